@@ -1,0 +1,1 @@
+//! How is one era held on behalf of the other?

@@ -1,0 +1,359 @@
+//! What does the configuration mean?
+//!
+//! The internal form: every value parsed, every default filled in, every reference resolved. It is never read from or
+//! written to a file; [`super::written`] is the outside form. Public fields: any value that the checker lets through is fine.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use url::Url;
+
+use crate::{refusal::Era, secret::Secret};
+
+/// The whole of `upstreams.toml`, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// `[gateway]`.
+    pub gateway: Gateway,
+    /// `[[issuers]]`, in the order written.
+    pub issuers: Vec<Arc<Issuer>>,
+    /// `[audit]`.
+    pub audit: Audit,
+    /// `[telemetry]`.
+    pub telemetry: Telemetry,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[upstreams.*]`, by id.
+    pub upstreams: BTreeMap<UpstreamId, Arc<Upstream>>,
+    /// SHA-256 of the file's bytes, in hex: the configuration's name in the audit.
+    pub digest: String,
+}
+
+/// `[gateway]`: the door itself.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Scheme and authority under which clients know the gateway, no path; resource identifiers derive from it.
+    pub public_url: Url,
+    /// Where MCP is served.
+    pub listen: SocketAddr,
+    /// Where health, readiness and metrics are served.
+    pub admin_listen: SocketAddr,
+    /// The folder with the policy files.
+    pub policies: PathBuf,
+    /// Absent only where `listen` is a loopback address.
+    pub tls: Option<Tls>,
+    /// Origins of browser pages that may call (RS-02); exact strings.
+    pub allowed_origins: Vec<String>,
+    /// Further `Host` values besides that of `public_url`; loopback names are allowed where `listen` is loopback.
+    pub allowed_hosts: Vec<String>,
+    /// Further audiences that a caller's token may be made out to, besides the endpoint's own resource.
+    pub audiences: Vec<String>,
+    /// How long in-flight work may take after SIGTERM.
+    pub drain: Duration,
+    /// Worker threads; 0 means one a core.
+    pub workers: usize,
+}
+
+/// The listener's certificate.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// PEM, leaf first.
+    pub certificate: PathBuf,
+    /// PEM, PKCS#8, SEC1 or PKCS#1.
+    pub key: PathBuf,
+    /// PEM: where given, clients must show a certificate of one of these authorities.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `[[issuers]]`: somebody who may vouch for callers.
+#[derive(Debug)]
+pub struct Issuer {
+    /// The exact `iss`.
+    pub issuer: String,
+    /// Where the keys are, if not to be discovered (RFC 8414, OIDC discovery).
+    pub jwks_uri: Option<Url>,
+    /// JWS algorithms, the names of RFC 7518 §3.1 and RFC 8037; never `none`, never symmetric.
+    pub algorithms: Vec<String>,
+    /// Which claims carry what.
+    pub claims: Claims,
+    /// `typ` values accepted: `at+jwt` always, `JWT` only where the issuer is configured so.
+    pub types: Vec<String>,
+    /// The longest `exp - iat` accepted.
+    pub lifetime_max: Duration,
+    /// Clock difference forgiven.
+    pub leeway: Duration,
+    /// PEM of authorities for the issuer's TLS, besides the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// The names of claims.
+#[derive(Debug, Clone)]
+pub struct Claims {
+    /// The tenant; a caller without it has none.
+    pub tenant: Option<String>,
+    /// Groups: an array of strings.
+    pub groups: String,
+    /// The agent; `client_id` (RFC 9068) with `azp` as the second choice where not configured.
+    pub agent: Option<String>,
+    /// Scopes: a space-separated string or an array of strings.
+    pub scope: String,
+}
+
+/// `[audit]`: the journal.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// The folder of the segments.
+    pub directory: PathBuf,
+    /// How arguments are recorded.
+    pub arguments: ArgumentRecord,
+    /// When a record counts as written.
+    pub durability: Durability,
+    /// A segment is closed at this size.
+    pub segment_bytes_max: u64,
+    /// A segment is closed at this age.
+    pub segment_age_max: Duration,
+    /// Records that may wait for the disk; one more is refused.
+    pub queue_max: usize,
+    /// How long a call waits for its record before it is refused.
+    pub wait_max: Duration,
+    /// 32 bytes that key the chain and the argument digests; created in the folder where not given.
+    pub key: Option<Secret>,
+}
+
+/// How the journal keeps a call's arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArgumentRecord {
+    /// A keyed digest: proves what was asked without keeping it.
+    Digest,
+    /// Nothing.
+    Nothing,
+}
+
+/// When a record counts as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// The kernel has it: survives a killed process, not a power cut.
+    Os,
+    /// The disk has it (`fdatasync`).
+    Fsync,
+}
+
+/// `[telemetry]`.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// The base URL of an OTLP/HTTP collector; no export where absent.
+    pub otlp: Option<Url>,
+    /// The share of traces recorded where the caller did not decide, 0 to 1.
+    pub sample_ratio: f64,
+    /// `service.name`.
+    pub service_name: String,
+}
+
+/// `[limits]`: every bound on a request, in one place.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a request body.
+    pub body_bytes_max: usize,
+    /// Bytes of the request line and headers.
+    pub header_bytes_max: usize,
+    /// Time for the request line and headers to arrive.
+    pub header_read: Duration,
+    /// Time for the body to arrive.
+    pub body_read: Duration,
+    /// Time for the TLS handshake.
+    pub handshake: Duration,
+    /// Time a connection may be idle.
+    pub idle: Duration,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// HTTP/2 streams at once on one connection.
+    pub streams_max: u32,
+    /// Nesting of JSON.
+    pub json_depth_max: usize,
+    /// Values in one JSON text.
+    pub json_nodes_max: usize,
+    /// Bytes of one answer that is not a stream.
+    pub reply_bytes_max: usize,
+    /// Bytes of one event of a stream.
+    pub event_bytes_max: usize,
+    /// Time a stream may live.
+    pub stream_max: Duration,
+    /// Calls in flight at once, over all callers.
+    pub calls_max: usize,
+    /// Legacy sessions at once, over all callers.
+    pub sessions_max: usize,
+    /// Time a legacy session may be idle.
+    pub session_idle: Duration,
+}
+
+/// A backend MCP server's id: `[a-z0-9-]{1,24}`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamId(Arc<str>);
+
+impl UpstreamId {
+    /// Checks the grammar.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=24).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        fits.then(|| Self(Arc::from(text)))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UpstreamId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// `[upstreams.ID]`: one backend MCP server.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its id.
+    pub id: UpstreamId,
+    /// Its MCP endpoint.
+    pub url: Url,
+    /// Which era it speaks, or that this is to be found out (RC-10).
+    pub era: Option<Era>,
+    /// A call's deadline where no tool rule says otherwise.
+    pub timeout: Duration,
+    /// How a credential for it is obtained.
+    pub grant: Grant,
+    /// How the gateway reads its catalogue, where not as `grant` suggests.
+    pub discovery: Option<Grant>,
+    /// PEM of authorities for its TLS, besides the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM of the certificate and key that the gateway shows it.
+    pub client_certificate: Option<ClientCertificate>,
+    /// How old its catalogue may become before it is read again, where the upstream gives no `ttlMs`.
+    pub refresh: Duration,
+    /// Rules for its tools, in the order written; all that match apply, later ones win.
+    pub tools: Vec<ToolRule>,
+}
+
+/// A certificate that the gateway shows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClientCertificate {
+    /// PEM, leaf first.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+/// `[[upstreams.ID.tools]]`.
+#[derive(Debug, Clone)]
+pub struct ToolRule {
+    /// A tool's original name, with `*` for any run of characters.
+    pub pattern: String,
+    /// Scopes that the caller's token must hold.
+    pub requires: Vec<String>,
+    /// Scopes asked for at the exchange, for these tools only.
+    pub mints: Vec<String>,
+    /// Action groups in Cedar.
+    pub tags: Vec<String>,
+    /// A deadline of its own.
+    pub timeout: Option<Duration>,
+    /// Whether the administrator vouches that calling twice is as calling once.
+    pub idempotent: Option<bool>,
+    /// At least this durability for the intent record.
+    pub durability: Option<Durability>,
+}
+
+/// How a credential for an upstream is obtained (design: a named strategy, never passthrough).
+#[derive(Debug, Clone)]
+pub enum Grant {
+    /// RFC 8693 token exchange: the caller's token in, an upstream-scoped one out.
+    Exchange(TokenRequest),
+    /// RFC 6749 §4.4: the gateway in its own name.
+    ClientCredentials(TokenRequest),
+    /// A secret that the upstream gave out.
+    StaticSecret {
+        /// The header that carries it, in lower case.
+        header: String,
+        /// The whole header value, `Bearer ` included where the upstream wants that.
+        value: Secret,
+    },
+    /// No credential at all.
+    Nothing,
+}
+
+/// What is asked of a token endpoint.
+#[derive(Debug, Clone)]
+pub struct TokenRequest {
+    /// The token endpoint.
+    pub token_endpoint: Url,
+    /// Who the gateway is there.
+    pub client: OAuthClient,
+    /// `audience` (RFC 8693 §2.1).
+    pub audience: Option<String>,
+    /// `resource` (RFC 8707 §2).
+    pub resource: Option<Url>,
+    /// Scopes of every grant for this upstream; tool rules add to them.
+    pub scopes: Vec<String>,
+    /// Whether the gateway names itself as the actor (`actor_token`, RFC 8693 §2.1), by a client-credentials token.
+    pub actor: bool,
+    /// PEM of authorities for the token endpoint's TLS, besides the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// The gateway as an OAuth client.
+#[derive(Debug, Clone)]
+pub struct OAuthClient {
+    /// `client_id`.
+    pub id: String,
+    /// How it proves that.
+    pub authentication: ClientAuthentication,
+}
+
+/// RFC 6749 §2.3, RFC 7523 §2.2.
+#[derive(Debug, Clone)]
+pub enum ClientAuthentication {
+    /// `client_secret_basic`.
+    SecretBasic(Secret),
+    /// `client_secret_post`.
+    SecretPost(Secret),
+    /// `private_key_jwt`.
+    PrivateKeyJwt {
+        /// PEM of the private key.
+        key: Secret,
+        /// `ES256`, `RS256`, `EdDSA`, …
+        algorithm: String,
+        /// `kid` in the assertion's header.
+        key_id: Option<String>,
+        /// `aud` of the assertion: the issuer or the token endpoint, as the server wants it.
+        audience: String,
+    },
+}
+
+/// An MCP endpoint that the gateway serves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `/mcp`: everything, federated, names prefixed.
+    Federated,
+    /// `/mcp/{upstream}`: one upstream, names untouched.
+    Upstream(UpstreamId),
+}
+
+impl Endpoint {
+    /// The path of this endpoint, without a trailing slash.
+    #[must_use]
+    pub fn path(&self) -> String {
+        match self {
+            Self::Federated => "/mcp".to_owned(),
+            Self::Upstream(id) => format!("/mcp/{id}"),
+        }
+    }
+}
+
+impl Config {
+    /// The canonical URI of `endpoint`: what tokens are made out to (RFC 8707, RFC 9728).
+    #[must_use]
+    pub fn resource(&self, endpoint: &Endpoint) -> String {
+        format!("{}{}", self.gateway.public_url.as_str().trim_end_matches('/'), endpoint.path())
+    }
+}

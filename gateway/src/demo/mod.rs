@@ -1,0 +1,1 @@
+//! What does Tollgate look like at work?

@@ -1,0 +1,1 @@
+//! Who is dialled, and under which bounds?

@@ -1,0 +1,1 @@
+//! How does a request pass through the gateway?

@@ -1,0 +1,493 @@
+//! In which ways do we say no, and what does each look like from outside?
+//!
+//! One enum of facts and one exhaustive mapping: stable code, HTTP status, JSON-RPC error per era, challenge,
+//! outside text, audit reason. No other module knows a status code or a JSON-RPC error number.
+//! It does not decide anything: the stages do.
+//!
+//! Outside text never names a host, a secret, or anything that the caller may not see; the inside text
+//! ([`Refusal::inside`]) names everything and goes to the journal and the log only.
+
+use std::borrow::Cow;
+
+/// The version stamp on every typed error that the gateway sends (`data.version`).
+pub const VERSION: &str = "1";
+
+/// The revision family a peer speaks: it decides how an error has to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Era {
+    /// MCP 2026-07-28 and later: stateless, metadata in every request.
+    Modern,
+    /// MCP 2025-11-25 and earlier: `initialize` and sessions.
+    Legacy,
+}
+
+impl Era {
+    /// The word used in configuration, logs and audit records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Modern => "modern",
+            Self::Legacy => "legacy",
+        }
+    }
+}
+
+/// What is wrong with a credential. The caller learns only that it is not valid; the journal learns which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenFault {
+    /// The `aud` claim does not name this endpoint's resource (RFC 9068 §4, MCP basic/authorization).
+    AudienceMismatch,
+    /// The header's `alg` is not on the issuer's allow-list, or not the key's own.
+    AlgorithmNotAllowed,
+    /// A claim that must be there is absent, of the wrong type, empty or too long.
+    ClaimMalformed(&'static str),
+    /// The header has a member that must be understood and is not (`crit`, RFC 7515 §4.1.11), or is of the wrong type.
+    HeaderMalformed(&'static str),
+    /// `exp` has passed.
+    Expired,
+    /// `nbf` or `iat` lies in the future.
+    NotYetValid,
+    /// The `iss` claim names nobody in `[[issuers]]`.
+    IssuerUnknown,
+    /// No key of the issuer has this `kid`.
+    KeyUnknown,
+    /// The token is valid for longer than the gateway accepts.
+    LifetimeTooLong,
+    /// Not a compact JWS, or over the size limit.
+    Malformed,
+    /// The token is bound to a key (`cnf`) and came without its proof (RFC 9449 §7.1, RFC 8705 §3).
+    ProofMissing,
+    /// The signature does not verify.
+    SignatureInvalid,
+    /// `typ` is not that of an access token (RFC 9068 §4).
+    TypeMismatch,
+}
+
+impl TokenFault {
+    /// The word for the audit record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AudienceMismatch => "audience_mismatch",
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::ClaimMalformed(_) => "claim_malformed",
+            Self::HeaderMalformed(_) => "header_malformed",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::IssuerUnknown => "issuer_unknown",
+            Self::KeyUnknown => "key_unknown",
+            Self::LifetimeTooLong => "lifetime_too_long",
+            Self::Malformed => "malformed",
+            Self::ProofMissing => "proof_missing",
+            Self::SignatureInvalid => "signature_invalid",
+            Self::TypeMismatch => "type_mismatch",
+        }
+    }
+}
+
+/// Every way that the gateway says no. Variants state the fact; [`Refusal::outside`] gives it its form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    // ── the edge ──
+    /// The `Host` header (or `:authority`) is not a name of this gateway.
+    HostNotAllowed,
+    /// The `Origin` header names a page that may not call this gateway (RS-02).
+    OriginNotAllowed,
+    /// No endpoint has this path.
+    RouteUnknown,
+    /// The endpoint does not answer this HTTP method; the field lists those it does.
+    MethodNotAllowed(&'static str),
+    /// The request's content type is not `application/json`.
+    ContentTypeUnsupported,
+    /// The client accepts neither of the two forms an answer can take.
+    NotAcceptable,
+    /// The body is larger than the limit, in bytes.
+    BodyTooLarge(usize),
+    /// The body did not arrive within the time allowed.
+    BodyTooSlow,
+    /// The body could not be read to its end.
+    BodyIncomplete,
+    /// The gateway is going down and takes no new work.
+    Draining,
+    /// The gateway has as much work as it may hold.
+    Overloaded(&'static str),
+
+    // ── identity ──
+    /// No credential came with the request.
+    TokenMissing,
+    /// A credential came in the query string, where it must not be (RR-07).
+    TokenInQuery,
+    /// The `Authorization` header is there more than once, or is not `Bearer` and one token.
+    AuthorizationMalformed,
+    /// The credential is not valid; why is for the journal.
+    TokenInvalid(TokenFault),
+    /// The caller's token lacks scopes; all that this call needs are listed (RR-03).
+    ScopeInsufficient(Vec<String>),
+    /// The issuer's keys cannot be had now, so nobody can be told from anybody.
+    IdentityUnavailable(String),
+
+    // ── rpc ──
+    /// The body is not JSON as RFC 8259 and I-JSON (RFC 7493) have it.
+    NotJson(&'static str),
+    /// The body is JSON, but not one JSON-RPC request or notification of the right shape.
+    NotARequest(&'static str),
+    /// The method is not served.
+    MethodUnknown,
+    /// A member of `params` is missing or of the wrong type.
+    ParamsInvalid(Cow<'static, str>),
+    /// A header does not agree with the body, or is missing (RS-10, RS-13, RS-14, RS-15).
+    HeaderMismatch(Cow<'static, str>),
+    /// A member of `_meta` that every modern request carries is missing (RS-16).
+    MetaMissing(&'static str),
+    /// The protocol version asked for is not served (RS-11).
+    VersionUnsupported(String),
+    /// A legacy request names an unsupported version in its header (RL-02).
+    VersionHeaderUnsupported(String),
+    /// A legacy request needs a session id and has none (RL-03).
+    SessionMissing,
+    /// The session id is not one of ours, has ended, or belongs to somebody else (RL-04).
+    SessionUnknown,
+    /// The client did not declare a capability that the answer needs; the field is the ClientCapabilities object (RS-17).
+    CapabilityMissing(&'static str),
+
+    // ── catalog ──
+    /// There is no such tool for this caller; it may not exist, or may not be theirs to see.
+    ToolUnknown(String),
+    /// The cursor is not one that the gateway gave out for this list.
+    CursorInvalid,
+    /// The upstream's definition of this tool has not been read yet, or cannot be.
+    CatalogueUnavailable(String),
+
+    // ── policy, ceiling ──
+    /// Policy forbids this call; no scope would help. The policies that decided are for the journal.
+    Denied(Vec<String>),
+    /// A policy could not be evaluated, which denies.
+    PolicyFailed(String),
+    /// A ceiling is reached; try again after so many milliseconds.
+    CeilingReached {
+        /// Which ceiling, as named in `ceilings.toml`.
+        ceiling: String,
+        /// When the call may be tried again.
+        retry_after_ms: u64,
+    },
+
+    // ── exchange ──
+    /// The authorization server would not give a credential for this upstream.
+    GrantRefused(String),
+    /// The authorization server cannot be reached, or answers nonsense.
+    GrantUnavailable(String),
+
+    // ── audit ──
+    /// The record could not be made durable, so nothing is forwarded.
+    AuditUnavailable(String),
+
+    // ── upstream, inspect ──
+    /// The upstream could not be reached before anything of the call was sent.
+    UpstreamUnreachable(String),
+    /// The upstream did not answer in time; whether it acted is unknown.
+    UpstreamTimeout,
+    /// The upstream's answer ended early; whether it acted is unknown.
+    UpstreamLost(String),
+    /// The upstream would not take the gateway's credential, twice.
+    UpstreamUnauthorized,
+    /// The upstream answered something that is not MCP, or not an answer to this call.
+    UpstreamInvalid(String),
+    /// The upstream's answer is larger than the limit, in bytes.
+    UpstreamTooLarge(usize),
+    /// The caller's own credential was about to leave the gateway: a bug, stopped by the tripwire.
+    CredentialLeak,
+    /// Something that cannot happen did; it ends this request only.
+    Bug(&'static str),
+}
+
+/// What a refusal looks like from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outside {
+    /// Stable and versioned: what a program acts on (`data.code`).
+    pub code: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON-RPC error code.
+    pub rpc: i32,
+    /// The text for a person.
+    pub message: Cow<'static, str>,
+    /// True where the same call may succeed later, unchanged.
+    pub retryable: bool,
+    /// `Retry-After`, in milliseconds; the header rounds up to seconds (RFC 9110 §10.2.3).
+    pub retry_after_ms: Option<u64>,
+    /// What goes into `WWW-Authenticate`, if anything.
+    pub challenge: Option<Challenge>,
+    /// Members of the JSON-RPC error's `data` that the specification asks for.
+    pub detail: Detail,
+}
+
+/// A Bearer challenge (RFC 6750 §3, RFC 9728 §5.1); the edge adds `resource_metadata`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Challenge {
+    /// No credential came: no error code (RFC 6750 §3.1).
+    Missing,
+    /// `error="invalid_token"`.
+    InvalidToken,
+    /// `error="invalid_request"`.
+    InvalidRequest,
+    /// `error="insufficient_scope"`, with all scopes that the call needs.
+    InsufficientScope(Vec<String>),
+}
+
+/// Members of `data` beyond the gateway's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detail {
+    /// None.
+    Nothing,
+    /// `supported` and `requested` (RS-11).
+    Version {
+        /// What the client asked for.
+        requested: String,
+    },
+    /// `requiredCapabilities` (RS-17), as JSON text.
+    Capabilities(&'static str),
+    /// `requiredScopes`.
+    Scopes(Vec<String>),
+    /// `limit`, in bytes.
+    Limit(usize),
+    /// `allow`: the HTTP methods that the route answers.
+    Allow(&'static str),
+}
+
+/// Which answers a form: the table below, one row a variant.
+struct Row(&'static str, u16, i32, bool);
+
+impl Refusal {
+    /// The stable code, as in `data.code`, the audit record and the metrics.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.row().0
+    }
+
+    /// The whole outside form for a client of `era`.
+    #[must_use]
+    pub fn outside(&self, era: Era) -> Outside {
+        let Row(code, status, rpc, retryable) = self.row();
+        Outside {
+            code,
+            status: self.status_for(era, status),
+            rpc: self.rpc_for(era, rpc),
+            message: self.message(),
+            retryable,
+            retry_after_ms: self.retry_after_ms(),
+            challenge: self.challenge(),
+            detail: self.detail(),
+        }
+    }
+
+    /// Why, for the journal and the log: may name hosts and policies, never a secret.
+    #[must_use]
+    pub fn inside(&self) -> Cow<'_, str> {
+        if let Some(why) = self.recorded() {
+            return Cow::Borrowed(why);
+        }
+        if let Self::TokenInvalid(fault) = self {
+            return match fault {
+                TokenFault::ClaimMalformed(which) => Cow::Owned(format!("claim_malformed: {which}")),
+                TokenFault::HeaderMalformed(which) => Cow::Owned(format!("header_malformed: {which}")),
+                TokenFault::AudienceMismatch
+                | TokenFault::AlgorithmNotAllowed
+                | TokenFault::Expired
+                | TokenFault::NotYetValid
+                | TokenFault::IssuerUnknown
+                | TokenFault::KeyUnknown
+                | TokenFault::LifetimeTooLong
+                | TokenFault::Malformed
+                | TokenFault::ProofMissing
+                | TokenFault::SignatureInvalid
+                | TokenFault::TypeMismatch => Cow::Borrowed(fault.as_str()),
+            };
+        }
+        if let Self::Denied(policies) = self {
+            return Cow::Owned(policies.join(" "));
+        }
+        self.message()
+    }
+
+    /// The text that a stage left for the journal.
+    fn recorded(&self) -> Option<&str> {
+        if let Self::IdentityUnavailable(why)
+        | Self::CatalogueUnavailable(why)
+        | Self::PolicyFailed(why)
+        | Self::GrantRefused(why)
+        | Self::GrantUnavailable(why)
+        | Self::AuditUnavailable(why)
+        | Self::UpstreamUnreachable(why)
+        | Self::UpstreamLost(why)
+        | Self::UpstreamInvalid(why)
+        | Self::ToolUnknown(why) = self
+        {
+            return Some(why);
+        }
+        if let Self::Bug(what) | Self::Overloaded(what) = self { Some(what) } else { None }
+    }
+
+    /// code, HTTP status, JSON-RPC code, retryable.
+    fn row(&self) -> Row {
+        match self {
+            Self::HostNotAllowed => Row("host_not_allowed", 403, 40301, false),
+            Self::OriginNotAllowed => Row("origin_not_allowed", 403, 40302, false),
+            Self::RouteUnknown => Row("route_unknown", 404, 40401, false),
+            Self::MethodNotAllowed(_) => Row("method_not_allowed", 405, 40501, false),
+            Self::ContentTypeUnsupported => Row("content_type_unsupported", 415, 41501, false),
+            Self::NotAcceptable => Row("not_acceptable", 406, 40601, false),
+            Self::BodyTooLarge(_) => Row("body_too_large", 413, 41301, false),
+            Self::BodyTooSlow => Row("body_too_slow", 408, 40801, true),
+            Self::BodyIncomplete => Row("body_incomplete", 400, -32700, true),
+            Self::Draining => Row("draining", 503, 50301, true),
+            Self::Overloaded(_) => Row("overloaded", 503, 50302, true),
+            Self::TokenMissing => Row("token_missing", 401, 40101, false),
+            Self::TokenInQuery => Row("token_in_query", 400, 40001, false),
+            Self::AuthorizationMalformed => Row("authorization_malformed", 400, 40002, false),
+            Self::TokenInvalid(_) => Row("token_invalid", 401, 40102, false),
+            Self::ScopeInsufficient(_) => Row("scope_insufficient", 403, 40303, false),
+            Self::IdentityUnavailable(_) => Row("identity_unavailable", 503, 50303, true),
+            Self::NotJson(_) => Row("not_json", 400, -32700, false),
+            Self::NotARequest(_) => Row("not_a_request", 400, -32600, false),
+            Self::MethodUnknown => Row("method_unknown", 404, -32601, false),
+            Self::ParamsInvalid(_) => Row("params_invalid", 200, -32602, false),
+            Self::HeaderMismatch(_) => Row("header_mismatch", 400, -32020, false),
+            Self::MetaMissing(_) => Row("meta_missing", 400, -32602, false),
+            Self::VersionUnsupported(_) => Row("version_unsupported", 400, -32022, false),
+            Self::VersionHeaderUnsupported(_) => Row("version_header_unsupported", 400, -32600, false),
+            Self::SessionMissing => Row("session_missing", 400, -32600, false),
+            Self::SessionUnknown => Row("session_unknown", 404, 40402, false),
+            Self::CapabilityMissing(_) => Row("capability_missing", 400, -32021, false),
+            Self::ToolUnknown(_) => Row("tool_unknown", 200, -32602, false),
+            Self::CursorInvalid => Row("cursor_invalid", 200, -32602, false),
+            Self::CatalogueUnavailable(_) => Row("catalogue_unavailable", 503, 50304, true),
+            Self::Denied(_) => Row("denied", 403, 40304, false),
+            Self::PolicyFailed(_) => Row("policy_failed", 403, 40305, false),
+            Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
+            Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
+            Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
+            Self::AuditUnavailable(_) => Row("audit_unavailable", 503, 50305, true),
+            Self::UpstreamUnreachable(_) => Row("upstream_unreachable", 502, 50202, true),
+            Self::UpstreamTimeout => Row("upstream_timeout", 504, 50401, false),
+            Self::UpstreamLost(_) => Row("upstream_lost", 502, 50203, false),
+            Self::UpstreamUnauthorized => Row("upstream_unauthorized", 502, 50204, false),
+            Self::UpstreamInvalid(_) => Row("upstream_invalid", 502, 50205, false),
+            Self::UpstreamTooLarge(_) => Row("upstream_too_large", 502, 50206, false),
+            Self::CredentialLeak => Row("credential_leak", 500, 50001, false),
+            Self::Bug(_) => Row("bug", 500, -32603, false),
+        }
+    }
+
+    /// A legacy client re-initialises on any 404 (RL-06), so only a lost session may be one; and errors of a method or
+    /// its parameters travel in a 200 there.
+    fn status_for(&self, era: Era, status: u16) -> u16 {
+        let in_band = matches!(self, Self::MethodUnknown | Self::MetaMissing(_));
+        if era == Era::Legacy && in_band { 200 } else { status }
+    }
+
+    /// The codes that the 2026-07-28 revision defined never go to a legacy client (spec §1.7).
+    fn rpc_for(&self, era: Era, rpc: i32) -> i32 {
+        if era == Era::Legacy && (-32022..=-32020).contains(&rpc) { -32600 } else { rpc }
+    }
+
+    fn message(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::HostNotAllowed => "the `Host` of this request is not served here",
+            Self::OriginNotAllowed => "this `Origin` may not call this endpoint",
+            Self::RouteUnknown => "there is no MCP endpoint at this path",
+            Self::MethodNotAllowed(_) => "this endpoint does not answer that HTTP method",
+            Self::ContentTypeUnsupported => "send the request as `application/json`",
+            Self::NotAcceptable => "accept `application/json` and `text/event-stream`",
+            Self::BodyTooLarge(_) => "the request body is larger than this gateway takes",
+            Self::BodyTooSlow => "the request body did not arrive in time",
+            Self::BodyIncomplete => "the request body ended early",
+            Self::Draining => "this gateway is shutting down; try again",
+            Self::Overloaded(_) => "this gateway has as much work as it takes; try again later",
+            Self::TokenMissing => "an access token is needed: see `resource_metadata` in the challenge",
+            Self::TokenInQuery => "access tokens are taken in the `Authorization` header only",
+            Self::AuthorizationMalformed => "send one `Authorization: Bearer` header with one token",
+            Self::TokenInvalid(_) => "the access token is not valid here",
+            Self::ScopeInsufficient(scopes) => {
+                return Cow::Owned(format!("the access token lacks a scope; this call needs `{}`", scopes.join(" ")));
+            }
+            Self::IdentityUnavailable(_) => "access tokens cannot be checked now; try again",
+            Self::NotJson(why) => return Cow::Owned(format!("the body is not valid JSON: {why}")),
+            Self::NotARequest(why) => {
+                return Cow::Owned(format!("not one JSON-RPC 2.0 request or notification: {why}"));
+            }
+            Self::MethodUnknown => "method not found",
+            Self::ParamsInvalid(why) => return Cow::Owned(format!("invalid params: {why}")),
+            Self::HeaderMismatch(what) => {
+                return Cow::Owned(format!(
+                    "the header `{what}` is missing, malformed or does not agree with the body"
+                ));
+            }
+            Self::MetaMissing(key) => {
+                return Cow::Owned(format!("`_meta` lacks `{key}` or has it with the wrong type"));
+            }
+            Self::VersionUnsupported(_) => "this protocol version is not served",
+            Self::VersionHeaderUnsupported(_) => "the version in `MCP-Protocol-Version` is not served",
+            Self::SessionMissing => "an `Mcp-Session-Id` is needed: send `initialize` first",
+            Self::SessionUnknown => "this session has ended: send `initialize` again",
+            Self::CapabilityMissing(_) => "the client did not declare a capability that this request needs",
+            Self::ToolUnknown(_) => "unknown tool",
+            Self::CursorInvalid => "invalid cursor",
+            Self::CatalogueUnavailable(_) => "the tools of this server cannot be read now; try again",
+            Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",
+            Self::CeilingReached { .. } => "a rate ceiling is reached; try again later",
+            Self::GrantRefused(_) => "no credential could be obtained for this call's server",
+            Self::GrantUnavailable(_) => "the authorization server for this call cannot be used now; try again",
+            Self::AuditUnavailable(_) => "the call could not be recorded, so it was not made; try again",
+            Self::UpstreamUnreachable(_) => "the server behind this tool cannot be reached; the call was not made",
+            Self::UpstreamTimeout => "the server behind this tool did not answer in time; the outcome is unknown",
+            Self::UpstreamLost(_) => "the answer of the server behind this tool was lost; the outcome is unknown",
+            Self::UpstreamUnauthorized => "the server behind this tool does not accept the gateway's credential",
+            Self::UpstreamInvalid(_) => "the server behind this tool gave an answer that is not valid MCP",
+            Self::UpstreamTooLarge(_) => "the answer of the server behind this tool is larger than this gateway takes",
+            Self::CredentialLeak => "the call was stopped to protect a credential",
+            Self::Bug(_) => "internal error",
+        })
+    }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        if let Self::CeilingReached { retry_after_ms, .. } = self {
+            return Some(*retry_after_ms);
+        }
+        let Row(_, status, _, retryable) = self.row();
+        (retryable && status == 503).then_some(RETRY_AFTER_UNAVAILABLE_MS)
+    }
+
+    fn challenge(&self) -> Option<Challenge> {
+        if let Self::ScopeInsufficient(scopes) = self {
+            return Some(Challenge::InsufficientScope(scopes.clone()));
+        }
+        match self.code() {
+            "token_missing" => Some(Challenge::Missing),
+            "token_invalid" => Some(Challenge::InvalidToken),
+            "token_in_query" | "authorization_malformed" => Some(Challenge::InvalidRequest),
+            _ => None,
+        }
+    }
+
+    fn detail(&self) -> Detail {
+        if let Self::VersionUnsupported(requested) = self {
+            return Detail::Version { requested: requested.clone() };
+        }
+        if let Self::CapabilityMissing(capabilities) = self {
+            return Detail::Capabilities(capabilities);
+        }
+        if let Self::ScopeInsufficient(scopes) = self {
+            return Detail::Scopes(scopes.clone());
+        }
+        if let Self::BodyTooLarge(limit) = self {
+            return Detail::Limit(*limit);
+        }
+        if let Self::MethodNotAllowed(allow) = self {
+            return Detail::Allow(allow);
+        }
+        Detail::Nothing
+    }
+}
+
+/// What `Retry-After` says where a dependency is down: long enough not to make it worse.
+const RETRY_AFTER_UNAVAILABLE_MS: u64 = 1_000;

@@ -1,0 +1,42 @@
+//! How are values kept that must never print?
+//!
+//! A [`Secret`] shows nothing in `Debug`, has no `Display` and no `Serialize`, and is wiped when it is dropped.
+//! It does not decide who may read it: every `expose` call is a place for a reviewer to look at.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// Text that must not appear in a log, an error, an audit record or a core of any of them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes `text` over; the caller keeps no copy.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text itself, for the one place that puts it on the wire or into a key derivation.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[secret]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Secret;
+
+    #[test]
+    fn a_secret_does_not_print() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2".to_owned())), "[secret]");
+    }
+}
