@@ -331,7 +331,7 @@ pub enum ClientAuthentication {
 }
 
 /// An MCP endpoint that the gateway serves.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Endpoint {
     /// `/mcp`: everything, federated, names prefixed.
     Federated,
