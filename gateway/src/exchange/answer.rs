@@ -67,8 +67,8 @@ pub(super) fn read(response: &Response<impl AsRef<[u8]>>, asked: &Asked<'_>) -> 
 
 fn token(body: &[u8], asked: &Asked<'_>) -> Result<Token, Fault> {
     // The parser's own message may repeat a value, and here a value may be a credential.
-    let answer: StandardTokenResponse<Issued, BasicTokenType> =
-        serde_json::from_slice(body).map_err(|error| unusable(&format!("not a token answer, at byte {}", error.column())))?;
+    let answer: StandardTokenResponse<Issued, BasicTokenType> = serde_json::from_slice(body)
+        .map_err(|error| unusable(&format!("not a token answer, at byte {}", error.column())))?;
     let value = Secret::new(answer.access_token().secret().clone());
     if !is_token(value.expose()) {
         return Err(unusable("`access_token` is not a token of RFC 6750 §2.1"));
@@ -204,7 +204,8 @@ mod tests {
         read(&response, &Asked { scopes: &scopes, sent: &[&subject] })
     }
 
-    const SUBJECT: &str = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSIsImp0aSI6IjEyMzQ1Njc4OTAifQ.c2lnbmF0dXJlc2lnbmF0dXJlc2ln";
+    const SUBJECT: &str =
+        "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSIsImp0aSI6IjEyMzQ1Njc4OTAifQ.c2lnbmF0dXJlc2lnbmF0dXJlc2ln";
 
     #[test]
     fn what_is_no_usable_token_is_refused() {
@@ -244,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_token_is_taken_with_what_was_given() {
-        let token = judge(200, r#"{"access_token":"abc","token_type":"bEARER","expires_in":300,"x":{"y":[1]}}"#).unwrap();
+        let token =
+            judge(200, r#"{"access_token":"abc","token_type":"bEARER","expires_in":300,"x":{"y":[1]}}"#).unwrap();
         assert_eq!((token.value.expose(), token.life), ("abc", Duration::from_secs(300)));
         assert_eq!(token.scopes, ["crm.read", "crm.write"]);
         let body = format!(

@@ -23,7 +23,7 @@ use super::{
     answer::{self, ACCESS_TOKEN, Asked, Fault, Token},
 };
 use crate::{
-    clock::Timestamp,
+    clock::{self, Timestamp},
     config::{ClientAuthentication, OAuthClient, TokenRequest},
     egress::{Bounds, Client, EgressError, Trust},
     secret::Secret,
@@ -109,7 +109,10 @@ impl Endpoint {
             return Err(Fault::Unusable("too many requests under way to this endpoint".to_owned()));
         };
         let bounds = Bounds { deadline: ENDPOINT_DEADLINE, bytes_max: ANSWER_BYTES_MAX };
-        let response = self.client.fetch(request, bounds).await.map_err(|error| self.unanswered(&error, now))?;
+        let began = clock::instant();
+        let answered = self.client.fetch(request, bounds).await;
+        let after = now.plus(clock::instant().duration_since(began));
+        let response = answered.map_err(|error| self.unanswered(&error, after))?;
         self.judged(&response, order, scopes)
     }
 
@@ -230,7 +233,9 @@ fn signer(client: &OAuthClient) -> Result<Option<Signer>, String> {
         AlgorithmFamily::Ec => EncodingKey::from_ec_pem(pem),
         AlgorithmFamily::Rsa => EncodingKey::from_rsa_pem(pem),
         AlgorithmFamily::Ed => EncodingKey::from_ed_pem(pem),
-        AlgorithmFamily::Hmac => return Err("`private_key_jwt` takes no shared secret (OpenID Connect Core §9)".to_owned()),
+        AlgorithmFamily::Hmac => {
+            return Err("`private_key_jwt` takes no shared secret (OpenID Connect Core §9)".to_owned());
+        }
     };
     let key = parsed.map_err(|error| format!("the client's private key cannot be used: {error}"))?;
     let mut header = Header::new(algorithm);
@@ -242,7 +247,8 @@ fn signer(client: &OAuthClient) -> Result<Option<Signer>, String> {
 fn digest_of(request: &TokenRequest) -> [u8; 32] {
     let mut text = Vec::with_capacity(512);
     let resource = request.resource.as_ref().map(url::Url::as_str);
-    for part in [Some(request.token_endpoint.as_str()), Some(&request.client.id), request.audience.as_deref(), resource] {
+    for part in [Some(request.token_endpoint.as_str()), Some(&request.client.id), request.audience.as_deref(), resource]
+    {
         // Absent and empty are different answers to "for whom".
         text.push(u8::from(part.is_some()));
         append(&mut text, part.unwrap_or_default().as_bytes());

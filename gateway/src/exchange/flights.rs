@@ -20,7 +20,11 @@ use super::{
     FAILURES_MAX, FLIGHTS_MAX, GRANT_BYTES_MAX, GRANTS_EXPECTED, REFUSED_FOR, UNAVAILABLE_FOR, WAIT_MAX,
     grant::{GrantKey, Minted},
 };
-use crate::{clock::{self, Timestamp}, refusal::Refusal, tasks};
+use crate::{
+    clock::{self, Timestamp},
+    refusal::Refusal,
+    tasks,
+};
 
 /// What a key resolves to.
 pub(super) type Slot = [u8; 32];
@@ -93,7 +97,12 @@ impl Flights {
 
     /// The credential under `slot`, from `fetch` if need be. The flight is a task of its own: a waiter that leaves, leaves
     /// alone. Refusals concern this slot only, so that no failing caller stands in the way of another.
-    pub(super) async fn obtain<F>(self: &Arc<Self>, slot: Slot, now: Timestamp, fetch: F) -> Result<Arc<Minted>, Refusal>
+    pub(super) async fn obtain<F>(
+        self: &Arc<Self>,
+        slot: Slot,
+        now: Timestamp,
+        fetch: F,
+    ) -> Result<Arc<Minted>, Refusal>
     where
         F: Future<Output = Result<Arc<Minted>, Refusal>> + Send + 'static,
     {

@@ -45,7 +45,10 @@ impl Tripwire {
             traces.extend(in_base64(end_of(tail, BASE64_SOURCE_BYTES)).map(|probe| Trace { probe, whole: None }));
         } else if !credential.is_empty() {
             // A short secret is looked for whole: its end may well stand in an innocent text.
-            traces.push(Trace { probe: end_of(credential, PROBE_BYTES_MAX).to_owned(), whole: Some(credential.to_owned()) });
+            traces.push(Trace {
+                probe: end_of(credential, PROBE_BYTES_MAX).to_owned(),
+                whole: Some(credential.to_owned()),
+            });
         }
         // The payload says who the caller is even without its signature. The upstream's own token may share runs with
         // it (`iss`, `sub`), so only the whole segment counts.
