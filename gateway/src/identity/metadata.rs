@@ -46,7 +46,9 @@ pub fn challenge(challenge: &Challenge, metadata_url: &str, scopes: &[&str]) -> 
         Challenge::Missing => (None, scopes.to_vec()),
         Challenge::InvalidToken => (Some("invalid_token"), scopes.to_vec()),
         Challenge::InvalidRequest => (Some("invalid_request"), Vec::new()),
-        Challenge::InsufficientScope(needed) => (Some("insufficient_scope"), needed.iter().map(String::as_str).collect()),
+        Challenge::InsufficientScope(needed) => {
+            (Some("insufficient_scope"), needed.iter().map(String::as_str).collect())
+        }
     };
     let needed: Vec<&str> = needed.into_iter().filter(|scope| is_scope(scope) && *scope != OFFLINE_ACCESS).collect();
     let mut parameters = Vec::with_capacity(3);
@@ -116,12 +118,8 @@ mod tests {
 
     #[test]
     fn the_document_names_what_rfc_9728_wants() {
-        let text = document(
-            "https://gw.example/mcp",
-            &["https://login.example"],
-            &["crm:read", "offline_access"],
-            "Tollgate",
-        );
+        let text =
+            document("https://gw.example/mcp", &["https://login.example"], &["crm:read", "offline_access"], "Tollgate");
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             read,
