@@ -25,7 +25,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     clock::Timestamp,
@@ -144,7 +144,7 @@ pub(super) fn issuer(name: &str) -> Issuer {
 pub(super) fn claims(issuer: &str, now: Timestamp) -> Value {
     json!({
         "iss": issuer, "sub": "alice", "aud": AUDIENCE, "client_id": "claude", "jti": "t-1",
-        "iat": now.unix_seconds(), "exp": now.unix_seconds() + 600,
+        "iat": now.unix_seconds(), "exp": now.plus(Duration::from_secs(600)).unix_seconds(),
         "scope": "crm:read crm:write", "groups": ["sales", "eng", "sales"], "tid": "acme",
     })
 }
@@ -166,23 +166,19 @@ impl Server {
         });
         let answering = Arc::clone(&server);
         drop(tasks::background(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let answering = Arc::clone(&answering);
-                drop(tasks::background(async move {
-                    let service = service_fn(move |request| {
-                        let response = answering.answer(&request);
-                        async move { Ok::<_, Infallible>(response) }
-                    });
-                    drop(
-                        hyper::server::conn::http1::Builder::new()
-                            .serve_connection(TokioIo::new(stream), service)
-                            .await,
-                    );
-                }));
+            while let Ok((stream, _)) = listener.accept().await {
+                drop(tasks::background(Arc::clone(&answering).serve(stream)));
             }
         }));
         server
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
+        let service = service_fn(|request| {
+            let response = self.answer(&request);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
     }
 
     /// What the issuer publishes from now on; `None` makes it fail.

@@ -431,7 +431,7 @@ fn a_machine_has_no_user_and_digests_tell_callers_apart() {
         super::claims::identity(all.as_object().unwrap(), &issuer(ISSUER), NOW, "token").unwrap()
     };
     let alice = read(&[]);
-    assert_eq!(read(&[("jti", json!("other"))]).class, alice.class);
+    assert_eq!(Caller::of(read(&[("jti", json!("other"))])).identity().class, alice.class);
     assert_eq!(read(&[("scope", json!("crm:read"))]).principal, alice.principal);
     assert_ne!(read(&[("scope", json!("crm:read"))]).class, alice.class);
     assert_ne!(read(&[("groups", json!(["eng"]))]).class, alice.class);

@@ -244,7 +244,6 @@ fn seconds(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u6
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn malformed(_: base64::DecodeError) -> TokenFault {
     TokenFault::Malformed
 }
