@@ -3,9 +3,16 @@
 //! Bytes in, a [`Call`] out: strict JSON, the JSON-RPC envelope, the era, agreement of headers and body, in the order
 //! of checks that the specification fixes. It does not know which tools exist, nor who asks.
 
+mod call;
 pub mod headers;
 pub mod json;
-pub mod outbound;
-pub mod sse;
+mod lookalike;
+pub mod meta;
+pub mod mirrors;
+mod parse;
+pub mod versions;
+
+pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Rejected, RequestId};
+pub use parse::parse;
 
 pub use crate::refusal::Era;
