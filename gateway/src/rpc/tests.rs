@@ -183,7 +183,7 @@ fn rs_16_rs_10_rs_11_rs_13_modern_checks_stand_in_this_order() {
         (vec![v999], &half, -32602),
         (all.to_vec(), &with_meta("[]"), -32602),
         (
-            &all,
+            all.to_vec(),
             &with_meta(
                 r#"{"io.modelcontextprotocol/protocolVersion":7,"io.modelcontextprotocol/clientCapabilities":{}}"#,
             ),
@@ -209,7 +209,7 @@ fn rs_16_rs_10_rs_11_rs_13_modern_checks_stand_in_this_order() {
         (all.to_vec(), &modern("tools/call", r#","name":"other","arguments":7"#), -32020),
         // 12.
         (
-            &[VERSION, ("Mcp-Method", "prompts/get"), ("Mcp-Name", "p")],
+            vec![VERSION, ("Mcp-Method", "prompts/get"), ("Mcp-Name", "p")],
             &modern("prompts/get", r#","name":"p""#),
             -32601,
         ),
