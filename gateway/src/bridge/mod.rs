@@ -1,1 +1,232 @@
-//! How is one era held on behalf of the other?
+//! How is one era's conversation held for a peer of the other?
+//!
+//! Legacy clients speak in sessions; this keeps what a session has to remember and which of its calls are under way.
+//! State exists here only because a legacy peer forces it. A session is a handle, never a proof of who asks: every
+//! request is authenticated, and a session answers only to the principal that began it (RR-09).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_lc_rs::rand;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use tokio::sync::Notify;
+
+use crate::{
+    clock::Timestamp,
+    config::{Endpoint, Limits},
+    refusal::Refusal,
+};
+
+/// The sessions of legacy clients, bounded: the least used goes first, and its client begins again on the 404.
+#[derive(Debug)]
+pub struct Sessions {
+    open: Cache<String, Arc<Session>>,
+    idle: Duration,
+}
+
+/// One conversation with a legacy client.
+#[derive(Debug)]
+pub struct Session {
+    /// `Mcp-Session-Id`: 256 random bits.
+    pub id: String,
+    /// The version agreed on at `initialize`.
+    pub version: &'static str,
+    /// Name and version that the client claims.
+    pub client: (String, String),
+    principal: [u8; 32],
+    endpoint: Endpoint,
+    used_at: AtomicU64,
+    calls: Mutex<HashMap<Box<[u8]>, Arc<Notify>>>,
+}
+
+/// What `initialize` fixed.
+#[derive(Debug)]
+pub struct Opening {
+    /// `Identity::principal` of whoever began it.
+    pub principal: [u8; 32],
+    /// Where it was begun.
+    pub endpoint: Endpoint,
+    /// The version agreed on.
+    pub version: &'static str,
+    /// Name and version that the client claims.
+    pub client: (String, String),
+}
+
+impl Sessions {
+    /// No sessions yet, at most `limits.sessions_max`.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Self { open: Cache::new(limits.sessions_max), idle: limits.session_idle }
+    }
+
+    /// Begins a session.
+    ///
+    /// # Errors
+    /// [`Refusal::Bug`] where the system gives no random bytes.
+    pub fn begin(&self, opening: Opening, now: Timestamp) -> Result<Arc<Session>, Refusal> {
+        let mut random = [0; 32];
+        rand::fill(&mut random).map_err(|_unspecified| Refusal::Bug("no random bytes"))?;
+        let id = URL_SAFE_NO_PAD.encode(random);
+        let session = Arc::new(Session {
+            id: id.clone(),
+            version: opening.version,
+            client: opening.client,
+            principal: opening.principal,
+            endpoint: opening.endpoint,
+            used_at: AtomicU64::new(now.unix_ms()),
+            calls: Mutex::new(HashMap::new()),
+        });
+        self.open.insert(id, Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// The session called `id`, if it is this principal's and on this endpoint.
+    ///
+    /// # Errors
+    /// [`Refusal::SessionUnknown`], the same for a stranger's session as for none.
+    pub fn find(
+        &self,
+        id: &str,
+        principal: &[u8; 32],
+        endpoint: &Endpoint,
+        now: Timestamp,
+    ) -> Result<Arc<Session>, Refusal> {
+        let session = self.open.get(id).ok_or(Refusal::SessionUnknown)?;
+        if session.principal != *principal || session.endpoint != *endpoint {
+            return Err(Refusal::SessionUnknown);
+        }
+        let used_at = Timestamp::from_unix_ms(session.used_at.swap(now.unix_ms(), Ordering::Relaxed));
+        if now.since(used_at) > self.idle {
+            let _gone = self.open.remove(id);
+            return Err(Refusal::SessionUnknown);
+        }
+        Ok(session)
+    }
+
+    /// Ends a session and cancels what it has under way (RL-04).
+    pub fn end(&self, session: &Session) {
+        let _gone = self.open.remove(&session.id);
+        for call in session.calls.lock().values() {
+            call.notify_one();
+        }
+    }
+
+    /// Sessions open now.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether none is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+impl Session {
+    /// Marks a call as under way; it can be cancelled by its JSON-RPC id until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`Refusal::NotARequest`] where the session has a call of this id under way already; [`Refusal::Overloaded`].
+    pub fn track(self: &Arc<Self>, request_id: &[u8]) -> Result<Tracked, Refusal> {
+        let mut calls = self.calls.lock();
+        if calls.len() >= CALLS_MAX {
+            return Err(Refusal::Overloaded("calls under way in one session"));
+        }
+        if calls.contains_key(request_id) {
+            return Err(Refusal::NotARequest("the id of a request that is under way"));
+        }
+        let cancelled = Arc::new(Notify::new());
+        calls.insert(Box::from(request_id), Arc::clone(&cancelled));
+        Ok(Tracked { session: Arc::clone(self), request_id: Box::from(request_id), cancelled })
+    }
+
+    /// Cancels a call by its id; an id that is not under way is ignored (spec §2.2).
+    pub fn cancel(&self, request_id: &[u8]) {
+        if let Some(call) = self.calls.lock().get(request_id) {
+            call.notify_one();
+        }
+    }
+}
+
+/// A call under way in a session.
+#[derive(Debug)]
+pub struct Tracked {
+    session: Arc<Session>,
+    request_id: Box<[u8]>,
+    cancelled: Arc<Notify>,
+}
+
+impl Tracked {
+    /// Returns when the client cancels the call.
+    pub async fn cancelled(&self) {
+        self.cancelled.notified().await;
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.session.calls.lock().remove(&self.request_id);
+    }
+}
+
+/// Calls that one session may have under way.
+const CALLS_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Opening, Sessions};
+    use crate::{clock::Timestamp, config::Endpoint, refusal::Refusal};
+
+    fn opening() -> Opening {
+        Opening { principal: [1; 32], endpoint: Endpoint::Federated, version: "2025-11-25", client: Default::default() }
+    }
+
+    fn sessions() -> Sessions {
+        Sessions { open: quick_cache::sync::Cache::new(16), idle: Duration::from_secs(60) }
+    }
+
+    #[test]
+    fn a_session_answers_only_to_the_principal_that_began_it() {
+        let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
+        let session = sessions.begin(opening(), now).unwrap();
+        assert!(sessions.find(&session.id, &[1; 32], &Endpoint::Federated, now).is_ok());
+        let stranger = sessions.find(&session.id, &[2; 32], &Endpoint::Federated, now);
+        assert_eq!(stranger.unwrap_err(), Refusal::SessionUnknown);
+    }
+
+    #[test]
+    fn an_idle_session_has_ended() {
+        let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
+        let session = sessions.begin(opening(), now).unwrap();
+        let later = now.plus(Duration::from_secs(61));
+        assert_eq!(
+            sessions.find(&session.id, &[1; 32], &Endpoint::Federated, later).unwrap_err(),
+            Refusal::SessionUnknown
+        );
+    }
+
+    #[tokio::test]
+    async fn a_call_is_cancelled_by_its_id_and_forgotten_when_it_ends() {
+        let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
+        let session = sessions.begin(opening(), now).unwrap();
+        let tracked = session.track(b"7").unwrap();
+        assert!(session.track(b"7").is_err(), "an id under way is not taken twice");
+        session.cancel(b"8");
+        session.cancel(b"7");
+        tracked.cancelled().await;
+        drop(tracked);
+        assert!(session.track(b"7").is_ok());
+    }
+}

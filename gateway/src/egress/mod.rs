@@ -1,1 +1,216 @@
 //! Who is dialled, and under which bounds?
+//!
+//! The only place that opens outbound connections: TLS by rustls with the trust that the caller names, pooled, with a
+//! deadline and a size on everything. It follows no redirect, reads no proxy variable, and knows nothing of MCP.
+
+mod trust;
+
+use std::{error::Error, fmt, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client as Pooled, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+pub use trust::Trust;
+
+/// A pool of connections under one trust. Cheap to clone; clones share the pool.
+#[derive(Clone)]
+pub struct Client {
+    pool: Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    plain_http: bool,
+}
+
+/// What an exchange of one request and one whole answer may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// From the first byte out to the last byte in.
+    pub deadline: Duration,
+    /// Bytes of the answer's body.
+    pub bytes_max: usize,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EgressError {
+    /// No connection: nothing of the request was sent, so nothing can have come of it.
+    Unreachable(String),
+    /// The deadline passed; what came of the request is unknown.
+    Timeout,
+    /// The connection failed after the request began to go out; what came of it is unknown.
+    Lost(String),
+    /// The answer is larger than the bound, in bytes.
+    TooLarge(usize),
+    /// The address is one that this client does not dial.
+    Forbidden(String),
+}
+
+impl fmt::Display for EgressError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(formatter, "unreachable: {why}"),
+            Self::Timeout => formatter.write_str("no answer in time"),
+            Self::Lost(why) => write!(formatter, "answer lost: {why}"),
+            Self::TooLarge(limit) => write!(formatter, "answer larger than {limit} bytes"),
+            Self::Forbidden(why) => write!(formatter, "not dialled: {why}"),
+        }
+    }
+}
+
+impl Error for EgressError {}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Client").field("plain_http", &self.plain_http).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client that trusts what `trust` names.
+    ///
+    /// # Errors
+    /// [`EgressError::Forbidden`] where a certificate file cannot be read or holds no certificate.
+    pub fn new(trust: &Trust) -> Result<Self, EgressError> {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(trust::client_config(trust)?)
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(connector);
+        let pool = Pooled::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .http1_max_buf_size(HTTP1_BUFFER_BYTES_MAX)
+            .http2_adaptive_window(true)
+            .build(https);
+        Ok(Self { pool, plain_http: trust.plain_http })
+    }
+
+    /// Sends `request` and reads the whole answer.
+    ///
+    /// # Errors
+    /// Every [`EgressError`].
+    pub async fn fetch(&self, request: Request<Bytes>, bounds: Bounds) -> Result<Response<Bytes>, EgressError> {
+        let exchange = async {
+            let (parts, mut body) = self.send(request).await?.into_parts();
+            let body = body.whole(bounds.bytes_max).await?;
+            Ok(Response::from_parts(parts, body))
+        };
+        tokio::time::timeout(bounds.deadline, exchange).await.unwrap_or(Err(EgressError::Timeout))
+    }
+
+    /// Sends `request` and gives the answer as soon as its head is there; its body is read by whoever asked.
+    ///
+    /// # Errors
+    /// Every [`EgressError`] but [`EgressError::TooLarge`].
+    pub async fn open(&self, request: Request<Bytes>, first_byte: Duration) -> Result<Response<Body>, EgressError> {
+        tokio::time::timeout(first_byte, self.send(request)).await.unwrap_or(Err(EgressError::Timeout))
+    }
+
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, EgressError> {
+        self.admit(request.uri())?;
+        let response = self.pool.request(request.map(Full::new)).await.map_err(|error| {
+            let why = chain(&error);
+            if error.is_connect() { EgressError::Unreachable(why) } else { EgressError::Lost(why) }
+        })?;
+        Ok(response.map(Body))
+    }
+
+    /// Credentials travel in clear to this machine only.
+    fn admit(&self, uri: &Uri) -> Result<(), EgressError> {
+        let host = uri.host().ok_or_else(|| EgressError::Forbidden("no host in the address".to_owned()))?;
+        match uri.scheme_str() {
+            Some("https") => Ok(()),
+            Some("http") if self.plain_http || is_loopback(host) => Ok(()),
+            _ => Err(EgressError::Forbidden(format!("`{host}` over anything but https"))),
+        }
+    }
+}
+
+/// An answer's body, read chunk by chunk: what is not read is not taken from the peer.
+#[derive(Debug)]
+pub struct Body(Incoming);
+
+impl Body {
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// [`EgressError::Lost`] where the answer ends early.
+    pub async fn chunk(&mut self) -> Option<Result<Bytes, EgressError>> {
+        loop {
+            match self.0.frame().await? {
+                Ok(frame) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Some(Ok(data)),
+                    Err(_trailers) => {}
+                },
+                Err(error) => return Some(Err(EgressError::Lost(chain(&error)))),
+            }
+        }
+    }
+
+    /// All of the rest, at most `bytes_max`.
+    ///
+    /// # Errors
+    /// [`EgressError::TooLarge`], [`EgressError::Lost`].
+    pub async fn whole(&mut self, bytes_max: usize) -> Result<Bytes, EgressError> {
+        let Some(first) = self.chunk().await else { return Ok(Bytes::new()) };
+        let first = first?;
+        if first.len() > bytes_max {
+            return Err(EgressError::TooLarge(bytes_max));
+        }
+        let Some(second) = self.chunk().await else { return Ok(first) };
+        let mut all = BytesMut::from(first);
+        let mut next = Some(second);
+        while let Some(chunk) = next {
+            let chunk = chunk?;
+            if all.len().saturating_add(chunk.len()) > bytes_max {
+                return Err(EgressError::TooLarge(bytes_max));
+            }
+            all.extend_from_slice(&chunk);
+            next = self.chunk().await;
+        }
+        Ok(all.freeze())
+    }
+}
+
+/// Whether `host` is this machine, by name or address.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+/// Time for TCP to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A pooled connection is closed after so long without a request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
+
+/// Idle connections kept to one host.
+const IDLE_CONNECTIONS_MAX: usize = 128;
+
+/// Bytes that hyper buffers of one answer before somebody reads them: also the bound on an answer's headers.
+const HTTP1_BUFFER_BYTES_MAX: usize = 64 * 1024;

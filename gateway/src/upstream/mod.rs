@@ -1,1 +1,371 @@
 //! How is it carried?
+//!
+//! A [`Receipt`], a [`Grant`] and a call in, a [`Reply`] out. It finds out which era an upstream speaks, keeps the
+//! sessions that legacy upstreams want, and sends a call once: again only where it provably was not executed.
+//! It does not judge what comes back; `inspect` does.
+
+mod catalogue;
+mod session;
+mod transport;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+pub use catalogue::Read;
+use http::{HeaderMap, StatusCode};
+use session::{Key, Session, Sessions};
+use transport::{Answered, Outgoing, Reading, Undelivered};
+pub use transport::Messages;
+
+use crate::{
+    audit::Receipt,
+    catalog::Target,
+    config::{Limits, Upstream, UpstreamId},
+    egress::{Client, EgressError, Trust},
+    exchange::{Grant, Tripwire},
+    identity::Identity,
+    refusal::{Era, Refusal},
+    rpc::{self, Call, outbound, reply},
+};
+
+/// All upstreams of the estate.
+#[derive(Debug)]
+pub struct Upstreams {
+    peers: BTreeMap<UpstreamId, Arc<Peer>>,
+}
+
+impl Upstreams {
+    /// Prepares a client for every upstream; nothing is dialled yet.
+    ///
+    /// # Errors
+    /// [`EgressError::Forbidden`] where a certificate file cannot be used.
+    pub fn new(upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>, limits: &Limits) -> Result<Self, EgressError> {
+        let mut clients: Vec<(Trust, Client)> = Vec::new();
+        let mut peers = BTreeMap::new();
+        for (id, settings) in upstreams {
+            let trust = Trust {
+                ca: settings.ca.clone(),
+                client_certificate: settings.client_certificate.clone(),
+                plain_http: settings.insecure_http,
+            };
+            let known = clients.iter().find(|(other, _)| *other == trust).map(|(_, client)| client.clone());
+            let client = match known {
+                Some(client) => client,
+                None => {
+                    let client = Client::new(&trust)?;
+                    clients.push((trust, client.clone()));
+                    client
+                }
+            };
+            peers.insert(id.clone(), Arc::new(Peer::new(Arc::clone(settings), client, limits)));
+        }
+        Ok(Self { peers })
+    }
+
+    /// One upstream.
+    #[must_use]
+    pub fn peer(&self, id: &UpstreamId) -> Option<&Arc<Peer>> {
+        self.peers.get(id)
+    }
+
+    /// All of them.
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.peers.values()
+    }
+}
+
+/// What an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spoken {
+    /// The era.
+    pub era: Era,
+    /// The newest revision that both sides know.
+    pub version: &'static str,
+}
+
+/// One upstream, and what is known of it.
+#[derive(Debug)]
+pub struct Peer {
+    settings: Arc<Upstream>,
+    client: Client,
+    reply_bytes_max: usize,
+    event_bytes_max: usize,
+    spoken: ArcSwapOption<Spoken>,
+    sessions: Sessions,
+    ids: AtomicU64,
+}
+
+/// What `forward` carries: everything here was judged.
+#[derive(Debug)]
+pub struct Passage<'a> {
+    /// Who asks.
+    pub caller: &'a Identity,
+    /// The call.
+    pub call: &'a Call,
+    /// What it is aimed at.
+    pub target: &'a Target,
+    /// Our own span, as `traceparent`.
+    pub traceparent: Option<&'a str>,
+    /// The caller's `tracestate`, unchanged.
+    pub tracestate: Option<&'a str>,
+}
+
+/// What became of a forwarded call.
+#[derive(Debug)]
+pub enum Forwarded {
+    /// The upstream answers.
+    Answered(Reply),
+    /// The upstream would not take the credential; nothing was executed, so the receipt still stands.
+    Unauthorized(Receipt),
+}
+
+/// An upstream's answer, still arriving.
+#[derive(Debug)]
+pub struct Reply {
+    /// The messages, this call's response among them.
+    pub messages: Messages,
+    /// The JSON-RPC id under which the upstream knows the call.
+    pub id: u64,
+    /// What the upstream speaks.
+    pub spoken: Spoken,
+    /// The HTTP status of the answer.
+    pub status: StatusCode,
+    peer: Arc<Peer>,
+    session: Option<Arc<Session>>,
+    grant: Grant,
+}
+
+impl Peer {
+    fn new(settings: Arc<Upstream>, client: Client, limits: &Limits) -> Self {
+        let spoken = settings.era.map(|era| Arc::new(Spoken { era, version: newest(era) }));
+        Self {
+            settings,
+            client,
+            reply_bytes_max: limits.reply_bytes_max,
+            event_bytes_max: limits.event_bytes_max,
+            spoken: ArcSwapOption::from(spoken),
+            sessions: Sessions::new(),
+            ids: AtomicU64::new(1),
+        }
+    }
+
+    /// The upstream's settings.
+    #[must_use]
+    pub fn settings(&self) -> &Arc<Upstream> {
+        &self.settings
+    }
+
+    /// What it speaks, where that is known.
+    #[must_use]
+    pub fn spoken(&self) -> Option<Spoken> {
+        self.spoken.load().as_deref().copied()
+    }
+
+    /// Sends one recorded call. The receipt is spent here; it comes back only where nothing was executed.
+    ///
+    /// # Errors
+    /// Every refusal that an upstream can cause.
+    pub async fn forward(
+        self: &Arc<Self>,
+        receipt: Receipt,
+        grant: Grant,
+        passage: &Passage<'_>,
+    ) -> Result<Forwarded, Refusal> {
+        let tripwire = Tripwire::new(&passage.caller.credential);
+        let spoken = self.detect(&grant).await?;
+        let sent = match spoken.era {
+            Era::Modern => self.call_modern(&grant, passage, spoken, &tripwire).await?,
+            Era::Legacy => self.call_legacy(&grant, passage, &tripwire).await?,
+        };
+        if sent.answered.status == StatusCode::UNAUTHORIZED {
+            sent.answered.messages.discard().await;
+            return Ok(Forwarded::Unauthorized(receipt));
+        }
+        if sent.answered.status.is_redirection() {
+            return Err(Refusal::UpstreamInvalid("a redirect, which is never followed".to_owned()));
+        }
+        Ok(Forwarded::Answered(Reply {
+            messages: sent.answered.messages,
+            id: sent.id,
+            spoken: sent.spoken,
+            status: sent.answered.status,
+            peer: Arc::clone(self),
+            session: sent.session,
+            grant,
+        }))
+    }
+
+    async fn call_modern(
+        &self,
+        grant: &Grant,
+        passage: &Passage<'_>,
+        spoken: Spoken,
+        tripwire: &Tripwire,
+    ) -> Result<Sent, Refusal> {
+        let id = self.next_id();
+        let (body, headers) = outbound::tools_call(&self.address(id, passage, spoken))?;
+        let outgoing = Outgoing { body, version: Some(spoken.version), session: None, headers };
+        let reading = self.reading(passage.target.tool.timeout, Some(tripwire));
+        let answered = transport::post(&self.client, &self.settings, grant, outgoing, reading).await?;
+        Ok(Sent { answered, id, spoken, session: None })
+    }
+
+    /// A 404 proves that the session was gone and the call not executed: begun again and sent again, once (RL-13).
+    async fn call_legacy(
+        &self,
+        grant: &Grant,
+        passage: &Passage<'_>,
+        tripwire: &Tripwire,
+    ) -> Result<Sent, Refusal> {
+        let key = Key {
+            principal: passage.caller.principal,
+            generation: grant.generation(),
+            capabilities: CAPABILITIES_NONE,
+        };
+        let mut attempts = 0_u8;
+        loop {
+            let session = self.sessions.take(&key, self.begin(grant)).await?;
+            let spoken = Spoken { era: Era::Legacy, version: session.version };
+            let id = self.next_id();
+            let (body, headers) = outbound::tools_call(&self.address(id, passage, spoken))?;
+            let outgoing =
+                Outgoing { body, version: Some(session.version), session: session.id.as_ref(), headers };
+            let reading = self.reading(passage.target.tool.timeout, Some(tripwire));
+            let answered = transport::post(&self.client, &self.settings, grant, outgoing, reading).await?;
+            let gone = answered.status == StatusCode::NOT_FOUND && session.id.is_some();
+            if !gone || attempts > 0 {
+                return Ok(Sent { answered, id, spoken, session: Some(session) });
+            }
+            answered.messages.discard().await;
+            self.sessions.forget(&key, &session);
+            attempts = attempts.saturating_add(1);
+        }
+    }
+
+    fn address<'a>(&self, id: u64, passage: &'a Passage<'a>, spoken: Spoken) -> outbound::ToolsCall<'a> {
+        outbound::ToolsCall {
+            id,
+            name: &passage.target.tool.name,
+            call: passage.call,
+            era: spoken.era,
+            version: spoken.version,
+            mirrors: &passage.target.tool.mirrors,
+            traceparent: passage.traceparent,
+            tracestate: passage.tracestate,
+        }
+    }
+
+    /// A session at a legacy upstream: `initialize`, then `notifications/initialized`.
+    async fn begin(&self, grant: &Grant) -> Result<Session, Refusal> {
+        let id = self.next_id();
+        let body = Bytes::from(outbound::initialize(id, newest(Era::Legacy)));
+        let mut answered = self.exchange(grant, Outgoing::plain(body, None, None)).await?;
+        if !answered.status.is_success() {
+            return Err(status_refusal(answered.status, "initialize"));
+        }
+        let response = self.response(&mut answered.messages, id).await?;
+        let version = reply::initialized_version(&response)
+            .and_then(|version| rpc::known(Era::Legacy, version))
+            .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
+        let session = Session { id: answered.session, version };
+        let body = Bytes::from(outbound::initialized());
+        let noted =
+            self.exchange(grant, Outgoing::plain(body, Some(version), session.id.as_ref())).await?;
+        noted.messages.discard().await;
+        Ok(session)
+    }
+
+    /// Reads messages until the response to `id`; everything before it is not asked for here.
+    async fn response(&self, messages: &mut Messages, id: u64) -> Result<Bytes, Refusal> {
+        let read = async {
+            while let Some(message) = messages.next().await? {
+                if reply::answers(&message, id) {
+                    return Ok(message);
+                }
+            }
+            Err(Refusal::UpstreamLost("the answer ended without a response".to_owned()))
+        };
+        tokio::time::timeout(self.settings.timeout, read).await.unwrap_or(Err(Refusal::UpstreamTimeout))
+    }
+
+    async fn exchange(&self, grant: &Grant, outgoing: Outgoing<'_>) -> Result<Answered, Undelivered> {
+        let reading = self.reading(self.settings.timeout, None);
+        transport::post(&self.client, &self.settings, grant, outgoing, reading).await
+    }
+
+    fn reading<'a>(&self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
+        Reading {
+            first_byte,
+            reply_bytes_max: self.reply_bytes_max,
+            event_bytes_max: self.event_bytes_max,
+            tripwire,
+        }
+    }
+
+    fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Outgoing<'_> {
+    fn plain<'a>(
+        body: Bytes,
+        version: Option<&'static str>,
+        session: Option<&'a http::HeaderValue>,
+    ) -> Outgoing<'a> {
+        Outgoing { body, version, session, headers: HeaderMap::new() }
+    }
+}
+
+/// A call on its way.
+struct Sent {
+    answered: Answered,
+    id: u64,
+    spoken: Spoken,
+    session: Option<Arc<Session>>,
+}
+
+impl Reply {
+    /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
+    pub async fn respond(&self, message: Vec<u8>) {
+        let version = Some(self.spoken.version);
+        let session = self.session.as_ref().and_then(|session| session.id.as_ref());
+        let outgoing = Outgoing::plain(Bytes::from(message), version, session);
+        if let Ok(answered) = self.peer.exchange(&self.grant, outgoing).await {
+            answered.messages.discard().await;
+        }
+    }
+
+    /// Ends the call at the upstream: by closing the stream, and in the legacy era by saying so first (RL-07).
+    pub async fn cancel(self, reason: &str) {
+        if self.spoken.era == Era::Legacy {
+            self.respond(outbound::cancelled(self.id, reason)).await;
+        }
+    }
+}
+
+fn status_refusal(status: StatusCode, what: &str) -> Refusal {
+    if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+        return Refusal::UpstreamUnauthorized;
+    }
+    Refusal::UpstreamInvalid(format!("HTTP {} to `{what}`", status.as_u16()))
+}
+
+/// The newest revision of an era that the gateway speaks.
+fn newest(era: Era) -> &'static str {
+    match era {
+        Era::Modern => rpc::MODERN.first().copied().unwrap_or_default(),
+        Era::Legacy => rpc::LEGACY.first().copied().unwrap_or_default(),
+    }
+}
+
+/// In this version nothing is asked of the client in the middle of a call, so nothing is declared.
+const CAPABILITIES_NONE: &str = "{}";

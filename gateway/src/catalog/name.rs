@@ -1,0 +1,53 @@
+//! Under which name is a tool known on the federated endpoint?
+//!
+//! Names only; the way back is the catalogue's table, never this module.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::config::UpstreamId;
+
+/// `<upstream>__<name>`, within what model APIs take for a tool name: 64 characters of `[A-Za-z0-9_-]`.
+/// A name that has to be changed for that ends in a digest of the original, so that two never become one.
+pub(super) fn federated(upstream: &UpstreamId, name: &str) -> String {
+    let plain = format!("{upstream}{SEPARATOR}{name}");
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if plain.len() <= NAME_BYTES_MAX && plain.chars().all(fits) {
+        return plain;
+    }
+    let digest = digest(&SHA256, name.as_bytes());
+    let suffix: String = digest.as_ref().iter().take(SUFFIX_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    let kept = NAME_BYTES_MAX.saturating_sub(suffix.len()).saturating_sub(1);
+    let head: String = plain.chars().map(|c| if fits(c) { c } else { '_' }).take(kept).collect();
+    format!("{head}_{suffix}")
+}
+
+/// A cursor names the last tool given out. It carries nothing that has to be kept from the client: what may be seen is
+/// judged again on every page.
+pub(super) fn to_cursor(name: &str) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{CURSOR_VERSION}{name}"))
+}
+
+/// The name in a cursor; `None` where the cursor is not one of ours.
+pub(super) fn from_cursor(cursor: &str) -> Option<String> {
+    if cursor.len() > CURSOR_BYTES_MAX {
+        return None;
+    }
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    text.strip_prefix(CURSOR_VERSION).map(str::to_owned)
+}
+
+/// Between the upstream's id, which has no underscore, and the tool's own name.
+const SEPARATOR: &str = "__";
+
+/// What the APIs of language models take.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Bytes of the digest at the end of a changed name.
+const SUFFIX_BYTES: usize = 4;
+
+/// Leads every cursor's content.
+const CURSOR_VERSION: &str = "1:";
+
+/// A cursor of ours is far smaller.
+const CURSOR_BYTES_MAX: usize = 512;
