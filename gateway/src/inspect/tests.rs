@@ -24,10 +24,10 @@ fn asker(id: &str, version: &'static str) -> Asker {
 }
 
 fn response(text: &str) -> Response {
-    match Inbound::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS).unwrap() {
-        Inbound::Response(response) => response,
-        other => panic!("{other:?}"),
-    }
+    let Ok(Inbound::Response(response)) = Inbound::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS) else {
+        panic!("{text}")
+    };
+    response
 }
 
 fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {
@@ -131,10 +131,11 @@ fn ids_are_restored_with_their_type() {
 }
 
 fn notification(text: &str) -> Notification {
-    match Inbound::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS).unwrap() {
-        Inbound::Notification(notification) => notification,
-        other => panic!("{other:?}"),
-    }
+    let Ok(Inbound::Notification(notification)) = Inbound::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS)
+    else {
+        panic!("{text}")
+    };
+    notification
 }
 
 #[test]

@@ -337,31 +337,36 @@ impl Scanner<'_> {
                 }
                 around = opened;
                 self.skip_blank();
-                let empty = self.peek() == Some(self.closer(around));
-                if !empty {
+                if self.peek() != Some(self.closer(around)) {
                     self.name_if_object(around)?;
                     continue;
                 }
             }
-            // A value ended: close what ends with it, until there is a next value or no container.
-            loop {
+            if !self.next_value_or_end(&mut around, &mut depth)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A value ended: closes every container that ends with it. False where the text ends with it too.
+    fn next_value_or_end(&mut self, around: &mut u32, depth: &mut usize) -> Result<bool, &'static str> {
+        loop {
+            self.skip_blank();
+            let byte = self.peek();
+            if *around == NO_PARENT {
+                return if byte.is_none() { Ok(false) } else { Err("something after the end of the value") };
+            }
+            if byte == Some(self.closer(*around)) {
+                self.step();
+                *around = self.close(*around)?;
+                *depth = depth.saturating_sub(1);
+            } else if byte == Some(b',') {
+                self.step();
                 self.skip_blank();
-                if around == NO_PARENT {
-                    return if self.peek().is_none() { Ok(()) } else { Err("something after the end of the value") };
-                }
-                let byte = self.peek();
-                if byte == Some(self.closer(around)) {
-                    self.step();
-                    around = self.close(around)?;
-                    depth = depth.saturating_sub(1);
-                } else if byte == Some(b',') {
-                    self.step();
-                    self.skip_blank();
-                    self.name_if_object(around)?;
-                    break;
-                } else {
-                    return Err("a comma or a closing bracket is missing");
-                }
+                self.name_if_object(*around)?;
+                return Ok(true);
+            } else {
+                return Err("a comma or a closing bracket is missing");
             }
         }
     }

@@ -21,3 +21,6 @@ pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Rejected, Re
 pub use parse::parse;
 
 pub use crate::refusal::Era;
+
+#[cfg(test)]
+mod tests;

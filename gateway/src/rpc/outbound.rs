@@ -3,6 +3,8 @@
 //! Requests are built here, never copied: our id, the original name, the bytes of `arguments` that policy judged, and a
 //! `_meta` of which the gateway owns its part. It does not send, and it does not know credentials.
 
+use std::borrow::Cow;
+
 use super::{
     call::{Call, RequestId},
     json::write_string,
@@ -26,8 +28,9 @@ pub struct Outgoing<'a> {
     pub tracestate: Option<&'a str>,
     /// ClientCapabilities to declare, as JSON text; `{}` for none.
     pub capabilities: &'a str,
-    /// Who the upstream is told the client is.
-    pub client: ClientName,
+    /// The client's own `clientInfo`, as JSON text that was judged, where this upstream may see it: display only, and a
+    /// privacy surface (spec §3.5). The gateway's otherwise.
+    pub client_info: Option<&'a [u8]>,
     /// The least severe log message wanted.
     pub log_level: Option<LogLevel>,
 }
@@ -43,7 +46,7 @@ impl<'a> Outgoing<'a> {
             traceparent: None,
             tracestate: None,
             capabilities: "{}",
-            client: ClientName::Gateway,
+            client_info: None,
             log_level: None,
         }
     }
@@ -51,15 +54,6 @@ impl<'a> Outgoing<'a> {
     fn era(&self) -> Era {
         versions::era(self.version)
     }
-}
-
-/// Whose `clientInfo` a modern upstream sees: display only, and a privacy surface (spec §3.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientName {
-    /// The gateway's.
-    Gateway,
-    /// What the client claims.
-    Claimed,
 }
 
 /// `tools/call` with the bytes of `arguments` that came, and every member of `params` that is not the gateway's (RI-08).
@@ -110,7 +104,7 @@ pub fn initialize(outgoing: &Outgoing<'_>) -> Vec<u8> {
     out.extend_from_slice(br#","params":{"#);
     member_text(&mut out, "protocolVersion", outgoing.version);
     member_raw(&mut out, br#""capabilities""#, outgoing.capabilities.as_bytes());
-    member_raw(&mut out, br#""clientInfo""#, &implementation());
+    member_raw(&mut out, br#""clientInfo""#, &client_info(outgoing));
     out.extend_from_slice(b"}}");
     out
 }
@@ -160,6 +154,10 @@ pub fn implementation() -> Vec<u8> {
     out
 }
 
+fn client_info<'a>(outgoing: &Outgoing<'a>) -> Cow<'a, [u8]> {
+    outgoing.client_info.map_or_else(|| Cow::Owned(implementation()), Cow::Borrowed)
+}
+
 fn begin(id: Option<u64>, method: &str, room: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(room.saturating_add(512));
     out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
@@ -183,11 +181,7 @@ fn write_meta(out: &mut Vec<u8>, outgoing: &Outgoing<'_>, call: Option<&Call>) {
     if outgoing.era() == Era::Modern {
         member_text(&mut own, meta::PROTOCOL_VERSION, outgoing.version);
         member(&mut own, meta::CLIENT_CAPABILITIES, outgoing.capabilities.as_bytes());
-        let claimed = call.filter(|_| outgoing.client == ClientName::Claimed).and_then(|call| call.meta().client_info);
-        match claimed {
-            Some(claimed) => member(&mut own, meta::CLIENT_INFO, claimed.raw()),
-            None => member(&mut own, meta::CLIENT_INFO, &implementation()),
-        }
+        member(&mut own, meta::CLIENT_INFO, &client_info(outgoing));
         if let Some(level) = outgoing.log_level {
             member_text(&mut own, meta::LOG_LEVEL, level.as_str());
         }

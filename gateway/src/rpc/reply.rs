@@ -192,10 +192,8 @@ mod tests {
     }
 
     fn answers(text: &str, id: u64) -> bool {
-        match parse(text).unwrap() {
-            Inbound::Response(response) => response.answers(id),
-            other => panic!("{other:?}"),
-        }
+        let Ok(Inbound::Response(response)) = parse(text) else { panic!("{text}") };
+        response.answers(id)
     }
 
     #[test]
