@@ -115,8 +115,9 @@ async fn spans_and_metrics_reach_the_collector() {
     assert_eq!(client.status.as_ref().unwrap().code, 2);
 
     let sent = collector.bodies::<ExportMetricsServiceRequest>("/v1/metrics");
-    let metrics = sent.iter().flat_map(|r| &r.resource_metrics).flat_map(|r| &r.scope_metrics).flat_map(|s| &s.metrics);
-    let durations = metrics.filter(|metric| metric.name == names::SERVER_DURATION).next_back().unwrap();
+    let mut metrics =
+        sent.iter().flat_map(|r| &r.resource_metrics).flat_map(|r| &r.scope_metrics).flat_map(|s| &s.metrics);
+    let durations = metrics.rfind(|metric| metric.name == names::SERVER_DURATION).unwrap();
     assert_eq!(durations.unit, "s");
     let Some(Data::Histogram(histogram)) = &durations.data else { panic!("{durations:?}") };
     assert!(histogram.data_points.iter().any(|point| point.count == 1 && point.bucket_counts[2] == 1));
