@@ -13,6 +13,7 @@ use crate::{
     rpc::{
         json::{self, Bounds, Document, Kind},
         mirrors::{self, Mirror},
+        tool_json,
     },
 };
 
@@ -116,6 +117,16 @@ impl ToolDefinition {
             idempotent: rules.idempotent,
             durability: rules.durability,
         })
+    }
+
+    /// The definition as a list has it, under the name `exposed` and for a client of `version`. `None` cannot happen: what
+    /// is read again here was read before.
+    #[must_use]
+    pub fn listed(&self, exposed: &str, version: &str) -> Option<Vec<u8>> {
+        let document = Document::parse(self.raw.clone(), &BOUNDS).ok()?;
+        let mut out = Vec::with_capacity(self.raw.len().saturating_add(exposed.len()));
+        tool_json::write(&mut out, document.root(), exposed, version);
+        Some(out)
     }
 
     /// The action's name in policies: upstream, `/`, original name. An upstream's id has no `/`, so this is one to one.
