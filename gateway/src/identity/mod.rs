@@ -2,9 +2,253 @@
 //!
 //! A credential in, a [`Caller`] out. It does not know what is asked, nor whether it is allowed.
 
-use std::sync::Arc;
+mod claims;
+mod discovery;
+mod keys;
+mod keyset;
+pub mod metadata;
+mod strict;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod token;
 
-use crate::{clock::Timestamp, secret::Secret};
+use std::{fmt, sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use http::{HeaderMap, header};
+pub use keys::IssuerStatus;
+use keys::Keys;
+use quick_cache::{Weighter, sync::Cache};
+
+use crate::{
+    clock::Timestamp,
+    config::Issuer,
+    egress::{Client, EgressError, Trust},
+    refusal::{Refusal, TokenFault},
+    secret::Secret,
+    telemetry::{
+        metrics,
+        metrics::{Counter, Handle},
+    },
+};
+
+/// What turns credentials into callers.
+pub struct Authenticator {
+    issuers: Vec<Arc<Keys>>,
+    verified: Cache<[u8; 32], Arc<Verified>, ByBytes>,
+    hits: Handle<Counter, 1>,
+    misses: Handle<Counter, 1>,
+}
+
+impl Authenticator {
+    /// An authenticator for `issuers`. It knows no keys before [`Authenticator::start`].
+    ///
+    /// # Errors
+    /// Where an issuer's `ca` cannot be used.
+    pub fn new(issuers: &[Arc<Issuer>]) -> Result<Self, EgressError> {
+        let mut clients: Vec<(Trust, Client)> = Vec::new();
+        let mut kept = Vec::with_capacity(issuers.len());
+        for issuer in issuers {
+            let trust = Trust { ca: issuer.ca.clone(), ..Trust::default() };
+            let client = match clients.iter().find(|(known, _)| *known == trust) {
+                Some((_, client)) => client.clone(),
+                None => {
+                    let client = Client::new(&trust)?;
+                    clients.push((trust, client.clone()));
+                    client
+                }
+            };
+            kept.push(Arc::new(Keys::new(Arc::clone(issuer), client)));
+        }
+        let verified = Cache::with_weighter(VERIFIED_ESTIMATE, VERIFIED_BYTES_MAX, ByBytes);
+        let looks = &metrics().token_cache;
+        Ok(Self { issuers: kept, verified, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
+    }
+
+    /// Begins to read the issuers' keys, on the runtime that this is called on, until the process ends.
+    pub fn start(&self) {
+        for keys in &self.issuers {
+            Arc::clone(keys).keep();
+        }
+    }
+
+    /// Who sent a request with these headers and this query, to an endpoint that goes by `audiences` (RR-06).
+    ///
+    /// A token that was verified a moment ago is not verified again; it is compared with `audiences` each time, for a
+    /// token is remembered for all endpoints.
+    ///
+    /// # Errors
+    /// [`Refusal::TokenMissing`], [`Refusal::TokenInQuery`], [`Refusal::AuthorizationMalformed`],
+    /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`].
+    pub async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        audiences: &[&str],
+        now: Timestamp,
+    ) -> Result<Caller, Refusal> {
+        if query.is_some_and(carries_token) {
+            return Err(Refusal::TokenInQuery);
+        }
+        let token = bearer(headers)?;
+        let digest = sha256(token.as_bytes());
+        let verified = match self.remembered(&digest, now) {
+            Some(verified) => {
+                self.hits.increment();
+                verified
+            }
+            None => {
+                self.misses.increment();
+                let verified = Arc::new(Box::pin(self.verify(token, audiences, now)).await?);
+                self.verified.insert(digest, Arc::clone(&verified));
+                verified
+            }
+        };
+        if !is_for(&verified.audiences, audiences) {
+            return Err(Refusal::TokenInvalid(TokenFault::AudienceMismatch));
+        }
+        Ok(Caller { identity: Arc::clone(&verified.identity) })
+    }
+
+    /// Whether the tokens of at least one issuer can be checked.
+    #[must_use]
+    pub fn ready(&self, now: Timestamp) -> bool {
+        self.issuers.iter().any(|keys| keys.usable(now))
+    }
+
+    /// Each issuer, as an operator wants to see it.
+    #[must_use]
+    pub fn status(&self) -> Vec<IssuerStatus> {
+        self.issuers.iter().map(|keys| keys.status()).collect()
+    }
+
+    fn remembered(&self, digest: &[u8; 32], now: Timestamp) -> Option<Arc<Verified>> {
+        let verified = self.verified.get(digest)?;
+        (now < verified.until && verified.keys.generation() == verified.generation).then_some(verified)
+    }
+
+    async fn verify(&self, text: &str, audiences: &[&str], now: Timestamp) -> Result<Verified, Refusal> {
+        let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
+        let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
+        let keys = self
+            .issuers
+            .iter()
+            .find(|keys| keys.issuer.issuer == named)
+            .ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
+        let issuer = keys.issuer.as_ref();
+        presented.check(issuer, now).map_err(Refusal::TokenInvalid)?;
+        let made_for = presented.audiences().map_err(Refusal::TokenInvalid)?;
+        // Also before the signature: a token for somebody else must not cost one.
+        if !is_for(&made_for, audiences) {
+            return Err(Refusal::TokenInvalid(TokenFault::AudienceMismatch));
+        }
+        // Read before the key is: a rotation in between then makes this verification stale, not immortal.
+        let generation = keys.generation();
+        let id = presented.key_id.as_deref();
+        keys.with_key(id, presented.algorithm, now, |key| presented.verify(key.decoding()))
+            .await?
+            .map_err(Refusal::TokenInvalid)?;
+        let expires_at = presented.expires_at().map_err(Refusal::TokenInvalid)?;
+        let identity = claims::identity(&presented.claims, issuer, expires_at, text).map_err(Refusal::TokenInvalid)?;
+        Ok(Verified {
+            identity: Arc::new(identity),
+            audiences: made_for,
+            until: expires_at.min(now.plus(VERIFIED_AGE_MAX)),
+            keys: Arc::clone(keys),
+            generation,
+        })
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Authenticator").field("issuers", &self.issuers).finish_non_exhaustive()
+    }
+}
+
+/// A token that verified, and until when that may be relied on.
+struct Verified {
+    identity: Arc<Identity>,
+    audiences: Vec<String>,
+    until: Timestamp,
+    keys: Arc<Keys>,
+    generation: u64,
+}
+
+/// Verified tokens are bounded by what they hold in memory.
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<[u8; 32], Arc<Verified>> for ByBytes {
+    fn weight(&self, _digest: &[u8; 32], verified: &Arc<Verified>) -> u64 {
+        // The token itself, and its claims again in their parsed form.
+        u64::try_from(verified.identity.credential.expose().len()).unwrap_or(u64::MAX).saturating_mul(2)
+    }
+}
+
+/// A verification is repeated after so long, whatever the token's own life.
+const VERIFIED_AGE_MAX: Duration = Duration::from_secs(60);
+/// Bytes of verified tokens kept.
+const VERIFIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// About how many tokens that is.
+const VERIFIED_ESTIMATE: usize = 8 * 1024;
+
+/// The token of the one `Authorization` header (RFC 6750 §2.1). HTTP's rules for the scheme are RFC 9110 §11.4.
+fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Err(Refusal::TokenMissing) };
+    if values.next().is_some() {
+        return Err(Refusal::AuthorizationMalformed);
+    }
+    let (scheme, token) =
+        value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Refusal::AuthorizationMalformed)?;
+    let token = token.trim_start_matches(' ');
+    if !scheme.eq_ignore_ascii_case("bearer") || !is_token68(token) {
+        return Err(Refusal::AuthorizationMalformed);
+    }
+    Ok(token)
+}
+
+fn is_token68(text: &str) -> bool {
+    let bare = text.trim_end_matches('=');
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+    !bare.is_empty() && bare.bytes().all(fits)
+}
+
+/// RFC 6750 §2.3's way, which leaves tokens in logs and histories (RR-07).
+fn carries_token(query: &str) -> bool {
+    url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case("access_token"))
+}
+
+fn is_for(made_for: &[String], audiences: &[&str]) -> bool {
+    made_for.iter().any(|one| audiences.iter().any(|other| is_same_resource(one, other)))
+}
+
+/// Equal, but for the case of scheme and host and for one slash at the end (RR-06, RFC 3986 §6.2.2.1).
+fn is_same_resource(one: &str, other: &str) -> bool {
+    if one == other {
+        return true;
+    }
+    let (Some((scheme, rest)), Some((other_scheme, other_rest))) = (one.split_once("://"), other.split_once("://"))
+    else {
+        return false;
+    };
+    let (rest, other_rest) =
+        (rest.strip_suffix('/').unwrap_or(rest), other_rest.strip_suffix('/').unwrap_or(other_rest));
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (other_host, other_path) = other_rest.split_once('/').unwrap_or((other_rest, ""));
+    scheme.eq_ignore_ascii_case(other_scheme) && host.eq_ignore_ascii_case(other_host) && path == other_path
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(digest::digest(&digest::SHA256, bytes).as_ref()) {
+        *to = *from;
+    }
+    out
+}
 
 /// The proven identity behind one request. Only [`Authenticator::authenticate`] makes one.
 #[derive(Debug)]
@@ -17,6 +261,12 @@ impl Caller {
     #[must_use]
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// A caller out of thin air, for the tests of later stages.
+    #[cfg(test)]
+    pub(crate) fn of(identity: Identity) -> Self {
+        Self { identity: Arc::new(identity) }
     }
 }
 

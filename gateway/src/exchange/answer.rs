@@ -1,0 +1,292 @@
+//! Is this an answer of a token endpoint, and is it what was asked for?
+//!
+//! Status, headers and bytes in, a [`Token`] or a [`Fault`] out. Pure: it does not send, store or look at a clock.
+//! Text of the endpoint goes to the journal only, bounded, and never where it repeats a credential.
+
+use std::time::Duration;
+
+use http::{Response, header::CONTENT_TYPE};
+use oauth2::{
+    ExtraTokenFields, StandardErrorResponse, StandardTokenResponse, TokenResponse,
+    basic::{BasicErrorResponseType, BasicTokenType},
+};
+use serde::{Deserialize, Serialize};
+
+use super::tripwire::Tripwire;
+use crate::secret::Secret;
+
+/// What was asked, as far as an answer is measured by it.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    /// The scopes asked for, sorted; empty where that was left to the authorization server.
+    pub(super) scopes: &'a [String],
+    /// The subject token and all else that the endpoint must not hand back or repeat.
+    pub(super) sent: &'a [&'a Secret],
+}
+
+/// A usable access token.
+#[derive(Debug)]
+pub(super) struct Token {
+    pub(super) value: Secret,
+    pub(super) scopes: Vec<String>,
+    pub(super) life: Duration,
+}
+
+/// Why there is no token; the text is for the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The authorization server understood, and said no.
+    Refused(String),
+    /// There was no usable answer.
+    Unusable(String),
+}
+
+/// `issued_token_type` (RFC 8693 §2.2.1), the one member that RFC 6749 does not have.
+#[derive(Debug, Serialize, Deserialize)]
+struct Issued {
+    issued_token_type: Option<String>,
+}
+
+impl ExtraTokenFields for Issued {}
+
+/// Reads the answer to a token request.
+pub(super) fn read(response: &Response<impl AsRef<[u8]>>, asked: &Asked<'_>) -> Result<Token, Fault> {
+    let status = response.status();
+    let body = response.body().as_ref();
+    if !is_json(response) {
+        return Err(Fault::Unusable(format!("status {} and no JSON", status.as_u16())));
+    }
+    if status.is_success() {
+        return token(body, asked);
+    }
+    if status.is_client_error() && status.as_u16() != TOO_MANY_REQUESTS {
+        return Err(error(status.as_u16(), body, asked));
+    }
+    Err(Fault::Unusable(format!("status {}", status.as_u16())))
+}
+
+fn token(body: &[u8], asked: &Asked<'_>) -> Result<Token, Fault> {
+    // The parser's own message may repeat a value, and here a value may be a credential.
+    let answer: StandardTokenResponse<Issued, BasicTokenType> = serde_json::from_slice(body)
+        .map_err(|error| unusable(&format!("not a token answer, at byte {}", error.column())))?;
+    let value = Secret::new(answer.access_token().secret().clone());
+    if !is_token(value.expose()) {
+        return Err(unusable("`access_token` is not a token of RFC 6750 §2.1"));
+    }
+    if asked.sent.contains(&&value) {
+        return Err(unusable("the endpoint handed back what it was given"));
+    }
+    if *answer.token_type() != BasicTokenType::Bearer {
+        return Err(unusable("`token_type` is not Bearer"));
+    }
+    if let Some(kind) = &answer.extra_fields().issued_token_type
+        && kind != ACCESS_TOKEN
+        && kind != JWT
+    {
+        return Err(unusable("`issued_token_type` is not an access token"));
+    }
+    let life = answer.expires_in().unwrap_or(LIFE_UNSAID);
+    if life.is_zero() {
+        return Err(unusable("`expires_in` is zero"));
+    }
+    Ok(Token { value, scopes: scopes(&answer, asked)?, life })
+}
+
+/// RFC 6749 §5.1: no `scope` means "as asked". More than was asked is refused: nobody decided to hold that much.
+fn scopes(answer: &StandardTokenResponse<Issued, BasicTokenType>, asked: &Asked<'_>) -> Result<Vec<String>, Fault> {
+    let Some(given) = answer.scopes() else { return Ok(asked.scopes.to_vec()) };
+    let mut given: Vec<String> =
+        given.iter().map(|scope| scope.to_string()).filter(|scope| !scope.is_empty()).collect();
+    given.sort_unstable();
+    given.dedup();
+    if given.len() > SCOPES_MAX || !given.iter().all(|scope| is_scope(scope)) {
+        return Err(unusable("`scope` is not a list of scopes of RFC 6749 §3.3"));
+    }
+    if !asked.scopes.is_empty() && given.iter().any(|scope| asked.scopes.binary_search(scope).is_err()) {
+        return Err(unusable("`scope` is wider than asked for"));
+    }
+    Ok(given)
+}
+
+/// RFC 6749 §5.2, RFC 8693 §2.2.2. What is about this subject is a refusal; what is about the gateway's own
+/// registration, or cannot be understood, says nothing of the subject.
+fn error(status: u16, body: &[u8], asked: &Asked<'_>) -> Fault {
+    let Ok(answer) = serde_json::from_slice::<StandardErrorResponse<BasicErrorResponseType>>(body) else {
+        return Fault::Unusable(format!("status {status} and no error of RFC 6749 §5.2"));
+    };
+    let code = answer.error().as_ref();
+    let mut text = repeatable(code, asked);
+    if let Some(description) = answer.error_description() {
+        text.push_str(": ");
+        text.push_str(&repeatable(description, asked));
+    }
+    if REFUSALS.contains(&code) { Fault::Refused(text) } else { Fault::Unusable(format!("status {status}, {text}")) }
+}
+
+/// The endpoint's text as it may stand in the journal: printable ASCII, bounded, no credential in it.
+fn repeatable(text: &str, asked: &Asked<'_>) -> String {
+    if asked.sent.iter().any(|secret| Tripwire::new(secret).trips_on(text.as_bytes())) {
+        return "[text withheld: it repeats a credential]".to_owned();
+    }
+    let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    text.chars().take(TEXT_CHARS_MAX).map(printable).collect()
+}
+
+fn is_json(response: &Response<impl AsRef<[u8]>>) -> bool {
+    let Some(kind) = response.headers().get(CONTENT_TYPE) else { return true };
+    let kind = kind.to_str().unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+/// `b64token` (RFC 6750 §2.1), bounded; nothing in it can end a header or begin another.
+pub(super) fn is_token(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._~+/=-".contains(&b);
+    (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// `scope-token` (RFC 6749 §3.3), bounded.
+fn is_scope(text: &str) -> bool {
+    text.len() <= SCOPE_BYTES_MAX && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+}
+
+fn unusable(why: &str) -> Fault {
+    Fault::Unusable(why.to_owned())
+}
+
+/// RFC 8693 §3.
+pub(super) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+/// Errors that are about this subject and this target. RFC 8693 §2.2.2 says `invalid_request` of a subject token that
+/// is unacceptable; the last four are what providers say where the person has to do something first.
+const REFUSALS: [&str; 10] = [
+    "invalid_grant",
+    "invalid_target",
+    "unauthorized_client",
+    "invalid_scope",
+    "access_denied",
+    "invalid_request",
+    "insufficient_user_authentication",
+    "interaction_required",
+    "consent_required",
+    "login_required",
+];
+
+/// A busy endpoint says nothing of the subject.
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// The life of a token whose endpoint does not say (RFC 6749 §5.1 only recommends it): short, as it may be anything.
+const LIFE_UNSAID: Duration = Duration::from_secs(60);
+
+/// Bytes of an access token.
+const TOKEN_BYTES_MAX: usize = 16_384;
+
+/// Scopes in one answer, and bytes of each.
+const SCOPES_MAX: usize = 256;
+const SCOPE_BYTES_MAX: usize = 256;
+
+/// Characters of an endpoint's text in the journal.
+const TEXT_CHARS_MAX: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(status: u16, body: &str) -> Result<Token, Fault> {
+        let response = Response::builder()
+            .status(status)
+            .header(CONTENT_TYPE, "application/json;charset=UTF-8")
+            .body(body.as_bytes().to_vec())
+            .unwrap();
+        let subject = Secret::new(SUBJECT.to_owned());
+        let scopes = ["crm.read".to_owned(), "crm.write".to_owned()];
+        read(&response, &Asked { scopes: &scopes, sent: &[&subject] })
+    }
+
+    const SUBJECT: &str =
+        "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSIsImp0aSI6IjEyMzQ1Njc4OTAifQ.c2lnbmF0dXJlc2lnbmF0dXJlc2ln";
+
+    #[test]
+    fn what_is_no_usable_token_is_refused() {
+        let table = [
+            ("", "not a token answer"),
+            ("[]", "not a token answer"),
+            ("null", "not a token answer"),
+            (r#"{"token_type":"Bearer","expires_in":9}"#, "not a token answer"),
+            (r#"{"access_token":"a","expires_in":9}"#, "not a token answer"),
+            (r#"{"access_token":"a","token_type":"Bearer","expires_in":"9"}"#, "not a token answer"),
+            (r#"{"access_token":"a","token_type":"Bearer","expires_in":9.5}"#, "not a token answer"),
+            (r#"{"access_token":"a","token_type":"Bearer","expires_in":-1}"#, "not a token answer"),
+            (r#"{"access_token":"a","access_token":"b","token_type":"Bearer"}"#, "not a token answer"),
+            (r#"{"access_token":"a","token_type":"Bearer"} x"#, "not a token answer"),
+            (r#"{"access_token":"a","token_type":"Bearer","expires_in":0}"#, "`expires_in`"),
+            (r#"{"access_token":"","token_type":"Bearer"}"#, "`access_token`"),
+            (r#"{"access_token":"a b","token_type":"Bearer"}"#, "`access_token`"),
+            (r#"{"access_token":"a\r\nX: y","token_type":"Bearer"}"#, "`access_token`"),
+            (r#"{"access_token":"a","token_type":"DPoP"}"#, "`token_type`"),
+            (r#"{"access_token":"a","token_type":"N_A"}"#, "`token_type`"),
+            (
+                r#"{"access_token":"a","token_type":"Bearer","issued_token_type":"urn:ietf:params:oauth:token-type:id_token"}"#,
+                "`issued_token_type`",
+            ),
+            (r#"{"access_token":"a","token_type":"Bearer","scope":"crm.read crm.admin"}"#, "wider"),
+            (r#"{"access_token":"a","token_type":"Bearer","scope":"crm.read \"x"}"#, "`scope`"),
+        ];
+        for (body, why) in table {
+            let Err(Fault::Unusable(text)) = judge(200, body) else { panic!("{body}") };
+            assert!(text.contains(why), "{body}: {text}");
+        }
+        let echoed = format!(r#"{{"access_token":"{SUBJECT}","token_type":"Bearer"}}"#);
+        assert_eq!(judge(200, &echoed).unwrap_err(), unusable("the endpoint handed back what it was given"));
+        let long = format!(r#"{{"access_token":"{}","token_type":"Bearer"}}"#, "a".repeat(TOKEN_BYTES_MAX + 1));
+        assert!(judge(200, &long).is_err());
+    }
+
+    #[test]
+    fn a_token_is_taken_with_what_was_given() {
+        let token =
+            judge(200, r#"{"access_token":"abc","token_type":"bEARER","expires_in":300,"x":{"y":[1]}}"#).unwrap();
+        assert_eq!((token.value.expose(), token.life), ("abc", Duration::from_secs(300)));
+        assert_eq!(token.scopes, ["crm.read", "crm.write"]);
+        let body = format!(
+            r#"{{"access_token":"abc","token_type":"Bearer","scope":"crm.read","issued_token_type":"{ACCESS_TOKEN}"}}"#
+        );
+        let token = judge(200, &body).unwrap();
+        assert_eq!((token.scopes.as_slice(), token.life), (&["crm.read".to_owned()][..], LIFE_UNSAID));
+    }
+
+    #[test]
+    fn errors_about_the_subject_are_refusals_and_all_others_are_not() {
+        for code in REFUSALS {
+            let answer = judge(400, &format!(r#"{{"error":"{code}"}}"#));
+            assert_eq!(answer.unwrap_err(), Fault::Refused(code.to_owned()));
+        }
+        let table = [
+            (401, r#"{"error":"invalid_client"}"#),
+            (400, r#"{"error":"unsupported_grant_type"}"#),
+            (400, r#"{"error":"server_error"}"#),
+            (400, r#"{"oops":true}"#),
+            (404, "not json"),
+            (429, r#"{"error":"invalid_grant"}"#),
+            (500, r#"{"error":"invalid_grant"}"#),
+            (503, "{}"),
+            (302, "{}"),
+            (101, "{}"),
+        ];
+        for (status, body) in table {
+            let fault = judge(status, body).unwrap_err();
+            assert!(matches!(fault, Fault::Unusable(_)), "{status} {body}: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn text_of_the_endpoint_is_bounded_and_repeats_no_credential() {
+        let body = format!(r#"{{"error":"invalid_grant","error_description":"bad\n\u202e{}"}}"#, "x".repeat(900));
+        let Fault::Refused(text) = judge(400, &body).unwrap_err() else { panic!() };
+        assert!(text.starts_with("invalid_grant: bad??xxx") && text.len() < 230, "{text}");
+        let body = format!(r#"{{"error":"invalid_grant","error_description":"subject was {SUBJECT}"}}"#);
+        let Fault::Refused(text) = judge(400, &body).unwrap_err() else { panic!() };
+        assert_eq!(text, "invalid_grant: [text withheld: it repeats a credential]");
+    }
+}

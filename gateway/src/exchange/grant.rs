@@ -1,0 +1,166 @@
+//! What does the gateway show an upstream, and where did that come from?
+//!
+//! The proof that a credential was obtained for one upstream. It does not obtain one: [`super::Exchange`] does.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use http::{HeaderName, HeaderValue};
+
+use crate::clock::Timestamp;
+
+/// An upstream-scoped credential. Only [`super::Exchange`] makes one, and none is made from what a caller sent: that a
+/// caller's token goes no further than the door is a matter of types.
+///
+/// What an audit record names of it is open to everybody:
+///
+/// ```
+/// fn recorded(grant: &tollgate::exchange::Grant) -> &'static str {
+///     grant.strategy()
+/// }
+/// ```
+///
+/// A caller's credential does not become one:
+///
+/// ```compile_fail
+/// fn passthrough(identity: &tollgate::identity::Identity) -> tollgate::exchange::Grant {
+///     identity.credential.clone().into()
+/// }
+/// ```
+///
+/// Nor does a caller, and there is no such thing as a grant that nobody minted:
+///
+/// ```compile_fail
+/// fn passthrough(caller: tollgate::identity::Caller) -> tollgate::exchange::Grant {
+///     tollgate::exchange::Grant::from(caller)
+/// }
+/// ```
+///
+/// ```compile_fail
+/// let grant = tollgate::exchange::Grant::default();
+/// ```
+///
+/// One grant carries one call:
+///
+/// ```compile_fail
+/// fn twice(grant: &tollgate::exchange::Grant) -> tollgate::exchange::Grant {
+///     grant.clone()
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Grant {
+    minted: Arc<Minted>,
+    key: GrantKey,
+    fresh: bool,
+}
+
+/// Names a grant without being it: what [`super::Exchange::drop_grant`] takes after an upstream refused the credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GrantKey {
+    pub(super) slot: [u8; 32],
+    pub(super) generation: u64,
+}
+
+/// A credential and the facts about it, shared by the calls that it serves.
+#[derive(Debug)]
+pub(super) struct Minted {
+    /// The whole header; its value is marked sensitive and is wiped with the last copy.
+    pub(super) header: Option<(HeaderName, HeaderValue)>,
+    pub(super) facts: Facts,
+    pub(super) generation: u64,
+    /// When it ends; `None` where nobody said.
+    pub(super) expires_at: Option<Timestamp>,
+    /// How long it may be served from the cache.
+    pub(super) usable_until: Timestamp,
+    /// Whether some grant has already said that this credential is new.
+    pub(super) announced: AtomicBool,
+}
+
+/// What is recorded of a credential.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Facts {
+    pub(super) strategy: &'static str,
+    pub(super) audience: Option<String>,
+    pub(super) resource: Option<String>,
+    pub(super) scopes: Vec<String>,
+    pub(super) token_digest: Option<String>,
+    pub(super) token_id: Option<String>,
+}
+
+impl Grant {
+    /// Exactly one grant of a minted credential is fresh, whoever comes first: so that its minting is recorded once.
+    pub(super) fn of(minted: Arc<Minted>, slot: [u8; 32]) -> Self {
+        let fresh = !minted.announced.load(Ordering::Relaxed) && !minted.announced.swap(true, Ordering::Relaxed);
+        let key = GrantKey { slot, generation: minted.generation };
+        Self { minted, key, fresh }
+    }
+
+    /// The header that carries the credential, for `upstream` alone; `None` where the upstream wants none. The value is
+    /// marked sensitive: it does not print, and HTTP/2 never indexes it (RFC 7541 §7.1.3).
+    #[must_use]
+    pub fn header(&self) -> Option<(&HeaderName, &HeaderValue)> {
+        self.minted.header.as_ref().map(|(name, value)| (name, value))
+    }
+
+    /// `exchange`, `client_credentials`, `static_secret` or `none`.
+    #[must_use]
+    pub fn strategy(&self) -> &'static str {
+        self.minted.facts.strategy
+    }
+
+    /// The `audience` that was asked for.
+    #[must_use]
+    pub fn audience(&self) -> Option<&str> {
+        self.minted.facts.audience.as_deref()
+    }
+
+    /// The `resource` that was asked for (RFC 8707 §2).
+    #[must_use]
+    pub fn resource(&self) -> Option<&str> {
+        self.minted.facts.resource.as_deref()
+    }
+
+    /// The scopes that the authorization server gave, sorted; where it did not say, those asked for (RFC 6749 §5.1).
+    #[must_use]
+    pub fn scopes(&self) -> &[String] {
+        &self.minted.facts.scopes
+    }
+
+    /// The first 16 bytes of the credential's SHA-256, in hex: names it without being it.
+    #[must_use]
+    pub fn token_digest(&self) -> Option<&str> {
+        self.minted.facts.token_digest.as_deref()
+    }
+
+    /// The credential's own `jti` where it can be read; it is not verified, the upstream does that.
+    #[must_use]
+    pub fn token_id(&self) -> Option<&str> {
+        self.minted.facts.token_id.as_deref()
+    }
+
+    /// When the credential ends; `None` where it does not.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.minted.expires_at
+    }
+
+    /// Counts the credentials of this process: two grants of one generation carry the same bytes.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.minted.generation
+    }
+
+    /// True on exactly one grant of every minted credential: the one whose call records the minting.
+    #[must_use]
+    pub fn fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Names this grant for [`super::Exchange::drop_grant`], after the grant itself has gone with the call.
+    #[must_use]
+    pub fn key(&self) -> GrantKey {
+        self.key
+    }
+}

@@ -1,0 +1,207 @@
+//! Whom do these claims name?
+//!
+//! Verified claims in, an [`Identity`] out, by the names that the issuer's configuration gives them.
+//! It verifies nothing: `token` has done so.
+
+use aws_lc_rs::digest;
+use serde_json::{Map, Value};
+
+use super::{Agent, Authentication, Identity, User, metadata, token};
+use crate::{
+    clock::Timestamp,
+    config::Issuer,
+    refusal::TokenFault::{self, ClaimMalformed},
+    secret::Secret,
+};
+
+/// A chain of actors longer than this says nothing that a person could still follow.
+const ACTORS_MAX: usize = 8;
+
+/// The identity that `claims` of `issuer` describe; `credential` is the token that carried them.
+pub(super) fn identity(
+    claims: &Map<String, Value>,
+    issuer: &Issuer,
+    expires_at: Timestamp,
+    credential: &str,
+) -> Result<Identity, TokenFault> {
+    let subject = token::name(claims, "sub", "sub")?.ok_or(ClaimMalformed("sub"))?;
+    let client_id = client_id(claims, issuer)?;
+    let agent = Agent { client_id: client_id.to_owned(), actors: actors(claims, issuer)? };
+    let user = (!acts_alone(claims, subject, client_id))
+        .then(|| User { issuer: issuer.issuer.clone(), subject: subject.to_owned() });
+    let tenant = match &issuer.claims.tenant {
+        Some(claim) => token::name(claims, claim, "tenant")?.map(str::to_owned),
+        None => None,
+    };
+    let mut identity = Identity {
+        user,
+        agent,
+        tenant,
+        groups: groups(claims, issuer)?,
+        scopes: scopes(claims, issuer)?,
+        authentication: Authentication {
+            method: "jwt",
+            issuer: issuer.issuer.clone(),
+            token_id: token::name(claims, "jti", "jti")?.map(str::to_owned),
+            token_digest: name_of(credential),
+            acr: token::name(claims, "acr", "acr")?.map(str::to_owned),
+            expires_at,
+        },
+        principal: [0; 32],
+        class: [0; 32],
+        credential: Secret::new(credential.to_owned()),
+    };
+    identity.principal = principal(&identity);
+    identity.class = class(&identity);
+    Ok(identity)
+}
+
+/// RFC 9068 §2.2 says `client_id`; OIDC's older word is `azp`.
+fn client_id<'a>(claims: &'a Map<String, Value>, issuer: &Issuer) -> Result<&'a str, TokenFault> {
+    let found = match &issuer.claims.agent {
+        Some(claim) => token::name(claims, claim, "agent")?,
+        None => match token::name(claims, "client_id", "client_id")? {
+            Some(id) => Some(id),
+            None => token::name(claims, "azp", "azp")?,
+        },
+    };
+    found.ok_or(ClaimMalformed("client_id"))
+}
+
+/// Whether the client holds this token in its own name: RFC 9068 §2.2 has `sub` name the client then. Some providers
+/// say it in words of their own (Entra `idtyp`, Auth0 `gty`).
+///
+/// Only claims that the issuer alone writes are read: one that a person can choose, as a user name, would let them
+/// pass for a machine.
+fn acts_alone(claims: &Map<String, Value>, subject: &str, client_id: &str) -> bool {
+    let says = |claim: &str, value: &str| claims.get(claim).and_then(Value::as_str) == Some(value);
+    subject == client_id || says("idtyp", "app") || says("gty", "client-credentials")
+}
+
+/// `act`, outermost first (RFC 8693 §4.1).
+fn actors(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, TokenFault> {
+    let mut actors = Vec::new();
+    let mut next = claims.get("act");
+    while let Some(act) = next {
+        let act = act.as_object().ok_or(ClaimMalformed("act"))?;
+        if actors.len() >= ACTORS_MAX {
+            return Err(ClaimMalformed("act"));
+        }
+        let subject = token::name(act, "sub", "act")?.ok_or(ClaimMalformed("act"))?;
+        let vouched = token::name(act, "iss", "act")?.filter(|named| *named != issuer.issuer);
+        // A space joins the two names below, so neither may contain one.
+        if subject.contains(char::is_whitespace) || vouched.is_some_and(|named| named.contains(char::is_whitespace)) {
+            return Err(ClaimMalformed("act"));
+        }
+        actors.push(vouched.map_or_else(|| subject.to_owned(), |named| format!("{named} {subject}")));
+        next = act.get("act");
+    }
+    Ok(actors)
+}
+
+fn groups(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, TokenFault> {
+    match token::find(claims, &issuer.claims.groups) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(groups)) => {
+            let groups = token::strings(groups, "groups")?;
+            if groups.iter().all(|group| token::is_name(group)) {
+                Ok(sorted(groups))
+            } else {
+                Err(ClaimMalformed("groups"))
+            }
+        }
+        Some(_) => Err(ClaimMalformed("groups")),
+    }
+}
+
+/// A space-separated string (RFC 9068 §2.2.3); an array only under a claim of another name, such as `scp`, for that is
+/// then what the administrator asked for.
+fn scopes(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, TokenFault> {
+    let claim = issuer.claims.scope.as_str();
+    let scopes = match token::find(claims, claim) {
+        None => Vec::new(),
+        Some(Value::String(text)) => text.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
+        Some(Value::Array(scopes)) if claim != "scope" => token::strings(scopes, "scope")?,
+        Some(_) => return Err(ClaimMalformed("scope")),
+    };
+    if scopes.iter().all(|scope| metadata::is_scope(scope)) { Ok(sorted(scopes)) } else { Err(ClaimMalformed("scope")) }
+}
+
+fn sorted(mut words: Vec<String>) -> Vec<String> {
+    words.sort_unstable();
+    words.dedup();
+    words
+}
+
+/// Names a credential without being it.
+fn name_of(credential: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, credential.as_bytes());
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn principal(identity: &Identity) -> [u8; 32] {
+    let mut writer = Writer::new("tollgate principal 1");
+    writer.who(identity);
+    writer.finish()
+}
+
+fn class(identity: &Identity) -> [u8; 32] {
+    let mut writer = Writer::new("tollgate class 1");
+    writer.who(identity);
+    writer.list(&identity.groups);
+    writer.list(&identity.scopes);
+    writer.text(identity.authentication.method);
+    writer.optional(identity.authentication.acr.as_deref());
+    writer.finish()
+}
+
+/// A digest over fields that each say their length first, so that no two lists of fields give the same bytes.
+struct Writer(digest::Context);
+
+impl Writer {
+    fn new(purpose: &str) -> Self {
+        let mut writer = Self(digest::Context::new(&digest::SHA256));
+        writer.text(purpose);
+        writer
+    }
+
+    fn who(&mut self, identity: &Identity) {
+        self.text(&identity.authentication.issuer);
+        self.optional(identity.user.as_ref().map(|user| user.issuer.as_str()));
+        self.optional(identity.user.as_ref().map(|user| user.subject.as_str()));
+        self.text(&identity.agent.client_id);
+        self.list(&identity.agent.actors);
+        self.optional(identity.tenant.as_deref());
+    }
+
+    fn length(&mut self, length: usize) {
+        self.0.update(&u64::try_from(length).unwrap_or(u64::MAX).to_be_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.length(text.len());
+        self.0.update(text.as_bytes());
+    }
+
+    fn optional(&mut self, text: Option<&str>) {
+        self.length(usize::from(text.is_some()));
+        if let Some(text) = text {
+            self.text(text);
+        }
+    }
+
+    fn list(&mut self, words: &[String]) {
+        self.length(words.len());
+        for word in words {
+            self.text(word);
+        }
+    }
+
+    fn finish(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for (to, from) in bytes.iter_mut().zip(self.0.finish().as_ref()) {
+            *to = *from;
+        }
+        bytes
+    }
+}

@@ -1,0 +1,266 @@
+//! Which keys does an issuer sign with now?
+//!
+//! One [`Keys`] an issuer: read in the background, read again on demand within a budget, and kept when the issuer is
+//! away. All fetching is done by one task, so that no flood of tokens can make two fetches at once, and demand has a
+//! budget apart from the background's, so that no flood can starve a rotation.
+//! It does not verify tokens.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::rand;
+use jsonwebtoken::Algorithm;
+use quick_cache::sync::Cache;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    discovery,
+    keyset::{Found, Key, KeySet},
+};
+use crate::{
+    clock::{self, Timestamp},
+    config::Issuer,
+    egress::Client,
+    refusal::{Refusal, TokenFault},
+    tasks,
+    telemetry::metrics,
+};
+
+/// Time between two readings in the background; a tenth more or less, so that replicas do not ask together.
+const REFRESH: Duration = Duration::from_secs(300);
+/// Time between two readings that tokens with an unknown `kid` may cause.
+const DEMAND_FLOOR: Duration = Duration::from_secs(10);
+/// The first wait after a failure while there are no keys at all; doubles up to [`DEMAND_FLOOR`].
+const RETRY: Duration = Duration::from_millis(500);
+/// Keys of an issuer that is away are believed so long.
+const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A `kid` that the issuer did not know a moment ago is not asked for again so soon.
+const UNKNOWN_MEMORY: Duration = Duration::from_secs(60);
+/// `kid`s remembered as unknown.
+const UNKNOWN_MAX: usize = 1024;
+/// How long one request waits for a reading: discovery at three places and the set take longer only in trouble.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The keys of one issuer.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// Whose.
+    pub(super) issuer: Arc<Issuer>,
+    client: Client,
+    known: ArcSwap<Known>,
+    /// Grows when a key vanished: what was verified under an older generation is verified again.
+    generation: AtomicU64,
+    unknown: Cache<String, Timestamp>,
+    demanded_at: AtomicU64,
+    wanted: AtomicU64,
+    wake: Notify,
+    done: watch::Sender<u64>,
+    fetches: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    keys: Arc<KeySet>,
+    read_at: Option<Timestamp>,
+    failure: Option<String>,
+}
+
+/// What an operator sees of an issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuerStatus {
+    /// Which.
+    pub issuer: String,
+    /// How many keys are known; none means that its tokens cannot be checked.
+    pub keys: usize,
+    /// When they were read.
+    pub read_at: Option<Timestamp>,
+    /// Why the last reading failed, if it did.
+    pub failure: Option<String>,
+    /// Readings so far.
+    pub fetches: u64,
+}
+
+impl Keys {
+    pub(super) fn new(issuer: Arc<Issuer>, client: Client) -> Self {
+        Self {
+            issuer,
+            client,
+            known: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            unknown: Cache::new(UNKNOWN_MAX),
+            demanded_at: AtomicU64::new(0),
+            // The first reading is wanted from the start: requests that come before its end wait for it.
+            wanted: AtomicU64::new(1),
+            wake: Notify::new(),
+            done: watch::Sender::new(0),
+            fetches: AtomicU64::new(0),
+        }
+    }
+
+    /// Reads keys until the process ends.
+    pub(super) fn keep(self: Arc<Self>) {
+        drop(tasks::background(async move {
+            let mut retry = RETRY;
+            loop {
+                let wanted = self.wanted.load(Ordering::Acquire);
+                self.read().await;
+                self.done.send_replace(wanted);
+                let pause = if self.known.load().failure.is_none() {
+                    retry = RETRY;
+                    jittered(REFRESH)
+                } else if self.usable(clock::now()) {
+                    jittered(DEMAND_FLOOR)
+                } else {
+                    retry = retry.saturating_mul(2).min(DEMAND_FLOOR);
+                    jittered(retry)
+                };
+                // Whichever comes first; neither is an error.
+                drop(tokio::time::timeout(pause, self.wake.notified()).await);
+            }
+        }));
+    }
+
+    /// The generation that a verification happens under.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Runs `use_key` with the key for a token's header, reading the issuer's keys again where that may help.
+    pub(super) async fn with_key<R>(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+        now: Timestamp,
+        use_key: impl Fn(&Key) -> R,
+    ) -> Result<R, Refusal> {
+        let first = match self.look(id, algorithm, now) {
+            Look::Found(keys) => return settle(keys.find(id, algorithm), use_key),
+            Look::Missing(why) => why,
+        };
+        let memory = id.unwrap_or_default();
+        let remembered = self.unknown.get(memory).is_some_and(|until| now < until);
+        if remembered && first == UNKNOWN_KEY {
+            return Err(first);
+        }
+        if !self.reread(now).await {
+            return Err(first);
+        }
+        match self.look(id, algorithm, now) {
+            Look::Found(keys) => settle(keys.find(id, algorithm), use_key),
+            Look::Missing(why) => {
+                if why == UNKNOWN_KEY {
+                    self.unknown.insert(memory.to_owned(), now.plus(UNKNOWN_MEMORY));
+                }
+                Err(why)
+            }
+        }
+    }
+
+    /// Whether tokens of this issuer can be checked.
+    pub(super) fn usable(&self, now: Timestamp) -> bool {
+        let known = self.known.load();
+        known.read_at.is_some_and(|read_at| now.since(read_at) <= STALE_MAX)
+    }
+
+    /// For the operator.
+    pub(super) fn status(&self) -> IssuerStatus {
+        let known = self.known.load();
+        IssuerStatus {
+            issuer: self.issuer.issuer.clone(),
+            keys: known.keys.len(),
+            read_at: known.read_at,
+            failure: known.failure.clone(),
+            fetches: self.fetches.load(Ordering::Relaxed),
+        }
+    }
+
+    fn look(&self, id: Option<&str>, algorithm: Algorithm, now: Timestamp) -> Look {
+        if !self.usable(now) {
+            let why = self.known.load().failure.clone().unwrap_or_else(|| "no keys yet".to_owned());
+            return Look::Missing(Refusal::IdentityUnavailable(format!("keys of `{}`: {why}", self.issuer.issuer)));
+        }
+        let known = self.known.load();
+        match known.keys.find(id, algorithm) {
+            Found::Key(_) | Found::OtherAlgorithm => Look::Found(Arc::clone(&known.keys)),
+            Found::Nothing => Look::Missing(UNKNOWN_KEY),
+        }
+    }
+
+    /// Waits for a reading that began after this call or is under way; false where the budget has none.
+    async fn reread(&self, now: Timestamp) -> bool {
+        let mut done = self.done.subscribe();
+        let under_way = self.wanted.load(Ordering::Acquire);
+        let ticket = if *done.borrow() < under_way {
+            under_way
+        } else if self.demand(now) {
+            let ticket = self.wanted.fetch_add(1, Ordering::AcqRel).saturating_add(1);
+            self.wake.notify_one();
+            ticket
+        } else {
+            return false;
+        };
+        tokio::time::timeout(WAIT_MAX, done.wait_for(|finished| *finished >= ticket)).await.is_ok_and(|end| end.is_ok())
+    }
+
+    /// Takes the one reading that demand has every [`DEMAND_FLOOR`].
+    fn demand(&self, now: Timestamp) -> bool {
+        let last = self.demanded_at.load(Ordering::Acquire);
+        let rested = now.since(Timestamp::from_unix_ms(last)) >= DEMAND_FLOOR;
+        rested && self.demanded_at.compare_exchange(last, now.unix_ms(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// One reading. Keys are replaced only by keys: a failure leaves the last good ones.
+    async fn read(&self) {
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+        let outcome = discovery::keys(&self.client, &self.issuer).await;
+        let word = if outcome.is_ok() { "ok" } else { "failed" };
+        metrics().key_fetches.with([&self.issuer.issuer, word]).increment();
+        let known = self.known.load_full();
+        match outcome {
+            Ok(keys) => {
+                let vanished = !known.keys.is_kept_by(&keys);
+                self.known.store(Arc::new(Known { keys: Arc::new(keys), read_at: Some(clock::now()), failure: None }));
+                if vanished {
+                    self.generation.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+            Err(why) => {
+                tracing::warn!(issuer = self.issuer.issuer, why, "issuer keys not read");
+                self.known.store(Arc::new(Known {
+                    keys: Arc::clone(&known.keys),
+                    read_at: known.read_at,
+                    failure: Some(why),
+                }));
+            }
+        }
+    }
+}
+
+enum Look {
+    Found(Arc<KeySet>),
+    Missing(Refusal),
+}
+
+const UNKNOWN_KEY: Refusal = Refusal::TokenInvalid(TokenFault::KeyUnknown);
+
+fn settle<R>(found: Found<'_>, use_key: impl Fn(&Key) -> R) -> Result<R, Refusal> {
+    match found {
+        Found::Key(key) => Ok(use_key(key)),
+        Found::OtherAlgorithm => Err(Refusal::TokenInvalid(TokenFault::AlgorithmNotAllowed)),
+        Found::Nothing => Err(UNKNOWN_KEY),
+    }
+}
+
+/// `span`, a tenth more or less.
+fn jittered(span: Duration) -> Duration {
+    let mut byte = [0];
+    // Without randomness there is no jitter, which is not worth an error.
+    let random = rand::fill(&mut byte).map_or(128, |()| byte.first().copied().unwrap_or(128));
+    span.mul_f64(0.9 + 0.2 * f64::from(random) / 255.0)
+}

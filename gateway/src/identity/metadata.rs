@@ -1,0 +1,144 @@
+//! Where does a client get a token for this endpoint?
+//!
+//! Protected resource metadata (RFC 9728) and the `WWW-Authenticate` challenge that points to it. Everything derives
+//! from configuration, never from the request's `Host`, and an upstream's own challenge has no way in here (RR-10).
+
+use serde_json::json;
+use url::Url;
+
+use crate::{config::Endpoint, refusal::Challenge};
+
+/// Where RFC 9728 §3 puts the metadata; an endpoint's path follows it.
+pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+/// A scope that says how long a client stays, not what it may do; it does not belong to a resource (RR-05).
+const OFFLINE_ACCESS: &str = "offline_access";
+
+/// The absolute URL of `endpoint`'s metadata (RR-02).
+#[must_use]
+pub fn url(public_url: &Url, endpoint: &Endpoint) -> String {
+    format!("{}{WELL_KNOWN}{}", public_url.as_str().trim_end_matches('/'), endpoint.path())
+}
+
+/// The metadata document of the endpoint whose canonical URI is `resource` (RR-01).
+#[must_use]
+pub fn document(resource: &str, issuers: &[&str], scopes: &[&str], name: &str) -> String {
+    let scopes: Vec<&str> = scopes.iter().copied().filter(|scope| *scope != OFFLINE_ACCESS).collect();
+    let mut document = json!({
+        "resource": resource,
+        "authorization_servers": issuers,
+        "bearer_methods_supported": ["header"],
+        "resource_name": name,
+    });
+    // RFC 9728 §3.2: a member with nothing in it is left out.
+    if let (Some(members), false) = (document.as_object_mut(), scopes.is_empty()) {
+        members.insert("scopes_supported".to_owned(), json!(scopes));
+    }
+    document.to_string()
+}
+
+/// The value of `WWW-Authenticate`: RFC 6750 §3 with `resource_metadata` of RFC 9728 §5.1 (RR-02, RR-03).
+///
+/// `scopes` are those that a client should ask for where the challenge itself names none.
+#[must_use]
+pub fn challenge(challenge: &Challenge, metadata_url: &str, scopes: &[&str]) -> String {
+    let (error, needed): (Option<&str>, Vec<&str>) = match challenge {
+        Challenge::Missing => (None, scopes.to_vec()),
+        Challenge::InvalidToken => (Some("invalid_token"), scopes.to_vec()),
+        Challenge::InvalidRequest => (Some("invalid_request"), Vec::new()),
+        Challenge::InsufficientScope(needed) => {
+            (Some("insufficient_scope"), needed.iter().map(String::as_str).collect())
+        }
+    };
+    let needed: Vec<&str> = needed.into_iter().filter(|scope| is_scope(scope) && *scope != OFFLINE_ACCESS).collect();
+    let mut parameters = Vec::with_capacity(3);
+    if let Some(error) = error {
+        parameters.push(format!(r#"error="{error}""#));
+    }
+    parameters.push(format!(r#"resource_metadata="{}""#, quoted(metadata_url)));
+    if !needed.is_empty() {
+        parameters.push(format!(r#"scope="{}""#, needed.join(" ")));
+    }
+    format!("Bearer {}", parameters.join(", "))
+}
+
+/// `scope-token` of RFC 6749 §3.3: needs no escaping inside quotes.
+pub(super) fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+}
+
+/// The inside of a quoted-string (RFC 9110 §5.6.4): nothing in it can end the string or the header.
+fn quoted(text: &str) -> String {
+    text.chars()
+        .filter(|c| c.is_ascii_graphic() || *c == ' ')
+        .flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{challenge, document, url};
+    use crate::{
+        config::{Endpoint, UpstreamId},
+        refusal::Challenge,
+    };
+
+    const METADATA: &str = "https://gw.example/.well-known/oauth-protected-resource/mcp";
+
+    #[test]
+    fn the_challenge_has_the_wire_form_of_the_specification() {
+        let insufficient = Challenge::InsufficientScope(vec!["crm:read".into(), "crm:write".into()]);
+        for (given, expect) in [
+            (Challenge::Missing, format!(r#"Bearer resource_metadata="{METADATA}", scope="mcp:tools""#)),
+            (
+                Challenge::InvalidToken,
+                format!(r#"Bearer error="invalid_token", resource_metadata="{METADATA}", scope="mcp:tools""#),
+            ),
+            (Challenge::InvalidRequest, format!(r#"Bearer error="invalid_request", resource_metadata="{METADATA}""#)),
+            (
+                insufficient,
+                format!(
+                    r#"Bearer error="insufficient_scope", resource_metadata="{METADATA}", scope="crm:read crm:write""#
+                ),
+            ),
+        ] {
+            assert_eq!(challenge(&given, METADATA, &["mcp:tools", "offline_access"]), expect);
+        }
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_the_quotes() {
+        let odd = Challenge::InsufficientScope(vec!["a\" , x=\"".into(), "a\r\nSet-Cookie: x".into(), "fine".into()]);
+        let text = challenge(&odd, "https://gw.example/\"\r\n\\", &[]);
+        assert_eq!(
+            text,
+            r#"Bearer error="insufficient_scope", resource_metadata="https://gw.example/\"\\", scope="fine""#
+        );
+    }
+
+    #[test]
+    fn the_document_names_what_rfc_9728_wants() {
+        let text =
+            document("https://gw.example/mcp", &["https://login.example"], &["crm:read", "offline_access"], "Tollgate");
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            read,
+            serde_json::json!({
+                "resource": "https://gw.example/mcp",
+                "authorization_servers": ["https://login.example"],
+                "bearer_methods_supported": ["header"],
+                "scopes_supported": ["crm:read"],
+                "resource_name": "Tollgate",
+            })
+        );
+        assert!(!document("https://gw.example/mcp", &["https://i"], &[], "T").contains("scopes_supported"));
+    }
+
+    #[test]
+    fn the_path_of_the_endpoint_is_inserted() {
+        let public = "https://gw.example".parse().unwrap();
+        let crm = Endpoint::Upstream(UpstreamId::parse("crm").unwrap());
+        assert_eq!(url(&public, &crm), "https://gw.example/.well-known/oauth-protected-resource/mcp/crm");
+        assert_eq!(url(&public, &Endpoint::Federated), METADATA);
+    }
+}

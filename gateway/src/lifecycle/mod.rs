@@ -1,0 +1,251 @@
+//! How does a request pass through the gateway?
+//!
+//! The whole life of a request in one place: every line of [`Gateway::call`] is a stage, and every stage needs what the
+//! stages above it proved. It does not know sockets; `edge` does.
+
+mod carry;
+mod estate;
+mod local;
+mod refresh;
+mod respond;
+mod trail;
+
+use std::{future::Future, net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+pub use estate::{Estate, Rules, endpoints};
+use http::{HeaderMap, Method};
+use tokio::sync::{Semaphore, mpsc};
+use trail::Trail;
+
+use crate::{
+    audit::Journal,
+    bridge::{Session, Sessions},
+    config::Endpoint,
+    identity::Caller,
+    refusal::{Era, Refusal},
+    rpc::{self, Call, Message, mirrors},
+    tasks::Tasks,
+};
+
+/// The head of a request that the edge let in: the path named `endpoint`, `Host` and `Origin` were acceptable.
+#[derive(Debug)]
+pub struct Head {
+    /// What the path named.
+    pub endpoint: Endpoint,
+    /// `POST`, `GET` or `DELETE`; the edge answers every other method itself.
+    pub method: Method,
+    /// The query string, if any.
+    pub query: Option<String>,
+    /// The headers as they came.
+    pub headers: HeaderMap,
+    /// Who is at the other end of the connection.
+    pub peer: SocketAddr,
+}
+
+/// What goes back: the edge writes exactly this.
+#[derive(Debug)]
+pub struct Response {
+    /// The HTTP status.
+    pub status: u16,
+    /// All headers beyond those of the framing.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Body,
+}
+
+/// The body of a [`Response`].
+#[derive(Debug)]
+pub enum Body {
+    /// No body.
+    Empty,
+    /// All of it.
+    Whole(Bytes),
+    /// Server-sent events, each chunk one or more whole events; the stream ends when the channel closes, and a dropped
+    /// receiver says that the client is gone.
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+/// The assembled gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    estate: ArcSwap<Estate>,
+    journal: Arc<Journal>,
+    sessions: Sessions,
+    tasks: Tasks,
+    room: Arc<Semaphore>,
+}
+
+impl Gateway {
+    /// A gateway over `estate`; it serves at once, and knows no tools until they have been read.
+    #[must_use]
+    pub fn new(estate: Estate, journal: Arc<Journal>, tasks: Tasks) -> Self {
+        let limits = &estate.config.limits;
+        Self {
+            sessions: Sessions::new(limits),
+            room: Arc::new(Semaphore::new(limits.calls_max)),
+            estate: ArcSwap::from_pointee(estate),
+            journal,
+            tasks,
+        }
+    }
+
+    /// What requests are judged against now.
+    #[must_use]
+    pub fn estate(&self) -> Arc<Estate> {
+        self.estate.load_full()
+    }
+
+    /// The journal.
+    #[must_use]
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// The work that a drain waits for.
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Answers one request. `body` reads the request's body within its bounds, and is polled only when the caller is known.
+    pub async fn handle<B>(&self, head: Head, body: B) -> Response
+    where
+        B: Future<Output = Result<Bytes, Refusal>>,
+    {
+        let estate = self.estate.load_full();
+        let mut trail = Trail::new(&head);
+        match self.answer(&estate, &head, body, &mut trail).await {
+            Ok(response) => response,
+            Err(refusal) => self.refused(&estate, &trail, &refusal),
+        }
+    }
+
+    /// Answers a request that the edge refused, in the form and with the audit record that every refusal gets.
+    pub async fn refuse(&self, head: Head, refusal: Refusal) -> Response {
+        self.refused(&self.estate.load(), &Trail::new(&head), &refusal)
+    }
+
+    async fn answer<B>(
+        &self,
+        estate: &Arc<Estate>,
+        head: &Head,
+        body: B,
+        trail: &mut Trail,
+    ) -> Result<Response, Refusal>
+    where
+        B: Future<Output = Result<Bytes, Refusal>>,
+    {
+        let audiences = estate.audiences(&head.endpoint);
+        let caller =
+            estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
+        trail.identity = Some(Arc::clone(caller.identity()));
+        if head.method == Method::DELETE {
+            return self.end_session(head, &caller, trail);
+        }
+        if head.method != Method::POST {
+            return Err(Refusal::MethodNotAllowed("POST, DELETE"));
+        }
+        let body = body.await?;
+        let message = rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
+        let Message::Call(call) = message else { return Ok(respond::accepted()) };
+        trail.asked(&call);
+        let session = self.session(head, &caller, &call, trail)?;
+        let call = match &session {
+            Some(session) if call.version_assumed() => call.in_version(session.version),
+            Some(_) | None => call,
+        };
+        self.dispatch(estate, head, caller, (call, session), trail).await
+    }
+
+    async fn dispatch(
+        &self,
+        estate: &Arc<Estate>,
+        head: &Head,
+        caller: Caller,
+        (call, session): (Call, Option<Arc<Session>>),
+        trail: &mut Trail,
+    ) -> Result<Response, Refusal> {
+        match call.method() {
+            rpc::Method::ToolsCall => self.call(estate, head, caller, (call, session), trail).await,
+            rpc::Method::ToolsList => self.list(estate, &caller, &call, trail),
+            rpc::Method::ServerDiscover => self.discover(estate, &call, trail),
+            rpc::Method::Initialize => self.initialize(estate, &caller, &call, trail),
+            rpc::Method::Ping => respond::pong(&call),
+            rpc::Method::Cancelled => {
+                if let (Some(session), Some(cancelled)) = (session, call.cancelled()) {
+                    session.cancel(cancelled.request_id.raw());
+                }
+                Ok(respond::accepted())
+            }
+            rpc::Method::Initialized | rpc::Method::OtherNotification => Ok(respond::accepted()),
+        }
+    }
+
+    /// One tool call, from who asks to the answer's way back.
+    async fn call(
+        &self,
+        estate: &Arc<Estate>,
+        head: &Head,
+        caller: Caller,
+        (call, session): (Call, Option<Arc<Session>>),
+        trail: &mut Trail,
+    ) -> Result<Response, Refusal> {
+        let (now, identity) = (trail.now, caller.identity());
+        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
+        let rules = estate.rules.load();
+
+        let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &call.name().unwrap_or_default())?);
+        let permit = rules.policies.decide(identity, &target.tool, call.arguments_raw().as_deref(), now)?;
+        mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?;
+        let admission = rules.ceilings.admit(permit, identity, &target.tool, now)?;
+        let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let grant = estate.exchange.mint(identity, peer.settings(), &target.tool.mints, now).await?;
+        let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
+        let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
+        let receipt = self.record(trail, &admission, &grant, &call).await?; // durable, or we stop here
+
+        let carriage = carry::Carriage {
+            estate: Arc::clone(estate),
+            journal: Arc::clone(&self.journal),
+            peer: Arc::clone(peer),
+            identity: Arc::clone(identity),
+            began: trail.began,
+            unrecognised: mirrors::unrecognised(&target.tool.mirrors, &head.headers)
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            streams: respond::takes_streams(&head.headers),
+            call,
+            asker,
+            target,
+            tracked,
+            held: (admission, room),
+        };
+        // From here on the work belongs to its record, not to the client's connection.
+        carriage.depart(&self.tasks, receipt, grant).await
+    }
+
+    /// The session of a legacy request; `initialize` begins one and needs none (RL-03).
+    fn session(
+        &self,
+        head: &Head,
+        caller: &Caller,
+        call: &Call,
+        trail: &Trail,
+    ) -> Result<Option<Arc<Session>>, Refusal> {
+        if call.era() == Era::Modern || call.method() == rpc::Method::Initialize {
+            return Ok(None);
+        }
+        let id = call.session_id().ok_or(Refusal::SessionMissing)?;
+        self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now).map(Some)
+    }
+
+    fn end_session(&self, head: &Head, caller: &Caller, trail: &mut Trail) -> Result<Response, Refusal> {
+        trail.legacy();
+        let id = rpc::headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
+        let session = self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now)?;
+        self.sessions.end(&session);
+        Ok(respond::done())
+    }
+}

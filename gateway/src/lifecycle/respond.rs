@@ -1,0 +1,92 @@
+//! What does an answer look like in HTTP?
+//!
+//! Puts status, headers and body together. It decides nothing: refusals have their form from `refusal`.
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use tokio::sync::mpsc;
+
+use super::{Body, Response};
+use crate::{
+    inspect::Answer,
+    refusal::{Detail, Era, Refusal},
+    rpc::{Call, RequestId, answers},
+};
+
+/// 202: a notification, or a legacy client's response (RS-05).
+pub(super) fn accepted() -> Response {
+    Response { status: 202, headers: HeaderMap::new(), body: Body::Empty }
+}
+
+/// 204: a session has ended (RL-04).
+pub(super) fn done() -> Response {
+    Response { status: 204, headers: HeaderMap::new(), body: Body::Empty }
+}
+
+/// A JSON-RPC message that the gateway made itself.
+pub(super) fn json(body: Vec<u8>) -> Response {
+    whole(200, Bytes::from(body))
+}
+
+/// An inspected answer.
+pub(super) fn answer(answer: Answer) -> Response {
+    whole(200, answer.into_body())
+}
+
+/// A stream of events.
+pub(super) fn stream(events: mpsc::Receiver<Bytes>) -> Response {
+    let mut headers = HeaderMap::with_capacity(HEADERS);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    Response { status: 200, headers, body: Body::Stream(events) }
+}
+
+/// `ping` (RL-09).
+pub(super) fn pong(call: &Call) -> Result<Response, Refusal> {
+    Ok(json(answers::empty(id_of(call)?)))
+}
+
+/// The id that an answer needs; a request has one, the parser saw to that.
+pub(super) fn id_of(call: &Call) -> Result<&RequestId, Refusal> {
+    call.id().ok_or(Refusal::NotARequest("a request without an id"))
+}
+
+/// A refusal in its outside form. `challenge` is the value of `WWW-Authenticate`, where the refusal has one.
+pub(super) fn refusal(id: Option<&RequestId>, era: Era, refusal: &Refusal, challenge: Option<&str>) -> Response {
+    let outside = refusal.outside(era);
+    let mut response = whole(outside.status, error_body(id, era, refusal));
+    if let Some(Ok(value)) = challenge.map(HeaderValue::from_str) {
+        response.headers.insert(WWW_AUTHENTICATE, value);
+    }
+    if let Some(wait_ms) = outside.retry_after_ms {
+        response.headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000).max(1)));
+    }
+    if let Detail::Allow(methods) = outside.detail {
+        response.headers.insert(ALLOW, HeaderValue::from_static(methods));
+    }
+    response
+}
+
+/// The JSON-RPC error of a refusal.
+pub(super) fn error_body(id: Option<&RequestId>, era: Era, refusal: &Refusal) -> Bytes {
+    Bytes::from(answers::error(id, &refusal.outside(era), era))
+}
+
+/// Adds the id of a session that has just begun.
+pub(super) fn in_session(mut response: Response, id: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(id) {
+        response.headers.insert(HeaderName::from_static("mcp-session-id"), value);
+    }
+    response
+}
+
+fn whole(status: u16, body: Bytes) -> Response {
+    let mut headers = HeaderMap::with_capacity(HEADERS);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Response { status, headers, body: Body::Whole(body) }
+}
+
+/// Headers of an ordinary answer, those that the edge adds included.
+const HEADERS: usize = 6;

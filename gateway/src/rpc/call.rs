@@ -1,0 +1,316 @@
+//! What is one message from a client, once it is understood?
+//!
+//! A [`Call`] owns the bytes that it was read from and knows where everything stands in them. It is made by
+//! [`super::parse`] only, so that whoever holds one knows that every check of the wire has passed.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::{
+    json::{Document, Index, Kind, Value},
+    meta::{LogLevel, Meta},
+};
+use crate::refusal::{Era, Refusal};
+
+/// What one POST carries.
+#[derive(Debug)]
+pub enum Message {
+    /// A request or a notification.
+    Call(Call),
+    /// A legacy client's answer to a request of ours; accepted with 202 (RL-05).
+    Response,
+}
+
+/// A message that was refused, with what its answer needs.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Why.
+    pub refusal: Refusal,
+    /// The id of the request, where it could be read (RS-20).
+    pub id: Option<RequestId>,
+    /// Which form the answer takes.
+    pub era: Era,
+}
+
+/// A JSON-RPC id as the client spelled it: a string or an integer, with its exact type (RS-20).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestId(Bytes);
+
+impl RequestId {
+    /// The id that `value` is, if it may be one: never `null`, never a fraction.
+    #[must_use]
+    pub fn of(value: Value<'_>) -> Option<Self> {
+        let raw = value.raw();
+        let fits = match value.kind() {
+            Kind::String => true,
+            Kind::Number => raw.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-'),
+            Kind::Null | Kind::Bool | Kind::Array | Kind::Object => false,
+        };
+        (fits && raw.len() <= ID_BYTES_MAX).then(|| Self(value.raw_bytes()))
+    }
+
+    /// JSON text: with quotes for a string, without for an integer.
+    #[must_use]
+    pub fn raw(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// JSON text, for the journal and for spans.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// What a message asks for, as far as this gateway serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// `server/discover`, modern.
+    ServerDiscover,
+    /// `initialize`, legacy.
+    Initialize,
+    /// `ping`, legacy.
+    Ping,
+    /// `tools/list`.
+    ToolsList,
+    /// `tools/call`.
+    ToolsCall,
+    /// `notifications/initialized`.
+    Initialized,
+    /// `notifications/cancelled` that names a request.
+    Cancelled,
+    /// Any other notification: accepted and without effect.
+    OtherNotification,
+}
+
+impl Method {
+    /// The request that `text` names in `era`.
+    #[must_use]
+    pub(super) fn request(text: &str, era: Era) -> Option<Self> {
+        match (text, era) {
+            ("server/discover", Era::Modern) => Some(Self::ServerDiscover),
+            ("initialize", Era::Legacy) => Some(Self::Initialize),
+            ("ping", Era::Legacy) => Some(Self::Ping),
+            ("tools/list", _) => Some(Self::ToolsList),
+            ("tools/call", _) => Some(Self::ToolsCall),
+            _ => None,
+        }
+    }
+
+    /// The notification that `text` names.
+    #[must_use]
+    pub(super) fn notification(text: &str) -> Self {
+        match text {
+            "notifications/initialized" => Self::Initialized,
+            "notifications/cancelled" => Self::Cancelled,
+            _ => Self::OtherNotification,
+        }
+    }
+
+    /// The name on the wire; a notification without effect has only its kind, so that names stay few.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ServerDiscover => "server/discover",
+            Self::Initialize => "initialize",
+            Self::Ping => "ping",
+            Self::ToolsList => "tools/list",
+            Self::ToolsCall => "tools/call",
+            Self::Initialized => "notifications/initialized",
+            Self::Cancelled => "notifications/cancelled",
+            Self::OtherNotification => "notifications/_OTHER",
+        }
+    }
+}
+
+/// One request or notification that passed every check of the wire.
+#[derive(Debug)]
+pub struct Call {
+    pub(super) document: Document,
+    pub(super) era: Era,
+    pub(super) version: &'static str,
+    pub(super) version_assumed: bool,
+    pub(super) id: Option<RequestId>,
+    pub(super) method: Method,
+    pub(super) params: Option<Index>,
+    pub(super) session: Option<String>,
+}
+
+impl Call {
+    /// Which revision family the client speaks.
+    #[must_use]
+    pub const fn era(&self) -> Era {
+        self.era
+    }
+
+    /// The revision that the answer is written in.
+    #[must_use]
+    pub const fn version(&self) -> &'static str {
+        self.version
+    }
+
+    /// Whether the client did not say its version, so that its session knows better (RL-02).
+    #[must_use]
+    pub const fn version_assumed(&self) -> bool {
+        self.version_assumed
+    }
+
+    /// The same call, with the version that its legacy session negotiated.
+    #[must_use]
+    pub fn in_version(mut self, version: &'static str) -> Self {
+        self.version = version;
+        self.version_assumed = false;
+        self
+    }
+
+    /// The client's id; a notification has none.
+    #[must_use]
+    pub const fn id(&self) -> Option<&RequestId> {
+        self.id.as_ref()
+    }
+
+    /// What is asked for.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
+    /// `Mcp-Session-Id` of a legacy client, as it came.
+    #[must_use]
+    pub fn session_id(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
+    /// The body as it came.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        self.document.text()
+    }
+
+    /// `params`.
+    #[must_use]
+    pub fn params(&self) -> Option<Value<'_>> {
+        self.params.map(|index| self.document.at(index))
+    }
+
+    fn param(&self, name: &str) -> Option<Value<'_>> {
+        self.params()?.get(name)
+    }
+
+    /// `params.name` of `tools/call`.
+    #[must_use]
+    pub fn name(&self) -> Option<Cow<'_, str>> {
+        self.param("name")?.text()
+    }
+
+    /// `params.arguments`, always an object.
+    #[must_use]
+    pub fn arguments(&self) -> Option<Value<'_>> {
+        self.param("arguments")
+    }
+
+    /// The bytes of `params.arguments` as the client wrote them.
+    #[must_use]
+    pub fn arguments_raw(&self) -> Option<Bytes> {
+        self.arguments().map(Value::raw_bytes)
+    }
+
+    /// The argument at `path`, member by member.
+    pub fn argument<'p>(&self, path: impl IntoIterator<Item = &'p str>) -> Option<Value<'_>> {
+        path.into_iter().try_fold(self.arguments()?, |value, name| value.get(name))
+    }
+
+    /// `params.cursor`; the empty string is a cursor too.
+    #[must_use]
+    pub fn cursor(&self) -> Option<Cow<'_, str>> {
+        self.param("cursor")?.text()
+    }
+
+    /// `params._meta`.
+    #[must_use]
+    pub fn meta(&self) -> Meta<'_> {
+        Meta::of(self.param("_meta"))
+    }
+
+    /// What `initialize` carries.
+    #[must_use]
+    pub fn initialize(&self) -> Option<Initialize<'_>> {
+        if self.method != Method::Initialize {
+            return None;
+        }
+        let client_info = self.param("clientInfo")?;
+        Some(Initialize {
+            requested_version: self.param("protocolVersion")?.text()?,
+            capabilities: self.param("capabilities")?,
+            client_name: client_info.get("name")?.text()?,
+            client_version: client_info.get("version")?.text()?,
+            client_info,
+        })
+    }
+
+    /// What `notifications/cancelled` carries.
+    #[must_use]
+    pub fn cancelled(&self) -> Option<Cancelled<'_>> {
+        if self.method != Method::Cancelled {
+            return None;
+        }
+        let request_id = RequestId::of(self.param("requestId")?)?;
+        Some(Cancelled { request_id, reason: self.param("reason").and_then(Value::text) })
+    }
+
+    /// What whoever answers must know; nothing for a notification, which has no answer.
+    #[must_use]
+    pub fn asker(&self) -> Option<Asker> {
+        let meta = self.meta();
+        Some(Asker {
+            id: self.id.clone()?,
+            version: self.version,
+            era: self.era,
+            progress_token: meta.progress_token.map(Value::raw_bytes),
+            log_level: meta.log_level.and_then(Value::text).and_then(|word| LogLevel::parse(&word)),
+        })
+    }
+}
+
+/// `params` of `initialize`.
+#[derive(Debug)]
+pub struct Initialize<'a> {
+    /// The version that the client would like; [`Call::version`] is the one it gets (RL-01).
+    pub requested_version: Cow<'a, str>,
+    /// ClientCapabilities.
+    pub capabilities: Value<'a>,
+    /// Implementation: claimed, never proven.
+    pub client_info: Value<'a>,
+    /// `clientInfo.name`.
+    pub client_name: Cow<'a, str>,
+    /// `clientInfo.version`.
+    pub client_version: Cow<'a, str>,
+}
+
+/// `params` of `notifications/cancelled`.
+#[derive(Debug)]
+pub struct Cancelled<'a> {
+    /// Which of the client's requests.
+    pub request_id: RequestId,
+    /// Why, in the client's words.
+    pub reason: Option<Cow<'a, str>>,
+}
+
+/// To whom an answer goes, and in what form: what is left of a call when it has been sent on.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// The client's id.
+    pub id: RequestId,
+    /// The client's revision.
+    pub version: &'static str,
+    /// The client's era.
+    pub era: Era,
+    /// The client's progress token, raw, where it wants progress.
+    pub progress_token: Option<Bytes>,
+    /// The least severe log message it wants, where it wants any.
+    pub log_level: Option<LogLevel>,
+}
+
+/// Ids go into the journal and into spans.
+const ID_BYTES_MAX: usize = 256;

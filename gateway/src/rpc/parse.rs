@@ -1,0 +1,389 @@
+//! Is this one message that may be looked at further?
+//!
+//! Checks 5 to 13 of the order that the conformance suite fixes: JSON, shape, era, `_meta`, version agreement, version
+//! served, mirrored headers, method, params. The first that fails is the answer. It does not know the catalogue: headers
+//! that mirror arguments are checked by [`super::mirrors`] once the tool is known.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::{
+    call::{Call, Message, Method, Rejected, RequestId},
+    headers::{self, Field},
+    json::{Bounds, Document, Kind, Value},
+    lookalike,
+    meta::{self, LogLevel, Meta},
+    versions,
+};
+use crate::{
+    config::Limits,
+    refusal::{Era, Refusal},
+};
+
+/// Reads one POSTed body.
+///
+/// # Errors
+/// The first check that fails, with the request's id where it could be read, and the era that the answer takes.
+pub fn parse(headers: &HeaderMap, body: Bytes, limits: &Limits) -> Result<Message, Rejected> {
+    let claims = Claims::of(headers);
+    let document = Document::parse(body, &Bounds::request(limits)).map_err(|why| Rejected {
+        refusal: Refusal::NotJson(why),
+        id: None,
+        era: claims.era(),
+    })?;
+    let root = document.root();
+    let id = root.get("id").and_then(RequestId::of);
+    let envelope = match Envelope::of(root) {
+        Ok(envelope) => envelope,
+        Err(refusal) => return Err(Rejected { refusal, id, era: claims.era() }),
+    };
+    let (method, params) = match envelope {
+        Envelope::Response => {
+            return match claims.era() {
+                Era::Legacy => Ok(Message::Response),
+                Era::Modern => {
+                    let refusal = Refusal::NotARequest("a response, which clients of this revision do not send");
+                    Err(Rejected { refusal, id, era: Era::Modern })
+                }
+            };
+        }
+        Envelope::Call { method, params } => (method, params),
+    };
+    let meta_object = params.and_then(|params| params.get("_meta"));
+    let asked = Asked {
+        is_notification: root.get("id").is_none(),
+        meta: Meta::of(meta_object.filter(|meta| meta.is_object())),
+        method,
+        params,
+    };
+    let era = asked.era(&claims);
+    match asked.check(&claims, era) {
+        Ok(checked) => {
+            let params = params.map(Value::index);
+            let Checked { version, version_assumed, method, session } = checked;
+            Ok(Message::Call(Call { document, era, version, version_assumed, id, method, params, session }))
+        }
+        Err(refusal) => Err(Rejected { refusal, id, era }),
+    }
+}
+
+/// What the headers say about the message.
+struct Claims<'a> {
+    version: Field<'a>,
+    method: Field<'a>,
+    name: Field<'a>,
+    session: Field<'a>,
+}
+
+impl<'a> Claims<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        Self {
+            version: Field::of(headers, headers::PROTOCOL_VERSION),
+            method: Field::of(headers, headers::METHOD),
+            name: Field::of(headers, headers::NAME),
+            session: Field::of(headers, headers::SESSION_ID),
+        }
+    }
+
+    /// The era as far as the headers tell it (spec §1.0): modern clients alone send `Mcp-Method`, and every version that
+    /// is not known to be legacy is modern.
+    fn era(&self) -> Era {
+        let modern_version = match self.version {
+            Field::Absent => false,
+            Field::Text(version) => !versions::is_known_legacy(version),
+            Field::Unreadable => true,
+        };
+        if modern_version || self.method != Field::Absent { Era::Modern } else { Era::Legacy }
+    }
+}
+
+/// The shape of a JSON-RPC 2.0 message.
+enum Envelope<'a> {
+    Response,
+    Call { method: Value<'a>, params: Option<Value<'a>> },
+}
+
+impl<'a> Envelope<'a> {
+    /// Nothing but the members that JSON-RPC has: a member that another parser may know is a second message in one.
+    fn of(root: Value<'a>) -> Result<Self, Refusal> {
+        let refuse = |why| Err(Refusal::NotARequest(why));
+        if root.kind() == Kind::Array {
+            return refuse("a batch, which this revision does not have");
+        }
+        if !root.is_object() {
+            return refuse("not an object");
+        }
+        let (mut version, mut id, mut method, mut params, mut answer) = (None, None, None, None, 0_u8);
+        for (name, value) in root.members() {
+            match name.text().as_deref() {
+                Some("jsonrpc") => version = Some(value),
+                Some("id") => id = Some(value),
+                Some("method") => method = Some(value),
+                Some("params") => params = Some(value),
+                Some("result" | "error") => answer = answer.saturating_add(1),
+                _ => return refuse("an unknown member beside `jsonrpc`, `id`, `method` and `params`"),
+            }
+        }
+        if !version.is_some_and(|version| version.is("2.0")) {
+            return refuse("`jsonrpc` is not \"2.0\"");
+        }
+        if id.is_some_and(|id| RequestId::of(id).is_none()) {
+            return refuse("`id` is not a string or an integer, or is too long");
+        }
+        let Some(method) = method else {
+            let whole = answer == 1 && id.is_some() && params.is_none();
+            return if whole { Ok(Self::Response) } else { refuse("`method` is missing") };
+        };
+        if answer != 0 {
+            return refuse("a request and a response at once");
+        }
+        if method.kind() != Kind::String {
+            return refuse("`method` is not a string");
+        }
+        // It would run, and nobody would hear of it.
+        if id.is_none() && !method.text().is_some_and(|method| method.starts_with("notifications/")) {
+            return refuse("a request without an `id`");
+        }
+        if params.is_some_and(|params| !params.is_object()) {
+            return refuse("`params` is not an object");
+        }
+        if params.is_some_and(|params| has_imitation(params, PARAMS)) {
+            return refuse("a member of `params` imitates another");
+        }
+        let meta = params.and_then(|params| params.get("_meta"));
+        if meta.is_some_and(|meta| has_imitation(meta, meta::OWNED)) {
+            return refuse("a member of `_meta` imitates another");
+        }
+        Ok(Self::Call { method, params })
+    }
+}
+
+fn has_imitation(object: Value<'_>, exact: &[&str]) -> bool {
+    object.members().any(|(name, _)| name.text().is_some_and(|name| lookalike::imitates_any(&name, exact)))
+}
+
+/// A well-formed request or notification, before its era is known.
+struct Asked<'a> {
+    is_notification: bool,
+    method: Value<'a>,
+    params: Option<Value<'a>>,
+    meta: Meta<'a>,
+}
+
+/// What the checks leave.
+struct Checked {
+    version: &'static str,
+    version_assumed: bool,
+    method: Method,
+    session: Option<String>,
+}
+
+impl Asked<'_> {
+    /// Check 7. Modern metadata decides, not the method: a removed method with modern metadata is an unknown method, and
+    /// `server/discover` without metadata is a malformed modern request (spec §1.0).
+    fn era(&self, claims: &Claims<'_>) -> Era {
+        if self.meta.protocol_version.is_some() || self.method.is("server/discover") {
+            Era::Modern
+        } else {
+            claims.era()
+        }
+    }
+
+    fn check(&self, claims: &Claims<'_>, era: Era) -> Result<Checked, Refusal> {
+        let method_text = self.method.text().unwrap_or_default();
+        let (version, version_assumed) = match era {
+            Era::Modern => (self.modern(claims, &method_text)?, false),
+            Era::Legacy => self.legacy_version(claims, &method_text)?,
+        };
+        let method = self.method(&method_text, era)?;
+        let method = self.params_of(method)?;
+        let session = match (era, claims.session) {
+            // A modern server ignores the session header (MCP 2026-07-28 basic/transports/streamable-http).
+            (Era::Modern, _) | (Era::Legacy, Field::Absent) => None,
+            (Era::Legacy, Field::Text(id)) => Some(id.to_owned()),
+            (Era::Legacy, Field::Unreadable) => return Err(Refusal::SessionUnknown),
+        };
+        Ok(Checked { version, version_assumed, method, session })
+    }
+
+    /// Checks 8 to 11.
+    fn modern(&self, claims: &Claims<'_>, method: &str) -> Result<&'static str, Refusal> {
+        // 8: the metadata of every request (RS-16). The modern core has no client notification, so none has to carry it.
+        let version = self.meta.protocol_version;
+        let written = match version.and_then(Value::text) {
+            Some(text) => Some(text),
+            None if self.is_notification && version.is_none() => None,
+            None => return Err(Refusal::MetaMissing(meta::PROTOCOL_VERSION)),
+        };
+        if !self.is_notification && !self.meta.client_capabilities.is_some_and(Value::is_object) {
+            return Err(Refusal::MetaMissing(meta::CLIENT_CAPABILITIES));
+        }
+        // 9: header and body agree (RS-10).
+        let mismatch = |header| Err(Refusal::HeaderMismatch(Cow::Borrowed(header)));
+        let asked_for = match (claims.version, &written) {
+            (Field::Text(header), Some(body)) if header == body => header,
+            (Field::Text(header), None) => header,
+            _ => return mismatch("MCP-Protocol-Version"),
+        };
+        // 10 (RS-11).
+        let Some(version) = versions::modern(asked_for) else {
+            return Err(Refusal::VersionUnsupported(asked_for.chars().take(VERSION_CHARS_MAX).collect()));
+        };
+        // 11: what an intermediary may have routed by is what runs (RS-13).
+        let unmirrored = self.is_notification && claims.method == Field::Absent;
+        if !unmirrored && claims.method != Field::Text(method) {
+            return mismatch("Mcp-Method");
+        }
+        if let Some(member) = headers::name_member(method) {
+            let body = self.params.and_then(|params| params.get(member)).and_then(Value::text);
+            if !headers::agrees(claims.name, body.as_deref()) {
+                return mismatch("Mcp-Name");
+            }
+        }
+        Ok(version)
+    }
+
+    /// The version of a legacy request (RL-01, RL-02), and whether it is only assumed.
+    fn legacy_version(&self, claims: &Claims<'_>, method: &str) -> Result<(&'static str, bool), Refusal> {
+        if method == "initialize" {
+            let asked_for = self.params.and_then(|params| params.get("protocolVersion")).and_then(Value::text);
+            let served = asked_for.and_then(|version| versions::legacy(&version));
+            return Ok((served.unwrap_or(versions::LEGACY_NEWEST), false));
+        }
+        match claims.version {
+            Field::Absent => Ok((versions::LEGACY_ASSUMED, true)),
+            Field::Text(version) => match versions::legacy(version) {
+                Some(version) => Ok((version, false)),
+                None => Err(Refusal::VersionHeaderUnsupported(version.to_owned())),
+            },
+            Field::Unreadable => Err(Refusal::HeaderMismatch(Cow::Borrowed("MCP-Protocol-Version"))),
+        }
+    }
+
+    /// Check 12 (RS-12).
+    fn method(&self, text: &str, era: Era) -> Result<Method, Refusal> {
+        if self.is_notification {
+            return Ok(Method::notification(text));
+        }
+        Method::request(text, era).ok_or(Refusal::MethodUnknown)
+    }
+
+    /// Check 13, as far as the catalogue is not needed. A notification has no answer, so a malformed one has no effect.
+    fn params_of(&self, method: Method) -> Result<Method, Refusal> {
+        if !self.is_notification {
+            self.common_params()?;
+        }
+        match method {
+            Method::ToolsCall => self.tools_call_params()?,
+            Method::ToolsList => {
+                if self.param("cursor").is_some_and(|cursor| cursor.kind() != Kind::String) {
+                    return invalid("`cursor` is not a string");
+                }
+            }
+            Method::Initialize => self.initialize_params()?,
+            Method::Cancelled => {
+                if self.param("requestId").and_then(RequestId::of).is_none() {
+                    return Ok(Method::OtherNotification);
+                }
+            }
+            Method::ServerDiscover | Method::Ping | Method::Initialized | Method::OtherNotification => {}
+        }
+        Ok(method)
+    }
+
+    fn param(&self, name: &str) -> Option<Value<'_>> {
+        self.params?.get(name)
+    }
+
+    fn common_params(&self) -> Result<(), Refusal> {
+        if self.param("_meta").is_some_and(|meta| !meta.is_object()) {
+            return invalid("`_meta` is not an object");
+        }
+        if self.meta.progress_token.is_some_and(|token| RequestId::of(token).is_none()) {
+            return invalid("`progressToken` is not a string or an integer, or is too long");
+        }
+        // RS-34.
+        if let Some(level) = self.meta.log_level
+            && level.text().and_then(|word| LogLevel::parse(&word)).is_none()
+        {
+            return invalid("`logLevel` is not one of the eight levels");
+        }
+        Ok(())
+    }
+
+    fn tools_call_params(&self) -> Result<(), Refusal> {
+        match self.param("name").and_then(Value::text) {
+            Some(name) if !name.is_empty() && name.len() <= TOOL_NAME_BYTES_MAX => {}
+            Some(_) => return invalid("`name` is empty or too long"),
+            None => return invalid("`name` is missing or not a string"),
+        }
+        // No `input_required` was ever sent, so this state is forged (RS-31).
+        if self.param("requestState").is_some() || self.param("inputResponses").is_some() {
+            return invalid("`requestState` is not one that this gateway gave out");
+        }
+        let Some(arguments) = self.param("arguments") else { return Ok(()) };
+        if !arguments.is_object() {
+            return invalid("`arguments` is not an object");
+        }
+        if names_collide(arguments) {
+            return invalid("two members of `arguments` differ in case only");
+        }
+        Ok(())
+    }
+
+    fn initialize_params(&self) -> Result<(), Refusal> {
+        if self.param("protocolVersion").is_none_or(|version| version.kind() != Kind::String) {
+            return invalid("`protocolVersion` is missing or not a string");
+        }
+        if !self.param("capabilities").is_some_and(Value::is_object) {
+            return invalid("`capabilities` is missing or not an object");
+        }
+        let client = self.param("clientInfo");
+        let said = |name| client.and_then(|client| client.get(name)).is_some_and(|text| text.kind() == Kind::String);
+        if !said("name") || !said("version") {
+            return invalid("`clientInfo` lacks `name` or `version`");
+        }
+        Ok(())
+    }
+}
+
+fn invalid<T>(why: &'static str) -> Result<T, Refusal> {
+    Err(Refusal::ParamsInvalid(Cow::Borrowed(why)))
+}
+
+/// Whether a decoder without regard to case would take two arguments for one: policy would judge one of them, and the
+/// tool would run with the other.
+fn names_collide(arguments: Value<'_>) -> bool {
+    let plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase());
+    if arguments.members().all(|(name, _)| name.text().is_some_and(|name| plain(&name))) {
+        return false;
+    }
+    let mut folded: Vec<String> =
+        arguments.members().filter_map(|(name, _)| Some(lookalike::fold(&name.text()?).into_owned())).collect();
+    folded.sort_unstable();
+    folded.iter().zip(folded.iter().skip(1)).any(|(one, other)| one == other)
+}
+
+/// Members of `params` that mean something to some revision.
+const PARAMS: &[&str] = &[
+    "name",
+    "arguments",
+    "_meta",
+    "cursor",
+    "uri",
+    "taskId",
+    "task",
+    "requestState",
+    "inputResponses",
+    "protocolVersion",
+    "capabilities",
+    "clientInfo",
+    "requestId",
+    "reason",
+];
+/// As much of an unknown version as goes back in the error.
+const VERSION_CHARS_MAX: usize = 64;
+/// MCP server/tools advises 128 characters; exposed names carry a prefix on top.
+const TOOL_NAME_BYTES_MAX: usize = 256;
