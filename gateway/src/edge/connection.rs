@@ -170,7 +170,10 @@ impl<A: Answer> Listener<A> {
     async fn watch<C: Connection>(&self, connection: C, activity: &Activity, mut shutdown: ShutdownWatch) {
         let mut connection = pin!(connection);
         let every = self.bounds.look_every();
-        let looks = |time: Duration| usize::try_from(time.div_duration_f64(every).ceil() as u64).unwrap_or(usize::MAX);
+        let looks = |time: Duration| {
+            let count = time.as_micros().div_ceil(every.as_micros().max(1));
+            usize::try_from(count).unwrap_or(usize::MAX)
+        };
         let (idle_looks, stalled_looks) = (looks(self.bounds.idle), looks(self.bounds.stall));
         let mut tick = tokio::time::interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -27,6 +27,7 @@ pub struct Page {
 
 /// From a path to its page.
 #[derive(Clone)]
+#[expect(clippy::type_complexity, reason = "one function, and its name is the struct's")]
 pub struct Pages(Arc<dyn Fn(&str) -> Option<Page> + Send + Sync>);
 
 impl Pages {

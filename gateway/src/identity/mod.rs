@@ -28,12 +28,18 @@ use crate::{
     egress::{Client, EgressError, Trust},
     refusal::{Refusal, TokenFault},
     secret::Secret,
+    telemetry::{
+        metrics,
+        metrics::{Counter, Handle},
+    },
 };
 
 /// What turns credentials into callers.
 pub struct Authenticator {
     issuers: Vec<Arc<Keys>>,
     verified: Cache<[u8; 32], Arc<Verified>, ByBytes>,
+    hits: Handle<Counter, 1>,
+    misses: Handle<Counter, 1>,
 }
 
 impl Authenticator {
@@ -57,7 +63,8 @@ impl Authenticator {
             kept.push(Arc::new(Keys::new(Arc::clone(issuer), client)));
         }
         let verified = Cache::with_weighter(VERIFIED_ESTIMATE, VERIFIED_BYTES_MAX, ByBytes);
-        Ok(Self { issuers: kept, verified })
+        let looks = &metrics().token_cache;
+        Ok(Self { issuers: kept, verified, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
     }
 
     /// Begins to read the issuers' keys, on the runtime that this is called on, until the process ends.
@@ -88,8 +95,12 @@ impl Authenticator {
         let token = bearer(headers)?;
         let digest = sha256(token.as_bytes());
         let verified = match self.remembered(&digest, now) {
-            Some(verified) => verified,
+            Some(verified) => {
+                self.hits.increment();
+                verified
+            }
             None => {
+                self.misses.increment();
                 let verified = Arc::new(Box::pin(self.verify(token, audiences, now)).await?);
                 self.verified.insert(digest, Arc::clone(&verified));
                 verified
