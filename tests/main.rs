@@ -12,3 +12,7 @@
     missing_docs,
     reason = "tests may panic, read clocks and talk to the terminal"
 )]
+
+mod harness;
+mod peers;
+mod tidy;

@@ -4,30 +4,30 @@
 //! dependency order and request order are one. `ARCHITECTURE.md` beside this crate is the map in words.
 
 // Ground: what every stage stands on.
+pub mod secret;
 pub mod clock;
+pub mod tasks;
+pub mod refusal;
 pub mod config;
 pub mod egress;
-pub mod refusal;
-pub mod secret;
-pub mod state;
-pub mod tasks;
 pub mod telemetry;
+pub mod state;
 
 // The request, in order.
-pub mod audit;
+pub mod identity;
+pub mod rpc;
 pub mod catalog;
+pub mod policy;
 pub mod ceiling;
 pub mod exchange;
-pub mod identity;
-pub mod inspect;
-pub mod policy;
-pub mod rpc;
+pub mod audit;
 pub mod upstream;
+pub mod inspect;
 
 // Assembly.
-pub mod admin;
 pub mod bridge;
-pub mod cli;
-pub mod demo;
-pub mod edge;
 pub mod lifecycle;
+pub mod edge;
+pub mod admin;
+pub mod demo;
+pub mod cli;

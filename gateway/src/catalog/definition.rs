@@ -10,7 +10,11 @@ use bytes::Bytes;
 
 use crate::{
     config::{self, Durability, ToolRule, UpstreamId},
-    rpc::json::{self, Bounds, Document, Kind},
+    rpc::{
+        json::{self, Bounds, Document, Kind},
+        mirrors::{self, Mirror},
+        tool_json,
+    },
 };
 
 /// One tool of one upstream, with the rules of `upstreams.toml` that match it.
@@ -45,28 +49,6 @@ pub struct ToolDefinition {
     pub durability: Option<Durability>,
 }
 
-/// One argument that travels in a header as well (MCP 2026-07-28 basic/transports, "Custom Headers").
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mirror {
-    /// What follows `Mcp-Param-`, as written.
-    pub header: String,
-    /// Names of properties, outermost first.
-    pub path: Vec<String>,
-    /// The type of the argument.
-    pub kind: MirrorKind,
-}
-
-/// The types that a header can carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MirrorKind {
-    /// `"type": "string"`.
-    String,
-    /// `"type": "integer"`.
-    Integer,
-    /// `"type": "boolean"`.
-    Boolean,
-}
-
 /// Why a definition is left out of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DefinitionFault {
@@ -80,8 +62,8 @@ pub enum DefinitionFault {
     NameReserved,
     /// A tag in `upstreams.toml` that could be taken for a tool: it is empty or has a `/`.
     TagMalformed(String),
-    /// `x-mcp-header` breaks a rule (RC-05): the header's name, and which rule.
-    HeaderMalformed(String, &'static str),
+    /// `x-mcp-header` breaks a rule (RC-05): which.
+    HeaderMalformed(&'static str),
 }
 
 impl fmt::Display for DefinitionFault {
@@ -92,9 +74,7 @@ impl fmt::Display for DefinitionFault {
             Self::MemberTooLarge(member) => write!(formatter, "`{member}` is too large"),
             Self::NameReserved => formatter.write_str("the name is that of an action group"),
             Self::TagMalformed(tag) => write!(formatter, "`{}` cannot be a tag", tag.escape_debug()),
-            Self::HeaderMalformed(header, rule) => {
-                write!(formatter, "`x-mcp-header` `{}`: {rule}", header.escape_debug())
-            }
+            Self::HeaderMalformed(rule) => formatter.write_str(rule),
         }
     }
 }
@@ -118,8 +98,8 @@ impl ToolDefinition {
         }
         texts(root)?;
         let input_schema = input_schema(root)?;
-        let mut mirrors = Vec::new();
-        find_mirrors(&input_schema, &mut Vec::new(), &mut mirrors)?;
+        let declared = root.get("inputSchema").map(mirrors::declared).transpose();
+        let mirrors = declared.map_err(DefinitionFault::HeaderMalformed)?.unwrap_or_default();
         let rules = Rules::of(&upstream.tools, &name)?;
         let digest = hex(digest_of(root).as_ref());
         Ok(Self {
@@ -137,6 +117,16 @@ impl ToolDefinition {
             idempotent: rules.idempotent,
             durability: rules.durability,
         })
+    }
+
+    /// The definition as a list has it, under the name `exposed` and for a client of `version`. `None` cannot happen: what
+    /// is read again here was read before.
+    #[must_use]
+    pub fn listed(&self, exposed: &str, version: &str) -> Option<Vec<u8>> {
+        let document = Document::parse(self.raw.clone(), &BOUNDS).ok()?;
+        let mut out = Vec::with_capacity(self.raw.len().saturating_add(exposed.len()));
+        tool_json::write(&mut out, document.root(), exposed, version);
+        Some(out)
     }
 
     /// The action's name in policies: upstream, `/`, original name. An upstream's id has no `/`, so this is one to one.
@@ -252,72 +242,6 @@ fn input_schema(root: json::Value<'_>) -> Result<serde_json::Value, DefinitionFa
     serde_json::from_slice(schema.raw()).map_err(|_fault| fault)
 }
 
-/// Collects the annotations that `properties` chains lead to, and refuses all others. The depth is that of [`BOUNDS`].
-fn find_mirrors(
-    schema: &serde_json::Value,
-    path: &mut Vec<String>,
-    found: &mut Vec<Mirror>,
-) -> Result<(), DefinitionFault> {
-    let Some(members) = schema.as_object() else { return Ok(()) };
-    if let Some(header) = members.get(ANNOTATION) {
-        let mirror = mirror(header, schema, path)?;
-        if found.iter().any(|other| other.header.eq_ignore_ascii_case(&mirror.header)) {
-            return Err(DefinitionFault::HeaderMalformed(mirror.header, "another property has the same header"));
-        }
-        found.push(mirror);
-    }
-    for (keyword, value) in members {
-        match (keyword.as_str(), value.as_object()) {
-            ("properties", Some(properties)) => {
-                for (name, property) in properties {
-                    path.push(name.clone());
-                    find_mirrors(property, path, found)?;
-                    path.pop();
-                }
-            }
-            // Data, not schemas.
-            ("default" | "const" | "enum" | "examples", _) => {}
-            _ => refuse_mirrors(value, keyword)?,
-        }
-    }
-    Ok(())
-}
-
-/// An annotation below `keyword` applies to some arguments and not to others, so no header could mirror it.
-fn refuse_mirrors(value: &serde_json::Value, keyword: &str) -> Result<(), DefinitionFault> {
-    let names_below = matches!(keyword, "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas");
-    if let Some(members) = value.as_object() {
-        for (member, below) in members {
-            if !names_below && member == ANNOTATION {
-                let header = below.as_str().unwrap_or_default().to_owned();
-                return Err(DefinitionFault::HeaderMalformed(header, "not reachable by `properties` alone"));
-            }
-            if names_below || !matches!(member.as_str(), "default" | "const" | "enum" | "examples") {
-                refuse_mirrors(below, if names_below { "" } else { member })?;
-            }
-        }
-    }
-    value.as_array().into_iter().flatten().try_for_each(|below| refuse_mirrors(below, ""))
-}
-
-fn mirror(header: &serde_json::Value, schema: &serde_json::Value, path: &[String]) -> Result<Mirror, DefinitionFault> {
-    let header = header.as_str().unwrap_or_default().to_owned();
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if header.is_empty() || header.len() > HEADER_BYTES_MAX || !header.bytes().all(token) {
-        return Err(DefinitionFault::HeaderMalformed(header, "not a token (RFC 9110 §5.6.2)"));
-    }
-    if path.is_empty() {
-        return Err(DefinitionFault::HeaderMalformed(header, "not on a property"));
-    }
-    let kind = match schema.get("type").and_then(serde_json::Value::as_str) {
-        Some("string") => MirrorKind::String,
-        Some("integer") => MirrorKind::Integer,
-        Some("boolean") => MirrorKind::Boolean,
-        _ => return Err(DefinitionFault::HeaderMalformed(header, "not an integer, a string or a boolean")),
-    };
-    Ok(Mirror { header, path: path.to_vec(), kind })
-}
-
 fn key(upstream: &UpstreamId, name: &str, digest: &str, rules: &Rules) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     let mut add = |text: &str| {
@@ -354,8 +278,7 @@ fn digest_of(root: json::Value<'_>) -> digest::Digest {
 fn write_canonical(value: json::Value<'_>, out: &mut Vec<u8>) {
     match value.kind() {
         Kind::Object => {
-            let mut members: Vec<_> =
-                value.members().filter_map(|(name, value)| Some((name.text()?, value))).collect();
+            let mut members: Vec<_> = value.members().filter_map(|(name, value)| Some((name.text()?, value))).collect();
             members.sort_by(|(left, _), (right, _)| utf16_order(left, right));
             out.push(b'{');
             for (name, value) in members {
@@ -390,16 +313,12 @@ fn hex(bytes: &[u8]) -> String {
 /// The members that the digest covers, in the order of RFC 8785.
 const PINNED: [&str; 7] = ["_meta", "annotations", "description", "inputSchema", "name", "outputSchema", "title"];
 
-/// The keyword that asks for a header.
-const ANNOTATION: &str = "x-mcp-header";
-
 /// A whole definition: two schemas, a description and some room.
 const DEFINITION_BYTES_MAX: usize = 256 * 1024;
 const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 const DESCRIPTION_BYTES_MAX: usize = 8 * 1024;
 /// MCP recommends at most 128 characters.
 const NAME_BYTES_MAX: usize = 128;
-const HEADER_BYTES_MAX: usize = 128;
 
 /// Depth 32 for a schema, one more for the definition around it.
 const BOUNDS: Bounds = Bounds { depth_max: 33, values_max: 20_000, name_bytes_max: 256, number_chars_max: 64 };

@@ -136,11 +136,7 @@ impl Catalogue {
         let Some(exposed) = table.find(name) else {
             return Err(Refusal::ToolUnknown(name.chars().take(NAME_RECORDED_MAX).collect()));
         };
-        Ok(Target {
-            tool: Arc::clone(&exposed.tool),
-            exposed: exposed.name.clone(),
-            endpoint: endpoint.clone(),
-        })
+        Ok(Target { tool: Arc::clone(&exposed.tool), exposed: exposed.name.clone(), endpoint: endpoint.clone() })
     }
 
     /// One page of the tools of `endpoint` that `visible` lets through, in the order of their names, after `cursor`.

@@ -230,6 +230,8 @@ pub struct Upstream {
     pub ca: Option<PathBuf>,
     /// PEM of the certificate and key that the gateway shows it.
     pub client_certificate: Option<ClientCertificate>,
+    /// Whether plain HTTP may go to it although it is another machine: only where the administrator said so.
+    pub insecure_http: bool,
     /// How old its catalogue may become before it is read again, where the upstream gives no `ttlMs`.
     pub refresh: Duration,
     /// Rules for its tools, in the order written; all that match apply, later ones win.

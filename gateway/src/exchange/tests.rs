@@ -151,6 +151,7 @@ fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream 
         discovery,
         ca: None,
         client_certificate: None,
+        insecure_http: false,
         refresh: Duration::from_secs(60),
         tools: Vec::new(),
     }

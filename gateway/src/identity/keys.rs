@@ -29,6 +29,7 @@ use crate::{
     egress::Client,
     refusal::{Refusal, TokenFault},
     tasks,
+    telemetry::metrics,
 };
 
 /// Time between two readings in the background; a tenth more or less, so that replicas do not ask together.
@@ -218,6 +219,8 @@ impl Keys {
     async fn read(&self) {
         self.fetches.fetch_add(1, Ordering::Relaxed);
         let outcome = discovery::keys(&self.client, &self.issuer).await;
+        let word = if outcome.is_ok() { "ok" } else { "failed" };
+        metrics().key_fetches.with([&self.issuer.issuer, word]).increment();
         let known = self.known.load_full();
         match outcome {
             Ok(keys) => {

@@ -28,12 +28,18 @@ use crate::{
     egress::{Client, EgressError, Trust},
     refusal::{Refusal, TokenFault},
     secret::Secret,
+    telemetry::{
+        metrics,
+        metrics::{Counter, Handle},
+    },
 };
 
 /// What turns credentials into callers.
 pub struct Authenticator {
     issuers: Vec<Arc<Keys>>,
     verified: Cache<[u8; 32], Arc<Verified>, ByBytes>,
+    hits: Handle<Counter, 1>,
+    misses: Handle<Counter, 1>,
 }
 
 impl Authenticator {
@@ -57,7 +63,8 @@ impl Authenticator {
             kept.push(Arc::new(Keys::new(Arc::clone(issuer), client)));
         }
         let verified = Cache::with_weighter(VERIFIED_ESTIMATE, VERIFIED_BYTES_MAX, ByBytes);
-        Ok(Self { issuers: kept, verified })
+        let looks = &metrics().token_cache;
+        Ok(Self { issuers: kept, verified, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
     }
 
     /// Begins to read the issuers' keys, on the runtime that this is called on, until the process ends.
@@ -79,7 +86,7 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         query: Option<&str>,
-        audiences: &[&str],
+        audiences: &[impl AsRef<str> + Sync],
         now: Timestamp,
     ) -> Result<Caller, Refusal> {
         if query.is_some_and(carries_token) {
@@ -88,8 +95,12 @@ impl Authenticator {
         let token = bearer(headers)?;
         let digest = sha256(token.as_bytes());
         let verified = match self.remembered(&digest, now) {
-            Some(verified) => verified,
+            Some(verified) => {
+                self.hits.increment();
+                verified
+            }
             None => {
+                self.misses.increment();
                 let verified = Arc::new(Box::pin(self.verify(token, audiences, now)).await?);
                 self.verified.insert(digest, Arc::clone(&verified));
                 verified
@@ -118,7 +129,7 @@ impl Authenticator {
         (now < verified.until && verified.keys.generation() == verified.generation).then_some(verified)
     }
 
-    async fn verify(&self, text: &str, audiences: &[&str], now: Timestamp) -> Result<Verified, Refusal> {
+    async fn verify(&self, text: &str, audiences: &[impl AsRef<str> + Sync], now: Timestamp) -> Result<Verified, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
         let keys = self
@@ -211,8 +222,8 @@ fn carries_token(query: &str) -> bool {
     url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case("access_token"))
 }
 
-fn is_for(made_for: &[String], audiences: &[&str]) -> bool {
-    made_for.iter().any(|one| audiences.iter().any(|other| is_same_resource(one, other)))
+fn is_for(made_for: &[String], audiences: &[impl AsRef<str> + Sync]) -> bool {
+    made_for.iter().any(|one| audiences.iter().any(|other| is_same_resource(one, other.as_ref())))
 }
 
 /// Equal, but for the case of scheme and host and for one slash at the end (RR-06, RFC 3986 §6.2.2.1).

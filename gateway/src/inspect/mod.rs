@@ -1,1 +1,315 @@
 //! May it go back?
+//!
+//! What an upstream said in, an [`Answer`] out: correlated, well-formed, in the client's revision, with the client's own
+//! id. It does not read streams, and it does not know policies.
+
+mod relay;
+
+use bytes::Bytes;
+
+use self::relay::Relay;
+use crate::{
+    refusal::{Era, Refusal, VERSION},
+    rpc::{
+        Asker,
+        json::{Bounds, Kind, Value, write_string},
+        meta, outbound,
+        reply::{Inbound, Response, RpcError},
+        versions,
+    },
+};
+
+/// The proof that something may go back to the client: a whole JSON-RPC response. Made by this module only.
+///
+/// ```compile_fail
+/// let forged = tollgate::inspect::Answer { body: bytes::Bytes::new(), outcome: tollgate::inspect::Outcome::Complete };
+/// ```
+#[derive(Debug)]
+pub struct Answer {
+    body: Bytes,
+    outcome: Outcome,
+}
+
+/// What the journal and the metrics say of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A result.
+    Complete,
+    /// A result with `isError`: the tool ran, and says that it failed.
+    ToolError,
+    /// A JSON-RPC error, with the upstream's own code.
+    RpcError(i64),
+}
+
+impl Answer {
+    /// The text that goes back.
+    #[must_use]
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The text that goes back, taken over.
+    #[must_use]
+    pub fn into_body(self) -> Bytes {
+        self.body
+    }
+
+    /// How the call ended.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Whether the tool says of itself that it failed.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.outcome == Outcome::ToolError
+    }
+
+    /// The upstream's own JSON-RPC error code, where it answered with an error.
+    #[must_use]
+    pub const fn rpc_code(&self) -> Option<i64> {
+        if let Outcome::RpcError(code) = self.outcome { Some(code) } else { None }
+    }
+}
+
+/// What becomes of one message from an upstream.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is the answer.
+    Answer(Answer),
+    /// It goes back before the answer: JSON text of a whole notification.
+    Forward(Bytes),
+    /// It does not go back, and the upstream is owed this: JSON text of a whole response.
+    Respond(Vec<u8>),
+    /// It does not go back; the word is for logs and metrics.
+    Dropped(&'static str),
+}
+
+/// The judge of everything that one upstream says on one request's own stream, until the answer.
+#[derive(Debug)]
+pub struct Inspector {
+    asker: Asker,
+    id: u64,
+    upstream: Era,
+    status: u16,
+    relay: Relay,
+}
+
+impl Inspector {
+    /// For the request of `asker`, which went up as `id` to an upstream of era `upstream`, and was answered with `status`.
+    #[must_use]
+    pub fn new(asker: &Asker, id: u64, upstream: Era, status: u16) -> Self {
+        let relay = Relay::new(asker, outbound::progress_token(id));
+        Self { asker: asker.clone(), id, upstream, status, relay }
+    }
+
+    /// Judges the next message.
+    ///
+    /// # Errors
+    /// [`Refusal::UpstreamInvalid`] for what is not MCP: nothing after it can be trusted.
+    pub fn admit(&mut self, message: Bytes) -> Result<Verdict, Refusal> {
+        match Inbound::parse(message, &Bounds::REPLY).map_err(|why| Refusal::UpstreamInvalid(why.to_owned()))? {
+            Inbound::Response(response) if !response.answers(self.id) => Ok(Verdict::Dropped("another_id")),
+            Inbound::Response(response) => {
+                if !(200..300).contains(&self.status) && response.outcome().is_ok() {
+                    return Err(Refusal::UpstreamInvalid(format!("a result with HTTP status {}", self.status)));
+                }
+                answer(&self.asker, self.upstream, &response).map(Verdict::Answer)
+            }
+            Inbound::Notification(notification) => Ok(match self.relay.admit(&notification) {
+                Ok(message) => Verdict::Forward(message),
+                Err(why) => Verdict::Dropped(why.as_str()),
+            }),
+            // Only a legacy server may ask, and nothing was declared that it could ask for (RL-09, spec §2.1).
+            Inbound::Request(_) if self.upstream == Era::Modern => Ok(Verdict::Dropped("server_request")),
+            Inbound::Request(request) if request.method() == "ping" => {
+                Ok(Verdict::Respond(outbound::pong(request.id())))
+            }
+            Inbound::Request(request) => Ok(Verdict::Respond(outbound::method_not_found(request.id()))),
+        }
+    }
+}
+
+/// Turns an upstream's answer to `tools/call` into the client's.
+fn answer(asker: &Asker, upstream: Era, response: &Response) -> Result<Answer, Refusal> {
+    let mut out = Vec::with_capacity(response.text().len().saturating_add(256));
+    out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
+    outbound::member(&mut out, "id", asker.id.raw());
+    let outcome = match response.outcome() {
+        Ok(result) => {
+            outbound::member(&mut out, "result", b"");
+            write_result(&mut out, asker, upstream, result)?
+        }
+        Err(error) => {
+            outbound::member(&mut out, "error", b"");
+            write_error(&mut out, asker, error);
+            Outcome::RpcError(error.code)
+        }
+    };
+    out.push(b'}');
+    Ok(Answer { body: Bytes::from(out), outcome })
+}
+
+/// A CallToolResult: checked as far as the gateway's own acts depend on it, then copied member by member.
+fn write_result(out: &mut Vec<u8>, asker: &Asker, upstream: Era, result: Value<'_>) -> Result<Outcome, Refusal> {
+    let mut outcome = Outcome::Complete;
+    out.push(b'{');
+    if asker.era == Era::Modern {
+        // RS-18, RC-08. A legacy upstream does not know the member, whatever it wrote there.
+        outbound::member_text(out, "resultType", "complete");
+    }
+    let mut upstream_meta = None;
+    for (name, value) in result.members() {
+        match name.text().as_deref() {
+            Some("resultType") => {
+                // Nothing was declared that any other type could answer (RS-30).
+                if upstream == Era::Modern && !value.is("complete") {
+                    return invalid("a `resultType` other than `complete`");
+                }
+            }
+            // Hints for lists and reads (RS-27); legacy validators do not know them.
+            Some("ttlMs" | "cacheScope") if asker.era == Era::Legacy => {}
+            Some("isError") => {
+                match value.boolean() {
+                    Some(true) => outcome = Outcome::ToolError,
+                    Some(false) => {}
+                    None => return invalid("an `isError` that is not a boolean"),
+                }
+                outbound::member_raw(out, name.raw(), value.raw());
+            }
+            Some("content") => {
+                if value.kind() != Kind::Array {
+                    return invalid("a `content` that is not an array");
+                }
+                write_content(out, asker.version, value);
+            }
+            Some("structuredContent") => {
+                if has_structured_content(asker, value) {
+                    outbound::member_raw(out, name.raw(), value.raw());
+                }
+            }
+            Some("_meta") => {
+                if !value.is_object() {
+                    return invalid("a `_meta` that is not an object");
+                }
+                upstream_meta = Some(value);
+            }
+            _ => outbound::member_raw(out, name.raw(), value.raw()),
+        }
+    }
+    write_meta(out, asker.era, upstream_meta);
+    out.push(b'}');
+    Ok(outcome)
+}
+
+/// RL-11: before 2026-07-28 it is an object, and before 2025-06-18 there is none; the text beside it stays.
+fn has_structured_content(asker: &Asker, value: Value<'_>) -> bool {
+    asker.era == Era::Modern || (value.is_object() && versions::at_least(asker.version, "2025-06-18"))
+}
+
+/// Content blocks as they are; a client of 2025-03-26 has no links and gets them as text (spec §2.7).
+fn write_content(out: &mut Vec<u8>, version: &str, content: Value<'_>) {
+    let is_link = |block: Value<'_>| block.get("type").is_some_and(|kind| kind.is("resource_link"));
+    if versions::at_least(version, "2025-06-18") || !content.elements().any(is_link) {
+        outbound::member(out, "content", content.raw());
+        return;
+    }
+    outbound::member(out, "content", b"[");
+    for (index, block) in content.elements().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        if is_link(block) {
+            out.extend_from_slice(br#"{"type":"text","text":"#);
+            write_string(out, &block.get("uri").and_then(Value::text).unwrap_or_default());
+            out.push(b'}');
+        } else {
+            out.extend_from_slice(block.raw());
+        }
+    }
+    out.push(b']');
+}
+
+/// The upstream's `_meta` with the gateway as the server: it is the one that the client speaks with (RS-18, spec §3.4).
+fn write_meta(out: &mut Vec<u8>, era: Era, upstream: Option<Value<'_>>) {
+    let mut own = vec![b'{'];
+    if era == Era::Modern {
+        outbound::member(&mut own, meta::SERVER_INFO, &outbound::implementation());
+    }
+    for (name, value) in upstream.into_iter().flat_map(Value::members) {
+        if !name.is(meta::SERVER_INFO) && !name.is(meta::DEGRADED) {
+            outbound::member_raw(&mut own, name.raw(), value.raw());
+        }
+    }
+    own.push(b'}');
+    if own.len() > 2 {
+        outbound::member(out, "_meta", &own);
+    }
+}
+
+/// Where an upstream's error goes (spec §2.0 rule 6, §2.1).
+enum Passage {
+    /// As it is: it is about this call.
+    Through,
+    /// As invalid params: `-32002` is what legacy servers say for a thing that is not there (RC-11).
+    InvalidParams,
+    /// Inside an error of the gateway: the code speaks of the gateway's own request, or has no agreed meaning, and would
+    /// mislead the client about its own.
+    Wrapped,
+}
+
+fn passage(code: i64, era: Era) -> Passage {
+    match (code, era) {
+        (INVALID_PARAMS | INTERNAL_ERROR, _) => Passage::Through,
+        (RESOURCE_NOT_FOUND, Era::Legacy) => Passage::Through,
+        (RESOURCE_NOT_FOUND, Era::Modern) => Passage::InvalidParams,
+        // What JSON-RPC 2.0 §5.1 reserves. Outside of it an application speaks for itself.
+        (-32768..=-32000, _) => Passage::Wrapped,
+        _ => Passage::Through,
+    }
+}
+
+fn write_error(out: &mut Vec<u8>, asker: &Asker, error: RpcError<'_>) {
+    let message = error.message();
+    out.push(b'{');
+    let code = match passage(error.code, asker.era) {
+        Passage::Through => error.code,
+        Passage::InvalidParams => INVALID_PARAMS,
+        Passage::Wrapped => {
+            outbound::member(out, "code", INTERNAL_ERROR.to_string().as_bytes());
+            outbound::member_text(out, "message", "the server behind this tool answered with a protocol error");
+            out.extend_from_slice(br#","data":{"source":"gateway","code":"upstream_error","version":"#);
+            write_string(out, VERSION);
+            out.extend_from_slice(br#","retryable":false,"upstream":{"#);
+            outbound::member(out, "code", error.code.to_string().as_bytes());
+            outbound::member_text(out, "message", &message);
+            out.extend_from_slice(b"}}}");
+            return;
+        }
+    };
+    outbound::member(out, "code", code.to_string().as_bytes());
+    outbound::member_text(out, "message", &message);
+    if let Some(data) = error.data().filter(|data| !claims_gateway(*data)) {
+        outbound::member(out, "data", data.raw());
+    }
+    out.push(b'}');
+}
+
+/// RI-10 from the other side: an upstream that signs an error as the gateway.
+fn claims_gateway(data: Value<'_>) -> bool {
+    data.get("source").is_some_and(|source| source.is("gateway"))
+}
+
+fn invalid<T>(why: &'static str) -> Result<T, Refusal> {
+    Err(Refusal::UpstreamInvalid(why.to_owned()))
+}
+
+/// JSON-RPC 2.0 §5.1, as far as an upstream's code decides its passage.
+const INVALID_PARAMS: i64 = -32602;
+const INTERNAL_ERROR: i64 = -32603;
+/// MCP up to 2025-11-25, server/resources.
+const RESOURCE_NOT_FOUND: i64 = -32002;
+
+#[cfg(test)]
+mod tests;

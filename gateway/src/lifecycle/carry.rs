@@ -18,17 +18,25 @@ use tokio::{
 
 use super::{Estate, Response, respond};
 use crate::{
-    audit::{Ending, Journal, Outcome, Receipt},
+    audit::{
+        journal::{Journal, Receipt},
+        record::{Ending, Outcome},
+    },
     bridge::Tracked,
     catalog::Target,
     ceiling::Admission,
     clock,
     exchange::Grant,
     identity::Identity,
-    inspect::{Answer, Inspector, Verdict},
+    inspect::{self, Answer, Outcome as Judged, Relay},
     refusal::{Era, Refusal},
-    rpc::{Asker, Call, sse},
+    rpc::{Asker, Call, outbound, reply::Inbound, sse},
     tasks::Tasks,
+    telemetry::{
+        Operation,
+        metrics::{self, metrics},
+        names,
+    },
     upstream::{Forwarded, Passage, Peer, Reply},
 };
 
@@ -48,6 +56,14 @@ pub(super) struct Carriage {
     /// Whether the client takes a stream of events.
     pub(super) streams: bool,
     pub(super) tracked: Option<Tracked>,
+    /// The span of the request.
+    pub(super) server: Operation,
+    /// The span of the call to the upstream, within it.
+    pub(super) client: Operation,
+    /// That span as the upstream gets it.
+    pub(super) traceparent: String,
+    /// When the call set out.
+    pub(super) departed: Instant,
     /// Room in the ceilings and in the gateway, given back when the call ends.
     pub(super) held: (Admission, OwnedSemaphorePermit),
 }
@@ -78,7 +94,11 @@ impl Carriage {
     async fn carry(self, receipt: Receipt, grant: Grant, mut delivery: Delivery) {
         let id = receipt.id();
         let ended = self.ride(receipt, grant, &mut delivery).await;
-        self.journal.outcome(id, &self.outcome(&ended));
+        let outcome = self.outcome(&ended);
+        if !self.journal.note(id, &outcome) {
+            metrics().audit_failures.increment();
+        }
+        self.measure(&ended, &outcome);
         match ended {
             Ended { answer: Some(answer), .. } => delivery.answer(answer).await,
             Ended { refusal: Some(refusal), .. } => delivery.refuse(&self.asker, &refusal).await,
@@ -124,14 +144,43 @@ impl Carriage {
             call: &self.call,
             target: &self.target,
             unrecognised: &self.unrecognised,
-            traceparent: None,
-            tracestate: None,
+            log_level: self.asker.log_level,
+            traceparent: Some(&self.traceparent),
+            tracestate: self.client.tracestate(),
+        }
+    }
+
+    /// Counts the call, and closes its two spans.
+    fn measure(&self, ended: &Ended, outcome: &Outcome<'_>) {
+        let rpc = outcome.rpc_code.map(|code| code.to_string()).unwrap_or_default();
+        let error = match (&ended.refusal, ended.ending) {
+            (Some(refusal), _) => refusal.code(),
+            (None, Ending::ToolError) => names::TOOL_ERROR,
+            (None, Ending::Cancelled) => "cancelled",
+            (None, _) => rpc.as_str(),
+        };
+        let operation = metrics::Operation {
+            method: "tools/call",
+            target: &self.target.tool.name,
+            error,
+            status: &rpc,
+            version: self.asker.version,
+        };
+        metrics().served(operation, self.began.elapsed());
+        metrics().called(self.target.tool.upstream.as_str(), operation, self.departed.elapsed());
+        for operation in [&self.server, &self.client] {
+            if !error.is_empty() {
+                operation.fail(error);
+            }
+            if !rpc.is_empty() {
+                operation.note(names::RPC_STATUS, rpc.clone());
+            }
         }
     }
 
     /// Reads the upstream's messages until this call's response, and lets through what may go back.
     async fn read(&self, mut reply: Reply, delivery: &mut Delivery) -> Ended {
-        let mut inspector = Inspector::new(&self.asker, reply.id, reply.spoken.era, reply.status.as_u16());
+        let mut relay = Relay::new(&self.asker, reply.progress_token());
         let end_of_stream = self.instant_after(self.estate.config.limits.stream_max);
         let mut late = self.deadline();
         let mut opens = reply.messages.is_stream().then(|| self.instant_after(STREAM_OPENS_AFTER));
@@ -139,12 +188,8 @@ impl Carriage {
             let until = opens.map_or(late, |opens| opens.min(late)).min(end_of_stream);
             let message = match self.attend(delivery, until, reply.messages.next()).await {
                 Ok(Ok(Some(message))) => message,
-                Ok(Ok(None)) => return Ended::refused(Refusal::UpstreamLost("the answer ended without a response".to_owned())),
+                Ok(Ok(None)) => return Ended::lost(reply.status),
                 Ok(Err(refusal)) => return Ended::refused(refusal),
-                Err(Interrupted::Cancelled) => {
-                    reply.cancel("the caller took the call back").await;
-                    return Ended::cancelled();
-                }
                 Err(Interrupted::Late) if opens.take().is_some_and(|opens| opens < late) => {
                     self.open(delivery);
                     continue;
@@ -153,24 +198,51 @@ impl Carriage {
                     reply.cancel("the deadline passed").await;
                     return Ended::refused(Refusal::UpstreamTimeout);
                 }
-            };
-            match inspector.admit(message) {
-                Ok(Verdict::Answer(answer)) => return Ended::answered(answer),
-                Ok(Verdict::Forward(notification)) => {
-                    // Progress is a sign of life: the tool's own time begins anew, within the life of a stream.
-                    late = self.deadline();
-                    opens = None;
-                    self.open(delivery);
-                    if !delivery.event(notification).await && self.call.era() == Era::Modern {
-                        reply.cancel("the caller went away").await;
-                        return Ended::cancelled();
-                    }
+                Err(Interrupted::Cancelled) => {
+                    reply.cancel("the caller took the call back").await;
+                    return Ended::cancelled();
                 }
-                Ok(Verdict::Respond(message)) => reply.respond(message).await,
-                Ok(Verdict::Dropped(why)) => tracing::debug!(upstream = %self.target.tool.upstream, why, "dropped a message"),
-                Err(refusal) => return Ended::refused(refusal),
+            };
+            match Inbound::parse(message, reply.bounds()) {
+                Err(why) => return Ended::refused(Refusal::UpstreamInvalid(why.to_owned())),
+                Ok(Inbound::Response(response)) => {
+                    if !response.answers(reply.id) && reply.messages.is_stream() {
+                        self.dropped("id_unknown");
+                        continue;
+                    }
+                    return match inspect::admit(&self.asker, reply.id, reply.spoken.version, &response) {
+                        Ok(answer) => Ended::answered(answer),
+                        Err(refusal) => Ended::refused(refusal),
+                    };
+                }
+                Ok(Inbound::Notification(notification)) => match relay.admit(&notification) {
+                    Ok(notification) => {
+                        // A sign of life: the tool's own time begins anew, within the life of a stream.
+                        late = self.deadline();
+                        opens = None;
+                        self.open(delivery);
+                        if !delivery.event(notification).await && self.call.era() == Era::Modern {
+                            reply.cancel("the caller went away").await;
+                            return Ended::cancelled();
+                        }
+                    }
+                    Err(why) => self.dropped(why.as_str()),
+                },
+                Ok(Inbound::Request(request)) if request.method() == "ping" => {
+                    reply.respond(outbound::pong(request.id())).await;
+                }
+                Ok(Inbound::Request(request)) => {
+                    self.dropped("request_undeclared");
+                    reply.respond(outbound::method_not_found(request.id())).await;
+                }
             }
         }
+    }
+
+    /// Counts a message that nobody asked for, or that fits nothing.
+    fn dropped(&self, reason: &str) {
+        metrics().upstream_dropped.with([self.target.tool.upstream.as_str(), reason]).increment();
+        tracing::debug!(upstream = %self.target.tool.upstream, reason, "dropped a message of an upstream");
     }
 
     /// From now on the client gets events, where it takes them.
@@ -219,7 +291,10 @@ impl Carriage {
         outcome.duration_us = u64::try_from(self.began.elapsed().as_micros()).ok();
         if let Some(answer) = &ended.answer {
             outcome.status = Some(200);
-            outcome.rpc_code = answer.rpc_code();
+            outcome.rpc_code = match answer.outcome() {
+                Judged::RpcError(code) => Some(code),
+                Judged::Complete | Judged::ToolError => None,
+            };
             outcome.bytes = u64::try_from(answer.body().len()).ok();
         }
         if let Some(refusal) = &ended.refusal {
@@ -234,20 +309,29 @@ impl Carriage {
 
 impl Ended {
     fn answered(answer: Answer) -> Self {
-        let ending = match (answer.rpc_code(), answer.is_error()) {
-            (Some(_), _) => Ending::RpcError,
-            (None, true) => Ending::ToolError,
-            (None, false) => Ending::Ok,
+        let ending = match answer.outcome() {
+            Judged::RpcError(_) => Ending::RpcError,
+            Judged::ToolError => Ending::ToolError,
+            Judged::Complete => Ending::Ok,
         };
         Self { ending, refusal: None, answer: Some(answer) }
     }
 
     fn refused(refusal: Refusal) -> Self {
-        let ending = match refusal {
-            Refusal::UpstreamUnreachable(_) | Refusal::CredentialLeak => Ending::NotForwarded,
-            _ => Ending::Failed,
-        };
+        let kept = matches!(refusal, Refusal::UpstreamUnreachable(_) | Refusal::CredentialLeak);
+        let ending = if kept { Ending::NotForwarded } else { Ending::Failed };
+        if refusal == Refusal::CredentialLeak {
+            metrics().tripwire.increment();
+        }
         Self { ending, refusal: Some(refusal), answer: None }
+    }
+
+    /// The upstream ended its answer without a response; a status that says why is worth recording.
+    fn lost(status: http::StatusCode) -> Self {
+        Self::refused(match status.is_success() {
+            true => Refusal::UpstreamLost("the answer ended without a response".to_owned()),
+            false => Refusal::UpstreamInvalid(format!("HTTP {} without a JSON-RPC message", status.as_u16())),
+        })
     }
 
     const fn cancelled() -> Self {
@@ -285,7 +369,7 @@ impl Delivery {
             Self::Waiting(_) => true,
             Self::Gone => false,
             Self::Streaming(events) => {
-                let sent = tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::event(&message))).await;
+                let sent = tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(&message))).await;
                 let there = matches!(sent, Ok(Ok(())));
                 if !there {
                     *self = Self::Gone;
@@ -298,17 +382,21 @@ impl Delivery {
     async fn answer(self, answer: Answer) {
         match self {
             Self::Waiting(to_client) => drop(to_client.send(respond::answer(answer))),
-            Self::Streaming(events) => drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::event(answer.body()))).await),
+            Self::Streaming(events) => {
+                drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(answer.body()))).await)
+            }
             Self::Gone => {}
         }
     }
 
     async fn refuse(self, asker: &Asker, refusal: &Refusal) {
         match self {
-            Self::Waiting(to_client) => drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, refusal, None))),
+            Self::Waiting(to_client) => {
+                drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, refusal, None)))
+            }
             Self::Streaming(events) => {
                 let body = respond::error_body(Some(&asker.id), asker.era, refusal);
-                drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::event(&body))).await);
+                drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(&body))).await);
             }
             Self::Gone => {}
         }

@@ -3,16 +3,20 @@
 //! Everything that comes from `upstreams.toml` and `policies/`, built whole and swapped at once: a request sees one
 //! estate from its first stage to its last. It does not watch files.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 
 use crate::{
     catalog::{Catalogue, Listing},
     ceiling::Ceilings,
     config::{Config, Endpoint, UpstreamId},
     exchange::Exchange,
-    identity::Authenticator,
+    identity::{Authenticator, metadata},
     policy::Policies,
     upstream::Upstreams,
 };
@@ -80,6 +84,36 @@ impl Estate {
     #[must_use]
     pub fn audiences(&self, endpoint: &Endpoint) -> &[String] {
         self.audiences.get(endpoint).map_or(&[], Vec::as_slice)
+    }
+
+    /// The scopes that calls on `endpoint` may need: what a client should ask for (RFC 9728 `scopes_supported`).
+    #[must_use]
+    pub fn scopes(&self, endpoint: &Endpoint) -> Vec<String> {
+        let wanted = |id: &UpstreamId| match endpoint {
+            Endpoint::Federated => true,
+            Endpoint::Upstream(only) => only == id,
+        };
+        let rules = self.config.upstreams.iter().filter(|(id, _)| wanted(id)).flat_map(|(_, upstream)| &upstream.tools);
+        let scopes: BTreeSet<&String> = rules.flat_map(|rule| &rule.requires).collect();
+        scopes.into_iter().cloned().collect()
+    }
+
+    /// The protected resource metadata of every endpoint, by path (RFC 9728, RR-01, RR-02).
+    #[must_use]
+    pub fn metadata(&self) -> HashMap<String, Bytes> {
+        let issuers: Vec<&str> = self.config.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+        let mut documents = HashMap::new();
+        for endpoint in endpoints(&self.config) {
+            let scopes = self.scopes(&endpoint);
+            let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+            let resource = self.config.resource(&endpoint);
+            let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate"));
+            if endpoint == Endpoint::Federated {
+                documents.insert(metadata::WELL_KNOWN.to_owned(), document.clone());
+            }
+            documents.insert(format!("{}{}", metadata::WELL_KNOWN, endpoint.path()), document);
+        }
+        documents
     }
 
     /// Publishes what an upstream said of itself; says whether that changed anything that a client can see.

@@ -20,13 +20,15 @@ use tokio::sync::{Semaphore, mpsc};
 use trail::Trail;
 
 use crate::{
-    audit::Journal,
+    audit::journal::Journal,
     bridge::{Session, Sessions},
+    clock,
     config::Endpoint,
     identity::Caller,
     refusal::{Era, Refusal},
     rpc::{self, Call, Message, mirrors},
     tasks::Tasks,
+    telemetry::{Spans, names},
 };
 
 /// The head of a request that the edge let in: the path named `endpoint`, `Host` and `Origin` were acceptable.
@@ -73,6 +75,7 @@ pub struct Gateway {
     estate: ArcSwap<Estate>,
     journal: Arc<Journal>,
     sessions: Sessions,
+    spans: Spans,
     tasks: Tasks,
     room: Arc<Semaphore>,
 }
@@ -80,13 +83,14 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway over `estate`; it serves at once, and knows no tools until they have been read.
     #[must_use]
-    pub fn new(estate: Estate, journal: Arc<Journal>, tasks: Tasks) -> Self {
+    pub fn new(estate: Estate, journal: Arc<Journal>, spans: Spans, tasks: Tasks) -> Self {
         let limits = &estate.config.limits;
         Self {
             sessions: Sessions::new(limits),
             room: Arc::new(Semaphore::new(limits.calls_max)),
             estate: ArcSwap::from_pointee(estate),
             journal,
+            spans,
             tasks,
         }
     }
@@ -138,8 +142,7 @@ impl Gateway {
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let audiences = estate.audiences(&head.endpoint);
-        let caller =
-            estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
+        let caller = estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
         if head.method == Method::DELETE {
             return self.end_session(head, &caller, trail);
@@ -148,14 +151,17 @@ impl Gateway {
             return Err(Refusal::MethodNotAllowed("POST, DELETE"));
         }
         let body = body.await?;
-        let message = rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
+        let message =
+            rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
         let Message::Call(call) = message else { return Ok(respond::accepted()) };
-        trail.asked(&call);
+        trail.era = Some(call.era());
+        trail.request_id = call.id().cloned();
         let session = self.session(head, &caller, &call, trail)?;
         let call = match &session {
             Some(session) if call.version_assumed() => call.in_version(session.version),
             Some(_) | None => call,
         };
+        trail.ask(&call, head, &self.spans, session.as_ref().map(|session| &session.client));
         self.dispatch(estate, head, caller, (call, session), trail).await
     }
 
@@ -193,20 +199,28 @@ impl Gateway {
         trail: &mut Trail,
     ) -> Result<Response, Refusal> {
         let (now, identity) = (trail.now, caller.identity());
-        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
+        let room =
+            Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
         let rules = estate.rules.load();
+        trail.policy_set = Some(Arc::clone(rules.policies.digest()));
 
         let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &call.name().unwrap_or_default())?);
-        let permit = rules.policies.decide(identity, &target.tool, call.arguments_raw().as_deref(), now)?;
+        let permit = rules.policies.decide(identity, &target.tool, call.arguments(), now)?;
         mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?;
         let admission = rules.ceilings.admit(permit, identity, &target.tool, now)?;
         let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let grant = estate.exchange.mint(identity, peer.settings(), &target.tool.mints, now).await?;
         let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
-        let receipt = self.record(trail, &admission, &grant, &call).await?; // durable, or we stop here
+        let receipt = self.record(estate, trail, (&admission, &grant), &call).await?; // durable, or we stop here
 
+        let Some(asked) = trail.asked.take() else { return Err(Refusal::Bug("a call that was not read")) };
+        let client = asked.operation.client(&names::span("tools/call", Some(&target.tool.name)));
         let carriage = carry::Carriage {
+            traceparent: client.traceparent(),
+            server: asked.operation,
+            client,
+            departed: clock::instant(),
             estate: Arc::clone(estate),
             journal: Arc::clone(&self.journal),
             peer: Arc::clone(peer),
@@ -242,7 +256,7 @@ impl Gateway {
     }
 
     fn end_session(&self, head: &Head, caller: &Caller, trail: &mut Trail) -> Result<Response, Refusal> {
-        trail.legacy();
+        trail.era = Some(Era::Legacy);
         let id = rpc::headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
         let session = self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now)?;
         self.sessions.end(&session);

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use tokio::sync::mpsc;
 
@@ -13,7 +13,10 @@ use super::{Body, Response};
 use crate::{
     inspect::Answer,
     refusal::{Detail, Era, Refusal},
-    rpc::{Call, RequestId, answers},
+    rpc::{
+        Call, RequestId,
+        answers::{self, Local},
+    },
 };
 
 /// 202: a notification, or a legacy client's response (RS-05).
@@ -26,9 +29,9 @@ pub(super) fn done() -> Response {
     Response { status: 204, headers: HeaderMap::new(), body: Body::Empty }
 }
 
-/// A JSON-RPC message that the gateway made itself.
-pub(super) fn json(body: Vec<u8>) -> Response {
-    whole(200, Bytes::from(body))
+/// What the gateway answers in its own name.
+pub(super) fn json(local: Local) -> Response {
+    answer(Answer::local(local))
 }
 
 /// An inspected answer.
@@ -45,12 +48,8 @@ pub(super) fn stream(events: mpsc::Receiver<Bytes>) -> Response {
 
 /// `ping` (RL-09).
 pub(super) fn pong(call: &Call) -> Result<Response, Refusal> {
-    Ok(json(answers::empty(id_of(call)?)))
-}
-
-/// The id that an answer needs; a request has one, the parser saw to that.
-pub(super) fn id_of(call: &Call) -> Result<&RequestId, Refusal> {
-    call.id().ok_or(Refusal::NotARequest("a request without an id"))
+    let id = call.id().ok_or(Refusal::NotARequest("a request without an id"))?;
+    Ok(json(answers::pong(id)))
 }
 
 /// A refusal in its outside form. `challenge` is the value of `WWW-Authenticate`, where the refusal has one.
@@ -71,7 +70,7 @@ pub(super) fn refusal(id: Option<&RequestId>, era: Era, refusal: &Refusal, chall
 
 /// The JSON-RPC error of a refusal.
 pub(super) fn error_body(id: Option<&RequestId>, era: Era, refusal: &Refusal) -> Bytes {
-    Bytes::from(answers::error(id, &refusal.outside(era), era))
+    Bytes::from(answers::error(&refusal.outside(era), era, id).into_bytes())
 }
 
 /// Adds the id of a session that has just begun.
@@ -80,6 +79,16 @@ pub(super) fn in_session(mut response: Response, id: &str) -> Response {
         response.headers.insert(HeaderName::from_static("mcp-session-id"), value);
     }
     response
+}
+
+/// Whether the client takes a stream of events; one that does not say takes anything (RFC 9110 §12.5.1).
+pub(super) fn takes_streams(headers: &HeaderMap) -> bool {
+    let mut accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    accepts.peek().is_none()
+        || accepts.flat_map(|value| value.split(',')).any(|range| {
+            let range = range.split(';').next().unwrap_or_default().trim();
+            ["text/event-stream", "text/*", "*/*"].iter().any(|taken| range.eq_ignore_ascii_case(taken))
+        })
 }
 
 fn whole(status: u16, body: Bytes) -> Response {

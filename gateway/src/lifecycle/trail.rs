@@ -1,23 +1,37 @@
 //! What is known of a request so far?
 //!
 //! Facts, gathered as the stages find them out, so that a refusal at any stage can be recorded with everything that was
-//! known by then. It decides nothing.
+//! known by then; and the request's span. It decides nothing.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
+
+use uuid::Uuid;
 
 use super::Head;
 use crate::{
+    audit::{
+        journal::{self, Journal},
+        record::{self, Who},
+    },
     catalog::Target,
     clock::{self, Timestamp},
     config::Endpoint,
     identity::Identity,
-    refusal::Era,
-    rpc::{Asker, RequestId},
+    refusal::{Era, Outside, Refusal},
+    rpc::{Call, Rejected, RequestId},
+    telemetry::{
+        Operation, Spans,
+        context::Parent,
+        metrics::{self, metrics},
+        names,
+    },
 };
 
 /// One request's facts.
 #[derive(Debug)]
 pub(super) struct Trail {
+    /// The request's name in the journal.
+    pub(super) id: Uuid,
     /// When it began, by the wall clock: what every stage judges by.
     pub(super) now: Timestamp,
     /// When it began, by the clock that does not step.
@@ -28,42 +42,207 @@ pub(super) struct Trail {
     pub(super) endpoint: Endpoint,
     /// Who asks, once that is proven.
     pub(super) identity: Option<Arc<Identity>>,
+    /// The era of the client, once that is known.
+    pub(super) era: Option<Era>,
+    /// The JSON-RPC id, as the client wrote it.
+    pub(super) request_id: Option<RequestId>,
     /// What is asked, once that is read.
-    pub(super) request: Option<Asked>,
+    pub(super) asked: Option<Asked>,
     /// What it is aimed at, once that is found.
     pub(super) target: Option<Target>,
+    /// The policy set that judged it.
+    pub(super) policy_set: Option<Arc<str>>,
 }
 
 /// What the envelope said.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Asked {
-    /// The era of the client.
-    pub(super) era: Era,
-    /// The version it speaks.
+    /// The version that the client speaks.
     pub(super) version: &'static str,
-    /// The JSON-RPC method, where it is one that is known.
+    /// The JSON-RPC method.
     pub(super) method: &'static str,
-    /// The JSON-RPC id, as the client wrote it.
-    pub(super) id: Option<RequestId>,
-    /// What the client says of itself.
-    pub(super) asker: Asker,
+    /// Name and version that the client claims.
+    pub(super) client: (Option<String>, Option<String>),
+    /// The span of the request.
+    pub(super) operation: Operation,
 }
 
 impl Trail {
     pub(super) fn new(head: &Head) -> Self {
         Self {
+            id: journal::new_id(),
             now: clock::now(),
             began: clock::instant(),
             peer: head.peer,
             endpoint: head.endpoint.clone(),
             identity: None,
-            request: None,
+            era: None,
+            request_id: None,
+            asked: None,
             target: None,
+            policy_set: None,
         }
     }
 
+    /// Keeps what could be read of a message that was refused.
+    pub(super) fn reject(&mut self, rejected: Rejected) -> Refusal {
+        self.era = Some(rejected.era);
+        self.request_id = rejected.id;
+        rejected.refusal
+    }
+
+    /// Keeps what the envelope said, and begins the request's span under the caller's, where it named one: `_meta` first
+    /// (MCP basic, trace context), and a link to the headers' where that is another.
+    pub(super) fn ask(&mut self, call: &Call, head: &Head, spans: &Spans, client: Option<&(String, String)>) {
+        let meta = call.meta();
+        let ambient = Parent::from_headers(&head.headers);
+        let named = meta.traceparent.as_deref().and_then(|text| Parent::parse(text, meta.tracestate.as_deref()));
+        let method = call.method().as_str();
+        let operation = spans.server(method, named.as_ref().or(ambient.as_ref()), self.now);
+        if let (Some(named), Some(ambient)) = (&named, &ambient)
+            && named.trace_id != ambient.trace_id
+        {
+            operation.link(ambient);
+        }
+        if operation.is_recorded() {
+            operation.note(names::METHOD, method);
+            operation.note(names::PROTOCOL_VERSION, call.version());
+            operation.note(names::ENDPOINT, self.endpoint.path());
+            operation.note(names::AUDIT_ID, self.id.to_string());
+            operation.note(names::CLIENT_ADDRESS, self.peer.ip().to_string());
+            if let Some(id) = call.id() {
+                operation.note(names::REQUEST_ID, id.text().to_owned());
+            }
+            if let Some(identity) = &self.identity {
+                operation.note(names::AGENT, identity.agent.client_id.clone());
+            }
+        }
+        self.era = Some(call.era());
+        self.request_id = call.id().cloned();
+        let claimed = match client {
+            Some((name, version)) => (Some(name.clone()), Some(version.clone())),
+            None => (meta.client_name().map(Cow::into_owned), meta.client_version().map(Cow::into_owned)),
+        };
+        self.asked = Some(Asked { version: call.version(), method, client: claimed, operation });
+    }
+
+    /// Keeps what the call is aimed at.
+    pub(super) fn aim(&mut self, target: Target) -> Target {
+        if let Some(asked) = &self.asked
+            && asked.operation.is_recorded()
+        {
+            asked.operation.rename(&names::span(asked.method, Some(&target.tool.name)));
+            asked.operation.note(names::TOOL, target.tool.name.clone());
+            asked.operation.note(names::OPERATION, names::EXECUTE_TOOL);
+            asked.operation.note(names::UPSTREAM, target.tool.upstream.to_string());
+        }
+        self.target = Some(target.clone());
+        target
+    }
+
     /// The era to answer in: that of the request, or the one whose errors every client understands.
-    pub(super) fn era(&self) -> Era {
-        self.request.as_ref().map_or(Era::Modern, |asked| asked.era)
+    pub(super) fn answer_era(&self) -> Era {
+        self.era.unwrap_or(Era::Modern)
+    }
+
+    /// Who asks, for a record.
+    pub(super) fn who(&self) -> Who<'_> {
+        let client = self.asked.as_ref().map(|asked| &asked.client);
+        Who {
+            identity: self.identity.as_deref(),
+            claimed_name: client.and_then(|(name, _)| name.as_deref()),
+            claimed_version: client.and_then(|(_, version)| version.as_deref()),
+        }
+    }
+
+    /// Runs `write` with the request as a record has it; `arguments` is their digest.
+    pub(super) fn with_request<T>(&self, arguments: Option<&str>, write: impl FnOnce(record::Request<'_>) -> T) -> T {
+        let trace = self
+            .asked
+            .as_ref()
+            .map(|asked| (asked.operation.trace_id().to_string(), asked.operation.span_id().to_string()));
+        write(record::Request {
+            id: self.request_id.as_ref().map(RequestId::text),
+            method: self.asked.as_ref().map(|asked| asked.method),
+            era: self.era,
+            version: self.asked.as_ref().map(|asked| asked.version),
+            arguments,
+            trace_id: trace.as_ref().map(|(trace_id, _)| trace_id.as_str()),
+            span_id: trace.as_ref().map(|(_, span_id)| span_id.as_str()),
+            peer: Some(self.peer),
+        })
+    }
+
+    /// Records that the request was refused: one record each for callers who are known, counted for those who are not,
+    /// lest a flood of strangers fill the disk.
+    pub(super) fn refused(&self, journal: &Journal, refusal: &Refusal, outside: &Outside) {
+        metrics().refusals.with([outside.code]).increment();
+        self.measure(outside.code, Some(outside.rpc));
+        if self.identity.is_none() {
+            journal.count_refusal(self.peer.ip(), outside.code);
+            return;
+        }
+        let path = self.endpoint.path();
+        let reason = refusal.inside();
+        let policies: Vec<&str> = match refusal {
+            Refusal::Denied(policies) => policies.iter().map(String::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let decided = !policies.is_empty();
+        let recorded = self.with_request(None, |request| {
+            journal.note(
+                self.id,
+                &record::Refused {
+                    who: self.who(),
+                    target: self.target.as_ref().map(|target| record_target(target, &path)),
+                    decision: self.policy_set.as_deref().filter(|_| decided).map(|policy_set| record::Decision {
+                        outcome: "deny",
+                        policies: record::Words::Borrowed(&policies),
+                        policy_set,
+                        reason: None,
+                    }),
+                    ceilings: record::Words::default(),
+                    request,
+                    code: outside.code,
+                    reason: &reason,
+                    status: outside.status,
+                },
+            )
+        });
+        if !recorded {
+            metrics().audit_failures.increment();
+        }
+    }
+
+    /// Counts how long the request took, and closes its span; `error` is empty where all went well.
+    pub(super) fn measure(&self, error: &str, rpc: Option<i32>) {
+        let Some(asked) = &self.asked else { return };
+        let status = rpc.map(|code| code.to_string()).unwrap_or_default();
+        if !error.is_empty() && rpc.is_none_or(names::is_server_error) {
+            asked.operation.fail(error);
+        }
+        if !status.is_empty() {
+            asked.operation.note(names::RPC_STATUS, status.clone());
+        }
+        let target = match &self.target {
+            Some(target) => target.tool.name.as_str(),
+            None if asked.method == "tools/call" => names::OTHER,
+            None => "",
+        };
+        let operation =
+            metrics::Operation { method: asked.method, target, error, status: &status, version: asked.version };
+        metrics().served(operation, self.began.elapsed());
+    }
+}
+
+/// A target as a record has it; `path` is its endpoint's.
+pub(super) fn record_target<'a>(target: &'a Target, path: &'a str) -> record::Target<'a> {
+    record::Target {
+        endpoint: path,
+        upstream: target.tool.upstream.as_str(),
+        kind: "tool",
+        name: &target.tool.name,
+        exposed: &target.exposed,
+        definition: Some(&target.tool.digest),
     }
 }

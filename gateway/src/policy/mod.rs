@@ -1,1 +1,36 @@
 //! May they?
+//!
+//! A caller, a tool and its arguments in, a [`Permit`] out, or a [`Denial`]. Policies are Cedar, from `policies/`;
+//! what no policy permits is denied, and so is what a policy could not be evaluated for. It does not count calls, nor
+//! does it know under which name the tool was asked for.
+//!
+//! Listing and calling go through the same decision: a tool is shown if and only if some call of it could be allowed as
+//! far as can be said without its arguments, and a tool that is not shown is answered as one that does not exist.
+//!
+//! | in a policy | is |
+//! |---|---|
+//! | `principal` | `User::"issuer#sub"`, or `Agent::"issuer#client_id"` where there is no user; in `Group::"…"` and `Tenant::"…"` |
+//! | `principal.…` | `issuer`, `agent`, `groups`, `scopes`; `subject` for users; `tenant` where there is one |
+//! | `action` | `Action::"upstream/tool"`, in `Action::"tools/call"` and in one group for each tag of the tool |
+//! | `resource` | `Upstream::"id"` |
+//! | `context.input` | the arguments that have a Cedar type |
+//! | `context.agent` | `client_id`; `actor` where the agent acts for another one |
+//! | `context.authn` | `method`, `issuer`; `acr` where there is one |
+//! | `context.tenant` | the tenant, where there is one |
+//! | `context.time` | `now`, `unix_seconds`, `hour` (0–23), `weekday` (1 = Monday … 7), all in UTC |
+
+pub mod check;
+mod decide;
+pub mod explain;
+mod input;
+pub mod load;
+mod parse;
+pub mod problem;
+mod reads;
+mod schema;
+mod slice;
+pub mod test;
+mod vocabulary;
+
+pub use decide::{Denial, Finding, Permit, Policies};
+pub use problem::{Problem, Source};

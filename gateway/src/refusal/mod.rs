@@ -89,6 +89,8 @@ impl TokenFault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     // ── the edge ──
+    /// The request is HTTP that two readers could understand in two ways, or that this gateway does not speak.
+    HttpMalformed(&'static str),
     /// The `Host` header (or `:authority`) is not a name of this gateway.
     HostNotAllowed,
     /// The `Origin` header names a page that may not call this gateway (RS-02).
@@ -330,6 +332,7 @@ impl Refusal {
     /// code, HTTP status, JSON-RPC code, retryable.
     fn row(&self) -> Row {
         match self {
+            Self::HttpMalformed(_) => Row("http_malformed", 400, 40003, false),
             Self::HostNotAllowed => Row("host_not_allowed", 403, 40301, false),
             Self::OriginNotAllowed => Row("origin_not_allowed", 403, 40302, false),
             Self::RouteUnknown => Row("route_unknown", 404, 40401, false),
@@ -392,6 +395,9 @@ impl Refusal {
 
     fn message(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
+            Self::HttpMalformed(why) => {
+                return Cow::Owned(format!("not an HTTP request that this gateway takes: {why}"));
+            }
             Self::HostNotAllowed => "the `Host` of this request is not served here",
             Self::OriginNotAllowed => "this `Origin` may not call this endpoint",
             Self::RouteUnknown => "there is no MCP endpoint at this path",

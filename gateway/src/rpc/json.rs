@@ -39,17 +39,9 @@ impl Bounds {
         }
     }
 
-    /// For what an upstream answers: bounded by its bytes first, and by a number of values that those bytes can
-    /// sensibly hold, because results are data and requests are not.
-    #[must_use]
-    pub fn reply(limits: &Limits) -> Self {
-        Self {
-            depth_max: limits.json_depth_max.saturating_add(REPLY_DEPTH_EXTRA),
-            values_max: limits.json_nodes_max.max(limits.reply_bytes_max / REPLY_BYTES_PER_VALUE),
-            name_bytes_max: REPLY_NAME_BYTES_MAX,
-            number_chars_max: REPLY_NUMBER_CHARS_MAX,
-        }
-    }
+    /// For what an upstream answers. Its bytes are bounded where they are read; results are data, so that these bounds
+    /// only keep the reader's own cost in proportion.
+    pub const REPLY: Self = Self { depth_max: 96, values_max: 1_000_000, name_bytes_max: 4096, number_chars_max: 1024 };
 }
 
 /// What a value is.
@@ -337,31 +329,36 @@ impl Scanner<'_> {
                 }
                 around = opened;
                 self.skip_blank();
-                let empty = self.peek() == Some(self.closer(around));
-                if !empty {
+                if self.peek() != Some(self.closer(around)) {
                     self.name_if_object(around)?;
                     continue;
                 }
             }
-            // A value ended: close what ends with it, until there is a next value or no container.
-            loop {
+            if !self.next_value_or_end(&mut around, &mut depth)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A value ended: closes every container that ends with it. False where the text ends with it too.
+    fn next_value_or_end(&mut self, around: &mut u32, depth: &mut usize) -> Result<bool, &'static str> {
+        loop {
+            self.skip_blank();
+            let byte = self.peek();
+            if *around == NO_PARENT {
+                return if byte.is_none() { Ok(false) } else { Err("something after the end of the value") };
+            }
+            if byte == Some(self.closer(*around)) {
+                self.step();
+                *around = self.close(*around)?;
+                *depth = depth.saturating_sub(1);
+            } else if byte == Some(b',') {
+                self.step();
                 self.skip_blank();
-                if around == NO_PARENT {
-                    return if self.peek().is_none() { Ok(()) } else { Err("something after the end of the value") };
-                }
-                let byte = self.peek();
-                if byte == Some(self.closer(around)) {
-                    self.step();
-                    around = self.close(around)?;
-                    depth = depth.saturating_sub(1);
-                } else if byte == Some(b',') {
-                    self.step();
-                    self.skip_blank();
-                    self.name_if_object(around)?;
-                    break;
-                } else {
-                    return Err("a comma or a closing bracket is missing");
-                }
+                self.name_if_object(*around)?;
+                return Ok(true);
+            } else {
+                return Err("a comma or a closing bracket is missing");
             }
         }
     }
@@ -734,14 +731,6 @@ const BYTES_PER_NODE: usize = 12;
 const REQUEST_NAME_BYTES_MAX: usize = 256;
 /// The longest literal that a double needs is 24 characters; more is padding or an attack on big-number code.
 const REQUEST_NUMBER_CHARS_MAX: usize = 64;
-/// A result nests the data of a request inside an envelope and content blocks.
-const REPLY_DEPTH_EXTRA: usize = 8;
-/// Names in results may be data: paths, URLs.
-const REPLY_NAME_BYTES_MAX: usize = 4096;
-/// Servers in languages with big integers print them whole.
-const REPLY_NUMBER_CHARS_MAX: usize = 1024;
-/// A tape entry takes 16 bytes, so a reply's tape is at most about twice the reply.
-const REPLY_BYTES_PER_VALUE: usize = 16;
 
 #[cfg(test)]
 mod tests {

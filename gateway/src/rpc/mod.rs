@@ -3,16 +3,25 @@
 //! Bytes in, a [`Call`] out: strict JSON, the JSON-RPC envelope, the era, agreement of headers and body, in the order
 //! of checks that the specification fixes. It does not know which tools exist, nor who asks.
 
+pub mod answers;
 mod call;
 pub mod headers;
 pub mod json;
 mod lookalike;
 pub mod meta;
 pub mod mirrors;
+pub mod outbound;
 mod parse;
+pub mod reply;
+pub mod sse;
+pub mod tool_json;
 pub mod versions;
 
 pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Rejected, RequestId};
 pub use parse::parse;
+pub use versions::{LEGACY, MODERN, known};
 
 pub use crate::refusal::Era;
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,306 @@
-//! outbound
+//! What is sent to an upstream?
+//!
+//! Requests are built here, never copied: our id, the original name, the bytes of `arguments` that policy judged, and a
+//! `_meta` of which the gateway owns its part. It does not send, and it does not know credentials.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{
+    call::{Call, Method, RequestId},
+    headers,
+    json::{Value, write_string},
+    meta::{self, LogLevel},
+    mirrors::{self, Mirror},
+    versions,
+};
+use crate::refusal::{Era, Refusal};
+
+/// What a request up needs besides what the client asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outgoing<'a> {
+    /// Our id, unique among the requests in flight to this upstream (RC-07).
+    pub(super) id: u64,
+    /// The revision that this upstream speaks, never the client's.
+    pub(super) version: &'a str,
+    /// Our progress token, where progress is wanted.
+    pub(super) progress_token: Option<&'a str>,
+    /// The trace context of our own span.
+    pub(super) traceparent: Option<&'a str>,
+    /// The trace state that goes with it.
+    pub(super) tracestate: Option<&'a str>,
+    /// ClientCapabilities to declare, as JSON text; `{}` for none.
+    pub(super) capabilities: &'a str,
+    /// The client's own `clientInfo`, as JSON text that was judged, where this upstream may see it: display only, and a
+    /// privacy surface (spec §3.5). The gateway's otherwise.
+    pub(super) client_info: Option<&'a [u8]>,
+    /// The least severe log message wanted.
+    pub(super) log_level: Option<LogLevel>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A request in the gateway's own name that wants nothing but its answer.
+    pub(super) const fn own(id: u64, version: &'a str) -> Self {
+        Self {
+            id,
+            version,
+            progress_token: None,
+            traceparent: None,
+            tracestate: None,
+            capabilities: "{}",
+            client_info: None,
+            log_level: None,
+        }
+    }
+
+    fn era(&self) -> Era {
+        versions::era(self.version)
+    }
+}
+
+/// A client's `tools/call` on its way to one upstream.
+#[derive(Debug, Clone, Copy)]
+pub struct ToolsCall<'a> {
+    /// Our id, unique among the requests in flight to this upstream (RC-07).
+    pub id: u64,
+    /// The tool's name at the upstream.
+    pub name: &'a str,
+    /// What the client asked.
+    pub call: &'a Call,
+    /// What the upstream speaks, never what the client does.
+    pub era: Era,
+    /// The revision of that.
+    pub version: &'a str,
+    /// Which arguments a modern upstream wants in headers.
+    pub mirrors: &'a [Mirror],
+    /// The trace context of our own span.
+    pub traceparent: Option<&'a str>,
+    /// The trace state that goes with it.
+    pub tracestate: Option<&'a str>,
+}
+
+/// The body of a `tools/call`, and the headers that mirror it (RC-02, RC-03), all computed from what goes up.
+///
+/// # Errors
+/// [`Refusal::Bug`] where there is nothing to send: the message is not a `tools/call`.
+pub fn tools_call(passing: &ToolsCall<'_>) -> Result<(Bytes, HeaderMap), Refusal> {
+    if passing.call.method() != Method::ToolsCall {
+        return Err(Refusal::Bug("something else was sent as a `tools/call`"));
+    }
+    let asked = passing.call.meta();
+    let token = progress_token(passing.id);
+    let outgoing = Outgoing {
+        progress_token: asked.progress_token.is_some().then_some(token.as_str()),
+        traceparent: passing.traceparent,
+        tracestate: passing.tracestate,
+        log_level: asked.log_level.and_then(Value::text).and_then(|word| LogLevel::parse(&word)),
+        ..Outgoing::own(passing.id, passing.version)
+    };
+    let body = tools_call_body(&outgoing, passing.name, passing.call);
+    let mut fields = HeaderMap::new();
+    if passing.era == Era::Modern {
+        headers::mirror(&mut fields, passing.version, "tools/call", Some(passing.name));
+        mirrors::mirror(passing.mirrors, passing.call.arguments(), &mut fields);
+    }
+    // MCP basic/index has the trace context in `_meta`; HTTP middleware on the way reads the headers.
+    for (name, text) in [(meta::TRACEPARENT, passing.traceparent), (meta::TRACESTATE, passing.tracestate)] {
+        if let Some(Ok(value)) = text.map(HeaderValue::from_str) {
+            fields.insert(HeaderName::from_static(name), value);
+        }
+    }
+    Ok((Bytes::from(body), fields))
+}
+
+/// Our progress token for request `id`: one a request, so that no two in flight share one (spec §3.6).
+#[must_use]
+pub fn progress_token(id: u64) -> String {
+    format!("p:{id}")
+}
+
+/// `tools/call` with the bytes of `arguments` that came, and every member of `params` that is not the gateway's (RI-08).
+pub(super) fn tools_call_body(outgoing: &Outgoing<'_>, original_name: &str, call: &Call) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "tools/call", call.body().len());
+    out.extend_from_slice(br#","params":{"name":"#);
+    write_string(&mut out, original_name);
+    for (name, value) in call.params().into_iter().flat_map(|params| params.members()) {
+        // `task` asks a legacy server for a task, which the gateway does not declare; the other two are its own.
+        if ["name", "_meta", "task"].iter().any(|own| name.is(own)) {
+            continue;
+        }
+        member_raw(&mut out, name.raw(), value.raw());
+    }
+    write_meta(&mut out, outgoing, Some(call));
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `tools/list` in the gateway's own name, and the headers that mirror it.
+#[must_use]
+pub fn tools_list(id: u64, cursor: Option<&str>, era: Era, version: &str) -> (Bytes, HeaderMap) {
+    let mut out = begin(Some(id), "tools/list", 0);
+    out.extend_from_slice(br#","params":{"#);
+    if let Some(cursor) = cursor {
+        member_text(&mut out, "cursor", cursor);
+    }
+    write_meta(&mut out, &Outgoing::own(id, version), None);
+    out.extend_from_slice(b"}}");
+    let mut fields = HeaderMap::new();
+    if era == Era::Modern {
+        headers::mirror(&mut fields, version, "tools/list", None);
+    }
+    (Bytes::from(out), fields)
+}
+
+/// `server/discover`, and the headers that mirror it: how a modern upstream is recognised (RC-10).
+#[must_use]
+pub fn discover(id: u64, version: &str) -> (Bytes, HeaderMap) {
+    let mut out = begin(Some(id), "server/discover", 0);
+    out.extend_from_slice(br#","params":{"#);
+    write_meta(&mut out, &Outgoing::own(id, version), None);
+    out.extend_from_slice(b"}}");
+    let mut fields = HeaderMap::new();
+    headers::mirror(&mut fields, version, "server/discover", None);
+    (Bytes::from(out), fields)
+}
+
+/// `initialize` of a legacy session in the gateway's own name (spec §2.1).
+#[must_use]
+pub fn initialize(id: u64, version: &str) -> Vec<u8> {
+    let outgoing = Outgoing::own(id, version);
+    let mut out = begin(Some(id), "initialize", 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "protocolVersion", version);
+    member_raw(&mut out, br#""capabilities""#, outgoing.capabilities.as_bytes());
+    member_raw(&mut out, br#""clientInfo""#, &client_info(&outgoing));
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `notifications/initialized`.
+#[must_use]
+pub fn initialized() -> Vec<u8> {
+    let mut out = begin(None, "notifications/initialized", 0);
+    out.push(b'}');
+    out
+}
+
+/// `notifications/cancelled` for our request `id` (RL-07).
+#[must_use]
+pub fn cancelled(id: u64, reason: &str) -> Vec<u8> {
+    let mut out = begin(None, "notifications/cancelled", 0);
+    out.extend_from_slice(br#","params":{"requestId":"#);
+    out.extend_from_slice(id.to_string().as_bytes());
+    member_text(&mut out, "reason", reason);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// The answer to an upstream's `ping` (RL-09).
+#[must_use]
+pub fn pong(id: &RequestId) -> Vec<u8> {
+    let mut out = respond(id);
+    out.extend_from_slice(br#","result":{}}"#);
+    out
+}
+
+/// The answer to any other request of an upstream: no capability was declared that would allow it.
+#[must_use]
+pub fn method_not_found(id: &RequestId) -> Vec<u8> {
+    let mut out = respond(id);
+    out.extend_from_slice(br#","error":{"code":-32601,"message":"method not found"}}"#);
+    out
+}
+
+/// `Implementation` of the gateway, as JSON text: `clientInfo` up, `serverInfo` down.
+#[must_use]
+pub fn implementation() -> Vec<u8> {
+    let mut out = vec![b'{'];
+    member_text(&mut out, "name", env!("CARGO_PKG_NAME"));
+    member_text(&mut out, "version", env!("CARGO_PKG_VERSION"));
+    out.push(b'}');
+    out
+}
+
+fn client_info<'a>(outgoing: &Outgoing<'a>) -> Cow<'a, [u8]> {
+    outgoing.client_info.map_or_else(|| Cow::Owned(implementation()), Cow::Borrowed)
+}
+
+fn begin(id: Option<u64>, method: &str, room: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(room.saturating_add(512));
+    out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
+    if let Some(id) = id {
+        member_raw(&mut out, br#""id""#, id.to_string().as_bytes());
+    }
+    member_text(&mut out, "method", method);
+    out
+}
+
+fn respond(id: &RequestId) -> Vec<u8> {
+    let mut out = br#"{"jsonrpc":"2.0""#.to_vec();
+    member_raw(&mut out, br#""id""#, id.raw());
+    out
+}
+
+/// `_meta` (RC-06): the client's and the upstream's own members go on; those that the gateway owns are replaced, or
+/// dropped where the upstream's revision does not have them. Baggage never goes on.
+fn write_meta(out: &mut Vec<u8>, outgoing: &Outgoing<'_>, call: Option<&Call>) {
+    let mut own = Vec::with_capacity(256);
+    if outgoing.era() == Era::Modern {
+        member_text(&mut own, meta::PROTOCOL_VERSION, outgoing.version);
+        member(&mut own, meta::CLIENT_CAPABILITIES, outgoing.capabilities.as_bytes());
+        member(&mut own, meta::CLIENT_INFO, &client_info(outgoing));
+        if let Some(level) = outgoing.log_level {
+            member_text(&mut own, meta::LOG_LEVEL, level.as_str());
+        }
+    }
+    let texts = [
+        (meta::PROGRESS_TOKEN, outgoing.progress_token),
+        (meta::TRACEPARENT, outgoing.traceparent),
+        (meta::TRACESTATE, outgoing.tracestate),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            member_text(&mut own, name, text);
+        }
+    }
+    for (name, value) in call.into_iter().flat_map(|call| call.meta().others()) {
+        member_raw(&mut own, name.raw(), value.raw());
+    }
+    if !own.is_empty() {
+        own.insert(0, b'{');
+        own.push(b'}');
+        member(out, "_meta", &own);
+    }
+}
+
+/// Appends a member, with a comma where one stands before it. `value` is JSON text.
+pub(crate) fn member(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    comma(out);
+    write_string(out, name);
+    out.push(b':');
+    out.extend_from_slice(value);
+}
+
+/// Appends a member whose name is JSON text already.
+pub(crate) fn member_raw(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    comma(out);
+    out.extend_from_slice(name);
+    out.push(b':');
+    out.extend_from_slice(value);
+}
+
+/// Appends a member that is a string.
+pub(crate) fn member_text(out: &mut Vec<u8>, name: &str, text: &str) {
+    comma(out);
+    write_string(out, name);
+    out.push(b':');
+    write_string(out, text);
+}
+
+fn comma(out: &mut Vec<u8>) {
+    if !matches!(out.last(), None | Some(b'{' | b'[' | b':' | b',')) {
+        out.push(b',');
+    }
+}

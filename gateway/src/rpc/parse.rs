@@ -142,6 +142,10 @@ impl<'a> Envelope<'a> {
         if method.kind() != Kind::String {
             return refuse("`method` is not a string");
         }
+        // It would run, and nobody would hear of it.
+        if id.is_none() && !method.text().is_some_and(|method| method.starts_with("notifications/")) {
+            return refuse("a request without an `id`");
+        }
         if params.is_some_and(|params| !params.is_object()) {
             return refuse("`params` is not an object");
         }
@@ -228,10 +232,9 @@ impl Asked<'_> {
             return Err(Refusal::VersionUnsupported(asked_for.chars().take(VERSION_CHARS_MAX).collect()));
         };
         // 11: what an intermediary may have routed by is what runs (RS-13).
-        match claims.method {
-            Field::Text(header) if header == method => {}
-            Field::Absent if self.is_notification => {}
-            _ => return mismatch("Mcp-Method"),
+        let unmirrored = self.is_notification && claims.method == Field::Absent;
+        if !unmirrored && claims.method != Field::Text(method) {
+            return mismatch("Mcp-Method");
         }
         if let Some(member) = headers::name_member(method) {
             let body = self.params.and_then(|params| params.get(member)).and_then(Value::text);
@@ -259,13 +262,12 @@ impl Asked<'_> {
         }
     }
 
-    /// Check 12 (RS-12). A request without an id is not a notification: it would run and nobody would hear of it.
+    /// Check 12 (RS-12).
     fn method(&self, text: &str, era: Era) -> Result<Method, Refusal> {
-        match (text.starts_with("notifications/"), self.is_notification) {
-            (true, true) => Ok(Method::notification(text)),
-            (false, true) => Err(Refusal::NotARequest("a request without an `id`")),
-            (_, false) => Method::request(text, era).ok_or(Refusal::MethodUnknown),
+        if self.is_notification {
+            return Ok(Method::notification(text));
         }
+        Method::request(text, era).ok_or(Refusal::MethodUnknown)
     }
 
     /// Check 13, as far as the catalogue is not needed. A notification has no answer, so a malformed one has no effect.

@@ -1,1 +1,98 @@
 //! What does an operator see?
+//!
+//! Traces and metrics to an OpenTelemetry collector, metrics as Prometheus text, logs as JSON on standard error.
+//! It does not see audit records: those are a product with promises of its own, and telemetry may be lost.
+
+pub mod context;
+mod export;
+pub mod metrics;
+pub mod names;
+mod spans;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use export::Export;
+pub use metrics::metrics;
+use opentelemetry::trace::TracerProvider;
+pub use spans::{Operation, Spans};
+use tracing::{Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, registry, util::SubscriberInitExt,
+};
+
+use crate::config;
+
+/// What runs until the process ends; [`Telemetry::stop`] sends what is left.
+#[derive(Debug)]
+pub struct Telemetry {
+    spans: Spans,
+    export: Option<Export>,
+}
+
+impl Telemetry {
+    /// Begins to log what `log_filter` lets through (the grammar of `RUST_LOG`), and to export where there is a collector.
+    ///
+    /// Where this process logs already, as in a test, logs and spans stay with whoever came first.
+    ///
+    /// # Errors
+    /// Where the exporter cannot be built; why, in words.
+    pub fn start(config: &config::Telemetry, log_filter: &str) -> Result<Self, String> {
+        let telemetry = Self::new(config)?;
+        if telemetry.subscriber(log_filter).try_init().is_err() {
+            tracing::debug!("this process logs already");
+        }
+        Ok(telemetry)
+    }
+
+    /// How spans begin.
+    #[must_use]
+    pub const fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// Sends what is left. Waits for the collector within bounds: not on a thread that serves requests.
+    pub fn stop(self) {
+        if let Some(export) = self.export {
+            export.stop();
+        }
+    }
+
+    fn new(config: &config::Telemetry) -> Result<Self, String> {
+        let export = match &config.otlp {
+            Some(otlp) => Some(Export::start(otlp, config)?),
+            None => None,
+        };
+        Ok(Self { spans: Spans::new(config.sample_ratio, export.is_some()), export })
+    }
+
+    fn subscriber(&self, log_filter: &str) -> impl Subscriber + Send + Sync + use<> {
+        let log = tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_writer(io::stderr)
+            .with_filter(EnvFilter::try_new(log_filter).unwrap_or_else(|_bad| EnvFilter::new("info")));
+        let trace = self.export.as_ref().map(|export| {
+            tracing_opentelemetry::layer()
+                .with_tracer(export.provider.tracer("tollgate"))
+                .with_location(false)
+                .with_threads(false)
+                .with_tracked_inactivity(false)
+                .with_context_activation(false)
+                .with_filter(filter_fn(|metadata| {
+                    // Events of this crate that happen in a span join it; those of the exporter itself must not, or
+                    // every export would make another.
+                    let own = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+                    if metadata.is_span() {
+                        metadata.target() == spans::TARGET
+                    } else {
+                        own && *metadata.level() <= Level::INFO
+                    }
+                }))
+        });
+        registry().with(trace).with(log)
+    }
+}

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::{
-    Messages, Peer, Spoken, newest,
+    Peer, Spoken, newest, result_of,
     session::Key,
     status_refusal,
     transport::{Answered, Outgoing},
@@ -17,7 +17,12 @@ use crate::{
     catalog::ToolDefinition,
     exchange::Grant,
     refusal::{Era, Refusal},
-    rpc::{self, outbound, reply},
+    rpc::{
+        json::Value,
+        outbound,
+        reply::{Inbound, Response},
+        versions,
+    },
 };
 
 /// One reading of an upstream's tools.
@@ -50,27 +55,41 @@ impl Peer {
     }
 
     async fn probe(&self, grant: &Grant) -> Result<Spoken, Refusal> {
-        let id = self.next_id();
-        let version = newest(Era::Modern);
-        let (body, headers) = outbound::discover(id, version);
-        let outgoing = Outgoing { body, version: Some(version), session: None, headers };
-        let mut answered = self.exchange(grant, outgoing).await?;
+        let (id, modern) = (self.next_id(), Spoken { era: Era::Modern, version: newest(Era::Modern) });
+        let legacy = Spoken { era: Era::Legacy, version: newest(Era::Legacy) };
+        let body = outbound::discover(&outbound::Outgoing::own(id, modern.version));
+        let headers = self.headers(modern, "server/discover", None);
+        let mut answered = self.exchange(grant, Outgoing::new(body, headers, None)).await?;
         if matches!(answered.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Err(Refusal::UpstreamUnauthorized);
         }
-        let legacy = Spoken { era: Era::Legacy, version: newest(Era::Legacy) };
-        if answered.status.is_server_error() {
+        if answered.status.is_server_error() || answered.status.is_redirection() {
             return Err(status_refusal(answered.status, "server/discover"));
         }
-        let Ok(Some(message)) = first(self, &mut answered).await else { return Ok(legacy) };
-        Ok(match reply::modern_versions(&message) {
-            Some(versions) => {
-                let common = rpc::MODERN.iter().copied().find(|ours| versions.iter().any(|theirs| theirs == ours));
-                Spoken { era: Era::Modern, version: common.ok_or_else(no_common_version)? }
+        let Some(response) = self.first_response(&mut answered).await else { return Ok(legacy) };
+        match response.outcome() {
+            Ok(result) => match result.get("supportedVersions") {
+                Some(versions) => common(versions),
+                None => Ok(legacy),
+            },
+            Err(error) if MODERN_ERRORS.contains(&error.code) => {
+                error.data().and_then(|data| data.get("supported")).map_or(Ok(modern), common)
             }
-            None if reply::is_modern_error(&message) => Spoken { era: Era::Modern, version },
-            None => legacy,
-        })
+            Err(_) => Ok(legacy),
+        }
+    }
+
+    /// The first response of an answer, whatever its id: a probe's refusal may have none.
+    async fn first_response(&self, answered: &mut Answered) -> Option<Response> {
+        let read = async {
+            while let Ok(Some(message)) = answered.messages.next().await {
+                if let Ok(Inbound::Response(response)) = Inbound::parse(message, &self.bounds) {
+                    return Some(response);
+                }
+            }
+            None
+        };
+        tokio::time::timeout(self.settings.timeout, read).await.ok().flatten()
     }
 
     /// Reads all pages of the upstream's tools.
@@ -82,13 +101,17 @@ impl Peer {
         let mut read = Read { tools: Vec::new(), withheld: Vec::new(), ttl: None };
         let mut cursor: Option<String> = None;
         for _page in 0..PAGES_MAX {
-            let message = self.page(grant, spoken, cursor.as_deref()).await?;
-            let page = reply::tools(&message).map_err(|why| Refusal::UpstreamInvalid(format!("`tools/list`: {why}")))?;
-            for raw in page.tools {
-                self.admit(raw, &mut read);
+            let response = self.page(grant, spoken, cursor.as_deref()).await?;
+            let result = result_of(&response, "tools/list")?;
+            let tools = result
+                .get("tools")
+                .ok_or_else(|| Refusal::UpstreamInvalid("`tools/list` without `tools`".to_owned()))?;
+            for tool in tools.elements() {
+                self.admit(tool, &mut read);
             }
-            read.ttl = page.ttl_ms.map(Duration::from_millis);
-            cursor = page.next;
+            let ttl_ms = result.get("ttlMs").and_then(Value::integer).and_then(|ttl| u64::try_from(ttl).ok());
+            read.ttl = ttl_ms.map(Duration::from_millis);
+            cursor = result.get("nextCursor").and_then(Value::text).map(std::borrow::Cow::into_owned);
             if cursor.is_none() || read.tools.len() >= TOOLS_MAX {
                 return Ok(read);
             }
@@ -96,50 +119,45 @@ impl Peer {
         Ok(read)
     }
 
-    fn admit(&self, raw: Bytes, read: &mut Read) {
+    fn admit(&self, tool: Value<'_>, read: &mut Read) {
         if read.tools.len() >= TOOLS_MAX {
             return;
         }
-        let name = reply::tool_name(&raw).unwrap_or_else(|| format!("#{}", read.tools.len()));
-        match ToolDefinition::read(&self.settings, raw) {
+        let name = tool.get("name").and_then(Value::text).unwrap_or_default().into_owned();
+        // A copy of its own: the page it came in does not stay for its sake.
+        match ToolDefinition::read(&self.settings, Bytes::copy_from_slice(tool.raw())) {
             Ok(tool) => read.tools.push(Arc::new(tool)),
             Err(fault) => read.withheld.push((name, fault.to_string())),
         }
     }
 
-    async fn page(&self, grant: &Grant, spoken: Spoken, cursor: Option<&str>) -> Result<Bytes, Refusal> {
-        let id = self.next_id();
-        match spoken.era {
-            Era::Modern => {
-                let (body, headers) = outbound::tools_list(id, cursor, spoken.era, spoken.version);
-                let outgoing = Outgoing { body, version: Some(spoken.version), session: None, headers };
-                let mut answered = self.exchange(grant, outgoing).await?;
-                self.list_response(&mut answered, id).await
-            }
-            Era::Legacy => self.page_legacy(grant, id, cursor).await,
+    async fn page(&self, grant: &Grant, spoken: Spoken, cursor: Option<&str>) -> Result<Response, Refusal> {
+        if spoken.era == Era::Modern {
+            let id = self.next_id();
+            let body = outbound::tools_list(&outbound::Outgoing::own(id, spoken.version), cursor);
+            let headers = self.headers(spoken, "tools/list", None);
+            let mut answered = self.exchange(grant, Outgoing::new(body, headers, None)).await?;
+            return self.list_response(&mut answered, id).await;
         }
-    }
-
-    async fn page_legacy(&self, grant: &Grant, id: u64, cursor: Option<&str>) -> Result<Bytes, Refusal> {
         let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: super::CAPABILITIES_NONE };
-        let mut attempts = 0_u8;
+        let mut first = true;
         loop {
             let session = self.sessions.take(&key, self.begin(grant)).await?;
-            let (body, headers) = outbound::tools_list(id, cursor, Era::Legacy, session.version);
-            let outgoing =
-                Outgoing { body, version: Some(session.version), session: session.id.as_ref(), headers };
-            let mut answered = self.exchange(grant, outgoing).await?;
+            let (id, spoken) = (self.next_id(), Spoken { era: Era::Legacy, version: session.version });
+            let body = outbound::tools_list(&outbound::Outgoing::own(id, session.version), cursor);
+            let headers = self.headers(spoken, "tools/list", None);
+            let mut answered = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await?;
             let gone = answered.status == StatusCode::NOT_FOUND && session.id.is_some();
-            if !gone || attempts > 0 {
+            if !(gone && first) {
                 return self.list_response(&mut answered, id).await;
             }
+            first = false;
             answered.messages.discard().await;
             self.sessions.forget(&key, &session);
-            attempts = attempts.saturating_add(1);
         }
     }
 
-    async fn list_response(&self, answered: &mut Answered, id: u64) -> Result<Bytes, Refusal> {
+    async fn list_response(&self, answered: &mut Answered, id: u64) -> Result<Response, Refusal> {
         if !answered.status.is_success() {
             return Err(status_refusal(answered.status, "tools/list"));
         }
@@ -147,15 +165,19 @@ impl Peer {
     }
 }
 
-/// The first message of an answer, whatever its id: a probe's refusal may have none.
-async fn first(peer: &Peer, answered: &mut Answered) -> Result<Option<Bytes>, Refusal> {
-    let messages: &mut Messages = &mut answered.messages;
-    tokio::time::timeout(peer.settings.timeout, messages.next()).await.unwrap_or(Err(Refusal::UpstreamTimeout))
+/// The newest revision that both sides speak, of a `supportedVersions` or `supported` list.
+fn common(supported: Value<'_>) -> Result<Spoken, Refusal> {
+    let theirs = |ours: &str| supported.elements().any(|version| version.is(ours));
+    let found = |era, table: &'static [&'static str]| {
+        table.iter().copied().find(|ours| theirs(ours)).map(|version| Spoken { era, version })
+    };
+    found(Era::Modern, versions::MODERN)
+        .or_else(|| found(Era::Legacy, versions::LEGACY))
+        .ok_or_else(|| Refusal::UpstreamInvalid("the upstream serves no revision that this gateway speaks".to_owned()))
 }
 
-fn no_common_version() -> Refusal {
-    Refusal::UpstreamInvalid("the upstream serves no revision that this gateway speaks".to_owned())
-}
+/// Errors that only a modern server gives (RC-10).
+const MODERN_ERRORS: &[i64] = &[-32020, -32021, -32022];
 
 /// Pages of one list: an upstream whose cursors run in circles ends here.
 const PAGES_MAX: usize = 100;

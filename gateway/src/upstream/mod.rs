@@ -20,20 +20,27 @@ use std::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 pub use catalogue::Read;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use session::{Key, Session, Sessions};
-use transport::{Answered, Outgoing, Reading, Undelivered};
 pub use transport::Messages;
+use transport::{Answered, Outgoing, Reading, Undelivered};
 
 use crate::{
-    audit::Receipt,
+    audit::journal::Receipt,
     catalog::Target,
     config::{Limits, Upstream, UpstreamId},
     egress::{Client, EgressError, Trust},
     exchange::{Grant, Tripwire},
     identity::Identity,
     refusal::{Era, Refusal},
-    rpc::{self, Call, outbound, reply},
+    rpc::{
+        Call, headers,
+        json::{Bounds, Value},
+        meta::LogLevel,
+        mirrors, outbound,
+        reply::{Inbound, Response},
+        versions,
+    },
 };
 
 /// All upstreams of the estate.
@@ -96,6 +103,7 @@ pub struct Spoken {
 pub struct Peer {
     settings: Arc<Upstream>,
     client: Client,
+    bounds: Bounds,
     reply_bytes_max: usize,
     event_bytes_max: usize,
     spoken: ArcSwapOption<Spoken>,
@@ -112,6 +120,10 @@ pub struct Passage<'a> {
     pub call: &'a Call,
     /// What it is aimed at.
     pub target: &'a Target,
+    /// `Mcp-Param-*` headers that no schema declares (RI-02).
+    pub unrecognised: &'a [(HeaderName, HeaderValue)],
+    /// The least severe log message that the client wants.
+    pub log_level: Option<LogLevel>,
     /// Our own span, as `traceparent`.
     pub traceparent: Option<&'a str>,
     /// The caller's `tracestate`, unchanged.
@@ -149,6 +161,7 @@ impl Peer {
         Self {
             settings,
             client,
+            bounds: Bounds::reply(limits),
             reply_bytes_max: limits.reply_bytes_max,
             event_bytes_max: limits.event_bytes_max,
             spoken: ArcSwapOption::from(spoken),
@@ -211,84 +224,111 @@ impl Peer {
         tripwire: &Tripwire,
     ) -> Result<Sent, Refusal> {
         let id = self.next_id();
-        let (body, headers) = outbound::tools_call(&self.address(id, passage, spoken))?;
-        let outgoing = Outgoing { body, version: Some(spoken.version), session: None, headers };
-        let reading = self.reading(passage.target.tool.timeout, Some(tripwire));
-        let answered = transport::post(&self.client, &self.settings, grant, outgoing, reading).await?;
+        let answered = self.post_call(grant, passage, (id, spoken), (None, tripwire)).await?;
         Ok(Sent { answered, id, spoken, session: None })
     }
 
     /// A 404 proves that the session was gone and the call not executed: begun again and sent again, once (RL-13).
-    async fn call_legacy(
-        &self,
-        grant: &Grant,
-        passage: &Passage<'_>,
-        tripwire: &Tripwire,
-    ) -> Result<Sent, Refusal> {
+    async fn call_legacy(&self, grant: &Grant, passage: &Passage<'_>, tripwire: &Tripwire) -> Result<Sent, Refusal> {
         let key = Key {
             principal: passage.caller.principal,
             generation: grant.generation(),
             capabilities: CAPABILITIES_NONE,
         };
-        let mut attempts = 0_u8;
+        let mut first = true;
         loop {
             let session = self.sessions.take(&key, self.begin(grant)).await?;
             let spoken = Spoken { era: Era::Legacy, version: session.version };
             let id = self.next_id();
-            let (body, headers) = outbound::tools_call(&self.address(id, passage, spoken))?;
-            let outgoing =
-                Outgoing { body, version: Some(session.version), session: session.id.as_ref(), headers };
-            let reading = self.reading(passage.target.tool.timeout, Some(tripwire));
-            let answered = transport::post(&self.client, &self.settings, grant, outgoing, reading).await?;
+            let answered = self.post_call(grant, passage, (id, spoken), (Some(&session), tripwire)).await?;
             let gone = answered.status == StatusCode::NOT_FOUND && session.id.is_some();
-            if !gone || attempts > 0 {
+            if !(gone && first) {
                 return Ok(Sent { answered, id, spoken, session: Some(session) });
             }
+            first = false;
             answered.messages.discard().await;
             self.sessions.forget(&key, &session);
-            attempts = attempts.saturating_add(1);
         }
     }
 
-    fn address<'a>(&self, id: u64, passage: &'a Passage<'a>, spoken: Spoken) -> outbound::ToolsCall<'a> {
-        outbound::ToolsCall {
-            id,
-            name: &passage.target.tool.name,
-            call: passage.call,
-            era: spoken.era,
-            version: spoken.version,
-            mirrors: &passage.target.tool.mirrors,
+    async fn post_call(
+        &self,
+        grant: &Grant,
+        passage: &Passage<'_>,
+        (id, spoken): (u64, Spoken),
+        (session, tripwire): (Option<&Arc<Session>>, &Tripwire),
+    ) -> Result<Answered, Undelivered> {
+        let tool = &passage.target.tool;
+        let meta = passage.call.meta();
+        let token = meta.progress_token.is_some().then(|| progress_token(id));
+        let message = outbound::Outgoing {
+            progress_token: token.as_deref(),
             traceparent: passage.traceparent,
             tracestate: passage.tracestate,
+            capabilities: CAPABILITIES_NONE,
+            client_info: meta.client_info.map(Value::raw),
+            log_level: passage.log_level,
+            ..outbound::Outgoing::own(id, spoken.version)
+        };
+        let body = Bytes::from(outbound::tools_call(&message, &tool.name, passage.call));
+        let mut headers = self.headers(spoken, "tools/call", Some(&tool.name));
+        if spoken.era == Era::Modern {
+            headers.extend(passage.unrecognised.iter().cloned());
+            mirrors::mirror(&tool.mirrors, passage.call.arguments(), &mut headers);
         }
+        for (name, value) in [("traceparent", passage.traceparent), ("tracestate", passage.tracestate)] {
+            if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+        let outgoing = Outgoing { body, session: session.and_then(|session| session.id.as_ref()), headers };
+        let reading = self.reading(tool.timeout, Some(tripwire));
+        transport::post(&self.client, &self.settings, grant, outgoing, reading).await
+    }
+
+    /// The headers of a message to a peer that speaks `spoken`; only a modern one reads the mirrored ones.
+    fn headers(&self, spoken: Spoken, method: &str, name: Option<&str>) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(HEADERS);
+        match spoken.era {
+            Era::Modern => headers::mirror(&mut headers, spoken.version, method, name),
+            Era::Legacy => {
+                headers.insert(PROTOCOL_VERSION, HeaderValue::from_static(spoken.version));
+            }
+        }
+        headers
     }
 
     /// A session at a legacy upstream: `initialize`, then `notifications/initialized`.
     async fn begin(&self, grant: &Grant) -> Result<Session, Refusal> {
         let id = self.next_id();
-        let body = Bytes::from(outbound::initialize(id, newest(Era::Legacy)));
-        let mut answered = self.exchange(grant, Outgoing::plain(body, None, None)).await?;
+        let body = outbound::initialize(&outbound::Outgoing::own(id, versions::LEGACY_NEWEST));
+        let mut answered = self.exchange(grant, Outgoing::new(body, HeaderMap::new(), None)).await?;
         if !answered.status.is_success() {
             return Err(status_refusal(answered.status, "initialize"));
         }
         let response = self.response(&mut answered.messages, id).await?;
-        let version = reply::initialized_version(&response)
-            .and_then(|version| rpc::known(Era::Legacy, version))
+        let result = result_of(&response, "initialize")?;
+        let version = result
+            .get("protocolVersion")
+            .and_then(|version| versions::legacy(&version.text()?))
             .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
         let session = Session { id: answered.session, version };
-        let body = Bytes::from(outbound::initialized());
-        let noted =
-            self.exchange(grant, Outgoing::plain(body, Some(version), session.id.as_ref())).await?;
+        let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
+        let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;
         Ok(session)
     }
 
     /// Reads messages until the response to `id`; everything before it is not asked for here.
-    async fn response(&self, messages: &mut Messages, id: u64) -> Result<Bytes, Refusal> {
+    async fn response(&self, messages: &mut Messages, id: u64) -> Result<Response, Refusal> {
         let read = async {
             while let Some(message) = messages.next().await? {
-                if reply::answers(&message, id) {
-                    return Ok(message);
+                let message =
+                    Inbound::parse(message, &self.bounds).map_err(|why| Refusal::UpstreamInvalid(why.to_owned()))?;
+                if let Inbound::Response(response) = message
+                    && response.answers(id)
+                {
+                    return Ok(response);
                 }
             }
             Err(Refusal::UpstreamLost("the answer ended without a response".to_owned()))
@@ -302,12 +342,7 @@ impl Peer {
     }
 
     fn reading<'a>(&self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
-        Reading {
-            first_byte,
-            reply_bytes_max: self.reply_bytes_max,
-            event_bytes_max: self.event_bytes_max,
-            tripwire,
-        }
+        Reading { first_byte, reply_bytes_max: self.reply_bytes_max, event_bytes_max: self.event_bytes_max, tripwire }
     }
 
     fn next_id(&self) -> u64 {
@@ -315,13 +350,9 @@ impl Peer {
     }
 }
 
-impl Outgoing<'_> {
-    fn plain<'a>(
-        body: Bytes,
-        version: Option<&'static str>,
-        session: Option<&'a http::HeaderValue>,
-    ) -> Outgoing<'a> {
-        Outgoing { body, version, session, headers: HeaderMap::new() }
+impl<'a> Outgoing<'a> {
+    fn new(body: Vec<u8>, headers: HeaderMap, session: Option<&'a HeaderValue>) -> Self {
+        Self { body: Bytes::from(body), session, headers }
     }
 }
 
@@ -334,11 +365,22 @@ struct Sent {
 }
 
 impl Reply {
+    /// The progress token under which the upstream reports on this call.
+    #[must_use]
+    pub fn progress_token(&self) -> String {
+        progress_token(self.id)
+    }
+
+    /// What one message may be at most.
+    #[must_use]
+    pub fn bounds(&self) -> &Bounds {
+        &self.peer.bounds
+    }
+
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
     pub async fn respond(&self, message: Vec<u8>) {
-        let version = Some(self.spoken.version);
         let session = self.session.as_ref().and_then(|session| session.id.as_ref());
-        let outgoing = Outgoing::plain(Bytes::from(message), version, session);
+        let outgoing = Outgoing::new(message, self.peer.headers(self.spoken, "", None), session);
         if let Ok(answered) = self.peer.exchange(&self.grant, outgoing).await {
             answered.messages.discard().await;
         }
@@ -359,13 +401,29 @@ fn status_refusal(status: StatusCode, what: &str) -> Refusal {
     Refusal::UpstreamInvalid(format!("HTTP {} to `{what}`", status.as_u16()))
 }
 
+/// The result of a response to a request of the gateway's own.
+fn result_of<'a>(response: &'a Response, method: &str) -> Result<Value<'a>, Refusal> {
+    response.outcome().map_err(|error| Refusal::UpstreamInvalid(format!("error {} to `{method}`", error.code)))
+}
+
 /// The newest revision of an era that the gateway speaks.
 fn newest(era: Era) -> &'static str {
     match era {
-        Era::Modern => rpc::MODERN.first().copied().unwrap_or_default(),
-        Era::Legacy => rpc::LEGACY.first().copied().unwrap_or_default(),
+        Era::Modern => versions::MODERN.first().copied().unwrap_or_default(),
+        Era::Legacy => versions::LEGACY_NEWEST,
     }
 }
+
+/// Progress tokens are unique among the calls at one upstream, because its request ids are (spec §3.6).
+fn progress_token(id: u64) -> String {
+    format!("tollgate-{id}")
+}
+
+/// Room for the headers of an ordinary call.
+const HEADERS: usize = 12;
+
+/// `MCP-Protocol-Version`.
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// In this version nothing is asked of the client in the middle of a call, so nothing is declared.
 const CAPABILITIES_NONE: &str = "{}";

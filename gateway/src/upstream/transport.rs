@@ -3,12 +3,12 @@
 //! Streamable HTTP as a client (MCP basic/transports/streamable-http): a request that is built here from nothing, and a
 //! reader that yields one JSON-RPC message at a time. It does not know what the messages mean.
 
-use std::time::Duration;
+use std::{time::Duration, vec};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
+    header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     egress::{Body, Client, EgressError},
     exchange::{Grant, Tripwire},
     refusal::Refusal,
-    rpc::sse::Splitter,
+    rpc::sse::{Event, Splitter},
 };
 
 /// A message on its way up. Nothing in it was copied from the client's headers.
@@ -24,11 +24,9 @@ use crate::{
 pub(super) struct Outgoing<'a> {
     /// The JSON-RPC message.
     pub(super) body: Bytes,
-    /// `MCP-Protocol-Version`; absent on a legacy `initialize`.
-    pub(super) version: Option<&'static str>,
     /// `Mcp-Session-Id`.
     pub(super) session: Option<&'a HeaderValue>,
-    /// `Mcp-Method`, `Mcp-Name`, `Mcp-Param-*` and trace context, all computed from the judged body.
+    /// `MCP-Protocol-Version`, `Mcp-Method`, `Mcp-Name`, `Mcp-Param-*` and trace context, all computed from the judged body.
     pub(super) headers: HeaderMap,
 }
 
@@ -63,7 +61,13 @@ pub(super) async fn post(
     Ok(Answered {
         status: parts.status,
         session: parts.headers.remove(&SESSION_ID),
-        messages: Messages { body, framing, bytes_max: bounds.reply_bytes_max, bytes: 0 },
+        messages: Messages {
+            body,
+            framing,
+            bytes_max: bounds.reply_bytes_max,
+            event_bytes_max: bounds.event_bytes_max,
+            bytes: 0,
+        },
     })
 }
 
@@ -123,9 +127,6 @@ fn build(upstream: &Upstream, grant: &Grant, outgoing: Outgoing<'_>) -> Result<R
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    if let Some(version) = outgoing.version {
-        headers.insert(PROTOCOL_VERSION, HeaderValue::from_static(version));
-    }
     if let Some(session) = outgoing.session {
         headers.insert(SESSION_ID, session.clone());
     }
@@ -138,7 +139,7 @@ pub(super) fn authorize(headers: &mut HeaderMap, grant: &Grant) {
     if let Some((name, value)) = grant.header() {
         let mut value = value.clone();
         value.set_sensitive(true);
-        headers.insert(if name == "authorization" { AUTHORIZATION } else { name.clone() }, value);
+        headers.insert(name.clone(), value);
     }
 }
 
@@ -148,7 +149,7 @@ enum Framing {
     /// The whole body is one message.
     Json,
     /// Each event is one message.
-    Events(Splitter),
+    Events(Splitter, vec::IntoIter<Event>),
     /// Neither: read only to be named in an error.
     Other,
     /// Nothing more comes.
@@ -161,7 +162,7 @@ fn framing(headers: &HeaderMap, event_bytes_max: usize) -> Framing {
     if essence.eq_ignore_ascii_case("application/json") {
         Framing::Json
     } else if essence.eq_ignore_ascii_case("text/event-stream") {
-        Framing::Events(Splitter::new(event_bytes_max))
+        Framing::Events(Splitter::new(event_bytes_max), Vec::new().into_iter())
     } else {
         Framing::Other
     }
@@ -173,6 +174,7 @@ pub struct Messages {
     body: Body,
     framing: Framing,
     bytes_max: usize,
+    event_bytes_max: usize,
     bytes: usize,
 }
 
@@ -180,7 +182,7 @@ impl Messages {
     /// Whether the upstream answered with a stream of events.
     #[must_use]
     pub fn is_stream(&self) -> bool {
-        matches!(self.framing, Framing::Events(_))
+        matches!(self.framing, Framing::Events(..))
     }
 
     /// Bytes read so far.
@@ -206,30 +208,25 @@ impl Messages {
                 self.framing = Framing::Ended;
                 Err(Refusal::UpstreamInvalid("an answer that is neither JSON nor an event stream".to_owned()))
             }
-            Framing::Events(_) => self.next_event().await,
+            Framing::Events(..) => self.next_event().await,
         }
     }
 
     async fn next_event(&mut self) -> Result<Option<Bytes>, Refusal> {
         loop {
-            let Framing::Events(splitter) = &mut self.framing else { return Ok(None) };
-            if let Some(event) = splitter.next().map_err(|_size| Refusal::UpstreamTooLarge(splitter.limit()))? {
-                if event.data.is_empty() {
-                    continue;
-                }
+            let Framing::Events(splitter, waiting) = &mut self.framing else { return Ok(None) };
+            if let Some(event) = waiting.find(Event::is_message) {
                 return Ok(Some(event.data));
             }
-            match self.body.chunk().await {
-                None => {
-                    self.framing = Framing::Ended;
-                    return Ok(None);
-                }
-                Some(chunk) => {
-                    let chunk = chunk.map_err(lost)?;
-                    self.bytes = self.bytes.saturating_add(chunk.len());
-                    splitter.push(chunk);
-                }
-            }
+            let Some(chunk) = self.body.chunk().await else {
+                self.framing = Framing::Ended;
+                return Ok(None);
+            };
+            let chunk = chunk.map_err(lost)?;
+            self.bytes = self.bytes.saturating_add(chunk.len());
+            let mut events = Vec::new();
+            splitter.push(&chunk, &mut events).map_err(|_size| Refusal::UpstreamTooLarge(self.event_bytes_max))?;
+            *waiting = events.into_iter();
         }
     }
 
@@ -252,6 +249,3 @@ const DISCARD_BYTES_MAX: usize = 16 * 1024;
 
 /// `Mcp-Session-Id`.
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-
-/// `MCP-Protocol-Version`.
-pub(super) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");

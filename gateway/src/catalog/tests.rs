@@ -1,0 +1,135 @@
+//! Names, both ways; and what a list shows.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{Catalogue, Listing, ToolDefinition, name};
+use crate::{
+    config::{Endpoint, Grant, Upstream, UpstreamId},
+    refusal::Refusal,
+};
+
+fn upstream(id: &str) -> Upstream {
+    Upstream {
+        id: UpstreamId::parse(id).unwrap(),
+        url: "https://up.example/mcp".parse().unwrap(),
+        era: None,
+        timeout: Duration::from_secs(1),
+        grant: Grant::Nothing,
+        discovery: None,
+        ca: None,
+        client_certificate: None,
+        insecure_http: false,
+        refresh: Duration::from_secs(60),
+        tools: Vec::new(),
+    }
+}
+
+fn listing(upstream: &Upstream, names: &[&str]) -> Listing {
+    let tool = |name: &&str| {
+        let raw = serde_json::json!({ "name": name, "inputSchema": { "type": "object" } }).to_string();
+        Arc::new(ToolDefinition::read(upstream, Bytes::from(raw)).unwrap())
+    };
+    Listing { tools: names.iter().map(tool).collect(), degraded: None }
+}
+
+fn catalogue(estate: &[(&str, &[&str])]) -> Catalogue {
+    let listings: BTreeMap<_, _> = estate
+        .iter()
+        .map(|(id, names)| {
+            let upstream = upstream(id);
+            (upstream.id.clone(), listing(&upstream, names))
+        })
+        .collect();
+    Catalogue::merge(1, listings)
+}
+
+#[test]
+fn a_federated_name_leads_back_to_one_tool() {
+    let catalogue = catalogue(&[("crm", &["find", "_status"]), ("crm-2", &["find"])]);
+    let target = catalogue.resolve(&Endpoint::Federated, "crm-2__find").unwrap();
+    assert_eq!((target.tool.upstream.as_str(), target.tool.name.as_str()), ("crm-2", "find"));
+    let target = catalogue.resolve(&Endpoint::Federated, "crm___status").unwrap();
+    assert_eq!((target.tool.upstream.as_str(), target.tool.name.as_str()), ("crm", "_status"));
+}
+
+#[test]
+fn only_the_exact_name_will_do() {
+    let catalogue = catalogue(&[("crm", &["find"])]);
+    for tricky in ["find", "CRM__find", "crm__Find", "crm__find ", "crm__fınd", "crm__find\u{200b}", "crm/find", ""] {
+        let refused = catalogue.resolve(&Endpoint::Federated, tricky).unwrap_err();
+        assert!(matches!(refused, Refusal::ToolUnknown(_)), "{tricky:?}");
+    }
+    let single = Endpoint::Upstream(UpstreamId::parse("crm").unwrap());
+    assert!(catalogue.resolve(&single, "find").is_ok());
+    assert!(catalogue.resolve(&single, "crm__find").is_err());
+}
+
+#[test]
+fn a_name_that_models_cannot_take_is_changed_and_still_unique() {
+    let id = UpstreamId::parse("files").unwrap();
+    let long = "a".repeat(100);
+    let names = [name::federated(&id, "read file"), name::federated(&id, "read/file"), name::federated(&id, &long)];
+    for changed in &names {
+        assert!(changed.len() <= 64 && changed.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
+    }
+    assert_ne!(names[0], names[1]);
+}
+
+#[test]
+fn two_tools_of_one_name_are_both_withheld() {
+    let catalogue = catalogue(&[("crm", &["find", "find", "other"])]);
+    assert!(catalogue.resolve(&Endpoint::Federated, "crm__find").is_err());
+    assert_eq!(catalogue.page(&Endpoint::Federated, None, |_| true).unwrap().tools.len(), 1);
+    assert_eq!(catalogue.ambiguous(), ["crm__find", "find"]);
+}
+
+#[test]
+fn pages_are_in_order_and_end() {
+    let names: Vec<String> = (0..501).map(|number| format!("t{number:04}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let catalogue = catalogue(&[("a", &names[..250]), ("b", &names[250..])]);
+    let first = catalogue.page(&Endpoint::Federated, None, |_| true).unwrap();
+    assert_eq!(first.tools.len(), 500);
+    let second = catalogue.page(&Endpoint::Federated, first.next.as_deref(), |_| true).unwrap();
+    assert_eq!(second.tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["b__t0500"]);
+    assert_eq!(second.next, None);
+    let hidden = catalogue.page(&Endpoint::Federated, None, |tool| tool.name == "t0007").unwrap();
+    assert_eq!((hidden.tools.len(), hidden.next), (1, None));
+}
+
+#[test]
+fn a_cursor_that_is_not_ours_is_refused() {
+    let catalogue = catalogue(&[("crm", &["find"])]);
+    for cursor in ["", "!!!", "bm90IG91cnM", &"A".repeat(1_000)] {
+        let refused = catalogue.page(&Endpoint::Federated, Some(cursor), |_| true).unwrap_err();
+        assert_eq!(refused, Refusal::CursorInvalid, "{cursor}");
+    }
+}
+
+#[test]
+fn an_upstream_that_is_down_hides_nothing_of_the_others() {
+    let before = catalogue(&[("crm", &["find"]), ("notes", &["read"])]);
+    let down = Listing { tools: Vec::new(), degraded: Some("unreachable".to_owned()) };
+    let catalogue = before.with(UpstreamId::parse("notes").unwrap(), down);
+    assert!(catalogue.resolve(&Endpoint::Federated, "crm__find").is_ok());
+    assert_eq!(catalogue.degraded(&Endpoint::Federated).len(), 1);
+    let single = Endpoint::Upstream(UpstreamId::parse("notes").unwrap());
+    assert!(matches!(catalogue.resolve(&single, "read").unwrap_err(), Refusal::CatalogueUnavailable(_)));
+}
+
+proptest! {
+    #[test]
+    fn every_cursor_of_ours_leads_back(name in "\\PC{0,64}") {
+        prop_assert_eq!(name::from_cursor(&name::to_cursor(&name)), Some(name));
+    }
+
+    #[test]
+    fn different_names_stay_different(one in "\\PC{1,80}", other in "\\PC{1,80}") {
+        let id = UpstreamId::parse("x").unwrap();
+        prop_assume!(one != other);
+        prop_assert_ne!(name::federated(&id, &one), name::federated(&id, &other));
+    }
+}

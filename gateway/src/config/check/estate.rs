@@ -1,0 +1,173 @@
+//! What is wrong with `[upstreams.*]` and the rules for their tools?
+//!
+//! It does not look at how credentials are obtained; that is the grant's own check.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use toml::Spanned;
+
+use super::{
+    Checker, Place,
+    door::durability,
+    values::{DAY_MS, Plain},
+};
+use crate::{
+    config::{
+        checked::{ClientCertificate, Grant, ToolRule, Upstream, UpstreamId},
+        written,
+    },
+    refusal::Era,
+};
+
+impl Checker<'_> {
+    pub(super) fn upstreams(
+        &mut self,
+        written: &BTreeMap<Spanned<String>, Spanned<written::Upstream>>,
+    ) -> BTreeMap<UpstreamId, Arc<Upstream>> {
+        if written.is_empty() && !self.removed.contains(&(0, "upstreams".to_owned())) {
+            let help = "add `[upstreams.crm]` with `url` and `grant`: there is nothing to be a gateway to";
+            self.problem("no upstream", 0..0, "nothing behind the door", help);
+        }
+        let mut upstreams = BTreeMap::new();
+        for (name, table) in written {
+            let id = UpstreamId::parse(name.get_ref());
+            if id.is_none() {
+                let message = format!("`{}` is not an upstream id", name.get_ref().escape_debug());
+                let help = "use 1 to 24 of `a-z`, `0-9` and `-`: it stands before the names of its tools";
+                self.problem(message, name.span(), "this id", help);
+            }
+            let upstream = self.upstream(name.get_ref(), id.as_ref(), table);
+            if let (Some(id), Some(upstream)) = (id, upstream) {
+                upstreams.insert(id, Arc::new(upstream));
+            }
+        }
+        upstreams
+    }
+
+    fn upstream(
+        &mut self,
+        name: &str,
+        id: Option<&UpstreamId>,
+        table: &Spanned<written::Upstream>,
+    ) -> Option<Upstream> {
+        let written = table.get_ref();
+        let place = Place { name: format!("`[upstreams.{name}]`"), span: table.span() };
+        let plain = match written.insecure_http.as_ref().map(Spanned::get_ref) {
+            Some(true) => Plain::Anywhere,
+            Some(false) | None => Plain::Loopback,
+        };
+        let url = self
+            .required(&written.url, &place, "url", "url = \"https://crm.internal/mcp\"")
+            .and_then(|url| self.url(url, "`url`", plain));
+        let grant = self.required(&written.grant, &place, "grant", "grant = { strategy = \"exchange\", … }");
+        let grant = grant.and_then(|grant| self.grant(grant, "grant"));
+        let discovery = match &written.discovery {
+            Some(discovery) => self.discovery(discovery).map(Some),
+            None => Some(None),
+        };
+        let ca = self.authorities(&written.ca);
+        let client_certificate = match &written.client_certificate {
+            Some(pair) => self.client_certificate(pair).map(Some),
+            None => Some(None),
+        };
+        let timeout = self.deadline(&written.timeout_ms, 30_000);
+        let refresh = self.seconds(&written.refresh_s, &(1..=86_400), 300);
+        let tools = self.tools(written.tools.as_deref().unwrap_or_default(), grant.as_ref());
+        Some(Upstream {
+            id: id?.clone(),
+            url: url?,
+            insecure_http: plain == Plain::Anywhere,
+            era: match written.era.as_ref().map(Spanned::get_ref) {
+                None | Some(written::Era::Auto) => None,
+                Some(written::Era::Modern) => Some(Era::Modern),
+                Some(written::Era::Legacy) => Some(Era::Legacy),
+            },
+            timeout,
+            grant: grant?,
+            discovery: discovery?,
+            ca: ca?,
+            client_certificate: client_certificate?,
+            refresh,
+            tools,
+        })
+    }
+
+    /// The catalogue is read in nobody's name, so there is no token to exchange.
+    fn discovery(&mut self, written: &Spanned<written::Grant>) -> Option<Grant> {
+        let grant = self.grant(written, "discovery")?;
+        match grant {
+            Grant::Exchange(_) => {
+                let span = written.get_ref().strategy.as_ref().map_or_else(|| written.span(), Spanned::span);
+                let help =
+                    "use `client_credentials`, `static_secret` or `none`: the catalogue is read without a caller";
+                self.problem("`discovery` cannot exchange a caller's token", span, "there is no caller", help);
+                None
+            }
+            Grant::ClientCredentials(_) | Grant::StaticSecret { .. } | Grant::Nothing => Some(grant),
+        }
+    }
+
+    fn client_certificate(&mut self, pair: &Spanned<written::ClientCertificate>) -> Option<ClientCertificate> {
+        let place = Place { name: "`client_certificate`".to_owned(), span: pair.span() };
+        let written = pair.get_ref();
+        let (certificate, key) = self.certificate_and_key(&written.certificate, &written.key, &place)?;
+        Some(ClientCertificate { certificate, key })
+    }
+
+    fn tools(&mut self, written: &[Spanned<written::ToolRule>], grant: Option<&Grant>) -> Vec<ToolRule> {
+        let mut rules = Vec::new();
+        let mut seen: Vec<&Spanned<String>> = Vec::new();
+        for table in written {
+            if let Some(pattern) = &table.get_ref().r#match {
+                if let Some(first) = seen.iter().find(|first| first.get_ref() == pattern.get_ref()) {
+                    let problem = self
+                        .source
+                        .problem(format!("two rules match `{}`", pattern.get_ref().escape_debug()))
+                        .at(first.span(), "first here")
+                        .at(pattern.span(), "again here")
+                        .help("merge them: it would depend on their order which one wins");
+                    self.problems.push(problem);
+                }
+                seen.push(pattern);
+            }
+            rules.extend(self.tool(table, grant));
+        }
+        rules
+    }
+
+    fn tool(&mut self, table: &Spanned<written::ToolRule>, grant: Option<&Grant>) -> Option<ToolRule> {
+        let written = table.get_ref();
+        let place = Place { name: "this tool rule".to_owned(), span: table.span() };
+        let pattern = self.required(&written.r#match, &place, "match", "match = \"create_*\"").and_then(|pattern| {
+            self.word(pattern, "a pattern", is_pattern, "a tool's name, 1 to 128 characters, `*` for any run of them")
+        });
+        let mints = self.scopes(written.mints.as_ref().map(|mints| mints.get_ref().as_slice()));
+        if let (Some(at), Some(Grant::StaticSecret { .. } | Grant::Nothing)) = (&written.mints, grant) {
+            let help = "use strategy `exchange` or `client_credentials`, or remove `mints`";
+            self.problem("`mints` asks for scopes where none are minted", at.span(), "of no effect", help);
+        }
+        let requires = self.scopes(written.requires.as_deref());
+        let tags = self.words(written.tags.as_deref(), "a tag", is_tag, "1 to 64 of `a-z`, `0-9`, `-` and `_`");
+        let timeout = written.timeout_ms.is_some().then(|| self.millis(&written.timeout_ms, &(1..=DAY_MS), 30_000));
+        Some(ToolRule {
+            pattern: pattern?,
+            requires,
+            mints,
+            tags,
+            timeout,
+            idempotent: written.idempotent.as_ref().map(|key| *key.get_ref()),
+            durability: written.durability.as_ref().map(|key| durability(*key.get_ref())),
+        })
+    }
+}
+
+/// MCP allows any text as a tool's name and recommends `[A-Za-z0-9_./-]`, 128 at most; blanks and control characters
+/// are refused here because nobody would see them.
+fn is_pattern(text: &str) -> bool {
+    (1..=128).contains(&text.chars().count()) && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+fn is_tag(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+}

@@ -1,0 +1,275 @@
+//! What stands in `upstreams.toml`, letter by letter?
+//!
+//! The outside form: every key that may be written, with the place where it was. Every key is optional here, so that
+//! one that is missing is a problem among others and not the end of reading. It gives nothing a meaning or a default;
+//! [`super::checked`] does.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use toml::Spanned;
+
+/// A key that may be absent.
+pub(crate) type Key<T> = Option<Spanned<T>>;
+
+/// A list that may be absent.
+pub(crate) type List = Option<Vec<Spanned<String>>>;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct File {
+    pub(crate) gateway: Key<Gateway>,
+    pub(crate) issuers: Option<Vec<Spanned<Issuer>>>,
+    pub(crate) audit: Key<Audit>,
+    pub(crate) telemetry: Key<Telemetry>,
+    pub(crate) limits: Key<Limits>,
+    pub(crate) upstreams: Option<BTreeMap<Spanned<String>, Spanned<Upstream>>>,
+}
+
+/// `[gateway]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Gateway {
+    pub(crate) public_url: Key<String>,
+    pub(crate) listen: Key<String>,
+    pub(crate) admin_listen: Key<String>,
+    pub(crate) policies: Key<String>,
+    pub(crate) tls: Key<Tls>,
+    pub(crate) allowed_origins: List,
+    pub(crate) allowed_hosts: List,
+    pub(crate) audiences: List,
+    pub(crate) drain_ms: Key<u64>,
+    pub(crate) workers: Key<u64>,
+}
+
+/// `gateway.tls`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Tls {
+    pub(crate) certificate: Key<String>,
+    pub(crate) key: Key<String>,
+    pub(crate) client_ca: Key<String>,
+}
+
+/// `[[issuers]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Issuer {
+    pub(crate) issuer: Key<String>,
+    pub(crate) jwks_uri: Key<String>,
+    pub(crate) algorithms: Key<Vec<Spanned<String>>>,
+    pub(crate) claims: Key<Claims>,
+    pub(crate) types: List,
+    pub(crate) lifetime_max_s: Key<u64>,
+    pub(crate) leeway_s: Key<u64>,
+    pub(crate) ca: Key<String>,
+}
+
+/// `issuers.claims`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Claims {
+    pub(crate) tenant: Key<String>,
+    pub(crate) groups: Key<String>,
+    pub(crate) agent: Key<String>,
+    pub(crate) scope: Key<String>,
+}
+
+/// `[audit]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Audit {
+    pub(crate) directory: Key<String>,
+    pub(crate) arguments: Key<ArgumentRecord>,
+    pub(crate) durability: Key<Durability>,
+    pub(crate) segment_bytes_max: Key<u64>,
+    pub(crate) segment_age_max_s: Key<u64>,
+    pub(crate) queue_max: Key<u64>,
+    pub(crate) wait_max_ms: Key<u64>,
+    pub(crate) key: Key<Reference>,
+}
+
+/// `audit.arguments`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ArgumentRecord {
+    Digest,
+    None,
+}
+
+/// `audit.durability`, and a tool rule's.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durability {
+    Fsync,
+    Os,
+}
+
+/// `[telemetry]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Telemetry {
+    pub(crate) otlp: Key<Reference>,
+    pub(crate) sample_ratio: Key<f64>,
+    pub(crate) service_name: Key<String>,
+}
+
+/// `[limits]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Limits {
+    pub(crate) body_bytes_max: Key<u64>,
+    pub(crate) header_bytes_max: Key<u64>,
+    pub(crate) header_read_ms: Key<u64>,
+    pub(crate) body_read_ms: Key<u64>,
+    pub(crate) handshake_ms: Key<u64>,
+    pub(crate) idle_ms: Key<u64>,
+    pub(crate) connections_max: Key<u64>,
+    pub(crate) streams_max: Key<u64>,
+    pub(crate) json_depth_max: Key<u64>,
+    pub(crate) json_nodes_max: Key<u64>,
+    pub(crate) reply_bytes_max: Key<u64>,
+    pub(crate) event_bytes_max: Key<u64>,
+    pub(crate) stream_max_ms: Key<u64>,
+    pub(crate) calls_max: Key<u64>,
+    pub(crate) sessions_max: Key<u64>,
+    pub(crate) session_idle_ms: Key<u64>,
+}
+
+/// `[upstreams.ID]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Upstream {
+    pub(crate) url: Key<String>,
+    pub(crate) insecure_http: Key<bool>,
+    pub(crate) era: Key<Era>,
+    pub(crate) timeout_ms: Key<u64>,
+    pub(crate) grant: Key<Grant>,
+    pub(crate) discovery: Key<Grant>,
+    pub(crate) ca: Key<String>,
+    pub(crate) client_certificate: Key<ClientCertificate>,
+    pub(crate) refresh_s: Key<u64>,
+    pub(crate) tools: Option<Vec<Spanned<ToolRule>>>,
+}
+
+/// `upstreams.ID.era`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Era {
+    Auto,
+    Modern,
+    Legacy,
+}
+
+/// `upstreams.ID.client_certificate`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct ClientCertificate {
+    pub(crate) certificate: Key<String>,
+    pub(crate) key: Key<String>,
+}
+
+/// `[[upstreams.ID.tools]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct ToolRule {
+    pub(crate) r#match: Key<String>,
+    pub(crate) requires: List,
+    pub(crate) mints: Key<Vec<Spanned<String>>>,
+    pub(crate) tags: List,
+    pub(crate) timeout_ms: Key<u64>,
+    pub(crate) idempotent: Key<bool>,
+    pub(crate) durability: Key<Durability>,
+}
+
+/// `upstreams.ID.grant` and `upstreams.ID.discovery`: the keys of all strategies.
+/// One flat table, because serde's tagged enums lose the places of what they hold.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Grant {
+    pub(crate) strategy: Key<String>,
+    pub(crate) token_endpoint: Key<String>,
+    pub(crate) client: Key<Client>,
+    pub(crate) audience: Key<String>,
+    pub(crate) resource: Key<String>,
+    pub(crate) scopes: Key<Vec<Spanned<String>>>,
+    pub(crate) actor: Key<bool>,
+    pub(crate) ca: Key<String>,
+    pub(crate) header: Key<String>,
+    pub(crate) prefix: Key<String>,
+    pub(crate) value: Key<Reference>,
+}
+
+/// `grant.client`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Client {
+    pub(crate) id: Key<String>,
+    pub(crate) authentication: Key<Authentication>,
+    pub(crate) secret: Key<Reference>,
+    pub(crate) key: Key<Reference>,
+    pub(crate) algorithm: Key<String>,
+    pub(crate) key_id: Key<String>,
+    pub(crate) assertion_audience: Key<String>,
+}
+
+/// `grant.client.authentication`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Authentication {
+    ClientSecretBasic,
+    ClientSecretPost,
+    PrivateKeyJwt,
+}
+
+/// A value that stands elsewhere.
+#[derive(Debug)]
+pub(crate) enum Reference {
+    /// It stands here after all. Kept for values that are no secrets; of a secret nobody may look at it.
+    Inline(Inline),
+    /// `{ env = "NAME" }` or `{ file = "path" }`.
+    Elsewhere(Elsewhere),
+}
+
+/// Text that may be a secret in the wrong place.
+pub(crate) struct Inline(pub(crate) String);
+
+impl fmt::Debug for Inline {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[inline]")
+    }
+}
+
+/// Where a value stands.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "`{ env = \"NAME\" }` or `{ file = \"path\" }`")]
+pub(crate) struct Elsewhere {
+    pub(crate) env: Key<String>,
+    pub(crate) file: Key<String>,
+}
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Reference;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("`{ env = \"NAME\" }` or `{ file = \"path\" }`")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Reference, E> {
+                Ok(Reference::Inline(Inline(text.to_owned())))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Reference, A::Error> {
+                Elsewhere::deserialize(MapAccessDeserializer::new(map)).map(Reference::Elsewhere)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}

@@ -1,0 +1,438 @@
+//! Is this a request for us, and what does its answer look like on the wire?
+//!
+//! The first judgement of a request: HTTP without second readings, a `Host` and an `Origin` that are ours, an endpoint, a
+//! media type. It reads no token and no body; everything that it lets in goes to [`Gateway::handle`], and everything
+//! that it keeps out to [`Gateway::refuse`].
+
+use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Version,
+    header::{
+        ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+        ORIGIN, TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+    },
+    request::Parts,
+};
+use hyper::{Request, Response, body::Incoming};
+
+use super::{
+    activity::Busy,
+    body::{self, Reply},
+    connection::Answer,
+    cors,
+    names::{self, Names},
+};
+use crate::{
+    config::{Config, Endpoint, UpstreamId},
+    lifecycle::{self, Body, Gateway, Head},
+    refusal::Refusal,
+};
+
+/// Protected resource metadata (RFC 9728), ready to send, by request path.
+pub type Metadata = Arc<ArcSwap<HashMap<String, Bytes>>>;
+
+/// The public listener's answers.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) inside: Inside,
+    names: Names,
+    metadata: Metadata,
+    body_bytes_max: usize,
+    body_read: Duration,
+}
+
+/// Who is behind the door.
+#[derive(Debug)]
+pub(super) enum Inside {
+    /// The gateway.
+    Gateway(Arc<Gateway>),
+    /// What a test puts there.
+    #[cfg(test)]
+    Double(super::tests::Double),
+}
+
+/// What a request that may be answered is for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// MCP.
+    Call(Endpoint),
+    /// A metadata document.
+    Document(Bytes),
+    /// `OPTIONS`; the field lists what the path answers.
+    Options(&'static str),
+}
+
+impl Door {
+    /// The door as `config` has it.
+    pub(super) fn new(inside: Inside, config: &Config, metadata: Metadata) -> Self {
+        let limits = &config.limits;
+        let (body_bytes_max, body_read) = (limits.body_bytes_max, limits.body_read);
+        Self { inside, names: Names::of(config), metadata, body_bytes_max, body_read }
+    }
+
+    /// Judges the head of a request, in the order of spec §1.0.
+    fn judge(&self, parts: &Parts) -> Result<Asked, Refusal> {
+        unambiguous(parts)?;
+        self.judge_host(parts)?;
+        self.judge_origin(&parts.headers)?;
+        let asked = self.route(parts)?;
+        if let Asked::Call(_) = asked {
+            self.judge_call(parts)?;
+        }
+        Ok(asked)
+    }
+
+    /// One name in one place, or the same name in two (RFC 9112 §3.2, RFC 9113 §8.3.1), and it is ours.
+    fn judge_host(&self, parts: &Parts) -> Result<(), Refusal> {
+        let mut hosts = parts.headers.get_all(HOST).iter();
+        let (first, second) = (hosts.next(), hosts.next());
+        let header = first.map(HeaderValue::to_str).transpose().map_err(|_not_ascii| Refusal::HostNotAllowed)?;
+        let name = match (header, parts.uri.authority()) {
+            (Some(header), Some(target)) if names::same_authority(header, target.as_str()) => header,
+            (Some(header), None) if parts.version == Version::HTTP_11 => header,
+            (None, Some(target)) if parts.version == Version::HTTP_2 => target.as_str(),
+            _ => return Err(Refusal::HostNotAllowed),
+        };
+        if second.is_none() && self.names.host_allowed(name) { Ok(()) } else { Err(Refusal::HostNotAllowed) }
+    }
+
+    /// RS-02: an `Origin` that is there must be allowed; programs send none.
+    fn judge_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        for origin in headers.get_all(ORIGIN) {
+            let allowed = origin.to_str().is_ok_and(|origin| self.names.origin_allowed(origin));
+            if !allowed {
+                return Err(Refusal::OriginNotAllowed);
+            }
+        }
+        Ok(())
+    }
+
+    fn route(&self, parts: &Parts) -> Result<Asked, Refusal> {
+        let (path, method) = (parts.uri.path(), &parts.method);
+        if let Some(endpoint) = endpoint(path) {
+            return match *method {
+                Method::POST | Method::GET | Method::DELETE => Ok(Asked::Call(endpoint)),
+                Method::OPTIONS => Ok(Asked::Options(CALL_METHODS)),
+                // A probe before login: it is told where to log in. With a token there is nothing that HEAD could show.
+                Method::HEAD if !parts.headers.contains_key(AUTHORIZATION) => Err(Refusal::TokenMissing),
+                _ => Err(Refusal::MethodNotAllowed(CALL_METHODS)),
+            };
+        }
+        let document = self.document(path).ok_or(Refusal::RouteUnknown)?;
+        match *method {
+            Method::GET | Method::HEAD => Ok(Asked::Document(document)),
+            Method::OPTIONS => Ok(Asked::Options(DOCUMENT_METHODS)),
+            _ => Err(Refusal::MethodNotAllowed(DOCUMENT_METHODS)),
+        }
+    }
+
+    fn document(&self, path: &str) -> Option<Bytes> {
+        if !path.starts_with("/.well-known/") {
+            return None;
+        }
+        let documents = self.metadata.load();
+        documents.get(path).or_else(|| documents.get(path.strip_suffix('/')?)).cloned()
+    }
+
+    fn judge_call(&self, parts: &Parts) -> Result<(), Refusal> {
+        if let Some(length) = parts.headers.get(CONTENT_LENGTH) {
+            let length = length.to_str().ok().and_then(|digits| digits.parse::<u64>().ok());
+            let length = length.ok_or(Refusal::HttpMalformed("`Content-Length` is not a number"))?;
+            if usize::try_from(length).is_ok_and(|length| length > self.body_bytes_max) {
+                return Err(Refusal::BodyTooLarge(self.body_bytes_max));
+            }
+        }
+        if parts.method == Method::POST && !is_json(&parts.headers) {
+            return Err(Refusal::ContentTypeUnsupported);
+        }
+        if accepts_answers(&parts.headers) { Ok(()) } else { Err(Refusal::NotAcceptable) }
+    }
+}
+
+impl Answer for Door {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr, busy: Busy) -> Response<Reply> {
+        let (parts, body) = request.into_parts();
+        let judged = self.judge(&parts);
+        // A page learns the answer only where its origin was judged and found good.
+        let before_origin =
+            matches!(judged, Err(Refusal::HttpMalformed(_) | Refusal::HostNotAllowed | Refusal::OriginNotAllowed));
+        let page = if before_origin { None } else { parts.headers.get(ORIGIN).cloned() };
+        let wants_body = parts.method != Method::HEAD;
+        let mut response = match judged {
+            Ok(Asked::Call(endpoint)) => {
+                let body = body::read(body, self.body_bytes_max, self.body_read);
+                self.inside.handle(head(parts, endpoint, peer), body).await
+            }
+            Ok(Asked::Document(document)) => json(document),
+            Ok(Asked::Options(methods)) => options(&parts, methods, page.is_some()),
+            Err(refusal) => {
+                let endpoint = endpoint(parts.uri.path()).unwrap_or(Endpoint::Federated);
+                let allow = if let Refusal::MethodNotAllowed(allow) = refusal { Some(allow) } else { None };
+                let mut response = self.inside.refuse(head(parts, endpoint, peer), refusal).await;
+                if let Some(allow) = allow {
+                    response.headers.insert(ALLOW, HeaderValue::from_static(allow));
+                }
+                response
+            }
+        };
+        if let Some(page) = page {
+            cors::share(&mut response.headers, page);
+        }
+        written(response, wants_body, busy)
+    }
+}
+
+impl Inside {
+    async fn handle(
+        &self,
+        head: Head,
+        body: impl Future<Output = Result<Bytes, Refusal>> + Send,
+    ) -> lifecycle::Response {
+        match self {
+            Self::Gateway(gateway) => gateway.handle(head, body).await,
+            #[cfg(test)]
+            Self::Double(double) => double.handle(head, body).await,
+        }
+    }
+
+    async fn refuse(&self, head: Head, refusal: Refusal) -> lifecycle::Response {
+        match self {
+            Self::Gateway(gateway) => gateway.refuse(head, refusal).await,
+            #[cfg(test)]
+            Self::Double(double) => double.refuse(head, refusal),
+        }
+    }
+}
+
+fn head(parts: Parts, endpoint: Endpoint, peer: SocketAddr) -> Head {
+    let query = parts.uri.query().map(str::to_owned);
+    Head { endpoint, method: parts.method, query, headers: parts.headers, peer }
+}
+
+/// Refuses what another reader in front of us may have understood in another way, and what we do not speak.
+fn unambiguous(parts: &Parts) -> Result<(), Refusal> {
+    if !matches!(parts.version, Version::HTTP_11 | Version::HTTP_2) {
+        return Err(Refusal::HttpMalformed("send HTTP/1.1 or HTTP/2"));
+    }
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::HttpMalformed("`CONNECT` is for proxies"));
+    }
+    // An offer of HTTP/2 in clear is ignored, as RFC 9110 §7.8 allows: Java's client makes one on every connection.
+    if parts.headers.get_all(UPGRADE).iter().any(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")) {
+        return Err(Refusal::HttpMalformed("no protocol to upgrade to"));
+    }
+    // hyper wants `chunked` last and closes after a request with both lengths; anything before `chunked` it would pass on.
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let coded = codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if coded || codings.next().is_some() {
+        return Err(Refusal::HttpMalformed("`chunked` is the one transfer coding"));
+    }
+    let target_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target_bytes > TARGET_BYTES_MAX {
+        return Err(Refusal::HttpMalformed("the request target is too long"));
+    }
+    Ok(())
+}
+
+/// The endpoint of a path, compared byte for byte: nothing is decoded, collapsed or lower-cased, so no two readers can
+/// see two paths. One trailing slash is forgiven, as clients add it.
+fn endpoint(path: &str) -> Option<Endpoint> {
+    let rest = path.strip_prefix("/mcp")?;
+    if rest.is_empty() || rest == "/" {
+        return Some(Endpoint::Federated);
+    }
+    let id = rest.strip_prefix('/')?;
+    // Whether there is such an upstream, only a caller who may see it learns; `lifecycle` says.
+    UpstreamId::parse(id.strip_suffix('/').unwrap_or(id)).map(Endpoint::Upstream)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (first, second) = (types.next(), types.next());
+    second.is_none() && first.is_some_and(|value| essence(value.as_bytes()).eq_ignore_ascii_case(b"application/json"))
+}
+
+/// Whether one of the two forms of an answer is welcome. Clients that say nothing take both.
+fn accepts_answers(headers: &HeaderMap) -> bool {
+    let mut ranges = headers.get_all(ACCEPT).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let Some(first) = ranges.next() else { return true };
+    let welcome = |range: &[u8]| {
+        let range = essence(range);
+        range.is_empty() || ANSWER_RANGES.iter().any(|known| range.eq_ignore_ascii_case(known))
+    };
+    welcome(first) || ranges.any(welcome)
+}
+
+/// A media type or range without its parameters.
+fn essence(value: &[u8]) -> &[u8] {
+    value.split(|byte| *byte == b';').next().unwrap_or(value).trim_ascii()
+}
+
+fn json(document: Bytes) -> lifecycle::Response {
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    lifecycle::Response { status: 200, headers, body: Body::Whole(document) }
+}
+
+fn options(parts: &Parts, methods: &'static str, from_page: bool) -> lifecycle::Response {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(ALLOW, HeaderValue::from_static(methods));
+    if from_page && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+        cors::preflight(&parts.headers, &mut headers, methods);
+    }
+    lifecycle::Response { status: 204, headers, body: Body::Empty }
+}
+
+/// The answer as it goes out. `wants_body` is false for `HEAD`, which gets all headers of the body and not the body.
+pub(super) fn written(response: lifecycle::Response, wants_body: bool, busy: Busy) -> Response<Reply> {
+    let lifecycle::Response { status, mut headers, mut body } = response;
+    // RI-07: nothing that is said here is for a cache.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Body::Stream(_) = body {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        // RS-08: nginx and its like would hold events back.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    }
+    if !wants_body {
+        if let Body::Whole(bytes) = &body {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        }
+        body = Body::Empty;
+    }
+    let mut written = Response::new(Reply::new(body, Some(busy)));
+    // A status that is none can only be a slip of ours.
+    *written.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *written.headers_mut() = headers;
+    written
+}
+
+/// What an endpoint and a document answer, as `Allow` lists it.
+const CALL_METHODS: &str = "POST, GET, DELETE, OPTIONS";
+const DOCUMENT_METHODS: &str = "GET, HEAD, OPTIONS";
+/// Far beyond any path of ours and a generous query.
+const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// Media ranges that one of our two answers falls under.
+const ANSWER_RANGES: [&[u8]; 5] = [b"*/*", b"application/json", b"text/event-stream", b"application/*", b"text/*"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn door() -> Door {
+        let documents = [("/.well-known/oauth-protected-resource/mcp".to_owned(), Bytes::from("{}"))];
+        let metadata = Arc::new(ArcSwap::from_pointee(HashMap::from(documents)));
+        let config = super::super::tests::config(|_| {});
+        Door::new(Inside::Double(super::super::tests::Double::default()), &config, metadata)
+    }
+
+    fn check(method: &str, target: &str, headers: &[(&'static str, &str)]) -> Result<Asked, Refusal> {
+        let mut request = Request::builder().method(method).uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        door().judge(&request.body(()).unwrap().into_parts().0)
+    }
+
+    const HOST_OK: (&str, &str) = ("host", "mcp.example.com");
+    const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
+
+    #[test]
+    fn a_path_is_an_endpoint_by_its_exact_bytes() {
+        let crm = || Endpoint::Upstream(UpstreamId::parse("crm").unwrap());
+        for (path, expected) in [
+            ("/mcp", Some(Endpoint::Federated)),
+            ("/mcp/", Some(Endpoint::Federated)),
+            ("/mcp/crm", Some(crm())),
+            ("/mcp/crm/", Some(crm())),
+            ("/", None),
+            ("", None),
+            ("*", None),
+            ("/MCP", None),
+            ("/mcpx", None),
+            ("//mcp", None),
+            ("/mcp//", None),
+            ("/mcp//crm", None),
+            ("/mcp/crm//", None),
+            ("/mcp/crm/x", None),
+            ("/mcp/CRM", None),
+            ("/mcp/%63rm", None),
+            ("/mcp/../mcp", None),
+            ("/mcp/.", None),
+            ("/mcp;x", None),
+            ("/%6dcp", None),
+        ] {
+            assert_eq!(endpoint(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_judged_in_order() {
+        let page = ("origin", "https://claude.ai");
+        let options = ("access-control-request-method", "POST");
+        assert_eq!(check("POST", "/mcp", &[HOST_OK, JSON, page]), Ok(Asked::Call(Endpoint::Federated)));
+        assert_eq!(check("GET", "/mcp?x=1", &[HOST_OK]), Ok(Asked::Call(Endpoint::Federated)));
+        assert_eq!(check("OPTIONS", "/mcp", &[HOST_OK, page, options]), Ok(Asked::Options(CALL_METHODS)));
+        for (method, target, headers, refusal) in [
+            ("POST", "/nowhere", &[("host", "evil.example"), ("origin", "null")][..], Refusal::HostNotAllowed),
+            ("POST", "/nowhere", &[HOST_OK, ("origin", "null")], Refusal::OriginNotAllowed),
+            ("POST", "/mcp", &[HOST_OK, JSON, page, ("origin", "null")], Refusal::OriginNotAllowed),
+            ("POST", "/mcp", &[JSON], Refusal::HostNotAllowed),
+            ("POST", "/mcp", &[HOST_OK, HOST_OK, JSON], Refusal::HostNotAllowed),
+            ("POST", "http://evil.example/mcp", &[HOST_OK, JSON], Refusal::HostNotAllowed),
+            ("POST", "/nowhere", &[HOST_OK], Refusal::RouteUnknown),
+            ("PUT", "/mcp", &[HOST_OK], Refusal::MethodNotAllowed(CALL_METHODS)),
+            ("HEAD", "/mcp", &[HOST_OK], Refusal::TokenMissing),
+            ("HEAD", "/mcp", &[HOST_OK, ("authorization", "x")], Refusal::MethodNotAllowed(CALL_METHODS)),
+            ("POST", "/mcp", &[HOST_OK], Refusal::ContentTypeUnsupported),
+            ("POST", "/mcp", &[HOST_OK, ("content-type", "text/plain")], Refusal::ContentTypeUnsupported),
+            ("POST", "/mcp", &[HOST_OK, JSON, JSON], Refusal::ContentTypeUnsupported),
+            ("POST", "/mcp", &[HOST_OK, JSON, ("accept", "image/png, text/html;q=1")], Refusal::NotAcceptable),
+            ("POST", "/mcp", &[HOST_OK, JSON, ("content-length", "1025")], Refusal::BodyTooLarge(1024)),
+            (
+                "POST",
+                "/.well-known/oauth-protected-resource/mcp",
+                &[HOST_OK],
+                Refusal::MethodNotAllowed(DOCUMENT_METHODS),
+            ),
+        ] {
+            assert_eq!(check(method, target, headers), Err(refusal), "{method} {target} {headers:?}");
+        }
+        assert_eq!(check("POST", "http://MCP.example.com/mcp", &[HOST_OK, JSON]), Ok(Asked::Call(Endpoint::Federated)));
+    }
+
+    #[test]
+    fn http_with_a_second_reading_is_refused() {
+        for headers in [
+            &[HOST_OK, JSON, ("transfer-encoding", "gzip, chunked")][..],
+            &[HOST_OK, JSON, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[HOST_OK, JSON, ("transfer-encoding", "chunked, chunked")],
+            &[HOST_OK, JSON, ("upgrade", "websocket")],
+        ] {
+            assert!(matches!(check("POST", "/mcp", headers), Err(Refusal::HttpMalformed(_))), "{headers:?}");
+        }
+        let long = format!("/mcp?{}", "x".repeat(TARGET_BYTES_MAX));
+        assert!(matches!(check("GET", &long, &[HOST_OK]), Err(Refusal::HttpMalformed(_))));
+        let fine = [HOST_OK, JSON, ("transfer-encoding", "Chunked"), ("upgrade", "h2c")];
+        assert!(check("POST", "/mcp", &fine).is_ok());
+    }
+
+    #[test]
+    fn accept_is_read_generously() {
+        for accept in ["*/*", "application/json", "TEXT/event-stream", "text/html, application/*;q=0.1", ""] {
+            assert!(check("POST", "/mcp", &[HOST_OK, JSON, ("accept", accept)]).is_ok(), "{accept}");
+        }
+    }
+
+    #[test]
+    fn documents_are_found_with_and_without_a_slash() {
+        for path in ["/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource/mcp/"] {
+            assert_eq!(check("GET", path, &[HOST_OK]), Ok(Asked::Document(Bytes::from("{}"))), "{path}");
+        }
+        let other = check("GET", "/.well-known/oauth-protected-resource/mcp/x", &[HOST_OK]);
+        assert_eq!(other, Err(Refusal::RouteUnknown));
+    }
+}

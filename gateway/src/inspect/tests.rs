@@ -1,0 +1,203 @@
+//! Tables of what upstreams say and what clients get.
+
+use super::{relay::Dropped, *};
+use crate::rpc::{
+    RequestId,
+    json::{Bounds, Document},
+    meta::LogLevel,
+    reply::{Inbound, Notification},
+};
+
+const BOUNDS: Bounds = Bounds { depth_max: 64, values_max: 10_000, name_bytes_max: 256, number_chars_max: 64 };
+const MODERN: &str = "2026-07-28";
+const LEGACY: &str = "2025-11-25";
+
+fn asker(id: &str, version: &'static str) -> Asker {
+    let document = Document::parse(Bytes::copy_from_slice(id.as_bytes()), &BOUNDS).unwrap();
+    Asker {
+        id: RequestId::of(document.root()).unwrap(),
+        version,
+        era: versions::era(version),
+        progress_token: Some(Bytes::from_static(b"17")),
+        log_level: Some(LogLevel::Warning),
+    }
+}
+
+fn response(text: &str) -> Response {
+    let Ok(Inbound::Response(response)) = Inbound::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS) else {
+        panic!("{text}")
+    };
+    response
+}
+
+fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {
+    let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#));
+    let answer = answer(&asker(r#""a\u0062""#, client), versions::era(upstream), &response)?;
+    let text = String::from_utf8(answer.body().to_vec()).unwrap();
+    // Whatever goes back is itself strict JSON.
+    Document::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS).unwrap();
+    let head = r#"{"jsonrpc":"2.0","id":"a\u0062","#;
+    let rest = text.strip_prefix(head).unwrap().strip_suffix('}').unwrap();
+    let server =
+        format!(r#""io.modelcontextprotocol/serverInfo":{}"#, String::from_utf8(outbound::implementation()).unwrap());
+    Ok((rest.replace(&server, "SERVER"), answer.outcome()))
+}
+
+fn check(client: &'static str, upstream: &str, body: &str, expect: &str, outcome: Outcome) {
+    assert_eq!(admitted(client, upstream, body).unwrap(), (expect.to_owned(), outcome), "{client} {upstream} {body}");
+}
+
+#[test]
+fn rs_18_rc_08_every_modern_result_is_complete_and_ours() {
+    let expect = r#""result":{"resultType":"complete","content":[ {"type":"text","text":"\u00e9"} ],"vendor":1.10,"_meta":{SERVER,"v/k": [1]}}"#;
+    let expect = expect.replace("\"v/k\": [1]", "\"v/k\":[1]");
+    for (upstream, body) in [
+        (LEGACY, r#""result":{"content":[ {"type":"text","text":"\u00e9"} ],"vendor":1.10,"_meta":{"v/k":[1]}}"#),
+        (MODERN, r#""result":{"content":[ {"type":"text","text":"\u00e9"} ],"vendor":1.10,"_meta":{"v/k":[1]}}"#),
+        (
+            MODERN,
+            r#""result":{"resultType":"complete","content":[ {"type":"text","text":"\u00e9"} ],"vendor":1.10,"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"up","version":"1"},"v/k":[1]}}"#,
+        ),
+        // A legacy upstream that writes a modern word means nothing by it.
+        (
+            LEGACY,
+            r#""result":{"resultType":"input_required","content":[ {"type":"text","text":"\u00e9"} ],"vendor":1.10,"_meta":{"v/k":[1]}}"#,
+        ),
+    ] {
+        check(MODERN, upstream, body, &expect, Outcome::Complete);
+    }
+}
+
+#[test]
+fn legacy_results_lose_what_legacy_clients_do_not_know() {
+    let body = r#""result":{"resultType":"complete","content":[],"structuredContent":[1],"ttlMs":5,"cacheScope":"public","isError":true}"#;
+    check(LEGACY, MODERN, body, r#""result":{"content":[],"isError":true}"#, Outcome::ToolError);
+    let body = r#""result":{"content":[],"structuredContent":{"a":1}}"#;
+    check(LEGACY, LEGACY, body, r#""result":{"content":[],"structuredContent":{"a":1}}"#, Outcome::Complete);
+    check("2025-03-26", LEGACY, body, r#""result":{"content":[]}"#, Outcome::Complete);
+    let body = r#""result":{"content":[{"type":"resource_link","uri":"x:1","name":"n"},{"type":"text","text":"t"}]}"#;
+    let texts = r#""result":{"content":[{"type":"text","text":"x:1"},{"type":"text","text":"t"}]}"#;
+    check("2025-03-26", LEGACY, body, texts, Outcome::Complete);
+    check("2025-06-18", LEGACY, body, body, Outcome::Complete);
+}
+
+#[test]
+fn what_is_not_a_tool_result_is_refused() {
+    for body in [
+        r#""result":{"resultType":"input_required","inputRequests":{}}"#,
+        r#""result":{"resultType":"task"}"#,
+        r#""result":{"resultType":7}"#,
+        r#""result":{"content":{}}"#,
+        r#""result":{"content":[],"isError":"no"}"#,
+        r#""result":{"content":[],"_meta":[]}"#,
+    ] {
+        assert!(matches!(admitted(MODERN, MODERN, body), Err(Refusal::UpstreamInvalid(_))), "{body}");
+    }
+}
+
+#[test]
+fn spec_2_1_errors_keep_their_provenance() {
+    let wrapped = |code: i64| {
+        format!(
+            r#""error":{{"code":-32603,"message":"the server behind this tool answered with a protocol error","data":{{"source":"gateway","code":"upstream_error","version":"1","retryable":false,"upstream":{{"code":{code},"message":"m"}}}}}}"#
+        )
+    };
+    for code in [-32700, -32600, -32601, -32000, -32001, -32003, -32020, -32021, -32022, -32042, -32099, -32768] {
+        let body = format!(r#""error":{{"code":{code},"message":"m","data":{{"host":"internal"}}}}"#);
+        for client in [MODERN, LEGACY] {
+            check(client, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
+        }
+    }
+    for code in [-32602, -32603, 7, -1, 40304] {
+        let body = format!(r#""error":{{"code":{code},"message":"m","data":{{"a":1}}}}"#);
+        check(MODERN, LEGACY, &body, &body, Outcome::RpcError(code));
+    }
+    let missing = r#""error":{"code":-32002,"message":"m"}"#;
+    check(LEGACY, LEGACY, missing, missing, Outcome::RpcError(-32002));
+    check(MODERN, LEGACY, missing, r#""error":{"code":-32602,"message":"m"}"#, Outcome::RpcError(-32002));
+    let forged = r#""error":{"code":40304,"message":"m","data":{"source":"gateway","code":"denied"}}"#;
+    check(MODERN, LEGACY, forged, r#""error":{"code":40304,"message":"m"}"#, Outcome::RpcError(40304));
+}
+
+#[test]
+fn ids_are_restored_with_their_type() {
+    for id in ["1", "\"1\"", "-9007199254740993", r#""\u0000\"""#] {
+        let answer =
+            answer(&asker(id, MODERN), Era::Modern, &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
+        assert!(answer.body().starts_with(format!(r#"{{"jsonrpc":"2.0","id":{id},"#).as_bytes()));
+    }
+}
+
+fn notification(text: &str) -> Notification {
+    let Ok(Inbound::Notification(notification)) = Inbound::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS)
+    else {
+        panic!("{text}")
+    };
+    notification
+}
+
+#[test]
+fn rs_34_progress_goes_back_under_the_clients_token_and_only_forwards() {
+    let mut relay = Relay::new(&asker("1", MODERN), "ours".to_owned());
+    let mut send = |token: &str, progress: &str| {
+        relay.admit(&notification(&format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{progress},"total":9,"message":"m"}}}}"#
+        )))
+    };
+    let expect = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":17,"progress":1.50,"total":9,"message":"m"}}"#;
+    assert_eq!(send("\"ours\"", "1.50").unwrap(), expect);
+    assert_eq!(send("\"ours\"", "1.5"), Err(Dropped::ProgressBackwards));
+    assert_eq!(send("\"ours\"", "0"), Err(Dropped::ProgressBackwards));
+    assert_eq!(send("17", "2"), Err(Dropped::ProgressUnasked));
+    assert_eq!(send("\"ours\"", "\"2\""), Err(Dropped::Malformed));
+    assert!(send("\"ours\"", "2").is_ok());
+}
+
+#[test]
+fn rs_34_logs_go_back_where_they_were_asked_for() {
+    let mut relay = Relay::new(&asker("1", MODERN), "ours".to_owned());
+    let log = |level: &str| {
+        notification(&format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#
+        ))
+    };
+    let expect = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"error","data":1}}"#;
+    assert_eq!(relay.admit(&log("error")).unwrap(), expect);
+    assert_eq!(relay.admit(&log("info")), Err(Dropped::LogUnasked));
+    assert_eq!(relay.admit(&log("loud")), Err(Dropped::Malformed));
+    let mut silent = Relay::new(&Asker { log_level: None, ..asker("1", MODERN) }, "ours".to_owned());
+    assert_eq!(silent.admit(&log("emergency")), Err(Dropped::LogUnasked));
+    let other = notification(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+    assert_eq!(silent.admit(&other), Err(Dropped::Unsolicited));
+}
+
+fn verdict(upstream: Era, status: u16, message: &'static str) -> Result<Verdict, Refusal> {
+    Inspector::new(&asker("1", MODERN), 5, upstream, status).admit(Bytes::from_static(message.as_bytes()))
+}
+
+#[test]
+fn a_hostile_upstream_answers_nothing_but_what_was_asked() {
+    let result = r#"{"jsonrpc":"2.0","id":5,"result":{}}"#;
+    let other = r#"{"jsonrpc":"2.0","id":6,"result":{}}"#;
+    assert!(matches!(verdict(Era::Modern, 200, result), Ok(Verdict::Answer(_))));
+    assert!(matches!(verdict(Era::Modern, 200, other), Ok(Verdict::Dropped("another_id"))));
+    assert!(matches!(verdict(Era::Modern, 500, result), Err(Refusal::UpstreamInvalid(_))));
+    assert!(matches!(verdict(Era::Modern, 200, "[]"), Err(Refusal::UpstreamInvalid(_))));
+    let twice = r#"{"jsonrpc":"2.0","id":5,"result":{},"result":{}}"#;
+    assert!(matches!(verdict(Era::Modern, 200, twice), Err(Refusal::UpstreamInvalid(_))));
+    let error = r#"{"jsonrpc":"2.0","error":{"code":-32020,"message":"m"}}"#;
+    let Ok(Verdict::Answer(answer)) = verdict(Era::Modern, 400, error) else { panic!("no answer") };
+    assert_eq!((answer.rpc_code(), answer.is_error()), (Some(-32020), false));
+}
+
+#[test]
+fn rl_09_requests_of_an_upstream_are_answered_here() {
+    let ping = r#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#;
+    let Ok(Verdict::Respond(pong)) = verdict(Era::Legacy, 200, ping) else { panic!("no pong") };
+    assert_eq!(pong, br#"{"jsonrpc":"2.0","id":"a","result":{}}"#);
+    let ask = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{}}"#;
+    let Ok(Verdict::Respond(error)) = verdict(Era::Legacy, 200, ask) else { panic!("no error") };
+    assert_eq!(error, br#"{"jsonrpc":"2.0","id":7,"error":{"code":-32601,"message":"method not found"}}"#);
+    // RS-07: a modern server may not ask at all.
+    assert!(matches!(verdict(Era::Modern, 200, ask), Ok(Verdict::Dropped("server_request"))));
+}

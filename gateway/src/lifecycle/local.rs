@@ -1,0 +1,222 @@
+//! What does the gateway answer in its own name?
+//!
+//! `initialize`, `server/discover`, `tools/list`, refusals, and the record that comes before a call is sent on. Nothing
+//! here reaches an upstream.
+
+use std::borrow::Cow;
+
+use super::{
+    Estate, Gateway, Response, respond,
+    trail::{Trail, record_target},
+};
+use crate::{
+    audit::{
+        canonical::canonical,
+        journal::{self, Receipt},
+        record,
+    },
+    bridge::Opening,
+    ceiling::Admission,
+    config::ArgumentRecord,
+    exchange::Grant,
+    identity::{Caller, metadata},
+    refusal::{Challenge, Refusal},
+    rpc::{
+        Asker, Call,
+        answers::{self, CacheScope, Served, ToolsPage},
+    },
+    telemetry::{metrics::metrics, names},
+};
+
+impl Gateway {
+    /// Writes the intent down. What comes back is the only key to `upstream::forward`.
+    pub(super) async fn record(
+        &self,
+        estate: &Estate,
+        trail: &Trail,
+        (admission, grant): (&Admission, &Grant),
+        call: &Call,
+    ) -> Result<Receipt, Refusal> {
+        let target = trail.target.as_ref().ok_or(Refusal::Bug("a record of a call without a target"))?;
+        let path = trail.endpoint.path();
+        let arguments = self.argument_digest(estate, call);
+        let durability = target.tool.durability.unwrap_or(estate.config.audit.durability);
+        let grant_record = record::Grant {
+            strategy: grant.strategy(),
+            audience: grant.audience().or(grant.resource()),
+            scopes: record::Words::Strings(grant.scopes()),
+            token_id: grant.token_id(),
+            token_digest: grant.token_digest(),
+            cached: !grant.fresh(),
+        };
+        let commit = trail.with_request(arguments.as_deref(), |request| {
+            if grant.fresh() && grant.token_digest().is_some() {
+                let mint = record::Mint {
+                    who: trail.who(),
+                    upstream: target.tool.upstream.as_str(),
+                    grant: grant_record,
+                    request,
+                };
+                if !self.journal.note(journal::new_id(), &mint) {
+                    metrics().audit_failures.increment();
+                }
+            }
+            let intent = record::Intent {
+                who: trail.who(),
+                target: record_target(target, &path),
+                grant: grant_record,
+                decision: record::Decision {
+                    outcome: "allow",
+                    policies: record::Words::Shared(admission.policies()),
+                    policy_set: admission.policy_set(),
+                    reason: None,
+                },
+                ceilings: record::Words::Shared(admission.ceilings()),
+                request,
+            };
+            self.journal.commit(trail.id, &intent, durability)
+        });
+        commit.await
+    }
+
+    fn argument_digest(&self, estate: &Estate, call: &Call) -> Option<String> {
+        if estate.config.audit.arguments == ArgumentRecord::Nothing {
+            return None;
+        }
+        let raw = call.arguments().map_or(&b"{}"[..], |arguments| arguments.raw());
+        let value: serde_json::Value = serde_json::from_slice(raw).ok()?;
+        Some(self.journal.argument_digest(&canonical(&value)))
+    }
+
+    /// `tools/list`: what this caller may see on this endpoint, by the function that judges calls.
+    pub(super) fn list(
+        &self,
+        estate: &Estate,
+        caller: &Caller,
+        call: &Call,
+        trail: &Trail,
+    ) -> Result<Response, Refusal> {
+        let asker = asker(call)?;
+        let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
+        let withheld = std::cell::Cell::new(0_u64);
+        let visible = |tool: &crate::catalog::ToolDefinition| {
+            let visible = rules.policies.visible(caller.identity(), tool, trail.now);
+            if !visible {
+                withheld.set(withheld.get().saturating_add(1));
+            }
+            visible
+        };
+        let page = catalogue.page(&trail.endpoint, call.cursor().as_deref(), visible)?;
+        let tools: Vec<Cow<'_, [u8]>> = page
+            .tools
+            .iter()
+            .filter_map(|exposed| exposed.tool.listed(&exposed.name, asker.version))
+            .map(Cow::Owned)
+            .collect();
+        let degraded: Vec<Cow<'_, str>> =
+            catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
+        let recorded = trail.with_request(None, |request| {
+            self.journal.note(
+                trail.id,
+                &record::List {
+                    who: trail.who(),
+                    endpoint: &trail.endpoint.path(),
+                    request,
+                    shown: u64::try_from(tools.len()).unwrap_or(u64::MAX),
+                    withheld: withheld.get(),
+                    policy_set: rules.policies.digest(),
+                },
+            )
+        });
+        if !recorded {
+            return Err(Refusal::AuditUnavailable("the queue of records is full".to_owned()));
+        }
+        let body = answers::tools_list(
+            &asker,
+            &ToolsPage {
+                tools: &tools,
+                next_cursor: page.next.as_deref(),
+                degraded: &degraded,
+                ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
+                cache_scope: CacheScope::Private,
+            },
+        );
+        trail.measure("", None);
+        Ok(respond::json(body))
+    }
+
+    /// `server/discover` (RS-23).
+    pub(super) fn discover(&self, estate: &Estate, call: &Call, trail: &Trail) -> Result<Response, Refusal> {
+        let asker = asker(call)?;
+        let catalogue = estate.catalogue.load();
+        let degraded: Vec<Cow<'_, str>> =
+            catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
+        trail.measure("", None);
+        Ok(respond::json(answers::discover(&asker, &served(&degraded))))
+    }
+
+    /// `initialize`: begins a session (RL-01, RL-03).
+    pub(super) fn initialize(
+        &self,
+        estate: &Estate,
+        caller: &Caller,
+        call: &Call,
+        trail: &Trail,
+    ) -> Result<Response, Refusal> {
+        let asker = asker(call)?;
+        let asked = call.initialize().ok_or(Refusal::ParamsInvalid(Cow::Borrowed("`initialize` is not whole")))?;
+        let session = self.sessions.begin(
+            Opening {
+                principal: caller.identity().principal,
+                endpoint: trail.endpoint.clone(),
+                version: asker.version,
+                client: (asked.client_name.into_owned(), asked.client_version.into_owned()),
+            },
+            trail.now,
+        )?;
+        metrics().sessions.set(i64::try_from(self.sessions.len()).unwrap_or(i64::MAX));
+        let catalogue = estate.catalogue.load();
+        let degraded: Vec<Cow<'_, str>> =
+            catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
+        trail.measure("", None);
+        Ok(respond::in_session(respond::json(answers::initialize(&asker, &served(&degraded))), &session.id))
+    }
+
+    /// Gives a refusal its outside form, and records it.
+    pub(super) fn refused(&self, estate: &Estate, trail: &Trail, refusal: &Refusal) -> Response {
+        let era = trail.answer_era();
+        let outside = refusal.outside(era);
+        trail.refused(&self.journal, refusal, &outside);
+        if let Some(asked) = &trail.asked {
+            asked.operation.note(names::REFUSAL, outside.code);
+        }
+        let challenge = outside.challenge.as_ref().map(|challenge| challenge_text(estate, trail, challenge));
+        respond::refusal(trail.request_id.as_ref(), era, refusal, challenge.as_deref())
+    }
+}
+
+fn challenge_text(estate: &Estate, trail: &Trail, challenge: &Challenge) -> String {
+    let url = metadata::url(&estate.config.gateway.public_url, &trail.endpoint);
+    let scopes = estate.scopes(&trail.endpoint);
+    metadata::challenge(challenge, &url, &scopes.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn served<'a>(degraded: &'a [Cow<'a, str>]) -> Served<'a> {
+    Served {
+        tools_list_changed: false,
+        instructions: None,
+        degraded,
+        ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
+        cache_scope: CacheScope::Private,
+    }
+}
+
+fn asker(call: &Call) -> Result<Asker, Refusal> {
+    call.asker().ok_or(Refusal::NotARequest("a request without an id"))
+}
+
+/// How long a client may keep a list: a policy change reaches it within this.
+const LIST_TTL_MS: u64 = 30_000;
+
+/// The same for a list from which an upstream is missing.
+const LIST_TTL_DEGRADED_MS: u64 = 2_000;

@@ -1,0 +1,107 @@
+//! Is what is known of the upstreams still true?
+//!
+//! One task an upstream reads its tools again and again: when what it vouched for runs out, soon after a failure, and at
+//! once when something shook the trust. It serves nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::rand;
+
+use super::{Estate, Gateway};
+use crate::{
+    catalog::Listing,
+    clock,
+    config::UpstreamId,
+    refusal::Refusal,
+    tasks,
+    telemetry::metrics::metrics,
+    upstream::{Peer, Read},
+};
+
+impl Gateway {
+    /// Keeps the catalogue of the estate in force up to date, for as long as it is in force.
+    pub fn keep_catalogue(self: &Arc<Self>) {
+        let estate = self.estate();
+        estate.identity.start();
+        for peer in estate.upstreams.peers() {
+            tasks::background(Arc::clone(self).keep(Arc::clone(&estate), Arc::clone(peer)));
+        }
+    }
+
+    async fn keep(self: Arc<Self>, estate: Arc<Estate>, peer: Arc<Peer>) {
+        let id = peer.settings().id.clone();
+        let mut failures = 0_u32;
+        while Arc::ptr_eq(&estate, &self.estate()) {
+            let wait = match read(&estate, &peer).await {
+                Ok(read) => {
+                    failures = 0;
+                    let wait = read.ttl.unwrap_or(peer.settings().refresh).clamp(REFRESH_MIN, peer.settings().refresh);
+                    publish(&estate, &id, read);
+                    wait
+                }
+                Err(refusal) => {
+                    failures = failures.saturating_add(1);
+                    degrade(&estate, &peer, &refusal);
+                    RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(RETRY_DOUBLINGS_MAX)))
+                }
+            };
+            tokio::time::sleep(jittered(wait)).await;
+        }
+    }
+}
+
+async fn read(estate: &Estate, peer: &Peer) -> Result<Read, Refusal> {
+    let grant = estate.exchange.service(peer.settings(), clock::now()).await?;
+    let key = grant.key();
+    let read = peer.read(&grant).await;
+    if matches!(read, Err(Refusal::UpstreamUnauthorized)) {
+        estate.exchange.drop_grant(&key);
+    }
+    read
+}
+
+fn publish(estate: &Estate, id: &UpstreamId, read: Read) {
+    metrics().upstream_up.with([id.as_str()]).set(1);
+    let (tools, withheld) = (read.tools.len(), read.withheld);
+    if !estate.publish(id, Listing { tools: read.tools, degraded: None }) {
+        return;
+    }
+    tracing::info!(upstream = %id, tools, "read the tools of an upstream");
+    for (tool, why) in withheld {
+        tracing::warn!(upstream = %id, tool, why, "a tool is not served");
+    }
+    for name in estate.catalogue.load().ambiguous() {
+        tracing::warn!(name, "two tools claim one name; neither is served");
+    }
+}
+
+/// What was read before stays in use: the calls themselves will find out whether the upstream is there.
+fn degrade(estate: &Estate, peer: &Peer, refusal: &Refusal) {
+    let id = &peer.settings().id;
+    peer.doubt();
+    metrics().upstream_up.with([id.as_str()]).set(0);
+    let known = estate.catalogue.load().listing(id).cloned().unwrap_or_default();
+    let why = format!("{}: {}", refusal.code(), refusal.inside());
+    if estate.publish(id, Listing { tools: known.tools, degraded: Some(why.clone()) }) {
+        tracing::warn!(upstream = %id, why, "the tools of an upstream cannot be read");
+    }
+}
+
+/// Between 90 and 110 per cent of `wait`, so that replicas do not ask in step (RC-12).
+fn jittered(wait: Duration) -> Duration {
+    let mut random = [0_u8; 1];
+    if rand::fill(&mut random).is_err() {
+        return wait;
+    }
+    let share = f64::from(random[0]) / 255.0;
+    wait.mul_f64(0.9 + share * 0.2)
+}
+
+/// However short-lived an upstream says its list is.
+const REFRESH_MIN: Duration = Duration::from_secs(2);
+
+/// After the first failure; doubled with each further one.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+
+/// Up to 32 seconds between tries.
+const RETRY_DOUBLINGS_MAX: u32 = 6;

@@ -1,0 +1,74 @@
+//! Do the policies fit the estate?
+//!
+//! Types every policy against the schema of the catalogue, and says everything that is wrong at once. It decides
+//! nothing about a call.
+
+use std::sync::Arc;
+
+use cedar_policy::{Policy, PolicySet, ValidationMode, Validator};
+
+use super::{Policies, Problem, parse::Rule, schema};
+use crate::{catalog::ToolDefinition, config::UpstreamId};
+
+/// What the gateway stands in front of.
+#[derive(Debug, Clone, Copy)]
+pub struct Estate<'a> {
+    /// All upstreams of `upstreams.toml`.
+    pub upstreams: &'a [UpstreamId],
+    /// All tools of those that could be read.
+    pub tools: &'a [Arc<ToolDefinition>],
+    /// Those that could not be read, so that nothing can be said about policies that name their tools.
+    pub unread: &'a [UpstreamId],
+}
+
+impl Estate<'_> {
+    /// The Cedar schema, as `schema.cedarschema` has it.
+    ///
+    /// # Errors
+    /// The catalogue has something that Cedar cannot name.
+    pub fn schema(&self) -> Result<String, Problem> {
+        schema::schema(self).map(|(_, text)| text)
+    }
+}
+
+impl Policies {
+    /// Everything that is wrong with these policies in front of `estate`, warnings included.
+    #[must_use]
+    pub fn check(&self, estate: &Estate<'_>) -> Vec<Problem> {
+        let schema = match schema::schema(estate) {
+            Ok((schema, _)) => schema,
+            Err(problem) => return vec![problem],
+        };
+        let mut problems = Vec::new();
+        let mut set = PolicySet::new();
+        for rule in &self.rules {
+            if let Some(upstream) = unread(&rule.policy, estate) {
+                let message = format!("`{}` is not checked: the tools of `{upstream}` could not be read", rule.id);
+                problems.push(Problem::at(&rule.source, rule.span, message).warning());
+            } else if let Err(fault) = set.add(rule.policy.clone()) {
+                problems.push(Problem::of(&rule.source, &fault, rule.span));
+            }
+        }
+        let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+        for fault in result.validation_errors() {
+            problems.extend(self.rule(fault.policy_id()).map(|rule| Problem::of(&rule.source, fault, rule.span)));
+        }
+        for fault in result.validation_warnings() {
+            let problem = self.rule(fault.policy_id()).map(|rule| Problem::of(&rule.source, fault, rule.span));
+            problems.extend(problem.map(Problem::warning));
+        }
+        problems
+    }
+
+    fn rule(&self, id: &cedar_policy::PolicyId) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.policy.id() == id)
+    }
+}
+
+/// An upstream that could not be read and that `policy` names a tool of.
+fn unread<'a>(policy: &Policy, estate: &Estate<'a>) -> Option<&'a UpstreamId> {
+    let names: Vec<String> = policy.entity_literals().iter().map(|uid| uid.id().unescaped().to_owned()).collect();
+    estate.unread.iter().find(|upstream| {
+        names.iter().any(|name| name.strip_prefix(upstream.as_str()).is_some_and(|rest| rest.starts_with('/')))
+    })
+}

@@ -1,0 +1,487 @@
+//! Which policies decide this call, and how?
+//!
+//! The deciding code, and the caches that keep it off the hot path. It reads neither files nor a clock.
+
+use std::sync::{Arc, OnceLock};
+
+use aws_lc_rs::digest;
+use cedar_policy::{
+    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet,
+    Request,
+};
+use quick_cache::sync::Cache;
+
+use super::{
+    Problem, Source,
+    input::{self, Fields},
+    parse::{self, Rule},
+    reads::Reads,
+    slice::{Principal, Subject, ToolSlice},
+    vocabulary::{Inexpressible, Vocabulary, context_of, context_with, id},
+};
+use crate::{catalog::ToolDefinition, clock::Timestamp, identity::Identity, refusal::Refusal, rpc::json};
+
+/// One set of policies, ready to decide.
+#[derive(Debug)]
+pub struct Policies {
+    pub(super) vocabulary: Vocabulary,
+    pub(super) rules: Vec<Rule>,
+    digest: Arc<str>,
+    authorizer: Authorizer,
+    /// By [`ToolDefinition::key`].
+    tools: Cache<[u8; 32], Arc<ToolView>>,
+    /// By [`Identity::class`] and [`ToolDefinition::key`]. A new set of policies starts with empty caches, so its digest
+    /// need not be part of the key.
+    slices: Cache<([u8; 32], [u8; 32]), Arc<Slice>>,
+}
+
+/// The proof that policy allowed one call. Only [`Policies::decide`] makes one, and it is spent once:
+///
+/// ```compile_fail,E0599
+/// fn twice(permit: tollgate::policy::Permit) -> [tollgate::policy::Permit; 2] {
+///     [permit.clone(), permit]
+/// }
+/// ```
+///
+/// ```compile_fail,E0451
+/// fn forged(real: tollgate::policy::Permit) -> tollgate::policy::Permit {
+///     tollgate::policy::Permit { policy_set: "mine".into(), ..real }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Permit {
+    verdict: Arc<Verdict>,
+    policy_set: Arc<str>,
+    /// [`ToolDefinition::key`] and [`Identity::principal`] of what was judged: a permit is good for nothing else.
+    tool: [u8; 32],
+    principal: [u8; 32],
+}
+
+impl Permit {
+    /// Ids of the policies that decided.
+    #[must_use]
+    pub fn policies(&self) -> &[Arc<str>] {
+        &self.verdict.policies
+    }
+
+    /// SHA-256 of the set that they are of, in hex.
+    #[must_use]
+    pub fn policy_set(&self) -> &Arc<str> {
+        &self.policy_set
+    }
+
+    /// What `@shadow` policies had to say.
+    #[must_use]
+    pub fn shadow(&self) -> &[Finding] {
+        &self.verdict.shadow
+    }
+
+    /// Whether this is the permit of `caller` for `tool`.
+    #[must_use]
+    pub fn is_for(&self, caller: &Identity, tool: &ToolDefinition) -> bool {
+        self.principal == caller.principal && self.tool == tool.key
+    }
+}
+
+/// Why a call is not allowed.
+#[derive(Debug)]
+pub struct Denial {
+    /// What the caller gets to know.
+    pub refusal: Refusal,
+    /// What `@shadow` policies had to say.
+    pub shadow: Vec<Finding>,
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        denial.refusal
+    }
+}
+
+/// A `@shadow` policy that applied to a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Its id.
+    pub policy: Arc<str>,
+    /// What it would have done.
+    pub outcome: Shadow,
+    /// Whether the call would have ended otherwise with this policy enforced.
+    pub changes: bool,
+}
+
+/// What a policy that is not enforced would have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shadow {
+    /// It would have permitted.
+    Permits,
+    /// It would have forbidden.
+    Forbids,
+    /// It could not be evaluated, which would have denied.
+    Fails,
+}
+
+impl Shadow {
+    /// The word for the audit record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Permits => "permit",
+            Self::Forbids => "forbid",
+            Self::Fails => "fail",
+        }
+    }
+}
+
+impl Policies {
+    /// Reads policies from text.
+    ///
+    /// # Errors
+    /// Everything wrong in them, at once.
+    pub fn parse(sources: Vec<Source>) -> Result<Self, Vec<Problem>> {
+        let digest = digest_of(&sources);
+        let rules = parse::rules(sources)?;
+        let Some(vocabulary) = Vocabulary::new() else {
+            return Err(vec![Problem::new("the names of Cedar's entity types are not identifiers".to_owned())]);
+        };
+        Ok(Self {
+            vocabulary,
+            rules,
+            digest: Arc::from(digest),
+            authorizer: Authorizer::new(),
+            tools: Cache::new(TOOLS_MAX),
+            slices: Cache::new(SLICES_MAX),
+        })
+    }
+
+    /// SHA-256 of all policy files, in hex: the set's name in the audit.
+    #[must_use]
+    pub fn digest(&self) -> &Arc<str> {
+        &self.digest
+    }
+
+    /// How many policies there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there are none, so that everything is denied.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether `caller` may call `tool` with `arguments` at `now`.
+    ///
+    /// # Errors
+    /// [`Refusal::ToolUnknown`] where the caller may not see the tool, [`Refusal::Denied`] where they may, but not call it
+    /// with these arguments, [`Refusal::PolicyFailed`] where that could not be decided, and
+    /// [`Refusal::ScopeInsufficient`] where only scopes are missing.
+    pub fn decide(
+        &self,
+        caller: &Identity,
+        tool: &ToolDefinition,
+        arguments: Option<json::Value<'_>>,
+        now: Timestamp,
+    ) -> Result<Permit, Denial> {
+        let slice = self.slice(caller, tool).map_err(|fault| failed(&fault))?;
+        let listing = self.listing(&slice, now).map_err(|fault| failed(&fault))?;
+        match &listing.outcome {
+            Outcome::Allowed => {}
+            Outcome::Denied if listing.policies.is_empty() => {
+                return Err(listing.denial(Refusal::ToolUnknown("hidden: no policy permits it".to_owned())));
+            }
+            Outcome::Denied => {
+                let why = format!("hidden: forbidden by {}", listing.policies.join(" "));
+                return Err(listing.denial(Refusal::ToolUnknown(why)));
+            }
+            Outcome::Failed(why) => return Err(listing.denial(Refusal::ToolUnknown(format!("hidden: {why}")))),
+        }
+        let verdict = if slice.reads().input { self.full(&slice, arguments, now) } else { Ok(listing) };
+        let verdict = verdict.map_err(|fault| failed(&fault))?;
+        match &verdict.outcome {
+            Outcome::Allowed => {}
+            Outcome::Denied => {
+                let policies = verdict.policies.iter().map(|id| id.to_string()).collect();
+                return Err(verdict.denial(Refusal::Denied(policies)));
+            }
+            Outcome::Failed(why) => return Err(verdict.denial(Refusal::PolicyFailed(why.clone()))),
+        }
+        if tool.requires.iter().any(|scope| caller.scopes.binary_search(scope).is_err()) {
+            return Err(verdict.denial(Refusal::ScopeInsufficient(tool.requires.clone())));
+        }
+        Ok(Permit { verdict, policy_set: Arc::clone(&self.digest), tool: tool.key, principal: caller.principal })
+    }
+
+    /// Whether `caller` gets to see `tool`: the first half of [`Policies::decide`], so that what is hidden cannot be called.
+    /// Missing scopes do not hide a tool, because the caller can get them.
+    #[must_use]
+    pub fn visible(&self, caller: &Identity, tool: &ToolDefinition, now: Timestamp) -> bool {
+        let listing = self.slice(caller, tool).and_then(|slice| self.listing(&slice, now));
+        listing.is_ok_and(|verdict| verdict.outcome == Outcome::Allowed)
+    }
+
+    /// Whether [`Policies::visible`] can change for this caller and tool as time passes.
+    #[must_use]
+    pub fn visible_varies(&self, caller: &Identity, tool: &ToolDefinition) -> bool {
+        self.slice(caller, tool).map_or(true, |slice| slice.reads().time)
+    }
+
+    pub(super) fn slice(&self, caller: &Identity, tool: &ToolDefinition) -> Result<Arc<Slice>, Inexpressible> {
+        let key = (caller.class, tool.key);
+        if let Some(slice) = self.slices.get(&key) {
+            return Ok(slice);
+        }
+        let slice = Arc::new(self.cut(caller, tool)?);
+        self.slices.insert(key, Arc::clone(&slice));
+        Ok(slice)
+    }
+
+    fn cut(&self, caller: &Identity, tool: &ToolDefinition) -> Result<Slice, Inexpressible> {
+        let view = self.view(tool);
+        let principal =
+            Principal { uid: self.vocabulary.principal(caller), memberships: self.vocabulary.memberships(caller) };
+        let mut slice = Slice {
+            entities: self.vocabulary.entities(caller, tool)?,
+            principal: principal.uid.clone(),
+            base: context_of(caller)?,
+            enforced: PolicySet::new(),
+            listing: PolicySet::new(),
+            shadow: Vec::new(),
+            enforced_reads: Reads::default(),
+            shadow_reads: Reads::default(),
+            places: view.slice.places(&principal),
+            listed: OnceLock::new(),
+            view,
+        };
+        for rule in slice.places.iter().filter_map(|place| self.rules.get(*place)) {
+            if rule.shadow {
+                slice.shadow.push(rule.policy.clone());
+                slice.shadow_reads = slice.shadow_reads.and(rule.reads);
+                continue;
+            }
+            slice.enforced_reads = slice.enforced_reads.and(rule.reads);
+            for (set, policy) in [(&mut slice.enforced, &rule.policy), (&mut slice.listing, &rule.listing)] {
+                set.add(policy.clone()).map_err(|fault| Inexpressible(fault.to_string()))?;
+            }
+        }
+        Ok(slice)
+    }
+
+    fn view(&self, tool: &ToolDefinition) -> Arc<ToolView> {
+        if let Some(view) = self.tools.get(&tool.key) {
+            return view;
+        }
+        let subject = Subject {
+            action: self.vocabulary.action(tool),
+            groups: self.vocabulary.groups(tool),
+            resource: self.vocabulary.resource(tool),
+        };
+        let view = Arc::new(ToolView {
+            slice: ToolSlice::of(self.rules.iter().map(|rule| &rule.policy), &subject),
+            action: subject.action,
+            resource: subject.resource,
+            fields: input::fields(&tool.input_schema),
+        });
+        self.tools.insert(tool.key, Arc::clone(&view));
+        view
+    }
+
+    /// What can be said before the arguments are known; all there is to say where no policy reads them.
+    pub(super) fn listing(&self, slice: &Slice, now: Timestamp) -> Result<Arc<Verdict>, Inexpressible> {
+        if slice.reads().time {
+            let context = context_with(&slice.base, None, Some(now))?;
+            return self.judge(slice, &slice.listing, context).map(Arc::new);
+        }
+        if let Some(verdict) = slice.listed.get() {
+            return Ok(Arc::clone(verdict));
+        }
+        let verdict = Arc::new(self.judge(slice, &slice.listing, slice.base.clone())?);
+        Ok(Arc::clone(slice.listed.get_or_init(|| verdict)))
+    }
+
+    fn full(
+        &self,
+        slice: &Slice,
+        arguments: Option<json::Value<'_>>,
+        now: Timestamp,
+    ) -> Result<Arc<Verdict>, Inexpressible> {
+        let context = match self.context(slice, arguments, now)? {
+            Ok(context) => context,
+            // Nobody enforced reads them: shadow policies then fail, and are reported so.
+            Err(_fault) if !slice.enforced_reads.input => context_with(&slice.base, None, Some(now))?,
+            Err(fault) => {
+                let name = fault.path.join(".");
+                let why = format!("the argument `{}` is not {}", name.escape_debug(), fault.expected);
+                return Ok(Arc::new(Verdict { outcome: Outcome::Failed(why), ..Verdict::default() }));
+            }
+        };
+        self.judge(slice, &slice.enforced, context).map(Arc::new)
+    }
+
+    /// The whole context of a call.
+    pub(super) fn context(
+        &self,
+        slice: &Slice,
+        arguments: Option<json::Value<'_>>,
+        now: Timestamp,
+    ) -> Result<Result<Context, input::Fault>, Inexpressible> {
+        match input::read(&slice.view.fields, arguments) {
+            Ok(input) => context_with(&slice.base, Some(input), slice.reads().time.then_some(now)).map(Ok),
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    fn judge(&self, slice: &Slice, policies: &PolicySet, context: Context) -> Result<Verdict, Inexpressible> {
+        let request = slice.request(context)?;
+        let response = self.authorizer.is_authorized(&request, policies, &slice.entities);
+        let mut decided: Vec<Arc<str>> = response.diagnostics().reason().map(id).collect();
+        decided.sort_unstable();
+        let mut failed: Vec<&str> = response
+            .diagnostics()
+            .errors()
+            .map(|AuthorizationError::PolicyEvaluationError(fault)| AsRef::<str>::as_ref(fault.policy_id()))
+            .collect();
+        failed.sort_unstable();
+        // The error's own text may quote arguments, which do not belong in the journal.
+        let outcome = match (failed.is_empty(), response.decision()) {
+            (false, _) => Outcome::Failed(format!("could not evaluate {}", failed.join(" "))),
+            (true, Decision::Allow) => Outcome::Allowed,
+            (true, Decision::Deny) => Outcome::Denied,
+        };
+        let mut verdict = Verdict { outcome, policies: decided, shadow: Vec::new() };
+        for policy in &slice.shadow {
+            verdict.shadow.extend(self.finding(policy, slice, &request, &verdict));
+        }
+        Ok(verdict)
+    }
+
+    fn finding(&self, policy: &Policy, slice: &Slice, request: &Request, verdict: &Verdict) -> Option<Finding> {
+        let outcome = match self.alone(policy, slice, request) {
+            Applies::No => return None,
+            Applies::Fails(_) => Shadow::Fails,
+            Applies::Yes => match policy.effect() {
+                Effect::Permit => Shadow::Permits,
+                Effect::Forbid => Shadow::Forbids,
+            },
+        };
+        let changes = match outcome {
+            // A denial with deciding policies is a forbid, which no permit outweighs.
+            Shadow::Permits => verdict.outcome == Outcome::Denied && verdict.policies.is_empty(),
+            Shadow::Forbids | Shadow::Fails => verdict.outcome == Outcome::Allowed,
+        };
+        Some(Finding { policy: id(policy.id()), outcome, changes })
+    }
+
+    /// Whether one policy applies, whatever the others say.
+    pub(super) fn alone(&self, policy: &Policy, slice: &Slice, request: &Request) -> Applies {
+        let Ok(set) = PolicySet::from_policies([policy.clone()]) else {
+            return Applies::Fails("not a policy that can stand alone".to_owned());
+        };
+        let response = self.authorizer.is_authorized(request, &set, &slice.entities);
+        if let Some(fault) = response.diagnostics().errors().next() {
+            return Applies::Fails(fault.to_string());
+        }
+        let applies = response.diagnostics().reason().any(|id: &PolicyId| id == policy.id());
+        if applies { Applies::Yes } else { Applies::No }
+    }
+}
+
+/// Whether a policy applies to a request.
+#[derive(Debug)]
+pub(super) enum Applies {
+    Yes,
+    No,
+    Fails(String),
+}
+
+/// What is known of a tool whoever asks.
+#[derive(Debug)]
+struct ToolView {
+    slice: ToolSlice,
+    action: EntityUid,
+    resource: EntityUid,
+    fields: Fields,
+}
+
+/// What is known of a class of callers and a tool.
+#[derive(Debug)]
+pub(super) struct Slice {
+    view: Arc<ToolView>,
+    principal: EntityUid,
+    entities: Entities,
+    /// The caller's part of the context.
+    base: Context,
+    /// Places in [`Policies::rules`].
+    pub(super) places: Vec<usize>,
+    enforced: PolicySet,
+    listing: PolicySet,
+    shadow: Vec<Policy>,
+    enforced_reads: Reads,
+    shadow_reads: Reads,
+    /// What [`Policies::listing`] says, where time does not matter.
+    listed: OnceLock<Arc<Verdict>>,
+}
+
+impl Slice {
+    /// What any policy of the slice reads.
+    pub(super) const fn reads(&self) -> Reads {
+        self.enforced_reads.and(self.shadow_reads)
+    }
+
+    pub(super) fn request(&self, context: Context) -> Result<Request, Inexpressible> {
+        let (action, resource) = (self.view.action.clone(), self.view.resource.clone());
+        Request::new(self.principal.clone(), action, resource, context, None)
+            .map_err(|fault| Inexpressible(fault.to_string()))
+    }
+}
+
+/// What the policies say.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub(super) outcome: Outcome,
+    /// Ids of those that decided, sorted.
+    pub(super) policies: Vec<Arc<str>>,
+    pub(super) shadow: Vec<Finding>,
+}
+
+impl Verdict {
+    fn denial(&self, refusal: Refusal) -> Denial {
+        Denial { refusal, shadow: self.shadow.clone() }
+    }
+}
+
+/// An empty verdict denies.
+impl Default for Verdict {
+    fn default() -> Self {
+        Self { outcome: Outcome::Denied, policies: Vec::new(), shadow: Vec::new() }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Allowed,
+    Denied,
+    /// Which could not be evaluated, or why nothing could.
+    Failed(String),
+}
+
+/// The caller or the tool could not be put to Cedar, so nothing was decided.
+fn failed(fault: &Inexpressible) -> Denial {
+    Denial { refusal: Refusal::PolicyFailed(fault.0.clone()), shadow: Vec::new() }
+}
+
+fn digest_of(sources: &[Source]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for text in sources.iter().flat_map(|source| [source.file.as_str(), source.text.as_str()]) {
+        context.update(&text.len().to_be_bytes());
+        context.update(text.as_bytes());
+    }
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Tools with their place in the policies: more than a catalogue of ten full upstreams.
+const TOOLS_MAX: usize = 8_192;
+
+/// Pairs of caller class and tool with their policies and entities, a few KiB each.
+const SLICES_MAX: usize = 4_096;

@@ -1,0 +1,97 @@
+//! What can a policy name?
+//!
+//! The Cedar schema of an estate: one action a tool with its arguments' types, so that a policy that names a tool, an
+//! argument or an upstream that is not there fails its check. It describes what `vocabulary` and `input` build.
+
+use cedar_policy::{Schema, SchemaFragment};
+use serde_json::{Map, Value, json};
+
+use super::{Problem, check::Estate, input};
+use crate::catalog::{ToolDefinition, definition::GROUP_OF_ALL};
+
+/// The schema, and its text in Cedar's own notation.
+pub(super) fn schema(estate: &Estate<'_>) -> Result<(Schema, String), Problem> {
+    let mut actions = Map::new();
+    actions.insert(GROUP_OF_ALL.to_owned(), json!({}));
+    for tool in estate.tools {
+        for tag in &tool.tags {
+            actions.insert(tag.clone(), json!({}));
+        }
+    }
+    for tool in estate.tools {
+        actions.insert(tool.action(), action(tool));
+    }
+    let namespace = json!({ "": { "commonTypes": common(), "entityTypes": entities(estate), "actions": actions } });
+    let fault = |why: String| Problem::new(format!("no schema can be made of the catalogue: {why}"));
+    let fragment = SchemaFragment::from_json_value(namespace).map_err(|why| fault(why.to_string()))?;
+    let text = fragment.to_cedarschema().map_err(|why| fault(why.to_string()))?;
+    let schema = Schema::from_schema_fragments([fragment]).map_err(|why| fault(why.to_string()))?;
+    Ok((schema, format!("{HEAD}{}\n", text.trim_end())))
+}
+
+fn entities(estate: &Estate<'_>) -> Value {
+    let upstreams: Vec<&str> = estate.upstreams.iter().map(|id| id.as_str()).collect();
+    // Cedar has no enumeration of nothing.
+    let upstream = if upstreams.is_empty() { json!({}) } else { json!({ "enum": upstreams }) };
+    json!({
+        "Group": {},
+        "Tenant": {},
+        "User": { "memberOfTypes": ["Group", "Tenant"], "shape": principal(true) },
+        "Agent": { "memberOfTypes": ["Group", "Tenant"], "shape": principal(false) },
+        "Upstream": upstream,
+    })
+}
+
+fn principal(user: bool) -> Value {
+    let strings = json!({ "type": "Set", "element": { "type": "String" } });
+    let mut attributes = json!({
+        "issuer": { "type": "String" },
+        "agent": { "type": "String" },
+        "tenant": { "type": "String", "required": false },
+        "groups": strings,
+        "scopes": strings,
+    });
+    if let (true, Some(attributes)) = (user, attributes.as_object_mut()) {
+        attributes.insert("subject".to_owned(), json!({ "type": "String" }));
+    }
+    json!({ "type": "Record", "attributes": attributes })
+}
+
+fn common() -> Value {
+    json!({
+        "CallingAgent": { "type": "Record", "attributes": {
+            "client_id": { "type": "String" },
+            "actor": { "type": "String", "required": false },
+        } },
+        "Authentication": { "type": "Record", "attributes": {
+            "method": { "type": "String" },
+            "issuer": { "type": "String" },
+            "acr": { "type": "String", "required": false },
+        } },
+        "Time": { "type": "Record", "attributes": {
+            "now": { "type": "Extension", "name": "datetime" },
+            "unix_seconds": { "type": "Long" },
+            "hour": { "type": "Long" },
+            "weekday": { "type": "Long" },
+        } },
+    })
+}
+
+fn action(tool: &ToolDefinition) -> Value {
+    let groups = tool.tags.iter().map(String::as_str).chain([GROUP_OF_ALL]);
+    let groups: Vec<Value> = groups.map(|id| json!({ "id": id })).collect();
+    let context = json!({ "type": "Record", "attributes": {
+        "input": input::schema(&input::fields(&tool.input_schema)),
+        "agent": { "type": "CallingAgent" },
+        "authn": { "type": "Authentication" },
+        "time": { "type": "Time" },
+        "tenant": { "type": "String", "required": false },
+    } });
+    json!({
+        "memberOf": groups,
+        "appliesTo": { "principalTypes": ["User", "Agent"], "resourceTypes": ["Upstream"], "context": context },
+    })
+}
+
+const HEAD: &str =
+    "// Generated from the catalogue: what policies can name. `tollgate check` compares against the live one.\n\n";

@@ -1,0 +1,214 @@
+//! Do the policies do what their administrator meant?
+//!
+//! `*.test.toml`: who, which tool, which arguments, and how the call should end. The cases go through the decision that
+//! calls go through. It does not print more than it is asked to.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use miette::SourceSpan;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Policies, Problem, Source, explain::Answer};
+use crate::{
+    catalog::ToolDefinition,
+    clock::Timestamp,
+    identity::{Agent, Authentication, Identity, User},
+    rpc::json::{Bounds, Document},
+    secret::Secret,
+};
+
+/// One `*.test.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    tests: Vec<Spanned<Case>>,
+}
+
+/// One case.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    /// `sub`; absent for an agent in its own name.
+    user: Option<String>,
+    #[serde(default = "issuer")]
+    issuer: String,
+    #[serde(default = "agent")]
+    agent: String,
+    actor: Option<String>,
+    tenant: Option<String>,
+    #[serde(default)]
+    groups: Vec<String>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    acr: Option<String>,
+    /// RFC 3339; Monday 2026-01-05 at noon in UTC where absent.
+    at: Option<String>,
+    /// `upstream/tool`.
+    tool: String,
+    arguments: Option<toml::Table>,
+    expect: Answer,
+    /// The policy that has to be among those that decide.
+    policy: Option<String>,
+}
+
+/// How one case ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The file that it stands in.
+    pub file: String,
+    /// Its name.
+    pub name: String,
+    /// What is wrong; `None` for a case that holds.
+    pub problem: Option<Problem>,
+}
+
+/// All outcomes.
+#[derive(Debug)]
+pub struct Report {
+    /// In the order of files and cases.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Policies {
+    /// Runs the cases of `sources` against these policies and `tools`.
+    ///
+    /// # Errors
+    /// What is wrong with the files themselves.
+    pub fn test(&self, sources: &[Source], tools: &[Arc<ToolDefinition>]) -> Result<Report, Vec<Problem>> {
+        let mut outcomes = Vec::new();
+        let mut problems = Vec::new();
+        for source in sources {
+            match toml::from_str::<File>(&source.text) {
+                Ok(file) => outcomes.extend(file.tests.iter().map(|case| self.case(source, case, tools))),
+                Err(fault) => problems.push(Problem::of_toml(source, &fault)),
+            }
+        }
+        if problems.is_empty() { Ok(Report { outcomes }) } else { Err(problems) }
+    }
+
+    fn case(&self, source: &Source, case: &Spanned<Case>, tools: &[Arc<ToolDefinition>]) -> Outcome {
+        let wrong = self.wrong(case.get_ref(), tools);
+        let span = SourceSpan::from(case.span());
+        let problem = wrong.map(|(message, help)| Problem::at(source, Some(span), message).help(&help));
+        Outcome { file: source.file.clone(), name: case.get_ref().name.clone(), problem }
+    }
+
+    /// What is wrong, and what helps.
+    fn wrong(&self, case: &Case, tools: &[Arc<ToolDefinition>]) -> Option<(String, String)> {
+        let Some(tool) = tools.iter().find(|tool| tool.action() == case.tool) else {
+            return Some((format!("there is no tool `{}`", case.tool), "write `upstream/tool`".to_owned()));
+        };
+        let document = match arguments(case) {
+            Ok(document) => document,
+            Err(why) => return Some((format!("the arguments cannot be JSON: {why}"), "see TOML's types".to_owned())),
+        };
+        let at = case.at.as_ref().map(|at| at.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond));
+        let Ok(now) = at.transpose() else {
+            return Some(("`at` is not a point in time".to_owned(), "write it as `2026-01-05T12:00:00Z`".to_owned()));
+        };
+        let now = now.and_then(|now| u64::try_from(now).ok()).unwrap_or(NOON_MS);
+        let caller = identity(case);
+        let explanation = self.explain(&caller, tool, Some(document.root()), Timestamp::from_unix_ms(now));
+        let mut help = Vec::new();
+        // Writing to memory does not fail; were it to, the message would be shorter.
+        let rendered = explanation.render(&mut help).is_ok();
+        let help = if rendered { String::from_utf8(help).unwrap_or_default() } else { String::new() };
+        if explanation.answer != case.expect {
+            let (expect, got) = (case.expect.as_str(), explanation.answer.as_str());
+            return Some((format!("expected `{expect}`, got `{got}`"), help));
+        }
+        let policy = case.policy.as_ref()?;
+        if explanation.decided.iter().any(|id| **id == **policy) {
+            return None;
+        }
+        Some((format!("`{policy}` is not among the policies that decided"), help))
+    }
+}
+
+impl Report {
+    /// How many cases did not hold.
+    #[must_use]
+    pub fn failures(&self) -> usize {
+        self.outcomes.iter().filter(|outcome| outcome.problem.is_some()).count()
+    }
+
+    /// Writes one line a case and a sum; problems are for the caller to print.
+    ///
+    /// # Errors
+    /// `out` cannot be written to.
+    pub fn render(&self, out: &mut impl Write) -> io::Result<()> {
+        for Outcome { file, name, problem } in &self.outcomes {
+            match problem {
+                None => writeln!(out, "ok    {file}: {name}")?,
+                Some(problem) => writeln!(out, "FAIL  {file}: {name}: {problem}")?,
+            }
+        }
+        let failed = self.failures();
+        writeln!(out, "{} hold, {failed} do not", self.outcomes.len().saturating_sub(failed))
+    }
+}
+
+fn arguments(case: &Case) -> Result<Document, String> {
+    let text = match &case.arguments {
+        Some(arguments) => serde_json::to_vec(arguments).map_err(|fault| fault.to_string())?,
+        None => b"{}".to_vec(),
+    };
+    Document::parse(Bytes::from(text), &BOUNDS).map_err(str::to_owned)
+}
+
+/// The caller of a case. The digests tell callers apart as those of a real one do; the credential is none.
+fn identity(case: &Case) -> Identity {
+    let sorted = |list: &[String]| {
+        let mut list = list.to_vec();
+        list.sort_unstable();
+        list.dedup();
+        list
+    };
+    let mut class = [0; 32];
+    let who = format!(
+        "{:?}",
+        (&case.user, &case.issuer, &case.agent, &case.actor, &case.tenant, &case.groups, &case.scopes, &case.acr)
+    );
+    class.copy_from_slice(digest::digest(&digest::SHA256, who.as_bytes()).as_ref());
+    let user = case.user.as_ref();
+    Identity {
+        user: user.map(|subject| User { issuer: case.issuer.clone(), subject: subject.clone() }),
+        agent: Agent { client_id: case.agent.clone(), actors: case.actor.iter().cloned().collect() },
+        tenant: case.tenant.clone(),
+        groups: sorted(&case.groups),
+        scopes: sorted(&case.scopes),
+        authentication: Authentication {
+            method: "jwt",
+            issuer: case.issuer.clone(),
+            token_id: None,
+            token_digest: String::new(),
+            acr: case.acr.clone(),
+            expires_at: Timestamp::from_unix_ms(u64::MAX),
+        },
+        principal: class,
+        class,
+        credential: Secret::new(String::new()),
+    }
+}
+
+fn issuer() -> String {
+    "https://issuer.example".to_owned()
+}
+
+fn agent() -> String {
+    "test-agent".to_owned()
+}
+
+/// A case is a file of the administrator's own.
+const BOUNDS: Bounds = Bounds { depth_max: 64, values_max: 20_000, name_bytes_max: 256, number_chars_max: 64 };
+
+/// Monday 2026-01-05T12:00:00Z.
+const NOON_MS: u64 = 1_767_614_400_000;

@@ -1,0 +1,299 @@
+//! How does a test run the gateway as it is shipped?
+//!
+//! The real binary, with a configuration written for the test, on free ports, with a journal of its own. What is
+//! configured is text, as an administrator writes it.
+
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::ClientConfig;
+use serde_json::Value;
+
+use super::{certificates::Authority, http, issuer::Issuer, mcp::Client, place, process::Process};
+
+/// Allows every call of everybody; a test that is not about policy uses it.
+pub(crate) const ALLOW_ALL: &str = "@id(\"allow-all\")\npermit (principal, action, resource);\n";
+
+/// A gateway that has not started.
+pub(crate) struct Setup {
+    folder: PathBuf,
+    port: u16,
+    admin_port: u16,
+    authority: Option<Authority>,
+    gateway: String,
+    audit: String,
+    rest: String,
+    policies: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// A gateway in the clear on loopback, without upstreams, issuers and policies.
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            folder: place::scratch(name),
+            port: place::free_port(),
+            admin_port: place::free_port(),
+            authority: None,
+            gateway: String::new(),
+            audit: String::new(),
+            rest: String::new(),
+            policies: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// The usual: callers of `issuer`, and everything allowed.
+    pub(crate) fn usual(name: &str, issuer: &Issuer) -> Self {
+        Self::new(name).issuer(&issuer.url()).policy("allow.cedar", ALLOW_ALL)
+    }
+
+    /// TLS, by an authority of its own.
+    pub(crate) fn tls(mut self) -> Self {
+        self.authority = Some(Authority::new(&self.folder));
+        self
+    }
+
+    /// Further lines of `[gateway]`.
+    pub(crate) fn gateway(mut self, lines: &str) -> Self {
+        self.gateway.push_str(&format!("{lines}\n"));
+        self
+    }
+
+    /// Further lines of `[audit]`.
+    pub(crate) fn audit(mut self, lines: &str) -> Self {
+        self.audit.push_str(&format!("{lines}\n"));
+        self
+    }
+
+    /// Any further sections.
+    pub(crate) fn section(mut self, text: &str) -> Self {
+        self.rest.push_str(&format!("\n{text}\n"));
+        self
+    }
+
+    /// Somebody who vouches for callers.
+    pub(crate) fn issuer(self, issuer: &str) -> Self {
+        self.section(&format!(
+            "[[issuers]]\nissuer = \"{issuer}\"\nalgorithms = [\"ES256\"]\nclaims = {{ tenant = \"tenant\", groups = \"groups\" }}"
+        ))
+    }
+
+    /// An upstream with these further lines.
+    pub(crate) fn upstream(self, id: &str, url: &str, lines: &str) -> Self {
+        self.section(&format!("[upstreams.{id}]\nurl = \"{url}\"\n{lines}"))
+    }
+
+    /// An upstream without a credential of its own.
+    pub(crate) fn open_upstream(self, id: &str, url: &str) -> Self {
+        self.upstream(id, url, "grant = { strategy = \"none\" }")
+    }
+
+    /// An upstream whose credential is exchanged at `issuer` by the client `gateway`; `resource` is its URL.
+    pub(crate) fn exchanged_upstream(self, id: &str, url: &str, issuer: &str, scopes: &str) -> Self {
+        let client = "client = { id = \"gateway\", secret = { env = \"GATEWAY_SECRET\" } }";
+        let endpoint = format!("token_endpoint = \"{issuer}/token\"");
+        let grant = format!(
+            "grant = {{ strategy = \"exchange\", {endpoint}, {client}, resource = \"{url}\", scopes = [{scopes}] }}"
+        );
+        self.environment("GATEWAY_SECRET", "gateway-secret").upstream(id, url, &grant)
+    }
+
+    /// A file of the policies' folder.
+    pub(crate) fn policy(mut self, file: &str, text: &str) -> Self {
+        self.policies.push((file.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// A variable of the gateway's environment.
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Everything that belongs to the test.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The public URL.
+    pub(crate) fn origin(&self) -> String {
+        match self.authority {
+            None => format!("http://127.0.0.1:{}", self.port),
+            Some(_) => format!("https://localhost:{}", self.port),
+        }
+    }
+
+    /// The URL of an endpoint, which is also the resource that tokens are made out to; `None` is the federated one.
+    pub(crate) fn endpoint(&self, upstream: Option<&str>) -> String {
+        upstream.map_or_else(|| format!("{}/mcp", self.origin()), |id| format!("{}/mcp/{id}", self.origin()))
+    }
+
+    /// Writes the configuration and gives its file.
+    pub(crate) fn write(&self) -> PathBuf {
+        let policies = self.folder.join("policies");
+        fs::create_dir_all(&policies).unwrap();
+        for (file, text) in &self.policies {
+            fs::write(policies.join(file), text).unwrap();
+        }
+        let mut text = String::from("[gateway]\n");
+        writeln!(text, "public_url = \"{}\"", self.origin()).unwrap();
+        writeln!(text, "listen = \"127.0.0.1:{}\"", self.port).unwrap();
+        writeln!(text, "admin_listen = \"127.0.0.1:{}\"", self.admin_port).unwrap();
+        writeln!(text, "policies = \"{}\"", policies.display()).unwrap();
+        if let Some(authority) = &self.authority {
+            let leaf = authority.leaf("gateway", &["localhost", "127.0.0.1"]);
+            let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
+            writeln!(text, "tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}").unwrap();
+        }
+        text.push_str(&self.gateway);
+        writeln!(text, "\n[audit]").unwrap();
+        if !self.audit.contains("directory") {
+            writeln!(text, "directory = \"{}\"", self.folder.join("audit").display()).unwrap();
+        }
+        text.push_str(&self.audit);
+        text.push_str(&self.rest);
+        let file = self.folder.join("upstreams.toml");
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// Starts the gateway and waits until it is ready.
+    pub(crate) fn start(self) -> Gateway {
+        let gateway = self.launch();
+        gateway.ready()
+    }
+
+    /// Starts the gateway and does not wait.
+    pub(crate) fn launch(self) -> Gateway {
+        self.write();
+        let process = self.spawn();
+        let tls = self.authority.as_ref().map(|authority| authority.client(&["http/1.1"]));
+        Gateway { setup: self, process, tls }
+    }
+
+    fn spawn(&self) -> Process {
+        let mut command = tollgate(&["serve", "--config"]);
+        command.arg(self.folder.join("upstreams.toml")).envs(self.environment.iter().cloned());
+        Process::start("gateway", &self.folder, command)
+    }
+}
+
+/// A running gateway.
+pub(crate) struct Gateway {
+    setup: Setup,
+    pub(crate) process: Process,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Gateway {
+    fn ready(mut self) -> Self {
+        let readiness = format!("{}/readyz", self.admin());
+        let address: std::net::SocketAddr = ([127, 0, 0, 1], self.setup.admin_port).into();
+        self.process.until(Duration::from_secs(30), |_| {
+            std::net::TcpStream::connect(address).ok()?;
+            (http::fetch("GET", &readiness, &[], b"").status() == 200).then_some(())
+        });
+        self
+    }
+
+    /// What it was set up with.
+    pub(crate) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The URL of an endpoint; `None` is the federated one.
+    pub(crate) fn endpoint(&self, upstream: Option<&str>) -> String {
+        self.setup.endpoint(upstream)
+    }
+
+    /// `http://127.0.0.1:PORT` of the admin listener.
+    pub(crate) fn admin(&self) -> String {
+        format!("http://127.0.0.1:{}", self.setup.admin_port)
+    }
+
+    /// The status of `/readyz`.
+    pub(crate) fn readiness(&self) -> u16 {
+        http::fetch("GET", &format!("{}/readyz", self.admin()), &[], b"").status()
+    }
+
+    /// The value of the first metric line that begins so.
+    pub(crate) fn metric(&self, begins: &str) -> Option<f64> {
+        let text = http::fetch("GET", &format!("{}/metrics", self.admin()), &[], b"").text();
+        let line = text.lines().find(|line| line.starts_with(begins))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// A client of an endpoint, without a token.
+    pub(crate) fn client(&self, upstream: Option<&str>) -> Client {
+        let client = Client::new(&self.endpoint(upstream));
+        self.tls.as_ref().map_or(client.clone(), |tls| client.tls(tls))
+    }
+
+    /// A client of an endpoint, with a good token of `issuer` for `user`.
+    pub(crate) fn client_of(&self, upstream: Option<&str>, issuer: &Issuer, user: &str) -> Client {
+        self.client(upstream).token(&issuer.token(user, &self.endpoint(upstream)))
+    }
+
+    /// TLS as its clients have it.
+    pub(crate) fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.tls.as_ref()
+    }
+
+    /// The authority behind its certificate, as a PEM file.
+    pub(crate) fn authority(&self) -> Option<PathBuf> {
+        self.setup.authority.as_ref().map(Authority::file)
+    }
+
+    /// The folder of its journal.
+    pub(crate) fn journal_folder(&self) -> PathBuf {
+        self.setup.folder.join("audit")
+    }
+
+    /// The records of its journal, in order.
+    pub(crate) fn journal(&self) -> Vec<Value> {
+        records(&self.journal_folder())
+    }
+
+    /// `tollgate audit verify` over its journal.
+    pub(crate) fn verify(&self) -> Output {
+        tollgate(&["audit", "verify"]).arg(self.journal_folder()).output().unwrap()
+    }
+
+    /// Ends it as an administrator does, and waits.
+    pub(crate) fn stop(&mut self) {
+        self.process.terminate();
+        self.process.wait(Duration::from_secs(30));
+    }
+
+    /// Starts it again on the same ports, folder and journal, once it has ended.
+    pub(crate) fn again(self) -> Self {
+        let Self { setup, process, tls } = self;
+        drop(process);
+        let process = setup.spawn();
+        Self { setup, process, tls }.ready()
+    }
+}
+
+/// The records of a journal folder, in order; a torn last line is left out.
+pub(crate) fn records(folder: &Path) -> Vec<Value> {
+    let entries = fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect());
+    let mut files: Vec<PathBuf> = entries.unwrap_or_default();
+    files.retain(|file| file.extension().is_some_and(|end| end == "jsonl"));
+    files.sort();
+    let text: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The shipped binary with these arguments.
+pub(crate) fn tollgate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(arguments).env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+    command
+}

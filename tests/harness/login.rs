@@ -1,0 +1,79 @@
+//! How does a person get a token?
+//!
+//! Authorization code with PKCE (RFC 7636) at a real provider that logs in whoever `login_hint` names: what a browser
+//! does, without one. It knows the clients and the users of `tests/peers/node/issuer.mjs`.
+
+use aws_lc_rs::digest;
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64URL},
+};
+use serde_json::Value;
+use url::Url;
+
+use super::http::{Answer, fetch, form};
+
+const CALLBACK: &str = "http://127.0.0.1:3000/callback";
+const REDIRECTS_MAX: usize = 8;
+
+/// Logs `user` in at `issuer` for `resource`, and gives the access token.
+pub(crate) fn login(issuer: &str, user: &str, resource: &str, scope: &str) -> String {
+    let verifier = BASE64URL.encode([7; 32]);
+    let challenge = BASE64URL.encode(digest::digest(&digest::SHA256, verifier.as_bytes()));
+    let query = form(&[
+        ("response_type", "code"),
+        ("client_id", "webapp"),
+        ("redirect_uri", CALLBACK),
+        ("scope", scope),
+        ("state", "s"),
+        ("code_challenge", &challenge),
+        ("code_challenge_method", "S256"),
+        ("login_hint", user),
+        ("resource", resource),
+    ]);
+    let code = follow(&format!("{issuer}/auth?{query}"));
+    let fields = [
+        ("grant_type", "authorization_code"),
+        ("code", &code),
+        ("code_verifier", &verifier),
+        ("redirect_uri", CALLBACK),
+    ];
+    token(issuer, "webapp", "webapp-secret", &fields)["access_token"].as_str().unwrap().to_owned()
+}
+
+/// Asks the token endpoint, as this client.
+pub(crate) fn token(issuer: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Value {
+    let answer = ask(issuer, client, secret, fields);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    answer.json()
+}
+
+/// The same, whatever comes back.
+pub(crate) fn ask(issuer: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Answer {
+    let basic = format!("Basic {}", BASE64.encode(format!("{client}:{secret}")));
+    let headers = [("Authorization", basic.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
+    fetch("POST", &format!("{issuer}/token"), &headers, form(fields).as_bytes())
+}
+
+/// Follows redirects with cookies as far as the callback, and gives the code.
+fn follow(start: &str) -> String {
+    let mut at = Url::parse(start).unwrap();
+    let mut cookies: Vec<(String, String)> = Vec::new();
+    for _ in 0..REDIRECTS_MAX {
+        if at.as_str().starts_with(CALLBACK) {
+            let code = at.query_pairs().find(|(name, _)| name == "code");
+            return code.unwrap_or_else(|| panic!("no code: {at}")).1.into_owned();
+        }
+        let jar: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let answer = fetch("GET", at.as_str(), &[("Cookie", &jar.join("; "))], b"");
+        let given = answer.head.headers().iter().filter(|(name, _)| name == "set-cookie");
+        for (name, value) in given.filter_map(|(_, text)| text.split(';').next()?.split_once('=')) {
+            cookies.retain(|(known, _)| known != name);
+            cookies.push((name.to_owned(), value.to_owned()));
+        }
+        let to =
+            answer.header("location").unwrap_or_else(|| panic!("no redirect: {} {}", answer.status(), answer.text()));
+        at = at.join(to).unwrap();
+    }
+    panic!("too many redirects: {at}");
+}

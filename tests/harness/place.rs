@@ -1,0 +1,53 @@
+//! Where do the tests find and put things?
+//!
+//! Everything that a test writes lies under `tests/.run`, which git ignores. It does not create processes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+/// The top of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The folder `tests`.
+pub(crate) fn tests() -> PathBuf {
+    root().join("tests")
+}
+
+/// The folder of what `tests/run` installed; a test that needs it says so when it is not there.
+pub(crate) fn installed(what: &str) -> PathBuf {
+    let folder = tests().join(".peers").join(what);
+    assert!(folder.join(".installed").exists(), "`{what}` is not installed; help: run `tests/run` once");
+    folder
+}
+
+/// A new folder for one test, kept after it: a failed test is read there.
+pub(crate) fn scratch(name: &str) -> PathBuf {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let folder = tests().join(".run").join(format!("{}-{number}-{name}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Asks `ready` again and again until it answers, at most `limit`; panics with `what` when it never does.
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ready() {
+            return answer;
+        }
+        assert!(began.elapsed() < limit, "not in {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A TCP port of 127.0.0.1 that nobody listens on now.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}

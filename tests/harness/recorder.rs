@@ -1,0 +1,386 @@
+//! What did a peer of the gateway really see, and what if it answers badly?
+//!
+//! An MCP server, or any HTTP server, that keeps every request and every byte, and whose answers a test can script: well
+//! formed, malformed, slow, endless. Where the script has no answer, it is a well-behaved server of its era.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, combinators::BoxBody};
+use hyper::{
+    HeaderMap, Request, Response,
+    body::{Body as HttpBody, Frame, Incoming},
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Sleep;
+
+use super::serve::{self, Body, Served};
+
+/// Which revisions a recording MCP server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Era {
+    Modern,
+    Legacy,
+}
+
+/// One request that arrived.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) at: Instant,
+}
+
+impl Seen {
+    /// The first header of this name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The body's JSON, null where it has none.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// The JSON-RPC method, empty where there is none.
+    pub(crate) fn rpc_method(&self) -> String {
+        self.json()["method"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// A field of a form body.
+    pub(crate) fn field(&self, name: &str) -> Option<String> {
+        url::form_urlencoded::parse(&self.body).find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
+    }
+}
+
+/// What goes back.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    after: Duration,
+    steps: VecDeque<Step>,
+}
+
+/// A piece of an answer's body.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// These bytes.
+    Bytes(Bytes),
+    /// Nothing for this long.
+    Pause(Duration),
+    /// These bytes again and again, without end.
+    Forever(Bytes),
+    /// The connection breaks.
+    Cut,
+}
+
+impl Reply {
+    /// A status without a body.
+    pub(crate) fn status(status: u16) -> Self {
+        Self { status, headers: Vec::new(), after: Duration::ZERO, steps: VecDeque::new() }
+    }
+
+    /// This text as it is.
+    pub(crate) fn text(status: u16, content_type: &str, text: impl Into<Bytes>) -> Self {
+        Self::status(status).header("content-type", content_type).step(Step::Bytes(text.into()))
+    }
+
+    /// A JSON body.
+    pub(crate) fn json(status: u16, value: &Value) -> Self {
+        Self::text(status, "application/json", value.to_string())
+    }
+
+    /// The result of this request.
+    pub(crate) fn result(seen: &Seen, result: &Value) -> Self {
+        Self::json(200, &json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "result": result }))
+    }
+
+    /// A JSON-RPC error in answer to this request.
+    pub(crate) fn error(seen: &Seen, status: u16, code: i64, message: &str) -> Self {
+        let error = json!({ "code": code, "message": message });
+        Self::json(status, &json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "error": error }))
+    }
+
+    /// An event stream with these messages, which then ends.
+    pub(crate) fn events(messages: &[Value]) -> Self {
+        messages.iter().fold(Self::stream(), |reply, message| reply.event(message))
+    }
+
+    /// An event stream, so far without events.
+    pub(crate) fn stream() -> Self {
+        Self::status(200).header("content-type", "text/event-stream")
+    }
+
+    /// One more event.
+    pub(crate) fn event(self, message: &Value) -> Self {
+        self.step(Step::Bytes(format!("event: message\ndata: {message}\n\n").into()))
+    }
+
+    /// One more header.
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// One more piece of the body.
+    pub(crate) fn step(mut self, step: Step) -> Self {
+        self.steps.push_back(step);
+        self
+    }
+
+    fn is_stream(&self) -> bool {
+        self.headers.iter().any(|(_, value)| value == "text/event-stream")
+    }
+
+    /// The status line itself comes only after this long.
+    pub(crate) fn after(mut self, wait: Duration) -> Self {
+        self.after = wait;
+        self
+    }
+}
+
+/// A recording server.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    served: Served,
+    memory: Arc<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    seen: Mutex<Vec<Seen>>,
+    abandoned: AtomicUsize,
+}
+
+impl Recorder {
+    /// A well-behaved MCP server with the tools `echo`, `add` and `erase`.
+    pub(crate) fn good(era: Era) -> Self {
+        Self::scripted(era, |_| None)
+    }
+
+    /// An MCP server that answers as `script` says, and well where the script has no answer. The script runs while the
+    /// request is held: what it looks up is the state of the world before the answer.
+    pub(crate) fn scripted(era: Era, script: impl Fn(&Seen) -> Option<Reply> + Send + Sync + 'static) -> Self {
+        Self::serving(move |seen| script(seen).unwrap_or_else(|| behaved(era, seen)))
+    }
+
+    /// Any HTTP server.
+    pub(crate) fn serving(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let memory = Arc::new(Memory::default());
+        let answer = Arc::new(answer);
+        let shared = Arc::clone(&memory);
+        let served = Served::start(move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
+        Self { served, memory }
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub(crate) fn origin(&self) -> String {
+        self.served.origin()
+    }
+
+    /// The MCP endpoint.
+    pub(crate) fn url(&self) -> String {
+        format!("{}/mcp", self.origin())
+    }
+
+    /// Every request so far.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.memory.seen.lock().clone()
+    }
+
+    /// The requests with this JSON-RPC method.
+    pub(crate) fn seen_method(&self, method: &str) -> Vec<Seen> {
+        self.seen().into_iter().filter(|seen| seen.rpc_method() == method).collect()
+    }
+
+    /// The requests for this path.
+    pub(crate) fn seen_path(&self, path: &str) -> Vec<Seen> {
+        self.seen().into_iter().filter(|seen| seen.path == path).collect()
+    }
+
+    /// How many answers the client did not wait for.
+    pub(crate) fn abandoned(&self) -> usize {
+        self.memory.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Every byte that came in.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.served.bytes()
+    }
+
+    /// Whether this text came in, anywhere.
+    pub(crate) fn saw_text(&self, text: &str) -> bool {
+        self.bytes().windows(text.len()).any(|window| window == text.as_bytes())
+    }
+}
+
+async fn respond<F>(request: Request<Incoming>, memory: Arc<Memory>, answer: Arc<F>) -> Response<Body>
+where
+    F: Fn(&Seen) -> Reply + Send + Sync + 'static,
+{
+    let mut open = Open { memory: Arc::clone(&memory), done: false };
+    let (head, body) = request.into_parts();
+    let Ok(body) = body.collect().await else { return Response::new(serve::whole("")) };
+    let seen = Seen {
+        method: head.method.to_string(),
+        path: head.uri.path().to_owned(),
+        headers: head.headers,
+        body: body.to_bytes(),
+        at: Instant::now(),
+    };
+    memory.seen.lock().push(seen.clone());
+    let reply = tokio::task::spawn_blocking(move || answer(&seen)).await.unwrap_or_else(|_| Reply::status(500));
+    tokio::time::sleep(reply.after).await;
+    let mut response = Response::builder().status(reply.status);
+    for (name, value) in &reply.headers {
+        response = response.header(name, value);
+    }
+    // A body of one piece has a length; any other comes in chunks.
+    let whole = match (reply.steps.front(), reply.steps.len()) {
+        (None, _) => Some(Bytes::new()),
+        (Some(Step::Bytes(all)), 1) if !reply.is_stream() => Some(all.clone()),
+        _ => None,
+    };
+    if let Some(all) = whole {
+        open.done = true;
+        return response.body(serve::whole(all)).unwrap();
+    }
+    response.body(BoxBody::new(Steps { left: reply.steps, pause: None, open })).unwrap()
+}
+
+/// Says that an answer was abandoned, unless it was finished.
+struct Open {
+    memory: Arc<Memory>,
+    done: bool,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.done {
+            self.memory.abandoned.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A body in steps.
+struct Steps {
+    left: VecDeque<Step>,
+    pause: Option<Pin<Box<Sleep>>>,
+    open: Open,
+}
+
+impl HttpBody for Steps {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                self.pause = None;
+            }
+            match self.left.pop_front() {
+                None => {
+                    self.open.done = true;
+                    return Poll::Ready(None);
+                }
+                Some(Step::Bytes(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(Step::Pause(span)) => self.pause = Some(Box::pin(tokio::time::sleep(span))),
+                Some(Step::Forever(bytes)) => {
+                    self.left.push_front(Step::Forever(bytes.clone()));
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                Some(Step::Cut) => return Poll::Ready(Some(Err(io::Error::other("cut")))),
+            }
+        }
+    }
+}
+
+/// What a well-behaved server of this era answers.
+fn behaved(era: Era, seen: &Seen) -> Reply {
+    match (seen.method.as_str(), era) {
+        ("POST", Era::Modern) => modern(seen),
+        ("POST", Era::Legacy) => legacy(seen),
+        ("DELETE", Era::Legacy) => Reply::status(200),
+        _ => Reply::status(405),
+    }
+}
+
+fn modern(seen: &Seen) -> Reply {
+    let call = seen.json();
+    let complete = |mut result: Value| {
+        result["resultType"] = json!("complete");
+        Reply::result(seen, &result)
+    };
+    if seen.header("mcp-protocol-version") != Some("2026-07-28") || seen.header("mcp-method") != call["method"].as_str()
+    {
+        return Reply::error(seen, 400, -32020, "headers do not agree with the body");
+    }
+    match call["method"].as_str() {
+        Some("server/discover") => complete(json!({
+            "supportedVersions": ["2026-07-28"], "capabilities": { "tools": {} }, "ttlMs": 60_000, "cacheScope": "private",
+        })),
+        Some("tools/list") => complete(json!({ "tools": tools(), "ttlMs": 60_000, "cacheScope": "private" })),
+        Some("tools/call") => complete(called(&call["params"])),
+        _ if call["id"].is_null() => Reply::status(202),
+        _ => Reply::error(seen, 404, -32601, "method not found"),
+    }
+}
+
+fn legacy(seen: &Seen) -> Reply {
+    let call = seen.json();
+    let session = seen.header("mcp-session-id");
+    match call["method"].as_str() {
+        Some("initialize") => Reply::result(seen, &json!({
+            "protocolVersion": "2025-11-25", "capabilities": { "tools": {} }, "serverInfo": { "name": "recorder", "version": "1" },
+        }))
+        .header("mcp-session-id", "session-of-the-recorder"),
+        _ if session != Some("session-of-the-recorder") => {
+            let error = json!({ "code": -32000, "message": "Bad Request: Server not initialized" });
+            Reply::json(400, &json!({ "jsonrpc": "2.0", "id": null, "error": error }))
+        },
+        Some("ping") => Reply::result(seen, &json!({})),
+        Some("tools/list") => Reply::result(seen, &json!({ "tools": tools() })),
+        Some("tools/call") => Reply::result(seen, &called(&call["params"])),
+        _ if call["id"].is_null() => Reply::status(202),
+        _ => Reply::error(seen, 200, -32601, "method not found"),
+    }
+}
+
+/// The definitions of the recorder's tools.
+pub(crate) fn tools() -> Value {
+    let tool = |name: &str, properties: Value| {
+        let schema = json!({ "type": "object", "properties": properties });
+        json!({ "name": name, "description": format!("The tool {name}."), "inputSchema": schema })
+    };
+    json!([
+        tool("echo", json!({ "message": { "type": "string" } })),
+        tool("add", json!({ "a": { "type": "number" }, "b": { "type": "number" } })),
+        tool("erase", json!({ "id": { "type": "string" } })),
+    ])
+}
+
+/// What a tool of the recorder gives back: which tool it was, and its arguments as text.
+fn called(params: &Value) -> Value {
+    json!({ "content": [{ "type": "text", "text": format!("{} {}", params["name"].as_str().unwrap_or("?"), params["arguments"]) }] })
+}

@@ -1,0 +1,20 @@
+// A client on the TypeScript SDK 1.x, the revisions before 2026-07-28. `client-legacy.mjs URL COMMANDS`.
+// Environment: TOKEN (bearer), NODE_EXTRA_CA_CERTS (PEM of the authority to trust).
+import { Client } from '@modelcontextprotocol/sdk/client/index.js';
+import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
+import { converse } from './converse.mjs';
+
+const [url, commands] = process.argv.slice(2);
+const { TOKEN } = process.env;
+const client = new Client({ name: 'peer-typescript', version: '1' }, { capabilities: {} });
+const transport = new StreamableHTTPClientTransport(new URL(url), TOKEN ? { requestInit: { headers: { Authorization: `Bearer ${TOKEN}` } } } : {});
+
+await converse(commands, {
+  connect: async () => {
+    await client.connect(transport);
+    return { sdk: 'typescript 1', protocol: transport.protocolVersion, server: client.getServerVersion()?.name, session: Boolean(transport.sessionId) };
+  },
+  list: async () => (await client.listTools()).tools,
+  call: (name, args, options) => client.callTool({ name, arguments: args }, undefined, options),
+  close: () => client.close(),
+});

@@ -1,0 +1,20 @@
+// A client on the TypeScript SDK 2.x, both eras. `client.mjs URL COMMANDS`; the README beside the peers has the commands.
+// Environment: TOKEN (bearer), ERA (auto, legacy or 2026-07-28), NODE_EXTRA_CA_CERTS (PEM of the authority to trust).
+import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
+import { converse } from './converse.mjs';
+
+const [url, commands] = process.argv.slice(2);
+const { TOKEN, ERA = 'auto' } = process.env;
+const mode = ERA === 'auto' || ERA === 'legacy' ? ERA : { pin: ERA };
+const client = new Client({ name: 'peer-typescript', version: '2' }, { versionNegotiation: { mode } });
+const transport = new StreamableHTTPClientTransport(new URL(url), TOKEN ? { requestInit: { headers: { Authorization: `Bearer ${TOKEN}` } } } : {});
+
+await converse(commands, {
+  connect: async () => {
+    await client.connect(transport);
+    return { sdk: 'typescript 2', protocol: client.getNegotiatedProtocolVersion?.() ?? transport.protocolVersion, server: client.getServerVersion()?.name };
+  },
+  list: async () => (await client.listTools()).tools,
+  call: (name, args, options) => client.callTool({ name, arguments: args }, options),
+  close: () => client.close(),
+});

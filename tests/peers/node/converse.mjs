@@ -1,0 +1,37 @@
+// What the two TypeScript clients share: run the commands in order, print one JSON line for each.
+const say = (line) => console.log(JSON.stringify(line));
+const described = (error) => ({ code: error.code ?? null, message: error.message, data: error.data ?? null });
+
+async function call(client, command) {
+  const seen = [];
+  const options = { timeout: 30_000 };
+  if (command.progress) options.onprogress = ({ progress }) => seen.push(progress);
+  if (command.cancel_after_ms === undefined) {
+    const result = await client.call(command.call, command.arguments ?? {}, options);
+    return command.progress ? { result, progress: seen } : { result };
+  }
+  const abort = new AbortController();
+  setTimeout(() => abort.abort('enough'), command.cancel_after_ms);
+  const cancelled = await client.call(command.call, command.arguments ?? {}, { ...options, signal: abort.signal }).then(() => false, () => abort.signal.aborted);
+  // What the cancellation sends needs a moment to leave before the process ends.
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  return { cancelled };
+}
+
+export async function converse(commands, client) {
+  try {
+    say({ connected: await client.connect() });
+  } catch (error) {
+    say({ failed: described(error) });
+    process.exit(1);
+  }
+  for (const command of JSON.parse(commands)) {
+    try {
+      say(command.list ? { tools: (await client.list()).map((tool) => tool.name) } : await call(client, command));
+    } catch (error) {
+      say({ error: described(error) });
+    }
+  }
+  await client.close();
+  process.exit(0);
+}

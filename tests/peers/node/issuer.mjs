@@ -1,0 +1,123 @@
+// A real authorization server on loopback: npm oidc-provider, an OpenID-certified one, set up for an MCP estate.
+// Its own: code + PKCE, refresh, client credentials, registration, resource indicators (RFC 8707) with JWT access tokens.
+// Added here: RFC 8693 token exchange, and logins without pages (`login_hint`, or else "alice", is logged in and consents).
+// Environment: TOKEN_TTL (seconds). Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
+import crypto from 'node:crypto';
+import http from 'node:http';
+import Provider, { errors } from 'oidc-provider';
+import * as jose from 'jose';
+
+const TTL = Number(process.env.TOKEN_TTL ?? 300);
+const SCOPES = 'mcp tools:read tools:call admin';
+const USERS = {
+  alice: { email: 'alice@example.test', groups: ['engineering', 'admins'], tenant: 'acme' },
+  bob: { email: 'bob@example.test', groups: ['support'], tenant: 'acme' },
+  carol: { email: 'carol@globex.test', groups: ['engineering'], tenant: 'globex' },
+};
+const TYPE = 'urn:ietf:params:oauth:token-type:';
+const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
+
+const pair = await jose.generateKeyPair('ES256', { extractable: true });
+const signingKey = { ...(await jose.exportJWK(pair.privateKey)), kid: `es256-${crypto.randomBytes(4).toString('hex')}`, alg: 'ES256', use: 'sig' };
+const rsa = await jose.generateKeyPair('RS256', { extractable: true });
+const rsaKey = { ...(await jose.exportJWK(rsa.privateKey)), kid: `rs256-${crypto.randomBytes(4).toString('hex')}`, alg: 'RS256', use: 'sig' };
+
+const clients = [
+  { client_id: 'gateway', client_secret: 'gateway-secret', token_endpoint_auth_method: 'client_secret_basic', redirect_uris: [], response_types: [],
+    grant_types: ['client_credentials', EXCHANGE], scope: `openid ${SCOPES}` },
+  { client_id: 'agent', client_secret: 'agent-secret', redirect_uris: [], response_types: [], grant_types: ['client_credentials'], scope: SCOPES },
+  { client_id: 'webapp', client_secret: 'webapp-secret', redirect_uris: ['http://127.0.0.1:3000/callback'],
+    grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'] },
+];
+
+const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } });
+const account = (id) => USERS[id] && {
+  accountId: id,
+  claims: async () => ({ sub: id, name: id, email: USERS[id].email, email_verified: true, groups: USERS[id].groups, tenant: USERS[id].tenant }),
+};
+
+function issue(issuer) {
+  const provider = new Provider(issuer, {
+    jwks: { keys: [signingKey, rsaKey] },
+    clients,
+    findAccount: (_, id) => account(id),
+    scopes: ['openid', 'offline_access', ...SCOPES.split(' ')],
+    claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'groups', 'tenant'] },
+    pkce: { required: () => true },
+    ttl: { AccessToken: TTL, ClientCredentials: TTL, IdToken: 600, Grant: 86_400, Session: 86_400, Interaction: 600, RefreshToken: 86_400 },
+    features: {
+      devInteractions: { enabled: false },
+      clientCredentials: { enabled: true },
+      introspection: { enabled: true },
+      revocation: { enabled: true },
+      registration: { enabled: true, initialAccessToken: false },
+      resourceIndicators: { enabled: true, getResourceServerInfo: async (_, uri) => resourceServer(uri), useGrantedResource: async () => true },
+    },
+    extraTokenClaims: async (context, token) => {
+      const user = USERS[token.accountId];
+      return { ...(user && { groups: user.groups, tenant: user.tenant }), ...(context.state?.act && { act: context.state.act }) };
+    },
+    loadExistingGrant: async (context) => {
+      const { client, session, params } = context.oidc;
+      const known = context.oidc.result?.consent?.grantId ?? session.grantIdFor(client.clientId);
+      if (known) return provider.Grant.find(known);
+      const grant = new provider.Grant({ clientId: client.clientId, accountId: session.accountId });
+      grant.addOIDCScope(`openid offline_access email profile ${params.scope ?? ''}`);
+      for (const uri of [].concat(params.resource ?? [])) grant.addResourceScope(uri, SCOPES);
+      await grant.save();
+      return grant;
+    },
+  });
+  for (const event of ['server_error', 'grant.error', 'authorization.error']) provider.on(event, (_, error) => console.error(event, error.message, error.error_description ?? ''));
+  provider.use(async (context, next) => {
+    if (!context.path.startsWith('/interaction/')) return next();
+    const { prompt, params, session } = await provider.interactionDetails(context.req, context.res);
+    const accountId = session?.accountId ?? (USERS[params.login_hint] ? params.login_hint : 'alice');
+    context.respond = false;
+    await provider.interactionFinished(context.req, context.res, prompt.name === 'login' ? { login: { accountId } } : { consent: {} }, { mergeWithLastSubmission: true });
+  });
+  provider.registerGrantType(EXCHANGE, (context) => exchange(provider, issuer, context),
+    ['audience', 'resource', 'scope', 'requested_token_type', 'subject_token', 'subject_token_type', 'actor_token', 'actor_token_type'], ['audience', 'resource']);
+  return provider;
+}
+
+// RFC 8693 §2: a JWT access token of this issuer, whatever its audience, becomes one for the resource that is named.
+async function exchange(provider, issuer, context) {
+  const { params, client } = context.oidc;
+  const need = (holds, Refusal, message) => { if (!holds) throw new Refusal(message); };
+  const { d, p, q, dp, dq, qi, ...publicKey } = signingKey;
+  const keys = jose.createLocalJWKSet({ keys: [publicKey] });
+  const read = (jwt) => jose.jwtVerify(jwt, keys, { issuer }).then(({ payload }) => payload, (error) => { throw new errors.InvalidGrant(`bad token: ${error.message}`); });
+
+  need(params.subject_token && params.subject_token_type, errors.InvalidRequest, 'subject_token and subject_token_type are required');
+  need([`${TYPE}access_token`, `${TYPE}jwt`].includes(params.subject_token_type), errors.InvalidRequest, 'unsupported subject_token_type');
+  need([undefined, `${TYPE}access_token`, `${TYPE}jwt`].includes(params.requested_token_type), errors.InvalidRequest, 'unsupported requested_token_type');
+  const subject = await read(params.subject_token);
+  const actor = params.actor_token ? await read(params.actor_token) : undefined;
+  const target = [].concat(params.resource ?? [], params.audience ?? [])[0];
+  need(target, errors.InvalidTarget, 'resource or audience is required');
+  const held = (subject.scope ?? '').split(' ').filter(Boolean);
+  const asked = params.scope ? params.scope.split(' ') : held;
+  need(asked.every((scope) => held.includes(scope)), errors.InvalidScope, 'requested scope exceeds what the subject token holds');
+
+  const token = USERS[subject.sub]
+    ? new provider.AccessToken({ accountId: subject.sub, client, gty: 'token_exchange', grantId: `exchange-${crypto.randomUUID()}` })
+    : new provider.ClientCredentials({ client });
+  token.scope = asked.filter((scope) => SCOPES.split(' ').includes(scope)).join(' ') || undefined;
+  token.resourceServer = new provider.ResourceServer(target, resourceServer(target));
+  context.state ??= {};
+  context.state.act = { sub: actor?.sub ?? client.clientId, ...(subject.act && { act: subject.act }) };
+  context.body = { access_token: await token.save(), issued_token_type: `${TYPE}access_token`, token_type: 'Bearer', expires_in: token.expiration, scope: token.scope };
+}
+
+const listener = http.createServer();
+listener.listen(0, '127.0.0.1', () => {
+  const { port } = listener.address();
+  const handle = issue(`http://127.0.0.1:${port}`).callback();
+  listener.on('request', (request, response) => {
+    // RFC 8414 §3: the library serves OpenID's location only, and MCP clients ask at both.
+    if (request.url.split('?')[0] === '/.well-known/oauth-authorization-server') request.url = '/.well-known/openid-configuration';
+    handle(request, response);
+  });
+  console.log(`listening ${port}`);
+});

@@ -1,0 +1,74 @@
+"""A client on the Python SDK `mcp` 2.x. `client.py URL COMMANDS`; the README beside the peers has the commands.
+
+Environment: TOKEN (bearer), ERA (auto, legacy or 2026-07-28), CA (PEM of the authority to trust).
+"""
+
+import asyncio
+import json
+import os
+import ssl
+import sys
+
+import httpx2
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
+
+
+def say(line):
+    print(json.dumps(line), flush=True)
+
+
+def described(error):
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    fault = getattr(error, "error", error)
+    return {"code": getattr(fault, "code", None), "message": str(getattr(fault, "message", error)), "data": getattr(fault, "data", None)}
+
+
+async def call(client, command):
+    seen = []
+
+    async def progress(done, total, message):
+        seen.append(done)
+
+    work = asyncio.ensure_future(
+        client.call_tool(command["call"], command.get("arguments", {}), progress_callback=progress if command.get("progress") else None)
+    )
+    if "cancel_after_ms" in command:
+        await asyncio.sleep(command["cancel_after_ms"] / 1000)
+        work.cancel()
+        await asyncio.wait([work])
+        # What the cancellation sends needs a moment to leave before the connection closes.
+        await asyncio.sleep(0.2)
+        return {"cancelled": work.cancelled()}
+    result = await work
+    answer = {"result": json.loads(result.model_dump_json(exclude_none=True, by_alias=True))}
+    return {**answer, "progress": seen} if command.get("progress") else answer
+
+
+async def act(client, command):
+    if "list" in command:
+        return {"tools": [tool.name for tool in (await client.list_tools()).tools]}
+    return await call(client, command)
+
+
+async def main():
+    url, commands = sys.argv[1], json.loads(sys.argv[2])
+    token, authority = os.environ.get("TOKEN"), os.environ.get("CA")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    verify = ssl.create_default_context(cafile=authority) if authority else True
+    async with httpx2.AsyncClient(headers=headers, timeout=30, verify=verify) as http:
+        async with Client(streamable_http_client(url, http_client=http), mode=os.environ.get("ERA", "auto")) as client:
+            say({"connected": {"sdk": "python 2", "protocol": client.session.protocol_version}})
+            for command in commands:
+                try:
+                    say(await act(client, command))
+                except Exception as error:
+                    say({"error": described(error)})
+
+
+try:
+    asyncio.run(main())
+except Exception as error:
+    say({"failed": described(error)})
+    sys.exit(1)

@@ -1,0 +1,71 @@
+"""A client on the Python SDK `mcp` 1.x, the revisions before 2026-07-28. `client_legacy.py URL COMMANDS`.
+
+Environment: TOKEN (bearer), CA (PEM of the authority to trust).
+"""
+
+import asyncio
+import json
+import os
+import ssl
+import sys
+from datetime import timedelta
+
+import httpx
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+
+
+def say(line):
+    print(json.dumps(line), flush=True)
+
+
+def described(error):
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    fault = getattr(error, "error", error)
+    return {"code": getattr(fault, "code", None), "message": str(getattr(fault, "message", error)), "data": getattr(fault, "data", None)}
+
+
+async def call(session, command):
+    seen = []
+
+    async def progress(done, total, message):
+        seen.append(done)
+
+    result = await session.call_tool(
+        command["call"],
+        command.get("arguments", {}),
+        read_timeout_seconds=timedelta(seconds=30),
+        progress_callback=progress if command.get("progress") else None,
+    )
+    answer = {"result": json.loads(result.model_dump_json(exclude_none=True, by_alias=True))}
+    return {**answer, "progress": seen} if command.get("progress") else answer
+
+
+async def act(session, command):
+    if "list" in command:
+        return {"tools": [tool.name for tool in (await session.list_tools()).tools]}
+    return await call(session, command)
+
+
+async def main():
+    url, commands = sys.argv[1], json.loads(sys.argv[2])
+    token, authority = os.environ.get("TOKEN"), os.environ.get("CA")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    verify = ssl.create_default_context(cafile=authority) if authority else True
+    async with httpx.AsyncClient(headers=headers, timeout=30, verify=verify, follow_redirects=True) as http:
+        async with streamable_http_client(url, http_client=http) as (read, write, _), ClientSession(read, write) as session:
+            began = await session.initialize()
+            say({"connected": {"sdk": "python 1", "protocol": began.protocolVersion, "server": began.serverInfo.name}})
+            for command in commands:
+                try:
+                    say(await act(session, command))
+                except Exception as error:
+                    say({"error": described(error)})
+
+
+try:
+    asyncio.run(main())
+except Exception as error:
+    say({"failed": described(error)})
+    sys.exit(1)
