@@ -208,7 +208,7 @@ impl Writer {
                 let written = self.end();
                 if let Some(done) = done {
                     // Nobody may be waiting any more; the journal is closed all the same.
-                    drop(done.send(written));
+                    done.send(written).ok();
                 }
                 return;
             }
@@ -455,7 +455,7 @@ impl Writer {
         for mut entry in batch.drain(..) {
             if let Some(waiter) = entry.waiter.take() {
                 // Whoever stopped waiting has not acted either.
-                drop(waiter.send(Written::Failed));
+                waiter.send(Written::Failed).ok();
             } else if self.backlog.len() < self.rules.backlog_max {
                 self.backlog.push(entry);
             } else {

@@ -9,7 +9,7 @@ use crate::rpc::{Asker, json::Value, meta::LogLevel, outbound, reply::Notificati
 
 /// Why a notification does not go back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dropped {
+pub(super) enum Dropped {
     /// Progress that nobody asked for, or for another request.
     ProgressUnasked,
     /// Progress that does not increase.
@@ -24,8 +24,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// The word for metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::ProgressUnasked => "progress_unasked",
             Self::ProgressBackwards => "progress_backwards",
@@ -38,7 +37,7 @@ impl Dropped {
 
 /// What may go back before the answer, for one request.
 #[derive(Debug)]
-pub struct Relay {
+pub(super) struct Relay {
     client_token: Option<Bytes>,
     our_token: String,
     log_level: Option<LogLevel>,
@@ -47,8 +46,7 @@ pub struct Relay {
 
 impl Relay {
     /// For the request of `asker`, which was sent on with `our_token`.
-    #[must_use]
-    pub fn new(asker: &Asker, our_token: String) -> Self {
+    pub(super) fn new(asker: &Asker, our_token: String) -> Self {
         Self { client_token: asker.progress_token.clone(), our_token, log_level: asker.log_level, reached: None }
     }
 
@@ -56,7 +54,7 @@ impl Relay {
     ///
     /// # Errors
     /// Why it does not go back.
-    pub fn admit(&mut self, notification: &Notification) -> Result<Bytes, Dropped> {
+    pub(super) fn admit(&mut self, notification: &Notification) -> Result<Bytes, Dropped> {
         match notification.method().as_ref() {
             "notifications/progress" => self.progress(notification.params().ok_or(Dropped::Malformed)?),
             "notifications/message" => self.log(notification.params().ok_or(Dropped::Malformed)?),

@@ -18,7 +18,10 @@ use tokio::{
 
 use super::{Estate, Response, respond};
 use crate::{
-    audit::{Ending, Journal, Outcome, Receipt},
+    audit::{
+        journal::{Journal, Receipt},
+        record::{Ending, Outcome},
+    },
     bridge::Tracked,
     catalog::Target,
     ceiling::Admission,
@@ -28,12 +31,12 @@ use crate::{
     inspect::{self, Answer, Outcome as Judged, Relay},
     refusal::{Era, Refusal},
     rpc::{Asker, Call, outbound, reply::Inbound, sse},
+    tasks::Tasks,
     telemetry::{
+        Operation,
         metrics::{self, metrics},
         names,
-        spans::Operation,
     },
-    tasks::Tasks,
     upstream::{Forwarded, Passage, Peer, Reply},
 };
 
@@ -379,14 +382,18 @@ impl Delivery {
     async fn answer(self, answer: Answer) {
         match self {
             Self::Waiting(to_client) => drop(to_client.send(respond::answer(answer))),
-            Self::Streaming(events) => drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(answer.body()))).await),
+            Self::Streaming(events) => {
+                drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(answer.body()))).await)
+            }
             Self::Gone => {}
         }
     }
 
     async fn refuse(self, asker: &Asker, refusal: &Refusal) {
         match self {
-            Self::Waiting(to_client) => drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, refusal, None))),
+            Self::Waiting(to_client) => {
+                drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, refusal, None)))
+            }
             Self::Streaming(events) => {
                 let body = respond::error_body(Some(&asker.id), asker.era, refusal);
                 drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(&body))).await);

@@ -182,6 +182,87 @@ impl ServerRequest {
     }
 }
 
+/// Whether `message` is the answer to our request `id`.
+#[must_use]
+pub fn answers(message: &Bytes, id: u64) -> bool {
+    read(message).is_some_and(|response| response.answers(id))
+}
+
+/// The version that an `initialize` was answered with.
+#[must_use]
+pub fn initialized_version(message: &Bytes) -> Option<String> {
+    let response = read(message)?;
+    Some(response.outcome().ok()?.get("protocolVersion")?.text()?.into_owned())
+}
+
+/// `supportedVersions` of a `server/discover` that was answered with a result, or with the modern error that lists them
+/// (RS-11): either proves a modern upstream (RC-10).
+#[must_use]
+pub fn modern_versions(message: &Bytes) -> Option<Vec<String>> {
+    let response = read(message)?;
+    let listed = match response.outcome() {
+        Ok(result) => result.get("supportedVersions")?,
+        Err(error) if error.code == UNSUPPORTED_VERSION => error.data()?.get("supported")?,
+        Err(_) => return None,
+    };
+    Some(listed.elements().filter_map(Value::text).map(Cow::into_owned).collect())
+}
+
+/// Whether `message` is an error that only a modern server makes (RC-10).
+#[must_use]
+pub fn is_modern_error(message: &Bytes) -> bool {
+    read(message).is_some_and(|response| {
+        matches!(response.outcome(), Err(error) if (UNSUPPORTED_VERSION..=HEADER_MISMATCH).contains(&error.code))
+    })
+}
+
+/// One page of an upstream's `tools/list`.
+#[derive(Debug)]
+pub struct ToolsPage {
+    /// The definitions, as they were written.
+    pub tools: Vec<Bytes>,
+    /// Where the next page begins; the empty string is a cursor too.
+    pub next: Option<String>,
+    /// How long the upstream vouches for it; negative counts as zero (RC-12).
+    pub ttl_ms: Option<u64>,
+}
+
+/// Reads the answer to a `tools/list`.
+///
+/// # Errors
+/// What is wrong with it, for the journal.
+pub fn tools(message: &Bytes) -> Result<ToolsPage, &'static str> {
+    let Inbound::Response(response) = Inbound::parse(message.clone(), &Bounds::REPLY)? else {
+        return Err("not an answer");
+    };
+    let result = response.outcome().map_err(|_error| "an error")?;
+    let listed = result.get("tools").filter(|tools| tools.kind() == Kind::Array).ok_or("no `tools`")?;
+    let next = match result.get("nextCursor").filter(|cursor| !cursor.is_null()) {
+        Some(cursor) => Some(cursor.text().ok_or("a `nextCursor` that is not a string")?.into_owned()),
+        None => None,
+    };
+    let ttl_ms = result.get("ttlMs").and_then(Value::integer).map(|ttl| u64::try_from(ttl).unwrap_or(0));
+    Ok(ToolsPage { tools: listed.elements().map(Value::raw_bytes).collect(), next, ttl_ms })
+}
+
+/// The name in a tool's definition, for a log.
+#[must_use]
+pub fn tool_name(definition: &Bytes) -> Option<String> {
+    let document = Document::parse(definition.clone(), &Bounds::REPLY).ok()?;
+    Some(document.root().get("name")?.text()?.into_owned())
+}
+
+fn read(message: &Bytes) -> Option<Response> {
+    match Inbound::parse(message.clone(), &Bounds::REPLY).ok()? {
+        Inbound::Response(response) => Some(response),
+        Inbound::Notification(_) | Inbound::Request(_) => None,
+    }
+}
+
+/// The errors of MCP 2026-07-28 basic/index, from which an upstream's era can be told.
+const UNSUPPORTED_VERSION: i64 = -32022;
+const HEADER_MISMATCH: i64 = -32020;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,5 +314,53 @@ mod tests {
             panic!("not a notification");
         };
         assert_eq!(notification.method(), "notifications/x");
+    }
+
+    #[test]
+    fn rc_10_an_upstream_tells_its_era() {
+        let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let result =
+            bytes(r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","supportedVersions":["2026-07-28"]}}"#);
+        assert_eq!(modern_versions(&result).unwrap(), ["2026-07-28"]);
+        let error = bytes(
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"m","data":{"supported":["2027-01-01"]}}}"#,
+        );
+        assert_eq!(modern_versions(&error).unwrap(), ["2027-01-01"]);
+        assert!(is_modern_error(&error));
+        let header = bytes(r#"{"jsonrpc":"2.0","error":{"code":-32020,"message":"m"}}"#);
+        assert!(is_modern_error(&header) && modern_versions(&header).is_none());
+        for legacy in [
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"m"}}"#,
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"no session"}}"#,
+            "not found",
+        ] {
+            assert!(!is_modern_error(&bytes(legacy)) && modern_versions(&bytes(legacy)).is_none(), "{legacy}");
+        }
+    }
+
+    #[test]
+    fn rc_12_a_page_of_tools_is_read() {
+        let page = tools(&Bytes::from_static(
+            br#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a"}, {"name":"b"}],"nextCursor":"","ttlMs":-5}}"#,
+        ))
+        .unwrap();
+        assert_eq!(page.tools, [br#"{"name":"a"}"#.as_slice(), br#"{"name":"b"}"#.as_slice()]);
+        assert_eq!((page.next.as_deref(), page.ttl_ms), (Some(""), Some(0)));
+        assert_eq!(tool_name(&page.tools[1]).as_deref(), Some("b"));
+        for bad in [
+            r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{"tools":{}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[],"nextCursor":7}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"m"}}"#,
+            r#"{"jsonrpc":"2.0","method":"m"}"#,
+        ] {
+            assert!(tools(&Bytes::copy_from_slice(bad.as_bytes())).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rl_01_the_version_agreed_on_is_read() {
+        let text = br#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-06-18"}}"#;
+        assert_eq!(initialized_version(&Bytes::from_static(text)).as_deref(), Some("2025-06-18"));
     }
 }
