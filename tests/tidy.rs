@@ -100,7 +100,7 @@ fn pure_stages_do_nothing_but_judge() {
     for (file, text) in sources() {
         let path = shown(&file);
         let is = |part: &&str| path.starts_with(&format!("gateway/src/{part}"));
-        if !PURE.iter().any(|part| is(part)) || READERS.iter().any(|part| is(part)) {
+        if !PURE.iter().any(is) || READERS.iter().any(is) {
             continue;
         }
         let code = code(&text);
