@@ -7,14 +7,15 @@ mod relay;
 
 use bytes::Bytes;
 
-use self::relay::Relay;
+pub use self::relay::{Dropped, Relay};
 use crate::{
     refusal::{Era, Refusal, VERSION},
     rpc::{
         Asker,
-        json::{Bounds, Kind, Value, write_string},
+        answers::Local,
+        json::{Kind, Value, write_string},
         meta, outbound,
-        reply::{Inbound, Response, RpcError},
+        reply::{Response, RpcError},
         versions,
     },
 };
@@ -42,6 +43,12 @@ pub enum Outcome {
 }
 
 impl Answer {
+    /// What the gateway answers in its own name.
+    #[must_use]
+    pub fn local(local: Local) -> Self {
+        Self { body: Bytes::from(local.into_bytes()), outcome: Outcome::Complete }
+    }
+
     /// The text that goes back.
     #[must_use]
     pub const fn body(&self) -> &Bytes {
@@ -59,87 +66,24 @@ impl Answer {
     pub const fn outcome(&self) -> Outcome {
         self.outcome
     }
-
-    /// Whether the tool says of itself that it failed.
-    #[must_use]
-    pub fn is_error(&self) -> bool {
-        self.outcome == Outcome::ToolError
-    }
-
-    /// The upstream's own JSON-RPC error code, where it answered with an error.
-    #[must_use]
-    pub const fn rpc_code(&self) -> Option<i64> {
-        if let Outcome::RpcError(code) = self.outcome { Some(code) } else { None }
-    }
 }
 
-/// What becomes of one message from an upstream.
-#[derive(Debug)]
-pub enum Verdict {
-    /// It is the answer.
-    Answer(Answer),
-    /// It goes back before the answer: JSON text of a whole notification.
-    Forward(Bytes),
-    /// It does not go back, and the upstream is owed this: JSON text of a whole response.
-    Respond(Vec<u8>),
-    /// It does not go back; the word is for logs and metrics.
-    Dropped(&'static str),
-}
-
-/// The judge of everything that one upstream says on one request's own stream, until the answer.
-#[derive(Debug)]
-pub struct Inspector {
-    asker: Asker,
-    id: u64,
-    upstream: Era,
-    status: u16,
-    relay: Relay,
-}
-
-impl Inspector {
-    /// For the request of `asker`, which went up as `id` to an upstream of era `upstream`, and was answered with `status`.
-    #[must_use]
-    pub fn new(asker: &Asker, id: u64, upstream: Era, status: u16) -> Self {
-        let relay = Relay::new(asker, outbound::progress_token(id));
-        Self { asker: asker.clone(), id, upstream, status, relay }
+/// Turns an upstream's answer to `tools/call` into the client's. `id` is the request's that was sent, and
+/// `upstream_version` the revision that it was sent in.
+///
+/// # Errors
+/// [`Refusal::UpstreamInvalid`], with the reason for the journal.
+pub fn admit(asker: &Asker, id: u64, upstream_version: &str, response: &Response) -> Result<Answer, Refusal> {
+    if !response.answers(id) {
+        return invalid("an answer with another id");
     }
-
-    /// Judges the next message.
-    ///
-    /// # Errors
-    /// [`Refusal::UpstreamInvalid`] for what is not MCP: nothing after it can be trusted.
-    pub fn admit(&mut self, message: Bytes) -> Result<Verdict, Refusal> {
-        match Inbound::parse(message, &Bounds::REPLY).map_err(|why| Refusal::UpstreamInvalid(why.to_owned()))? {
-            Inbound::Response(response) if !response.answers(self.id) => Ok(Verdict::Dropped("another_id")),
-            Inbound::Response(response) => {
-                if !(200..300).contains(&self.status) && response.outcome().is_ok() {
-                    return Err(Refusal::UpstreamInvalid(format!("a result with HTTP status {}", self.status)));
-                }
-                answer(&self.asker, self.upstream, &response).map(Verdict::Answer)
-            }
-            Inbound::Notification(notification) => Ok(match self.relay.admit(&notification) {
-                Ok(message) => Verdict::Forward(message),
-                Err(why) => Verdict::Dropped(why.as_str()),
-            }),
-            // Only a legacy server may ask, and nothing was declared that it could ask for (RL-09, spec §2.1).
-            Inbound::Request(_) if self.upstream == Era::Modern => Ok(Verdict::Dropped("server_request")),
-            Inbound::Request(request) if request.method() == "ping" => {
-                Ok(Verdict::Respond(outbound::pong(request.id())))
-            }
-            Inbound::Request(request) => Ok(Verdict::Respond(outbound::method_not_found(request.id()))),
-        }
-    }
-}
-
-/// Turns an upstream's answer to `tools/call` into the client's.
-fn answer(asker: &Asker, upstream: Era, response: &Response) -> Result<Answer, Refusal> {
     let mut out = Vec::with_capacity(response.text().len().saturating_add(256));
     out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
     outbound::member(&mut out, "id", asker.id.raw());
     let outcome = match response.outcome() {
         Ok(result) => {
             outbound::member(&mut out, "result", b"");
-            write_result(&mut out, asker, upstream, result)?
+            write_result(&mut out, asker, upstream_version, result)?
         }
         Err(error) => {
             outbound::member(&mut out, "error", b"");
@@ -152,7 +96,12 @@ fn answer(asker: &Asker, upstream: Era, response: &Response) -> Result<Answer, R
 }
 
 /// A CallToolResult: checked as far as the gateway's own acts depend on it, then copied member by member.
-fn write_result(out: &mut Vec<u8>, asker: &Asker, upstream: Era, result: Value<'_>) -> Result<Outcome, Refusal> {
+fn write_result(
+    out: &mut Vec<u8>,
+    asker: &Asker,
+    upstream_version: &str,
+    result: Value<'_>,
+) -> Result<Outcome, Refusal> {
     let mut outcome = Outcome::Complete;
     out.push(b'{');
     if asker.era == Era::Modern {
@@ -164,7 +113,7 @@ fn write_result(out: &mut Vec<u8>, asker: &Asker, upstream: Era, result: Value<'
         match name.text().as_deref() {
             Some("resultType") => {
                 // Nothing was declared that any other type could answer (RS-30).
-                if upstream == Era::Modern && !value.is("complete") {
+                if versions::era(upstream_version) == Era::Modern && !value.is("complete") {
                     return invalid("a `resultType` other than `complete`");
                 }
             }

@@ -9,7 +9,7 @@ use crate::rpc::{Asker, json::Value, meta::LogLevel, outbound, reply::Notificati
 
 /// Why a notification does not go back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Dropped {
+pub enum Dropped {
     /// Progress that nobody asked for, or for another request.
     ProgressUnasked,
     /// Progress that does not increase.
@@ -24,7 +24,8 @@ pub(super) enum Dropped {
 
 impl Dropped {
     /// The word for metrics.
-    pub(super) const fn as_str(self) -> &'static str {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::ProgressUnasked => "progress_unasked",
             Self::ProgressBackwards => "progress_backwards",
@@ -37,7 +38,7 @@ impl Dropped {
 
 /// What may go back before the answer, for one request.
 #[derive(Debug)]
-pub(super) struct Relay {
+pub struct Relay {
     client_token: Option<Bytes>,
     our_token: String,
     log_level: Option<LogLevel>,
@@ -46,7 +47,8 @@ pub(super) struct Relay {
 
 impl Relay {
     /// For the request of `asker`, which was sent on with `our_token`.
-    pub(super) fn new(asker: &Asker, our_token: String) -> Self {
+    #[must_use]
+    pub fn new(asker: &Asker, our_token: String) -> Self {
         Self { client_token: asker.progress_token.clone(), our_token, log_level: asker.log_level, reached: None }
     }
 
@@ -54,7 +56,7 @@ impl Relay {
     ///
     /// # Errors
     /// Why it does not go back.
-    pub(super) fn admit(&mut self, notification: &Notification) -> Result<Bytes, Dropped> {
+    pub fn admit(&mut self, notification: &Notification) -> Result<Bytes, Dropped> {
         match notification.method().as_ref() {
             "notifications/progress" => self.progress(notification.params().ok_or(Dropped::Malformed)?),
             "notifications/message" => self.log(notification.params().ok_or(Dropped::Malformed)?),

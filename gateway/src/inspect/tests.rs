@@ -1,6 +1,6 @@
 //! Tables of what upstreams say and what clients get.
 
-use super::{relay::Dropped, *};
+use super::*;
 use crate::rpc::{
     RequestId,
     json::{Bounds, Document},
@@ -32,7 +32,7 @@ fn response(text: &str) -> Response {
 
 fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {
     let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#));
-    let answer = answer(&asker(r#""a\u0062""#, client), versions::era(upstream), &response)?;
+    let answer = admit(&asker(r#""a\u0062""#, client), 5, upstream, &response)?;
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
     // Whatever goes back is itself strict JSON.
     Document::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS).unwrap();
@@ -93,6 +93,8 @@ fn what_is_not_a_tool_result_is_refused() {
     ] {
         assert!(matches!(admitted(MODERN, MODERN, body), Err(Refusal::UpstreamInvalid(_))), "{body}");
     }
+    let other = response(r#"{"jsonrpc":"2.0","id":6,"result":{}}"#);
+    assert!(matches!(admit(&asker("1", MODERN), 5, MODERN, &other), Err(Refusal::UpstreamInvalid(_))));
 }
 
 #[test]
@@ -123,7 +125,7 @@ fn spec_2_1_errors_keep_their_provenance() {
 fn ids_are_restored_with_their_type() {
     for id in ["1", "\"1\"", "-9007199254740993", r#""\u0000\"""#] {
         let answer =
-            answer(&asker(id, MODERN), Era::Modern, &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
+            admit(&asker(id, MODERN), 5, MODERN, &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
         assert!(answer.body().starts_with(format!(r#"{{"jsonrpc":"2.0","id":{id},"#).as_bytes()));
     }
 }
@@ -169,35 +171,4 @@ fn rs_34_logs_go_back_where_they_were_asked_for() {
     assert_eq!(silent.admit(&log("emergency")), Err(Dropped::LogUnasked));
     let other = notification(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
     assert_eq!(silent.admit(&other), Err(Dropped::Unsolicited));
-}
-
-fn verdict(upstream: Era, status: u16, message: &'static str) -> Result<Verdict, Refusal> {
-    Inspector::new(&asker("1", MODERN), 5, upstream, status).admit(Bytes::from_static(message.as_bytes()))
-}
-
-#[test]
-fn a_hostile_upstream_answers_nothing_but_what_was_asked() {
-    let result = r#"{"jsonrpc":"2.0","id":5,"result":{}}"#;
-    let other = r#"{"jsonrpc":"2.0","id":6,"result":{}}"#;
-    assert!(matches!(verdict(Era::Modern, 200, result), Ok(Verdict::Answer(_))));
-    assert!(matches!(verdict(Era::Modern, 200, other), Ok(Verdict::Dropped("another_id"))));
-    assert!(matches!(verdict(Era::Modern, 500, result), Err(Refusal::UpstreamInvalid(_))));
-    assert!(matches!(verdict(Era::Modern, 200, "[]"), Err(Refusal::UpstreamInvalid(_))));
-    let twice = r#"{"jsonrpc":"2.0","id":5,"result":{},"result":{}}"#;
-    assert!(matches!(verdict(Era::Modern, 200, twice), Err(Refusal::UpstreamInvalid(_))));
-    let error = r#"{"jsonrpc":"2.0","error":{"code":-32020,"message":"m"}}"#;
-    let Ok(Verdict::Answer(answer)) = verdict(Era::Modern, 400, error) else { panic!("no answer") };
-    assert_eq!((answer.rpc_code(), answer.is_error()), (Some(-32020), false));
-}
-
-#[test]
-fn rl_09_requests_of_an_upstream_are_answered_here() {
-    let ping = r#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#;
-    let Ok(Verdict::Respond(pong)) = verdict(Era::Legacy, 200, ping) else { panic!("no pong") };
-    assert_eq!(pong, br#"{"jsonrpc":"2.0","id":"a","result":{}}"#);
-    let ask = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{}}"#;
-    let Ok(Verdict::Respond(error)) = verdict(Era::Legacy, 200, ask) else { panic!("no error") };
-    assert_eq!(error, br#"{"jsonrpc":"2.0","id":7,"error":{"code":-32601,"message":"method not found"}}"#);
-    // RS-07: a modern server may not ask at all.
-    assert!(matches!(verdict(Era::Modern, 200, ask), Ok(Verdict::Dropped("server_request"))));
 }

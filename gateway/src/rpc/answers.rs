@@ -14,6 +14,18 @@ use super::{
 };
 use crate::refusal::{Detail, Era, Outside, VERSION};
 
+/// JSON text that this module wrote: a whole JSON-RPC response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local(Vec<u8>);
+
+impl Local {
+    /// The text.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
 /// Who may keep an answer (RS-27).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheScope {
@@ -64,7 +76,7 @@ pub struct ToolsPage<'a> {
 
 /// A refusal as a JSON-RPC error. Without an id, JSON-RPC 2.0 §5 has `null`, and the modern revision leaves it out (RS-20).
 #[must_use]
-pub fn error(id: Option<&RequestId>, outside: &Outside, era: Era) -> Vec<u8> {
+pub fn error(outside: &Outside, era: Era, id: Option<&RequestId>) -> Local {
     let mut out = br#"{"jsonrpc":"2.0""#.to_vec();
     match (id, era) {
         (Some(id), _) => member(&mut out, "id", id.raw()),
@@ -85,7 +97,7 @@ pub fn error(id: Option<&RequestId>, outside: &Outside, era: Era) -> Vec<u8> {
     }
     write_detail(&mut out, &outside.detail);
     out.extend_from_slice(b"}}}");
-    out
+    Local(out)
 }
 
 fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
@@ -104,7 +116,7 @@ fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
 
 /// The answer to `initialize` (RL-01): capabilities are those that are served, no more (RS-24).
 #[must_use]
-pub fn initialize(asker: &Asker, served: &Served<'_>) -> Vec<u8> {
+pub fn initialize(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "protocolVersion", asker.version);
     member(&mut out, "capabilities", capabilities(served));
@@ -118,7 +130,7 @@ pub fn initialize(asker: &Asker, served: &Served<'_>) -> Vec<u8> {
 
 /// The answer to `server/discover` (RS-23, RS-27).
 #[must_use]
-pub fn discover(asker: &Asker, served: &Served<'_>) -> Vec<u8> {
+pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "resultType", "complete");
     member(&mut out, "supportedVersions", &texts(versions::MODERN));
@@ -133,7 +145,7 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Vec<u8> {
 
 /// The answer to `tools/list` (RS-25, RS-27); the definitions are copied as they are.
 #[must_use]
-pub fn tools_list(asker: &Asker, page: &ToolsPage<'_>) -> Vec<u8> {
+pub fn tools_list(asker: &Asker, page: &ToolsPage<'_>) -> Local {
     let room: usize = page.tools.iter().map(|tool| tool.len().saturating_add(1)).sum();
     let mut out = begin(&asker.id);
     out.reserve(room.saturating_add(512));
@@ -158,9 +170,9 @@ pub fn tools_list(asker: &Asker, page: &ToolsPage<'_>) -> Vec<u8> {
     end(out)
 }
 
-/// The empty result: the answer to `ping` (RL-09).
+/// The answer to `ping` (RL-09).
 #[must_use]
-pub fn empty(id: &RequestId) -> Vec<u8> {
+pub fn pong(id: &RequestId) -> Local {
     end(begin(id))
 }
 
@@ -172,9 +184,9 @@ fn begin(id: &RequestId) -> Vec<u8> {
     out
 }
 
-fn end(mut out: Vec<u8>) -> Vec<u8> {
+fn end(mut out: Vec<u8>) -> Local {
     out.extend_from_slice(b"}}");
-    out
+    Local(out)
 }
 
 const fn capabilities(served: &Served<'_>) -> &'static [u8] {

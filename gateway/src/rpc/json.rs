@@ -39,9 +39,17 @@ impl Bounds {
         }
     }
 
-    /// For what an upstream answers. Its bytes are bounded where they are read; results are data, so that these bounds
-    /// only keep the reader's own cost in proportion.
-    pub const REPLY: Self = Self { depth_max: 96, values_max: 1_000_000, name_bytes_max: 4096, number_chars_max: 1024 };
+    /// For what an upstream answers: bounded by its bytes first, and by a number of values that those bytes can
+    /// sensibly hold, because results are data and requests are not.
+    #[must_use]
+    pub fn reply(limits: &Limits) -> Self {
+        Self {
+            depth_max: limits.json_depth_max.saturating_add(REPLY_DEPTH_EXTRA),
+            values_max: limits.json_nodes_max.max(limits.reply_bytes_max / REPLY_BYTES_PER_VALUE),
+            name_bytes_max: REPLY_NAME_BYTES_MAX,
+            number_chars_max: REPLY_NUMBER_CHARS_MAX,
+        }
+    }
 }
 
 /// What a value is.
@@ -731,6 +739,14 @@ const BYTES_PER_NODE: usize = 12;
 const REQUEST_NAME_BYTES_MAX: usize = 256;
 /// The longest literal that a double needs is 24 characters; more is padding or an attack on big-number code.
 const REQUEST_NUMBER_CHARS_MAX: usize = 64;
+/// A result nests the data of a request inside an envelope and content blocks.
+const REPLY_DEPTH_EXTRA: usize = 8;
+/// Names in results may be data: paths, URLs.
+const REPLY_NAME_BYTES_MAX: usize = 4096;
+/// Servers in languages with big integers print them whole.
+const REPLY_NUMBER_CHARS_MAX: usize = 1024;
+/// A tape entry takes 16 bytes, so a reply's tape is at most about twice the reply.
+const REPLY_BYTES_PER_VALUE: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,6 @@ pub mod versions;
 
 pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Rejected, RequestId};
 pub use parse::parse;
-pub use versions::{LEGACY, MODERN, known};
 
 pub use crate::refusal::Era;
 

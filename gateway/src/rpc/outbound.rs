@@ -5,44 +5,40 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-
 use super::{
-    call::{Call, Method, RequestId},
-    headers,
-    json::{Value, write_string},
+    call::{Call, RequestId},
+    json::write_string,
     meta::{self, LogLevel},
-    mirrors::{self, Mirror},
     versions,
 };
-use crate::refusal::{Era, Refusal};
+use crate::refusal::Era;
 
 /// What a request up needs besides what the client asked.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Outgoing<'a> {
+pub struct Outgoing<'a> {
     /// Our id, unique among the requests in flight to this upstream (RC-07).
-    pub(super) id: u64,
+    pub id: u64,
     /// The revision that this upstream speaks, never the client's.
-    pub(super) version: &'a str,
+    pub version: &'a str,
     /// Our progress token, where progress is wanted.
-    pub(super) progress_token: Option<&'a str>,
+    pub progress_token: Option<&'a str>,
     /// The trace context of our own span.
-    pub(super) traceparent: Option<&'a str>,
+    pub traceparent: Option<&'a str>,
     /// The trace state that goes with it.
-    pub(super) tracestate: Option<&'a str>,
+    pub tracestate: Option<&'a str>,
     /// ClientCapabilities to declare, as JSON text; `{}` for none.
-    pub(super) capabilities: &'a str,
+    pub capabilities: &'a str,
     /// The client's own `clientInfo`, as JSON text that was judged, where this upstream may see it: display only, and a
     /// privacy surface (spec §3.5). The gateway's otherwise.
-    pub(super) client_info: Option<&'a [u8]>,
+    pub client_info: Option<&'a [u8]>,
     /// The least severe log message wanted.
-    pub(super) log_level: Option<LogLevel>,
+    pub log_level: Option<LogLevel>,
 }
 
 impl<'a> Outgoing<'a> {
     /// A request in the gateway's own name that wants nothing but its answer.
-    pub(super) const fn own(id: u64, version: &'a str) -> Self {
+    #[must_use]
+    pub const fn own(id: u64, version: &'a str) -> Self {
         Self {
             id,
             version,
@@ -60,67 +56,9 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// A client's `tools/call` on its way to one upstream.
-#[derive(Debug, Clone, Copy)]
-pub struct ToolsCall<'a> {
-    /// Our id, unique among the requests in flight to this upstream (RC-07).
-    pub id: u64,
-    /// The tool's name at the upstream.
-    pub name: &'a str,
-    /// What the client asked.
-    pub call: &'a Call,
-    /// What the upstream speaks, never what the client does.
-    pub era: Era,
-    /// The revision of that.
-    pub version: &'a str,
-    /// Which arguments a modern upstream wants in headers.
-    pub mirrors: &'a [Mirror],
-    /// The trace context of our own span.
-    pub traceparent: Option<&'a str>,
-    /// The trace state that goes with it.
-    pub tracestate: Option<&'a str>,
-}
-
-/// The body of a `tools/call`, and the headers that mirror it (RC-02, RC-03), all computed from what goes up.
-///
-/// # Errors
-/// [`Refusal::Bug`] where there is nothing to send: the message is not a `tools/call`.
-pub fn tools_call(passing: &ToolsCall<'_>) -> Result<(Bytes, HeaderMap), Refusal> {
-    if passing.call.method() != Method::ToolsCall {
-        return Err(Refusal::Bug("something else was sent as a `tools/call`"));
-    }
-    let asked = passing.call.meta();
-    let token = progress_token(passing.id);
-    let outgoing = Outgoing {
-        progress_token: asked.progress_token.is_some().then_some(token.as_str()),
-        traceparent: passing.traceparent,
-        tracestate: passing.tracestate,
-        log_level: asked.log_level.and_then(Value::text).and_then(|word| LogLevel::parse(&word)),
-        ..Outgoing::own(passing.id, passing.version)
-    };
-    let body = tools_call_body(&outgoing, passing.name, passing.call);
-    let mut fields = HeaderMap::new();
-    if passing.era == Era::Modern {
-        headers::mirror(&mut fields, passing.version, "tools/call", Some(passing.name));
-        mirrors::mirror(passing.mirrors, passing.call.arguments(), &mut fields);
-    }
-    // MCP basic/index has the trace context in `_meta`; HTTP middleware on the way reads the headers.
-    for (name, text) in [(meta::TRACEPARENT, passing.traceparent), (meta::TRACESTATE, passing.tracestate)] {
-        if let Some(Ok(value)) = text.map(HeaderValue::from_str) {
-            fields.insert(HeaderName::from_static(name), value);
-        }
-    }
-    Ok((Bytes::from(body), fields))
-}
-
-/// Our progress token for request `id`: one a request, so that no two in flight share one (spec §3.6).
-#[must_use]
-pub fn progress_token(id: u64) -> String {
-    format!("p:{id}")
-}
-
 /// `tools/call` with the bytes of `arguments` that came, and every member of `params` that is not the gateway's (RI-08).
-pub(super) fn tools_call_body(outgoing: &Outgoing<'_>, original_name: &str, call: &Call) -> Vec<u8> {
+#[must_use]
+pub fn tools_call(outgoing: &Outgoing<'_>, original_name: &str, call: &Call) -> Vec<u8> {
     let mut out = begin(Some(outgoing.id), "tools/call", call.body().len());
     out.extend_from_slice(br#","params":{"name":"#);
     write_string(&mut out, original_name);
@@ -136,44 +74,37 @@ pub(super) fn tools_call_body(outgoing: &Outgoing<'_>, original_name: &str, call
     out
 }
 
-/// `tools/list` in the gateway's own name, and the headers that mirror it.
+/// `tools/list`.
 #[must_use]
-pub fn tools_list(id: u64, cursor: Option<&str>, era: Era, version: &str) -> (Bytes, HeaderMap) {
-    let mut out = begin(Some(id), "tools/list", 0);
+pub fn tools_list(outgoing: &Outgoing<'_>, cursor: Option<&str>) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "tools/list", 0);
     out.extend_from_slice(br#","params":{"#);
     if let Some(cursor) = cursor {
         member_text(&mut out, "cursor", cursor);
     }
-    write_meta(&mut out, &Outgoing::own(id, version), None);
+    write_meta(&mut out, outgoing, None);
     out.extend_from_slice(b"}}");
-    let mut fields = HeaderMap::new();
-    if era == Era::Modern {
-        headers::mirror(&mut fields, version, "tools/list", None);
-    }
-    (Bytes::from(out), fields)
+    out
 }
 
-/// `server/discover`, and the headers that mirror it: how a modern upstream is recognised (RC-10).
+/// `server/discover`: how a modern upstream is recognised (RC-10).
 #[must_use]
-pub fn discover(id: u64, version: &str) -> (Bytes, HeaderMap) {
-    let mut out = begin(Some(id), "server/discover", 0);
+pub fn discover(outgoing: &Outgoing<'_>) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "server/discover", 0);
     out.extend_from_slice(br#","params":{"#);
-    write_meta(&mut out, &Outgoing::own(id, version), None);
+    write_meta(&mut out, outgoing, None);
     out.extend_from_slice(b"}}");
-    let mut fields = HeaderMap::new();
-    headers::mirror(&mut fields, version, "server/discover", None);
-    (Bytes::from(out), fields)
+    out
 }
 
-/// `initialize` of a legacy session in the gateway's own name (spec §2.1).
+/// `initialize` of a legacy session (spec §2.1).
 #[must_use]
-pub fn initialize(id: u64, version: &str) -> Vec<u8> {
-    let outgoing = Outgoing::own(id, version);
-    let mut out = begin(Some(id), "initialize", 0);
+pub fn initialize(outgoing: &Outgoing<'_>) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "initialize", 0);
     out.extend_from_slice(br#","params":{"#);
-    member_text(&mut out, "protocolVersion", version);
+    member_text(&mut out, "protocolVersion", outgoing.version);
     member_raw(&mut out, br#""capabilities""#, outgoing.capabilities.as_bytes());
-    member_raw(&mut out, br#""clientInfo""#, &client_info(&outgoing));
+    member_raw(&mut out, br#""clientInfo""#, &client_info(outgoing));
     out.extend_from_slice(b"}}");
     out
 }

@@ -3,7 +3,7 @@
 //! Server-sent events (WHATWG HTML §9.2) in both directions: cutting what an upstream streams into events, whatever the
 //! chunks, and writing messages to a client. It does not know what an event says.
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 /// One event from an upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,11 +30,10 @@ impl Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLarge;
 
-/// Cuts a stream into events. What is held is at most one event and one line within the bound, and the chunk at hand.
+/// Cuts a stream into events. What is held is at most one event and one line, within the bound.
 #[derive(Debug)]
 pub struct Splitter {
     bytes_max: usize,
-    chunk: Bytes,
     line: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
@@ -49,7 +48,6 @@ impl Splitter {
     pub fn new(bytes_max: usize) -> Self {
         Self {
             bytes_max,
-            chunk: Bytes::new(),
             line: Vec::new(),
             data: Vec::new(),
             has_data: false,
@@ -59,49 +57,32 @@ impl Splitter {
         }
     }
 
-    /// Bytes that one event may have.
-    #[must_use]
-    pub const fn limit(&self) -> usize {
-        self.bytes_max
-    }
-
-    /// Takes the next chunk, once [`Splitter::next`] has nothing more to give.
-    pub fn push(&mut self, chunk: Bytes) {
-        self.chunk = if self.chunk.is_empty() { chunk } else { Bytes::from([self.chunk.as_ref(), &chunk].concat()) };
-    }
-
-    /// The next event that has ended; `None` where another chunk is needed.
+    /// Takes the next chunk, and appends the events that end in it to `events`.
     ///
     /// # Errors
     /// [`TooLarge`] as soon as one event passes the bound, whether it ends or not.
-    #[expect(clippy::should_implement_trait, reason = "it can fail, and it goes on after `None`")]
-    pub fn next(&mut self) -> Result<Option<Event>, TooLarge> {
-        if self.after_carriage_return && !self.chunk.is_empty() {
+    pub fn push(&mut self, chunk: &[u8], events: &mut Vec<Event>) -> Result<(), TooLarge> {
+        let mut rest = chunk;
+        if self.after_carriage_return && !rest.is_empty() {
+            rest = rest.strip_prefix(b"\n").unwrap_or(rest);
             self.after_carriage_return = false;
-            if self.chunk.starts_with(b"\n") {
-                self.chunk.advance(1);
-            }
         }
-        while let Some(end) = self.chunk.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
-            let line = self.chunk.split_to(end);
-            if self.chunk.starts_with(b"\r\n") {
-                self.chunk.advance(2);
+        while let Some(end) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+            let (line, ending) = rest.split_at_checked(end).unwrap_or((rest, b""));
+            let (newline, after) = ending.split_first().map_or((b'\n', ending), |(first, after)| (*first, after));
+            if newline == b'\r' {
+                self.after_carriage_return = after.is_empty();
+                rest = after.strip_prefix(b"\n").unwrap_or(after);
             } else {
-                self.after_carriage_return = self.chunk.as_ref() == b"\r";
-                self.chunk.advance(1);
+                rest = after;
             }
-            self.hold(&line)?;
-            let mut whole = std::mem::take(&mut self.line);
-            let ended = self.line_ended(&whole);
-            whole.clear();
+            self.hold(line)?;
+            let whole = std::mem::take(&mut self.line);
+            self.line_ended(&whole, events);
             self.line = whole;
-            if ended.is_some() {
-                return Ok(ended);
-            }
+            self.line.clear();
         }
-        let part = std::mem::take(&mut self.chunk);
-        self.hold(&part)?;
-        Ok(None)
+        self.hold(rest)
     }
 
     fn hold(&mut self, part: &[u8]) -> Result<(), TooLarge> {
@@ -113,11 +94,12 @@ impl Splitter {
         Ok(())
     }
 
-    fn line_ended(&mut self, line: &[u8]) -> Option<Event> {
+    fn line_ended(&mut self, line: &[u8], events: &mut Vec<Event>) {
         let line =
             if std::mem::take(&mut self.at_start) { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
         if line.is_empty() {
-            return self.dispatch();
+            self.dispatch(events);
+            return;
         }
         let colon = line.iter().position(|byte| *byte == b':');
         let (field, value) = colon.and_then(|colon| line.split_at_checked(colon)).unwrap_or((line, b""));
@@ -141,22 +123,22 @@ impl Splitter {
             // A comment, or a field that does not exist.
             _ => {}
         }
-        None
     }
 
-    fn dispatch(&mut self) -> Option<Event> {
+    fn dispatch(&mut self, events: &mut Vec<Event>) {
         let mut event = std::mem::take(&mut self.event);
         let data = std::mem::take(&mut self.data);
-        event.data = Bytes::from(data);
-        let says_something = std::mem::take(&mut self.has_data) || event.id.is_some() || event.retry_ms.is_some();
-        says_something.then_some(event)
+        if std::mem::take(&mut self.has_data) || event.id.is_some() || event.retry_ms.is_some() {
+            event.data = Bytes::from(data);
+            events.push(event);
+        }
     }
 }
 
 /// One message as one event. Between the tokens of JSON a newline is a blank, and inside them there is none
 /// (RFC 8259 §2 and §7), so blanks in their place keep every value as it is.
 #[must_use]
-pub fn event(json: &[u8]) -> Bytes {
+pub fn message(json: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(json.len().saturating_add(EVENT_START.len()).saturating_add(2));
     out.extend_from_slice(EVENT_START);
     out.extend(json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
@@ -182,10 +164,7 @@ mod tests {
         let mut splitter = Splitter::new(64);
         let mut events = Vec::new();
         for chunk in chunks {
-            splitter.push(Bytes::copy_from_slice(chunk));
-            while let Some(event) = splitter.next()? {
-                events.push(event);
-            }
+            splitter.push(chunk, &mut events)?;
         }
         Ok(events)
     }
@@ -228,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_pretty_message_becomes_one_line() {
-        assert_eq!(event(b"{\r\n \"a\": 1\n}"), "event: message\ndata: {   \"a\": 1 }\n\n");
+        assert_eq!(message(b"{\r\n \"a\": 1\n}"), "event: message\ndata: {   \"a\": 1 }\n\n");
     }
 
     proptest! {
@@ -252,10 +231,10 @@ mod tests {
         fn what_is_written_is_read(lines in prop::collection::vec("[ -~]{1,20}", 1..4)) {
             let json = serde_json::to_string_pretty(&lines).unwrap();
             let mut splitter = Splitter::new(1024);
-            splitter.push(event(json.as_bytes()));
-            let read = splitter.next().unwrap().unwrap();
-            prop_assert_eq!(splitter.next(), Ok(None));
-            prop_assert_eq!(serde_json::from_slice::<Vec<String>>(&read.data).unwrap(), lines);
+            let mut events = Vec::new();
+            splitter.push(&message(json.as_bytes()), &mut events).unwrap();
+            prop_assert_eq!(events.len(), 1);
+            prop_assert_eq!(serde_json::from_slice::<Vec<String>>(&events[0].data).unwrap(), lines);
         }
     }
 }

@@ -232,7 +232,7 @@ fn rs_11_the_version_asked_for_goes_back() {
     let fields = headers(&[("MCP-Protocol-Version", "v999")]);
     let rejected = parse(&fields, Bytes::from_static(body.as_bytes()), &limits()).unwrap_err();
     assert_eq!(rejected.refusal, Refusal::VersionUnsupported("v999".to_owned()));
-    let text = answers::error(rejected.id.as_ref(), &rejected.refusal.outside(Era::Modern), Era::Modern);
+    let text = answers::error(&rejected.refusal.outside(Era::Modern), Era::Modern, rejected.id.as_ref()).into_bytes();
     insta::assert_snapshot!(String::from_utf8(text).unwrap());
 }
 
@@ -346,20 +346,20 @@ fn rc_06_what_goes_up_keeps_arguments_and_owns_its_meta() {
     };
     insta::assert_snapshot!(
         [
-            outbound::tools_call_body(&outgoing("2026-07-28"), "add", &call),
-            outbound::tools_call_body(&claimed, "add \"x\"", &call),
-            outbound::tools_call_body(&outgoing("2025-11-25"), "add", &call),
-            outbound::tools_call_body(
+            outbound::tools_call(&outgoing("2026-07-28"), "add", &call),
+            outbound::tools_call(&claimed, "add \"x\"", &call),
+            outbound::tools_call(&outgoing("2025-11-25"), "add", &call),
+            outbound::tools_call(
                 &Outgoing::own(1, "2025-11-25"),
                 "add",
                 &read(&[], &legacy("tools/call", r#"{"name":"x"}"#))
             ),
-            outbound::initialize(1, "2025-11-25"),
+            outbound::initialize(&Outgoing::own(1, "2025-11-25")),
             outbound::initialized(),
             outbound::cancelled(9, "the client went away"),
-            outbound::tools_list(2, Some("c\"1"), Era::Modern, "2026-07-28").0.to_vec(),
-            outbound::tools_list(2, None, Era::Legacy, "2025-11-25").0.to_vec(),
-            outbound::discover(3, "2026-07-28").0.to_vec(),
+            outbound::tools_list(&Outgoing::own(2, "2026-07-28"), Some("c\"1")),
+            outbound::tools_list(&Outgoing::own(2, "2025-11-25"), None),
+            outbound::discover(&Outgoing::own(3, "2026-07-28")),
             outbound::pong(call.id().unwrap()),
             outbound::method_not_found(call.id().unwrap()),
         ]
@@ -390,7 +390,7 @@ fn what_the_gateway_answers_itself() {
         cache_scope: CacheScope::Private,
     };
     let last = ToolsPage { next_cursor: None, degraded: &[], tools: &[], ..page };
-    let error = |refusal: Refusal, era| answers::error(Some(&modern_asker.id), &refusal.outside(era), era);
+    let error = |refusal: Refusal, era| answers::error(&refusal.outside(era), era, Some(&modern_asker.id));
     insta::assert_snapshot!(
         [
             answers::initialize(&legacy_asker, &served),
@@ -399,16 +399,16 @@ fn what_the_gateway_answers_itself() {
             answers::tools_list(&legacy_asker, &page),
             answers::tools_list(&modern_asker, &last),
             answers::tools_list(&legacy_asker, &last),
-            answers::empty(&legacy_asker.id),
+            answers::pong(&legacy_asker.id),
             error(Refusal::CapabilityMissing(r#"{"sampling":{}}"#), Era::Modern),
             error(Refusal::ScopeInsufficient(vec!["a:b".to_owned(), "c".to_owned()]), Era::Modern),
             error(Refusal::CeilingReached { ceiling: "x".to_owned(), retry_after_ms: 1500 }, Era::Legacy),
             error(Refusal::BodyTooLarge(7), Era::Legacy),
             error(Refusal::MethodNotAllowed("POST"), Era::Modern),
-            answers::error(None, &Refusal::TokenMissing.outside(Era::Modern), Era::Modern),
-            answers::error(None, &Refusal::TokenMissing.outside(Era::Legacy), Era::Legacy),
+            answers::error(&Refusal::TokenMissing.outside(Era::Modern), Era::Modern, None),
+            answers::error(&Refusal::TokenMissing.outside(Era::Legacy), Era::Legacy, None),
         ]
-        .map(text)
+        .map(|local| text(local.into_bytes()))
         .join("\n")
     );
 }
@@ -449,7 +449,7 @@ proptest! {
         let body = legacy("tools/call", &format!(r#"{{"name":{named},"arguments":{arguments},"_meta":{{"v/k":1}}}}"#));
         let call = read(&[], &body);
         prop_assert_eq!(call.arguments_raw().unwrap(), arguments.as_bytes());
-        let sent = outbound::tools_call_body(&Outgoing::own(7, to), &name, &call);
+        let sent = outbound::tools_call(&Outgoing::own(7, to), &name, &call);
         let document = strict(&sent);
         let root = document.root();
         prop_assert!(root.get("id").unwrap().raw() == b"7" && root.get("method").unwrap().is("tools/call"));

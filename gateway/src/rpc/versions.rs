@@ -31,15 +31,6 @@ pub fn legacy(text: &str) -> Option<&'static str> {
     LEGACY.iter().copied().find(|version| *version == text)
 }
 
-/// The served version of `era` that `text` names.
-#[must_use]
-pub fn known(era: Era, text: impl AsRef<str>) -> Option<&'static str> {
-    match era {
-        Era::Modern => modern(text.as_ref()),
-        Era::Legacy => legacy(text.as_ref()),
-    }
-}
-
 /// Any version of either era that is served.
 #[must_use]
 pub fn served(text: &str) -> Option<&'static str> {
