@@ -210,6 +210,9 @@ impl Carriage {
                         self.dropped("id_unknown");
                         continue;
                     }
+                    if !reply.status.is_success() && response.outcome().is_ok() {
+                        return Ended::lost(reply.status);
+                    }
                     return match inspect::admit(&self.asker, reply.id, reply.spoken.version, &response) {
                         Ok(answer) => Ended::answered(answer),
                         Err(refusal) => Ended::refused(refusal),
@@ -228,6 +231,8 @@ impl Carriage {
                     }
                     Err(why) => self.dropped(why.as_str()),
                 },
+                // A modern server may ask nothing (RS-07), and a legacy one nothing that was not declared.
+                Ok(Inbound::Request(_)) if reply.spoken.era == Era::Modern => self.dropped("request_unasked"),
                 Ok(Inbound::Request(request)) if request.method() == "ping" => {
                     reply.respond(outbound::pong(request.id())).await;
                 }
