@@ -15,4 +15,5 @@
 
 mod harness;
 mod peers;
+mod request;
 mod tidy;
