@@ -306,18 +306,11 @@ impl<'k> Walk<'k> {
     }
 
     fn record(&mut self, path: &Path, offset: u64, line: &[u8]) -> Result<(), Fault> {
-        let before = match self.chain {
-            Some(chain) => chain,
-            None => match self.report.chain {
-                Some(id) => Chain::new(id),
-                None => return Err(self.fault(offset, Some(1), FaultKind::Changed)),
-            },
-        };
+        let before = self.chain.unwrap_or_else(|| Chain::new(self.report.chain.unwrap_or_default()));
         let expected = before.seq.saturating_add(1);
-        let parts = Parts::of(line);
-        let Some(parts) = parts.filter(|parts| parts.seq == expected && parts.follows(&self.key.chain, &before.head))
-        else {
-            return Err(self.blame(path, offset, line, parts.map(|parts| parts.seq), expected));
+        let parts = Parts::of(line).filter(|parts| parts.seq == expected);
+        let Some(parts) = parts.filter(|parts| parts.follows(&self.key.chain, &before.head)) else {
+            return Err(self.blame(path, offset, line, expected));
         };
         let chain = Chain { id: before.id, seq: parts.seq, head: parts.mac };
         self.chain = Some(chain);
@@ -365,27 +358,19 @@ impl<'k> Walk<'k> {
     }
 
     /// Says what happened to a record that does not follow.
-    fn blame(&self, path: &Path, offset: u64, line: &[u8], seq: Option<u64>, expected: u64) -> Fault {
-        let other_key = serde_json::from_slice::<Value>(line).ok().as_ref().and_then(Header::parse);
-        if other_key.is_some_and(|header| header.key != self.key.id) {
-            return self.fault(offset, seq, FaultKind::OtherKey);
+    fn blame(&self, path: &Path, offset: u64, line: &[u8], expected: u64) -> Fault {
+        let header = serde_json::from_slice::<Value>(line).ok().as_ref().and_then(Header::parse);
+        if header.is_some_and(|header| header.key != self.key.id) {
+            return self.fault(offset, Some(expected), FaultKind::OtherKey);
         }
-        let kind = match seq {
-            Some(seq) if seq > expected => {
-                if comes_later(path, expected) {
-                    FaultKind::Reordered
-                } else {
-                    FaultKind::Removed
-                }
+        match Parts::of(line).map(|parts| parts.seq) {
+            Some(seq) if seq > expected && comes_later(path, expected) => {
+                self.fault(offset, Some(seq), FaultKind::Reordered)
             }
-            Some(seq) if seq < expected => FaultKind::Duplicate,
-            Some(_) | None => FaultKind::Changed,
-        };
-        let seq = match kind {
-            FaultKind::Removed | FaultKind::Changed => Some(expected),
-            _ => seq,
-        };
-        self.fault(offset, seq, kind)
+            Some(seq) if seq > expected => self.fault(offset, Some(expected), FaultKind::Removed),
+            Some(seq) if seq < expected => self.fault(offset, Some(seq), FaultKind::Duplicate),
+            Some(_) | None => self.fault(offset, Some(expected), FaultKind::Changed),
+        }
     }
 
     fn exported(&self) -> Result<Vec<Checkpoint>, Fault> {

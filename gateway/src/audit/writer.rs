@@ -205,6 +205,8 @@ impl Writer {
                 tick = clock::instant().checked_add(TICK).unwrap_or(tick);
             }
             if let Some(done) = close {
+                self.tick();
+                self.turn(&mut Vec::new());
                 let written = self.end();
                 if let Some(done) = done {
                     // Nobody may be waiting any more; the journal is closed all the same.
@@ -240,11 +242,11 @@ impl Writer {
 
     /// Writes a batch, or tells everybody that it cannot be.
     fn turn(&mut self, batch: &mut Vec<Entry>) {
-        if let State::Failing(failure) = &self.state {
-            if clock::instant() < failure.retry_at || self.resume().is_err() {
-                self.refuse(batch);
-                return;
-            }
+        if let State::Failing(failure) = &self.state
+            && (clock::instant() < failure.retry_at || self.resume().is_err())
+        {
+            self.refuse(batch);
+            return;
         }
         if batch.is_empty() && self.backlog.is_empty() {
             return;
