@@ -308,7 +308,7 @@ async fn the_legacy_server_keeps_sessions_apart_and_reports_progress() {
 
 #[tokio::test]
 async fn what_the_demo_writes_is_a_configuration_and_goes_with_it() {
-    let built = estate::Estate::build(&[("a.cedar", "permit(principal, action, resource);")]).await.unwrap();
+    let built = estate::Estate::build().await.unwrap();
     let folder = built.config().parent().unwrap().to_owned();
     let config = match config::load(&built.config(), &config::Environment::process()) {
         Ok(config) => config,
@@ -317,7 +317,7 @@ async fn what_the_demo_writes_is_a_configuration_and_goes_with_it() {
     let ids: Vec<&str> = config.upstreams.keys().map(UpstreamId::as_str).collect();
     assert_eq!(ids, ["crm", "notes"]);
     assert_eq!(config.issuers[0].issuer, built.issuer_url);
-    assert!(config.gateway.tls.is_some() && folder.join("policies/a.cedar").is_file());
+    assert!(config.gateway.tls.is_some() && folder.join("policies/baseline.cedar").is_file());
     let mut said = Vec::new();
     built.invite(&mut said).await.unwrap();
     let said = String::from_utf8(said).unwrap();
