@@ -38,6 +38,9 @@ const PURE: [&str; 8] = [
     "audit/record.rs",
 ];
 
+/// Files of a pure stage that read the disk for it, before any request is judged.
+const READERS: [&str; 1] = ["policy/load.rs"];
+
 /// What has no place in a pure stage.
 const IMPURE: [&str; 11] = [
     "async ",
@@ -96,7 +99,8 @@ fn pure_stages_do_nothing_but_judge() {
     let mut wrong = Vec::new();
     for (file, text) in sources() {
         let path = shown(&file);
-        if !PURE.iter().any(|stage| path.starts_with(&format!("gateway/src/{stage}"))) {
+        let is = |part: &&str| path.starts_with(&format!("gateway/src/{part}"));
+        if !PURE.iter().any(is) || READERS.iter().any(is) {
             continue;
         }
         let code = code(&text);

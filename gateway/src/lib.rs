@@ -29,5 +29,6 @@ pub mod bridge;
 pub mod lifecycle;
 pub mod edge;
 pub mod admin;
+pub mod serve;
 pub mod demo;
 pub mod cli;

@@ -285,7 +285,7 @@ impl Gateway {
 pub(crate) fn records(folder: &Path) -> Vec<Value> {
     let entries = fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect());
     let mut files: Vec<PathBuf> = entries.unwrap_or_default();
-    files.retain(|file| file.extension().is_some_and(|end| end == "jsonl"));
+    files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-")));
     files.sort();
     let text: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()

@@ -63,7 +63,7 @@ fn string(text: &str, out: &mut Vec<u8>) {
             '\r' => out.extend_from_slice(b"\\r"),
             '\0'..='\u{1f}' => {
                 out.extend_from_slice(b"\\u");
-                json::hex(out, &u32::from(character).to_be_bytes().split_at(2).1);
+                json::hex(out, u32::from(character).to_be_bytes().split_at(2).1);
             }
             _ => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
         }

@@ -174,14 +174,16 @@ impl Header {
     /// Reads a header back from its line; `None` where it is not one.
     pub(super) fn parse(line: &Value) -> Option<Self> {
         let segment = line.get("segment")?;
-        let previous = match segment.get("previous")? {
-            Value::Null => None,
-            previous => Some(Previous {
+        let previous = segment.get("previous")?;
+        let previous = if previous.is_null() {
+            None
+        } else {
+            Some(Previous {
                 name: previous.get("name")?.as_str()?.to_owned(),
                 seq: previous.get("seq")?.as_u64()?,
                 mac: json::unhex(previous.get("mac")?.as_str()?.as_bytes())?,
                 bytes: previous.get("bytes")?.as_u64()?,
-            }),
+            })
         };
         Some(Self {
             chain: segment.get("chain")?.as_str()?.parse().ok()?,

@@ -6,7 +6,7 @@
 
 /// Writes members into an object that is open at the end of `out`.
 #[derive(Debug)]
-pub(super) struct Json<'o> {
+pub struct Json<'o> {
     out: &'o mut Vec<u8>,
 }
 

@@ -11,6 +11,11 @@ pub mod keys;
 mod lane;
 pub mod record;
 mod segment;
+pub mod show;
+pub mod verify;
 mod writer;
+
+#[cfg(test)]
+mod tests;
 
 pub use lane::LaneFault;

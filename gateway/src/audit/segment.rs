@@ -16,8 +16,6 @@ use std::{
 pub(super) struct Segment {
     /// Its file name.
     pub(super) name: String,
-    /// Its number.
-    pub(super) index: u64,
     /// Bytes of records in it.
     pub(super) length: u64,
     path: PathBuf,
@@ -44,7 +42,7 @@ impl Segment {
         let path = lane.join(&name);
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         sync_folder(lane)?;
-        Ok(Self { name, index, length: 0, path, file, reserved: 0, ahead })
+        Ok(Self { name, length: 0, path, file, reserved: 0, ahead })
     }
 
     /// Appends `bytes`. After an error the segment's content past `length` is not known.

@@ -205,10 +205,12 @@ impl Writer {
                 tick = clock::instant().checked_add(TICK).unwrap_or(tick);
             }
             if let Some(done) = close {
+                self.tick();
+                self.turn(&mut Vec::new());
                 let written = self.end();
                 if let Some(done) = done {
                     // Nobody may be waiting any more; the journal is closed all the same.
-                    drop(done.send(written));
+                    done.send(written).ok();
                 }
                 return;
             }
@@ -240,11 +242,11 @@ impl Writer {
 
     /// Writes a batch, or tells everybody that it cannot be.
     fn turn(&mut self, batch: &mut Vec<Entry>) {
-        if let State::Failing(failure) = &self.state {
-            if clock::instant() < failure.retry_at || self.resume().is_err() {
-                self.refuse(batch);
-                return;
-            }
+        if let State::Failing(failure) = &self.state
+            && (clock::instant() < failure.retry_at || self.resume().is_err())
+        {
+            self.refuse(batch);
+            return;
         }
         if batch.is_empty() && self.backlog.is_empty() {
             return;
@@ -455,7 +457,7 @@ impl Writer {
         for mut entry in batch.drain(..) {
             if let Some(waiter) = entry.waiter.take() {
                 // Whoever stopped waiting has not acted either.
-                drop(waiter.send(Written::Failed));
+                waiter.send(Written::Failed).ok();
             } else if self.backlog.len() < self.rules.backlog_max {
                 self.backlog.push(entry);
             } else {

@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     future::Future,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::ControlFlow,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -178,15 +179,19 @@ impl<A: Answer> Listener<A> {
         let mut tick = tokio::time::interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.reset();
-        let (mut seen, mut quiet, mut leaving) = (0, 0_usize, *shutdown.borrow());
-        if leaving {
-            connection.as_mut().leave();
+        let (mut seen, mut quiet, mut leaving) = (0, 0_usize, false);
+        // A connection that was accepted just before the end begins gets the same chance as one that is open then.
+        if *shutdown.borrow() {
+            shutdown.mark_changed();
         }
         loop {
             tokio::select! {
                 biased;
                 _over = connection.as_mut() => return,
                 _begun = shutdown.changed(), if !leaving => {
+                    if first_call(connection.as_mut(), activity).await.is_break() {
+                        return;
+                    }
                     leaving = true;
                     connection.as_mut().leave();
                 }
@@ -208,6 +213,23 @@ impl<A: Answer> Listener<A> {
             }
         }
     }
+}
+
+/// hyper closes a connection without requests at once, but the first one may be on its way: a little time for that.
+/// Says whether the connection ended by itself.
+async fn first_call<C: Connection>(mut connection: Pin<&mut C>, activity: &Activity) -> ControlFlow<()> {
+    let mut tick = tokio::time::interval(FIRST_CALL_LOOK_EVERY);
+    for _ in 0..FIRST_CALL_LOOKS {
+        if activity.begun() > 0 {
+            break;
+        }
+        tokio::select! {
+            biased;
+            _over = connection.as_mut() => return ControlFlow::Break(()),
+            _ = tick.tick() => {}
+        }
+    }
+    ControlFlow::Continue(())
 }
 
 /// hyper's two connections, which end politely by the same name and no common trait.
@@ -259,6 +281,9 @@ fn peer_of(session: &Stream) -> SocketAddr {
 
 /// How long a client may leave the next piece of an answer untaken.
 const STALL: Duration = Duration::from_secs(20);
+/// How long a connection without requests may stay once the end has begun: half a second.
+const FIRST_CALL_LOOKS: u32 = 50;
+const FIRST_CALL_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The watchdog's pace.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(5);

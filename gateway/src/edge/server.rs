@@ -381,9 +381,20 @@ async fn end_after_hand_over(drain: Drain, mut orders: mpsc::Receiver<Order>) {
     };
     tokio::select! {
         () = finished => tracing::info!("drain.done"),
-        Some(_second) = orders.recv() => tracing::warn!("drain.abandoned"),
+        () = told_to_end(&mut orders) => tracing::warn!("drain.abandoned"),
     }
     drop(drain.finish.try_send(Ok(())));
+}
+
+/// A second SIGQUIT changes nothing: the successor may not be ready yet.
+async fn told_to_end(orders: &mut mpsc::Receiver<Order>) {
+    loop {
+        match orders.recv().await {
+            Some(Order::HandOver) => {}
+            Some(Order::Drain) => return,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Turns signals into orders, for as long as somebody takes them.

@@ -86,7 +86,7 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         query: Option<&str>,
-        audiences: &[&str],
+        audiences: &[impl AsRef<str> + Sync],
         now: Timestamp,
     ) -> Result<Caller, Refusal> {
         if query.is_some_and(carries_token) {
@@ -129,7 +129,7 @@ impl Authenticator {
         (now < verified.until && verified.keys.generation() == verified.generation).then_some(verified)
     }
 
-    async fn verify(&self, text: &str, audiences: &[&str], now: Timestamp) -> Result<Verified, Refusal> {
+    async fn verify(&self, text: &str, audiences: &[impl AsRef<str> + Sync], now: Timestamp) -> Result<Verified, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
         let keys = self
@@ -222,8 +222,8 @@ fn carries_token(query: &str) -> bool {
     url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case("access_token"))
 }
 
-fn is_for(made_for: &[String], audiences: &[&str]) -> bool {
-    made_for.iter().any(|one| audiences.iter().any(|other| is_same_resource(one, other)))
+fn is_for(made_for: &[String], audiences: &[impl AsRef<str> + Sync]) -> bool {
+    made_for.iter().any(|one| audiences.iter().any(|other| is_same_resource(one, other.as_ref())))
 }
 
 /// Equal, but for the case of scheme and host and for one slash at the end (RR-06, RFC 3986 §6.2.2.1).

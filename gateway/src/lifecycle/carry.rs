@@ -18,7 +18,10 @@ use tokio::{
 
 use super::{Estate, Response, respond};
 use crate::{
-    audit::{Ending, Journal, Outcome, Receipt},
+    audit::{
+        journal::{Journal, Receipt},
+        record::{Ending, Outcome},
+    },
     bridge::Tracked,
     catalog::Target,
     ceiling::Admission,
@@ -28,12 +31,12 @@ use crate::{
     inspect::{self, Answer, Outcome as Judged, Relay},
     refusal::{Era, Refusal},
     rpc::{Asker, Call, outbound, reply::Inbound, sse},
+    tasks::Tasks,
     telemetry::{
+        Operation,
         metrics::{self, metrics},
         names,
-        spans::Operation,
     },
-    tasks::Tasks,
     upstream::{Forwarded, Passage, Peer, Reply},
 };
 
@@ -207,6 +210,9 @@ impl Carriage {
                         self.dropped("id_unknown");
                         continue;
                     }
+                    if !reply.status.is_success() && response.outcome().is_ok() {
+                        return Ended::lost(reply.status);
+                    }
                     return match inspect::admit(&self.asker, reply.id, reply.spoken.version, &response) {
                         Ok(answer) => Ended::answered(answer),
                         Err(refusal) => Ended::refused(refusal),
@@ -225,6 +231,8 @@ impl Carriage {
                     }
                     Err(why) => self.dropped(why.as_str()),
                 },
+                // A modern server may ask nothing (RS-07), and a legacy one nothing that was not declared.
+                Ok(Inbound::Request(_)) if reply.spoken.era == Era::Modern => self.dropped("request_unasked"),
                 Ok(Inbound::Request(request)) if request.method() == "ping" => {
                     reply.respond(outbound::pong(request.id())).await;
                 }
@@ -379,14 +387,18 @@ impl Delivery {
     async fn answer(self, answer: Answer) {
         match self {
             Self::Waiting(to_client) => drop(to_client.send(respond::answer(answer))),
-            Self::Streaming(events) => drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(answer.body()))).await),
+            Self::Streaming(events) => {
+                drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(answer.body()))).await)
+            }
             Self::Gone => {}
         }
     }
 
     async fn refuse(self, asker: &Asker, refusal: &Refusal) {
         match self {
-            Self::Waiting(to_client) => drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, refusal, None))),
+            Self::Waiting(to_client) => {
+                drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, refusal, None)))
+            }
             Self::Streaming(events) => {
                 let body = respond::error_body(Some(&asker.id), asker.era, refusal);
                 drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(&body))).await);

@@ -25,7 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Estate {
     /// `upstreams.toml`.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Who asks.
     pub identity: Authenticator,
     /// What there is.
@@ -53,7 +53,7 @@ impl Estate {
     ///
     /// # Errors
     /// What is wrong, in words for the operator.
-    pub fn build(config: Config, rules: Rules) -> Result<Self, String> {
+    pub fn build(config: Arc<Config>, rules: Rules) -> Result<Self, String> {
         let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
         let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
         let upstreams =

@@ -10,7 +10,11 @@ use super::{
     trail::{Trail, record_target},
 };
 use crate::{
-    audit::{Receipt, canonical::canonical, record},
+    audit::{
+        canonical::canonical,
+        journal::{self, Receipt},
+        record,
+    },
     bridge::Opening,
     ceiling::Admission,
     config::ArgumentRecord,
@@ -45,8 +49,7 @@ impl Gateway {
             token_digest: grant.token_digest(),
             cached: !grant.fresh(),
         };
-        let commit = trail.with_request(|mut request| {
-            request.arguments = arguments.as_deref();
+        let commit = trail.with_request(arguments.as_deref(), |request| {
             if grant.fresh() && grant.token_digest().is_some() {
                 let mint = record::Mint {
                     who: trail.who(),
@@ -54,7 +57,7 @@ impl Gateway {
                     grant: grant_record,
                     request,
                 };
-                if !self.journal.note(crate::audit::new_id(), &mint) {
+                if !self.journal.note(journal::new_id(), &mint) {
                     metrics().audit_failures.increment();
                 }
             }
@@ -104,30 +107,40 @@ impl Gateway {
             visible
         };
         let page = catalogue.page(&trail.endpoint, call.cursor().as_deref(), visible)?;
-        let tools: Vec<Cow<'_, [u8]>> =
-            page.tools.iter().filter_map(|exposed| exposed.tool.listed(&exposed.name, asker.version)).map(Cow::Owned).collect();
+        let tools: Vec<Cow<'_, [u8]>> = page
+            .tools
+            .iter()
+            .filter_map(|exposed| exposed.tool.listed(&exposed.name, asker.version))
+            .map(Cow::Owned)
+            .collect();
         let degraded: Vec<Cow<'_, str>> =
             catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
-        let recorded = trail.with_request(|request| {
-            self.journal.note(trail.id, &record::List {
-                who: trail.who(),
-                endpoint: &trail.endpoint.path(),
-                request,
-                shown: u64::try_from(tools.len()).unwrap_or(u64::MAX),
-                withheld: withheld.get(),
-                policy_set: rules.policies.digest(),
-            })
+        let recorded = trail.with_request(None, |request| {
+            self.journal.note(
+                trail.id,
+                &record::List {
+                    who: trail.who(),
+                    endpoint: &trail.endpoint.path(),
+                    request,
+                    shown: u64::try_from(tools.len()).unwrap_or(u64::MAX),
+                    withheld: withheld.get(),
+                    policy_set: rules.policies.digest(),
+                },
+            )
         });
         if !recorded {
             return Err(Refusal::AuditUnavailable("the queue of records is full".to_owned()));
         }
-        let body = answers::tools_list(&asker, &ToolsPage {
-            tools: &tools,
-            next_cursor: page.next.as_deref(),
-            degraded: &degraded,
-            ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
-            cache_scope: CacheScope::Private,
-        });
+        let body = answers::tools_list(
+            &asker,
+            &ToolsPage {
+                tools: &tools,
+                next_cursor: page.next.as_deref(),
+                degraded: &degraded,
+                ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
+                cache_scope: CacheScope::Private,
+            },
+        );
         trail.measure("", None);
         Ok(respond::json(body))
     }

@@ -20,13 +20,13 @@ use tokio::sync::{Semaphore, mpsc};
 use trail::Trail;
 
 use crate::{
-    audit::Journal,
+    audit::journal::Journal,
     bridge::{Session, Sessions},
+    clock,
     config::Endpoint,
     identity::Caller,
     refusal::{Era, Refusal},
     rpc::{self, Call, Message, mirrors},
-    clock,
     tasks::Tasks,
     telemetry::{Spans, names},
 };
@@ -142,8 +142,7 @@ impl Gateway {
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let audiences = estate.audiences(&head.endpoint);
-        let caller =
-            estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
+        let caller = estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
         if head.method == Method::DELETE {
             return self.end_session(head, &caller, trail);
@@ -152,7 +151,8 @@ impl Gateway {
             return Err(Refusal::MethodNotAllowed("POST, DELETE"));
         }
         let body = body.await?;
-        let message = rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
+        let message =
+            rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
         let Message::Call(call) = message else { return Ok(respond::accepted()) };
         trail.era = Some(call.era());
         trail.request_id = call.id().cloned();
@@ -199,7 +199,8 @@ impl Gateway {
         trail: &mut Trail,
     ) -> Result<Response, Refusal> {
         let (now, identity) = (trail.now, caller.identity());
-        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
+        let room =
+            Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
         let rules = estate.rules.load();
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
 

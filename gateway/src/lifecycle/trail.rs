@@ -9,7 +9,10 @@ use uuid::Uuid;
 
 use super::Head;
 use crate::{
-    audit::{self, Journal, Who, record},
+    audit::{
+        journal::{self, Journal},
+        record::{self, Who},
+    },
     catalog::Target,
     clock::{self, Timestamp},
     config::Endpoint,
@@ -17,11 +20,10 @@ use crate::{
     refusal::{Era, Outside, Refusal},
     rpc::{Call, Rejected, RequestId},
     telemetry::{
-        Spans,
+        Operation, Spans,
         context::Parent,
         metrics::{self, metrics},
         names,
-        spans::Operation,
     },
 };
 
@@ -68,7 +70,7 @@ pub(super) struct Asked {
 impl Trail {
     pub(super) fn new(head: &Head) -> Self {
         Self {
-            id: audit::new_id(),
+            id: journal::new_id(),
             now: clock::now(),
             began: clock::instant(),
             peer: head.peer,
@@ -153,17 +155,18 @@ impl Trail {
         }
     }
 
-    /// Runs `write` with the request as a record has it.
-    pub(super) fn with_request<T>(&self, write: impl FnOnce(record::Request<'_>) -> T) -> T {
-        let trace = self.asked.as_ref().map(|asked| {
-            (asked.operation.trace_id().to_string(), asked.operation.span_id().to_string())
-        });
+    /// Runs `write` with the request as a record has it; `arguments` is their digest.
+    pub(super) fn with_request<T>(&self, arguments: Option<&str>, write: impl FnOnce(record::Request<'_>) -> T) -> T {
+        let trace = self
+            .asked
+            .as_ref()
+            .map(|asked| (asked.operation.trace_id().to_string(), asked.operation.span_id().to_string()));
         write(record::Request {
             id: self.request_id.as_ref().map(RequestId::text),
             method: self.asked.as_ref().map(|asked| asked.method),
             era: self.era,
             version: self.asked.as_ref().map(|asked| asked.version),
-            arguments: None,
+            arguments,
             trace_id: trace.as_ref().map(|(trace_id, _)| trace_id.as_str()),
             span_id: trace.as_ref().map(|(_, span_id)| span_id.as_str()),
             peer: Some(self.peer),
@@ -186,22 +189,25 @@ impl Trail {
             _ => Vec::new(),
         };
         let decided = !policies.is_empty();
-        let recorded = self.with_request(|request| {
-            journal.note(self.id, &record::Refused {
-                who: self.who(),
-                target: self.target.as_ref().map(|target| record_target(target, &path)),
-                decision: self.policy_set.as_deref().filter(|_| decided).map(|policy_set| record::Decision {
-                    outcome: "deny",
-                    policies: record::Words::Borrowed(&policies),
-                    policy_set,
-                    reason: None,
-                }),
-                ceilings: record::Words::default(),
-                request,
-                code: outside.code,
-                reason: &reason,
-                status: outside.status,
-            })
+        let recorded = self.with_request(None, |request| {
+            journal.note(
+                self.id,
+                &record::Refused {
+                    who: self.who(),
+                    target: self.target.as_ref().map(|target| record_target(target, &path)),
+                    decision: self.policy_set.as_deref().filter(|_| decided).map(|policy_set| record::Decision {
+                        outcome: "deny",
+                        policies: record::Words::Borrowed(&policies),
+                        policy_set,
+                        reason: None,
+                    }),
+                    ceilings: record::Words::default(),
+                    request,
+                    code: outside.code,
+                    reason: &reason,
+                    status: outside.status,
+                },
+            )
         });
         if !recorded {
             metrics().audit_failures.increment();

@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest;
 use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request,
+    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet,
+    Request,
 };
 use quick_cache::sync::Cache;
 
@@ -209,12 +210,7 @@ impl Policies {
         if tool.requires.iter().any(|scope| caller.scopes.binary_search(scope).is_err()) {
             return Err(verdict.denial(Refusal::ScopeInsufficient(tool.requires.clone())));
         }
-        Ok(Permit {
-            verdict,
-            policy_set: Arc::clone(&self.digest),
-            tool: tool.key,
-            principal: caller.principal,
-        })
+        Ok(Permit { verdict, policy_set: Arc::clone(&self.digest), tool: tool.key, principal: caller.principal })
     }
 
     /// Whether `caller` gets to see `tool`: the first half of [`Policies::decide`], so that what is hidden cannot be called.

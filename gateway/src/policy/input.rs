@@ -252,7 +252,7 @@ mod tests {
         let document = Document::parse(Bytes::from(format!("{{\"x\":{argument}}}")), &BOUNDS).unwrap();
         let got = read(&fields, Some(document.root()));
         let got = match &got {
-            Ok(expression) => Ok(expression.to_string()),
+            Ok(expression) => Ok(expression.as_ref().to_string()),
             Err(fault) => Err(format!("{}: {}", fault.path.join("."), fault.expected)),
         };
         assert_eq!(got.as_deref().map_err(String::as_str), expect, "{argument}");

@@ -32,5 +32,10 @@ mod slice;
 pub mod test;
 mod vocabulary;
 
+#[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
+mod tests;
+
 pub use decide::{Denial, Finding, Permit, Policies};
 pub use problem::{Problem, Source};

@@ -74,7 +74,8 @@ fn rule(source: &Arc<Source>, place: usize, policy: &Policy) -> Result<Rule, Vec
     let span = policy.as_ref().loc().map(|location| location.span);
     let mut problems = Vec::new();
     for (annotation, value) in policy.annotations() {
-        problems.extend(misused(annotation, value).map(|(message, help)| Problem::at(source, span, message).help(help)));
+        problems
+            .extend(misused(annotation, value).map(|(message, help)| Problem::at(source, span, message).help(help)));
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -104,9 +105,10 @@ fn rule(source: &Arc<Source>, place: usize, policy: &Policy) -> Result<Rule, Vec
 /// What is wrong with an annotation, and what to do.
 fn misused(annotation: &str, value: &str) -> Option<(String, &'static str)> {
     match annotation {
-        "id" if value.is_empty() || value.len() > ID_BYTES_MAX || value.chars().any(char::is_control) => {
-            Some(("`@id` is empty, too long or has control characters".to_owned(), "a short name, unique in the folder"))
-        }
+        "id" if value.is_empty() || value.len() > ID_BYTES_MAX || value.chars().any(char::is_control) => Some((
+            "`@id` is empty, too long or has control characters".to_owned(),
+            "a short name, unique in the folder",
+        )),
         "shadow" if !value.is_empty() => {
             Some(("`@shadow` takes no value".to_owned(), "write `@shadow` alone; say why in `@description(\"…\")`"))
         }

@@ -93,4 +93,5 @@ fn action(tool: &ToolDefinition) -> Value {
     })
 }
 
-const HEAD: &str = "// Generated from the catalogue: what policies can name. `tollgate check` compares against the live one.\n\n";
+const HEAD: &str =
+    "// Generated from the catalogue: what policies can name. `tollgate check` compares against the live one.\n\n";

@@ -116,8 +116,7 @@ impl Policies {
         };
         let now = now.and_then(|now| u64::try_from(now).ok()).unwrap_or(NOON_MS);
         let caller = identity(case);
-        let explanation =
-            self.explain(&caller, tool, Some(document.root()), Timestamp::from_unix_ms(now));
+        let explanation = self.explain(&caller, tool, Some(document.root()), Timestamp::from_unix_ms(now));
         let mut help = Vec::new();
         // Writing to memory does not fail; were it to, the message would be shorter.
         let rendered = explanation.render(&mut help).is_ok();

@@ -26,7 +26,7 @@ pub use transport::Messages;
 use transport::{Answered, Outgoing, Reading, Undelivered};
 
 use crate::{
-    audit::Receipt,
+    audit::journal::Receipt,
     catalog::Target,
     config::{Limits, Upstream, UpstreamId},
     egress::{Client, EgressError, Trust},
@@ -37,8 +37,7 @@ use crate::{
         Call, headers,
         json::{Bounds, Value},
         meta::LogLevel,
-        mirrors,
-        outbound::{self, ClientName},
+        mirrors, outbound,
         reply::{Inbound, Response},
         versions,
     },
@@ -267,7 +266,7 @@ impl Peer {
             traceparent: passage.traceparent,
             tracestate: passage.tracestate,
             capabilities: CAPABILITIES_NONE,
-            client: ClientName::Claimed,
+            client_info: meta.client_info.map(Value::raw),
             log_level: passage.log_level,
             ..outbound::Outgoing::own(id, spoken.version)
         };

@@ -1,0 +1,118 @@
+//! What do tests of decisions start from?
+//!
+//! The demo estate's tools and callers by name. Not part of the gateway.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::{
+    catalog::ToolDefinition,
+    clock::Timestamp,
+    config::{Grant, ToolRule, Upstream, UpstreamId},
+    identity::{Agent, Authentication, Identity, User},
+    rpc::json::{Bounds, Document},
+    secret::Secret,
+};
+
+/// Noon in UTC, a Monday.
+pub(crate) const NOON: Timestamp = Timestamp::from_unix_seconds(1_767_614_400);
+
+/// The folder that ships.
+pub(crate) fn shipped() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies"))
+}
+
+pub(crate) fn upstream(id: &str, tools: Vec<ToolRule>) -> Upstream {
+    Upstream {
+        id: UpstreamId::parse(id).unwrap(),
+        url: "https://upstream.example/mcp".parse().unwrap(),
+        era: None,
+        timeout: Duration::from_secs(30),
+        grant: Grant::Nothing,
+        discovery: None,
+        ca: None,
+        client_certificate: None,
+        refresh: Duration::from_secs(60),
+        tools,
+    }
+}
+
+pub(crate) fn tool_rule(pattern: &str, tags: &[&str], requires: &[&str]) -> ToolRule {
+    let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+    ToolRule {
+        pattern: pattern.to_owned(),
+        requires: owned(requires),
+        mints: Vec::new(),
+        tags: owned(tags),
+        timeout: None,
+        idempotent: None,
+        durability: None,
+    }
+}
+
+pub(crate) fn tool(upstream: &Upstream, name: &str, properties: Value, required: &[&str]) -> Arc<ToolDefinition> {
+    let schema = json!({ "type": "object", "properties": properties, "required": required });
+    let raw = json!({ "name": name, "description": name, "inputSchema": schema }).to_string();
+    Arc::new(ToolDefinition::read(upstream, Bytes::from(raw)).unwrap())
+}
+
+pub(crate) fn demo_upstreams() -> Vec<UpstreamId> {
+    ["crm", "notes"].into_iter().filter_map(UpstreamId::parse).collect()
+}
+
+pub(crate) fn demo() -> Vec<Arc<ToolDefinition>> {
+    let write = |pattern: &str| tool_rule(pattern, &["write"], &["crm:write"]);
+    let crm = upstream("crm", vec![write("create_*"), write("delete_*")]);
+    let notes = upstream("notes", vec![tool_rule("write_*", &["write"], &[])]);
+    let text = || json!({ "type": "string" });
+    let order = json!({ "customer": text(), "amount": { "type": "integer" }, "currency": text() });
+    vec![
+        tool(&crm, "find_customer", json!({ "query": text() }), &["query"]),
+        tool(&crm, "create_order", order, &["customer", "amount", "currency"]),
+        tool(&crm, "delete_customer", json!({ "id": text() }), &["id"]),
+        tool(&notes, "read_note", json!({ "id": text() }), &["id"]),
+        tool(&notes, "write_note", json!({ "id": text(), "text": text() }), &["id", "text"]),
+        tool(&notes, "slow_report", json!({ "seconds": { "type": "integer" } }), &["seconds"]),
+    ]
+}
+
+pub(crate) fn named(tools: &[Arc<ToolDefinition>], action: &str) -> Arc<ToolDefinition> {
+    Arc::clone(tools.iter().find(|tool| tool.action() == action).unwrap())
+}
+
+/// A caller: a user, or an agent in its own name where `user` is empty.
+pub(crate) fn caller(user: &str, tenant: Option<&str>, groups: &[&str], scopes: &[&str]) -> Identity {
+    let issuer = "https://issuer.example".to_owned();
+    let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let hash = |text: String| {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        hash
+    };
+    Identity {
+        user: (!user.is_empty()).then(|| User { issuer: issuer.clone(), subject: user.to_owned() }),
+        agent: Agent { client_id: "desk".to_owned(), actors: Vec::new() },
+        tenant: tenant.map(str::to_owned),
+        groups: owned(groups),
+        scopes: owned(scopes),
+        authentication: Authentication {
+            method: "jwt",
+            issuer,
+            token_id: None,
+            token_digest: String::new(),
+            acr: None,
+            expires_at: NOON,
+        },
+        principal: hash(format!("{user:?} {tenant:?}")),
+        class: hash(format!("{user:?} {tenant:?} {groups:?} {scopes:?}")),
+        credential: Secret::new(String::new()),
+    }
+}
+
+pub(crate) fn arguments(value: Value) -> Document {
+    let bounds = Bounds { depth_max: 64, values_max: 10_000, name_bytes_max: 256, number_chars_max: 64 };
+    Document::parse(Bytes::from(value.to_string()), &bounds).unwrap()
+}

@@ -1,0 +1,402 @@
+//! Does the stage hold what it promises?
+//!
+//! Tables of decisions, properties over random policies and callers, and everything that ships in `policies/`.
+
+use std::sync::Arc;
+
+use cedar_policy::{Authorizer, Decision, PolicySet};
+use miette::Diagnostic;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::{
+    Denial, Finding, Permit, Policies, Problem, Source,
+    check::Estate,
+    explain::Answer,
+    fixtures::{NOON, arguments, caller, demo, demo_upstreams, named, shipped, tool, tool_rule, upstream},
+    load, parse,
+};
+use crate::{catalog::ToolDefinition, clock::Timestamp, identity::Identity, refusal::Refusal};
+
+fn policies(text: &str) -> Policies {
+    Policies::parse(vec![Source::new("test.cedar", text)]).unwrap()
+}
+
+fn faults(text: &str) -> Vec<String> {
+    Policies::parse(vec![Source::new("test.cedar", text)]).unwrap_err().iter().map(shown).collect()
+}
+
+/// Message, help, and the text underlined.
+fn shown(problem: &Problem) -> String {
+    let underlined: Vec<String> = problem
+        .labels()
+        .unwrap()
+        .map(|label| {
+            let span = problem.source_code().unwrap().read_span(label.inner(), 0, 0).unwrap();
+            let text = String::from_utf8_lossy(span.data()).into_owned();
+            format!("{}:{}: {text}", span.name().unwrap_or_default(), span.line() + 1)
+        })
+        .collect();
+    let help = problem.help().map(|help| help.to_string()).unwrap_or_default();
+    format!("{problem} | {help} | {}", underlined.join(" & "))
+}
+
+fn decide(
+    policies: &Policies,
+    who: &Identity,
+    tool: &ToolDefinition,
+    input: serde_json::Value,
+) -> Result<Permit, Denial> {
+    policies.decide(who, tool, Some(arguments(input).root()), NOON)
+}
+
+fn refusal(result: Result<Permit, Denial>) -> Refusal {
+    result.unwrap_err().refusal
+}
+
+#[test]
+fn what_no_policy_permits_does_not_exist() {
+    let tools = demo();
+    let find = named(&tools, "crm/find_customer");
+    let who = caller("alice", Some("acme"), &["staff"], &[]);
+    let none = policies("");
+    assert_eq!(
+        refusal(decide(&none, &who, &find, json!({"query": "x"}))),
+        Refusal::ToolUnknown("hidden: no policy permits it".to_owned())
+    );
+    assert!(!none.visible(&who, &find, NOON));
+}
+
+#[test]
+fn a_forbid_outweighs_every_permit() {
+    let tools = demo();
+    let find = named(&tools, "crm/find_customer");
+    let who = caller("alice", Some("acme"), &["staff"], &[]);
+    let set = policies(
+        "permit(principal, action, resource); @id(\"no\") forbid(principal in Tenant::\"acme\", action, resource);",
+    );
+    assert_eq!(
+        refusal(decide(&set, &who, &find, json!({}))),
+        Refusal::ToolUnknown("hidden: forbidden by no".to_owned())
+    );
+}
+
+#[test]
+fn a_forbid_that_fails_denies() {
+    let tools = demo();
+    let order = named(&tools, "crm/create_order");
+    let who = caller("alice", None, &[], &["crm:write"]);
+    let by_argument = policies(
+        "permit(principal, action, resource); forbid(principal, action, resource) when { context.input.amount > 5 };",
+    );
+    let input = json!({"customer": "c", "currency": "EUR"});
+    assert_eq!(
+        refusal(decide(&by_argument, &who, &order, input)),
+        Refusal::PolicyFailed("could not evaluate test.cedar:1".to_owned())
+    );
+    let by_caller = policies(
+        "permit(principal, action, resource); forbid(principal, action, resource) when { principal.tenant == \"x\" };",
+    );
+    assert_eq!(
+        refusal(decide(&by_caller, &who, &order, json!({}))),
+        Refusal::ToolUnknown("hidden: could not evaluate test.cedar:1".to_owned())
+    );
+    assert!(!by_caller.visible(&who, &order, NOON));
+}
+
+#[test]
+fn an_argument_that_cannot_be_read_denies_where_a_policy_reads_arguments() {
+    let tools = demo();
+    let order = named(&tools, "crm/create_order");
+    let who = caller("alice", None, &[], &["crm:write"]);
+    let input = || json!({"customer": "c", "currency": "EUR", "amount": 10.5});
+    let reading = policies("permit(principal, action, resource) when { context.input.customer == \"c\" };");
+    assert_eq!(
+        refusal(decide(&reading, &who, &order, input())),
+        Refusal::PolicyFailed("the argument `amount` is not an integer of 64 bits".to_owned())
+    );
+    let blind = policies("permit(principal, action, resource);");
+    assert!(decide(&blind, &who, &order, input()).is_ok());
+    let shadow = policies(
+        "permit(principal, action, resource); @id(\"s\") @shadow forbid(principal, action, resource) when { context.input.amount > 1 };",
+    );
+    let permit = decide(&shadow, &who, &order, input()).unwrap();
+    assert_eq!(permit.shadow(), [Finding { policy: "s".into(), outcome: super::decide::Shadow::Fails, changes: true }]);
+}
+
+#[test]
+fn a_shadow_policy_is_reported_and_not_enforced() {
+    let tools = demo();
+    let find = named(&tools, "crm/find_customer");
+    let who = caller("alice", Some("acme"), &["staff"], &[]);
+    let set = policies(
+        "permit(principal, action, resource); @id(\"trial\") @shadow forbid(principal, action, resource) when { context.time.hour == 12 };",
+    );
+    let permit = decide(&set, &who, &find, json!({})).unwrap();
+    assert_eq!(
+        permit.shadow(),
+        [Finding { policy: "trial".into(), outcome: super::decide::Shadow::Forbids, changes: true }]
+    );
+    let later = set.decide(&who, &find, None, Timestamp::from_unix_seconds(1_767_618_000)).unwrap();
+    assert_eq!(later.shadow(), []);
+    let grant = policies("@id(\"trial\") @shadow permit(principal, action, resource);");
+    let denial = decide(&grant, &who, &find, json!({})).unwrap_err();
+    assert_eq!(
+        denial.shadow,
+        [Finding { policy: "trial".into(), outcome: super::decide::Shadow::Permits, changes: true }]
+    );
+}
+
+#[test]
+fn missing_scopes_are_all_named_and_hide_nothing() {
+    let crm = upstream("crm", vec![tool_rule("*", &[], &["b", "a"]), tool_rule("get", &[], &["c"])]);
+    let get = tool(&crm, "get", json!({}), &[]);
+    let set = policies("permit(principal, action, resource);");
+    let who = caller("alice", None, &[], &["a"]);
+    assert!(set.visible(&who, &get, NOON));
+    assert_eq!(
+        refusal(decide(&set, &who, &get, json!({}))),
+        Refusal::ScopeInsufficient(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])
+    );
+    assert!(decide(&set, &caller("alice", None, &[], &["a", "b", "c"]), &get, json!({})).is_ok());
+}
+
+#[test]
+fn tags_group_tools_and_the_permit_names_what_it_is_for() {
+    let tools = demo();
+    let set = policies("@id(\"w\") permit(principal, action in Action::\"write\", resource == Upstream::\"notes\");");
+    let who = caller("alice", None, &[], &[]);
+    let (note, order) = (named(&tools, "notes/write_note"), named(&tools, "crm/create_order"));
+    let permit = decide(&set, &who, &note, json!({})).unwrap();
+    assert_eq!(permit.policies(), [Arc::from("w")]);
+    assert_eq!(permit.policy_set(), set.digest());
+    assert!(permit.is_for(&who, &note) && !permit.is_for(&who, &order));
+    assert!(!permit.is_for(&caller("bob", None, &[], &[]), &note));
+    assert!(!set.visible(&who, &order, NOON) && !set.visible(&who, &named(&tools, "notes/read_note"), NOON));
+}
+
+#[test]
+fn a_tool_is_shown_where_some_arguments_could_be_allowed() {
+    let tools = demo();
+    let order = named(&tools, "crm/create_order");
+    let support = "permit(principal, action, resource) when { principal.groups.contains(\"support\") && context.input.amount < 5 };";
+    let set = policies(support);
+    assert!(set.visible(&caller("a", None, &["support"], &[]), &order, NOON));
+    assert!(!set.visible(&caller("a", None, &["staff"], &[]), &order, NOON));
+    let forbidden =
+        policies(&format!("{support} forbid(principal, action, resource) unless {{ context.input.amount > 1 }};"));
+    assert!(forbidden.visible(&caller("a", None, &["support"], &[]), &order, NOON));
+}
+
+#[test]
+fn the_agent_decides_as_the_user_does_and_issuers_do_not_mix() {
+    let tools = demo();
+    let find = named(&tools, "crm/find_customer");
+    let set = policies(
+        "permit(principal == Agent::\"https://issuer.example#desk\", action, resource); permit(principal == User::\"https://issuer.example#alice\", action, resource);",
+    );
+    let mut other = caller("alice", None, &[], &[]);
+    assert!(set.visible(&caller("", None, &[], &[]), &find, NOON));
+    assert!(set.visible(&other, &find, NOON));
+    other.user.as_mut().unwrap().issuer = "https://other.example".to_owned();
+    other.class = [7; 32];
+    assert!(!set.visible(&other, &find, NOON));
+}
+
+#[test]
+fn faults_in_policy_files_are_all_said_with_their_place() {
+    insta::assert_snapshot!(
+        faults(
+            "@id(\"a\") permit(principal, action, resource);\n@id(\"a\") forbid(principal, action, resource);\n\
+             @shadwo permit(principal, action, resource);\n@confirm(\"sure?\") permit(principal, action, resource);\n\
+             permit(principal == ?principal, action, resource);\n@shadow(\"x\") permit(principal, action, resource);\n"
+        )
+        .join("\n")
+    );
+    insta::assert_snapshot!(faults("permit(principal, action resource);\n").join("\n"));
+}
+
+#[test]
+fn a_policy_that_names_what_is_not_there_fails_its_check() {
+    let (tools, upstreams) = (demo(), demo_upstreams());
+    let estate = Estate { upstreams: &upstreams, tools: &tools, unread: &[] };
+    let found = |text: &str| policies(text).check(&estate).iter().map(shown).collect::<Vec<_>>().join("\n");
+    let all = [
+        "permit(principal, action == Action::\"crm/create_ordr\", resource);",
+        "permit(principal, action == Action::\"crm/create_order\", resource) when { context.input.amout < 5 };",
+        "permit(principal, action == Action::\"crm/create_order\", resource) when { context.input.amount < \"5\" };",
+        "permit(principal, action, resource == Upstream::\"crn\");",
+        "permit(principal, action, resource) when { principal.tenant == \"acme\" };",
+        "permit(principal, action, resource) when { principal.scope == \"acme\" };",
+        "permit(principal, action == Action::\"crm/create_order\", resource) when { context.tool == 1 };",
+    ];
+    insta::assert_snapshot!(all.map(found).join("\n\n"));
+    let unread = Estate { upstreams: &upstreams, tools: &tools[..3], unread: &upstreams[1..] };
+    let problems = policies("permit(principal, action == Action::\"notes/gone\", resource);").check(&unread);
+    assert!(problems.len() == 1 && problems.iter().all(|problem| !problem.is_error()), "{problems:?}");
+}
+
+#[test]
+fn everything_that_ships_loads_fits_and_holds() {
+    let (tools, upstreams) = (demo(), demo_upstreams());
+    let estate = Estate { upstreams: &upstreams, tools: &tools, unread: &[] };
+    let set = Policies::load(&shipped()).unwrap();
+    let problems: Vec<String> = set.check(&estate).iter().map(shown).collect();
+    assert_eq!(problems, Vec::<String>::new());
+    let report = set.test(&load::sources(&shipped(), ".test.toml").unwrap(), &tools).unwrap();
+    let wrong: Vec<String> = report.outcomes.iter().filter_map(|outcome| outcome.problem.as_ref()).map(shown).collect();
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(report.outcomes.len() >= 10);
+    let committed = std::fs::read_to_string(shipped().join("schema.cedarschema")).unwrap_or_default();
+    let generated = estate.schema().unwrap();
+    assert!(committed == generated, "policies/schema.cedarschema is not what the catalogue gives:\n{generated}");
+}
+
+#[test]
+fn a_test_case_that_does_not_hold_says_why() {
+    let set = Policies::load(&shipped()).unwrap();
+    let case = "[[tests]]\nname = \"wrong\"\nuser = \"a\"\ntenant = \"acme\"\ngroups = [\"support\"]\nscopes = [\"crm:write\"]\n\
+                tool = \"crm/create_order\"\narguments = { customer = \"c\", amount = 2000, currency = \"EUR\" }\nexpect = \"allow\"\n";
+    let report = set.test(&[Source::new("wrong.test.toml", case)], &demo()).unwrap();
+    assert_eq!(report.failures(), 1);
+    insta::assert_snapshot!(
+        report
+            .outcomes
+            .iter()
+            .filter_map(|outcome| outcome.problem.as_ref())
+            .map(shown)
+            .collect::<String>()
+            .replace(&**set.digest(), "DIGEST")
+    );
+    let broken = set.test(&[Source::new("broken.test.toml", "[[tests]]\nname = 1\n")], &demo()).unwrap_err();
+    assert_eq!(broken.len(), 1);
+}
+
+#[test]
+fn an_explanation_counts_what_it_leaves_out() {
+    let set = Policies::load(&shipped()).unwrap();
+    let order = named(&demo(), "crm/create_order");
+    let who = caller("bob", Some("acme"), &["support"], &["crm:write"]);
+    let input = arguments(json!({"customer": "c", "amount": 5, "currency": "EUR"}));
+    let explanation = set.explain(&who, &order, Some(input.root()), NOON);
+    assert_eq!(explanation.answer, Answer::Allow);
+    assert_eq!(explanation.considered.len() + explanation.out_of_scope, set.len());
+    assert_eq!(explanation.decided, [Arc::from("support-small-orders")]);
+}
+
+/// Policies that cover every kind of scope and condition, over a small world in which they meet.
+fn policy() -> impl Strategy<Value = String> {
+    let principal = prop_oneof![
+        Just("principal".to_owned()),
+        Just("principal is User".to_owned()),
+        Just("principal is Agent".to_owned()),
+        "[ab]".prop_map(|group| format!("principal in Group::\"{group}\"")),
+        "[ab]".prop_map(|group| format!("principal is User in Group::\"{group}\"")),
+        "[xy]".prop_map(|tenant| format!("principal in Tenant::\"{tenant}\"")),
+        Just("principal == User::\"https://issuer.example#u\"".to_owned()),
+        Just("principal == Group::\"a\"".to_owned()),
+    ];
+    let action = prop_oneof![
+        Just("action".to_owned()),
+        Just("action in Action::\"tools/call\"".to_owned()),
+        Just("action == Action::\"tools/call\"".to_owned()),
+        "(write|read)".prop_map(|tag| format!("action in Action::\"{tag}\"")),
+        "(crm|notes)/(t|u)".prop_map(|tool| format!("action == Action::\"{tool}\"")),
+        "(crm|notes)/(t|u)".prop_map(|tool| format!("action in [Action::\"{tool}\", Action::\"write\"]")),
+    ];
+    let resource = prop_oneof![
+        Just("resource".to_owned()),
+        Just("resource is Upstream".to_owned()),
+        "(crm|notes)".prop_map(|id| format!("resource == Upstream::\"{id}\"")),
+        "(crm|notes)".prop_map(|id| format!("resource in Upstream::\"{id}\"")),
+        "(crm|notes)".prop_map(|id| format!("resource is Upstream in Upstream::\"{id}\"")),
+    ];
+    let condition = prop_oneof![
+        3 => Just(String::new()),
+        3 => expression().prop_map(|body| format!("when {{ {body} }}")),
+        1 => expression().prop_map(|body| format!("unless {{ {body} }}")),
+        1 => (expression(), expression()).prop_map(|(left, right)| format!("when {{ {left} }} unless {{ {right} }}")),
+    ];
+    let effect = prop_oneof![2 => Just("permit"), 1 => Just("forbid")];
+    (effect, principal, action, resource, condition)
+        .prop_map(|(effect, who, what, on, when)| format!("{effect}({who}, {what}, {on}) {when};"))
+}
+
+fn expression() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        "[ab]".prop_map(|group| format!("principal.groups.contains(\"{group}\")")),
+        "[xy]".prop_map(|tenant| format!("(principal has tenant && principal.tenant == \"{tenant}\")")),
+        (0..4).prop_map(|limit| format!("(context.input has n && context.input.n > {limit})")),
+        Just("context.input has n".to_owned()),
+        Just("context.time.hour == 12".to_owned()),
+        Just("context.agent.client_id == \"desk\"".to_owned()),
+        Just("true".to_owned()),
+    ];
+    leaf.prop_recursive(3, 12, 2, |inner| {
+        let pair = (inner.clone(), inner.clone());
+        prop_oneof![
+            pair.clone().prop_map(|(left, right)| format!("({left} && {right})")),
+            pair.prop_map(|(left, right)| format!("({left} || {right})")),
+            inner.clone().prop_map(|one| format!("!({one})")),
+            (inner.clone(), inner.clone(), inner)
+                .prop_map(|(test, then, other)| format!("(if {test} then {then} else {other})")),
+        ]
+    })
+}
+
+fn anyone() -> impl Strategy<Value = Identity> {
+    let user = prop_oneof![Just("u"), Just("v"), Just("")];
+    let tenant = prop_oneof![Just(None), Just(Some("x")), Just(Some("y"))];
+    let groups = prop_oneof![Just(vec![]), Just(vec!["a"]), Just(vec!["b"]), Just(vec!["a", "b"])];
+    (user, tenant, groups).prop_map(|(user, tenant, groups)| caller(user, tenant, &groups, &[]))
+}
+
+proptest! {
+    /// The slices, the caches and the first look without arguments change nothing: a call is allowed exactly where
+    /// Cedar, given every policy, allows it without a fault.
+    #[test]
+    fn slicing_decides_as_the_full_set_does(
+        texts in prop::collection::vec(policy(), 0..12),
+        who in prop::collection::vec(anyone(), 1..4),
+        n in prop::option::of(0..5_i64),
+    ) {
+        let rules = [tool_rule("t", &["write"], &[]), tool_rule("u", &["read"], &[])].to_vec();
+        let number = || json!({ "n": { "type": "integer" } });
+        let tools: Vec<_> = ["crm", "notes"]
+            .into_iter()
+            .flat_map(|id| ["t", "u"].map(|name| tool(&upstream(id, rules.clone()), name, number(), &[])))
+            .collect();
+        let set = policies(&texts.join("\n"));
+        let whole = PolicySet::from_policies(set.rules.iter().map(|rule| rule.policy.clone())).unwrap();
+        let input = arguments(n.map_or(json!({}), |n| json!({ "n": n })));
+        // Twice, so that the second round is answered from the caches.
+        for (who, tool) in who.iter().chain(&who).flat_map(|who| tools.iter().map(move |tool| (who, tool))) {
+            let slice = set.slice(who, tool).unwrap();
+            let full = super::vocabulary::context_with(
+                &super::vocabulary::context_of(who).unwrap(),
+                Some(super::input::read(&super::input::fields(&tool.input_schema), Some(input.root())).unwrap()),
+                Some(NOON),
+            ).unwrap();
+            let entities = set.vocabulary.entities(who, tool).unwrap();
+            let response = Authorizer::new().is_authorized(&slice.request(full).unwrap(), &whole, &entities);
+            prop_assert_eq!(response.diagnostics().errors().count(), 0);
+            let decision = set.decide(who, tool, Some(input.root()), NOON);
+            prop_assert_eq!(response.decision() == Decision::Allow, decision.is_ok());
+            if let Ok(permit) = &decision {
+                let mut deciding: Vec<String> = response.diagnostics().reason().map(|id| id.to_string()).collect();
+                deciding.sort_unstable();
+                let own: Vec<String> = permit.policies().iter().map(|id| id.to_string()).collect();
+                prop_assert_eq!(own, deciding);
+                prop_assert!(set.visible(who, tool, NOON));
+            }
+            let hidden = matches!(&decision, Err(Denial { refusal: Refusal::ToolUnknown(_), .. }));
+            prop_assert_eq!(hidden, !set.visible(who, tool, NOON));
+        }
+    }
+
+    #[test]
+    fn no_policy_text_makes_the_reader_panic(text in ".{0,200}") {
+        drop(Policies::parse(vec![Source::new("any.cedar", &text)]));
+        drop(parse::rules(vec![Source::new("any.cedar", &format!("{text};"))]));
+    }
+}

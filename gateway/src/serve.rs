@@ -1,0 +1,144 @@
+//! How do the parts become a gateway that runs?
+//!
+//! Reads the configuration, opens the journal, puts the stages together and gives them to the edge; keeps configuration,
+//! policies and catalogue up to date while it runs, and closes the journal last. It answers no request itself.
+
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::{
+    admin,
+    audit::{
+        journal::{Journal, OpenFault},
+        record,
+    },
+    ceiling::Ceilings,
+    clock,
+    config::{self, Config, Environment, Report},
+    edge::{self, Edge},
+    lifecycle::{Estate, Gateway, Rules},
+    policy::Policies,
+    tasks::Tasks,
+    telemetry::{self, Telemetry},
+};
+
+/// What to serve, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `upstreams.toml`.
+    pub config: PathBuf,
+    /// Take the listening sockets over from the process that runs.
+    pub upgrade: bool,
+    /// A folder of our own, for the socket of an upgrade.
+    pub run_directory: PathBuf,
+    /// What is logged: the grammar of `RUST_LOG`.
+    pub log: String,
+}
+
+/// Why the gateway does not run, or ran and ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Something is wrong with the configuration or the policies; all of it is told.
+    #[error("{0}")]
+    Config(Report),
+    /// The journal cannot be used, so nothing may be served.
+    #[error("the journal cannot be used: {0}")]
+    Journal(#[from] OpenFault),
+    /// A part could not be built.
+    #[error("{0}")]
+    Part(String),
+    /// The listeners.
+    #[error(transparent)]
+    Edge(#[from] edge::Failure),
+    /// Not all of the journal is known to be on the disk.
+    #[error("the journal could not be closed: the last records may be missing")]
+    JournalNotClosed,
+}
+
+/// Serves until told to end (SIGTERM), then finishes what has begun and closes the journal. Blocks; call it outside of
+/// any runtime.
+///
+/// # Errors
+/// Every [`Failure`].
+pub fn serve(options: &Options) -> Result<(), Failure> {
+    let environment = Environment::process();
+    let config = Arc::new(config::load(&options.config, &environment).map_err(Failure::Config)?);
+    let rules = rules(&config).map_err(Failure::Config)?;
+    let telemetry = Telemetry::start(&config.telemetry, &options.log).map_err(Failure::Part)?;
+    let journal = Arc::new(Journal::open(&config.audit)?);
+    let policy_set = Arc::clone(rules.policies.digest());
+    let estate = Estate::build(Arc::clone(&config), rules).map_err(Failure::Part)?;
+    let metadata = Arc::new(ArcSwap::from_pointee(estate.metadata()));
+    let tasks = Tasks::default();
+    let gateway =
+        Arc::new(Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone()));
+
+    let (draining, drains) = watch::channel(false);
+    let background = work(Arc::clone(&gateway), config.digest.clone(), policy_set);
+    let served = edge::run(Edge {
+        pages: admin::pages(readiness(&gateway, drains), || telemetry::metrics::render(telemetry::metrics())),
+        gateway,
+        config,
+        metadata,
+        tasks,
+        draining,
+        background: vec![Box::pin(background)],
+        run_directory: options.run_directory.clone(),
+        upgrade: options.upgrade,
+    });
+    let closed = close(&journal);
+    telemetry.stop();
+    served?;
+    if closed { Ok(()) } else { Err(Failure::JournalNotClosed) }
+}
+
+/// What `policies/` says, checked.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn rules(config: &Config) -> Result<Rules, Report> {
+    let folder = &config.gateway.policies;
+    let (policies, ceilings) = (Policies::load(folder), Ceilings::load(folder));
+    match (policies, ceilings) {
+        (Ok(policies), Ok(ceilings)) => Ok(Rules { policies, ceilings }),
+        (policies, ceilings) => {
+            let mut report = Report::default();
+            for problem in policies.err().into_iter().chain(ceilings.err()).flatten() {
+                report.push(problem);
+            }
+            Err(report)
+        }
+    }
+}
+
+/// Everything that goes on beside the listeners.
+async fn work(gateway: Arc<Gateway>, config_digest: String, policy_set: Arc<str>) {
+    let start = record::Start { version: env!("CARGO_PKG_VERSION"), config: &config_digest, policy_set: &policy_set };
+    if let Err(refusal) = gateway.journal().write(&start).await {
+        tracing::error!(why = %refusal.inside(), "the start could not be recorded");
+    }
+    gateway.keep_catalogue();
+}
+
+fn readiness(gateway: &Arc<Gateway>, drains: watch::Receiver<bool>) -> admin::Readiness {
+    let (journal, keys) = (Arc::clone(gateway), Arc::clone(gateway));
+    admin::Readiness::new(drains)
+        .with("journal", move || {
+            (!journal.journal().healthy()).then_some(Cow::Borrowed("the journal cannot be written"))
+        })
+        .with("issuer_keys", move || {
+            let ready = keys.estate().identity.ready(clock::now());
+            (!ready).then_some(Cow::Borrowed("no issuer's keys are known"))
+        })
+}
+
+/// Seals the journal, on a runtime of its own: those of the edge have ended.
+fn close(journal: &Journal) -> bool {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return false };
+    runtime.block_on(async {
+        let stopped = journal.write(&record::Stop { reason: "told to end" }).await.is_ok();
+        journal.close().await && stopped
+    })
+}
