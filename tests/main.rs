@@ -16,4 +16,5 @@
 mod config;
 mod harness;
 mod peers;
+mod request;
 mod tidy;
