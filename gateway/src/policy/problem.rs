@@ -29,7 +29,7 @@ pub struct Problem {
     message: String,
     help: Option<String>,
     severity: Severity,
-    source: Option<NamedSource<Arc<String>>>,
+    source: Option<Box<NamedSource<Arc<String>>>>,
     labels: Vec<LabeledSpan>,
 }
 
@@ -44,7 +44,7 @@ impl Problem {
     #[must_use]
     pub fn at(source: &Source, span: Option<SourceSpan>, message: String) -> Self {
         Self {
-            source: Some(NamedSource::new(&source.file, Arc::clone(&source.text))),
+            source: Some(Box::new(NamedSource::new(&source.file, Arc::clone(&source.text)))),
             labels: span.map(|span| LabeledSpan::new_with_span(None, span)).into_iter().collect(),
             ..Self::new(message)
         }
@@ -106,7 +106,7 @@ impl Diagnostic for Problem {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.source.as_ref().map(|source| -> &dyn SourceCode { source })
+        self.source.as_deref().map(|source| -> &dyn SourceCode { source })
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
