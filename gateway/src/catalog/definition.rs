@@ -285,7 +285,8 @@ fn find_mirrors(
 
 /// An annotation below `keyword` applies to some arguments and not to others, so no header could mirror it.
 fn refuse_mirrors(value: &serde_json::Value, keyword: &str) -> Result<(), DefinitionFault> {
-    let names_below = matches!(keyword, "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas");
+    let names_below =
+        matches!(keyword, "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas");
     if let Some(members) = value.as_object() {
         for (member, below) in members {
             if !names_below && member == ANNOTATION {
@@ -354,8 +355,7 @@ fn digest_of(root: json::Value<'_>) -> digest::Digest {
 fn write_canonical(value: json::Value<'_>, out: &mut Vec<u8>) {
     match value.kind() {
         Kind::Object => {
-            let mut members: Vec<_> =
-                value.members().filter_map(|(name, value)| Some((name.text()?, value))).collect();
+            let mut members: Vec<_> = value.members().filter_map(|(name, value)| Some((name.text()?, value))).collect();
             members.sort_by(|(left, _), (right, _)| utf16_order(left, right));
             out.push(b'{');
             for (name, value) in members {
@@ -403,3 +403,177 @@ const HEADER_BYTES_MAX: usize = 128;
 
 /// Depth 32 for a schema, one more for the definition around it.
 const BOUNDS: Bounds = Bounds { depth_max: 33, values_max: 20_000, name_bytes_max: 256, number_chars_max: 64 };
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::{DefinitionFault, MirrorKind, ToolDefinition, matches};
+    use crate::{
+        config::Durability,
+        policy::fixtures::{tool_rule, upstream},
+    };
+
+    fn read(definition: &str) -> Result<ToolDefinition, DefinitionFault> {
+        ToolDefinition::read(&upstream("crm", vec![]), Bytes::from(definition.to_owned()))
+    }
+
+    fn with_schema(schema: &Value) -> Result<ToolDefinition, DefinitionFault> {
+        read(&json!({ "name": "t", "inputSchema": schema }).to_string())
+    }
+
+    #[test]
+    fn a_definition_that_cannot_be_stood_for_is_left_out() {
+        let check = |definition: &str, expect: &str| {
+            assert_eq!(read(definition).unwrap_err().to_string(), expect, "{definition}");
+        };
+        check("[]", "`name` is missing or malformed");
+        check(r#"{"name":"","inputSchema":{"type":"object"}}"#, "`name` is missing or malformed");
+        check(r#"{"name":"a\nb","inputSchema":{"type":"object"}}"#, "`name` is missing or malformed");
+        check(
+            r#"{"name":"t","name":"u","inputSchema":{"type":"object"}}"#,
+            "not valid JSON: a member name is there twice",
+        );
+        check(r#"{"name":"t"}"#, "`inputSchema` is missing or malformed");
+        check(r#"{"name":"t","inputSchema":{}}"#, "`inputSchema` is missing or malformed");
+        check(
+            r#"{"name":"t","inputSchema":{"type":"object"},"description":1}"#,
+            "`description` is missing or malformed",
+        );
+        check(
+            &json!({"name": "t", "inputSchema": {"type": "object"}, "description": "x".repeat(9000)}).to_string(),
+            "`description` is too large",
+        );
+        check(
+            &json!({"name": "t", "inputSchema": {"type": "object", "title": "x".repeat(70_000)}}).to_string(),
+            "`inputSchema` is too large",
+        );
+        let reserved = Bytes::from_static(br#"{"name":"call","inputSchema":{"type":"object"}}"#);
+        let tools = upstream("tools", vec![]);
+        assert_eq!(ToolDefinition::read(&tools, reserved).unwrap_err(), DefinitionFault::NameReserved);
+    }
+
+    #[test]
+    fn a_header_is_asked_for_by_the_rules_or_the_tool_is_left_out() {
+        let header = |name: &str, kind: &str| json!({ "type": kind, "x-mcp-header": name });
+        let tool = with_schema(&json!({ "type": "object", "properties": {
+            "region": header("Region", "string"),
+            "deep": { "type": "object", "properties": { "dry": header("Dry-Run", "boolean") } },
+            "x-mcp-header": { "type": "array" },
+            "example": { "default": { "x-mcp-header": "not a keyword here" } },
+        } }))
+        .unwrap();
+        let found: Vec<_> = tool.mirrors.iter().map(|mirror| (mirror.header.as_str(), mirror.path.join("."))).collect();
+        assert_eq!(found, [("Region", "region".to_owned()), ("Dry-Run", "deep.dry".to_owned())]);
+        assert_eq!(tool.mirrors[1].kind, MirrorKind::Boolean);
+
+        let check = |properties: Value, rule: &str| {
+            let fault = with_schema(&json!({ "type": "object", "properties": properties })).unwrap_err();
+            assert!(matches!(&fault, DefinitionFault::HeaderMalformed(_, got) if *got == rule), "{fault}");
+        };
+        for name in ["", "a b", "a\r\nb", "ä", "a:b"] {
+            check(json!({ "x": header(name, "string") }), "not a token (RFC 9110 §5.6.2)");
+        }
+        check(json!({ "x": { "type": "string", "x-mcp-header": 5 } }), "not a token (RFC 9110 §5.6.2)");
+        for kind in ["number", "array", "object", "null"] {
+            check(json!({ "x": header("X", kind) }), "not an integer, a string or a boolean");
+        }
+        check(json!({ "x": { "x-mcp-header": "X" } }), "not an integer, a string or a boolean");
+        check(
+            json!({ "a": header("Same", "string"), "b": header("sAME", "string") }),
+            "another property has the same header",
+        );
+        for keyword in ["items", "additionalProperties", "not", "if"] {
+            check(json!({ "x": { keyword: header("X", "string") } }), "not reachable by `properties` alone");
+        }
+        check(json!({ "x": { "anyOf": [header("X", "string")] } }), "not reachable by `properties` alone");
+        check(
+            json!({ "x": { "patternProperties": { "a": header("X", "string") } } }),
+            "not reachable by `properties` alone",
+        );
+        check(
+            json!({ "x": { "items": { "properties": { "y": header("X", "string") } } } }),
+            "not reachable by `properties` alone",
+        );
+        let root = with_schema(&json!({ "type": "object", "x-mcp-header": "X" })).unwrap_err();
+        assert!(matches!(root, DefinitionFault::HeaderMalformed(_, "not on a property")));
+    }
+
+    #[test]
+    fn the_digest_changes_with_what_is_decided_by_and_with_nothing_else() {
+        let digest = |definition: &str| read(definition).unwrap().digest;
+        let base = digest(r#"{"name":"t","description":"d","inputSchema":{"type":"object","title":"x"}}"#);
+        let same = [
+            r#"{ "inputSchema": {"title":"\u0078","type":"object"}, "description":"d", "name":"t" }"#,
+            r#"{"name":"t","description":"d","inputSchema":{"type":"object","title":"x"},"icons":[]}"#,
+        ];
+        for definition in same {
+            assert_eq!(digest(definition), base, "{definition}");
+        }
+        let other = [
+            r#"{"name":"u","description":"d","inputSchema":{"type":"object","title":"x"}}"#,
+            r#"{"name":"t","description":"D","inputSchema":{"type":"object","title":"x"}}"#,
+            r#"{"name":"t","description":"d","inputSchema":{"type":"object","title":"y"}}"#,
+            r#"{"name":"t","description":"d","inputSchema":{"type":"object","title":"x"},"annotations":{"readOnlyHint":true}}"#,
+        ];
+        for definition in other {
+            assert_ne!(digest(definition), base, "{definition}");
+        }
+    }
+
+    #[test]
+    fn rules_add_up_and_durability_only_rises() {
+        let rule = |pattern: &str, tags: &[&str], requires: &[&str], durability| {
+            let mut rule = tool_rule(pattern, tags, requires);
+            rule.durability = durability;
+            rule
+        };
+        let rules = vec![
+            rule("*", &["all"], &["base"], Some(Durability::Fsync)),
+            rule("create_*", &["write", "all"], &["more", "base"], Some(Durability::Os)),
+            rule("other", &["never"], &[], None),
+        ];
+        let definition = Bytes::from_static(br#"{"name":"create_order","inputSchema":{"type":"object"}}"#);
+        let tool = ToolDefinition::read(&upstream("crm", rules), definition.clone()).unwrap();
+        assert_eq!((tool.tags.join(" "), tool.requires.join(" ")), ("all write".to_owned(), "base more".to_owned()));
+        assert_eq!(tool.durability, Some(Durability::Fsync));
+        let plain = ToolDefinition::read(&upstream("crm", vec![]), definition.clone()).unwrap();
+        assert_ne!(tool.key, plain.key);
+        assert_eq!(tool.digest, plain.digest);
+        let slash = upstream("crm", vec![rule("*", &["crm/other"], &[], None)]);
+        assert!(matches!(ToolDefinition::read(&slash, definition), Err(DefinitionFault::TagMalformed(_))));
+    }
+
+    #[test]
+    fn a_star_stands_for_any_run() {
+        let check = |pattern: &str, name: &str, expect| assert_eq!(matches(pattern, name), expect, "{pattern} {name}");
+        check("*", "", true);
+        check("", "", true);
+        check("", "a", false);
+        check("create_*", "create_", true);
+        check("create_*", "recreate_x", false);
+        check("*_x", "a_x_x", true);
+        check("a*b*c", "a-b-b-c", true);
+        check("a*b*c", "acb", false);
+        check("a*a", "a", false);
+        check("Create", "create", false);
+    }
+
+    proptest! {
+        #[test]
+        fn matching_is_that_of_the_plain_definition(pattern in "[ab*]{0,6}", name in "[ab]{0,6}") {
+            fn plain(pattern: &[u8], name: &[u8]) -> bool {
+                match (pattern.split_first(), name.split_first()) {
+                    (None, None) => true,
+                    (Some((b'*', rest)), _) if plain(rest, name) => true,
+                    (Some((b'*', _)), Some((_, after))) => plain(pattern, after),
+                    (Some((want, rest)), Some((got, after))) => want == got && plain(rest, after),
+                    (Some(_), None) | (None, Some(_)) => false,
+                }
+            }
+            prop_assert_eq!(matches(&pattern, &name), plain(pattern.as_bytes(), name.as_bytes()));
+        }
+    }
+}

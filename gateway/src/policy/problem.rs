@@ -81,6 +81,12 @@ impl Problem {
         self
     }
 
+    /// Where it stands among others: by file, place and text, whatever order they were found in.
+    pub(super) fn order(&self) -> (String, usize, String) {
+        let file = self.source.as_ref().map(|source| source.name().to_owned()).unwrap_or_default();
+        (file, self.labels.first().map_or(0, LabeledSpan::offset), self.message.clone())
+    }
+
     /// Whether the policies must not be used.
     #[must_use]
     pub fn is_error(&self) -> bool {
