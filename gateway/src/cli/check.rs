@@ -1,6 +1,6 @@
 //! `tollgate check`.
 
-use std::{fmt, io::Write, path::Path};
+use std::{fmt, io::Write, path::Path, sync::Arc};
 
 use clap::Args;
 use miette::{Diagnostic, Severity};
@@ -13,6 +13,7 @@ use crate::{
     ceiling::Ceilings,
     config::{self, Config, Environment, Report, UpstreamId},
     policy::{Policies, check::Estate, load},
+    state::Rates,
 };
 
 /// Reads everything, changes nothing, and tells all that is wrong at once.
@@ -83,7 +84,8 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
 
 /// All that is wrong in the folder; the policies where nothing is wrong with them.
 fn read_policies(folder: &Path, report: &mut Report) -> Option<Policies> {
-    let ceilings = Ceilings::load(folder);
+    let ceilings = load::source(folder, "ceilings.toml")
+        .and_then(|source| Ceilings::parse(source.as_ref(), Arc::new(Rates::new(COUNTERS_MAX))));
     for problem in ceilings.err().into_iter().flatten() {
         report.push(problem);
     }
@@ -147,3 +149,6 @@ impl Diagnostic for Warning {
         Some(Box::new(self.help))
     }
 }
+
+/// Nothing is counted here.
+const COUNTERS_MAX: usize = 1;
