@@ -19,7 +19,8 @@ use crate::{
     config::{self, Config, Environment, Report},
     edge::{self, Edge},
     lifecycle::{Estate, Gateway, Rules},
-    policy::Policies,
+    policy::{Policies, load},
+    state::Rates,
     tasks::Tasks,
     telemetry::{self, Telemetry},
 };
@@ -65,15 +66,15 @@ pub enum Failure {
 pub fn serve(options: &Options) -> Result<(), Failure> {
     let environment = Environment::process();
     let config = Arc::new(config::load(&options.config, &environment).map_err(Failure::Config)?);
-    let rules = rules(&config).map_err(Failure::Config)?;
+    let rates = Arc::new(Rates::new(RATE_KEYS_MAX));
+    let rules = rules(&config, &rates).map_err(Failure::Config)?;
     let telemetry = Telemetry::start(&config.telemetry, &options.log).map_err(Failure::Part)?;
     let journal = Arc::new(Journal::open(&config.audit)?);
     let policy_set = Arc::clone(rules.policies.digest());
     let estate = Estate::build(Arc::clone(&config), rules).map_err(Failure::Part)?;
     let metadata = Arc::new(ArcSwap::from_pointee(estate.metadata()));
     let tasks = Tasks::default();
-    let gateway =
-        Arc::new(Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone()));
+    let gateway = Arc::new(Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone()));
 
     let (draining, drains) = watch::channel(false);
     let background = work(Arc::clone(&gateway), config.digest.clone(), policy_set);
@@ -98,9 +99,11 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn rules(config: &Config) -> Result<Rules, Report> {
+pub fn rules(config: &Config, rates: &Arc<Rates>) -> Result<Rules, Report> {
     let folder = &config.gateway.policies;
-    let (policies, ceilings) = (Policies::load(folder), Ceilings::load(folder));
+    let ceilings =
+        load::source(folder, CEILINGS).and_then(|source| Ceilings::parse(source.as_ref(), Arc::clone(rates)));
+    let policies = Policies::load(folder);
     match (policies, ceilings) {
         (Ok(policies), Ok(ceilings)) => Ok(Rules { policies, ceilings }),
         (policies, ceilings) => {
@@ -142,3 +145,9 @@ fn close(journal: &Journal) -> bool {
         journal.close().await && stopped
     })
 }
+
+/// The file of the ceilings, beside the policies.
+const CEILINGS: &str = "ceilings.toml";
+
+/// Callers that the ceilings count apart at once; beyond that the least recent are forgotten first.
+const RATE_KEYS_MAX: usize = 100_000;

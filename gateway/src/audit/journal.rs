@@ -32,6 +32,7 @@ use super::{
     writer::{Entry, Message, Rules, Writer, Written, stamp},
 };
 use crate::{
+    ceiling::Admission,
     clock,
     config::{Audit, Durability},
     refusal::Refusal,
@@ -52,6 +53,8 @@ use crate::{
 #[must_use = "a call that was recorded is forwarded, or its outcome says that it was not"]
 pub struct Receipt {
     id: Uuid,
+    /// What the ceilings gave is held until the call ends, because the receipt is.
+    _admission: Admission,
 }
 
 impl Receipt {
@@ -59,6 +62,25 @@ impl Receipt {
     #[must_use]
     pub const fn id(&self) -> Uuid {
         self.id
+    }
+}
+
+/// An intent on its way to the disk.
+#[derive(Debug)]
+#[must_use = "nothing may be forwarded before the record is durable"]
+pub struct Committing<W> {
+    id: Uuid,
+    written: W,
+}
+
+impl<W: Future<Output = Result<(), Refusal>>> Committing<W> {
+    /// Waits until the record is durable, and takes over the admission of the call that it is about.
+    ///
+    /// # Errors
+    /// [`Refusal::AuditUnavailable`]; the admission is given back.
+    pub async fn receipt(self, admission: Admission) -> Result<Receipt, Refusal> {
+        self.written.await?;
+        Ok(Receipt { id: self.id, _admission: admission })
     }
 }
 
@@ -142,20 +164,16 @@ impl Journal {
 
     /// Writes down that a call is about to be forwarded. `durability` can only raise what the configuration asks for.
     ///
-    /// # Errors
-    /// [`Refusal::AuditUnavailable`] where the record is not durable within the configured time: nothing may be
-    /// forwarded then. Where the caller goes away meanwhile, the journal itself records that nothing was.
+    /// What comes back gives the receipt, or [`Refusal::AuditUnavailable`] where the record is not durable within the
+    /// configured time: nothing may be forwarded then. Where the caller goes away meanwhile, the journal itself records that nothing was.
     pub fn commit(
         &self,
         id: Uuid,
         intent: &Intent<'_>,
         durability: Durability,
-    ) -> impl Future<Output = Result<Receipt, Refusal>> + Send + use<'_> {
+    ) -> Committing<impl Future<Output = Result<(), Refusal>> + Send + use<'_>> {
         let waiting = self.send(id, intent, durability.max(self.durability));
-        async move {
-            waiting?.written().await?;
-            Ok(Receipt { id })
-        }
+        Committing { id, written: async move { waiting?.written().await } }
     }
 
     /// Writes something down and waits until it is durable: configuration, policy, start, stop.

@@ -24,6 +24,7 @@ use super::{
     verify::{Fault, FaultKind, Report, verify},
 };
 use crate::{
+    ceiling::admission,
     clock::Timestamp,
     config::{ArgumentRecord, Audit, Durability},
     identity::{Agent, Authentication, Identity, User},
@@ -257,7 +258,8 @@ fn records(folder: &Path) -> Vec<Value> {
 
 async fn call(journal: &Journal, name: &str) -> Result<Uuid, Refusal> {
     let identity = identity("alice");
-    let receipt = journal.commit(new_id(), &intent(&identity, name, &["w"]), Durability::Os).await?;
+    let receipt =
+        journal.commit(new_id(), &intent(&identity, name, &["w"]), Durability::Os).receipt(admission()).await?;
     Ok(receipt.id())
 }
 
@@ -705,7 +707,7 @@ async fn calls_are_found_by_who_what_when_and_how_they_ended() {
         [(&alice, "create", Some(Ending::Ok)), (&alice, "delete", Some(Ending::ToolError)), (&bob, "create", None)]
     {
         let id = new_id();
-        let receipt = journal.commit(id, &intent(who, tool, &[]), Durability::Os).await.unwrap();
+        let receipt = journal.commit(id, &intent(who, tool, &[]), Durability::Os).receipt(admission()).await.unwrap();
         if let Some(ending) = ending {
             assert!(journal.note(receipt.id(), &outcome(ending)));
         }

@@ -195,6 +195,17 @@ fn whole_ms(span: Duration) -> u64 {
     u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
+/// An admission to nothing in particular, for the tests of later stages.
+#[cfg(test)]
+pub(crate) fn admission() -> Admission {
+    use crate::policy::{Policies, Source, fixtures};
+    let all = vec![Source::new("all.cedar", "permit(principal, action, resource);")];
+    let (who, tools) = (fixtures::caller("alice", None, &[], &[]), fixtures::demo());
+    let tool = fixtures::named(&tools, "notes/read_note");
+    let permit = Policies::parse(all).unwrap().decide(&who, &tool, None, fixtures::NOON).unwrap();
+    Ceilings::parse(None, Arc::new(Rates::new(1))).unwrap().admit(permit, &who, &tool, fixtures::NOON).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -129,7 +129,12 @@ impl Authenticator {
         (now < verified.until && verified.keys.generation() == verified.generation).then_some(verified)
     }
 
-    async fn verify(&self, text: &str, audiences: &[impl AsRef<str> + Sync], now: Timestamp) -> Result<Verified, Refusal> {
+    async fn verify(
+        &self,
+        text: &str,
+        audiences: &[impl AsRef<str> + Sync],
+        now: Timestamp,
+    ) -> Result<Verified, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
         let keys = self

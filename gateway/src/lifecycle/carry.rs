@@ -24,7 +24,6 @@ use crate::{
     },
     bridge::Tracked,
     catalog::Target,
-    ceiling::Admission,
     clock,
     exchange::Grant,
     identity::Identity,
@@ -64,8 +63,8 @@ pub(super) struct Carriage {
     pub(super) traceparent: String,
     /// When the call set out.
     pub(super) departed: Instant,
-    /// Room in the ceilings and in the gateway, given back when the call ends.
-    pub(super) held: (Admission, OwnedSemaphorePermit),
+    /// Room in the gateway, given back when the call ends.
+    pub(super) _room: OwnedSemaphorePermit,
 }
 
 /// Why the carriage stopped waiting.

@@ -34,7 +34,7 @@ impl Gateway {
         &self,
         estate: &Estate,
         trail: &Trail,
-        (admission, grant): (&Admission, &Grant),
+        (admission, grant): (Admission, &Grant),
         call: &Call,
     ) -> Result<Receipt, Refusal> {
         let target = trail.target.as_ref().ok_or(Refusal::Bug("a record of a call without a target"))?;
@@ -76,7 +76,7 @@ impl Gateway {
             };
             self.journal.commit(trail.id, &intent, durability)
         });
-        commit.await
+        commit.receipt(admission).await
     }
 
     fn argument_digest(&self, estate: &Estate, call: &Call) -> Option<String> {

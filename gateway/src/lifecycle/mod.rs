@@ -212,7 +212,7 @@ impl Gateway {
         let grant = estate.exchange.mint(identity, peer.settings(), &target.tool.mints, now).await?;
         let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
-        let receipt = self.record(estate, trail, (&admission, &grant), &call).await?; // durable, or we stop here
+        let receipt = self.record(estate, trail, (admission, &grant), &call).await?; // durable, or we stop here
 
         let Some(asked) = trail.asked.take() else { return Err(Refusal::Bug("a call that was not read")) };
         let client = asked.operation.client(&names::span("tools/call", Some(&target.tool.name)));
@@ -234,7 +234,7 @@ impl Gateway {
             asker,
             target,
             tracked,
-            held: (admission, room),
+            _room: room,
         };
         // From here on the work belongs to its record, not to the client's connection.
         carriage.depart(&self.tasks, receipt, grant).await

@@ -35,6 +35,7 @@ pub(crate) fn upstream(id: &str, tools: Vec<ToolRule>) -> Upstream {
         discovery: None,
         ca: None,
         client_certificate: None,
+        insecure_http: false,
         refresh: Duration::from_secs(60),
         tools,
     }

@@ -153,6 +153,8 @@ pub struct Reply {
     peer: Arc<Peer>,
     session: Option<Arc<Session>>,
     grant: Grant,
+    /// Spent, and held until the call ends: with it goes the room in the ceilings.
+    _receipt: Receipt,
 }
 
 impl Peer {
@@ -213,6 +215,7 @@ impl Peer {
             peer: Arc::clone(self),
             session: sent.session,
             grant,
+            _receipt: receipt,
         }))
     }
 
