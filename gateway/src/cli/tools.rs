@@ -24,6 +24,8 @@ use crate::{
     upstream::{Peer, Upstreams},
 };
 
+/// List the tools of the upstreams, in the form that `--tools` reads.
+///
 /// Asks every upstream, with the gateway's own credential.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
