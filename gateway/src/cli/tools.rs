@@ -149,7 +149,8 @@ fn of_upstreams(config: &Config) -> Result<Known, Failure> {
 async fn ask(peer: Arc<Peer>, exchange: Arc<Exchange>) -> Result<crate::upstream::Read, String> {
     let read = async {
         let grant = exchange.service(peer.settings(), clock::now()).await?;
-        peer.read(&grant).await
+        // Large; kept off the future that waits for it.
+        Box::pin(peer.read(&grant)).await
     };
     match tokio::time::timeout(ASK_MAX, read).await {
         Ok(read) => read.map_err(|refusal| format!("{}: {}", refusal.code(), refusal.inside())),
