@@ -18,6 +18,8 @@ use crate::{
     secret::Secret,
 };
 
+/// Prove that nothing in a journal was changed, removed, reordered or cut off, or name the first bad record.
+///
 /// Works offline, changes nothing, and may run beside the gateway.
 ///
 /// Records are proved by the key of the chain. That no tail is missing is proved only by checkpoints that were kept
@@ -87,7 +89,7 @@ fn anchored(file: &Path) -> Result<Vec<Checkpoint>, Failure> {
 fn render(report: &Report, anchors: usize, out: &mut impl Write) -> io::Result<()> {
     for lane in &report.lanes {
         let (name, records, segments, checkpoints) = (&lane.lane, lane.records, lane.segments, lane.checkpoints);
-        writeln!(out, "{name}: {records} records in {segments} segments, {checkpoints} checkpoints")?;
+        writeln!(out, "{name}: records {records}, segments {segments}, checkpoints {checkpoints}")?;
         if lane.recoveries > 0 {
             writeln!(out, "  resumed {} times after a crash or a failing disk", lane.recoveries)?;
         }

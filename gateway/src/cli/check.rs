@@ -16,6 +16,8 @@ use crate::{
     state::Rates,
 };
 
+/// Say everything that is wrong in `upstreams.toml` and the policies.
+///
 /// Reads everything, changes nothing, and tells all that is wrong at once.
 ///
 /// Policies are typed against the tools that the upstreams offer: a policy that names a tool or an argument that does
@@ -26,7 +28,7 @@ pub(super) struct Arguments {
     config: ConfigFile,
     #[command(flatten)]
     from: tools::From,
-    /// Contact nobody: policies that name tools are then not typed, except with `--tools`.
+    /// Contact nobody: policies are then read but not typed, except with `--tools`.
     #[arg(long)]
     offline: bool,
     /// This machine is not the gateway's, as in CI: take secrets and certificates for granted, and contact nobody.
@@ -62,7 +64,9 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
         None => None,
     };
     if let (Some(config), Some(policies)) = (&config, &policies) {
-        type_policies(config, policies, known.as_ref(), &mut report);
+        if let Some(known) = &known {
+            type_policies(config, policies, known, &mut report);
+        }
         let tests = load::sources(&folder, ".test.toml");
         let run = tests.and_then(|tests| policies.test(&tests, known.as_ref().map_or(&[], |known| &known.tools)));
         for problem in run.err().into_iter().flatten() {
@@ -117,18 +121,11 @@ fn known(arguments: &Arguments, config: &Config, report: &mut Report) -> Result<
     Ok(Some(known))
 }
 
-fn type_policies(config: &Config, policies: &Policies, known: Option<&Known>, report: &mut Report) {
+fn type_policies(config: &Config, policies: &Policies, known: &Known, report: &mut Report) {
     let upstreams: Vec<UpstreamId> = config.upstreams.keys().cloned().collect();
-    let unread = match known {
-        Some(known) => known.unread.iter().map(|(id, _)| id.clone()).collect(),
-        None => upstreams.clone(),
-    };
-    let tools = known.map_or(&[][..], |known| &known.tools);
-    for problem in policies.check(&Estate { upstreams: &upstreams, tools, unread: &unread }) {
-        // Who asked for nobody to be contacted need not be told about every policy that this leaves open.
-        if known.is_some() || problem.is_error() {
-            report.push(problem);
-        }
+    let unread: Vec<UpstreamId> = known.unread.iter().map(|(id, _)| id.clone()).collect();
+    for problem in policies.check(&Estate { upstreams: &upstreams, tools: &known.tools, unread: &unread }) {
+        report.push(problem);
     }
 }
 

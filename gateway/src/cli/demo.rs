@@ -7,6 +7,8 @@ use clap::Args;
 use super::{Answer, Failure, runtime, serve};
 use crate::{demo::Estate, serve::Options};
 
+/// Start an estate of your own on this machine and walk through what the gateway does with calls.
+///
 /// Needs nothing: an issuer, two MCP servers and the gateway run on loopback, everything in a temporary folder.
 ///
 /// After the walk the gateway goes on serving, with what to paste into a real client, until SIGINT or SIGTERM.

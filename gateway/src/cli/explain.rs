@@ -16,6 +16,8 @@ use crate::{
     secret::Secret,
 };
 
+/// Say how a call would be decided, and by which policies.
+///
 /// Decides a call as the gateway would, and says which policies were looked at and what each of them said.
 ///
 /// The caller is whoever the options say: no token is needed, and nothing is called.

@@ -26,7 +26,7 @@ use crate::config::{Colour, Environment, Report};
 /// A federated gateway for the Model Context Protocol: one authenticated, authorised, audited door in front of an
 /// estate of MCP servers.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version, after_help = AFTER_HELP, propagate_version = true, max_term_width = 100)]
+#[command(name = "tollgate", version, after_help = AFTER_HELP, propagate_version = true)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -34,20 +34,14 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the gateway.
     Serve(serve::Arguments),
-    /// Say everything that is wrong in `upstreams.toml` and the policies.
     Check(check::Arguments),
-    /// Run the policy tests: `*.test.toml` in the policies' folder.
     Test(test::Arguments),
-    /// Say how a call would be decided, and by which policies.
     Explain(explain::Arguments),
-    /// List the tools of the upstreams, in the form that `--tools` reads.
     Tools(tools::Arguments),
     /// Prove the journal, or ask it.
     #[command(subcommand)]
     Audit(Audit),
-    /// Start an estate of your own on this machine and walk through what the gateway does with calls.
     Demo(demo::Arguments),
     /// Print the version.
     Version,
@@ -55,9 +49,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Audit {
-    /// Prove that nothing in a journal was changed, removed, reordered or cut off, or name the first bad record.
     Verify(audit::Arguments),
-    /// Print who called what and what came of it, one JSON object a line.
     Show(show::Arguments),
 }
 

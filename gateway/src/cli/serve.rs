@@ -10,6 +10,8 @@ use clap::Args;
 use super::{Answer, ConfigFile, Failure};
 use crate::serve::{self, Options};
 
+/// Run the gateway.
+///
 /// Serves until SIGTERM or SIGINT, then finishes what has begun; a second one ends at once.
 ///
 /// Changes of the configuration, the policies and the certificates are taken over while it runs. What is wrong is

@@ -13,6 +13,8 @@ use crate::{
     clock::{self, Timestamp},
 };
 
+/// Print who called what and what came of it, one JSON object a line.
+///
 /// Joins each call with its outcome and prints those that match everything that is given.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]

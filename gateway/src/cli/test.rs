@@ -10,6 +10,8 @@ use crate::{
     policy::{Policies, Problem, load},
 };
 
+/// Run the policy tests: `*.test.toml` in the policies' folder.
+///
 /// Each case says who calls which tool with which arguments, and how the call should be decided. Decisions are those
 /// that the gateway makes.
 #[derive(Debug, Args)]

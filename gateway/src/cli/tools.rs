@@ -24,6 +24,8 @@ use crate::{
     upstream::{Peer, Upstreams},
 };
 
+/// List the tools of the upstreams, in the form that `--tools` reads.
+///
 /// Asks every upstream, with the gateway's own credential.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -147,7 +149,8 @@ fn of_upstreams(config: &Config) -> Result<Known, Failure> {
 async fn ask(peer: Arc<Peer>, exchange: Arc<Exchange>) -> Result<crate::upstream::Read, String> {
     let read = async {
         let grant = exchange.service(peer.settings(), clock::now()).await?;
-        peer.read(&grant).await
+        // Large; kept off the future that waits for it.
+        Box::pin(peer.read(&grant)).await
     };
     match tokio::time::timeout(ASK_MAX, read).await {
         Ok(read) => read.map_err(|refusal| format!("{}: {}", refusal.code(), refusal.inside())),
