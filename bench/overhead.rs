@@ -1,0 +1,2 @@
+//! What does each stage cost, in instructions?
+fn main() {}
