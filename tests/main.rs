@@ -13,6 +13,8 @@
     reason = "tests may panic, read clocks and talk to the terminal"
 )]
 
+mod config;
 mod harness;
 mod peers;
+mod request;
 mod tidy;

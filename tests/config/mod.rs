@@ -92,7 +92,8 @@ fn wrong_grants_are_all_told_and_no_secret_is_shown() {
 
 #[test]
 fn the_shipped_estate_is_accepted() {
-    let config = config::load(&root().join("upstreams.toml"), &environment()).unwrap_or_else(|report| panic!("{report}"));
+    let config =
+        config::load(&root().join("upstreams.toml"), &environment()).unwrap_or_else(|report| panic!("{report}"));
     let ids: Vec<&str> = config.upstreams.keys().map(config::UpstreamId::as_str).collect();
     assert_eq!(ids, ["crm", "notes"]);
     let crm = config.upstreams.values().next().unwrap();
@@ -142,7 +143,9 @@ grant = { strategy = "static_secret", header = "x-api-key", value = { file = "se
 #[test]
 fn a_secret_file_is_read_and_its_last_newline_is_not() {
     let config = load(MINIMAL, &[("secret", "abc\n", 0o600)]).unwrap();
-    let Grant::StaticSecret { value, .. } = &config.upstreams.values().next().unwrap().grant else { panic!("other grant") };
+    let Grant::StaticSecret { value, .. } = &config.upstreams.values().next().unwrap().grant else {
+        panic!("other grant")
+    };
     assert_eq!(value.expose(), "abc");
 }
 
@@ -155,8 +158,12 @@ fn a_secret_file_that_everybody_may_read_is_refused() {
 fn a_certificate_without_its_own_key_is_refused() {
     let pair = || rcgen_pair();
     let ((certificate, key), (_, other)) = (pair(), pair());
-    let text = MINIMAL.replace("listen = \"127.0.0.1:8443\"", "listen = \"0.0.0.0:8443\"\ntls = { certificate = \"c\", key = \"k\" }");
-    let files = |key: &str, mode: u32| load(&text, &[("secret", "abc", 0o600), ("c", &certificate, 0o644), ("k", key, mode)]);
+    let text = MINIMAL.replace(
+        "listen = \"127.0.0.1:8443\"",
+        "listen = \"0.0.0.0:8443\"\ntls = { certificate = \"c\", key = \"k\" }",
+    );
+    let files =
+        |key: &str, mode: u32| load(&text, &[("secret", "abc", 0o600), ("c", &certificate, 0o644), ("k", key, mode)]);
     assert!(files(&key, 0o600).unwrap().gateway.tls.is_some());
     insta::assert_snapshot!("key_of_another_certificate", files(&other, 0o600).unwrap_err());
     insta::assert_snapshot!("key_that_everybody_may_read", files(&key, 0o644).unwrap_err());

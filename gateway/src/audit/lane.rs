@@ -118,6 +118,8 @@ impl Lane {
             move |error| LaneFault::Io { path, error }
         };
         let mut found = Found { index: 1, clean: true, ..Found::default() };
+        let export = self.path.join(EXPORT_FILE);
+        mend_export(&export).map_err(at(&export))?;
         let mut segments = segment::list(&self.path).map_err(at(&self.path))?;
         while let Some((index, path)) = segments.pop() {
             let scan = Scan::read(&path, key)?;
@@ -269,6 +271,21 @@ fn set_aside(path: &Path, length: u64) -> io::Result<(u64, String)> {
     File::open(&kept)?.sync_all()?;
     let digest = json::hex_text(digest::digest(&digest::SHA256, &tail).as_ref());
     Ok((u64::try_from(end).unwrap_or(u64::MAX), digest))
+}
+
+/// Cuts off a last line without its end, so that the next checkpoint begins a line of its own.
+fn mend_export(path: &Path) -> io::Result<()> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last.saturating_add(1));
+            if whole < bytes.len() {
+                trim(path, u64::try_from(whole).unwrap_or(u64::MAX))?;
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn trim(path: &Path, length: u64) -> io::Result<()> {

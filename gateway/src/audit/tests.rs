@@ -530,6 +530,7 @@ async fn a_torn_tail_is_recognised_set_aside_and_recorded() {
             tail.truncate(cut);
         }
         fs::write(first_segment(torn.path()), &tail).unwrap();
+        fs::write(torn.path().join("lane-0").join("checkpoints.jsonl"), b"{\"schema\":\"tollgate.au").unwrap();
         let before = proved(torn.path()).unwrap();
         assert_eq!(before.lanes[0].torn_bytes, u64::try_from(cut - start).unwrap());
         written(torn.path(), 1, |_| ()).await;

@@ -323,14 +323,15 @@ impl Writer {
 
     /// Gives a checkpoint that is itself written to those who keep it elsewhere.
     fn export(&self, checkpoint: &Checkpoint) {
-        let line = checkpoint.export();
-        let file = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .open(self.lane.path.join(EXPORT_FILE))
-            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-        if let Err(error) = file {
+        let line = format!("{}\n", checkpoint.export());
+        let file =
+            std::fs::OpenOptions::new().append(true).create(true).mode(0o640).open(self.lane.path.join(EXPORT_FILE));
+        let written = file.and_then(|mut file| {
+            let length = file.metadata()?.len();
+            // Half a line would spoil the next one.
+            file.write_all(line.as_bytes()).or_else(|error| file.set_len(length).and(Err(error)))
+        });
+        if let Err(error) = written {
             tracing::error!(%error, "audit checkpoint not exported to its file");
         }
         self.shared.checkpoints.send_replace(Some(Arc::new(checkpoint.clone())));

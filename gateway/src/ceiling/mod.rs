@@ -1,23 +1,320 @@
 //! How much?
-use std::{path::Path, sync::Arc};
-use crate::{catalog::ToolDefinition, clock::Timestamp, identity::Identity, policy::{Permit, Problem}, refusal::Refusal};
-/// Stub.
-#[derive(Debug, Default)]
-pub struct Ceilings {}
-/// Stub.
+//!
+//! A [`Permit`] in, an [`Admission`] out, or a refusal with the time to wait. Ceilings come from
+//! `policies/ceilings.toml`; a call counts against every ceiling that matches it or, where one has no room, against
+//! none. It does not decide whether a call may be made at all.
+
+mod written;
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+
+use crate::{
+    catalog::{ToolDefinition, definition::matches},
+    clock::Timestamp,
+    identity::Identity,
+    policy::{Finding, Permit},
+    refusal::Refusal,
+    state::{Exhausted, Rate, Rates, Take, Taken},
+};
+
+/// All ceilings, and where they count.
 #[derive(Debug)]
-pub struct Admission { permit: Permit }
-impl Ceilings {
-    /// Stub.
-    pub fn load(_d: &Path) -> Result<Self, Vec<Problem>> { Ok(Self {}) }
-    /// Stub.
-    pub fn admit(&self, permit: Permit, _c: &Identity, _t: &ToolDefinition, _n: Timestamp) -> Result<Admission, Refusal> { Ok(Admission { permit }) }
+pub struct Ceilings {
+    ceilings: Vec<Ceiling>,
+    rates: Arc<Rates>,
 }
+
+/// One ceiling.
+#[derive(Debug)]
+struct Ceiling {
+    name: Arc<str>,
+    per: Vec<Per>,
+    matching: Matching,
+    rate: Option<Rate>,
+    in_flight: Option<u32>,
+}
+
+/// What a ceiling counts apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Per {
+    Tenant,
+    /// The user, or the agent where there is no user, as the principal in policies is.
+    User,
+    Agent,
+    Tool,
+    Upstream,
+}
+
+/// Which calls a ceiling is for; what is absent matches all.
+#[derive(Debug, Default)]
+struct Matching {
+    upstream: Option<String>,
+    tool: Option<String>,
+    tag: Option<String>,
+}
+
+/// The proof that a permitted call is within every ceiling. Only [`Ceilings::admit`] makes one; it holds the call's
+/// slots until it is dropped, so it has to live as long as the call.
+///
+/// ```compile_fail,E0599
+/// fn twice(admission: tollgate::ceiling::Admission) -> [tollgate::ceiling::Admission; 2] {
+///     [admission.clone(), admission]
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Admission {
+    permit: Permit,
+    ceilings: Vec<Arc<str>>,
+    taken: Taken,
+}
+
 impl Admission {
-    /// Stub.
-    pub fn policies(&self) -> &[Arc<str>] { self.permit.policies() }
-    /// Stub.
-    pub fn policy_set(&self) -> &Arc<str> { self.permit.policy_set() }
-    /// Stub.
-    pub fn ceilings(&self) -> &[Arc<str>] { &[] }
+    /// Ids of the policies that permitted the call.
+    #[must_use]
+    pub fn policies(&self) -> &[Arc<str>] {
+        self.permit.policies()
+    }
+
+    /// The digest of the set that they are of.
+    #[must_use]
+    pub fn policy_set(&self) -> &Arc<str> {
+        self.permit.policy_set()
+    }
+
+    /// What `@shadow` policies had to say.
+    #[must_use]
+    pub fn shadow(&self) -> &[Finding] {
+        self.permit.shadow()
+    }
+
+    /// Names of the ceilings that counted the call.
+    #[must_use]
+    pub fn ceilings(&self) -> &[Arc<str>] {
+        &self.ceilings
+    }
+
+    /// Whether this is the admission of `caller` for `tool`.
+    #[must_use]
+    pub fn is_for(&self, caller: &Identity, tool: &ToolDefinition) -> bool {
+        self.permit.is_for(caller, tool)
+    }
+
+    /// How many calls at once this one counts as: one for each ceiling on that.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.taken.len()
+    }
+}
+
+impl Ceilings {
+    /// Counts one call of `tool` by `caller`.
+    ///
+    /// # Errors
+    /// [`Refusal::CeilingReached`], with the ceiling that takes longest and the time to wait.
+    pub fn admit(
+        &self,
+        permit: Permit,
+        caller: &Identity,
+        tool: &ToolDefinition,
+        now: Timestamp,
+    ) -> Result<Admission, Refusal> {
+        if !permit.is_for(caller, tool) {
+            return Err(Refusal::Bug("a permit for another call"));
+        }
+        let applying: Vec<&Ceiling> = self.ceilings.iter().filter(|ceiling| ceiling.matching.includes(tool)).collect();
+        let takes: Vec<Take> = applying.iter().map(|ceiling| ceiling.take(caller, tool)).collect();
+        match self.rates.take(&takes, now) {
+            Ok(taken) => {
+                let ceilings = applying.iter().map(|ceiling| Arc::clone(&ceiling.name)).collect();
+                Ok(Admission { permit, ceilings, taken })
+            }
+            Err(Exhausted::Full) => Err(Refusal::Overloaded("as many callers are counted as can be")),
+            Err(Exhausted::Counter { place, retry_after }) => Err(Refusal::CeilingReached {
+                ceiling: applying.get(place).map(|ceiling| ceiling.name.to_string()).unwrap_or_default(),
+                retry_after_ms: whole_ms(retry_after),
+            }),
+        }
+    }
+
+    /// Names of all ceilings, in the order written.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.ceilings.iter().map(|ceiling| &*ceiling.name)
+    }
+}
+
+impl Matching {
+    fn includes(&self, tool: &ToolDefinition) -> bool {
+        self.upstream.as_ref().is_none_or(|id| id == tool.upstream.as_str())
+            && self.tool.as_ref().is_none_or(|pattern| matches(pattern, &tool.name))
+            && self.tag.as_ref().is_none_or(|tag| tool.tags.contains(tag))
+    }
+}
+
+impl Ceiling {
+    fn take(&self, caller: &Identity, tool: &ToolDefinition) -> Take {
+        Take { key: self.key(caller, tool), rate: self.rate, in_flight: self.in_flight }
+    }
+
+    /// Every part is preceded by its length, so that no two callers' parts can run into each other.
+    fn key(&self, caller: &Identity, tool: &ToolDefinition) -> [u8; 32] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut add = |parts: &[&str]| {
+            for part in parts {
+                context.update(&part.len().to_be_bytes());
+                context.update(part.as_bytes());
+            }
+        };
+        let issuer = caller.authentication.issuer.as_str();
+        add(&[&self.name]);
+        for per in &self.per {
+            match per {
+                Per::Tenant => match &caller.tenant {
+                    Some(tenant) => add(&["tenant", tenant]),
+                    None => add(&["no tenant"]),
+                },
+                Per::User => match &caller.user {
+                    Some(user) => add(&["user", &user.issuer, &user.subject]),
+                    None => add(&["no user", issuer, &caller.agent.client_id]),
+                },
+                Per::Agent => add(&["agent", issuer, &caller.agent.client_id]),
+                Per::Tool => add(&["tool", tool.upstream.as_str(), &tool.name]),
+                Per::Upstream => add(&["upstream", tool.upstream.as_str()]),
+            }
+        }
+        let mut key = [0; 32];
+        key.copy_from_slice(context.finish().as_ref());
+        key
+    }
+}
+
+/// Rounded up, so that a client that waits exactly this long is not refused again.
+fn whole_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use miette::Diagnostic;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::{Admission, Ceilings};
+    use crate::{
+        catalog::ToolDefinition,
+        clock::Timestamp,
+        identity::Identity,
+        policy::{
+            Policies, Source,
+            fixtures::{NOON, caller, demo, named, shipped, tool, upstream},
+            load,
+        },
+        refusal::Refusal,
+        state::Rates,
+    };
+
+    fn ceilings(text: &str) -> Ceilings {
+        Ceilings::parse(Some(&Source::new("ceilings.toml", text)), Arc::new(Rates::new(10_000))).unwrap()
+    }
+
+    fn admit(ceilings: &Ceilings, who: &Identity, tool: &ToolDefinition, now: Timestamp) -> Result<Admission, Refusal> {
+        let all = Policies::parse(vec![Source::new("all.cedar", "permit(principal, action, resource);")]).unwrap();
+        let permit = all.decide(who, tool, None, NOON).unwrap();
+        ceilings.admit(permit, who, tool, now)
+    }
+
+    fn reached(ceiling: &str, retry_after_ms: u64) -> Refusal {
+        Refusal::CeilingReached { ceiling: ceiling.to_owned(), retry_after_ms }
+    }
+
+    #[test]
+    fn a_ceiling_counts_apart_what_per_names() {
+        let set = ceilings(
+            "[[ceilings]]\nname = \"n\"\nper = [\"user\", \"tool\"]\nrate = { count = 60, per = \"1m\", burst = 1 }\n",
+        );
+        let crm = upstream("crm", vec![]);
+        let (read, write) = (tool(&crm, "read", json!({}), &[]), tool(&crm, "write", json!({}), &[]));
+        let (alice, bob) = (caller("alice", None, &[], &[]), caller("bob", None, &[], &[]));
+        assert_eq!(admit(&set, &alice, &read, NOON).unwrap().ceilings(), [Arc::from("n")]);
+        assert_eq!(admit(&set, &alice, &read, NOON).unwrap_err(), reached("n", 1000));
+        assert!(admit(&set, &alice, &write, NOON).is_ok());
+        assert!(admit(&set, &bob, &read, NOON).is_ok());
+        assert!(admit(&set, &caller("", None, &[], &[]), &read, NOON).is_ok());
+    }
+
+    #[test]
+    fn a_call_in_flight_holds_its_slot_until_its_admission_goes() {
+        let set = ceilings(
+            "[[ceilings]]\nname = \"n\"\nin_flight = 1\nmatch = { upstream = \"notes\", tool = \"slow_*\" }\n",
+        );
+        let tools = demo();
+        let (slow, read) = (named(&tools, "notes/slow_report"), named(&tools, "notes/read_note"));
+        let who = caller("alice", Some("acme"), &[], &["crm:write"]);
+        let held = admit(&set, &who, &slow, NOON).unwrap();
+        assert_eq!(held.slots(), 1);
+        assert_eq!(admit(&set, &who, &slow, NOON).unwrap_err(), reached("n", 1000));
+        assert!(admit(&set, &who, &read, NOON).unwrap().ceilings().is_empty());
+        drop(held);
+        assert!(admit(&set, &who, &slow, NOON).is_ok());
+    }
+
+    #[test]
+    fn a_permit_admits_only_its_own_call() {
+        let set = ceilings("");
+        let tools = demo();
+        let all = Policies::parse(vec![Source::new("all.cedar", "permit(principal, action, resource);")]).unwrap();
+        let alice = caller("alice", None, &[], &[]);
+        let permit = all.decide(&alice, &named(&tools, "notes/read_note"), None, NOON).unwrap();
+        let other = named(&tools, "notes/write_note");
+        assert_eq!(set.admit(permit, &alice, &other, NOON).unwrap_err(), Refusal::Bug("a permit for another call"));
+    }
+
+    #[test]
+    fn faults_are_all_said_with_their_place() {
+        let check = |text: &str| {
+            let source = Source::new("ceilings.toml", text);
+            let problems = Ceilings::parse(Some(&source), Arc::new(Rates::new(1))).unwrap_err();
+            let shown = |problem: &crate::policy::Problem| {
+                let label = problem.labels().unwrap().next().map(|label| label.offset()..label.offset() + label.len());
+                let help = problem.help().map(|help| help.to_string()).unwrap_or_default();
+                format!("{problem} | {help} | {}", label.and_then(|span| text.get(span)).unwrap_or_default())
+            };
+            problems.iter().map(shown).collect::<Vec<_>>().join("\n")
+        };
+        let wrong = "[[ceilings]]\nname = \"a\"\n\n[[ceilings]]\nname = \"a\"\nin_flight = 0\n\n[[ceilings]]\nname = \"\"\n\
+                     rate = { count = 0, per = \"1w\", burst = 0 }\nmatch = { upstream = \"CRM\" }\n";
+        insta::assert_snapshot!(check(wrong));
+        insta::assert_snapshot!(check("[[ceilings]]\nname = \"a\"\nper = [\"usr\"]\nin_flight = 1\n"));
+        insta::assert_snapshot!(check("[[ceilings]]\nname = \"a\"\nrates = 1\n"));
+    }
+
+    #[test]
+    fn the_ceilings_that_ship_load_and_match_something() {
+        let source = load::source(&shipped(), "ceilings.toml").unwrap().unwrap();
+        let set = Ceilings::parse(Some(&source), Arc::new(Rates::new(10_000))).unwrap();
+        for ceiling in &set.ceilings {
+            assert!(demo().iter().any(|tool| ceiling.matching.includes(tool)), "{}", ceiling.name);
+        }
+        assert_eq!(set.names().count(), 4);
+    }
+
+    proptest! {
+        /// Parts that run into each other would let one caller use up another's ceiling.
+        #[test]
+        fn different_callers_have_different_keys(a in "[ab]{0,3}", b in "[ab]{0,3}", c in "[ab]{0,3}", d in "[ab]{0,3}") {
+            let set = ceilings("[[ceilings]]\nname = \"n\"\nper = [\"user\", \"tenant\", \"agent\"]\nin_flight = 1\n");
+            let find = named(&demo(), "crm/find_customer");
+            let who = |user: &str, tenant: &str| {
+                let mut who = caller(user, Some(tenant), &[], &[]);
+                who.agent.client_id = tenant.to_owned();
+                who
+            };
+            let key = |user: &str, tenant: &str| set.ceilings[0].key(&who(user, tenant), &find);
+            prop_assert_eq!(key(&a, &b) == key(&c, &d), (&a, &b) == (&c, &d));
+        }
+    }
 }

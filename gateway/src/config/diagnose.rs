@@ -5,11 +5,36 @@
 
 use std::{error, fmt, ops::Range, sync::Arc};
 
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use miette::{
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, NamedSource, SourceCode, SourceSpan,
+    SpanContents,
+};
 
 /// A file that somebody wrote, with the name under which they know it.
 #[derive(Debug, Clone)]
 pub struct Source(Arc<NamedSource<String>>);
+
+impl SourceCode for Source {
+    /// The lines that the span touches, whole and without their neighbours: the nearest line is enough to find the
+    /// place, and a neighbour is one more line that may say something that is nobody's business.
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        lines_before: usize,
+        lines_after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        if lines_before == 0 && lines_after == 0 {
+            return self.0.read_span(span, 0, 0);
+        }
+        let text = self.0.inner();
+        let end = span.offset().saturating_add(span.len());
+        let before = text.get(..span.offset()).unwrap_or_default();
+        let start = before.rfind('\n').map_or(0, |newline| newline.saturating_add(1));
+        let rest = text.get(end..).unwrap_or_default();
+        let end = end.saturating_add(rest.find('\n').unwrap_or(rest.len()));
+        self.0.read_span(&SourceSpan::from(start..end), 0, 0)
+    }
+}
 
 impl Source {
     /// Keeps `text` for underlines; secrets in it must be masked before.
@@ -75,7 +100,7 @@ impl Diagnostic for Problem {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        Some(&*self.source.0)
+        Some(&self.source)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
@@ -140,7 +165,7 @@ impl Report {
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_width(WIDTH)
             .with_links(false)
-            .with_context_lines(0)
+            .with_context_lines(1)
             .without_syntax_highlighting();
         let mut text = String::new();
         for problem in &self.0 {

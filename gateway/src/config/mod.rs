@@ -8,6 +8,7 @@ pub mod checked;
 pub mod diagnose;
 pub mod environment;
 mod read;
+pub mod reload;
 mod written;
 
 use std::path::Path;

@@ -50,13 +50,18 @@ pub(crate) fn read(name: &str, text: &str) -> Result<Reading, Vec<Problem>> {
             Err(error) => error,
         };
         let taken = error.span().and_then(|span| take_out(&mut document, &span));
-        let is_key = matches!(taken, Some(Taken::Key));
+        let is_key = matches!(taken, Some(Taken::Key { .. }));
         reading.problems.push(structure(&reading.source, &error, is_key));
         match taken {
+            // A key that was probably meant is not missing either: one mistake, one problem.
+            Some(Taken::Key { table }) => {
+                let (written, known) = unknown(error.message());
+                reading.removed.extend(meant(written, &known).map(|key| (table, key.to_owned())));
+            }
             Some(Taken::Value { table, key }) => {
                 reading.removed.insert((table, key));
             }
-            Some(Taken::Key | Taken::Element) => {}
+            Some(Taken::Element) => {}
             None => break,
         }
     }
@@ -67,7 +72,10 @@ pub(crate) fn read(name: &str, text: &str) -> Result<Reading, Vec<Problem>> {
 #[derive(Debug)]
 enum Taken {
     /// An entry whose key is wrong.
-    Key,
+    Key {
+        /// Where its table begins.
+        table: usize,
+    },
     /// An entry whose value is wrong.
     Value {
         /// Where its table begins.
@@ -122,7 +130,7 @@ fn take_from_table(table: &mut DeTable<'_>, start: usize, span: &Range<usize>) -
     })?;
     table.remove(&key);
     let key = key.into_inner().into_owned();
-    Some(if is_key { Taken::Key } else { Taken::Value { table: start, key } })
+    Some(if is_key { Taken::Key { table: start } } else { Taken::Value { table: start, key } })
 }
 
 /// A problem with TOML itself.
@@ -140,10 +148,8 @@ fn syntax(source: &Source, error: &toml::de::Error) -> Problem {
 fn structure(source: &Source, error: &toml::de::Error, is_key: bool) -> Problem {
     let span = error.span().unwrap_or_default();
     let message = error.message();
-    let mut quoted = message.split('`').skip(1).step_by(2);
     if message.starts_with("unknown field") || message.starts_with("unknown variant") {
-        let written = quoted.next().unwrap_or_default();
-        let known: Vec<&str> = quoted.collect();
+        let (written, known) = unknown(message);
         let what = if is_key { "key" } else { "value" };
         return source
             .problem(format!("unknown {what} `{written}`"))
@@ -189,18 +195,26 @@ fn kind(found: &str) -> &'static str {
     }
 }
 
+/// The unknown word of serde's message, and the known ones.
+fn unknown(message: &str) -> (&str, Vec<&str>) {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    (quoted.next().unwrap_or_default(), quoted.collect())
+}
+
 /// The known word that was probably meant, or all of them.
 pub(super) fn nearest(written: &str, known: &[&str]) -> String {
-    let near = known
-        .iter()
-        .map(|word| (distance(written, word), *word))
-        .filter(|(distance, word)| distance.saturating_mul(3) <= word.len().max(3))
-        .min();
-    match near {
-        Some((_, word)) => format!("did you mean `{word}`?"),
+    match meant(written, known) {
+        Some(word) => format!("did you mean `{word}`?"),
         None if known.is_empty() => "remove it".to_owned(),
         None => format!("known here: {}", known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")),
     }
+}
+
+/// The known word that is near enough, if there is one: two letters of five may be wrong.
+fn meant<'w>(written: &str, known: &[&'w str]) -> Option<&'w str> {
+    let near = known.iter().map(|word| (distance(written, word), *word));
+    let near = near.filter(|(distance, word)| distance.saturating_mul(5) <= word.len().saturating_mul(2));
+    near.min().map(|(_, word)| word)
 }
 
 /// Levenshtein's distance, in bytes.
@@ -229,16 +243,13 @@ fn masked(text: &str, document: &Spanned<DeTable<'_>>) -> String {
         document.get_ref().iter().map(|(key, value)| ("", key.get_ref().as_ref(), value)).collect();
     while let Some((table, key, value)) = open.pop() {
         match value.get_ref() {
-            DeValue::String(held) if is_secret(table, key) || has_password(held) => spans.push(value.span()),
+            DeValue::String(_) if is_secret(table, key) => spans.push(value.span()),
+            DeValue::String(_) => spans.extend(password(text, value.span())),
             DeValue::Table(entries) => {
                 open.extend(entries.iter().map(|(inner, value)| (key, inner.get_ref().as_ref(), value)));
             }
             DeValue::Array(elements) => open.extend(elements.iter().map(|element| (table, key, element))),
-            DeValue::String(_)
-            | DeValue::Integer(_)
-            | DeValue::Float(_)
-            | DeValue::Boolean(_)
-            | DeValue::Datetime(_) => {}
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {}
         }
     }
     let mut bytes = text.as_bytes().to_vec();
@@ -264,9 +275,12 @@ fn is_secret(table: &str, key: &str) -> bool {
             || names_a_secret.iter().any(|part| key.contains(part)))
 }
 
-/// Whether `text` looks like a URL with something before an `@` in its authority.
-fn has_password(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(_, rest)| rest.split('/').next().is_some_and(|host| host.contains('@')))
+/// Where in `span` of `text` the userinfo of a URL stands, if there is one.
+fn password(text: &str, span: Range<usize>) -> Option<Range<usize>> {
+    let (scheme, rest) = text.get(span.clone())?.split_once("://")?;
+    let start = span.start.saturating_add(scheme.len()).saturating_add("://".len());
+    let authority = rest.split(['/', '?', '#']).next()?;
+    Some(start..start.saturating_add(authority.rfind('@')?))
 }
 
 /// Problems of this kind that are shown at once.
@@ -288,11 +302,11 @@ mod tests {
     #[test]
     fn a_secret_in_the_wrong_place_is_not_shown() {
         let text =
-            "[a]\nclient = { id = \"me\", secret = \"hunter2\" }\nurl = \"https://u:pw@h/\"\ntls = { key = \"k\" }\n";
+            "[a]\nclient = { id = \"me\", secret = \"hunter2\" }\nurl = \"https://u:p@w@h/\"\ntls = { key = \"k\" }\n";
         let (document, _) = toml::de::DeTable::parse_recoverable(text);
         let shown = masked(text, &document);
         assert_eq!(shown.len(), text.len());
-        assert!(!shown.contains("hunter2") && !shown.contains("pw"), "{shown}");
+        assert!(!shown.contains("hunter2") && shown.contains("\"https://*****@h/\""), "{shown}");
         assert!(shown.contains("\"me\"") && shown.contains("tls = { key = \"k\" }"), "{shown}");
     }
 }

@@ -57,11 +57,11 @@ struct Addresses<'a> {
 }
 
 impl Estate {
-    /// Starts the issuer and the servers, with `policies` (file name and text) in force.
+    /// Starts the issuer and the servers, and writes down the rest, with the shipped policies.
     ///
     /// # Errors
     /// [`DemoError`] where a port, a folder or a key cannot be had.
-    pub async fn build(policies: &[(&str, &str)]) -> Result<Self, DemoError> {
+    pub async fn build() -> Result<Self, DemoError> {
         let scratch = Scratch::new()?;
         let [gateway, admin] = free_ports()?;
         let public_url = format!("https://{gateway}");
@@ -72,7 +72,7 @@ impl Estate {
         let (crm, notes) = servers(&issuer.url).await?;
         scratch.certificates(gateway)?;
         scratch.folder("policies")?;
-        for (name, text) in policies {
+        for (name, text) in POLICIES {
             scratch.write(&format!("policies/{name}"), text)?;
         }
         let addresses = Addresses { issuer: &issuer.url, crm, notes, gateway, admin };
@@ -225,3 +225,10 @@ fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
+
+/// The shipped policies, as they are: the binary shows them wherever it runs.
+const POLICIES: [(&str, &str); 3] = [
+    ("baseline.cedar", include_str!("../../../policies/baseline.cedar")),
+    ("baseline.test.toml", include_str!("../../../policies/baseline.test.toml")),
+    ("ceilings.toml", include_str!("../../../policies/ceilings.toml")),
+];

@@ -269,8 +269,8 @@ pub(super) const GATEWAY: &str = "tollgate";
 const AGENT: &str = "demo-agent";
 
 const PEOPLE: [Person; 2] = [
-    Person { name: "alice", groups: &["support"], tenant: "acme" },
-    Person { name: "bob", groups: &["sales"], tenant: "acme" },
+    Person { name: "alice", groups: &["staff", "support"], tenant: "acme" },
+    Person { name: "bob", groups: &["sales", "staff"], tenant: "acme" },
 ];
 
 const TARGETS: [Target; 2] = [

@@ -71,6 +71,7 @@ impl Ground {
             id: UpstreamId::parse("any").unwrap(),
             url: format!("http://{}/mcp", self.crm).parse().unwrap(),
             era: None,
+            insecure_http: false,
             timeout: Duration::from_secs(5),
             grant: config::Grant::Exchange(request),
             discovery: None,
@@ -303,4 +304,24 @@ async fn the_legacy_server_keeps_sessions_apart_and_reports_progress() {
     end.headers_mut().unwrap().extend(hers.clone());
     assert_eq!(ground.client.fetch(end.body(Bytes::new()).unwrap(), BOUNDS).await.unwrap().status(), 204);
     assert_eq!(ground.post(ground.notes, &hers, &list).await.status(), 404);
+}
+
+#[tokio::test]
+async fn what_the_demo_writes_is_a_configuration_and_goes_with_it() {
+    let built = estate::Estate::build().await.unwrap();
+    let folder = built.config().parent().unwrap().to_owned();
+    let config = match config::load(&built.config(), &config::Environment::process()) {
+        Ok(config) => config,
+        Err(report) => panic!("{}", report.messages().collect::<Vec<_>>().join("\n")),
+    };
+    let ids: Vec<&str> = config.upstreams.keys().map(UpstreamId::as_str).collect();
+    assert_eq!(ids, ["crm", "notes"]);
+    assert_eq!(config.issuers[0].issuer, built.issuer_url);
+    assert!(config.gateway.tls.is_some() && folder.join("policies/baseline.cedar").is_file());
+    let mut said = Vec::new();
+    built.invite(&mut said).await.unwrap();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains(&format!("{}/mcp", built.public_url)) && said.contains("StreamableHTTPClientTransport"));
+    drop(built);
+    assert!(!folder.exists());
 }

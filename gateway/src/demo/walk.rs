@@ -70,7 +70,7 @@ impl Estate {
         visitor.earlier_era(&alice, out).await?;
         visitor.hidden(&alice, out).await?;
         visitor.step_up(out).await?;
-        visitor.ceiling(&alice, out).await?;
+        visitor.ceiling(out).await?;
         visitor.one_record(out)
     }
 
@@ -116,7 +116,7 @@ impl Visitor<'_> {
     fn greet(&self, out: &mut dyn Write) -> Result<(), DemoError> {
         let text = format!(
             "gateway  {}/mcp\nissuer   {}\njournal  {}\n\n\
-             alice is in group support, bob in group sales. Both act through the agent demo-agent.\n",
+             alice is in group support, bob in group sales, both on the staff. They act through the agent demo-agent.\n",
             self.estate.public_url,
             self.estate.issuer_url,
             self.estate.journal().display(),
@@ -155,31 +155,33 @@ impl Visitor<'_> {
     }
 
     async fn step_up(&mut self, out: &mut (dyn Write + Send)) -> Result<(), DemoError> {
-        let order = |amount: u32| Call {
-            tool: "crm__create_order",
-            arguments: json!({ "customer": "c-2", "amount": amount, "currency": "EUR" }),
-        };
-        say(out, "\n── 4. a step-up: bob's token has no scope for orders, and the answer says which one ──\n")?;
-        let bob = self.login("bob", "crm:read").await?;
-        self.step(&bob, &order(ORDER_SMALL), &Expected::Refused("scope_insufficient"), out).await?;
-        say(out, "\n  bob's agent asks for a token with that scope, and calls again:\n")?;
+        say(out, "\n── 4. a step-up: alice's token has no scope for orders, and the answer says which one ──\n")?;
+        let alice = self.login("alice", "crm:read").await?;
+        self.step(&alice, &order(ORDER_SMALL), &Expected::Refused("scope_insufficient"), out).await?;
+        say(out, "\n  her agent gets a token with that scope, and calls again:\n")?;
+        let alice = self.login("alice", "crm:read crm:write").await?;
+        self.step(&alice, &order(ORDER_SMALL), &Expected::Result, out).await?;
+        say(out, "\n── 5. a denial by argument: the same alice, the same token, the same tool, a larger amount ──\n")?;
+        self.step(&alice, &order(ORDER_LARGE), &Expected::Refused("denied"), out).await?;
+        say(out, "\n  bob is in sales, where orders may be of any size:\n")?;
         let bob = self.login("bob", "crm:read crm:write").await?;
-        self.step(&bob, &order(ORDER_SMALL), &Expected::Result, out).await?;
-        say(out, "\n── 5. a denial by argument: the same bob, the same tool, too large an amount ──\n")?;
-        self.step(&bob, &order(ORDER_LARGE), &Expected::Refused("denied"), out).await.map(drop)
+        self.step(&bob, &order(ORDER_LARGE), &Expected::Result, out).await.map(drop)
     }
 
-    async fn ceiling(&mut self, alice: &Secret, out: &mut (dyn Write + Send)) -> Result<(), DemoError> {
-        say(out, "\n── 6. a ceiling: alice's agent runs in a loop ──\n")?;
-        let call = Call { tool: "crm__find_customer", arguments: json!({ "query": "c" }) };
+    async fn ceiling(&mut self, out: &mut (dyn Write + Send)) -> Result<(), DemoError> {
+        say(out, "\n── 6. a ceiling: bob's agent runs in a loop ──\n")?;
+        let bob = self.login("bob", "crm:read crm:write").await?;
         for count in 1..=LOOP_MAX {
-            let answer = self.call(alice, &call).await?;
+            let answer = self.call(&bob, &order(ORDER_SMALL)).await?;
             if answer.code() == Some("ceiling_reached") {
-                say(out, &format!("  call {count} in a row → {}\n", answer.shown()))?;
+                say(out, &format!("  order {count} in a row → {}\n", answer.shown()))?;
                 return self.last_record(out);
             }
+            if !answer.is_result() {
+                return Err(DemoError::at("step 6", answer.message));
+            }
         }
-        Err(DemoError::at("step 6", format!("{LOOP_MAX} calls in a row reached no ceiling")))
+        Err(DemoError::at("step 6", format!("{LOOP_MAX} orders in a row reached no ceiling")))
     }
 
     /// Calls, shows, and makes sure that it went as it has to.
@@ -325,6 +327,11 @@ impl Answer {
     }
 }
 
+fn order(amount: u32) -> Call {
+    let arguments = json!({ "customer": "c-2", "amount": amount, "currency": "EUR" });
+    Call { tool: "crm__create_order", arguments }
+}
+
 /// `_meta` of every modern request.
 fn meta() -> Value {
     json!({
@@ -424,12 +431,12 @@ const VERSION: &str = "2026-07-28";
 /// A tool that the shipped policies give to nobody in the demo.
 const HIDDEN: &str = "crm__delete_customer";
 
-/// Amounts on either side of what the shipped policies allow.
+/// Amounts on either side of what the shipped policies let support order.
 const ORDER_SMALL: u32 = 100;
 const ORDER_LARGE: u32 = 1_000_000;
 
-/// More calls in a row than any ceiling of the shipped policies lets through.
-const LOOP_MAX: u32 = 300;
+/// More orders in a row than the ceiling of the shipped policies lets through.
+const LOOP_MAX: u32 = 100;
 
 /// Records that are about calls.
 const SHOWN: [&str; 5] = ["intent", "outcome", "refusal", "grant", "list"];

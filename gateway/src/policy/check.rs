@@ -3,7 +3,7 @@
 //! Types every policy against the schema of the catalogue, and says everything that is wrong at once. It decides
 //! nothing about a call.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use cedar_policy::{Policy, PolicySet, ValidationMode, Validator};
 
@@ -53,7 +53,10 @@ impl Policies {
         for fault in result.validation_errors() {
             problems.extend(self.rule(fault.policy_id()).map(|rule| Problem::of(&rule.source, fault, rule.span)));
         }
-        for fault in result.validation_warnings() {
+        let failed: BTreeSet<&str> =
+            result.validation_errors().map(|fault| AsRef::<str>::as_ref(fault.policy_id())).collect();
+        // A policy that is wrong is also impossible, redundant and so on; that helps nobody.
+        for fault in result.validation_warnings().filter(|fault| !failed.contains(fault.policy_id().as_ref() as &str)) {
             let problem = self.rule(fault.policy_id()).map(|rule| Problem::of(&rule.source, fault, rule.span));
             problems.extend(problem.map(Problem::warning));
         }

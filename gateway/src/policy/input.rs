@@ -56,7 +56,8 @@ pub(super) struct Fault {
 /// The type of `context.input` for a tool with this `inputSchema`.
 pub(super) fn fields(input_schema: &Value) -> Fields {
     let members = input_schema.as_object();
-    members.map(|members| record(members, input_schema, DEPTH_MAX)).unwrap_or_default()
+    let mut types = Types { root: input_schema, budget: TYPES_MAX };
+    members.map(|members| types.record(members, DEPTH_MAX)).unwrap_or_default()
 }
 
 /// The arguments as `context.input`; absent arguments are an empty object.
@@ -80,71 +81,88 @@ pub(super) fn schema(fields: &Fields) -> Value {
     json!({ "type": "Record", "attributes": fields.iter().map(attribute).collect::<Map<_, _>>() })
 }
 
+/// A type by its name, which Cedar's own notation then shows as it is.
+pub(super) fn named(name: &str) -> Value {
+    json!({ "type": "EntityOrCommon", "name": name })
+}
+
 fn shape_schema(shape: &Shape) -> Value {
     match shape {
-        Shape::Text => json!({ "type": "String" }),
-        Shape::Long => json!({ "type": "Long" }),
-        Shape::Decimal => json!({ "type": "Extension", "name": "decimal" }),
-        Shape::Bool => json!({ "type": "Boolean" }),
+        Shape::Text => named("String"),
+        Shape::Long => named("Long"),
+        Shape::Decimal => named("decimal"),
+        Shape::Bool => named("Bool"),
         Shape::Set(element) => json!({ "type": "Set", "element": shape_schema(element) }),
         Shape::Record(fields) => schema(fields),
     }
 }
 
-fn record(members: &Map<String, Value>, root: &Value, depth: usize) -> Fields {
-    let required = |name: &str| {
-        let names = members.get("required").and_then(Value::as_array);
-        names.is_some_and(|names| names.iter().any(|other| other == name))
-    };
-    let properties = members.get("properties").and_then(Value::as_object);
-    properties
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, property)| {
-            let (shape, nullable) = shape(property, root, depth)?;
-            Some((name.clone(), Field { shape, required: required(name) && !nullable }))
-        })
-        .collect()
+/// Reads types from one schema.
+struct Types<'a> {
+    root: &'a Value,
+    /// How many more may be read: references can make a short schema a large one.
+    budget: usize,
 }
 
-/// The shape of a schema, and whether `null` is one of its values. `depth` bounds nesting and references alike.
-fn shape(schema: &Value, root: &Value, depth: usize) -> Option<(Shape, bool)> {
-    let depth = depth.checked_sub(1)?;
-    let members = schema.as_object()?;
-    if let Some(reference) = members.get("$ref") {
-        return shape(root.pointer(reference.as_str()?.strip_prefix('#')?)?, root, depth);
+impl<'a> Types<'a> {
+    fn record(&mut self, members: &Map<String, Value>, depth: usize) -> Fields {
+        let required = |name: &str| {
+            let names = members.get("required").and_then(Value::as_array);
+            names.is_some_and(|names| names.iter().any(|other| other == name))
+        };
+        let properties = members.get("properties").and_then(Value::as_object);
+        properties
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, property)| {
+                let (shape, nullable) = self.shape(property, depth)?;
+                Some((name.clone(), Field { shape, required: required(name) && !nullable }))
+            })
+            .collect()
     }
-    if let Some(choices) = members.get("anyOf").or_else(|| members.get("oneOf")) {
-        return or_null(choices.as_array()?, root, depth);
-    }
-    if members.contains_key("allOf") || members.contains_key("not") {
-        return None;
-    }
-    let (kind, nullable) = kind(members)?;
-    let shape = match kind {
-        "string" => Shape::Text,
-        "integer" => Shape::Long,
-        "number" => Shape::Decimal,
-        "boolean" => Shape::Bool,
-        "array" => {
-            let (element, element_nullable) = shape(members.get("items")?, root, depth)?;
-            if element_nullable || members.contains_key("prefixItems") {
-                return None;
-            }
-            Shape::Set(Box::new(element))
+
+    /// The shape of a schema, and whether `null` is one of its values. `depth` bounds nesting and references alike.
+    fn shape(&mut self, schema: &Value, depth: usize) -> Option<(Shape, bool)> {
+        let depth = depth.checked_sub(1)?;
+        self.budget = self.budget.checked_sub(1)?;
+        let members = schema.as_object()?;
+        if let Some(reference) = members.get("$ref") {
+            let root: &'a Value = self.root;
+            let referred = root.pointer(reference.as_str()?.strip_prefix('#')?)?;
+            return self.shape(referred, depth);
         }
-        "object" if members.contains_key("properties") => Shape::Record(record(members, root, depth)),
-        _ => return None,
-    };
-    Some((shape, nullable))
-}
+        if let Some(choices) = members.get("anyOf").or_else(|| members.get("oneOf")) {
+            return self.or_null(choices.as_array()?, depth);
+        }
+        if members.contains_key("allOf") || members.contains_key("not") {
+            return None;
+        }
+        let (kind, nullable) = kind(members)?;
+        let shape = match kind {
+            "string" => Shape::Text,
+            "integer" => Shape::Long,
+            "number" => Shape::Decimal,
+            "boolean" => Shape::Bool,
+            "array" => {
+                let (element, element_nullable) = self.shape(members.get("items")?, depth)?;
+                if element_nullable || members.contains_key("prefixItems") {
+                    return None;
+                }
+                Shape::Set(Box::new(element))
+            }
+            "object" if members.contains_key("properties") => Shape::Record(self.record(members, depth)),
+            _ => return None,
+        };
+        Some((shape, nullable))
+    }
 
-/// `X` or `null`, the one union that Cedar can say.
-fn or_null(choices: &[Value], root: &Value, depth: usize) -> Option<(Shape, bool)> {
-    let null = |choice: &Value| choice.get("type").is_some_and(|kind| kind == "null");
-    let mut others = choices.iter().filter(|choice| !null(choice));
-    let (shape, nullable) = shape(others.next()?, root, depth)?;
-    if others.next().is_some() { None } else { Some((shape, nullable || choices.iter().any(null))) }
+    /// `X` or `null`, the one union that Cedar can say.
+    fn or_null(&mut self, choices: &[Value], depth: usize) -> Option<(Shape, bool)> {
+        let null = |choice: &Value| choice.get("type").is_some_and(|kind| kind == "null");
+        let mut others = choices.iter().filter(|choice| !null(choice));
+        let (shape, nullable) = self.shape(others.next()?, depth)?;
+        if others.next().is_some() { None } else { Some((shape, nullable || choices.iter().any(null))) }
+    }
 }
 
 /// The one type besides `null`, or that of all values where only values are given.
@@ -234,6 +252,9 @@ fn decimal(value: tape::Value<'_>) -> Option<String> {
 /// Nesting of types; what lies deeper has no type.
 const DEPTH_MAX: usize = 16;
 
+/// Types of one schema; what comes after has none.
+const TYPES_MAX: usize = 2_000;
+
 /// 922,337,203,685,477.5807 is Cedar's largest decimal: fourteen whole digits always fit.
 const WHOLE_DIGITS_MAX: usize = 14;
 
@@ -260,27 +281,27 @@ mod tests {
 
     #[test]
     fn an_argument_reads_as_the_type_that_its_schema_gives() {
-        check(json!({"type": "string"}), r#""a\u0062""#, Ok(r#"{"x": "ab"}"#));
+        check(json!({"type": "string"}), r#""a\u0062""#, Ok(r#"{x: "ab"}"#));
         check(json!({"type": "string"}), "null", Ok("{}"));
         check(json!({"type": "string"}), "5", Err("x: a string"));
-        check(json!({"type": "integer"}), "5.0", Ok(r#"{"x": 5}"#));
-        check(json!({"type": "integer"}), "-0", Ok(r#"{"x": 0}"#));
+        check(json!({"type": "integer"}), "5.0", Ok(r#"{x: 5}"#));
+        check(json!({"type": "integer"}), "-0", Ok(r#"{x: 0}"#));
         check(json!({"type": "integer"}), "9223372036854775808", Err("x: an integer of 64 bits"));
         check(json!({"type": "integer"}), "5e0", Err("x: an integer of 64 bits"));
         check(json!({"type": "integer"}), r#""5""#, Err("x: an integer of 64 bits"));
-        check(json!({"type": "number"}), "1000.5000", Ok(r#"{"x": decimal("1000.5")}"#));
-        check(json!({"type": "number"}), "-7", Ok(r#"{"x": decimal("-7.0")}"#));
+        check(json!({"type": "number"}), "1000.5000", Ok(r#"{x: decimal("1000.5")}"#));
+        check(json!({"type": "number"}), "-7", Ok(r#"{x: decimal("-7.0")}"#));
         let places = Err("x: a number of at most four decimal places without an exponent");
         check(json!({"type": "number"}), "1000.00000000000000001", places);
         check(json!({"type": "number"}), "1e3", places);
         check(json!({"type": "number"}), "1234567890123456", places);
-        check(json!({"type": ["boolean", "null"]}), "true", Ok(r#"{"x": true}"#));
-        check(json!({"anyOf": [{"type": "integer"}, {"type": "null"}]}), "4", Ok(r#"{"x": 4}"#));
-        check(json!({"type": "array", "items": {"type": "integer"}}), "[1,2]", Ok(r#"{"x": [1, 2]}"#));
+        check(json!({"type": ["boolean", "null"]}), "true", Ok(r#"{x: true}"#));
+        check(json!({"anyOf": [{"type": "integer"}, {"type": "null"}]}), "4", Ok(r#"{x: 4}"#));
+        check(json!({"type": "array", "items": {"type": "integer"}}), "[1,2]", Ok(r#"{x: [1, 2]}"#));
         check(json!({"type": "array", "items": {"type": "integer"}}), "[1,null]", Err("x: an integer of 64 bits"));
-        check(json!({"enum": ["EUR", "USD"]}), r#""EUR""#, Ok(r#"{"x": "EUR"}"#));
+        check(json!({"enum": ["EUR", "USD"]}), r#""EUR""#, Ok(r#"{x: "EUR"}"#));
         let nested = json!({"type": "object", "properties": {"y": {"type": "boolean"}}});
-        check(nested.clone(), r#"{"y":false,"z":1}"#, Ok(r#"{"x": {"y": false}}"#));
+        check(nested.clone(), r#"{"y":false,"z":1}"#, Ok(r#"{x: {y: false}}"#));
         check(nested.clone(), r#"{"y":1}"#, Err("x.y: a boolean"));
         check(nested, "[]", Err("x: an object"));
     }
@@ -296,11 +317,19 @@ mod tests {
             json!({"anyOf": [{"type": "integer"}, {"type": "string"}]}),
             json!({"allOf": [{"type": "integer"}]}),
             json!({"$ref": "#/$defs/missing"}),
-            json!({"$ref": "#"}),
             json!({"$ref": "https://example.com/schema"}),
         ] {
             check(property, "5", Ok("{}"));
         }
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_stays_small() {
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let properties: serde_json::Map<_, _> =
+            names.iter().map(|name| ((*name).to_owned(), json!({ "$ref": "#" }))).collect();
+        let text = schema(&fields(&json!({ "type": "object", "properties": properties }))).to_string();
+        assert!(text.len() < 200_000, "{}", text.len());
     }
 
     #[test]
@@ -311,7 +340,7 @@ mod tests {
             "properties": { "filter": { "$ref": "#/$defs/filter" } },
             "$defs": { "filter": { "type": "object", "properties": { "owner": { "type": "string" } } } },
         }));
-        let filter = json!({ "type": "Record", "attributes": { "owner": { "type": "String", "required": false } } });
+        let filter = json!({ "type": "Record", "attributes": { "owner": { "type": "EntityOrCommon", "name": "String", "required": false } } });
         assert_eq!(schema(&fields), json!({ "type": "Record", "attributes": { "filter": filter } }));
     }
 }

@@ -47,7 +47,12 @@ pub(super) fn reads(expression: &Value) -> Reads {
 fn attribute_of_context(members: &Map<String, Value>) -> Option<&str> {
     let (operator, operand) = members.iter().next().filter(|_only| members.len() == 1)?;
     let context = operand.get("left")?.get("Var")?.as_str()? == "context";
-    if context && matches!(operator.as_str(), "." | "has") { operand.get("attr")?.as_str() } else { None }
+    if !context || !matches!(operator.as_str(), "." | "has") {
+        return None;
+    }
+    // `context has input.amount` has a list of names.
+    let attribute = operand.get("attr")?;
+    attribute.as_array().and_then(|names| names.first()).unwrap_or(attribute).as_str()
 }
 
 /// The policy with every part that reads the arguments replaced by what favours the effect most (a permit) or least
@@ -111,7 +116,7 @@ mod tests {
     fn what_a_policy_reads_is_seen_through_every_operator() {
         let check = |condition: &str, input, time| {
             let policy = json(&format!("permit(principal, action, resource) when {{ {condition} }};"));
-            assert_eq!(reads(&policy), Reads { input, time }, "{condition}");
+            assert_eq!(reads(&policy), Reads { input, time }, "{condition}: {policy}");
         };
         check("principal.tenant == \"a\"", false, false);
         check("context.agent.client_id == \"a\" && context has tenant", false, false);

@@ -6,7 +6,11 @@
 use cedar_policy::{Schema, SchemaFragment};
 use serde_json::{Map, Value, json};
 
-use super::{Problem, check::Estate, input};
+use super::{
+    Problem,
+    check::Estate,
+    input::{self, named},
+};
 use crate::catalog::{ToolDefinition, definition::GROUP_OF_ALL};
 
 /// The schema, and its text in Cedar's own notation.
@@ -43,16 +47,16 @@ fn entities(estate: &Estate<'_>) -> Value {
 }
 
 fn principal(user: bool) -> Value {
-    let strings = json!({ "type": "Set", "element": { "type": "String" } });
+    let strings = json!({ "type": "Set", "element": named("String") });
     let mut attributes = json!({
-        "issuer": { "type": "String" },
-        "agent": { "type": "String" },
-        "tenant": { "type": "String", "required": false },
+        "issuer": named("String"),
+        "agent": named("String"),
+        "tenant": optional("String"),
         "groups": strings,
         "scopes": strings,
     });
     if let (true, Some(attributes)) = (user, attributes.as_object_mut()) {
-        attributes.insert("subject".to_owned(), json!({ "type": "String" }));
+        attributes.insert("subject".to_owned(), named("String"));
     }
     json!({ "type": "Record", "attributes": attributes })
 }
@@ -60,19 +64,19 @@ fn principal(user: bool) -> Value {
 fn common() -> Value {
     json!({
         "CallingAgent": { "type": "Record", "attributes": {
-            "client_id": { "type": "String" },
-            "actor": { "type": "String", "required": false },
+            "client_id": named("String"),
+            "actor": optional("String"),
         } },
         "Authentication": { "type": "Record", "attributes": {
-            "method": { "type": "String" },
-            "issuer": { "type": "String" },
-            "acr": { "type": "String", "required": false },
+            "method": named("String"),
+            "issuer": named("String"),
+            "acr": optional("String"),
         } },
         "Time": { "type": "Record", "attributes": {
-            "now": { "type": "Extension", "name": "datetime" },
-            "unix_seconds": { "type": "Long" },
-            "hour": { "type": "Long" },
-            "weekday": { "type": "Long" },
+            "now": named("datetime"),
+            "unix_seconds": named("Long"),
+            "hour": named("Long"),
+            "weekday": named("Long"),
         } },
     })
 }
@@ -82,15 +86,19 @@ fn action(tool: &ToolDefinition) -> Value {
     let groups: Vec<Value> = groups.map(|id| json!({ "id": id })).collect();
     let context = json!({ "type": "Record", "attributes": {
         "input": input::schema(&input::fields(&tool.input_schema)),
-        "agent": { "type": "CallingAgent" },
-        "authn": { "type": "Authentication" },
-        "time": { "type": "Time" },
-        "tenant": { "type": "String", "required": false },
+        "agent": named("CallingAgent"),
+        "authn": named("Authentication"),
+        "time": named("Time"),
+        "tenant": optional("String"),
     } });
     json!({
         "memberOf": groups,
         "appliesTo": { "principalTypes": ["User", "Agent"], "resourceTypes": ["Upstream"], "context": context },
     })
+}
+
+fn optional(name: &str) -> Value {
+    json!({ "type": "EntityOrCommon", "name": name, "required": false })
 }
 
 const HEAD: &str =

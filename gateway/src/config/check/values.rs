@@ -138,8 +138,8 @@ impl Checker<'_> {
         let certificate_path = certificate_path?;
         let (_, chain, _) = self.content(certificate?, "certificate file")?;
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&chain).flatten().collect();
-        if let Err(error) = belong_together(chain, private) {
-            let message = format!("key file `{}` does not fit the certificate: {error}", key_path.display());
+        if belong_together(chain, private).is_err() {
+            let message = format!("key file `{}` does not fit the certificate", key_path.display());
             self.problem(message, key.span(), "this file", "give the key that the first certificate was made for");
             return None;
         }

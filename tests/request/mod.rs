@@ -1,0 +1,3 @@
+//! The request path, end to end, one file a promise.
+
+mod cells;
