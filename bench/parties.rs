@@ -20,6 +20,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    estate::{self, Estate, private},
     peers::{self, Issuer},
     wire::Wire,
 };
@@ -101,13 +102,13 @@ impl Party {
 
     /// The bytes of a call.
     pub fn call(&self) -> Arc<[u8]> {
-        let body = body(self.tool, r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00""#);
+        let body = estate::body(self.tool, r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00""#);
         self.request(self.tool, &body)
     }
 
     /// The bytes of a call that is answered with a stream which stays open.
     pub fn stream_call(&self) -> Arc<[u8]> {
-        self.request("hold", &body("hold", r#""progressToken":1"#))
+        self.request("hold", &estate::body("hold", r#""progressToken":1"#))
     }
 
     fn request(&self, tool: &str, body: &str) -> Arc<[u8]> {
@@ -163,18 +164,6 @@ impl Party {
         let log = self.process.as_ref().map(|process| fs::read_to_string(&process.log).unwrap()).unwrap_or_default();
         panic!("{} does not answer: {last}\n{log}", self.name);
     }
-}
-
-/// 664 bytes, about, of which the arguments are most.
-fn body(tool: &str, meta: &str) -> String {
-    let text = "y".repeat(BODY_BYTES - BODY_FRAME_BYTES);
-    let arguments = format!(
-        r#"{{"text":"{text}","amount":250,"currency":"EUR","dry_run":false,"labels":["one","two"]}}"#
-    );
-    let own = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}"#;
-    format!(
-        r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"bench__{tool}","arguments":{arguments},"_meta":{{{own},{meta}}}}}}}"#
-    )
 }
 
 impl Stage {
@@ -254,46 +243,20 @@ backend up
     }
 
     /// Everything on.
-    fn tollgate(&self, name: &str, policies: usize, durability: &str) -> Party {
+    fn tollgate(&self, name: &str, policies: usize, durability: &'static str) -> Party {
         let (address, admin) = (free_address(), free_address());
         let folder = self.folder.join(format!("tollgate-{policies}-{durability}"));
-        fs::create_dir_all(folder.join("policies")).unwrap();
-        fs::write(folder.join("client.secret"), "a-secret-of-the-bench").unwrap();
-        private(&folder.join("client.secret"));
-        fs::write(folder.join("policies/bench.cedar"), crate::estate::policies(policies)).unwrap();
-        fs::write(folder.join("policies/ceilings.toml"), crate::estate::CEILINGS).unwrap();
-        let (up, collector, issuer, certificates) =
-            (self.upstream, self.collector, &self.issuer.url, self.folder.display());
-        let configuration = format!(
-            "[gateway]
-public_url = \"https://{address}\"
-listen = \"{address}\"
-admin_listen = \"{admin}\"
-policies = \"policies\"
-tls = {{ certificate = \"{certificates}/tls.crt\", key = \"{certificates}/tls.key\" }}
-workers = 1
-
-[[issuers]]
-issuer = \"{issuer}\"
-algorithms = [\"ES256\"]
-claims = {{ tenant = \"tenant\", groups = \"groups\" }}
-
-[audit]
-directory = \"audit\"
-durability = \"{durability}\"
-
-[telemetry]
-otlp = \"http://{collector}\"
-sample_ratio = 0.01
-
-[upstreams.bench]
-url = \"http://{up}/mcp\"
-era = \"modern\"
-timeout_ms = 300000
-grant = {{ strategy = \"exchange\", token_endpoint = \"{issuer}/token\", client = {{ id = \"tollgate\", secret = {{ file = \"client.secret\" }} }}, audience = \"bench-api\", scopes = [\"bench.call\"] }}
-"
-        );
-        fs::write(folder.join("upstreams.toml"), configuration).unwrap();
+        let estate = Estate {
+            listen: address,
+            admin,
+            upstream: self.upstream,
+            issuer: self.issuer.url.clone(),
+            collector: Some(self.collector),
+            certificates: Some(self.folder.clone()),
+            durability,
+            policies,
+        };
+        estate.write(&folder);
         let binary = env!("CARGO_BIN_EXE_tollgate");
         let process = Process::start(&folder, binary, &["serve", "--config", "upstreams.toml"]);
         self.party(name, Some(process), address, Some(self.tls.clone()))
@@ -394,12 +357,3 @@ fn certificates(folder: &Path) -> TlsConnector {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     TlsConnector::from(Arc::new(config))
 }
-
-/// Secrets are for their owner alone; Tollgate insists on it.
-fn private(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-const BODY_BYTES: usize = 664;
-const BODY_FRAME_BYTES: usize = 476;

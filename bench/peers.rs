@@ -89,7 +89,7 @@ fn progress(body: &str) -> String {
     format!("event: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{params}}}\n\n")
 }
 
-fn tools() -> Value {
+pub fn tools() -> Value {
     let schema = json!({
         "type": "object",
         "properties": {
