@@ -281,14 +281,26 @@ impl Gateway {
     }
 }
 
-/// The records of a journal folder, in order; a torn last line is left out.
+/// The records of a journal folder, over all its lanes, in the order of their time; a torn last line is left out.
 pub(crate) fn records(folder: &Path) -> Vec<Value> {
+    let mut all: Vec<Value> = Vec::new();
+    for lane in files(folder, "lane-") {
+        for segment in files(&lane, "segment-") {
+            let text = fs::read_to_string(segment).unwrap();
+            all.extend(text.lines().filter_map(|line| serde_json::from_str(line).ok()));
+        }
+    }
+    all.sort_by(|one, other| one["time"].as_str().cmp(&other["time"].as_str()));
+    all
+}
+
+/// The entries of a folder whose names begin so, in order.
+fn files(folder: &Path, begins: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect());
     let mut files: Vec<PathBuf> = entries.unwrap_or_default();
-    files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-")));
+    files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begins)));
     files.sort();
-    let text: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    files
 }
 
 /// The shipped binary with these arguments.

@@ -2,13 +2,16 @@
 //!
 //! Requests of both eras, built or given whole. It checks no answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use url::{Position, Url};
 
-use super::http::{Answer, Connection, request};
+use super::{
+    http::{Answer, Connection, request},
+    place,
+};
 
 /// Both forms that an answer can take.
 pub(crate) const ACCEPT: &str = "application/json, text/event-stream";
@@ -109,12 +112,27 @@ impl Client {
         let mut names = Vec::new();
         let mut params = json!({});
         loop {
-            let result = self.modern("tools/list", &params).json()["result"].clone();
-            let page = result["tools"].as_array().unwrap_or_else(|| panic!("no tools: {result}"));
+            let answer = self.modern("tools/list", &params);
+            let result = answer.json()["result"].clone();
+            let page = result["tools"].as_array().unwrap_or_else(|| panic!("no tools: {}", answer.text()));
             names.extend(page.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()));
             let Some(cursor) = result["nextCursor"].as_str() else { return names };
             params = json!({ "cursor": cursor });
         }
+    }
+
+    /// Waits until a modern `tools/list` shows this tool: the gateway reads its upstreams after it is ready.
+    pub(crate) fn awaiting(self, tool: &str) -> Self {
+        place::wait_for(tool, Duration::from_secs(20), || {
+            let listed = self.modern("tools/list", &json!({}));
+            // Until then the list of a single upstream is refused.
+            let there = match listed.status() {
+                503 => false,
+                _ => self.tools().iter().any(|name| name == tool),
+            };
+            there.then_some(())
+        });
+        self
     }
 
     /// Initializes as a legacy client does.

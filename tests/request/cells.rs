@@ -14,7 +14,7 @@ fn all_four_cells_list_and_call() {
     for up in [Era::Modern, Era::Legacy] {
         let recorder = Recorder::good(up);
         let gateway = Setup::usual("cells", &issuer).open_upstream("up", &recorder.url()).start();
-        let client = gateway.client_of(Some("up"), &issuer, "alice");
+        let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
         let modern = client.call("echo", &json!({ "message": "hi" }));
         assert_eq!(modern.json()["result"]["content"][0]["text"], "echo {\"message\":\"hi\"}", "{up:?}");
         let session = client.initialize();

@@ -1,0 +1,128 @@
+//! A call is sent at most once (I6): again only where the upstream says that it executed nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::{refused, text_of};
+use crate::harness::{
+    gateway::{Gateway, Setup},
+    issuer::Issuer,
+    mcp::Client,
+    recorder::{Era, Recorder, Reply, Step},
+};
+
+/// An upstream that answers the first `times` calls with `reply`, and well after that.
+fn failing(era: Era, times: usize, reply: Reply) -> Recorder {
+    let left = Arc::new(Mutex::new(times));
+    Recorder::scripted(era, move |seen| {
+        if seen.rpc_method() != "tools/call" {
+            return None;
+        }
+        let mut left = left.lock();
+        *left = left.checked_sub(1)?;
+        Some(reply.clone())
+    })
+}
+
+fn behind(name: &str, issuer: &Issuer, recorder: &Recorder) -> (Gateway, Client) {
+    let setup = Setup::usual(name, issuer).exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.call\"");
+    let gateway = setup.start();
+    let client = gateway.client_of(Some("up"), issuer, "alice").awaiting("echo");
+    (gateway, client)
+}
+
+#[test]
+fn sent_at_most_once() {
+    let issuer = Issuer::good();
+    let rejected = |status: u16| Reply::json(status, &json!({ "error": "no" }));
+    let cut = Reply::text(200, "application/json", "{\"jsonrpc\":").step(Step::Bytes("\"2.0\"".into())).step(Step::Cut);
+    let stream_cut = Reply::stream()
+        .event(&json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": {} }))
+        .step(Step::Cut);
+    let stranger = Reply::json(200, &json!({ "jsonrpc": "2.0", "id": "another", "result": {} }));
+    for era in [Era::Modern, Era::Legacy] {
+        for (what, reply, status, code) in [
+            ("a server error", rejected(500), 502, "upstream_invalid"),
+            ("an overload", rejected(503), 502, "upstream_invalid"),
+            ("a refusal", rejected(403), 502, "upstream_invalid"),
+            ("a redirect", rejected(307).header("location", "http://127.0.0.1:1/"), 502, "upstream_invalid"),
+            ("a cut answer", cut.clone(), 502, "upstream_lost"),
+            ("a cut stream", stream_cut.clone(), 502, "upstream_lost"),
+            ("another's answer", stranger.clone(), 502, "upstream_invalid"),
+        ] {
+            let recorder = failing(era, 1, reply);
+            let (gateway, client) = behind("once", &issuer, &recorder);
+            let answer = client.call("echo", &json!({}));
+            let (seen_status, _, seen_code) = refused(&answer);
+            // A stream that is open has said 200 already.
+            let streams = answer.header("content-type") == Some("text/event-stream");
+            assert_eq!(
+                (if streams { status } else { seen_status }, seen_code.as_str()),
+                (status, code),
+                "{era:?} {what}"
+            );
+            assert_eq!(recorder.seen_method("tools/call").len(), 1, "{era:?} {what}");
+            assert_eq!(text_of(&client.call("echo", &json!({}))), "echo {}", "{era:?} {what}: the next call is well");
+            drop(gateway);
+        }
+    }
+}
+
+#[test]
+fn a_refused_credential_is_minted_once_more_and_the_call_sent_once_more() {
+    for era in [Era::Modern, Era::Legacy] {
+        let issuer = Issuer::good();
+        let unauthorized = Reply::status(401).header("www-authenticate", "Bearer error=\"invalid_token\"");
+        let recorder = failing(era, 1, unauthorized.clone());
+        let (_gateway, client) = behind("again", &issuer, &recorder);
+        let minted = exchanges(&issuer);
+        assert_eq!(text_of(&client.call("echo", &json!({}))), "echo {}");
+        let calls = recorder.seen_method("tools/call");
+        assert_eq!(calls.len(), 2, "{era:?}");
+        assert_ne!(calls[0].header("authorization"), calls[1].header("authorization"), "{era:?}: another credential");
+        assert_eq!(exchanges(&issuer) - minted, 2, "{era:?}");
+
+        let recorder = failing(era, 2, unauthorized);
+        let (gateway, client) = behind("never", &issuer, &recorder);
+        let minted = exchanges(&issuer);
+        let answer = client.call("echo", &json!({}));
+        assert_eq!(refused(&answer), (502, 50204, "upstream_unauthorized".into()), "{era:?}");
+        assert_eq!(answer.header("www-authenticate"), None, "an upstream's challenge is not the caller's");
+        assert_eq!(recorder.seen_method("tools/call").len(), 2, "{era:?}: and no third time");
+        assert_eq!(exchanges(&issuer) - minted, 2, "{era:?}");
+        let ends = |event: &str| gateway.journal().iter().filter(|record| record["event"] == event).count();
+        assert_eq!((ends("intent"), ends("outcome")), (1, 1), "one call, however often sent");
+    }
+}
+
+#[test]
+fn an_upstream_that_takes_too_long_is_not_asked_again() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        (seen.rpc_method() == "tools/call").then(|| Reply::json(200, &json!({})).after(Duration::from_secs(30)))
+    });
+    let gateway = Setup::usual("slow", &issuer)
+        .upstream("up", &recorder.url(), "grant = { strategy = \"none\" }\ntimeout_ms = 300")
+        .start();
+    let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    assert_eq!(refused(&client.call("echo", &json!({}))), (504, 50401, "upstream_timeout".into()));
+    assert_eq!(recorder.seen_method("tools/call").len(), 1);
+}
+
+#[test]
+fn an_upstream_that_is_not_there_was_not_called() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Modern);
+    let gateway = Setup::usual("gone", &issuer).open_upstream("up", &recorder.url()).start();
+    let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    drop(recorder);
+    assert_eq!(refused(&client.call("echo", &json!({}))), (502, 50202, "upstream_unreachable".into()));
+    let last = gateway.journal().into_iter().rfind(|record| record["event"] == "outcome").unwrap();
+    assert_eq!(last["result"]["ending"], "not_forwarded");
+}
+
+fn exchanges(issuer: &Issuer) -> usize {
+    issuer.asked().iter().filter(|seen| seen.field("subject_token").is_some()).count()
+}
