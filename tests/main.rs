@@ -14,6 +14,7 @@
 )]
 
 mod config;
+mod attacks;
 mod harness;
 mod peers;
 mod request;
