@@ -1,6 +1,7 @@
 //! The request path, end to end, one file a promise.
 
 mod cells;
+mod decision;
 mod legacy_wire;
 mod metadata;
 mod modern_wire;

@@ -122,9 +122,8 @@ fn known(arguments: &Arguments, config: &Config, report: &mut Report) -> Result<
 }
 
 fn type_policies(config: &Config, policies: &Policies, known: &Known, report: &mut Report) {
-    let upstreams: Vec<UpstreamId> = config.upstreams.keys().cloned().collect();
     let unread: Vec<UpstreamId> = known.unread.iter().map(|(id, _)| id.clone()).collect();
-    for problem in policies.check(&Estate { upstreams: &upstreams, tools: &known.tools, unread: &unread }) {
+    for problem in policies.check(&Estate { upstreams: &config.upstreams, tools: &known.tools, unread: &unread }) {
         report.push(problem);
     }
 }

@@ -206,7 +206,7 @@ impl Gateway {
 
         let name = call.name().unwrap_or_default();
         let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &name)?);
-        let permit = rules.policies.decide(identity, &target.tool, call.arguments(), now)?;
+        let permit = trail.judge(rules.policies.decide(identity, &target.tool, call.arguments(), now))?;
         mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?;
         let admission = rules.ceilings.admit(permit, identity, &target.tool, now)?;
         let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;

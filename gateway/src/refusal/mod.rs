@@ -306,7 +306,11 @@ impl Refusal {
             };
         }
         if let Self::Denied(policies) = self {
-            return Cow::Owned(policies.join(" "));
+            return if policies.is_empty() {
+                Cow::Borrowed("no policy permits this call (default deny)")
+            } else {
+                Cow::Owned(format!("forbidden by {}", policies.join(" ")))
+            };
         }
         self.message()
     }
