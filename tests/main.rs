@@ -14,6 +14,7 @@
 )]
 
 mod config;
+mod clients;
 mod harness;
 mod peers;
 mod request;
