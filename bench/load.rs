@@ -2,46 +2,54 @@
 //!
 //! Starts one upstream (here, in this process), nginx and haproxy as plain TLS reverse proxies and Tollgate with
 //! everything on, and gives each the same calls in turn. What counts is CPU time a request, read from the kernel for the
-//! proxy's own processes; wall-clock figures are shown and are only as quiet as the machine.
+//! proxy's own processes; wall-clock figures are shown and are only as quiet as the machine. `README.md` has the method.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::string_slice,
     clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
     clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::print_stderr,
+    clippy::exit,
     missing_docs,
     unreachable_pub,
     reason = "a bench may panic, read clocks and talk to the terminal"
 )]
 
+mod estate;
 mod parties;
+mod peers;
+mod wire;
 
 use std::{
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{Request, header};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::SendRequest;
-use parties::{Party, Parties};
+use parties::{Connection, Parties, Party};
 
-/// Calls under way at once in the closed loop.
-const CONNECTIONS: usize = 64;
-/// Calls a second in the open loop.
-const RATE: u64 = 500;
-/// Streams held open at once.
-const STREAMS: usize = 200;
+const HELP: &str = "\
+What a call costs through Tollgate, nginx and haproxy. Run it as `bench/run`.
+
+  --rounds N      rounds of the closed loop, each party once a round (5)
+  --seconds N     length of a party's turn (3)
+  --policies A,B  sizes of the policy set, one Tollgate each (10,100,1000)
+  --streams N     event streams held at once (200)
+  --only TEXT     only parties with TEXT in their name, besides nginx
+  --profile S     run nothing but the first Tollgate under load, S seconds long, and print its process id";
 
 struct Settings {
     rounds: usize,
     seconds: u64,
+    streams: usize,
+    policies: Vec<usize>,
+    only: Option<String>,
+    profile: Option<u64>,
 }
 
 /// One party in one round.
@@ -55,27 +63,78 @@ struct Sample {
 
 fn main() {
     rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
-    let argument = |name: &str, otherwise: u64| {
-        std::env::args()
-            .skip_while(|argument| argument != name)
-            .nth(1)
-            .and_then(|value| value.parse().ok())
-            .unwrap_or(otherwise)
-    };
-    let settings = Settings { rounds: argument("--rounds", 5) as usize, seconds: argument("--seconds", 3) };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let settings = settings();
+    for program in ["nginx", "haproxy", "taskset"] {
+        if !parties::installed(program) {
+            eprintln!("`{program}` is missing: apt-get install -y nginx-light haproxy util-linux, or run `bench/run`");
+            std::process::exit(1);
+        }
+    }
+    if parties::cores() > 1 {
+        // Load and upstream on core 0; the proxies are started on core 1.
+        let own = std::process::id().to_string();
+        Command::new("taskset").args(["-acp", "0", &own]).output().unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(run(&settings));
 }
 
+fn settings() -> Settings {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.iter().any(|argument| argument == "--help") {
+        println!("{HELP}");
+        std::process::exit(0);
+    }
+    let text = |name: &str| arguments.iter().skip_while(|argument| *argument != name).nth(1).cloned();
+    let number = |name: &str, otherwise: u64| {
+        text(name).map_or(otherwise, |value| value.parse().unwrap_or_else(|_| panic!("{name} {value}: not a number")))
+    };
+    let policies = text("--policies").unwrap_or_else(|| "10,100,1000".to_owned());
+    Settings {
+        rounds: number("--rounds", 5).clamp(1, 100) as usize,
+        seconds: number("--seconds", 3).clamp(1, 60),
+        streams: number("--streams", 200).clamp(1, 900) as usize,
+        policies: policies.split(',').map(|count| count.parse().expect("--policies A,B,C")).collect(),
+        only: text("--only"),
+        profile: text("--profile").map(|_| number("--profile", 10)),
+    }
+}
+
 async fn run(settings: &Settings) {
-    let parties = Parties::start().await;
-    println!("closed loop: {CONNECTIONS} connections over TLS, {} rounds of {} s each, median", settings.rounds, settings.seconds);
-    println!("{:<22}{:>12}{:>10}{:>12}{:>9}{:>9}{:>11}", "", "CPU µs/req", "x nginx", "requests/s", "p50 ms", "p99 ms", "RSS MiB");
-    let idle: Vec<f64> = parties.all.iter().map(Party::rss_mib).collect();
+    let mut parties = Parties::start(&settings.policies).await;
+    if let Some(only) = &settings.only {
+        parties.all.retain(|party| party.name == "nginx" || party.name.contains(only));
+    }
+    if let Some(seconds) = settings.profile {
+        return profile(&parties, Duration::from_secs(seconds)).await;
+    }
+    memory(&parties, settings.streams).await;
+    cost(&parties, settings).await;
+    latency(&parties, settings).await;
+}
+
+/// Idle, and a stream. Before any load, so that no memory freed earlier is there to be used again.
+async fn memory(parties: &Parties, streams: usize) {
+    println!("\nheld: {streams} event streams, each on a TLS connection of its own");
+    println!("{:<28}{:>14}{:>16}", "", "idle RSS MiB", "KiB a stream");
+    for party in parties.all.iter().filter(|party| party.has_memory()) {
+        let idle = party.rss_mib();
+        let each = held_streams(party, streams).await;
+        println!("{:<28}{idle:>14.1}{each:>16.1}", party.name);
+    }
+}
+
+async fn cost(parties: &Parties, settings: &Settings) {
+    let Settings { rounds, seconds, .. } = settings;
+    println!("\nclosed loop: {CONNECTIONS} connections, {rounds} rounds of {seconds} s each, interleaved; medians");
+    println!(
+        "{:<28}{:>11}{:>8}{:>9}{:>12}{:>9}{:>9}{:>9}",
+        "", "CPU µs/req", "best", "x nginx", "requests/s", "p50 ms", "p99 ms", "RSS MiB"
+    );
     let mut samples = vec![Vec::new(); parties.all.len()];
-    for round in 0..=settings.rounds {
+    for round in 0..=*rounds {
         for (at, party) in parties.all.iter().enumerate() {
-            let seconds = if round == 0 { 1 } else { settings.seconds };
+            let seconds = if round == 0 { 1 } else { *seconds };
             let sample = closed_loop(party, Duration::from_secs(seconds)).await;
             if round > 0 {
                 samples[at].push(sample);
@@ -83,25 +142,42 @@ async fn run(settings: &Settings) {
         }
     }
     let medians: Vec<Sample> = samples.iter().map(|of| median(of)).collect();
-    let nginx = parties.all.iter().position(|party| party.name == "nginx").map_or(0.0, |at| medians[at].cpu_us);
-    for (party, sample) in parties.all.iter().zip(&medians) {
+    let nginx = parties.all.iter().position(|party| party.name == "nginx").map_or(f64::NAN, |at| medians[at].cpu_us);
+    for ((party, sample), samples) in parties.all.iter().zip(&medians).zip(&samples) {
+        let best = samples.iter().map(|sample| sample.cpu_us).fold(f64::INFINITY, f64::min);
         println!(
-            "{:<22}{:>12.1}{:>10.2}{:>12.0}{:>9.2}{:>9.2}{:>11.1}",
-            party.name, sample.cpu_us, sample.cpu_us / nginx, sample.per_second, sample.p50_ms, sample.p99_ms, party.rss_mib()
+            "{:<28}{:>11.1}{:>8.1}{:>9.2}{:>12.0}{:>9.2}{:>9.2}{:>9.1}",
+            party.name,
+            sample.cpu_us,
+            best,
+            sample.cpu_us / nginx,
+            sample.per_second,
+            sample.p50_ms,
+            sample.p99_ms,
+            party.rss_mib()
         );
     }
-    println!("\nopen loop: {RATE} requests/s over TLS for {} s", settings.seconds * 2);
-    println!("{:<22}{:>9}{:>9}{:>9}", "", "p50 ms", "p99 ms", "max ms");
+}
+
+async fn latency(parties: &Parties, settings: &Settings) {
+    let seconds = settings.seconds * 2;
+    println!("\nopen loop: {RATE} requests/s for {seconds} s");
+    println!("{:<28}{:>9}{:>9}{:>9}{:>13}", "", "p50 ms", "p99 ms", "max ms", "CPU µs/req");
     for party in &parties.all {
-        let mut latencies = open_loop(party, Duration::from_secs(settings.seconds * 2)).await;
-        println!("{:<22}{:>9.2}{:>9.2}{:>9.2}", party.name, at(&mut latencies, 0.5), at(&mut latencies, 0.99), at(&mut latencies, 1.0));
+        let before = party.cpu_us();
+        let mut latencies = open_loop(party, Duration::from_secs(seconds)).await;
+        let cpu = (party.cpu_us() - before) / latencies.len() as f64;
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| at(&mut latencies, share));
+        println!("{:<28}{p50:>9.2}{p99:>9.2}{max:>9.2}{cpu:>13.1}", party.name);
     }
-    println!("\nheld streams: {STREAMS} event streams over TLS");
-    println!("{:<22}{:>14}{:>16}", "", "idle RSS MiB", "KiB a stream");
-    for (party, idle) in parties.all.iter().zip(idle) {
-        let each = held_streams(party).await;
-        println!("{:<22}{:>14.1}{:>16.1}", party.name, idle, each);
-    }
+}
+
+/// Load for a profiler to look at.
+async fn profile(parties: &Parties, time: Duration) {
+    let party = parties.all.iter().find(|party| party.name.starts_with("tollgate")).expect("a Tollgate in --policies");
+    println!("process {}", party.process_id());
+    let sample = closed_loop(party, time).await;
+    println!("{:.1} CPU µs/req, {:.0} requests/s", sample.cpu_us, sample.per_second);
 }
 
 async fn closed_loop(party: &Party, time: Duration) -> Sample {
@@ -138,25 +214,28 @@ async fn closed_loop(party: &Party, time: Duration) -> Sample {
     }
 }
 
-/// Calls begin when they are due, whether or not earlier ones have ended; latency counts from when they were due.
+/// Calls begin when they are due, whether or not earlier ones have ended; time spent waiting for a free connection counts.
 async fn open_loop(party: &Party, time: Duration) -> Vec<f64> {
     let (free, mut idle) = tokio::sync::mpsc::channel(CONNECTIONS);
-    for _ in 0..CONNECTIONS {
-        free.send(party.connect().await).await.unwrap();
-    }
     let request = party.call();
+    for _ in 0..CONNECTIONS {
+        let mut connection = party.connect().await;
+        one(&mut connection, &request).await;
+        free.send(connection).await.unwrap();
+    }
     let total = RATE * time.as_secs();
     let began = Instant::now();
     let mut calls = Vec::new();
     for number in 0..total {
         let due = began + Duration::from_micros(number * 1_000_000 / RATE);
+        // The timer wakes within a millisecond of that; what it is late by is the bench's own.
         tokio::time::sleep_until(due.into()).await;
-        let mut connection: SendRequest<Full<Bytes>> = idle.recv().await.unwrap();
+        let woken = Instant::now();
+        let mut connection = idle.recv().await.unwrap();
         let (request, free) = (Arc::clone(&request), free.clone());
         calls.push(tokio::spawn(async move {
-            let sent = Instant::now();
             one(&mut connection, &request).await;
-            let latency = sent.elapsed().as_secs_f64() * 1_000.0;
+            let latency = woken.elapsed().as_secs_f64() * 1_000.0;
             free.send(connection).await.unwrap();
             latency
         }));
@@ -168,44 +247,35 @@ async fn open_loop(party: &Party, time: Duration) -> Vec<f64> {
     latencies
 }
 
-async fn held_streams(party: &Party) -> f64 {
-    let before = party.rss_mib();
+async fn held_streams(party: &Party, streams: usize) -> f64 {
+    let request = party.stream_call();
     let mut held = Vec::new();
-    for _ in 0..STREAMS {
+    let mut before = 0.0;
+    // The first few bring what every stream shares.
+    for number in 0..streams + STREAMS_FIRST {
+        if number == STREAMS_FIRST {
+            before = party.rss_mib();
+        }
         let mut connection = party.connect().await;
-        let mut response = connection.send_request(request(&party.stream_call())).await.unwrap();
-        let first = response.body_mut().frame().await;
-        assert!(first.is_some(), "{}: the stream ended at once with {}", party.name, response.status());
-        held.push((connection, response));
+        connection.send(&request).await;
+        let answer = connection.receive_event().await.unwrap_or_else(|| panic!("{}: no stream", party.name));
+        assert!(answer.text().contains("notifications/progress"), "{}: {}", party.name, answer.text());
+        held.push(connection);
     }
-    let each = (party.rss_mib() - before) * 1_024.0 / STREAMS as f64;
+    let each = (party.rss_mib() - before) * 1_024.0 / streams as f64;
     drop(held);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     each
 }
 
 /// One call, checked; its latency in milliseconds.
-async fn one(connection: &mut SendRequest<Full<Bytes>>, call: &parties::Call) -> f64 {
+async fn one(connection: &mut Connection, request: &[u8]) -> f64 {
     let began = Instant::now();
-    let response = connection.send_request(request(call)).await.unwrap();
-    let status = response.status();
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    assert!(status.is_success(), "HTTP {status}: {}", String::from_utf8_lossy(&body));
+    connection.send(request).await;
+    let answer = connection.receive().await.expect("the connection closed");
+    let (status, fits) = (answer.status(), answer.body.len() > 500);
+    assert!(status == 200 && fits, "HTTP {status}: {}", answer.text());
     began.elapsed().as_secs_f64() * 1_000.0
-}
-
-fn request(call: &parties::Call) -> Request<Full<Bytes>> {
-    let mut request = Request::post(&call.path)
-        .header(header::HOST, &call.host)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::ACCEPT, "application/json, text/event-stream")
-        .header("mcp-protocol-version", "2026-07-28")
-        .header("mcp-method", "tools/call")
-        .header("mcp-name", &call.tool);
-    if let Some(token) = &call.token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-    }
-    request.body(Full::new(call.body.clone())).unwrap()
 }
 
 fn median(samples: &[Sample]) -> Sample {
@@ -224,5 +294,12 @@ fn median(samples: &[Sample]) -> Sample {
 fn at(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
-    values.get((last as f64 * share).round() as usize).copied().unwrap_or(0.0)
+    values.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
 }
+
+/// Calls under way at once in the closed loop.
+const CONNECTIONS: usize = 64;
+/// Calls a second in the open loop.
+const RATE: u64 = 500;
+/// Streams opened before memory is looked at.
+const STREAMS_FIRST: usize = 20;

@@ -13,6 +13,7 @@
     reason = "tests may panic, read clocks and talk to the terminal"
 )]
 
+mod cli;
 mod config;
 mod clients;
 mod harness;

@@ -1,16 +1,10 @@
 //! The `tollgate` binary.
-#![allow(clippy::all)]
-fn main() {
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything asks for a provider: without one installed, building a TLS configuration panics where two are
+    // linked in. That somebody else was first cannot be, and would be the same provider.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let a: Vec<String> = std::env::args().collect();
-    let options = tollgate::serve::Options {
-        config: a[3].clone().into(),
-        upgrade: false,
-        run_directory: "/tmp/tgrun".into(),
-        log: "info".into(),
-    };
-    if let Err(e) = tollgate::serve::serve(&options) {
-        eprintln!("{e}");
-        std::process::exit(1);
-    }
+    tollgate::cli::run(std::env::args_os())
 }

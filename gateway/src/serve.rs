@@ -11,13 +11,16 @@ use tokio::sync::watch;
 use crate::{
     admin,
     audit::{
-        journal::{Journal, OpenFault},
-        record,
+        journal::{self, Journal, OpenFault},
+        record::{self, Subject},
     },
     ceiling::Ceilings,
     clock,
-    config::{self, Config, Environment, Report},
-    edge::{self, Edge},
+    config::{
+        Config, Environment, Report,
+        reload::{self, Change, Parts},
+    },
+    edge::{self, Edge, Metadata},
     lifecycle::{Estate, Gateway, Rules},
     policy::{Policies, load},
     state::Rates,
@@ -65,7 +68,8 @@ pub enum Failure {
 /// Every [`Failure`].
 pub fn serve(options: &Options) -> Result<(), Failure> {
     let environment = Environment::process();
-    let config = Arc::new(config::load(&options.config, &environment).map_err(Failure::Config)?);
+    let (config, watch) = reload::open(options.config.clone(), environment);
+    let config = Arc::new(config.map_err(Failure::Config)?);
     let rates = Arc::new(Rates::new(RATE_KEYS_MAX));
     let rules = rules(&config, &rates).map_err(Failure::Config)?;
     let telemetry = Telemetry::start(&config.telemetry, &options.log).map_err(Failure::Part)?;
@@ -77,7 +81,9 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let gateway = Arc::new(Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone()));
 
     let (draining, drains) = watch::channel(false);
-    let background = work(Arc::clone(&gateway), config.digest.clone(), policy_set);
+    let begin = work(Arc::clone(&gateway), config.digest.clone(), policy_set);
+    let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates };
+    let follow = watch.run(move |change| follower.apply(change));
     let served = edge::run(Edge {
         pages: admin::pages(readiness(&gateway, drains), || telemetry::metrics::render(telemetry::metrics())),
         gateway,
@@ -85,7 +91,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         metadata,
         tasks,
         draining,
-        background: vec![Box::pin(background)],
+        background: vec![Box::pin(begin), Box::pin(follow)],
         run_directory: options.run_directory.clone(),
         upgrade: options.upgrade,
     });
@@ -123,6 +129,71 @@ async fn work(gateway: Arc<Gateway>, config_digest: String, policy_set: Arc<str>
         tracing::error!(why = %refusal.inside(), "the start could not be recorded");
     }
     gateway.keep_catalogue();
+}
+
+/// Takes changes of files over into the gateway that runs: all of a change, or nothing of it.
+struct Follower {
+    gateway: Arc<Gateway>,
+    metadata: Metadata,
+    rates: Arc<Rates>,
+}
+
+impl Follower {
+    fn apply(&self, change: Change) {
+        let estate = self.gateway.estate();
+        let Parts { estate: described, certificates, policies } = change.parts;
+        match change.config {
+            Err(report) => self.rejected(Subject::Config, &estate.config.digest, report.messages()),
+            Ok(config) if described || certificates => self.reconfigured(&estate, Arc::new(config)),
+            Ok(_) if policies => self.ruled(&estate),
+            Ok(_) => {}
+        }
+    }
+
+    fn reconfigured(&self, estate: &Estate, config: Arc<Config>) {
+        let (before, digest) = (estate.config.digest.clone(), config.digest.clone());
+        let next = rules(&config, &self.rates)
+            .map_err(|report| report.messages().collect())
+            .and_then(|rules| estate.succeeded(config, rules).map_err(|why| vec![why]));
+        match next {
+            Err(why) => self.rejected(Subject::Config, &before, why.into_iter()),
+            Ok(next) => {
+                self.metadata.store(Arc::new(next.metadata()));
+                self.gateway.succeed(next);
+                self.applied(Subject::Config, &digest, &before);
+            }
+        }
+    }
+
+    fn ruled(&self, estate: &Estate) {
+        let before = Arc::clone(estate.rules.load().policies.digest());
+        match rules(&estate.config, &self.rates) {
+            Err(report) => self.rejected(Subject::Policy, &before, report.messages()),
+            Ok(rules) => {
+                let digest = Arc::clone(rules.policies.digest());
+                estate.rules.store(Arc::new(rules));
+                self.applied(Subject::Policy, &digest, &before);
+            }
+        }
+    }
+
+    fn applied(&self, subject: Subject, digest: &str, before: &str) {
+        tracing::info!(?subject, digest, before, "a change is in force");
+        self.note(&record::Change { subject, digest, previous: Some(before), rejected: None });
+    }
+
+    /// What was in force stays in force; that is said loudly, for nobody sees it otherwise.
+    fn rejected(&self, subject: Subject, before: &str, why: impl Iterator<Item = String>) {
+        let why = why.collect::<Vec<_>>().join("; ");
+        tracing::error!(?subject, in_force = before, why, "a change is not taken over");
+        self.note(&record::Change { subject, digest: "", previous: Some(before), rejected: Some(&why) });
+    }
+
+    fn note(&self, change: &record::Change<'_>) {
+        if !self.gateway.journal().note(journal::new_id(), change) {
+            telemetry::metrics().audit_failures.increment();
+        }
+    }
 }
 
 fn readiness(gateway: &Arc<Gateway>, drains: watch::Receiver<bool>) -> admin::Readiness {

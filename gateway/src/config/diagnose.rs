@@ -6,8 +6,8 @@
 use std::{error, fmt, ops::Range, sync::Arc};
 
 use miette::{
-    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, NamedSource, SourceCode, SourceSpan,
-    SpanContents,
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, NamedSource, Severity, SourceCode,
+    SourceSpan, SpanContents,
 };
 
 /// A file that somebody wrote, with the name under which they know it.
@@ -138,13 +138,13 @@ impl Report {
         self.0.append(&mut other.0);
     }
 
-    /// How many problems there are.
+    /// How many problems stand in the way; warnings are not counted.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.0.iter().filter(|problem| is_error(problem.as_ref())).count()
     }
 
-    /// Whether nothing is wrong.
+    /// Whether there is nothing to tell, not even a warning.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -176,7 +176,11 @@ impl Report {
             text.push('\n');
         }
         let count = self.count();
-        text.push_str(&format!("{count} problem{}\n", if count == 1 { "" } else { "s" }));
+        text.push_str(&counted(count, "problem"));
+        if let Some(warnings) = self.0.len().checked_sub(count).filter(|warnings| *warnings > 0) {
+            text.push_str(&format!(", {}", counted(warnings, "warning")));
+        }
+        text.push('\n');
         text
     }
 }
@@ -199,6 +203,14 @@ impl From<Vec<Problem>> for Report {
         }
         report
     }
+}
+
+fn is_error(problem: &dyn Diagnostic) -> bool {
+    problem.severity().is_none_or(|severity| severity == Severity::Error)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Columns of a rendered report.

@@ -22,6 +22,8 @@ pub enum Environment {
     Process,
     /// These variables and no others; a test and the demo say what they are.
     Given(BTreeMap<String, String>),
+    /// Of another machine: secrets, certificates and folders are taken for granted and not looked at.
+    Elsewhere,
 }
 
 /// What a file says.
@@ -49,6 +51,15 @@ impl Environment {
         Self::Process
     }
 
+    /// Whether what the configuration names is to be looked at on this machine.
+    #[must_use]
+    pub const fn is_here(&self) -> bool {
+        match self {
+            Self::Process | Self::Given(_) => true,
+            Self::Elsewhere => false,
+        }
+    }
+
     /// The value of a variable that is set and is UTF-8.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
@@ -56,6 +67,7 @@ impl Environment {
         match self {
             Self::Process => std::env::var(name).ok().map(Secret::new),
             Self::Given(variables) => variables.get(name).cloned().map(Secret::new),
+            Self::Elsewhere => None,
         }
     }
 

@@ -11,7 +11,7 @@ mod read;
 pub mod reload;
 mod written;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 
@@ -25,6 +25,16 @@ pub use self::{
 /// Reads and judges the configuration at `path`: all of it is right, or everything that is wrong is told.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, Report> {
     load_with_files(path, environment).0
+}
+
+/// Where the policies are, as far as can be told when other things in the file at `path` are wrong.
+#[must_use]
+pub fn policies(path: &Path, environment: &Environment) -> PathBuf {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let bytes = environment.file(path).map(|content| content.bytes).unwrap_or_default();
+    let reading = std::str::from_utf8(&bytes).ok().and_then(|text| read::read("", text).ok());
+    let named = reading.and_then(|reading| reading.file.gateway?.into_inner().policies);
+    named.map_or_else(|| folder.join("policies"), |named| folder.join(named.get_ref()))
 }
 
 /// [`load`], and which other files it looked at.

@@ -103,25 +103,26 @@ impl Keys {
         }
     }
 
-    /// Reads keys until the process ends.
+    /// Reads keys for as long as somebody else holds them: a changed configuration has keys of its own.
     pub(super) fn keep(self: Arc<Self>) {
+        let held = Arc::downgrade(&self);
         drop(tasks::background(async move {
             let mut retry = RETRY;
-            loop {
-                let wanted = self.wanted.load(Ordering::Acquire);
-                self.read().await;
-                self.done.send_replace(wanted);
-                let pause = if self.known.load().failure.is_none() {
+            while let Some(keys) = held.upgrade() {
+                let wanted = keys.wanted.load(Ordering::Acquire);
+                keys.read().await;
+                keys.done.send_replace(wanted);
+                let pause = if keys.known.load().failure.is_none() {
                     retry = RETRY;
                     jittered(REFRESH)
-                } else if self.usable(clock::now()) {
+                } else if keys.usable(clock::now()) {
                     jittered(DEMAND_FLOOR)
                 } else {
                     retry = retry.saturating_mul(2).min(DEMAND_FLOOR);
                     jittered(retry)
                 };
                 // Whichever comes first; neither is an error.
-                drop(tokio::time::timeout(pause, self.wake.notified()).await);
+                drop(tokio::time::timeout(pause, keys.wake.notified()).await);
             }
         }));
     }

@@ -16,7 +16,7 @@ use tokio::{
     time::sleep_until,
 };
 
-use super::{Estate, Response, respond};
+use super::{Asking, Estate, Response, respond, trail::Trail};
 use crate::{
     audit::{
         journal::{Journal, Receipt},
@@ -29,7 +29,7 @@ use crate::{
     identity::Identity,
     inspect::{self, Answer, Outcome as Judged, Relay},
     refusal::{Era, Refusal},
-    rpc::{Asker, Call, outbound, reply::Inbound, sse},
+    rpc::{Asker, Call, mirrors, outbound, reply::Inbound, sse},
     tasks::Tasks,
     telemetry::{
         Operation,
@@ -42,28 +42,32 @@ use crate::{
 /// A call under way, with everything that it holds until it ends.
 #[derive(Debug)]
 pub(super) struct Carriage {
-    pub(super) estate: Arc<Estate>,
-    pub(super) journal: Arc<Journal>,
-    pub(super) peer: Arc<Peer>,
-    pub(super) identity: Arc<Identity>,
-    pub(super) began: Instant,
-    pub(super) call: Call,
-    pub(super) asker: Asker,
-    pub(super) target: Target,
+    estate: Arc<Estate>,
+    peer: Arc<Peer>,
+    identity: Arc<Identity>,
+    call: Call,
+    target: Target,
+    held: Held,
     /// `Mcp-Param-*` headers that no schema declares: forwarded and otherwise ignored (RI-02).
-    pub(super) unrecognised: Vec<(HeaderName, HeaderValue)>,
+    unrecognised: Vec<(HeaderName, HeaderValue)>,
     /// Whether the client takes a stream of events.
-    pub(super) streams: bool,
+    streams: bool,
+    /// The span of the request, and that of the call to the upstream within it.
+    spans: (Operation, Operation),
+    /// The latter as the upstream gets it.
+    traceparent: String,
+    /// When the request came in, and when the call set out.
+    times: (Instant, Instant),
+}
+
+/// What a call holds besides the ceilings' room, given back when it ends.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// To whom the answer goes, and in what form.
+    pub(super) asker: Asker,
+    /// Its place in a legacy session.
     pub(super) tracked: Option<Tracked>,
-    /// The span of the request.
-    pub(super) server: Operation,
-    /// The span of the call to the upstream, within it.
-    pub(super) client: Operation,
-    /// That span as the upstream gets it.
-    pub(super) traceparent: String,
-    /// When the call set out.
-    pub(super) departed: Instant,
-    /// Room in the gateway, given back when the call ends.
+    /// Its room among the calls in flight.
     pub(super) _room: OwnedSemaphorePermit,
 }
 
@@ -83,24 +87,51 @@ struct Ended {
 }
 
 impl Carriage {
+    /// Puts together what the call needs on its way.
+    pub(super) fn load(asking: Asking<'_>, target: Target, held: Held, trail: &mut Trail) -> Result<Self, Refusal> {
+        let Asking { estate, head, caller, call, .. } = asking;
+        let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let server = trail.asked.take().ok_or(Refusal::Bug("a call that was not read"))?.operation;
+        let client = server.client(|| names::span("tools/call", Some(&target.tool.name)));
+        let unrecognised = mirrors::unrecognised(&target.tool.mirrors, &head.headers);
+        Ok(Self {
+            unrecognised: unrecognised.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            streams: respond::takes_streams(&head.headers),
+            peer: Arc::clone(peer),
+            estate: Arc::clone(estate),
+            identity: Arc::clone(caller.identity()),
+            traceparent: client.traceparent(),
+            spans: (server, client),
+            times: (trail.began, clock::instant()),
+            call,
+            target,
+            held,
+        })
+    }
+
     /// Sets out, and returns as soon as there is something to tell the client.
-    pub(super) async fn depart(self, tasks: &Tasks, receipt: Receipt, grant: Grant) -> Result<Response, Refusal> {
+    pub(super) async fn depart(
+        self,
+        (tasks, journal): (&Tasks, &Arc<Journal>),
+        receipt: Receipt,
+        grant: Grant,
+    ) -> Result<Response, Refusal> {
         let (to_client, from_carriage) = oneshot::channel();
-        tasks.spawn(self.carry(receipt, grant, Delivery::Waiting(to_client)));
+        tasks.spawn(self.carry(Arc::clone(journal), receipt, grant, Delivery::Waiting(to_client)));
         from_carriage.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))
     }
 
-    async fn carry(self, receipt: Receipt, grant: Grant, mut delivery: Delivery) {
+    async fn carry(self, journal: Arc<Journal>, receipt: Receipt, grant: Grant, mut delivery: Delivery) {
         let id = receipt.id();
         let ended = self.ride(receipt, grant, &mut delivery).await;
         let outcome = self.outcome(&ended);
-        if !self.journal.note(id, &outcome) {
+        if !journal.note(id, &outcome) {
             metrics().audit_failures.increment();
         }
         self.measure(&ended, &outcome);
         match ended {
             Ended { answer: Some(answer), .. } => delivery.answer(answer).await,
-            Ended { refusal: Some(refusal), .. } => delivery.refuse(&self.asker, &refusal).await,
+            Ended { refusal: Some(refusal), .. } => delivery.refuse(&self.held.asker, &refusal).await,
             Ended { .. } => {}
         }
     }
@@ -121,15 +152,15 @@ impl Carriage {
     async fn send(&self, receipt: Receipt, grant: Grant) -> Result<Reply, Refusal> {
         let key = grant.key();
         let receipt = match self.peer.forward(receipt, grant, &self.passage()).await? {
-            Forwarded::Answered(reply) => return Ok(reply),
+            Forwarded::Answered(reply) => return Ok(*reply),
             Forwarded::Unauthorized(receipt) => receipt,
         };
         let exchange = &self.estate.exchange;
         exchange.drop_grant(&key);
         let grant = exchange.mint(&self.identity, self.peer.settings(), &self.target.tool.mints, clock::now()).await?;
         let key = grant.key();
-        match self.peer.forward(receipt, grant, &self.passage()).await? {
-            Forwarded::Answered(reply) => Ok(reply),
+        match Box::pin(self.peer.forward(receipt, grant, &self.passage())).await? {
+            Forwarded::Answered(reply) => Ok(*reply),
             Forwarded::Unauthorized(_receipt) => {
                 exchange.drop_grant(&key);
                 Err(Refusal::UpstreamUnauthorized)
@@ -143,9 +174,9 @@ impl Carriage {
             call: &self.call,
             target: &self.target,
             unrecognised: &self.unrecognised,
-            log_level: self.asker.log_level,
+            log_level: self.held.asker.log_level,
             traceparent: Some(&self.traceparent),
-            tracestate: self.client.tracestate(),
+            tracestate: self.spans.1.tracestate(),
         }
     }
 
@@ -163,11 +194,11 @@ impl Carriage {
             target: &self.target.tool.name,
             error,
             status: &rpc,
-            version: self.asker.version,
+            version: self.held.asker.version,
         };
-        metrics().served(operation, self.began.elapsed());
-        metrics().called(self.target.tool.upstream.as_str(), operation, self.departed.elapsed());
-        for operation in [&self.server, &self.client] {
+        metrics().served(operation, self.times.0.elapsed());
+        metrics().called(self.target.tool.upstream.as_str(), operation, self.times.1.elapsed());
+        for operation in [&self.spans.0, &self.spans.1] {
             if !error.is_empty() {
                 operation.fail(error);
             }
@@ -179,7 +210,7 @@ impl Carriage {
 
     /// Reads the upstream's messages until this call's response, and lets through what may go back.
     async fn read(&self, mut reply: Reply, delivery: &mut Delivery) -> Ended {
-        let mut relay = Relay::new(&self.asker, reply.progress_token());
+        let mut relay = Relay::new(&self.held.asker, reply.progress_token());
         let end_of_stream = self.instant_after(self.estate.config.limits.stream_max);
         let mut late = self.deadline();
         let mut opens = reply.messages.is_stream().then(|| self.instant_after(STREAM_OPENS_AFTER));
@@ -212,7 +243,7 @@ impl Carriage {
                     if !reply.status.is_success() && response.outcome().is_ok() {
                         return Ended::lost(reply.status);
                     }
-                    return match inspect::admit(&self.asker, reply.id, reply.spoken.version, &response) {
+                    return match inspect::admit(&self.held.asker, reply.id, reply.spoken.version, &response) {
                         Ok(answer) => Ended::answered(answer),
                         Err(refusal) => Ended::refused(refusal),
                     };
@@ -274,7 +305,7 @@ impl Carriage {
     /// A modern client takes a call back by closing the stream (RS-09); a legacy client says so, and going away means
     /// nothing (RL-07).
     async fn taken_back(&self, delivery: &mut Delivery) {
-        match (self.call.era(), &self.tracked) {
+        match (self.call.era(), &self.held.tracked) {
             (Era::Modern, _) => delivery.closed().await,
             (Era::Legacy, Some(tracked)) => tracked.cancelled().await,
             (Era::Legacy, None) => std::future::pending().await,
@@ -292,7 +323,7 @@ impl Carriage {
 
     fn outcome<'a>(&self, ended: &'a Ended) -> Outcome<'a> {
         let mut outcome = Outcome::new(ended.ending);
-        outcome.duration_us = u64::try_from(self.began.elapsed().as_micros()).ok();
+        outcome.duration_us = u64::try_from(self.times.0.elapsed().as_micros()).ok();
         if let Some(answer) = &ended.answer {
             outcome.status = Some(200);
             outcome.rpc_code = match answer.outcome() {

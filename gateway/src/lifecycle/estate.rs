@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::{
-    catalog::{Catalogue, Listing},
+    catalog::{Catalogue, Listing, ToolDefinition},
     ceiling::Ceilings,
     config::{Config, Endpoint, UpstreamId},
     exchange::Exchange,
@@ -78,6 +78,26 @@ impl Estate {
             audiences,
             config,
         })
+    }
+
+    /// The estate of a changed configuration. Credentials that are asked for as before are kept, and so is what the
+    /// upstreams said, judged by the new rules: a change takes no tool away from anybody for the time of a reading.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the operator; `self` goes on as it is.
+    pub fn succeeded(&self, config: Arc<Config>, rules: Rules) -> Result<Self, String> {
+        let mut next = Self::build(Arc::clone(&config), rules)?;
+        next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
+        let known = self.catalogue.load();
+        for (id, upstream) in &config.upstreams {
+            let moved = self.config.upstreams.get(id).is_none_or(|before| before.url != upstream.url);
+            let Some(listing) = known.listing(id).filter(|_| !moved) else { continue };
+            let again =
+                |tool: &Arc<ToolDefinition>| ToolDefinition::read(upstream, tool.raw.clone()).ok().map(Arc::new);
+            let tools = listing.tools.iter().filter_map(again).collect();
+            next.publish(id, Listing { tools, degraded: listing.degraded.clone() });
+        }
+        Ok(next)
     }
 
     /// The audiences that a token for `endpoint` may be made out to; none where there is no such endpoint.

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Estate, Gateway, Response, respond,
+    Asking, Estate, Gateway, Response, respond,
     trail::{Trail, record_target},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     ceiling::Admission,
     config::ArgumentRecord,
     exchange::Grant,
-    identity::{Caller, metadata},
+    identity::metadata,
     refusal::{Challenge, Refusal},
     rpc::{
         Asker, Call,
@@ -89,13 +89,8 @@ impl Gateway {
     }
 
     /// `tools/list`: what this caller may see on this endpoint, by the function that judges calls.
-    pub(super) fn list(
-        &self,
-        estate: &Estate,
-        caller: &Caller,
-        call: &Call,
-        trail: &Trail,
-    ) -> Result<Response, Refusal> {
+    pub(super) fn list(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
+        let Asking { estate, caller, call, .. } = asking;
         let asker = asker(call)?;
         let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
         let withheld = std::cell::Cell::new(0_u64);
@@ -146,9 +141,9 @@ impl Gateway {
     }
 
     /// `server/discover` (RS-23).
-    pub(super) fn discover(&self, estate: &Estate, call: &Call, trail: &Trail) -> Result<Response, Refusal> {
-        let asker = asker(call)?;
-        let catalogue = estate.catalogue.load();
+    pub(super) fn discover(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
+        let asker = asker(&asking.call)?;
+        let catalogue = asking.estate.catalogue.load();
         let degraded: Vec<Cow<'_, str>> =
             catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
         trail.measure("", None);
@@ -156,13 +151,8 @@ impl Gateway {
     }
 
     /// `initialize`: begins a session (RL-01, RL-03).
-    pub(super) fn initialize(
-        &self,
-        estate: &Estate,
-        caller: &Caller,
-        call: &Call,
-        trail: &Trail,
-    ) -> Result<Response, Refusal> {
+    pub(super) fn initialize(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
+        let Asking { estate, caller, call, .. } = asking;
         let asker = asker(call)?;
         let asked = call.initialize().ok_or(Refusal::ParamsInvalid(Cow::Borrowed("`initialize` is not whole")))?;
         let session = self.sessions.begin(

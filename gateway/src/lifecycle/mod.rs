@@ -14,6 +14,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use carry::{Carriage, Held};
 pub use estate::{Estate, Rules, endpoints};
 use http::{HeaderMap, Method};
 use tokio::sync::{Semaphore, mpsc};
@@ -22,13 +23,12 @@ use trail::Trail;
 use crate::{
     audit::journal::Journal,
     bridge::{Session, Sessions},
-    clock,
     config::Endpoint,
     identity::Caller,
     refusal::{Era, Refusal},
     rpc::{self, Call, Message, mirrors},
     tasks::Tasks,
-    telemetry::{Spans, names},
+    telemetry::Spans,
 };
 
 /// The head of a request that the edge let in: the path named `endpoint`, `Host` and `Origin` were acceptable.
@@ -69,6 +69,16 @@ pub enum Body {
     Stream(mpsc::Receiver<Bytes>),
 }
 
+/// A request of which is known who sent it and what it says.
+#[derive(Debug)]
+struct Asking<'h> {
+    estate: &'h Arc<Estate>,
+    head: &'h Head,
+    caller: Caller,
+    call: Call,
+    session: Option<Arc<Session>>,
+}
+
 /// The assembled gateway.
 #[derive(Debug)]
 pub struct Gateway {
@@ -99,6 +109,12 @@ impl Gateway {
     #[must_use]
     pub fn estate(&self) -> Arc<Estate> {
         self.estate.load_full()
+    }
+
+    /// Judges everything from now on against `estate`; requests under way keep theirs.
+    pub fn succeed(self: &Arc<Self>, estate: Estate) {
+        self.estate.store(Arc::new(estate));
+        self.keep_catalogue();
     }
 
     /// The journal.
@@ -162,25 +178,18 @@ impl Gateway {
             Some(_) | None => call,
         };
         trail.ask(&call, head, &self.spans, session.as_ref().map(|session| &session.client));
-        self.dispatch(estate, head, caller, (call, session), trail).await
+        self.dispatch(Asking { estate, head, caller, call, session }, trail).await
     }
 
-    async fn dispatch(
-        &self,
-        estate: &Arc<Estate>,
-        head: &Head,
-        caller: Caller,
-        (call, session): (Call, Option<Arc<Session>>),
-        trail: &mut Trail,
-    ) -> Result<Response, Refusal> {
-        match call.method() {
-            rpc::Method::ToolsCall => self.call(estate, head, caller, (call, session), trail).await,
-            rpc::Method::ToolsList => self.list(estate, &caller, &call, trail),
-            rpc::Method::ServerDiscover => self.discover(estate, &call, trail),
-            rpc::Method::Initialize => self.initialize(estate, &caller, &call, trail),
-            rpc::Method::Ping => respond::pong(&call),
+    async fn dispatch(&self, asking: Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
+        match asking.call.method() {
+            rpc::Method::ToolsCall => self.call(asking, trail).await,
+            rpc::Method::ToolsList => self.list(&asking, trail),
+            rpc::Method::ServerDiscover => self.discover(&asking, trail),
+            rpc::Method::Initialize => self.initialize(&asking, trail),
+            rpc::Method::Ping => respond::pong(&asking.call),
             rpc::Method::Cancelled => {
-                if let (Some(session), Some(cancelled)) = (session, call.cancelled()) {
+                if let (Some(session), Some(cancelled)) = (asking.session, asking.call.cancelled()) {
                     session.cancel(cancelled.request_id.raw());
                 }
                 Ok(respond::accepted())
@@ -190,54 +199,31 @@ impl Gateway {
     }
 
     /// One tool call, from who asks to the answer's way back.
-    async fn call(
-        &self,
-        estate: &Arc<Estate>,
-        head: &Head,
-        caller: Caller,
-        (call, session): (Call, Option<Arc<Session>>),
-        trail: &mut Trail,
-    ) -> Result<Response, Refusal> {
-        let (now, identity) = (trail.now, caller.identity());
-        let room =
-            Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
-        let rules = estate.rules.load();
+    async fn call(&self, asking: Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
+        let Asking { estate, head, caller, call, session } = &asking;
+        let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
 
-        let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &call.name().unwrap_or_default())?);
+        let name = call.name().unwrap_or_default();
+        let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &name)?);
         let permit = rules.policies.decide(identity, &target.tool, call.arguments(), now)?;
         mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?;
         let admission = rules.ceilings.admit(permit, identity, &target.tool, now)?;
         let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let grant = estate.exchange.mint(identity, peer.settings(), &target.tool.mints, now).await?;
+        let held = self.hold(call, session.as_ref())?;
+        let receipt = self.record(estate, trail, (admission, &grant), call).await?; // durable, or we stop here
+        // From here on the work belongs to its record, not to the client's connection.
+        let carriage = Carriage::load(asking, target, held, trail)?;
+        carriage.depart((&self.tasks, &self.journal), receipt, grant).await
+    }
+
+    /// Room for one more call in flight, and in its session a place from which it can be cancelled.
+    fn hold(&self, call: &Call, session: Option<&Arc<Session>>) -> Result<Held, Refusal> {
+        let room = Arc::clone(&self.room).try_acquire_owned();
         let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
-        let receipt = self.record(estate, trail, (admission, &grant), &call).await?; // durable, or we stop here
-
-        let Some(asked) = trail.asked.take() else { return Err(Refusal::Bug("a call that was not read")) };
-        let client = asked.operation.client(&names::span("tools/call", Some(&target.tool.name)));
-        let carriage = carry::Carriage {
-            traceparent: client.traceparent(),
-            server: asked.operation,
-            client,
-            departed: clock::instant(),
-            estate: Arc::clone(estate),
-            journal: Arc::clone(&self.journal),
-            peer: Arc::clone(peer),
-            identity: Arc::clone(identity),
-            began: trail.began,
-            unrecognised: mirrors::unrecognised(&target.tool.mirrors, &head.headers)
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-            streams: respond::takes_streams(&head.headers),
-            call,
-            asker,
-            target,
-            tracked,
-            _room: room,
-        };
-        // From here on the work belongs to its record, not to the client's connection.
-        carriage.depart(&self.tasks, receipt, grant).await
+        Ok(Held { asker, tracked, _room: room.map_err(|_full| Refusal::Overloaded("calls in flight"))? })
     }
 
     /// The session of a legacy request; `initialize` begins one and needs none (RL-03).

@@ -184,10 +184,8 @@ impl Trail {
         }
         let path = self.endpoint.path();
         let reason = refusal.inside();
-        let policies: Vec<&str> = match refusal {
-            Refusal::Denied(policies) => policies.iter().map(String::as_str).collect(),
-            _ => Vec::new(),
-        };
+        let denied = if let Refusal::Denied(policies) = refusal { policies.as_slice() } else { &[] };
+        let policies: Vec<&str> = denied.iter().map(String::as_str).collect();
         let decided = !policies.is_empty();
         let recorded = self.with_request(None, |request| {
             journal.note(

@@ -60,6 +60,7 @@ impl Policies {
             let problem = self.rule(fault.policy_id()).map(|rule| Problem::of(&rule.source, fault, rule.span));
             problems.extend(problem.map(Problem::warning));
         }
+        problems.sort_by_cached_key(Problem::order);
         problems
     }
 

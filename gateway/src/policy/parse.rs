@@ -45,6 +45,7 @@ pub(super) fn rules(sources: Vec<Source>) -> Result<Vec<Rule>, Vec<Problem>> {
         }
     }
     problems.extend(repeated(&rules));
+    problems.sort_by_cached_key(Problem::order);
     if problems.is_empty() { Ok(rules) } else { Err(problems) }
 }
 

@@ -29,7 +29,7 @@ pub struct Problem {
     message: String,
     help: Option<String>,
     severity: Severity,
-    source: Option<NamedSource<Arc<String>>>,
+    source: Option<Box<NamedSource<Arc<String>>>>,
     labels: Vec<LabeledSpan>,
 }
 
@@ -44,7 +44,7 @@ impl Problem {
     #[must_use]
     pub fn at(source: &Source, span: Option<SourceSpan>, message: String) -> Self {
         Self {
-            source: Some(NamedSource::new(&source.file, Arc::clone(&source.text))),
+            source: Some(Box::new(NamedSource::new(&source.file, Arc::clone(&source.text)))),
             labels: span.map(|span| LabeledSpan::new_with_span(None, span)).into_iter().collect(),
             ..Self::new(message)
         }
@@ -81,6 +81,12 @@ impl Problem {
         self
     }
 
+    /// Where it stands among others: by file, place and text, whatever order they were found in.
+    pub(super) fn order(&self) -> (String, usize, String) {
+        let file = self.source.as_ref().map(|source| source.name().to_owned()).unwrap_or_default();
+        (file, self.labels.first().map_or(0, LabeledSpan::offset), self.message.clone())
+    }
+
     /// Whether the policies must not be used.
     #[must_use]
     pub fn is_error(&self) -> bool {
@@ -106,7 +112,7 @@ impl Diagnostic for Problem {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.source.as_ref().map(|source| -> &dyn SourceCode { source })
+        self.source.as_deref().map(|source| -> &dyn SourceCode { source })
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {

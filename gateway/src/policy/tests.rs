@@ -34,7 +34,7 @@ fn shown(problem: &Problem) -> String {
         .map(|label| {
             let span = problem.source_code().unwrap().read_span(label.inner(), 0, 0).unwrap();
             let text = String::from_utf8_lossy(span.data()).into_owned();
-            format!("{}:{}: {text}", span.name().unwrap_or_default(), span.line() + 1)
+            format!("{}:{}: {text}", span.name().unwrap_or_default(), span.line().saturating_add(1))
         })
         .collect();
     let help = problem.help().map(|help| help.to_string()).unwrap_or_default();

@@ -233,6 +233,7 @@ const SWEEP_PAUSE_MS: u64 = 100;
 const IN_FLIGHT_RETRY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "an overflow in a test should fail it")]
 mod tests {
     use std::time::Duration;
 

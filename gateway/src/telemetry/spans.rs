@@ -122,12 +122,13 @@ impl Operation {
 
     /// Begins the span of a call to an upstream, within this operation.
     #[must_use]
-    pub fn client(&self, name: &str) -> Self {
+    pub fn client(&self, name: impl FnOnce() -> String) -> Self {
         let own = (self.trace_id, random().1);
         if self.recorded.is_none() {
             let state = self.state.clone();
             return Self { span: Span::none(), recorded: None, trace_id: own.0, span_id: own.1, state };
         }
+        let name = name();
         let span =
             tracing::info_span!(target: TARGET, parent: &self.span, "client", otel.name = name, otel.kind = "client");
         Self::of(span, own, self.state.clone())
@@ -271,7 +272,7 @@ mod tests {
     fn a_trace_that_is_not_recorded_is_still_handed_on() {
         let parent = Parent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", Some("a=1")).unwrap();
         let server = Spans::new(1.0, true).server("tools/call x", Some(&parent), NOW);
-        let client = server.client("tools/call x");
+        let client = server.client(|| "tools/call x".to_owned());
         assert!(client.traceparent().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
         assert!(client.traceparent().ends_with("-00"));
         assert_eq!(client.tracestate(), Some("a=1"));

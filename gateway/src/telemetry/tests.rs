@@ -92,7 +92,7 @@ async fn spans_and_metrics_reach_the_collector() {
         server.rename(&names::span("tools/call", Some("crm__find")));
         server.note(names::METHOD, "tools/call");
         server.note(names::AUDIT_ID, "0190");
-        let client = server.client(&names::span("tools/call", Some("find")));
+        let client = server.client(|| names::span("tools/call", Some("find")));
         client.note(names::UPSTREAM, "crm".to_owned());
         client.fail("-32603");
         (server.span_id(), client.span_id(), client.traceparent())

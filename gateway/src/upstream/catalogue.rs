@@ -42,7 +42,7 @@ impl Peer {
         if let Some(spoken) = self.spoken() {
             return Ok(spoken);
         }
-        let spoken = self.probe(grant).await?;
+        let spoken = Box::pin(self.probe(grant)).await?;
         self.spoken.store(Some(Arc::new(spoken)));
         Ok(spoken)
     }
@@ -101,7 +101,7 @@ impl Peer {
         let mut read = Read { tools: Vec::new(), withheld: Vec::new(), ttl: None };
         let mut cursor: Option<String> = None;
         for _page in 0..PAGES_MAX {
-            let response = self.page(grant, spoken, cursor.as_deref()).await?;
+            let response = Box::pin(self.page(grant, spoken, cursor.as_deref())).await?;
             let result = result_of(&response, "tools/list")?;
             let tools = result
                 .get("tools")
@@ -142,7 +142,7 @@ impl Peer {
         let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: super::CAPABILITIES_NONE };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, self.begin(grant)).await?;
+            let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
             let (id, spoken) = (self.next_id(), Spoken { era: Era::Legacy, version: session.version });
             let body = outbound::tools_list(&outbound::Outgoing::own(id, session.version), cursor);
             let headers = self.headers(spoken, "tools/list", None);

@@ -134,7 +134,7 @@ pub struct Passage<'a> {
 #[derive(Debug)]
 pub enum Forwarded {
     /// The upstream answers.
-    Answered(Reply),
+    Answered(Box<Reply>),
     /// The upstream would not take the credential; nothing was executed, so the receipt still stands.
     Unauthorized(Receipt),
 }
@@ -207,7 +207,7 @@ impl Peer {
         if sent.answered.status.is_redirection() {
             return Err(Refusal::UpstreamInvalid("a redirect, which is never followed".to_owned()));
         }
-        Ok(Forwarded::Answered(Reply {
+        Ok(Forwarded::Answered(Box::new(Reply {
             messages: sent.answered.messages,
             id: sent.id,
             spoken: sent.spoken,
@@ -216,7 +216,7 @@ impl Peer {
             session: sent.session,
             grant,
             _receipt: receipt,
-        }))
+        })))
     }
 
     async fn call_modern(
@@ -240,7 +240,7 @@ impl Peer {
         };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, self.begin(grant)).await?;
+            let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
             let spoken = Spoken { era: Era::Legacy, version: session.version };
             let id = self.next_id();
             let answered = self.post_call(grant, passage, (id, spoken), (Some(&session), tripwire)).await?;

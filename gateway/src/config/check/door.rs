@@ -114,7 +114,7 @@ impl Checker<'_> {
             Some(written) => self.path(written)?,
             None => self.folder.join("policies"),
         };
-        if !self.environment.is_folder(&path) {
+        if self.environment.is_here() && !self.environment.is_folder(&path) {
             let (span, label) = match written {
                 Some(written) => (written.span(), "this folder"),
                 None => (0..0, "`gateway.policies` is not written, so it is `policies`"),
@@ -299,7 +299,7 @@ impl Checker<'_> {
         let text = secret.expose();
         let is_hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let is_base64 = STANDARD.decode(text).is_ok_and(|bytes| bytes.len() == 32);
-        if !is_hex && !is_base64 {
+        if self.environment.is_here() && !is_hex && !is_base64 {
             let help = "give 32 bytes as 64 hex digits or in base64: `openssl rand -hex 32`";
             self.problem("the audit key is not 32 bytes", written.span(), "what this points to", help);
             return None;

@@ -96,6 +96,9 @@ impl Checker<'_> {
 
     /// A file with at least one certificate.
     pub(super) fn certificates(&mut self, written: &Spanned<String>, what: &str) -> Option<PathBuf> {
+        if !self.environment.is_here() {
+            return self.path(written);
+        }
         let (path, bytes, _) = self.content(written, what)?;
         self.files.certificates.insert(path.clone());
         let found = CertificateDer::pem_slice_iter(&bytes).next();
@@ -127,6 +130,9 @@ impl Checker<'_> {
         let key = self.required(key, place, "key", "key = \"tls.key\"");
         let certificate_path = certificate.and_then(|certificate| self.certificates(certificate, "certificate file"));
         let key = key?;
+        if !self.environment.is_here() {
+            return Some((certificate_path?, self.path(key)?));
+        }
         let (key_path, bytes, readers) = self.content(key, "key file")?;
         self.files.certificates.insert(key_path.clone());
         self.kept_close(readers, &key_path.display().to_string(), key.span());
@@ -186,6 +192,7 @@ impl Checker<'_> {
 
     fn elsewhere(&mut self, elsewhere: &Elsewhere, span: Range<usize>, what: &str) -> Option<Secret> {
         let value = match (&elsewhere.env, &elsewhere.file) {
+            (Some(_), None) | (None, Some(_)) if !self.environment.is_here() => Secret::new(GRANTED.to_owned()),
             (Some(name), None) => self.variable(name, what)?,
             (None, Some(written)) => {
                 let (path, bytes, readers) = self.content(written, "secret file")?;
@@ -293,6 +300,9 @@ fn is_scope(text: &str) -> bool {
 pub(super) fn is_name(text: &str) -> bool {
     (1..=256).contains(&text.len()) && text.trim() == text && !text.chars().any(char::is_control)
 }
+
+/// In the place of a value that is taken for granted. A URL, because some values have to be one.
+const GRANTED: &str = "https://elsewhere.invalid";
 
 /// The longest deadline, in milliseconds.
 pub(super) const DAY_MS: u64 = 86_400_000;

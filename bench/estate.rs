@@ -1,0 +1,149 @@
+//! What is Tollgate told in the bench, and what is it asked?
+//!
+//! A configuration with everything on, policies by the number, ceilings that are counted and never reached, one call.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+/// What varies from one Tollgate to the next.
+pub struct Estate {
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+    pub upstream: SocketAddr,
+    pub issuer: String,
+    pub collector: Option<SocketAddr>,
+    /// Where `tls.crt` and `tls.key` are.
+    pub certificates: Option<PathBuf>,
+    pub durability: &'static str,
+    pub policies: usize,
+}
+
+impl Estate {
+    /// Writes `upstreams.toml` and all that it names into `folder`.
+    pub fn write(&self, folder: &Path) {
+        fs::create_dir_all(folder.join("policies")).unwrap();
+        fs::write(folder.join("client.secret"), "a-secret-of-the-bench").unwrap();
+        private(&folder.join("client.secret"));
+        fs::write(folder.join("policies/bench.cedar"), policies(self.policies)).unwrap();
+        fs::write(folder.join("policies/ceilings.toml"), CEILINGS).unwrap();
+        fs::write(folder.join("upstreams.toml"), self.configuration()).unwrap();
+    }
+
+    fn configuration(&self) -> String {
+        let Self { listen, admin, upstream, issuer, durability, .. } = self;
+        let (scheme, tls) = match &self.certificates {
+            None => ("http", String::new()),
+            Some(folder) => {
+                let folder = folder.display();
+                ("https", format!("tls = {{ certificate = \"{folder}/tls.crt\", key = \"{folder}/tls.key\" }}"))
+            }
+        };
+        let telemetry = self.collector.map(|collector| {
+            format!("[telemetry]\notlp = \"http://{collector}\"\nsample_ratio = 0.01\n")
+        });
+        format!(
+            r#"[gateway]
+public_url = "{scheme}://{listen}"
+listen = "{listen}"
+admin_listen = "{admin}"
+policies = "policies"
+workers = 1
+{tls}
+
+[[issuers]]
+issuer = "{issuer}"
+algorithms = ["ES256"]
+claims = {{ tenant = "tenant", groups = "groups" }}
+
+[audit]
+directory = "audit"
+durability = "{durability}"
+
+{telemetry}
+[upstreams.bench]
+url = "http://{upstream}/mcp"
+era = "modern"
+timeout_ms = 300000
+
+[upstreams.bench.grant]
+strategy = "exchange"
+token_endpoint = "{issuer}/token"
+client = {{ id = "tollgate", secret = {{ file = "client.secret" }} }}
+audience = "bench-api"
+scopes = ["bench.call"]
+"#,
+            telemetry = telemetry.unwrap_or_default()
+        )
+    }
+}
+
+/// Secrets are for their owner alone; Tollgate insists on it.
+pub fn private(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// 664 bytes, about, of which the arguments are most.
+pub fn body(tool: &str, meta: &str) -> String {
+    let text = "y".repeat(BODY_BYTES - BODY_FRAME_BYTES);
+    let arguments = format!(
+        r#"{{"text":"{text}","amount":250,"currency":"EUR","dry_run":false,"labels":["one","two"]}}"#
+    );
+    let own = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}"#;
+    format!(
+        r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"bench__{tool}","arguments":{arguments},"_meta":{{{own},{meta}}}}}}}"#
+    )
+}
+
+
+/// `count` policies, of which four can apply to the bench's caller: others name other groups, tools or upstreams, as an
+/// estate's do. One that decides on `pay` reads arguments, so that it is evaluated at every call.
+pub fn policies(count: usize) -> String {
+    let mut text = String::from(OWN);
+    for number in OWN_COUNT..count.max(OWN_COUNT) {
+        let (group, tool) = (number % 97, number % 13);
+        text.push_str(&format!(
+            "
+@id(\"team-{number}\")
+permit (principal in Group::\"team-{number}-{group}\", action == Action::\"system-{group}/tool-{tool}\", resource)
+when {{ context.input has amount && context.input.amount <= {number} && context.time.hour >= 6 }};
+"
+        ));
+    }
+    text
+}
+
+/// How many policies [`policies`] makes at least.
+pub const OWN_COUNT: usize = 4;
+
+const OWN: &str = r#"@id("other-tenants-stay-out")
+forbid (principal, action, resource) unless { principal in Tenant::"acme" };
+
+@id("staff-calls")
+permit (principal in Group::"staff", action in [Action::"bench/echo", Action::"bench/hold"], resource == Upstream::"bench");
+
+@id("support-calls")
+permit (principal in Group::"support", action == Action::"bench/echo", resource == Upstream::"bench");
+
+@id("support-pays-a-little")
+permit (principal in Group::"support", action == Action::"bench/pay", resource == Upstream::"bench")
+when { context.input.amount <= 1000 && context.input.currency == "EUR" };
+"#;
+
+/// One ceiling on rate and one on concurrency.
+pub const CEILINGS: &str = r#"[[ceilings]]
+name = "calls-per-person"
+per = ["user", "agent"]
+rate = { count = 1000000, per = "1s", burst = 1000000 }
+
+[[ceilings]]
+name = "at-once"
+per = ["tenant"]
+in_flight = 4096
+"#;
+
+const BODY_BYTES: usize = 664;
+const BODY_FRAME_BYTES: usize = 476;

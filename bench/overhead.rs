@@ -1,0 +1,391 @@
+//! What does each stage cost, in instructions?
+//!
+//! Runs itself under callgrind, each stage N and 2N times, and takes the difference: what starting up costs falls out, and
+//! what else the machine is doing does not matter. Instructions are no time; `load.rs` has that.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::exit,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "a bench may panic and talk to the terminal, and needs only a part of what it shares with the load run"
+)]
+
+mod estate;
+mod peers;
+mod wire;
+
+use std::{hint::black_box, process::Command, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use estate::Estate;
+use http::{HeaderMap, HeaderValue, header};
+use tokio::runtime::Runtime;
+use tollgate::{
+    audit::{
+        canonical::canonical,
+        journal::{self, Journal},
+        record::{self, Ending, Outcome},
+    },
+    catalog::ToolDefinition,
+    ceiling::Ceilings,
+    clock::{self, Timestamp},
+    config::{self, Config, Environment, UpstreamId},
+    exchange::{Exchange, Tripwire},
+    identity::{Authenticator, Identity},
+    inspect,
+    policy::{Policies, Source},
+    refusal::Era,
+    rpc::{
+        self, Call, Message,
+        json::Bounds,
+        outbound,
+        reply::Inbound,
+        sse::Splitter,
+    },
+    state::Rates,
+};
+
+const HELP: &str = "\
+Instructions per stage, counted by callgrind (apt-get install valgrind).
+
+  --only TEXT     only stages with TEXT in their name
+  --calls N       calls counted (1000)
+  --stage S N     run stage S N times and nothing else: what is counted";
+
+/// A stage, and what of it is not its own: a stage that has to come before it each time.
+struct Stage {
+    name: &'static str,
+    without: Option<&'static str>,
+    set_up: fn() -> Box<dyn FnMut()>,
+}
+
+const STAGES: &[Stage] = &[
+    Stage { name: "identity: token remembered", without: None, set_up: || identity() },
+    Stage { name: "rpc: read a call of 664 bytes", without: None, set_up: || parse() },
+    Stage { name: "catalog: resolve", without: None, set_up: || resolve() },
+    Stage { name: "policy: 10, remembered", without: None, set_up: || decide(10, "echo", false) },
+    Stage { name: "policy: 100, remembered", without: None, set_up: || decide(100, "echo", false) },
+    Stage { name: "policy: 1000, remembered", without: None, set_up: || decide(1_000, "echo", false) },
+    Stage { name: "policy: 10, arguments read", without: None, set_up: || decide(10, "pay", false) },
+    Stage { name: "policy: 1000, arguments read", without: None, set_up: || decide(1_000, "pay", false) },
+    Stage { name: "policy: 10, new caller", without: None, set_up: || decide(10, "echo", true) },
+    Stage { name: "policy: 1000, new caller", without: None, set_up: || decide(1_000, "echo", true) },
+    Stage { name: "ceiling: two counted", without: Some("policy: 10, remembered"), set_up: || ceiling() },
+    Stage { name: "exchange: grant remembered", without: None, set_up: || exchange() },
+    Stage { name: "audit: arguments' digest", without: None, set_up: || digest() },
+    Stage { name: "audit: intent and outcome, os", without: None, set_up: || audit() },
+    Stage { name: "upstream: build the call", without: None, set_up: || outbound() },
+    Stage { name: "upstream: tripwire", without: None, set_up: || tripwire() },
+    Stage { name: "upstream: split one event", without: None, set_up: || split() },
+    Stage { name: "inspect: admit 560 bytes", without: None, set_up: || admit() },
+];
+
+fn main() {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
+    let arguments: Vec<String> = std::env::args().collect();
+    let after = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| &arguments[at + 1..]);
+    if arguments.iter().any(|argument| argument == "--help") {
+        println!("{HELP}");
+        return;
+    }
+    if let Some([name, count, ..]) = after("--stage") {
+        let stage = STAGES.iter().find(|stage| stage.name == name).expect("a stage of this name");
+        let mut work = (stage.set_up)();
+        for _ in 0..count.parse::<u64>().unwrap() {
+            work();
+        }
+        // What stopping costs is not to be counted.
+        std::process::exit(0);
+    }
+    let only = after("--only").and_then(<[String]>::first);
+    let calls = after("--calls").and_then(<[String]>::first).map_or(1_000, |calls| calls.parse().unwrap());
+    let wanted = |stage: &&Stage| only.is_none_or(|only| stage.name.contains(only.as_str()));
+    println!("instructions a call, by callgrind ({calls} calls)\n");
+    for stage in STAGES.iter().filter(wanted) {
+        let own = per_call(stage.name, calls) - stage.without.map_or(0, |before| per_call(before, calls));
+        println!("{:<34}{own:>10}", stage.name);
+    }
+}
+
+fn per_call(name: &str, calls: i64) -> i64 {
+    (counted(name, calls * 2) - counted(name, calls)) / calls
+}
+
+fn counted(name: &str, calls: i64) -> i64 {
+    let own = std::env::current_exe().unwrap();
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(own)
+        .args(["--stage", name, &calls.to_string()])
+        .output()
+        .expect("valgrind is missing: apt-get install -y valgrind");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let counted = said.lines().find_map(|line| line.split_once("Collected :")).map(|(_, count)| count.trim().to_owned());
+    assert!(output.status.success(), "{name}: {said}");
+    counted.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("callgrind counted nothing: {said}"))
+}
+
+/// Everything that stages are set up with; its issuer answers for as long as `runtime` is driven.
+struct Bench {
+    runtime: Runtime,
+    folder: tempfile::TempDir,
+    config: Config,
+    token: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let folder = tempfile::Builder::new().prefix("overhead-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let (issuer, upstream) = runtime.block_on(async { (peers::Issuer::start().await, peers::upstream().await) });
+        let listen = "127.0.0.1:8443".parse().unwrap();
+        let estate = Estate {
+            listen,
+            admin: "127.0.0.1:9443".parse().unwrap(),
+            upstream,
+            issuer: issuer.url.clone(),
+            collector: None,
+            certificates: None,
+            durability: "os",
+            policies: 10,
+        };
+        estate.write(folder.path());
+        let config = config::load(&folder.path().join("upstreams.toml"), &Environment::process()).unwrap();
+        Self { runtime, folder, config, token: issuer.caller(AUDIENCE) }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let pairs = [
+            ("host", "127.0.0.1:8443"),
+            ("content-type", "application/json"),
+            ("accept", "application/json, text/event-stream"),
+            ("mcp-protocol-version", VERSION),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "bench__echo"),
+        ];
+        let mut headers: HeaderMap =
+            pairs.into_iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
+        headers.insert(header::AUTHORIZATION, format!("Bearer {}", self.token).parse().unwrap());
+        headers
+    }
+
+    fn call(&self) -> Call {
+        match rpc::parse(&self.headers(), Bytes::from(estate::body("echo", TRACE)), &self.config.limits) {
+            Ok(Message::Call(call)) => call,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// An authenticator that has its issuer's keys.
+    fn authenticator(&self) -> Authenticator {
+        let authenticator = Authenticator::new(&self.config.issuers).unwrap();
+        self.runtime.block_on(async {
+            authenticator.start();
+            while !authenticator.ready(clock::now()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        authenticator
+    }
+
+    fn identity(&self) -> Arc<Identity> {
+        let (authenticator, headers) = (self.authenticator(), self.headers());
+        let caller = authenticator.authenticate(&headers, None, &[AUDIENCE], clock::now());
+        Arc::clone(self.runtime.block_on(caller).unwrap().identity())
+    }
+
+    fn tool(&self, name: &str) -> ToolDefinition {
+        let upstream = &self.config.upstreams[&UpstreamId::parse("bench").unwrap()];
+        let tools = peers::tools();
+        let tool = tools["tools"].as_array().unwrap().iter().find(|tool| tool["name"] == name).unwrap();
+        ToolDefinition::read(upstream, Bytes::from(tool.to_string())).unwrap()
+    }
+}
+
+fn identity() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let (authenticator, headers) = (bench.authenticator(), bench.headers());
+    Box::new(move || {
+        let caller = authenticator.authenticate(&headers, None, &[AUDIENCE], clock::now());
+        drop(black_box(bench.runtime.block_on(caller).unwrap()));
+    })
+}
+
+fn parse() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let (headers, body) = (bench.headers(), Bytes::from(estate::body("echo", TRACE)));
+    Box::new(move || drop(black_box(rpc::parse(&headers, body.clone(), &bench.config.limits))))
+}
+
+fn resolve() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let tools = ["echo", "pay", "hold"].map(|name| Arc::new(bench.tool(name))).to_vec();
+    let listing = tollgate::catalog::Listing { tools, ..Default::default() };
+    let upstream = UpstreamId::parse("bench").unwrap();
+    let catalogue = tollgate::catalog::Catalogue::merge(1, [(upstream, listing)].into());
+    Box::new(move || drop(black_box(catalogue.resolve(&config::Endpoint::Federated, "bench__echo"))))
+}
+
+/// `fresh`: each call by a caller of a class not seen before.
+fn decide(policies: usize, tool: &str, fresh: bool) -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let (mut identity, tool, call) = (owned(bench.identity()), bench.tool(tool), bench.call());
+    let policies = Policies::parse(vec![Source::new("bench.cedar", &estate::policies(policies))]).unwrap();
+    let mut number = 0_u64;
+    Box::new(move || {
+        if fresh {
+            number += 1;
+            identity.class[..8].copy_from_slice(&number.to_le_bytes());
+        }
+        drop(black_box(policies.decide(&identity, &tool, call.arguments(), NOW).unwrap()));
+    })
+}
+
+fn owned(identity: Arc<Identity>) -> Identity {
+    Arc::into_inner(identity).expect("the authenticator is gone, so nobody else holds it")
+}
+
+fn ceiling() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let (identity, tool, call) = (bench.identity(), bench.tool("echo"), bench.call());
+    let policies = Policies::parse(vec![Source::new("bench.cedar", &estate::policies(10))]).unwrap();
+    let source = Source::new("ceilings.toml", estate::CEILINGS);
+    let ceilings = Ceilings::parse(Some(&source), Arc::new(Rates::new(1_024))).unwrap();
+    Box::new(move || {
+        let permit = policies.decide(&identity, &tool, call.arguments(), NOW).unwrap();
+        drop(black_box(ceilings.admit(permit, &identity, &tool, NOW).unwrap()));
+    })
+}
+
+fn exchange() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let identity = bench.identity();
+    let exchange = Exchange::new(&bench.config.upstreams).unwrap();
+    let upstream = Arc::clone(&bench.config.upstreams[&UpstreamId::parse("bench").unwrap()]);
+    Box::new(move || {
+        let grant = exchange.mint(&identity, &upstream, &[], clock::now());
+        drop(black_box(bench.runtime.block_on(grant).unwrap()));
+    })
+}
+
+fn digest() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let (journal, call) = (Journal::open(&bench.config.audit).unwrap(), bench.call());
+    Box::new(move || {
+        let arguments = call.arguments_raw().unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&arguments).unwrap();
+        drop(black_box(journal.argument_digest(&canonical(&value))));
+    })
+}
+
+fn audit() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let (identity, journal) = (bench.identity(), Journal::open(&bench.config.audit).unwrap());
+    let policies: [Arc<str>; 2] = ["staff-calls".into(), "support-calls".into()];
+    let digest = "0".repeat(64);
+    Box::new(move || {
+        let intent = record::Intent {
+            who: record::Who { identity: Some(&identity), claimed_name: Some("bench"), claimed_version: Some("1") },
+            target: record::Target {
+                endpoint: "/mcp",
+                upstream: "bench",
+                kind: "tool",
+                name: "echo",
+                exposed: "bench__echo",
+                definition: Some(&digest),
+            },
+            grant: record::Grant {
+                strategy: "exchange",
+                audience: Some("bench-api"),
+                scopes: record::Words::Borrowed(&["bench.call"]),
+                token_id: None,
+                token_digest: Some(&digest[..32]),
+                cached: true,
+            },
+            decision: record::Decision {
+                outcome: "allow",
+                policies: record::Words::Shared(&policies),
+                policy_set: &digest,
+                reason: None,
+            },
+            ceilings: record::Words::Borrowed(&["calls-per-person", "at-once"]),
+            request: record::Request {
+                id: Some("7"),
+                method: Some("tools/call"),
+                era: Some(Era::Modern),
+                version: Some(VERSION),
+                arguments: Some(&digest),
+                peer: Some("127.0.0.1:50000".parse().unwrap()),
+                ..Default::default()
+            },
+        };
+        bench.runtime.block_on(journal.write(&intent)).unwrap();
+        let mut outcome = Outcome::new(Ending::Ok);
+        outcome.bytes = Some(560);
+        outcome.duration_us = Some(900);
+        assert!(journal.note(journal::new_id(), &outcome));
+    })
+}
+
+fn outbound() -> Box<dyn FnMut()> {
+    let call = Bench::new().call();
+    Box::new(move || {
+        let outgoing = outbound::Outgoing { traceparent: Some(PARENT), ..outbound::Outgoing::own(7, VERSION) };
+        drop(black_box(outbound::tools_call(&outgoing, "echo", &call)));
+    })
+}
+
+fn tripwire() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let (identity, body) = (bench.identity(), estate::body("echo", TRACE));
+    let mut headers = bench.headers();
+    headers.remove(header::AUTHORIZATION);
+    Box::new(move || {
+        let tripwire = Tripwire::new(&identity.credential);
+        assert!(!black_box(tripwire.trips("http://127.0.0.1:8080/mcp", &headers, body.as_bytes())));
+    })
+}
+
+fn split() -> Box<dyn FnMut()> {
+    let event = format!("event: message\ndata: {}\n\n", answer());
+    let mut events = Vec::new();
+    let mut splitter = Splitter::new(65_536);
+    Box::new(move || {
+        splitter.push(event.as_bytes(), &mut events).unwrap();
+        assert_eq!(black_box(events.drain(..)).count(), 1);
+    })
+}
+
+fn admit() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let (asker, bounds) = (bench.call().asker().unwrap(), Bounds::reply(&bench.config.limits));
+    let answer = Bytes::from(answer());
+    Box::new(move || {
+        let Ok(Inbound::Response(response)) = Inbound::parse(answer.clone(), &bounds) else { panic!("no response") };
+        drop(black_box(inspect::admit(&asker, 7, VERSION, &response).unwrap()));
+    })
+}
+
+fn answer() -> String {
+    let text = "x".repeat(440);
+    format!(
+        r#"{{"jsonrpc":"2.0","id":7,"result":{{"resultType":"complete","content":[{{"type":"text","text":"{text}"}}],"isError":false}}}}"#
+    )
+}
+
+const VERSION: &str = "2026-07-28";
+const AUDIENCE: &str = "http://127.0.0.1:8443/mcp";
+const TRACE: &str = r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00""#;
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
+/// Some day in November 2026.
+const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_000_000);

@@ -1,0 +1,151 @@
+//! `tollgate check`.
+
+use std::{fmt, io::Write, path::Path, sync::Arc};
+
+use clap::Args;
+use miette::{Diagnostic, Severity};
+
+use super::{
+    Answer, ConfigFile, Failure, complain,
+    tools::{self, Known},
+};
+use crate::{
+    ceiling::Ceilings,
+    config::{self, Config, Environment, Report, UpstreamId},
+    policy::{Policies, check::Estate, load},
+    state::Rates,
+};
+
+/// Say everything that is wrong in `upstreams.toml` and the policies.
+///
+/// Reads everything, changes nothing, and tells all that is wrong at once.
+///
+/// Policies are typed against the tools that the upstreams offer: a policy that names a tool or an argument that does
+/// not exist is wrong.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigFile,
+    #[command(flatten)]
+    from: tools::From,
+    /// Contact nobody: policies are then read but not typed, except with `--tools`.
+    #[arg(long)]
+    offline: bool,
+    /// This machine is not the gateway's, as in CI: take secrets and certificates for granted, and contact nobody.
+    #[arg(long)]
+    elsewhere: bool,
+}
+
+/// Something that does not stand in the way, and in no file.
+#[derive(Debug)]
+struct Warning {
+    message: String,
+    help: &'static str,
+}
+
+pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer, Failure> {
+    let path = &arguments.config.config;
+    let environment = if arguments.elsewhere { Environment::Elsewhere } else { arguments.from.environment() };
+    let mut report = Report::default();
+    let config = match config::load(path, &environment) {
+        Ok(config) => Some(config),
+        Err(problems) => {
+            report.append(problems);
+            None
+        }
+    };
+    let folder = match &config {
+        Some(config) => config.gateway.policies.clone(),
+        None => config::policies(path, &environment),
+    };
+    let policies = read_policies(&folder, &mut report);
+    let known = match &config {
+        Some(config) => known(arguments, config, &mut report)?,
+        None => None,
+    };
+    if let (Some(config), Some(policies)) = (&config, &policies) {
+        if let Some(known) = &known {
+            type_policies(config, policies, known, &mut report);
+        }
+        let tests = load::sources(&folder, ".test.toml");
+        let run = tests.and_then(|tests| policies.test(&tests, known.as_ref().map_or(&[], |known| &known.tools)));
+        for problem in run.err().into_iter().flatten() {
+            report.push(problem);
+        }
+    }
+    if !report.is_empty() {
+        complain(&report);
+    }
+    if report.count() > 0 {
+        return Ok(Answer::No);
+    }
+    let (upstreams, policies) =
+        (config.map_or(0, |config| config.upstreams.len()), policies.map_or(0, |policies| policies.len()));
+    let against = known.map_or("not typed against tools".to_owned(), |known| format!("{} tools", known.tools.len()));
+    writeln!(out, "nothing is wrong: {upstreams} upstreams, {policies} policies, {against}")?;
+    Ok(Answer::Yes)
+}
+
+/// All that is wrong in the folder; the policies where nothing is wrong with them.
+fn read_policies(folder: &Path, report: &mut Report) -> Option<Policies> {
+    let ceilings = load::source(folder, "ceilings.toml")
+        .and_then(|source| Ceilings::parse(source.as_ref(), Arc::new(Rates::new(COUNTERS_MAX))));
+    for problem in ceilings.err().into_iter().flatten() {
+        report.push(problem);
+    }
+    match Policies::load(folder) {
+        Ok(policies) => Some(policies),
+        Err(problems) => {
+            for problem in problems {
+                report.push(problem);
+            }
+            None
+        }
+    }
+}
+
+/// The tools, where somebody is to be asked for them; what is not known is a warning.
+fn known(arguments: &Arguments, config: &Config, report: &mut Report) -> Result<Option<Known>, Failure> {
+    if (arguments.offline || arguments.elsewhere) && arguments.from.file().is_none() {
+        return Ok(None);
+    }
+    let known = arguments.from.known(config)?;
+    for (upstream, why) in &known.unread {
+        let help = "start it, or mend its `url` and `grant`; the gateway starts without it and keeps trying";
+        report.push(Warning { message: format!("the tools of `{upstream}` are not known: {why}"), help });
+    }
+    for (upstream, tool, why) in &known.withheld {
+        let help = "have the upstream's owner mend it; its other tools are served";
+        report.push(Warning { message: format!("tool `{tool}` of `{upstream}` is not served: {why}"), help });
+    }
+    Ok(Some(known))
+}
+
+fn type_policies(config: &Config, policies: &Policies, known: &Known, report: &mut Report) {
+    let upstreams: Vec<UpstreamId> = config.upstreams.keys().cloned().collect();
+    let unread: Vec<UpstreamId> = known.unread.iter().map(|(id, _)| id.clone()).collect();
+    for problem in policies.check(&Estate { upstreams: &upstreams, tools: &known.tools, unread: &unread }) {
+        report.push(problem);
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Warning {}
+
+impl Diagnostic for Warning {
+    fn severity(&self) -> Option<Severity> {
+        Some(Severity::Warning)
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(self.help))
+    }
+}
+
+/// Nothing is counted here.
+const COUNTERS_MAX: usize = 1;

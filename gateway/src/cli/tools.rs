@@ -1,0 +1,162 @@
+//! `tollgate tools`, and where other commands have tools from: the upstreams themselves, or a file.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Answer, ConfigFile, Failure, runtime};
+use crate::{
+    catalog::ToolDefinition,
+    clock,
+    config::{self, Config, Environment, UpstreamId},
+    exchange::Exchange,
+    tasks,
+    upstream::{Peer, Upstreams},
+};
+
+/// List the tools of the upstreams, in the form that `--tools` reads.
+///
+/// Asks every upstream, with the gateway's own credential.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+/// The tools of one upstream in a file: what its `tools/list` says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Listed {
+    tools: Vec<Box<RawValue>>,
+}
+
+/// What is known of the estate's tools.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The tools.
+    pub(super) tools: Vec<Arc<ToolDefinition>>,
+    /// Upstreams whose tools are not known, and why.
+    pub(super) unread: Vec<(UpstreamId, String)>,
+    /// Tools that cannot be served: upstream, name, why.
+    pub(super) withheld: Vec<(UpstreamId, String, String)>,
+}
+
+/// Where tools are to be had from.
+#[derive(Debug, Args)]
+pub(super) struct From {
+    /// Take the tools from this file, which `tollgate tools` wrote, instead of asking the upstreams; secrets and
+    /// certificates are taken for granted then.
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
+}
+
+impl From {
+    /// The environment that the configuration is to be judged in: without asking, no secret is needed.
+    pub(super) const fn environment(&self) -> Environment {
+        match self.tools {
+            Some(_) => Environment::Elsewhere,
+            None => Environment::Process,
+        }
+    }
+
+    /// The file, if one was named.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.tools.as_deref()
+    }
+
+    /// Reads the file, or asks.
+    pub(super) fn known(&self, config: &Config) -> Result<Known, Failure> {
+        match &self.tools {
+            Some(file) => of_file(config, file),
+            None => of_upstreams(config),
+        }
+    }
+}
+
+pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer, Failure> {
+    let config = config::load(&arguments.config.config, &Environment::process()).map_err(Failure::Report)?;
+    let known = of_upstreams(&config)?;
+    let mut listed: BTreeMap<&str, Listed> = BTreeMap::new();
+    for tool in &known.tools {
+        let text = String::from_utf8_lossy(&tool.raw).into_owned();
+        let raw = RawValue::from_string(text).map_err(|error| Failure::Words(error.to_string()))?;
+        listed.entry(tool.upstream.as_str()).or_insert_with(|| Listed { tools: Vec::new() }).tools.push(raw);
+    }
+    let text = serde_json::to_string_pretty(&listed).map_err(|error| Failure::Words(error.to_string()))?;
+    writeln!(out, "{text}")?;
+    for (upstream, why) in &known.unread {
+        writeln!(std::io::stderr().lock(), "tollgate: `{upstream}` is left out: {why}")?;
+    }
+    Ok(if known.unread.is_empty() { Answer::Yes } else { Answer::No })
+}
+
+fn of_file(config: &Config, file: &Path) -> Result<Known, Failure> {
+    let wrong = |why: String| Failure::Words(format!("`{}`: {why}", file.display()));
+    let text = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let listed: BTreeMap<String, Listed> = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let mut known = Known::default();
+    for (id, upstream) in &config.upstreams {
+        let Some(listed) = listed.get(id.as_str()) else {
+            known.unread.push((id.clone(), "it is not in the file".to_owned()));
+            continue;
+        };
+        for tool in &listed.tools {
+            match ToolDefinition::read(upstream, Bytes::copy_from_slice(tool.get().as_bytes())) {
+                Ok(tool) => known.tools.push(Arc::new(tool)),
+                Err(fault) => known.withheld.push((id.clone(), String::new(), fault.to_string())),
+            }
+        }
+    }
+    Ok(known)
+}
+
+fn of_upstreams(config: &Config) -> Result<Known, Failure> {
+    let part = |error: &dyn std::fmt::Display| Failure::Words(error.to_string());
+    let exchange = Arc::new(Exchange::new(&config.upstreams).map_err(|error| part(&error))?);
+    let upstreams = Upstreams::new(&config.upstreams, &config.limits).map_err(|error| part(&error))?;
+    runtime()?.block_on(async {
+        let asked: Vec<_> = upstreams
+            .peers()
+            .map(|peer| {
+                let id = peer.settings().id.clone();
+                (id, tasks::background(ask(Arc::clone(peer), Arc::clone(&exchange))))
+            })
+            .collect();
+        let mut known = Known::default();
+        for (id, answer) in asked {
+            match answer.await {
+                Ok(Ok(read)) => {
+                    known.tools.extend(read.tools);
+                    known.withheld.extend(read.withheld.into_iter().map(|(name, why)| (id.clone(), name, why)));
+                }
+                Ok(Err(why)) => known.unread.push((id, why)),
+                Err(error) => known.unread.push((id, error.to_string())),
+            }
+        }
+        Ok(known)
+    })
+}
+
+async fn ask(peer: Arc<Peer>, exchange: Arc<Exchange>) -> Result<crate::upstream::Read, String> {
+    let read = async {
+        let grant = exchange.service(peer.settings(), clock::now()).await?;
+        // Large; kept off the future that waits for it.
+        Box::pin(peer.read(&grant)).await
+    };
+    match tokio::time::timeout(ASK_MAX, read).await {
+        Ok(read) => read.map_err(|refusal| format!("{}: {}", refusal.code(), refusal.inside())),
+        Err(_) => Err("it did not answer in time".to_owned()),
+    }
+}
+
+/// A person waits.
+const ASK_MAX: Duration = Duration::from_secs(10);
