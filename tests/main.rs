@@ -13,9 +13,10 @@
     reason = "tests may panic, read clocks and talk to the terminal"
 )]
 
+mod attacks;
 mod cli;
-mod config;
 mod clients;
+mod config;
 mod harness;
 mod peers;
 mod request;

@@ -56,7 +56,7 @@ fn a_ceiling_says_when_to_come_back_and_counts_each_user_apart() {
     assert_eq!(answer.json()["error"]["data"]["retryable"], true);
     assert_eq!(gateway.client_of(Some("up"), &issuer, "bob").call("echo", &json!({})).status(), 200);
     assert_eq!(recorder.seen_method("tools/call").len(), 3);
-    let record = gateway.journal().into_iter().find(|record| record["event"] == "refusal").unwrap();
+    let record = gateway.recorded("refusal", 1).pop().unwrap();
     assert_eq!((&record["refused"]["code"], &record["user"]["subject"]), (&json!("ceiling_reached"), &json!("alice")));
 }
 

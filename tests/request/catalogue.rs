@@ -39,37 +39,51 @@ fn degraded(client: &Client) -> Value {
     client.modern("tools/list", &json!({})).json()["result"]["_meta"]["dev.tollgate/degraded"].clone()
 }
 
+/// An upstream with this many tools, in pages of 90.
+fn long(era: Era, count: usize) -> Recorder {
+    Recorder::scripted(era, move |seen| {
+        let call = seen.json();
+        if call["method"] != "tools/list" || (era == Era::Legacy && seen.header("mcp-session-id").is_none()) {
+            return None;
+        }
+        let first: usize = call["params"]["cursor"].as_str().map_or(0, |cursor| cursor.parse().unwrap());
+        let last = count.min(first + 90);
+        let tools: Vec<Value> = (first..last)
+            .map(|number| json!({ "name": format!("tool-{number:03}"), "inputSchema": { "type": "object" } }))
+            .collect();
+        Some(page(seen, era, &json!(tools), (last < count).then(|| last.to_string())))
+    })
+}
+
 #[test]
 fn long_lists_are_read_and_given_in_pages() {
-    for era in [Era::Modern, Era::Legacy] {
-        let issuer = Issuer::good();
-        let recorder = Recorder::scripted(era, move |seen| {
-            let call = seen.json();
-            if call["method"] != "tools/list" || (era == Era::Legacy && seen.header("mcp-session-id").is_none()) {
-                return None;
-            }
-            let number: usize = call["params"]["cursor"].as_str().map_or(0, |cursor| cursor.parse().unwrap());
-            let tools: Vec<Value> = (number..number + 100)
-                .map(|number| json!({ "name": format!("tool-{number:04}"), "inputSchema": { "type": "object" } }))
-                .collect();
-            Some(page(seen, era, &json!(tools), (number < 1_100).then(|| (number + 100).to_string())))
-        });
-        let gateway = Setup::usual("pages", &issuer).open_upstream("up", &recorder.url()).start();
-        let alice = gateway.client_of(None, &issuer, "alice").awaiting("up__tool-1199");
-        let first = alice.modern("tools/list", &json!({})).json()["result"].clone();
-        let count = first["tools"].as_array().unwrap().len();
-        assert!((1..1_200).contains(&count) && first["nextCursor"].is_string(), "{count} on the first page");
-        let names = alice.tools();
-        let expected: Vec<String> = (0..1_200).map(|number| format!("up__tool-{number:04}")).collect();
-        assert_eq!(names, expected);
-        assert_eq!(alice.tools(), names, "the same order again");
-        let session = alice.initialize();
-        let legacy = session.request("tools/list", &json!({ "cursor": first["nextCursor"] })).json();
-        assert_eq!(legacy["result"]["tools"][0]["name"], expected[count]);
-        // A cursor belongs to its list.
-        let other = gateway.client_of(Some("up"), &issuer, "alice").modern("tools/list", &json!({ "cursor": "AAAA" }));
-        assert_eq!(refused(&other), (200, -32602, "cursor_invalid".into()));
-    }
+    let issuer = Issuer::good();
+    let (a, b) = (long(Era::Modern, 450), long(Era::Legacy, 450));
+    let setup = Setup::usual("pages", &issuer).open_upstream("a", &a.url()).open_upstream("b", &b.url());
+    let gateway = setup.start();
+    let alice = gateway.client_of(None, &issuer, "alice").awaiting("a__tool-449").awaiting("b__tool-449");
+    let first = alice.modern("tools/list", &json!({})).json()["result"].clone();
+    let count = first["tools"].as_array().unwrap().len();
+    assert!((1..900).contains(&count) && first["nextCursor"].is_string(), "{count} on the first page");
+    let names = alice.tools();
+    let of = |id: &'static str| (0..450).map(move |number| format!("{id}__tool-{number:03}"));
+    assert_eq!(names, of("a").chain(of("b")).collect::<Vec<String>>());
+    assert_eq!(alice.tools(), names, "the same order again");
+    let session = alice.initialize();
+    let legacy = session.request("tools/list", &json!({ "cursor": first["nextCursor"] })).json();
+    assert_eq!(legacy["result"]["tools"][0]["name"], names[count]);
+    let made_up = alice.modern("tools/list", &json!({ "cursor": "AAAA" }));
+    assert_eq!(refused(&made_up), (200, -32602, "cursor_invalid".into()));
+}
+
+#[test]
+fn what_is_too_much_of_a_list_is_told() {
+    let issuer = Issuer::good();
+    let recorder = long(Era::Modern, 600);
+    let gateway = Setup::usual("too-long", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("tool-499");
+    assert_eq!(alice.tools().len(), 500);
+    assert!(gateway.process.errors().contains("the list goes on after 500 tools"), "{}", gateway.process.errors());
 }
 
 #[test]
@@ -124,13 +138,13 @@ fn an_upstream_that_is_down_is_told_and_hides_nothing_of_the_others() {
     let alone = gateway.client_of(Some("late"), &issuer, "alice").modern("tools/list", &json!({}));
     assert_eq!(refused(&alone), (503, 50304, "catalogue_unavailable".into()));
     assert!(alone.header("retry-after").is_some());
-    assert_eq!(gateway.metric("tollgate_upstream_up{upstream=\"late\"}"), Some(0.0));
+    assert_eq!(gateway.metric("tollgate_upstream_up{tollgate_upstream_id=\"late\"}"), Some(0.0));
 
     broken.store(false, Ordering::Release);
     let alice = alice.awaiting("late__echo");
     assert_eq!(degraded(&alice), Value::Null);
     assert_eq!(text_of(&alice.call("late__echo", &json!({}))), "echo {}");
-    assert_eq!(gateway.metric("tollgate_upstream_up{upstream=\"late\"}"), Some(1.0));
+    assert_eq!(gateway.metric("tollgate_upstream_up{tollgate_upstream_id=\"late\"}"), Some(1.0));
 
     // What was read once stays listed while its server is away, and that it is away is told.
     broken.store(true, Ordering::Release);
@@ -217,7 +231,7 @@ fn a_tool_with_an_illegal_header_is_withheld_and_the_others_served() {
     });
     let gateway = Setup::usual("withheld", &issuer).open_upstream("up", &recorder.url()).start();
     let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
-    assert_eq!(alice.tools(), ["good", "echo"]);
+    assert_eq!(alice.tools(), ["echo", "good"]);
     for tool in ["blank", "empty", "split", "odd", "array"] {
         assert_eq!(refused(&alice.call(tool, &json!({}))).2, "tool_unknown", "{tool}");
     }

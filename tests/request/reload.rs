@@ -43,13 +43,13 @@ fn policies_change_between_two_calls_and_a_broken_one_changes_nothing() {
     assert_eq!(applied["outcome"], "applied");
     assert_ne!(applied["digest"], applied["previous"]);
     assert_eq!(refused(&alice.call("erase", &json!({}))).2, "tool_unknown");
-    assert_eq!(alice.tools(), ["echo", "add"]);
+    assert_eq!(alice.tools(), ["add", "echo"]);
 
     replace(&file, "permit (principal, action, resource) when { nonsense };\n");
     let rejected = change(&gateway, "policy", 1);
     assert_eq!((&rejected["outcome"], &rejected["previous"]), (&json!("rejected"), &applied["digest"]));
     assert!(rejected["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{rejected}");
-    assert_eq!(alice.tools(), ["echo", "add"], "the last good set stays");
+    assert_eq!(alice.tools(), ["add", "echo"], "the last good set stays");
     assert_eq!(gateway.readiness(), 200);
 
     // A rule taken away is a right taken away: nobody may do anything where nothing is permitted.
