@@ -45,13 +45,7 @@ use tollgate::{
     inspect,
     policy::{Policies, Source},
     refusal::Era,
-    rpc::{
-        self, Call, Message,
-        json::Bounds,
-        outbound,
-        reply::Inbound,
-        sse::Splitter,
-    },
+    rpc::{self, Call, Message, json::Bounds, outbound, reply::Inbound, sse::Splitter},
     state::Rates,
 };
 
@@ -130,7 +124,8 @@ fn counted(name: &str, calls: i64) -> i64 {
         .output()
         .expect("valgrind is missing: apt-get install -y valgrind");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let counted = said.lines().find_map(|line| line.split_once("Collected :")).map(|(_, count)| count.trim().to_owned());
+    let counted =
+        said.lines().find_map(|line| line.split_once("Collected :")).map(|(_, count)| count.trim().to_owned());
     assert!(output.status.success(), "{name}: {said}");
     counted.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("callgrind counted nothing: {said}"))
 }
