@@ -239,6 +239,11 @@ impl Carriage {
                     return Ended::cancelled();
                 }
             };
+            if reply.gives_away(&message) {
+                return Ended::refused(Refusal::UpstreamInvalid(
+                    "the answer holds the gateway's credential".to_owned(),
+                ));
+            }
             match Inbound::parse(message, reply.bounds()) {
                 Err(why) => return Ended::refused(Refusal::UpstreamInvalid(why.to_owned())),
                 Ok(Inbound::Response(response)) => {
