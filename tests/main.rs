@@ -15,6 +15,7 @@
 
 mod cli;
 mod config;
+mod attacks;
 mod harness;
 mod peers;
 mod request;

@@ -281,26 +281,32 @@ impl Gateway {
     }
 }
 
-/// The records of a journal folder, over all its lanes, in the order of their time; a torn last line is left out.
+/// The records of a journal folder, lane by lane, in order; a torn last line is left out.
 pub(crate) fn records(folder: &Path) -> Vec<Value> {
-    let mut all: Vec<Value> = Vec::new();
-    for lane in files(folder, "lane-") {
-        for segment in files(&lane, "segment-") {
-            let text = fs::read_to_string(segment).unwrap();
-            all.extend(text.lines().filter_map(|line| serde_json::from_str(line).ok()));
-        }
-    }
-    all.sort_by(|one, other| one["time"].as_str().cmp(&other["time"].as_str()));
-    all
+    let text: Vec<String> = segments(folder).iter().map(|file| lossy(file)).collect();
+    text.iter().flat_map(|text| text.lines()).filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// The entries of a folder whose names begin so, in order.
-fn files(folder: &Path, begins: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect());
-    let mut files: Vec<PathBuf> = entries.unwrap_or_default();
-    files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begins)));
-    files.sort();
+/// The segments of a journal folder, lane by lane, in order.
+pub(crate) fn segments(folder: &Path) -> Vec<PathBuf> {
+    let begins =
+        |path: &PathBuf, with: &str| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(with));
+    let mut lanes = entries(folder);
+    lanes.retain(|lane| begins(lane, "lane-"));
+    let mut files: Vec<PathBuf> = lanes.iter().flat_map(|lane| entries(lane)).collect();
+    files.retain(|file| begins(file, "segment-"));
     files
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect());
+    let mut entries: Vec<PathBuf> = entries.unwrap_or_default();
+    entries.sort();
+    entries
+}
+
+fn lossy(file: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned()
 }
 
 /// The shipped binary with these arguments.

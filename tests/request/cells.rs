@@ -20,6 +20,6 @@ fn all_four_cells_list_and_call() {
         let session = client.initialize();
         let legacy = session.call("echo", &json!({ "message": "hi" }));
         assert_eq!(legacy.json()["result"]["content"][0]["text"], "echo {\"message\":\"hi\"}", "{up:?}");
-        gateway.verify();
+        assert!(gateway.verify().status.success());
     }
 }
