@@ -173,6 +173,11 @@ impl Recorder {
         Self::scripted(era, |_| None)
     }
 
+    /// A well-behaved MCP server that takes this long for each answer.
+    pub(crate) fn slow(era: Era, wait: Duration) -> Self {
+        Self::serving(move |seen| behaved(era, seen).after(wait))
+    }
+
     /// An MCP server that answers as `script` says, and well where the script has no answer. The script runs while the
     /// request is held: what it looks up is the state of the world before the answer.
     pub(crate) fn scripted(era: Era, script: impl Fn(&Seen) -> Option<Reply> + Send + Sync + 'static) -> Self {

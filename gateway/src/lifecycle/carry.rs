@@ -71,6 +71,12 @@ pub(super) struct Held {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        metrics().calls.decrement();
+    }
+}
+
 /// Why the carriage stopped waiting.
 enum Interrupted {
     /// The client took the call back.
@@ -233,6 +239,11 @@ impl Carriage {
                     return Ended::cancelled();
                 }
             };
+            if reply.gives_away(&message) {
+                return Ended::refused(Refusal::UpstreamInvalid(
+                    "the answer holds the gateway's credential".to_owned(),
+                ));
+            }
             match Inbound::parse(message, reply.bounds()) {
                 Err(why) => return Ended::refused(Refusal::UpstreamInvalid(why.to_owned())),
                 Ok(Inbound::Response(response)) => {
