@@ -71,6 +71,13 @@ pub(crate) fn provider(folder: &Path) -> Peer {
     Peer::start("provider", folder, node("issuer.mjs"))
 }
 
+/// The same, with the client `gateway-key`, which proves itself with the key of this public JWK (RFC 7523 §2.2).
+pub(crate) fn provider_knowing(folder: &Path, key: &Value) -> Peer {
+    let mut command = node("issuer.mjs");
+    command.env("CLIENT_KEY", key.to_string());
+    Peer::start("provider", folder, command)
+}
+
 /// The published clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sdk {

@@ -1,9 +1,15 @@
 //! The request path, end to end, one file a promise.
 
+mod audit;
+mod bounds;
+mod catalogue;
 mod cells;
+mod drain;
+mod identity;
 mod legacy_wire;
 mod metadata;
 mod modern_wire;
+mod reload;
 mod sent_at_most_once;
 mod streams;
 

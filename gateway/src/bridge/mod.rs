@@ -20,9 +20,10 @@ use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 use crate::{
-    clock::Timestamp,
+    clock::{self, Timestamp},
     config::{Endpoint, Limits},
     refusal::Refusal,
+    telemetry::metrics,
 };
 
 /// The sessions of legacy clients, bounded: the least used goes first, and its client begins again on the 404.
@@ -43,6 +44,7 @@ pub struct Session {
     pub client: (String, String),
     principal: [u8; 32],
     endpoint: Endpoint,
+    began_at: Timestamp,
     used_at: AtomicU64,
     calls: Mutex<HashMap<Box<[u8]>, Arc<Notify>>>,
 }
@@ -81,10 +83,12 @@ impl Sessions {
             client: opening.client,
             principal: opening.principal,
             endpoint: opening.endpoint,
+            began_at: now,
             used_at: AtomicU64::new(now.unix_ms()),
             calls: Mutex::new(HashMap::new()),
         });
         self.open.insert(id, Arc::clone(&session));
+        self.count();
         Ok(session)
     }
 
@@ -114,21 +118,16 @@ impl Sessions {
     /// Ends a session and cancels what it has under way (RL-04).
     pub fn end(&self, session: &Session) {
         let _gone = self.open.remove(&session.id);
+        self.count();
+        let lived = clock::now().since(session.began_at);
+        metrics().server_sessions.with([session.version]).record(lived);
         for call in session.calls.lock().values() {
             call.notify_one();
         }
     }
 
-    /// Sessions open now.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    /// Whether none is open.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
+    fn count(&self) {
+        metrics().sessions.set(i64::try_from(self.open.len()).unwrap_or(i64::MAX));
     }
 }
 

@@ -71,6 +71,12 @@ pub(super) struct Held {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        metrics().calls.decrement();
+    }
+}
+
 /// Why the carriage stopped waiting.
 enum Interrupted {
     /// The client took the call back.

@@ -28,7 +28,7 @@ use crate::{
     refusal::{Era, Refusal},
     rpc::{self, Call, Message, mirrors},
     tasks::Tasks,
-    telemetry::Spans,
+    telemetry::{Spans, metrics},
 };
 
 /// The head of a request that the edge let in: the path named `endpoint`, `Host` and `Origin` were acceptable.
@@ -206,7 +206,9 @@ impl Gateway {
 
         let name = call.name().unwrap_or_default();
         let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &name)?);
-        let permit = rules.policies.decide(identity, &target.tool, call.arguments(), now)?;
+        let decided = rules.policies.decide(identity, &target.tool, call.arguments(), now);
+        metrics().decisions.with([if decided.is_ok() { "allow" } else { "deny" }]).increment();
+        let permit = decided?;
         mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?;
         let admission = rules.ceilings.admit(permit, identity, &target.tool, now)?;
         let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
@@ -223,6 +225,7 @@ impl Gateway {
         let room = Arc::clone(&self.room).try_acquire_owned();
         let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
+        metrics().calls.increment();
         Ok(Held { asker, tracked, _room: room.map_err(|_full| Refusal::Overloaded("calls in flight"))? })
     }
 
