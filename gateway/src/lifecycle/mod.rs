@@ -209,7 +209,9 @@ impl Gateway {
         let decided = rules.policies.decide(identity, &target.tool, call.arguments(), now);
         metrics().decisions.with([if decided.is_ok() { "allow" } else { "deny" }]).increment();
         let permit = decided?;
-        mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?;
+        if call.era() == Era::Modern {
+            mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
+        }
         let admission = rules.ceilings.admit(permit, identity, &target.tool, now)?;
         let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let grant = estate.exchange.mint(identity, peer.settings(), &target.tool.mints, now).await?;
