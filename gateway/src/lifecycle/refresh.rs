@@ -40,7 +40,7 @@ impl Gateway {
             let wait = match read(&estate, &peer).await {
                 Ok(read) => {
                     failures = 0;
-                    let wait = read.ttl.unwrap_or(peer.settings().refresh).clamp(REFRESH_MIN, peer.settings().refresh);
+                    let wait = pause(read.ttl, peer.settings().refresh);
                     publish(&estate, &id, read);
                     wait
                 }
@@ -109,6 +109,11 @@ fn degrade(estate: &Estate, peer: &Peer, refusal: &Refusal) {
     }
 }
 
+/// As long as the upstream vouches for its list, within what the administrator allows; their word has no lower bound.
+fn pause(ttl: Option<Duration>, refresh: Duration) -> Duration {
+    ttl.map_or(refresh, |ttl| ttl.max(REFRESH_MIN).min(refresh))
+}
+
 /// Between 90 and 110 per cent of `wait`, so that replicas do not ask in step (RC-12).
 fn jittered(wait: Duration) -> Duration {
     let mut random = [0_u8; 1];
@@ -130,3 +135,20 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 
 /// Up to 32 seconds between tries.
 const RETRY_DOUBLINGS_MAX: u32 = 6;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::pause;
+
+    #[test]
+    fn a_list_is_read_again_when_its_time_is_over() {
+        let seconds = Duration::from_secs;
+        for (ttl, refresh, expect) in
+            [(None, 300, 300), (Some(60), 300, 60), (Some(900), 300, 300), (Some(0), 300, 2), (Some(0), 1, 1), (None, 1, 1)]
+        {
+            assert_eq!(pause(ttl.map(seconds), seconds(refresh)), seconds(expect), "{ttl:?} within {refresh}");
+        }
+    }
+}
