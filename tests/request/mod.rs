@@ -13,6 +13,8 @@ mod modern_wire;
 mod reload;
 mod sent_at_most_once;
 mod streams;
+mod telemetry;
+mod upstream_tls;
 
 use crate::harness::http::Answer;
 
