@@ -185,3 +185,21 @@ fn body_that_ends_early_is_no_request() {
     assert_eq!(code(&client.call("no-such-tool", &json!({}))), "tool_unknown");
     ground.good_call();
 }
+
+/// Nobody's body is waited for: who asks comes first.
+#[test]
+fn stranger_is_refused_before_the_body_has_come() {
+    let ground = ground("stranger-body");
+    let bad = ground.gateway.client(Some("up")).token("not.a.token");
+    for (client, expected) in [(ground.gateway.client(Some("up")), "token_missing"), (bad, "token_invalid")] {
+        let head = String::from_utf8(client.post_bytes(&ECHO_HEADERS, b"x")).unwrap();
+        let head = head.trim_end_matches('x').replace("Content-Length: 1\r\n", "Content-Length: 50000\r\n");
+        let mut connection = client.connection();
+        let began = Instant::now();
+        connection.send(head.as_bytes()).unwrap();
+        let answer = connection.answer();
+        assert_eq!((answer.status(), code(&answer).as_str()), (401, expected));
+        assert!(began.elapsed() < Duration::from_millis(1_400), "{:?}", began.elapsed());
+    }
+    ground.good_call();
+}
