@@ -4,7 +4,11 @@
 
 use std::{
     fs,
+<<<<<<< HEAD
     os::unix::fs::PermissionsExt as _,
+=======
+    os::unix::fs::PermissionsExt,
+>>>>>>> e2e
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -58,6 +62,10 @@ impl Authority {
             Leaf { certificate: self.folder.join(format!("{name}.pem")), key: self.folder.join(format!("{name}.key")) };
         fs::write(&leaf.certificate, certificate.pem()).unwrap();
         fs::write(&leaf.key, key.serialize_pem()).unwrap();
+<<<<<<< HEAD
+=======
+        // The gateway takes no key that everybody may read.
+>>>>>>> e2e
         fs::set_permissions(&leaf.key, fs::Permissions::from_mode(0o600)).unwrap();
         leaf
     }
