@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -56,6 +57,7 @@ impl Authority {
             Leaf { certificate: self.folder.join(format!("{name}.pem")), key: self.folder.join(format!("{name}.key")) };
         fs::write(&leaf.certificate, certificate.pem()).unwrap();
         fs::write(&leaf.key, key.serialize_pem()).unwrap();
+        fs::set_permissions(&leaf.key, fs::Permissions::from_mode(0o600)).unwrap();
         leaf
     }
 
