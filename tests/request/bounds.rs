@@ -36,6 +36,10 @@ fn more_calls_than_the_gateway_holds_are_told_to_come_back() {
     place::wait_for("room again", Duration::from_secs(10), || {
         (alice.call("echo", &json!({})).status() == 200).then_some(())
     });
+    // A call that found no room was not in flight.
+    place::wait_for("nothing in flight", Duration::from_secs(10), || {
+        (gateway.metric("tollgate_calls ") == Some(0.0)).then_some(())
+    });
 }
 
 #[test]

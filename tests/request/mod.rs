@@ -7,6 +7,7 @@ mod cells;
 mod drain;
 mod identity;
 mod legacy_wire;
+mod list_changed;
 mod metadata;
 mod modern_wire;
 mod reload;

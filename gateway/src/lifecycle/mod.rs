@@ -209,7 +209,9 @@ impl Gateway {
         let decided = rules.policies.decide(identity, &target.tool, call.arguments(), now);
         metrics().decisions.with([if decided.is_ok() { "allow" } else { "deny" }]).increment();
         let permit = decided?;
-        mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?;
+        if call.era() == Era::Modern {
+            mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
+        }
         let admission = rules.ceilings.admit(permit, identity, &target.tool, now)?;
         let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let grant = estate.exchange.mint(identity, peer.settings(), &target.tool.mints, now).await?;
@@ -222,11 +224,11 @@ impl Gateway {
 
     /// Room for one more call in flight, and in its session a place from which it can be cancelled.
     fn hold(&self, call: &Call, session: Option<&Arc<Session>>) -> Result<Held, Refusal> {
-        let room = Arc::clone(&self.room).try_acquire_owned();
+        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
         let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();
-        Ok(Held { asker, tracked, _room: room.map_err(|_full| Refusal::Overloaded("calls in flight"))? })
+        Ok(Held { asker, tracked, _room: room })
     }
 
     /// The session of a legacy request; `initialize` begins one and needs none (RL-03).
