@@ -169,10 +169,17 @@ impl Gateway {
         let body = body.await?;
         let message =
             rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
-        let Message::Call(call) = message else { return Ok(respond::accepted()) };
+        let Message::Call(call) = message else {
+            trail.era = Some(Era::Legacy);
+            return self.session(head, &caller, trail).map(|_theirs| respond::accepted());
+        };
         trail.era = Some(call.era());
         trail.request_id = call.id().cloned();
-        let session = self.session(head, &caller, &call, trail)?;
+        // A modern request has no session, and `initialize` begins one (RL-03).
+        let session = match call.era() {
+            Era::Legacy if call.method() != rpc::Method::Initialize => Some(self.session(head, &caller, trail)?),
+            Era::Legacy | Era::Modern => None,
+        };
         let call = match &session {
             Some(session) if call.version_assumed() => call.in_version(session.version),
             Some(_) | None => call,
@@ -231,25 +238,15 @@ impl Gateway {
         Ok(Held { asker, tracked, _room: room })
     }
 
-    /// The session of a legacy request; `initialize` begins one and needs none (RL-03).
-    fn session(
-        &self,
-        head: &Head,
-        caller: &Caller,
-        call: &Call,
-        trail: &Trail,
-    ) -> Result<Option<Arc<Session>>, Refusal> {
-        if call.era() == Era::Modern || call.method() == rpc::Method::Initialize {
-            return Ok(None);
-        }
-        let id = call.session_id().ok_or(Refusal::SessionMissing)?;
-        self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now).map(Some)
+    /// The session that a legacy client names.
+    fn session(&self, head: &Head, caller: &Caller, trail: &Trail) -> Result<Arc<Session>, Refusal> {
+        let id = rpc::headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
+        self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now)
     }
 
     fn end_session(&self, head: &Head, caller: &Caller, trail: &mut Trail) -> Result<Response, Refusal> {
         trail.era = Some(Era::Legacy);
-        let id = rpc::headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
-        let session = self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now)?;
+        let session = self.session(head, caller, trail)?;
         self.sessions.end(&session);
         Ok(respond::done())
     }

@@ -134,7 +134,6 @@ pub struct Call {
     pub(super) id: Option<RequestId>,
     pub(super) method: Method,
     pub(super) params: Option<Index>,
-    pub(super) session: Option<String>,
 }
 
 impl Call {
@@ -174,12 +173,6 @@ impl Call {
     #[must_use]
     pub const fn method(&self) -> Method {
         self.method
-    }
-
-    /// `Mcp-Session-Id` of a legacy client, as it came.
-    #[must_use]
-    pub fn session_id(&self) -> Option<&str> {
-        self.session.as_deref()
     }
 
     /// The body as it came.
