@@ -203,12 +203,6 @@ impl Call {
         self.param("arguments")
     }
 
-    /// The bytes of `params.arguments` as the client wrote them.
-    #[must_use]
-    pub fn arguments_raw(&self) -> Option<Bytes> {
-        self.arguments().map(Value::raw_bytes)
-    }
-
     /// The argument at `path`, member by member.
     pub fn argument<'p>(&self, path: impl IntoIterator<Item = &'p str>) -> Option<Value<'_>> {
         path.into_iter().try_fold(self.arguments()?, |value, name| value.get(name))

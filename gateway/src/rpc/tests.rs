@@ -448,7 +448,7 @@ proptest! {
         let named = serde_json::to_string(&name).unwrap();
         let body = legacy("tools/call", &format!(r#"{{"name":{named},"arguments":{arguments},"_meta":{{"v/k":1}}}}"#));
         let call = read(&[], &body);
-        prop_assert_eq!(call.arguments_raw().unwrap(), arguments.as_bytes());
+        prop_assert_eq!(call.arguments().unwrap().raw(), arguments.as_bytes());
         let sent = outbound::tools_call(&Outgoing::own(7, to), &name, &call);
         let document = strict(&sent);
         let root = document.root();
