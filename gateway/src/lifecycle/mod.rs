@@ -10,7 +10,7 @@ mod refresh;
 mod respond;
 mod trail;
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -32,7 +32,6 @@ use crate::{
 };
 
 /// The head of a request that the edge let in: the path named `endpoint`, `Host` and `Origin` were acceptable.
-#[derive(Debug)]
 pub struct Head {
     /// What the path named.
     pub endpoint: Endpoint,
@@ -44,6 +43,14 @@ pub struct Head {
     pub headers: HeaderMap,
     /// Who is at the other end of the connection.
     pub peer: SocketAddr,
+}
+
+impl fmt::Debug for Head {
+    /// Without headers and query, in which credentials come.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, method, peer, .. } = self;
+        write!(formatter, "Head({method} {} from {peer})", endpoint.path())
+    }
 }
 
 /// What goes back: the edge writes exactly this.
@@ -249,5 +256,22 @@ impl Gateway {
         let session = self.session(head, caller, trail)?;
         self.sessions.end(&session);
         Ok(respond::done())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
+
+    use super::Head;
+    use crate::config::Endpoint;
+
+    #[test]
+    fn a_head_does_not_print_credentials() {
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Bearer hunter2"))]);
+        let peer = "192.0.2.1:9".parse().unwrap();
+        let query = Some("access_token=hunter2".to_owned());
+        let head = Head { endpoint: Endpoint::Federated, method: Method::POST, query, headers, peer };
+        assert_eq!(format!("{head:?}"), "Head(POST /mcp from 192.0.2.1:9)");
     }
 }
