@@ -430,7 +430,11 @@ pub(super) fn own_folder(path: &Path) -> Result<PathBuf, Failure> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(path).map_err(failed)?;
     let path = path.canonicalize().map_err(failed)?;
-    if is_ours_alone(&path).map_err(failed)? { Ok(path) } else { Err(failed(io::Error::other("others can write to it"))) }
+    if is_ours_alone(&path).map_err(failed)? {
+        Ok(path)
+    } else {
+        Err(failed(io::Error::other("others can write to it")))
+    }
 }
 
 /// Whether `folder` was there before us with an owner or a mode that lets others in: the default one has a name that

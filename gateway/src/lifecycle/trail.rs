@@ -193,11 +193,13 @@ impl Trail {
                 &record::Refused {
                     who: self.who(),
                     target: self.target.as_ref().map(|target| record_target(target, &path)),
-                    decision: self.policy_set.as_deref().filter(|_| denied.is_some()).map(|policy_set| record::Decision {
-                        outcome: "deny",
-                        policies: record::Words::Borrowed(&policies),
-                        policy_set,
-                        reason: None,
+                    decision: self.policy_set.as_deref().filter(|_| denied.is_some()).map(|policy_set| {
+                        record::Decision {
+                            outcome: "deny",
+                            policies: record::Words::Borrowed(&policies),
+                            policy_set,
+                            reason: None,
+                        }
                     }),
                     ceilings: record::Words::Borrowed(reached.as_slice()),
                     request,
