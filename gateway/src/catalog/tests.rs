@@ -110,7 +110,7 @@ fn pages_are_in_order_and_end() {
     let first = catalogue.page(&Endpoint::Federated, None, |_| true).unwrap();
     assert_eq!(first.tools.len(), 500);
     let second = catalogue.page(&Endpoint::Federated, first.next.as_deref(), |_| true).unwrap();
-    assert_eq!(second.tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["b__t0500"]);
+    assert_eq!(second.tools.iter().map(|tool| &*tool.name).collect::<Vec<_>>(), ["b__t0500"]);
     assert_eq!(second.next, None);
     let hidden = catalogue.page(&Endpoint::Federated, None, |tool| tool.name == "t0007").unwrap();
     assert_eq!((hidden.tools.len(), hidden.next), (1, None));
