@@ -91,7 +91,7 @@ impl Sessions {
         let session = Arc::new(Session {
             id: id.clone(),
             version: opening.version,
-            client: opening.client,
+            client: (brief(opening.client.0), brief(opening.client.1)),
             principal: opening.principal,
             endpoint: opening.endpoint,
             began_at: now,
@@ -209,6 +209,16 @@ impl Drop for Tracked {
     }
 }
 
+/// A claim is kept for as long as the session, so not at any length.
+fn brief(mut claim: String) -> String {
+    claim.truncate(claim.floor_char_boundary(CLAIM_BYTES_MAX));
+    claim.shrink_to_fit();
+    claim
+}
+
+/// As much of a claim as the journal writes down.
+const CLAIM_BYTES_MAX: usize = 256;
+
 /// Calls that one session may have under way.
 const CALLS_MAX: usize = 256;
 
@@ -237,6 +247,14 @@ mod tests {
         assert!(sessions.find(&session.id, &[1; 32], &Endpoint::Federated, now).is_ok());
         let stranger = sessions.find(&session.id, &[2; 32], &Endpoint::Federated, now);
         assert_eq!(stranger.unwrap_err(), Refusal::SessionUnknown);
+    }
+
+    #[test]
+    fn a_session_keeps_no_more_of_a_claim_than_is_written_down() {
+        let client = ("é".repeat(1 << 20), "1".to_owned());
+        let session = sessions().begin(Opening { client, ..opening() }, Timestamp::from_unix_seconds(1_000)).unwrap();
+        assert_eq!((session.client.0.len(), session.client.1.as_str()), (256, "1"));
+        assert!(session.client.0.capacity() <= 256);
     }
 
     #[test]

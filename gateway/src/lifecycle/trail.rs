@@ -184,22 +184,24 @@ impl Trail {
         }
         let path = self.endpoint.path();
         let reason = refusal.inside();
-        let denied = if let Refusal::Denied(policies) = refusal { policies.as_slice() } else { &[] };
-        let policies: Vec<&str> = denied.iter().map(String::as_str).collect();
-        let decided = !policies.is_empty();
+        let denied = if let Refusal::Denied(policies) = refusal { Some(policies) } else { None };
+        let policies: Vec<&str> = denied.into_iter().flatten().map(String::as_str).collect();
+        let reached = if let Refusal::CeilingReached { ceiling, .. } = refusal { Some(ceiling.as_str()) } else { None };
         let recorded = self.with_request(None, |request| {
             journal.note(
                 self.id,
                 &record::Refused {
                     who: self.who(),
                     target: self.target.as_ref().map(|target| record_target(target, &path)),
-                    decision: self.policy_set.as_deref().filter(|_| decided).map(|policy_set| record::Decision {
-                        outcome: "deny",
-                        policies: record::Words::Borrowed(&policies),
-                        policy_set,
-                        reason: None,
+                    decision: self.policy_set.as_deref().filter(|_| denied.is_some()).map(|policy_set| {
+                        record::Decision {
+                            outcome: "deny",
+                            policies: record::Words::Borrowed(&policies),
+                            policy_set,
+                            reason: None,
+                        }
                     }),
-                    ceilings: record::Words::default(),
+                    ceilings: record::Words::Borrowed(reached.as_slice()),
                     request,
                     code: outside.code,
                     reason: &reason,

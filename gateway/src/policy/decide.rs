@@ -221,12 +221,6 @@ impl Policies {
         listing.is_ok_and(|verdict| verdict.outcome == Outcome::Allowed)
     }
 
-    /// Whether [`Policies::visible`] can change for this caller and tool as time passes.
-    #[must_use]
-    pub fn visible_varies(&self, caller: &Identity, tool: &ToolDefinition) -> bool {
-        self.slice(caller, tool).map_or(true, |slice| slice.reads().time)
-    }
-
     pub(super) fn slice(&self, caller: &Identity, tool: &ToolDefinition) -> Result<Arc<Slice>, Inexpressible> {
         let key = (caller.class, tool.key);
         if let Some(slice) = self.slices.get(&key) {
