@@ -490,7 +490,7 @@ pub struct Refused<'a> {
     pub target: Option<Target<'a>>,
     /// What policy said, if it was asked.
     pub decision: Option<Decision<'a>>,
-    /// The ceilings that counted it.
+    /// The ceiling that is reached.
     pub ceilings: Words<'a>,
     /// The request, as far as it was read.
     pub request: Request<'a>,

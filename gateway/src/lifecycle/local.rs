@@ -165,7 +165,6 @@ impl Gateway {
             },
             trail.now,
         )?;
-        metrics().sessions.set(i64::try_from(self.sessions.len()).unwrap_or(i64::MAX));
         let catalogue = estate.catalogue.load();
         let degraded: Vec<Cow<'_, str>> =
             catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();

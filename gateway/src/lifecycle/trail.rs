@@ -203,6 +203,7 @@ impl Trail {
         }
         let path = self.endpoint.path();
         let reason = refusal.inside();
+        let reached = if let Refusal::CeilingReached { ceiling, .. } = refusal { Some(ceiling.as_str()) } else { None };
         let recorded = self.with_request(None, |request| {
             journal.note(
                 self.id,
@@ -210,7 +211,7 @@ impl Trail {
                     who: self.who(),
                     target: self.target.as_ref().map(|target| record_target(target, &path)),
                     decision: self.decision(&reason),
-                    ceilings: record::Words::default(),
+                    ceilings: record::Words::Borrowed(reached.as_slice()),
                     request,
                     code: outside.code,
                     reason: &reason,

@@ -17,7 +17,7 @@ use super::{
     parse::{self, Rule},
     reads::Reads,
     slice::{Principal, Subject, ToolSlice},
-    vocabulary::{Inexpressible, Vocabulary, context_of, context_with, id},
+    vocabulary::{Inexpressible, Own, Vocabulary, context_of, context_with, id},
 };
 use crate::{catalog::ToolDefinition, clock::Timestamp, identity::Identity, refusal::Refusal, rpc::json};
 
@@ -227,12 +227,6 @@ impl Policies {
         listing.is_ok_and(|verdict| verdict.outcome == Outcome::Allowed)
     }
 
-    /// Whether [`Policies::visible`] can change for this caller and tool as time passes.
-    #[must_use]
-    pub fn visible_varies(&self, caller: &Identity, tool: &ToolDefinition) -> bool {
-        self.slice(caller, tool).map_or(true, |slice| slice.reads().time)
-    }
-
     pub(super) fn slice(&self, caller: &Identity, tool: &ToolDefinition) -> Result<Arc<Slice>, Inexpressible> {
         let key = (caller.class, tool.key);
         if let Some(slice) = self.slices.get(&key) {
@@ -302,7 +296,7 @@ impl Policies {
         if let Some(verdict) = slice.listed.get() {
             return Ok(Arc::clone(verdict));
         }
-        let verdict = Arc::new(self.judge(slice, &slice.listing, slice.base.clone())?);
+        let verdict = Arc::new(self.judge(slice, &slice.listing, context_with(&slice.base, None, None)?)?);
         Ok(Arc::clone(slice.listed.get_or_init(|| verdict)))
     }
 
@@ -421,7 +415,7 @@ pub(super) struct Slice {
     principal: EntityUid,
     entities: Entities,
     /// The caller's part of the context.
-    base: Context,
+    base: Own,
     /// Places in [`Policies::rules`].
     pub(super) places: Vec<usize>,
     enforced: PolicySet,

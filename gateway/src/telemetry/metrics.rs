@@ -44,7 +44,7 @@ pub struct Metrics {
     pub shadow: Family<Counter, 3>,
     /// Records that wait for the disk.
     pub audit_queue: Gauge,
-    /// Time from a record's arrival to its durability.
+    /// Time that one group of records took to reach the disk.
     pub audit_commit: Histogram,
     /// Records made durable.
     pub audit_records: Counter,
@@ -144,7 +144,11 @@ impl Metrics {
                 &self.shadow,
             ),
             Metric::one("tollgate.audit.queue", "Records that wait for the disk.", &self.audit_queue),
-            Metric::one("tollgate.audit.commit.duration", "Time until a record is durable.", &self.audit_commit),
+            Metric::one(
+                "tollgate.audit.commit.duration",
+                "Time that a group of records took to reach the disk.",
+                &self.audit_commit,
+            ),
             Metric::one("tollgate.audit.records", "Records made durable.", &self.audit_records),
             Metric::one("tollgate.audit.failures", "Records that could not be written.", &self.audit_failures),
             Metric::family(
