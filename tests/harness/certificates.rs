@@ -4,15 +4,7 @@
 
 use std::{
     fs,
-<<<<<<< HEAD
-<<<<<<< HEAD
-    os::unix::fs::PermissionsExt as _,
-=======
     os::unix::fs::PermissionsExt,
->>>>>>> e2e
-=======
-    os::unix::fs::PermissionsExt,
->>>>>>> attacks
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -66,13 +58,7 @@ impl Authority {
             Leaf { certificate: self.folder.join(format!("{name}.pem")), key: self.folder.join(format!("{name}.key")) };
         fs::write(&leaf.certificate, certificate.pem()).unwrap();
         fs::write(&leaf.key, key.serialize_pem()).unwrap();
-<<<<<<< HEAD
-<<<<<<< HEAD
-=======
         // The gateway takes no key that everybody may read.
->>>>>>> e2e
-=======
->>>>>>> attacks
         fs::set_permissions(&leaf.key, fs::Permissions::from_mode(0o600)).unwrap();
         leaf
     }
