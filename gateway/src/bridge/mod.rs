@@ -229,7 +229,7 @@ const SHARES: usize = 4;
 mod tests {
     use std::time::Duration;
 
-    use super::{Opening, Sessions};
+    use super::{HashMap, Mutex, Opening, Sessions};
     use crate::{clock::Timestamp, config::Endpoint, refusal::Refusal};
 
     fn opening() -> Opening {
@@ -237,7 +237,13 @@ mod tests {
     }
 
     fn sessions() -> Sessions {
-        Sessions { open: quick_cache::sync::Cache::new(16), idle: Duration::from_secs(60) }
+        Sessions {
+            open: quick_cache::sync::Cache::new(16),
+            idle: Duration::from_secs(60),
+            given: Mutex::new(HashMap::new()),
+            share: 16,
+            principals_max: 16,
+        }
     }
 
     #[test]
