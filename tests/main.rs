@@ -21,4 +21,5 @@ mod conformance;
 mod harness;
 mod peers;
 mod request;
+mod shipped;
 mod tidy;

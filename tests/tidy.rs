@@ -10,7 +10,7 @@ use std::{
 use crate::harness::place;
 
 /// A crate (or a path in one) and the modules that may name it.
-const FENCES: [(&str, &[&str]); 13] = [
+const FENCES: [(&str, &[&str]); 12] = [
     ("pingora_core", &["edge", "cli", "main"]),
     ("hyper::client", &["egress"]),
     ("hyper_util::client", &["egress"]),
@@ -20,7 +20,6 @@ const FENCES: [(&str, &[&str]); 13] = [
     ("oauth2", &["exchange"]),
     ("cedar_policy", &["policy"]),
     ("opentelemetry", &["telemetry"]),
-    ("governor", &["ceiling", "state"]),
     ("rcgen", &["demo"]),
     ("clap", &["cli", "main"]),
     ("env::var", &["config"]),
