@@ -42,9 +42,9 @@ impl Estate {
                 ("https", format!("tls = {{ certificate = \"{folder}/tls.crt\", key = \"{folder}/tls.key\" }}"))
             }
         };
-        let telemetry = self.collector.map(|collector| {
-            format!("[telemetry]\notlp = \"http://{collector}\"\nsample_ratio = 0.01\n")
-        });
+        let telemetry = self
+            .collector
+            .map(|collector| format!("[telemetry]\notlp = \"http://{collector}\"\nsample_ratio = 0.01\n"));
         format!(
             r#"[gateway]
 public_url = "{scheme}://{listen}"
@@ -89,15 +89,13 @@ pub fn private(path: &Path) {
 /// 664 bytes, about, of which the arguments are most.
 pub fn body(tool: &str, meta: &str) -> String {
     let text = "y".repeat(BODY_BYTES - BODY_FRAME_BYTES);
-    let arguments = format!(
-        r#"{{"text":"{text}","amount":250,"currency":"EUR","dry_run":false,"labels":["one","two"]}}"#
-    );
+    let arguments =
+        format!(r#"{{"text":"{text}","amount":250,"currency":"EUR","dry_run":false,"labels":["one","two"]}}"#);
     let own = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}"#;
     format!(
         r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"bench__{tool}","arguments":{arguments},"_meta":{{{own},{meta}}}}}}}"#
     )
 }
-
 
 /// `count` policies, of which four can apply to the bench's caller: others name other groups, tools or upstreams, as an
 /// estate's do. One that decides on `pay` reads arguments, so that it is evaluated at every call.

@@ -73,7 +73,8 @@ impl Parties {
         for (place, count) in policies.iter().enumerate() {
             let party = stage.tollgate(&format!("tollgate, {count} policies"), *count, "os");
             let middle = place == policies.len() / 2;
-            let arguments = middle.then(|| Party { name: "  a policy reads arguments".to_owned(), tool: "pay", ..party.clone() });
+            let arguments =
+                middle.then(|| Party { name: "  a policy reads arguments".to_owned(), tool: "pay", ..party.clone() });
             all.push(party);
             all.extend(arguments);
             if middle {
@@ -102,7 +103,8 @@ impl Party {
 
     /// The bytes of a call.
     pub fn call(&self) -> Arc<[u8]> {
-        let body = estate::body(self.tool, r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00""#);
+        let body =
+            estate::body(self.tool, r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00""#);
         self.request(self.tool, &body)
     }
 
@@ -173,7 +175,14 @@ impl Stage {
 
     fn party(&self, name: &str, process: Option<Process>, address: SocketAddr, tls: Option<TlsConnector>) -> Party {
         let token = self.issuer.caller(&format!("https://{address}/mcp"));
-        Party { name: name.to_owned(), process: process.map(Arc::new), address, tls, tool: "echo", token: Arc::from(token) }
+        Party {
+            name: name.to_owned(),
+            process: process.map(Arc::new),
+            address,
+            tls,
+            tool: "echo",
+            token: Arc::from(token),
+        }
     }
 
     fn nginx(&self) -> Party {

@@ -47,12 +47,14 @@ async fn serve(answer: impl Fn(&Message<'_>) -> Reply + Send + Sync + 'static) -
 }
 
 fn whole(body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        .into_bytes()
 }
 
 /// `X-Accel-Buffering` is how a server asks nginx not to hold events back.
 fn stream_head(event: &str) -> Vec<u8> {
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked";
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked";
     format!("{head}\r\n\r\n{:x}\r\n{event}\r\n", event.len()).into_bytes()
 }
 
@@ -86,7 +88,9 @@ fn member<'a>(body: &'a str, name: &str) -> &'a str {
 fn progress(body: &str) -> String {
     let token = member(body, "\"progressToken\":");
     let params = format!(r#"{{"progressToken":{token},"progress":1}}"#);
-    format!("event: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{params}}}\n\n")
+    format!(
+        "event: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{params}}}\n\n"
+    )
 }
 
 pub fn tools() -> Value {

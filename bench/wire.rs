@@ -51,7 +51,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// The next message, whole; `None` where the peer has gone.
     pub async fn receive(&mut self) -> Option<Message<'_>> {
         let head = self.head().await?;
-        let length: usize = header(text(&self.buffer[..head]), "content-length").map_or(0, |length| length.parse().unwrap());
+        let length: usize =
+            header(text(&self.buffer[..head]), "content-length").map_or(0, |length| length.parse().unwrap());
         while self.buffer.len() < head + length {
             self.more().await?;
         }
