@@ -145,9 +145,14 @@ mod tests {
     #[test]
     fn a_list_is_read_again_when_its_time_is_over() {
         let seconds = Duration::from_secs;
-        for (ttl, refresh, expect) in
-            [(None, 300, 300), (Some(60), 300, 60), (Some(900), 300, 300), (Some(0), 300, 2), (Some(0), 1, 1), (None, 1, 1)]
-        {
+        for (ttl, refresh, expect) in [
+            (None, 300, 300),
+            (Some(60), 300, 60),
+            (Some(900), 300, 300),
+            (Some(0), 300, 2),
+            (Some(0), 1, 1),
+            (None, 1, 1),
+        ] {
             assert_eq!(pause(ttl.map(seconds), seconds(refresh)), seconds(expect), "{ttl:?} within {refresh}");
         }
     }
