@@ -13,9 +13,11 @@
     reason = "tests may panic, read clocks and talk to the terminal"
 )]
 
-mod cli;
-mod config;
 mod attacks;
+mod cli;
+mod clients;
+mod config;
+mod conformance;
 mod harness;
 mod peers;
 mod request;

@@ -5,16 +5,30 @@
 
 mod algorithm_confusion;
 mod audience_confusion;
+mod audit_log_injection;
 mod batch_smuggling;
+mod call_flood;
 mod deep_json;
 mod denied_tool_by_upstream_name;
 mod duplicate_members;
+mod exchange_down;
 mod header_body_mismatch;
+mod journal_disk_full;
+mod kill_under_load;
 mod look_alike_members;
 mod name_tricks;
 mod origin_and_host;
+mod oversized_and_slow;
+mod passthrough;
 mod query_token;
+mod replay_after_expiry;
 mod stranger_session;
+mod unknown_kid_flood;
+mod upstream_answers_with_another_id;
+mod upstream_catalogue_hostile;
+mod upstream_credential_leak;
+mod upstream_hostile;
+mod upstream_redirects;
 
 use std::time::Duration;
 
@@ -54,7 +68,16 @@ impl Ground {
 
     /// Any upstream, set up in any way.
     fn before(name: &str, upstream: Recorder, with: impl FnOnce(Setup, &Issuer, &Recorder) -> Setup) -> Self {
-        let issuer = Issuer::good();
+        Self::of(name, Issuer::good(), upstream, with)
+    }
+
+    /// Any issuer, too.
+    fn of(
+        name: &str,
+        issuer: Issuer,
+        upstream: Recorder,
+        with: impl FnOnce(Setup, &Issuer, &Recorder) -> Setup,
+    ) -> Self {
         let setup = with(Setup::usual(name, &issuer), &issuer, &upstream);
         let gateway = setup.start();
         let ground = Self { issuer, upstream, gateway };

@@ -261,6 +261,15 @@ impl Gateway {
         records(&self.journal_folder())
     }
 
+    /// Waits until this many records of this event are in the journal, and gives all of them: what does not hold a call
+    /// up is written when the answer may already be there.
+    pub(crate) fn recorded(&self, event: &str, count: usize) -> Vec<Value> {
+        place::wait_for(&format!("{count} records of `{event}`"), Duration::from_secs(10), || {
+            let found: Vec<Value> = self.journal().into_iter().filter(|record| record["event"] == event).collect();
+            (found.len() >= count).then_some(found)
+        })
+    }
+
     /// `tollgate audit verify` over its journal.
     pub(crate) fn verify(&self) -> Output {
         tollgate(&["audit", "verify"]).arg(self.journal_folder()).output().unwrap()

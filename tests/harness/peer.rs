@@ -71,6 +71,13 @@ pub(crate) fn provider(folder: &Path) -> Peer {
     Peer::start("provider", folder, node("issuer.mjs"))
 }
 
+/// The same, with the client `gateway-key`, which proves itself with the key of this public JWK (RFC 7523 §2.2).
+pub(crate) fn provider_knowing(folder: &Path, key: &Value) -> Peer {
+    let mut command = node("issuer.mjs");
+    command.env("CLIENT_KEY", key.to_string());
+    Peer::start("provider", folder, command)
+}
+
 /// The published clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sdk {
@@ -115,6 +122,32 @@ impl Sdk {
         let output = process.output();
         assert!(!output.is_empty(), "{self:?} printed nothing: {}", process.errors());
         output.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{self:?}: {line}"))).collect()
+    }
+}
+
+/// The published conformance suites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suite {
+    /// npm @modelcontextprotocol/conformance 0.1, for the revisions before 2026-07-28.
+    Older,
+    /// The same, 0.2.0-alpha.
+    Newer,
+}
+
+impl Suite {
+    /// Runs all scenarios at the server `url`; what they found lies in `folder`, a folder with `checks.json` each.
+    pub(crate) fn run(self, folder: &Path, url: &str, token: Option<&str>, arguments: &[&str]) {
+        let packages = place::installed("node").join("node_modules");
+        let package = match self {
+            Self::Older => "conformance-older",
+            Self::Newer => "@modelcontextprotocol/conformance",
+        };
+        let mut command = Command::new(node("").get_program());
+        command.arg("--import").arg(place::tests().join("peers/node/inject-headers.mjs"));
+        command.arg(packages.join(package).join("dist/index.js"));
+        command.args(["server", "--url", url, "--suite", "all"]).args(arguments).arg("-o").arg(folder);
+        command.envs(token.map(|token| ("MCP_BEARER", token))).env("NO_PROXY", "127.0.0.1,localhost");
+        Process::start("suite", folder, command).wait(Duration::from_secs(240));
     }
 }
 

@@ -19,10 +19,11 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, combinators::BoxBody};
 use hyper::{
-    HeaderMap, Request, Response,
+    HeaderMap, Request, Response, Version,
     body::{Body as HttpBody, Frame, Incoming},
 };
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::time::Sleep;
 
@@ -40,6 +41,7 @@ pub(crate) enum Era {
 pub(crate) struct Seen {
     pub(crate) method: String,
     pub(crate) path: String,
+    pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) at: Instant,
@@ -173,6 +175,11 @@ impl Recorder {
         Self::scripted(era, |_| None)
     }
 
+    /// A well-behaved MCP server that takes this long for each answer.
+    pub(crate) fn slow(era: Era, wait: Duration) -> Self {
+        Self::serving(move |seen| behaved(era, seen).after(wait))
+    }
+
     /// An MCP server that answers as `script` says, and well where the script has no answer. The script runs while the
     /// request is held: what it looks up is the state of the world before the answer.
     pub(crate) fn scripted(era: Era, script: impl Fn(&Seen) -> Option<Reply> + Send + Sync + 'static) -> Self {
@@ -185,6 +192,15 @@ impl Recorder {
         let answer = Arc::new(answer);
         let shared = Arc::clone(&memory);
         let served = Served::start(move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
+        Self { served, memory }
+    }
+
+    /// A well-behaved MCP server behind TLS.
+    pub(crate) fn behind_tls(era: Era, tls: Arc<ServerConfig>) -> Self {
+        let memory = Arc::new(Memory::default());
+        let answer = Arc::new(move |seen: &Seen| behaved(era, seen));
+        let shared = Arc::clone(&memory);
+        let served = Served::start_tls(tls, move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
         Self { served, memory }
     }
 
@@ -239,6 +255,7 @@ where
     let seen = Seen {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
+        version: head.version,
         headers: head.headers,
         body: body.to_bytes(),
         at: Instant::now(),

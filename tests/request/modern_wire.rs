@@ -33,6 +33,20 @@ fn gateway(name: &str, issuer: &Issuer, upstream: &Recorder) -> Gateway {
     setup.open_upstream("up", &upstream.url()).start()
 }
 
+/// Mirrored arguments are of the modern revision: an older client sends none, and the upstream gets them all the same.
+#[test]
+fn rs_15_an_older_client_mirrors_no_argument() {
+    let issuer = Issuer::good();
+    let recorder = mirroring();
+    let gateway = gateway("older", &issuer, &recorder);
+    let session = gateway.client_of(Some("up"), &issuer, "alice").awaiting("query").initialize();
+    let answer = session.call("query", &json!({ "region": "eu", "count": 3 }));
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let calls = recorder.seen_method("tools/call");
+    let mirrored = |name| calls[0].header(name);
+    assert_eq!((mirrored("mcp-param-region"), mirrored("mcp-param-count")), (Some("eu"), Some("3")));
+}
+
 /// Every rung is wrong in its own way and in all the ways of the rungs below it; the answer is its own.
 #[test]
 fn the_first_failing_check_is_the_answer() {
@@ -62,6 +76,7 @@ fn the_first_failing_check_is_the_answer() {
     assert_eq!(refused(&answer), (401, 40102, "token_invalid".into()));
     let put = alice.connection().exchange(&alice.bytes("PUT", &[], garbage));
     assert_eq!(refused(&put), (405, 40501, "method_not_allowed".into()));
+    assert_eq!(put.header("allow"), Some("POST, GET, DELETE, OPTIONS"));
     let elsewhere = Client::new(&format!("{}/elsewhere", gateway.setup().origin()));
     assert_eq!(refused(&elsewhere.post(&[], garbage)), (404, 40401, "route_unknown".into()));
 

@@ -92,8 +92,8 @@ fn a_refused_credential_is_minted_once_more_and_the_call_sent_once_more() {
         assert_eq!(answer.header("www-authenticate"), None, "an upstream's challenge is not the caller's");
         assert_eq!(recorder.seen_method("tools/call").len(), 2, "{era:?}: and no third time");
         assert_eq!(exchanges(&issuer) - minted, 2, "{era:?}");
-        let ends = |event: &str| gateway.journal().iter().filter(|record| record["event"] == event).count();
-        assert_eq!((ends("intent"), ends("outcome")), (1, 1), "one call, however often sent");
+        let ends = |event: &str| gateway.recorded(event, 1).len();
+        assert_eq!((ends("outcome"), ends("intent")), (1, 1), "one call, however often sent");
     }
 }
 
@@ -119,7 +119,7 @@ fn an_upstream_that_is_not_there_was_not_called() {
     let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     drop(recorder);
     assert_eq!(refused(&client.call("echo", &json!({}))), (502, 50202, "upstream_unreachable".into()));
-    let last = gateway.journal().into_iter().rfind(|record| record["event"] == "outcome").unwrap();
+    let last = gateway.recorded("outcome", 1).remove(0);
     assert_eq!(last["result"]["ending"], "not_forwarded");
 }
 

@@ -71,9 +71,7 @@ fn begin(client: &Client, session: Option<&Session>, token: &Value) -> Connectio
 }
 
 fn outcome(gateway: &Gateway) -> Value {
-    place::wait_for("an outcome in the journal", PATIENCE, || {
-        gateway.journal().into_iter().rfind(|record| record["event"] == "outcome")
-    })
+    gateway.recorded("outcome", 1).remove(0)
 }
 
 #[test]

@@ -29,7 +29,7 @@ use super::{
     record::{self, Ending, Event, Outcome, Record, Recovered, Rfc3339, Stamp, Summary},
     segment::{Ahead, Segment},
 };
-use crate::{clock, config::Durability};
+use crate::{clock, config::Durability, telemetry::metrics};
 
 /// A record on its way to the disk.
 #[derive(Debug)]
@@ -263,8 +263,14 @@ impl Writer {
         if batch.is_empty() && self.backlog.is_empty() {
             return;
         }
+        let (began, records) = (clock::instant(), u64::try_from(batch.len()).unwrap_or(u64::MAX));
+        metrics().audit_queue.set(i64::try_from(self.shared.queued.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
         if self.commit(batch).is_ok() {
             self.shared.stalled.store(false, Ordering::Relaxed);
+            metrics().audit_records.add(records);
+            metrics().audit_commit.record(began.elapsed());
+        } else {
+            metrics().audit_failures.add(records);
         }
     }
 

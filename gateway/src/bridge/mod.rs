@@ -5,7 +5,7 @@
 //! request is authenticated, and a session answers only to the principal that began it (RR-09).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,16 +20,22 @@ use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 use crate::{
-    clock::Timestamp,
+    clock::{self, Timestamp},
     config::{Endpoint, Limits},
     refusal::Refusal,
+    telemetry::metrics,
 };
 
-/// The sessions of legacy clients, bounded: the least used goes first, and its client begins again on the 404.
+/// The sessions of legacy clients, bounded: the least used goes first, and its client begins again on the 404. No
+/// principal holds more than a share of them, so that one who begins session after session ends only their own (I7).
 #[derive(Debug)]
 pub struct Sessions {
     open: Cache<String, Arc<Session>>,
     idle: Duration,
+    /// The ids that each principal was given, oldest first; some may have ended since.
+    given: Mutex<HashMap<[u8; 32], VecDeque<String>>>,
+    share: usize,
+    principals_max: usize,
 }
 
 /// One conversation with a legacy client.
@@ -43,6 +49,7 @@ pub struct Session {
     pub client: (String, String),
     principal: [u8; 32],
     endpoint: Endpoint,
+    began_at: Timestamp,
     used_at: AtomicU64,
     calls: Mutex<HashMap<Box<[u8]>, Arc<Notify>>>,
 }
@@ -64,7 +71,13 @@ impl Sessions {
     /// No sessions yet, at most `limits.sessions_max`.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
-        Self { open: Cache::new(limits.sessions_max), idle: limits.session_idle }
+        Self {
+            open: Cache::new(limits.sessions_max),
+            idle: limits.session_idle,
+            given: Mutex::new(HashMap::new()),
+            share: limits.sessions_max.div_ceil(SHARES),
+            principals_max: limits.sessions_max,
+        }
     }
 
     /// Begins a session.
@@ -78,14 +91,36 @@ impl Sessions {
         let session = Arc::new(Session {
             id: id.clone(),
             version: opening.version,
-            client: opening.client,
+            client: (brief(opening.client.0), brief(opening.client.1)),
             principal: opening.principal,
             endpoint: opening.endpoint,
+            began_at: now,
             used_at: AtomicU64::new(now.unix_ms()),
             calls: Mutex::new(HashMap::new()),
         });
         self.open.insert(id, Arc::clone(&session));
+        self.count();
+        if let Some(oldest) = self.beyond_share(&session)
+            && let Some(oldest) = self.open.get(&oldest)
+        {
+            self.end(&oldest);
+        }
         Ok(session)
+    }
+
+    /// Notes whose `session` is; the id of the oldest that its principal has where that is one too many.
+    fn beyond_share(&self, session: &Session) -> Option<String> {
+        let mut given = self.given.lock();
+        let lives = |id: &String| self.open.contains_key(id);
+        if given.len() >= self.principals_max && !given.contains_key(&session.principal) {
+            given.retain(|_principal, ids| ids.iter().any(lives));
+        }
+        let ids = given.entry(session.principal).or_default();
+        ids.push_back(session.id.clone());
+        if ids.len() > self.share {
+            ids.retain(lives);
+        }
+        if ids.len() > self.share { ids.pop_front() } else { None }
     }
 
     /// The session called `id`, if it is this principal's and on this endpoint.
@@ -114,21 +149,16 @@ impl Sessions {
     /// Ends a session and cancels what it has under way (RL-04).
     pub fn end(&self, session: &Session) {
         let _gone = self.open.remove(&session.id);
+        self.count();
+        let lived = clock::now().since(session.began_at);
+        metrics().server_sessions.with([session.version]).record(lived);
         for call in session.calls.lock().values() {
             call.notify_one();
         }
     }
 
-    /// Sessions open now.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    /// Whether none is open.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
+    fn count(&self) {
+        metrics().sessions.set(i64::try_from(self.open.len()).unwrap_or(i64::MAX));
     }
 }
 
@@ -179,8 +209,21 @@ impl Drop for Tracked {
     }
 }
 
+/// A claim is kept for as long as the session, so not at any length.
+fn brief(mut claim: String) -> String {
+    claim.truncate(claim.floor_char_boundary(CLAIM_BYTES_MAX));
+    claim.shrink_to_fit();
+    claim
+}
+
+/// As much of a claim as the journal writes down.
+const CLAIM_BYTES_MAX: usize = 256;
+
 /// Calls that one session may have under way.
 const CALLS_MAX: usize = 256;
+
+/// One principal may have one of so many shares of all sessions.
+const SHARES: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -204,6 +247,14 @@ mod tests {
         assert!(sessions.find(&session.id, &[1; 32], &Endpoint::Federated, now).is_ok());
         let stranger = sessions.find(&session.id, &[2; 32], &Endpoint::Federated, now);
         assert_eq!(stranger.unwrap_err(), Refusal::SessionUnknown);
+    }
+
+    #[test]
+    fn a_session_keeps_no_more_of_a_claim_than_is_written_down() {
+        let client = ("é".repeat(1 << 20), "1".to_owned());
+        let session = sessions().begin(Opening { client, ..opening() }, Timestamp::from_unix_seconds(1_000)).unwrap();
+        assert_eq!((session.client.0.len(), session.client.1.as_str()), (256, "1"));
+        assert!(session.client.0.capacity() <= 256);
     }
 
     #[test]

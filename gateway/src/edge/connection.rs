@@ -26,7 +26,7 @@ use super::{
     tls::{Certificates, H2},
     wire::{Transport, Wire},
 };
-use crate::{config::Limits, tasks::Tasks};
+use crate::{config::Limits, tasks::Tasks, telemetry::metrics};
 
 /// What a listener needs to serve connections: `answer` says what is served on them.
 #[derive(Debug)]
@@ -84,6 +84,7 @@ impl<A: Answer> ServerApp for Listener<A> {
     async fn process_new(self: &Arc<Self>, session: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let peer = peer_of(&session);
         let Some(_seat) = self.seats.take(peer.ip()) else {
+            metrics().connections_refused.increment();
             tracing::debug!(%peer, "connection.refused");
             return None;
         };

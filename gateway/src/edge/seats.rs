@@ -11,6 +11,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::telemetry::metrics;
+
 /// All the room there is.
 #[derive(Debug)]
 pub(super) struct Seats {
@@ -52,6 +54,7 @@ impl Seats {
         }
         *count = count.saturating_add(1);
         drop(by_peer);
+        metrics().connections.increment();
         Some(Seat { seats: Arc::clone(self), peer, _permit: permit })
     }
 
@@ -64,6 +67,7 @@ impl Seats {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        metrics().connections.decrement();
         let mut by_peer = self.seats.by_peer.lock();
         let left = by_peer.get(&self.peer).copied().unwrap_or(0).saturating_sub(1);
         if left == 0 {

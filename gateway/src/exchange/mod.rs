@@ -38,6 +38,7 @@ use crate::{
     identity::Identity,
     refusal::Refusal,
     secret::Secret,
+    telemetry::metrics::{Counter, Handle, metrics},
 };
 
 /// Obtains credentials for upstreams, and keeps them for as long as they may be kept.
@@ -45,6 +46,8 @@ use crate::{
 pub struct Exchange {
     plans: HashMap<UpstreamId, Plan>,
     flights: Arc<Flights>,
+    hits: Handle<Counter, 1>,
+    misses: Handle<Counter, 1>,
 }
 
 /// What the configuration of one upstream comes to.
@@ -104,7 +107,8 @@ impl Exchange {
             let plan = Plan::new(upstream, &flights).map_err(|why| ExchangeError { upstream: id.clone(), why })?;
             plans.insert(id.clone(), plan);
         }
-        Ok(Self { plans, flights })
+        let looks = &metrics().grant_cache;
+        Ok(Self { plans, flights, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
     }
 
     /// A credential for `upstream` in the name of `caller`, with what a tool's rules add in `scopes`.
@@ -129,11 +133,15 @@ impl Exchange {
         };
         let slot = slot_of_caller(endpoint, caller, scopes);
         if let Some(minted) = self.flights.ready(&slot, now) {
+            self.hits.increment();
             return Ok(Grant::of(minted, slot));
         }
+        self.misses.increment();
         // Off the hot path, and large: kept off the caller's future.
-        let minted = Box::pin(self.exchanged(endpoint, caller, scopes, (slot, now))).await?;
-        Ok(Grant::of(minted, slot))
+        let minted = Box::pin(self.exchanged(endpoint, caller, scopes, (slot, now))).await;
+        let outcome = if minted.is_ok() { "ok" } else { "failed" };
+        metrics().mints.with([upstream.id.as_str(), outcome]).increment();
+        Ok(Grant::of(minted?, slot))
     }
 
     /// The gateway's own credential for `upstream`, to read its catalogue: nobody's call, so nobody's name.

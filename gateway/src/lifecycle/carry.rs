@@ -4,6 +4,7 @@
 //! and the outcome written down however it ends. A client that goes away does not take the outcome with it.
 
 use std::{
+    borrow::Cow,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
@@ -69,6 +70,12 @@ pub(super) struct Held {
     pub(super) tracked: Option<Tracked>,
     /// Its room among the calls in flight.
     pub(super) _room: OwnedSemaphorePermit,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        metrics().calls.decrement();
+    }
 }
 
 /// Why the carriage stopped waiting.
@@ -182,12 +189,16 @@ impl Carriage {
 
     /// Counts the call, and closes its two spans.
     fn measure(&self, ended: &Ended, outcome: &Outcome<'_>) {
-        let rpc = outcome.rpc_code.map(|code| code.to_string()).unwrap_or_default();
+        let rpc = match (&ended.refusal, outcome.rpc_code) {
+            (_, None) => Cow::Borrowed(""),
+            (Some(_), Some(own)) => Cow::Owned(own.to_string()),
+            (None, Some(upstreams)) => Cow::Borrowed(names::rpc_code(upstreams)),
+        };
         let error = match (&ended.refusal, ended.ending) {
             (Some(refusal), _) => refusal.code(),
             (None, Ending::ToolError) => names::TOOL_ERROR,
             (None, Ending::Cancelled) => "cancelled",
-            (None, _) => rpc.as_str(),
+            (None, _) => &rpc,
         };
         let operation = metrics::Operation {
             method: "tools/call",
@@ -202,8 +213,8 @@ impl Carriage {
             if !error.is_empty() {
                 operation.fail(error);
             }
-            if !rpc.is_empty() {
-                operation.note(names::RPC_STATUS, rpc.clone());
+            if let Some(code) = outcome.rpc_code {
+                operation.note(names::RPC_STATUS, code.to_string());
             }
         }
     }
@@ -233,6 +244,11 @@ impl Carriage {
                     return Ended::cancelled();
                 }
             };
+            if reply.gives_away(&message) {
+                return Ended::refused(Refusal::UpstreamInvalid(
+                    "the answer holds the gateway's credential".to_owned(),
+                ));
+            }
             match Inbound::parse(message, reply.bounds()) {
                 Err(why) => return Ended::refused(Refusal::UpstreamInvalid(why.to_owned())),
                 Ok(Inbound::Response(response)) => {

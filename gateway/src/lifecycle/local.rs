@@ -70,6 +70,7 @@ impl Gateway {
                     policies: record::Words::Shared(admission.policies()),
                     policy_set: admission.policy_set(),
                     reason: None,
+                    shadow: admission.shadow(),
                 },
                 ceilings: record::Words::Shared(admission.ceilings()),
                 request,
@@ -105,8 +106,7 @@ impl Gateway {
         let tools: Vec<Cow<'_, [u8]>> = page
             .tools
             .iter()
-            .filter_map(|exposed| exposed.tool.listed(&exposed.name, asker.version))
-            .map(Cow::Owned)
+            .map(|exposed| Cow::Owned(exposed.tool.listed(&exposed.name, asker.version)))
             .collect();
         let degraded: Vec<Cow<'_, str>> =
             catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
@@ -164,7 +164,6 @@ impl Gateway {
             },
             trail.now,
         )?;
-        metrics().sessions.set(i64::try_from(self.sessions.len()).unwrap_or(i64::MAX));
         let catalogue = estate.catalogue.load();
         let degraded: Vec<Cow<'_, str>> =
             catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();

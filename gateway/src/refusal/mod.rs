@@ -150,7 +150,7 @@ pub enum Refusal {
     /// The session id is not one of ours, has ended, or belongs to somebody else (RL-04).
     SessionUnknown,
     /// The client did not declare a capability that the answer needs; the field is the ClientCapabilities object (RS-17).
-    CapabilityMissing(&'static str),
+    CapabilityMissing(Cow<'static, str>),
 
     // ── catalog ──
     /// There is no such tool for this caller; it may not exist, or may not be theirs to see.
@@ -247,7 +247,7 @@ pub enum Detail {
         requested: String,
     },
     /// `requiredCapabilities` (RS-17), as JSON text.
-    Capabilities(&'static str),
+    Capabilities(Cow<'static, str>),
     /// `requiredScopes`.
     Scopes(Vec<String>),
     /// `limit`, in bytes.
@@ -306,7 +306,10 @@ impl Refusal {
             };
         }
         if let Self::Denied(policies) = self {
-            return Cow::Owned(policies.join(" "));
+            return match policies.as_slice() {
+                [] => Cow::Borrowed("no policy permits this call (default deny)"),
+                all => Cow::Owned(format!("forbidden by {}", all.join(" "))),
+            };
         }
         self.message()
     }
@@ -480,7 +483,7 @@ impl Refusal {
             return Detail::Version { requested: requested.clone() };
         }
         if let Self::CapabilityMissing(capabilities) = self {
-            return Detail::Capabilities(capabilities);
+            return Detail::Capabilities(capabilities.clone());
         }
         if let Self::ScopeInsufficient(scopes) = self {
             return Detail::Scopes(scopes.clone());
@@ -497,3 +500,14 @@ impl Refusal {
 
 /// What `Retry-After` says where a dependency is down: long enough not to make it worse.
 const RETRY_AFTER_UNAVAILABLE_MS: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::Refusal;
+
+    #[test]
+    fn a_denial_has_a_reason_where_no_policy_is_its_own() {
+        assert_eq!(Refusal::Denied(vec!["a".into(), "b".into()]).inside(), "forbidden by a b");
+        assert_eq!(Refusal::Denied(Vec::new()).inside(), "no policy permits this call (default deny)");
+    }
+}

@@ -62,8 +62,8 @@ pub fn parse(headers: &HeaderMap, body: Bytes, limits: &Limits) -> Result<Messag
     match asked.check(&claims, era) {
         Ok(checked) => {
             let params = params.map(Value::index);
-            let Checked { version, version_assumed, method, session } = checked;
-            Ok(Message::Call(Call { document, era, version, version_assumed, id, method, params, session }))
+            let Checked { version, version_assumed, method } = checked;
+            Ok(Message::Call(Call { document, era, version, version_assumed, id, method, params }))
         }
         Err(refusal) => Err(Rejected { refusal, id, era }),
     }
@@ -74,7 +74,6 @@ struct Claims<'a> {
     version: Field<'a>,
     method: Field<'a>,
     name: Field<'a>,
-    session: Field<'a>,
 }
 
 impl<'a> Claims<'a> {
@@ -83,19 +82,18 @@ impl<'a> Claims<'a> {
             version: Field::of(headers, headers::PROTOCOL_VERSION),
             method: Field::of(headers, headers::METHOD),
             name: Field::of(headers, headers::NAME),
-            session: Field::of(headers, headers::SESSION_ID),
         }
     }
 
-    /// The era as far as the headers tell it (spec §1.0): modern clients alone send `Mcp-Method`, and every version that
-    /// is not known to be legacy is modern.
+    /// The era as far as the headers tell it (spec §1.0): every version that is not known to be legacy is modern, and
+    /// where none is named, modern clients alone send `Mcp-Method`. Some legacy clients send it beside their version.
     fn era(&self) -> Era {
-        let modern_version = match self.version {
-            Field::Absent => false,
-            Field::Text(version) => !versions::is_known_legacy(version),
-            Field::Unreadable => true,
-        };
-        if modern_version || self.method != Field::Absent { Era::Modern } else { Era::Legacy }
+        match self.version {
+            Field::Text(version) if versions::is_known_legacy(version) => Era::Legacy,
+            Field::Text(_) | Field::Unreadable => Era::Modern,
+            Field::Absent if self.method == Field::Absent => Era::Legacy,
+            Field::Absent => Era::Modern,
+        }
     }
 }
 
@@ -177,7 +175,6 @@ struct Checked {
     version: &'static str,
     version_assumed: bool,
     method: Method,
-    session: Option<String>,
 }
 
 impl Asked<'_> {
@@ -195,17 +192,14 @@ impl Asked<'_> {
         let method_text = self.method.text().unwrap_or_default();
         let (version, version_assumed) = match era {
             Era::Modern => (self.modern(claims, &method_text)?, false),
-            Era::Legacy => self.legacy_version(claims, &method_text)?,
+            Era::Legacy => {
+                self.legacy_mirrors(claims, &method_text)?;
+                self.legacy_version(claims, &method_text)?
+            }
         };
         let method = self.method(&method_text, era)?;
         let method = self.params_of(method)?;
-        let session = match (era, claims.session) {
-            // A modern server ignores the session header (MCP 2026-07-28 basic/transports/streamable-http).
-            (Era::Modern, _) | (Era::Legacy, Field::Absent) => None,
-            (Era::Legacy, Field::Text(id)) => Some(id.to_owned()),
-            (Era::Legacy, Field::Unreadable) => return Err(Refusal::SessionUnknown),
-        };
-        Ok(Checked { version, version_assumed, method, session })
+        Ok(Checked { version, version_assumed, method })
     }
 
     /// Checks 8 to 11.
@@ -243,6 +237,17 @@ impl Asked<'_> {
             }
         }
         Ok(version)
+    }
+
+    /// A legacy request need not mirror anything, but where it does, an intermediary may have routed by it.
+    fn legacy_mirrors(&self, claims: &Claims<'_>, method: &str) -> Result<(), Refusal> {
+        let mismatch = |header| Err(Refusal::HeaderMismatch(Cow::Borrowed(header)));
+        if claims.method != Field::Absent && claims.method != Field::Text(method) {
+            return mismatch("Mcp-Method");
+        }
+        let Some(member) = headers::name_member(method).filter(|_| claims.name != Field::Absent) else { return Ok(()) };
+        let body = self.params.and_then(|params| params.get(member)).and_then(Value::text);
+        if headers::agrees(claims.name, body.as_deref()) { Ok(()) } else { mismatch("Mcp-Name") }
     }
 
     /// The version of a legacy request (RL-01, RL-02), and whether it is only assumed.

@@ -146,11 +146,18 @@ fn spec_1_0_the_era_is_that_of_the_metadata() {
     }
     // The metadata wins over a session id.
     let fields = [VERSION, ("Mcp-Method", "tools/list"), ("Mcp-Session-Id", "s")];
-    assert_eq!(read(&fields, &modern("tools/list", "")).session_id(), None);
+    assert_eq!(read(&fields, &modern("tools/list", "")).era(), Era::Modern);
     // The header alone makes it modern, known legacy versions excepted.
     check(&[VERSION], &ping, -32602, Era::Modern);
     check(&[("Mcp-Method", "ping")], &ping, -32602, Era::Modern);
     check(&[("MCP-Protocol-Version", "v999")], &ping, -32602, Era::Modern);
+    // A legacy version beside `Mcp-Method` is a legacy client that mirrors; what it mirrors has to be true.
+    let older = ("MCP-Protocol-Version", "2025-11-25");
+    assert_eq!(read(&[older, ("Mcp-Method", "ping")], &ping).era(), Era::Legacy);
+    check(&[older, ("Mcp-Method", "tools/list")], &ping, -32600, Era::Legacy);
+    let call = legacy("tools/call", r#"{"name":"echo"}"#);
+    assert_eq!(read(&[older, ("Mcp-Name", "echo")], &call).era(), Era::Legacy);
+    check(&[older, ("Mcp-Name", "erase")], &call, -32600, Era::Legacy);
     check(&[], &legacy("server/discover", "{}"), -32602, Era::Modern);
     check(&[("MCP-Protocol-Version", "2025-11-25")], &legacy("server/discover", "{}"), -32602, Era::Modern);
     for version in versions::LEGACY {
@@ -261,8 +268,8 @@ fn rl_01_rl_02_legacy_versions_are_negotiated_named_or_assumed() {
         assert_eq!((carried.client_name.as_ref(), carried.client_version.as_ref()), ("c", "2"));
         assert_eq!(carried.capabilities.raw_text(), r#"{"roots":{}}"#);
     }
-    let call = read(&[("Mcp-Session-Id", "s-1")], &legacy("ping", "{}"));
-    assert_eq!((call.version(), call.version_assumed(), call.session_id()), ("2025-03-26", true, Some("s-1")));
+    let call = read(&[], &legacy("ping", "{}"));
+    assert_eq!((call.version(), call.version_assumed()), ("2025-03-26", true));
     let call = call.in_version("2025-06-18");
     assert_eq!((call.version(), call.version_assumed()), ("2025-06-18", false));
     check(&[("MCP-Protocol-Version", "2024-11-05")], &legacy("ping", "{}"), -32600, Era::Legacy);
@@ -400,7 +407,7 @@ fn what_the_gateway_answers_itself() {
             answers::tools_list(&modern_asker, &last),
             answers::tools_list(&legacy_asker, &last),
             answers::pong(&legacy_asker.id),
-            error(Refusal::CapabilityMissing(r#"{"sampling":{}}"#), Era::Modern),
+            error(Refusal::CapabilityMissing(r#"{"sampling":{}}"#.into()), Era::Modern),
             error(Refusal::ScopeInsufficient(vec!["a:b".to_owned(), "c".to_owned()]), Era::Modern),
             error(Refusal::CeilingReached { ceiling: "x".to_owned(), retry_after_ms: 1500 }, Era::Legacy),
             error(Refusal::BodyTooLarge(7), Era::Legacy),
@@ -448,7 +455,7 @@ proptest! {
         let named = serde_json::to_string(&name).unwrap();
         let body = legacy("tools/call", &format!(r#"{{"name":{named},"arguments":{arguments},"_meta":{{"v/k":1}}}}"#));
         let call = read(&[], &body);
-        prop_assert_eq!(call.arguments_raw().unwrap(), arguments.as_bytes());
+        prop_assert_eq!(call.arguments().unwrap().raw(), arguments.as_bytes());
         let sent = outbound::tools_call(&Outgoing::own(7, to), &name, &call);
         let document = strict(&sent);
         let root = document.root();

@@ -57,6 +57,10 @@ pub const GRANT_STRATEGY: &str = "tollgate.grant.strategy";
 pub const AGENT: &str = "tollgate.agent.id";
 /// How an attempt ended: `ok` or `failed`, `hit` or `miss`, `allow` or `deny`.
 pub const OUTCOME: &str = "tollgate.outcome";
+/// The id of a policy.
+pub const POLICY: &str = "tollgate.policy.id";
+/// Whether a policy on trial would have changed the decision.
+pub const CHANGES: &str = "tollgate.policy.changes";
 /// Why something was dropped, in one word.
 pub const REASON: &str = "tollgate.reason";
 /// The issuer's identifier.
@@ -117,6 +121,26 @@ pub fn method(method: &str) -> &'static str {
     METHODS.binary_search(&method).ok().and_then(|at| METHODS.get(at)).copied().unwrap_or(OTHER)
 }
 
+/// The label of an upstream's JSON-RPC error: the codes that JSON-RPC 2.0 §5.1 and MCP define, [`OTHER`] for what
+/// somebody made up.
+#[must_use]
+pub const fn rpc_code(code: i64) -> &'static str {
+    match code {
+        -32700 => "-32700",
+        -32603 => "-32603",
+        -32602 => "-32602",
+        -32601 => "-32601",
+        -32600 => "-32600",
+        -32042 => "-32042",
+        -32022 => "-32022",
+        -32021 => "-32021",
+        -32020 => "-32020",
+        -32002 => "-32002",
+        -32000 => "-32000",
+        _ => OTHER,
+    }
+}
+
 /// A span's name: `{method}`, or `{method} {target}` where the target is a tool or a prompt of the catalogue.
 #[must_use]
 pub fn span(method: &str, target: Option<&str>) -> String {
@@ -134,7 +158,7 @@ pub const fn is_server_error(rpc_code: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{METHODS, method, span};
+    use super::{METHODS, OTHER, method, rpc_code, span};
 
     #[test]
     fn methods_are_sorted_and_bounded() {
@@ -143,5 +167,13 @@ mod tests {
         assert_eq!(method("tools/CALL"), "_OTHER");
         assert_eq!(span("tools/call", Some("crm__find")), "tools/call crm__find");
         assert_eq!(span("x", None), "_OTHER");
+    }
+
+    #[test]
+    fn a_code_that_somebody_made_up_makes_no_series() {
+        assert_eq!(rpc_code(-32602), "-32602");
+        for made_up in [0, 1, 40301, -32099, i64::MIN, i64::MAX] {
+            assert_eq!(rpc_code(made_up), OTHER);
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
-        json::Value,
+        json::{Kind, Value},
         outbound,
         reply::{Inbound, Response},
         versions,
@@ -105,25 +105,33 @@ impl Peer {
             let result = result_of(&response, "tools/list")?;
             let tools = result
                 .get("tools")
-                .ok_or_else(|| Refusal::UpstreamInvalid("`tools/list` without `tools`".to_owned()))?;
+                .filter(|tools| tools.kind() == Kind::Array)
+                .ok_or_else(|| Refusal::UpstreamInvalid("`tools/list` without a list of tools".to_owned()))?;
             for tool in tools.elements() {
                 self.admit(tool, &mut read);
             }
             let ttl_ms = result.get("ttlMs").and_then(Value::integer).and_then(|ttl| u64::try_from(ttl).ok());
             read.ttl = ttl_ms.map(Duration::from_millis);
             cursor = result.get("nextCursor").and_then(Value::text).map(std::borrow::Cow::into_owned);
-            if cursor.is_none() || read.tools.len() >= TOOLS_MAX {
+            if cursor.is_none() {
                 return Ok(read);
             }
+            if read.tools.len() >= TOOLS_MAX {
+                break;
+            }
         }
+        // What is left out is told, not lost in silence.
+        let why = format!("the list goes on after {TOOLS_MAX} tools or {PAGES_MAX} pages");
+        read.withheld.push(("*".to_owned(), why));
         Ok(read)
     }
 
     fn admit(&self, tool: Value<'_>, read: &mut Read) {
+        let name = tool.get("name").and_then(Value::text).unwrap_or_default().into_owned();
         if read.tools.len() >= TOOLS_MAX {
+            read.withheld.push((name, format!("more than {TOOLS_MAX} tools")));
             return;
         }
-        let name = tool.get("name").and_then(Value::text).unwrap_or_default().into_owned();
         // A copy of its own: the page it came in does not stay for its sake.
         match ToolDefinition::read(&self.settings, Bytes::copy_from_slice(tool.raw())) {
             Ok(tool) => read.tools.push(Arc::new(tool)),

@@ -7,6 +7,7 @@
 mod catalogue;
 mod session;
 mod transport;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use session::{Key, Session, Sessions};
 pub use transport::Messages;
 use transport::{Answered, Outgoing, Reading, Undelivered};
+pub use watch::Heard;
 
 use crate::{
     audit::journal::Receipt,
@@ -380,6 +382,20 @@ impl Reply {
         &self.peer.bounds
     }
 
+    /// Whether `message` holds the credential that the call went out under: an upstream that repeats what it was sent, in
+    /// a page of debugging or an error, would hand it to the caller.
+    #[must_use]
+    pub fn gives_away(&self, message: &[u8]) -> bool {
+        let Some((_, value)) = self.grant.header() else { return false };
+        let secret = value.to_str().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
+        let start = secret.len().saturating_sub(SECRET_BYTES_SEARCHED);
+        // What is not UTF-8 is no message, and goes nowhere.
+        match (secret.get(start..), std::str::from_utf8(message)) {
+            (Some(end), Ok(text)) => end.len() >= SECRET_BYTES_MIN && text.contains(end),
+            _ => false,
+        }
+    }
+
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
     pub async fn respond(&self, message: Vec<u8>) {
         let session = self.session.as_ref().and_then(|session| session.id.as_ref());
@@ -430,3 +446,9 @@ const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-versi
 
 /// In this version nothing is asked of the client in the middle of a call, so nothing is declared.
 const CAPABILITIES_NONE: &str = "{}";
+
+/// The end of a credential is the random part of it, and short enough for the standard library's vectorised search.
+const SECRET_BYTES_SEARCHED: usize = 32;
+
+/// What is shorter may well stand in an innocent text.
+const SECRET_BYTES_MIN: usize = 16;

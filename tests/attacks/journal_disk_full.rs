@@ -1,0 +1,196 @@
+//! A journal that has no room: no call goes up without its record, and calls go on as soon as there is room again (I4).
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::{Ground, SOON, chain_verifies, code};
+use crate::harness::{
+    gateway::{Setup, records},
+    issuer::Issuer,
+    place,
+    process::Process,
+    recorder::{Era, Recorder, Seen},
+};
+
+/// A small file system of the test's own, gone when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// Nothing where this machine mounts none; says so.
+    fn mount(folder: PathBuf) -> Option<Self> {
+        fs::create_dir_all(&folder).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&folder).output();
+        match mount {
+            Ok(mount) if mount.status.success() => Some(Self(folder)),
+            Ok(mount) => {
+                eprintln!("skipped: no tmpfs can be mounted: {}", String::from_utf8_lossy(&mount.stderr));
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: no `mount`: {error}");
+                None
+            }
+        }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Leaves no byte.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.filler()).unwrap();
+        for size in [65_536, 4_096, 1] {
+            while file.write_all(&vec![1; size]).is_ok() {}
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).output());
+    }
+}
+
+/// The trace that a call belongs to: what its record and its request have in common.
+fn trace_of(seen: &Seen) -> String {
+    seen.header("traceparent").and_then(|parent| parent.split('-').nth(1)).expect("a trace").to_owned()
+}
+
+/// The traces of all calls that were recorded as about to be forwarded.
+fn intents(records: &[Value]) -> Vec<&str> {
+    let intents = records.iter().filter(|record| record["event"] == "intent");
+    intents.map(|record| record["request"]["trace_id"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn full_disk_stops_every_call_and_room_lets_them_go_on() {
+    for durability in ["os", "fsync"] {
+        let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
+        let setup = Setup::usual("disk-full", &issuer).open_upstream("up", &upstream.url());
+        let setup = setup.audit(&format!("durability = \"{durability}\"\nwait_max_ms = 2000"));
+        let Some(disk) = Disk::mount(setup.folder().join("audit")) else { return };
+        let ground = Ground { gateway: setup.start(), issuer, upstream };
+        ground.settle();
+        ground.good_call();
+
+        disk.fill();
+        let client = ground.client("alice");
+        let call = || client.call("echo", &json!({ "message": "hi" }));
+        // What was set aside beforehand is used up first.
+        let refused = (0..4_000).map(|_| call()).find(|answer| answer.status() != 200).expect("a full disk");
+        assert_eq!((refused.status(), code(&refused).as_str()), (503, "audit_unavailable"), "{}", refused.text());
+        place::wait_for("not ready", SOON, || (ground.gateway.readiness() == 503).then_some(()));
+        let before = ground.upstream.seen().len();
+        for _ in 0..30 {
+            let answer = ground.refused("no room", &["audit_unavailable"], call);
+            assert!(answer.header("retry-after").is_some());
+            assert!(!answer.text().contains("audit/") && !answer.text().contains("ENOSPC"), "{}", answer.text());
+        }
+        let session_less =
+            ground.refused("another caller", &["audit_unavailable"], || ground.client("bob").call("echo", &json!({})));
+        assert_eq!(session_less.status(), 503);
+        assert!(ground.upstream.seen()[before..].iter().all(|seen| seen.rpc_method() != "tools/call"));
+
+        fs::remove_file(disk.filler()).unwrap();
+        place::wait_for("ready again", Duration::from_secs(30), || (ground.gateway.readiness() == 200).then_some(()));
+        ground.good_call();
+        let Ground { mut gateway, upstream, .. } = ground;
+        gateway.stop();
+        let records = gateway.journal();
+        let intents = intents(&records);
+        let calls = upstream.seen_method("tools/call");
+        assert!(calls.len() >= 2);
+        for seen in &calls {
+            assert!(intents.contains(&trace_of(seen).as_str()), "{durability}: a call without a record");
+        }
+        assert!(records.iter().any(|record| record["event"] == "recovered"), "{durability}: the gap is not told");
+        chain_verifies(&gateway);
+        drop(disk);
+    }
+}
+
+/// A gateway that ends while there is no room starts again when there is, and not before.
+#[test]
+fn full_disk_stops_a_start_and_nothing_of_before_is_lost() {
+    let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
+    let setup = Setup::usual("disk-start", &issuer).open_upstream("up", &upstream.url());
+    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 2000");
+    let Some(disk) = Disk::mount(setup.folder().join("audit")) else { return };
+    let mut ground = Ground { gateway: setup.start(), issuer, upstream };
+    ground.settle();
+    ground.good_call();
+    disk.fill();
+    let client = ground.client("alice");
+    place::wait_for("a full disk", SOON, || {
+        (code(&client.call("echo", &json!({}))) == "audit_unavailable").then_some(())
+    });
+    ground.gateway.process.kill();
+    let file = ground.gateway.setup().folder().join("upstreams.toml");
+    let mut command = crate::harness::gateway::tollgate(&["serve", "--config"]);
+    command.arg(file);
+    let mut without_room = Process::start("without-room", ground.gateway.setup().folder(), command);
+    let ended = without_room.wait(Duration::from_secs(20));
+    assert!(!ended.success(), "it serves without a journal");
+    assert!(without_room.errors().contains("journal"), "{}", without_room.errors());
+
+    fs::remove_file(disk.filler()).unwrap();
+    let Ground { issuer, upstream, gateway } = ground;
+    let mut ground = Ground { issuer, upstream, gateway: gateway.again() };
+    ground.settle();
+    ground.good_call();
+    ground.gateway.stop();
+    let records = ground.gateway.journal();
+    for seen in ground.upstream.seen_method("tools/call") {
+        assert!(intents(&records).contains(&trace_of(&seen).as_str()), "a call without a record");
+    }
+    chain_verifies(&ground.gateway);
+    drop(disk);
+}
+
+/// The record is looked for while the upstream still holds the request.
+#[test]
+fn record_is_on_the_disk_before_the_upstream_has_the_call() {
+    let folder: Arc<OnceLock<PathBuf>> = Arc::default();
+    let (found, missing) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (look_in, counts) = (Arc::clone(&folder), (Arc::clone(&found), Arc::clone(&missing)));
+    let upstream = Recorder::scripted(Era::Modern, move |seen| {
+        if seen.rpc_method() == "tools/call" {
+            let records = records(look_in.get().map_or(Path::new("/nowhere"), PathBuf::as_path));
+            let recorded = intents(&records).contains(&trace_of(seen).as_str());
+            if recorded { &counts.0 } else { &counts.1 }.fetch_add(1, Ordering::SeqCst);
+        }
+        None
+    });
+    let ground = Ground::before("disk-first", upstream, |setup, _, up| {
+        folder.set(setup.folder().join("audit")).unwrap();
+        setup.open_upstream("up", &up.url())
+    });
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let ground = &ground;
+            scope.spawn(move || {
+                let client = ground.client(&format!("user-{worker}"));
+                for _ in 0..15 {
+                    assert_eq!(client.call("echo", &json!({})).status(), 200);
+                }
+            });
+        }
+    });
+    assert_eq!((found.load(Ordering::SeqCst), missing.load(Ordering::SeqCst)), (60, 0));
+    ground.good_call();
+    let Ground { mut gateway, .. } = ground;
+    gateway.stop();
+    chain_verifies(&gateway);
+}

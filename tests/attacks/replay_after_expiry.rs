@@ -1,0 +1,85 @@
+//! A token that was good a moment ago, used again when its time is over: also where the gateway remembers it as verified,
+//! and also where it still has a grant that was minted for it (RR-06).
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Ground, code};
+use crate::harness::{
+    gateway::Setup,
+    issuer::{Issuer, now},
+    mcp::LEGACY,
+    place,
+    recorder::{Era, Recorder},
+};
+
+#[test]
+fn token_ends_at_its_time_however_well_it_is_known() {
+    let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
+    let setup = Setup::new("replay").policy("allow.cedar", crate::harness::gateway::ALLOW_ALL).section(&format!(
+        "[[issuers]]\nissuer = \"{}\"\nalgorithms = [\"ES256\"]\nleeway_s = 0\nclaims = {{ tenant = \"tenant\", groups = \"groups\" }}",
+        issuer.url()
+    ));
+    let setup = setup.exchanged_upstream("up", &upstream.url(), &issuer.url(), "");
+    let ground = Ground { gateway: setup.start(), issuer, upstream };
+    ground.settle();
+
+    let mut claims = ground.issuer.claims("alice", &ground.gateway.endpoint(Some("up")));
+    let ends = now() + 4;
+    claims["exp"] = json!(ends);
+    let client = ground.gateway.client(Some("up")).token(&ground.issuer.sign(&claims));
+    let session = client.initialize();
+    assert_eq!(client.call("echo", &json!({})).status(), 200);
+    assert_eq!(session.call("echo", &json!({})).status(), 200);
+    // Known and verified now; it is good until it ends, and not a moment longer.
+    let answer = place::wait_for("the token's end", Duration::from_secs(10), || {
+        let asked_at = now();
+        let answer = client.call("echo", &json!({}));
+        if answer.status() == 200 {
+            assert!(asked_at <= ends, "accepted {} s after its end", asked_at - ends);
+            return None;
+        }
+        Some(answer)
+    });
+    assert_eq!((answer.status(), code(&answer).as_str()), (401, "token_invalid"));
+    assert!(now() >= ends);
+    assert!(answer.header("www-authenticate").unwrap().contains("error=\"invalid_token\""));
+    let exchanges = || ground.issuer.asked().iter().filter(|seen| seen.field("subject_token").is_some()).count();
+    let (began, exchanged) = (Instant::now(), exchanges());
+    assert!(exchanged > 0);
+    for _ in 0..20 {
+        ground.refused("again", &["token_invalid"], || client.call("echo", &json!({})));
+        ground.refused("in its session", &["token_invalid"], || session.call("echo", &json!({})));
+    }
+    let id = session.id().unwrap();
+    let delete = client.connection().exchange(&client.bytes(
+        "DELETE",
+        &[("Mcp-Session-Id", id), ("MCP-Protocol-Version", LEGACY)],
+        b"",
+    ));
+    assert_eq!(delete.status(), 401);
+    assert!(began.elapsed() < Duration::from_secs(10));
+    ground.recorded_refusal("token_invalid");
+    assert_eq!(exchanges(), exchanged, "a token that has ended was exchanged");
+    ground.good_call();
+}
+
+/// A key may be withdrawn because somebody stole it: what it signed ends with it, also where it was verified before.
+#[test]
+fn token_of_a_withdrawn_key_is_refused_although_it_was_verified() {
+    let ground = Ground::new("withdrawn-key");
+    let old = ground.client("alice");
+    let session = old.initialize();
+    assert_eq!((old.call("echo", &json!({})).status(), session.call("echo", &json!({})).status()), (200, 200));
+    ground.issuer.rotate();
+    // A token of the new key makes the gateway read the keys again.
+    let new = ground.client("bob");
+    place::wait_for("the new key", Duration::from_secs(25), || {
+        (new.call("echo", &json!({})).status() == 200).then_some(())
+    });
+    ground.refused("a verified token of the old key", &["token_invalid"], || old.call("echo", &json!({})));
+    ground.refused("its session", &["token_invalid"], || session.call("echo", &json!({})));
+    ground.recorded_refusal("token_invalid");
+    ground.good_call();
+}

@@ -1,0 +1,46 @@
+//! Tokens with keys that nobody has heard of, by the hundred: the gateway must not become the weapon that brings the
+//! issuer down, and a key that really is new must still be found.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Ground, code};
+use crate::harness::{issuer::Signature, place};
+
+#[test]
+fn flood_of_unknown_keys_costs_the_issuer_next_to_nothing() {
+    let ground = Ground::new("unknown-kid");
+    let fetches = || ground.issuer.recorder().seen_path("/jwks").len();
+    let endpoint = ground.gateway.endpoint(Some("up"));
+    let before = fetches();
+    assert!(before > 0, "the recorder sees no fetch of keys");
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let (ground, endpoint) = (&ground, &endpoint);
+            scope.spawn(move || {
+                for turn in 0..75 {
+                    let mut header = ground.issuer.header();
+                    header["kid"] = json!(format!("unknown-{worker}-{turn}"));
+                    let claims = ground.issuer.claims("alice", endpoint);
+                    let token = ground.issuer.forge(&header, &claims, Signature::Stranger);
+                    let answer = ground.gateway.client(Some("up")).token(&token).call("echo", &json!({}));
+                    assert_eq!((answer.status(), code(&answer).as_str()), (401, "token_invalid"));
+                }
+            });
+        }
+        // Whoever has a good token does not notice.
+        for _ in 0..10 {
+            assert_eq!(ground.client("bob").call("echo", &json!({})).status(), 200);
+        }
+    });
+    assert!(fetches() - before <= 2, "300 unknown keys caused {} fetches", fetches() - before);
+    ground.recorded_refusal("token_invalid");
+
+    ground.issuer.rotate();
+    let client = ground.client("carol");
+    place::wait_for("the issuer's new key", Duration::from_secs(25), || {
+        (client.call("echo", &json!({})).status() == 200).then_some(())
+    });
+    ground.good_call();
+}

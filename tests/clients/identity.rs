@@ -1,0 +1,126 @@
+//! A person logs in at a real provider, an agent calls, and the server behind sees a credential made out to it alone.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use serde_json::{Value, json};
+
+use crate::harness::{
+    gateway::{ALLOW_ALL, Setup},
+    issuer::claims_of,
+    login,
+    mcp::Client,
+    peer::{self, Dial, Sdk},
+};
+
+/// What the guarded server knows of its caller.
+fn known(answer: &Value) -> Value {
+    let text = answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("no text: {answer}"));
+    serde_json::from_str::<Value>(text).unwrap()["auth"].clone()
+}
+
+#[test]
+fn a_person_who_logs_in_is_known_upstream_by_an_exchanged_credential() {
+    let setup = Setup::new("login");
+    let folder = setup.folder().to_owned();
+    let provider = peer::provider(&folder);
+    let issuer = provider.origin();
+    let server = peer::typescript_guarded(&folder, &issuer);
+    let gateway = setup
+        .issuer(&issuer)
+        .policy("allow.cedar", ALLOW_ALL)
+        .exchanged_upstream("reader", &server.url(), &issuer, "\"tools:read\"")
+        .exchanged_upstream("writer", &server.url(), &issuer, "\"tools:read\"")
+        .section("[[upstreams.writer.tools]]\nmatch = \"whoami\"\nmints = [\"tools:call\"]")
+        .start();
+
+    let token = login::login(&issuer, "alice", &gateway.endpoint(None), "openid tools:read tools:call");
+    assert_eq!(claims_of(&token)["aud"], gateway.endpoint(None));
+    let refused = Client::new(&server.url()).token(&token).call("whoami", &json!({}));
+    assert_eq!(refused.status(), 401, "the caller's token is worth nothing at the server");
+
+    let alice = gateway.client(None).token(&token).awaiting("reader__whoami").awaiting("writer__whoami");
+    for (tool, scopes) in
+        [("reader__whoami", json!(["tools:read"])), ("writer__whoami", json!(["tools:call", "tools:read"]))]
+    {
+        let known = known(&alice.call(tool, &json!({})).json());
+        assert_eq!((&known["sub"], &known["clientId"]), (&json!("alice"), &json!("gateway")), "{known}");
+        assert_eq!(known["act"], json!({ "sub": "gateway" }));
+        assert_eq!(known["aud"], server.url());
+        let mut given: Vec<&str> =
+            known["scopes"].as_array().unwrap().iter().map(|scope| scope.as_str().unwrap()).collect();
+        given.sort_unstable();
+        assert_eq!(json!(given), scopes, "{tool}");
+    }
+    // The same through a published client.
+    let dial = Dial { url: gateway.endpoint(None), token: Some(token), era: "auto", authority: None };
+    let lines = Sdk::TypeScript.run(&folder, &dial, &json!([{ "call": "reader__whoami" }]));
+    assert_eq!(known(&lines[1])["sub"], "alice");
+
+    // One person's credential is not another's, and a token for one endpoint is none for the other.
+    let bobs = login::login(&issuer, "bob", &gateway.endpoint(None), "openid tools:read tools:call");
+    assert_eq!(known(&gateway.client(None).token(&bobs).call("reader__whoami", &json!({})).json())["sub"], "bob");
+    assert_eq!(gateway.client(Some("reader")).token(&bobs).call("whoami", &json!({})).status(), 401);
+
+    let intents: Vec<Value> = gateway.journal().into_iter().filter(|record| record["event"] == "intent").collect();
+    assert_eq!(intents[0]["user"], json!({ "issuer": issuer, "subject": "alice" }));
+    assert_eq!(intents[0]["agent"]["client_id"], "webapp");
+    assert_eq!(intents[0]["tenant"], "acme");
+    assert_eq!(
+        (&intents[0]["grant"]["strategy"], &intents[0]["grant"]["audience"]),
+        (&json!("exchange"), &json!(server.url()))
+    );
+}
+
+/// A caller whose token holds too little gets no more by the exchange.
+#[test]
+fn an_exchange_that_the_provider_refuses_is_a_refusal() {
+    let setup = Setup::new("refused");
+    let folder = setup.folder().to_owned();
+    let provider = peer::provider(&folder);
+    let issuer = provider.origin();
+    let server = peer::typescript_guarded(&folder, &issuer);
+    let setup = setup.issuer(&issuer).policy("allow.cedar", ALLOW_ALL);
+    let gateway = setup.exchanged_upstream("up", &server.url(), &issuer, "\"tools:read\", \"admin\"").start();
+    let token = login::login(&issuer, "alice", &gateway.endpoint(Some("up")), "openid tools:read");
+    let answer = gateway.client(Some("up")).token(&token).awaiting("whoami").call("whoami", &json!({}));
+    assert_eq!((answer.status(), &answer.json()["error"]["data"]["code"]), (403, &json!("grant_refused")));
+    assert!(!answer.text().contains("scope exceeds"), "the provider's own words stay inside: {}", answer.text());
+}
+
+#[test]
+fn the_gateway_proves_itself_by_a_key() {
+    let setup = Setup::new("private-key");
+    let folder = setup.folder().to_owned();
+    let (file, jwk) = client_key(&folder);
+    let provider = peer::provider_knowing(&folder, &jwk);
+    let issuer = provider.origin();
+    let server = peer::typescript_guarded(&folder, &issuer);
+    let client = format!(
+        "client = {{ id = \"gateway-key\", authentication = \"private_key_jwt\", algorithm = \"ES256\", key_id = \"k1\", \
+         assertion_audience = \"{issuer}\", key = {{ file = \"{file}\" }} }}"
+    );
+    let grant = format!(
+        "grant = {{ strategy = \"exchange\", token_endpoint = \"{issuer}/token\", {client}, resource = \"{}\", scopes = [\"tools:read\"] }}",
+        server.url()
+    );
+    let setup = setup.issuer(&issuer).policy("allow.cedar", ALLOW_ALL);
+    let gateway = setup.upstream("up", &server.url(), &grant).start();
+    let token = login::login(&issuer, "alice", &gateway.endpoint(Some("up")), "openid tools:read");
+    let answer = gateway.client(Some("up")).token(&token).awaiting("whoami").call("whoami", &json!({}));
+    let known = known(&answer.json());
+    assert_eq!((&known["sub"], &known["clientId"]), (&json!("alice"), &json!("gateway-key")));
+    assert_eq!(known["act"], json!({ "sub": "gateway-key" }));
+}
+
+/// A P-256 key: the file of the private half, and the public half as a JWK.
+fn client_key(folder: &Path) -> (String, Value) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let file = folder.join("client.key");
+    fs::write(&file, key.serialize_pem()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let point = key.public_key_raw();
+    let (x, y) = (BASE64URL.encode(&point[1..33]), BASE64URL.encode(&point[33..65]));
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "k1", "x": x, "y": y });
+    (file.display().to_string(), jwk)
+}

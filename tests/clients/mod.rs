@@ -1,0 +1,7 @@
+//! Do the published clients, with their habits, get through to the published servers?
+//!
+//! The gateway stands between programs that were not written for it. What the clients print is compared with what they
+//! print without the gateway.
+
+mod identity;
+mod matrix;

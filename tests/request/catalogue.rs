@@ -1,0 +1,267 @@
+//! Which tools there are, for whom, and what happens when the servers behind come and go.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::{refused, text_of};
+use crate::harness::{
+    gateway::{ALLOW_ALL, Setup},
+    issuer::Issuer,
+    mcp::Client,
+    place,
+    recorder::{Era, Recorder, Reply, Seen},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn page(seen: &Seen, era: Era, tools: &Value, next: Option<String>) -> Reply {
+    let mut result = json!({ "tools": tools });
+    if era == Era::Modern {
+        result["resultType"] = json!("complete");
+        result["ttlMs"] = json!(60_000);
+        result["cacheScope"] = json!("private");
+    }
+    if let Some(next) = next {
+        result["nextCursor"] = json!(next);
+    }
+    Reply::result(seen, &result)
+}
+
+fn degraded(client: &Client) -> Value {
+    client.modern("tools/list", &json!({})).json()["result"]["_meta"]["dev.tollgate/degraded"].clone()
+}
+
+/// An upstream with this many tools, in pages of 90.
+fn long(era: Era, count: usize) -> Recorder {
+    Recorder::scripted(era, move |seen| {
+        let call = seen.json();
+        if call["method"] != "tools/list" || (era == Era::Legacy && seen.header("mcp-session-id").is_none()) {
+            return None;
+        }
+        let first: usize = call["params"]["cursor"].as_str().map_or(0, |cursor| cursor.parse().unwrap());
+        let last = count.min(first + 90);
+        let tools: Vec<Value> = (first..last)
+            .map(|number| json!({ "name": format!("tool-{number:03}"), "inputSchema": { "type": "object" } }))
+            .collect();
+        Some(page(seen, era, &json!(tools), (last < count).then(|| last.to_string())))
+    })
+}
+
+#[test]
+fn long_lists_are_read_and_given_in_pages() {
+    let issuer = Issuer::good();
+    let (a, b) = (long(Era::Modern, 450), long(Era::Legacy, 450));
+    let setup = Setup::usual("pages", &issuer).open_upstream("a", &a.url()).open_upstream("b", &b.url());
+    let gateway = setup.start();
+    let alice = gateway.client_of(None, &issuer, "alice").awaiting("a__tool-449").awaiting("b__tool-449");
+    let first = alice.modern("tools/list", &json!({})).json()["result"].clone();
+    let count = first["tools"].as_array().unwrap().len();
+    assert!((1..900).contains(&count) && first["nextCursor"].is_string(), "{count} on the first page");
+    let names = alice.tools();
+    let of = |id: &'static str| (0..450).map(move |number| format!("{id}__tool-{number:03}"));
+    assert_eq!(names, of("a").chain(of("b")).collect::<Vec<String>>());
+    assert_eq!(alice.tools(), names, "the same order again");
+    let session = alice.initialize();
+    let legacy = session.request("tools/list", &json!({ "cursor": first["nextCursor"] })).json();
+    assert_eq!(legacy["result"]["tools"][0]["name"], names[count]);
+    let made_up = alice.modern("tools/list", &json!({ "cursor": "AAAA" }));
+    assert_eq!(refused(&made_up), (200, -32602, "cursor_invalid".into()));
+}
+
+#[test]
+fn what_is_too_much_of_a_list_is_told() {
+    let issuer = Issuer::good();
+    let recorder = long(Era::Modern, 600);
+    let gateway = Setup::usual("too-long", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("tool-499");
+    assert_eq!(alice.tools().len(), 500);
+    assert!(gateway.process.errors().contains("the list goes on after 500 tools"), "{}", gateway.process.errors());
+}
+
+#[test]
+fn everybody_sees_what_they_may_call_and_nothing_else_exists() {
+    let issuer = Issuer::good();
+    let (one, two) = (Recorder::good(Era::Modern), Recorder::good(Era::Legacy));
+    let rules = "@id(\"engineers\")\npermit (principal in Group::\"engineering\", action, resource);\n\
+                 @id(\"support\")\npermit (principal in Group::\"support\", action == Action::\"one/echo\", resource);\n";
+    let setup = Setup::new("filter").issuer(&issuer.url()).policy("rules.cedar", rules);
+    let gateway = setup.open_upstream("one", &one.url()).open_upstream("two", &two.url()).start();
+    let alice = gateway.client_of(None, &issuer, "alice").awaiting("one__echo").awaiting("two__echo");
+    let all: BTreeSet<String> = alice.tools().into_iter().collect();
+    assert_eq!(all.len(), 6);
+    let bob = |upstream: Option<&str>| {
+        let mut claims = issuer.claims("bob", &gateway.endpoint(upstream));
+        claims["groups"] = json!(["support"]);
+        gateway.client(upstream).token(&issuer.sign(&claims))
+    };
+    assert_eq!(bob(None).tools(), ["one__echo"]);
+    assert_eq!(bob(Some("one")).tools(), ["echo"]);
+    assert_eq!(bob(Some("two")).tools(), Vec::<String>::new());
+    assert_eq!(text_of(&bob(None).call("one__echo", &json!({}))), "echo {}");
+    // What one may not see is told apart from what is not there by nobody.
+    let told = |tool: &str| bob(None).call(tool, &json!({})).text().replace(tool, "TOOL");
+    assert_eq!(told("one__erase"), told("one__nowhere"));
+    assert_eq!(told("two__echo"), told("nobody__echo"));
+    assert_eq!(refused(&bob(None).call("two__echo", &json!({}))), (200, -32602, "tool_unknown".into()));
+    assert!(two.seen_method("tools/call").is_empty());
+}
+
+#[test]
+fn an_upstream_that_is_down_is_told_and_hides_nothing_of_the_others() {
+    let issuer = Issuer::good();
+    let up = Recorder::good(Era::Modern);
+    let broken = Arc::new(AtomicBool::new(true));
+    let switch = Arc::clone(&broken);
+    let late = Recorder::scripted(Era::Modern, move |_| switch.load(Ordering::Acquire).then(|| Reply::status(500)));
+    let refresh = "grant = { strategy = \"none\" }\nrefresh_s = 2";
+    let setup = Setup::usual("down", &issuer).open_upstream("up", &up.url()).upstream("late", &late.url(), refresh);
+    let gateway = setup.start();
+    let alice = gateway.client_of(None, &issuer, "alice").awaiting("up__echo");
+    place::wait_for("the missing upstream is told", PATIENCE, || (degraded(&alice) == json!(["late"])).then_some(()));
+    assert_eq!(alice.tools().len(), 3);
+    assert_eq!(text_of(&alice.call("up__echo", &json!({}))), "echo {}");
+    let told = alice.modern("server/discover", &json!({})).json()["result"]["_meta"]["dev.tollgate/degraded"].clone();
+    assert_eq!(told, json!(["late"]));
+    let session = alice.initialize();
+    assert_eq!(
+        session.request("tools/list", &json!({})).json()["result"]["_meta"]["dev.tollgate/degraded"],
+        json!(["late"])
+    );
+    let alone = gateway.client_of(Some("late"), &issuer, "alice").modern("tools/list", &json!({}));
+    assert_eq!(refused(&alone), (503, 50304, "catalogue_unavailable".into()));
+    assert!(alone.header("retry-after").is_some());
+    assert_eq!(gateway.metric("tollgate_upstream_up{tollgate_upstream_id=\"late\"}"), Some(0.0));
+
+    broken.store(false, Ordering::Release);
+    let alice = alice.awaiting("late__echo");
+    assert_eq!(degraded(&alice), Value::Null);
+    assert_eq!(text_of(&alice.call("late__echo", &json!({}))), "echo {}");
+    assert_eq!(gateway.metric("tollgate_upstream_up{tollgate_upstream_id=\"late\"}"), Some(1.0));
+
+    // What was read once stays listed while its server is away, and that it is away is told.
+    broken.store(true, Ordering::Release);
+    place::wait_for("it is away again", PATIENCE, || (degraded(&alice) == json!(["late"])).then_some(()));
+    assert_eq!(alice.tools().len(), 6);
+}
+
+#[test]
+fn a_lost_legacy_session_is_begun_again_and_the_call_sent_once() {
+    let issuer = Issuer::good();
+    let losing = Arc::new(AtomicUsize::new(0));
+    let left = Arc::clone(&losing);
+    let recorder = Recorder::scripted(Era::Legacy, move |seen| {
+        let lost = seen.rpc_method() == "tools/call"
+            && left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok();
+        lost.then(|| Reply::error(seen, 404, -32001, "Session not found"))
+    });
+    let gateway = Setup::usual("lost", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    assert_eq!(text_of(&alice.call("echo", &json!({}))), "echo {}");
+    let begun = recorder.seen_method("initialize").len();
+
+    losing.store(1, Ordering::Release);
+    assert_eq!(text_of(&alice.call("add", &json!({ "a": 1 }))), "add {\"a\":1}");
+    assert_eq!(recorder.seen_method("initialize").len(), begun + 1);
+    let sent = recorder.seen_method("tools/call");
+    assert_eq!(sent.iter().filter(|seen| seen.json()["params"]["name"] == "add").count(), 2, "once lost, once taken");
+
+    losing.store(2, Ordering::Release);
+    let answer = alice.call("erase", &json!({}));
+    assert_ne!(answer.status(), 404, "a lost session of ours is not one of the client's");
+    assert!(answer.json()["error"].is_object(), "{}", answer.text());
+    let sent = recorder.seen_method("tools/call");
+    assert_eq!(sent.iter().filter(|seen| seen.json()["params"]["name"] == "erase").count(), 2, "and no third time");
+    losing.store(0, Ordering::Release);
+    assert_eq!(text_of(&alice.call("echo", &json!({}))), "echo {}");
+}
+
+/// I7: a legacy server may keep a person's state in a session, so no two people share one.
+#[test]
+fn nobody_shares_a_legacy_session() {
+    let issuer = Issuer::good();
+    let number = Arc::new(AtomicUsize::new(0));
+    let recorder = Recorder::scripted(Era::Legacy, move |seen| match seen.rpc_method().as_str() {
+        "initialize" => {
+            let result = json!({ "protocolVersion": "2025-11-25", "capabilities": { "tools": {} }, "serverInfo": { "name": "r", "version": "1" } });
+            let id = format!("session-{}", number.fetch_add(1, Ordering::AcqRel));
+            Some(Reply::result(seen, &result).header("mcp-session-id", &id))
+        }
+        "tools/call" => {
+            let id = seen.header("mcp-session-id").unwrap_or_default().to_owned();
+            Some(Reply::result(seen, &json!({ "content": [{ "type": "text", "text": id }] })))
+        }
+        "tools/list" => Some(page(seen, Era::Legacy, &crate::harness::recorder::tools(), None)),
+        _ => Some(Reply::status(202)),
+    });
+    let gateway = Setup::usual("pool", &issuer).open_upstream("up", &recorder.url()).start();
+    let client = |user: &str| gateway.client_of(Some("up"), &issuer, user);
+    client("alice").awaiting("echo");
+    let session = |user: &str| text_of(&client(user).call("echo", &json!({})));
+    let (alices, bobs) = (session("alice"), session("bob"));
+    assert_ne!(alices, bobs);
+    assert_eq!((session("alice"), session("bob")), (alices, bobs), "and everybody keeps theirs");
+}
+
+#[test]
+fn a_tool_with_an_illegal_header_is_withheld_and_the_others_served() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        if seen.rpc_method() != "tools/list" {
+            return None;
+        }
+        let tool = |name: &str, annotation: Value| {
+            let property = json!({ "type": "string", "x-mcp-header": annotation });
+            json!({ "name": name, "inputSchema": { "type": "object", "properties": { "a": property } } })
+        };
+        let all = json!([
+            tool("good", json!("Good")), tool("blank", json!("bad name")), tool("empty", json!("")), tool("split", json!("a\r\nb")),
+            { "name": "odd", "inputSchema": { "type": "object", "properties": { "a": { "type": "object", "x-mcp-header": "A" } } } },
+            { "name": "array", "inputSchema": { "type": "array" } },
+            { "name": "echo", "inputSchema": { "type": "object" } },
+        ]);
+        Some(page(seen, Era::Modern, &all, None))
+    });
+    let gateway = Setup::usual("withheld", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    assert_eq!(alice.tools(), ["echo", "good"]);
+    for tool in ["blank", "empty", "split", "odd", "array"] {
+        assert_eq!(refused(&alice.call(tool, &json!({}))).2, "tool_unknown", "{tool}");
+    }
+    assert!(gateway.process.errors().contains("\"tool\":\"blank\""), "the administrator is told");
+    assert!(recorder.seen_method("tools/call").is_empty());
+}
+
+/// Two upstreams may have one tool, and one may have a name that looks like the other's: names are looked up, not split.
+#[test]
+fn names_of_two_upstreams_never_meet() {
+    let issuer = Issuer::good();
+    let named = |names: &'static [&'static str]| {
+        Recorder::scripted(Era::Modern, move |seen| {
+            (seen.rpc_method() == "tools/list").then(|| {
+                let tools: Vec<Value> =
+                    names.iter().map(|name| json!({ "name": name, "inputSchema": { "type": "object" } })).collect();
+                page(seen, Era::Modern, &json!(tools), None)
+            })
+        })
+    };
+    let (a, b) = (named(&["x", "b__x", "echo"]), named(&["x", "echo"]));
+    let setup = Setup::new("names").issuer(&issuer.url()).policy("allow.cedar", ALLOW_ALL);
+    let gateway = setup.open_upstream("a", &a.url()).open_upstream("b", &b.url()).start();
+    let alice = gateway.client_of(None, &issuer, "alice").awaiting("a__echo").awaiting("b__echo");
+    for (name, there, original) in [("a__x", &a, "x"), ("b__x", &b, "x"), ("a__b__x", &a, "b__x")] {
+        let before = (a.seen_method("tools/call").len(), b.seen_method("tools/call").len());
+        assert_eq!(alice.call(name, &json!({})).status(), 200, "{name}");
+        let last = there.seen_method("tools/call").pop().unwrap();
+        assert_eq!(last.json()["params"]["name"], original);
+        let after = (a.seen_method("tools/call").len(), b.seen_method("tools/call").len());
+        assert_eq!(after.0 + after.1, before.0 + before.1 + 1);
+    }
+}

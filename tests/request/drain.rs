@@ -1,0 +1,129 @@
+//! SIGTERM: what has begun is finished, nothing new begins, the journal is closed last.
+
+use std::{
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    gateway::{Gateway, Setup},
+    issuer::Issuer,
+    place,
+    recorder::{Era, Recorder, Reply, Step},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn result(seen: &crate::harness::recorder::Seen) -> Value {
+    let content = json!([{ "type": "text", "text": "done" }]);
+    json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "result": { "resultType": "complete", "content": content } })
+}
+
+#[track_caller]
+fn ends_well(gateway: &mut Gateway) {
+    let status = gateway.process.wait(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{}", gateway.process.errors());
+    let output = gateway.verify();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(gateway.journal().iter().filter(|record| record["event"] == "stop").count(), 1);
+}
+
+fn endings(gateway: &Gateway) -> Vec<Value> {
+    let journal = gateway.journal();
+    journal
+        .iter()
+        .filter(|record| record["event"] == "outcome")
+        .map(|record| record["result"]["ending"].clone())
+        .collect()
+}
+
+#[test]
+fn calls_and_streams_under_way_are_finished() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        let call = seen.json();
+        let pause = Duration::from_millis(500);
+        match call["params"]["name"].as_str()? {
+            "echo" => Some(Reply::json(200, &result(seen)).after(Duration::from_millis(2_000))),
+            "add" => {
+                let token = &call["params"]["_meta"]["progressToken"];
+                let progress = |step: u64| json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": { "progressToken": token, "progress": step } });
+                let mut reply = Reply::stream();
+                for step in 1..=4 {
+                    reply = reply.event(&progress(step)).step(Step::Pause(pause));
+                }
+                Some(reply.event(&result(seen)))
+            }
+            _ => None,
+        }
+    });
+    let mut gateway = Setup::usual("drain", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let mut call = alice.connection();
+    call.send(&alice.modern_bytes(&json!(1), "tools/call", &json!({ "name": "echo", "arguments": {} }))).unwrap();
+    let mut stream = alice.connection();
+    let params = json!({ "name": "add", "arguments": {}, "_meta": { "progressToken": "t" } });
+    stream.send(&alice.modern_bytes(&json!(2), "tools/call", &params)).unwrap();
+    stream.head();
+    assert_eq!(stream.event().unwrap()["params"]["progress"], 1);
+    place::wait_for("both calls are upstream", PATIENCE, || {
+        (recorder.seen_method("tools/call").len() == 2).then_some(())
+    });
+
+    gateway.process.terminate();
+    place::wait_for("it is not ready any more", PATIENCE, || (gateway.readiness() == 503).then_some(()));
+    for step in 2..=4 {
+        assert_eq!(stream.event().unwrap()["params"]["progress"], step);
+    }
+    assert_eq!(stream.event().unwrap()["result"]["content"][0]["text"], "done");
+    assert_eq!(stream.event(), None);
+    let answer = call.answer();
+    assert_eq!((answer.status(), &answer.json()["result"]["content"][0]["text"]), (200, &json!("done")));
+    ends_well(&mut gateway);
+    assert_eq!(endings(&gateway), ["ok", "ok"]);
+    assert!(
+        TcpStream::connect(("127.0.0.1", url::Url::parse(&gateway.endpoint(None)).unwrap().port().unwrap())).is_err()
+    );
+}
+
+#[test]
+fn an_idle_gateway_ends_at_once() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Modern);
+    let mut gateway = Setup::usual("idle", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    // A connection that is kept open, and on which nothing is asked, holds nothing up.
+    let mut kept = alice.connection();
+    kept.exchange(&alice.modern_bytes(&json!(1), "tools/list", &json!({})));
+    let began = Instant::now();
+    gateway.process.terminate();
+    ends_well(&mut gateway);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(kept.closes_within(Duration::from_secs(1)));
+}
+
+#[test]
+fn a_call_that_takes_longer_than_the_drain_does_not_hold_it_up() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        (seen.rpc_method() == "tools/call").then(|| Reply::json(200, &result(seen)).after(Duration::from_secs(60)))
+    });
+    let setup = Setup::usual("bounded", &issuer).gateway("drain_ms = 1000").open_upstream("up", &recorder.url());
+    let mut gateway = setup.start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let mut call = alice.connection();
+    call.send(&alice.modern_bytes(&json!(1), "tools/call", &json!({ "name": "echo", "arguments": {} }))).unwrap();
+    place::wait_for("the call is upstream", PATIENCE, || {
+        (!recorder.seen_method("tools/call").is_empty()).then_some(())
+    });
+    let began = Instant::now();
+    gateway.process.terminate();
+    ends_well(&mut gateway);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // Whether the server acted is not known, and the next start says so of a call without an outcome.
+    let intents = gateway.journal().iter().filter(|record| record["event"] == "intent").count();
+    assert_eq!(intents, 1);
+    assert!(endings(&gateway).iter().all(|ending| ending != "ok"));
+}

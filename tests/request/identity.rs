@@ -1,0 +1,201 @@
+//! In whose name a call goes up, by each strategy, and exactly what the upstream gets to see.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use serde_json::{Value, json};
+
+use super::{refused, text_of};
+use crate::harness::{
+    gateway::{Gateway, Setup},
+    issuer::{Issuer, claims_of},
+    mcp::{Client, modern_body},
+    place,
+    recorder::{Era, Recorder, Reply, Seen},
+};
+
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+fn bearer(seen: &Seen) -> &str {
+    seen.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default()
+}
+
+fn start(setup: Setup, issuer: &Issuer) -> (Gateway, Client) {
+    let gateway = setup.start();
+    let alice = gateway.client_of(Some("up"), issuer, "alice").awaiting("echo");
+    (gateway, alice)
+}
+
+#[test]
+fn an_exchange_asks_for_the_caller_and_is_kept_for_them_alone() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Modern);
+    let setup =
+        Setup::usual("exchange", &issuer).exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.read\"");
+    let rules = "[[upstreams.up.tools]]\nmatch = \"erase\"\nmints = [\"up.erase\"]";
+    let (gateway, alice) = start(setup.section(rules), &issuer);
+    let asked =
+        || issuer.asked().into_iter().filter(|seen| seen.field("subject_token").is_some()).collect::<Vec<Seen>>();
+
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    let first = asked();
+    assert_eq!(first.len(), 1, "once for two calls");
+    assert_eq!(first[0].field("grant_type").as_deref(), Some(EXCHANGE));
+    assert_eq!(first[0].field("resource"), Some(recorder.url()));
+    assert_eq!(first[0].field("scope").as_deref(), Some("up.read"));
+    assert_eq!(claims_of(&first[0].field("subject_token").unwrap())["sub"], "alice");
+    assert_eq!(
+        first[0].header("authorization"),
+        Some(format!("Basic {}", BASE64.encode("gateway:gateway-secret")).as_str())
+    );
+
+    // More rights for one tool only, and nothing of alice's for bob.
+    assert_eq!(alice.call("erase", &json!({})).status(), 200);
+    assert_eq!(gateway.client_of(Some("up"), &issuer, "bob").call("echo", &json!({})).status(), 200);
+    let scopes: Vec<Option<String>> = asked().iter().map(|seen| seen.field("scope")).collect();
+    assert_eq!(scopes.len(), 3);
+    let words: BTreeSet<&str> = scopes[1].as_deref().unwrap().split(' ').collect();
+    assert_eq!(words, BTreeSet::from(["up.erase", "up.read"]));
+    let shown: Vec<(String, String)> = recorder
+        .seen_method("tools/call")
+        .iter()
+        .map(|seen| {
+            let claims = claims_of(bearer(seen));
+            assert_eq!((&claims["aud"], &claims["act"]), (&json!(recorder.url()), &json!({ "sub": "gateway" })));
+            (claims["sub"].as_str().unwrap().to_owned(), claims["scope"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    assert_eq!((shown[0].0.as_str(), shown[3].0.as_str()), ("alice", "bob"));
+    assert_eq!((shown[0].1.as_str(), shown[1].1.as_str()), ("up.read", "up.read"));
+}
+
+#[test]
+fn client_credentials_are_the_gateways_own_for_everybody() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Modern);
+    let client =
+        "client = { id = \"gateway\", secret = { env = \"GATEWAY_SECRET\" }, authentication = \"client_secret_post\" }";
+    let grant = format!(
+        "grant = {{ strategy = \"client_credentials\", token_endpoint = \"{}/token\", {client}, resource = \"{}\", scopes = [\"up.call\"] }}",
+        issuer.url(),
+        recorder.url()
+    );
+    let setup = Setup::usual("own", &issuer).environment("GATEWAY_SECRET", "gateway-secret").upstream(
+        "up",
+        &recorder.url(),
+        &grant,
+    );
+    let (gateway, alice) = start(setup, &issuer);
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    assert_eq!(gateway.client_of(Some("up"), &issuer, "bob").call("echo", &json!({})).status(), 200);
+    let asked = issuer.asked();
+    assert_eq!(asked.len(), 1, "one credential for reading tools and for everybody's calls");
+    assert_eq!(asked[0].field("grant_type").as_deref(), Some("client_credentials"));
+    assert_eq!(
+        (asked[0].field("client_id").as_deref(), asked[0].field("client_secret").as_deref()),
+        (Some("gateway"), Some("gateway-secret"))
+    );
+    assert_eq!(asked[0].field("subject_token"), None);
+    for seen in recorder.seen_method("tools/call") {
+        assert_eq!(claims_of(bearer(&seen))["sub"], "gateway");
+    }
+}
+
+#[test]
+fn a_static_secret_and_no_credential_at_all() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Modern);
+    let grant = "grant = { strategy = \"static_secret\", header = \"x-api-key\", value = { env = \"API_KEY\" } }";
+    let setup = Setup::usual("static", &issuer).environment("API_KEY", "k3y").upstream("up", &recorder.url(), grant);
+    let (gateway, alice) = start(setup, &issuer);
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    let seen = recorder.seen_method("tools/call").remove(0);
+    assert_eq!((seen.header("x-api-key"), seen.header("authorization")), (Some("k3y"), None));
+    assert!(!gateway.journal().iter().any(|record| record.to_string().contains("k3y")));
+    assert!(!gateway.process.errors().contains("k3y"));
+
+    let recorder = Recorder::good(Era::Legacy);
+    let (_gateway, alice) = start(Setup::usual("none", &issuer).open_upstream("up", &recorder.url()), &issuer);
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    assert!(recorder.seen().iter().all(|seen| seen.header("authorization").is_none()));
+}
+
+/// The request is built, not copied: these headers, and no others, whatever the client sends (spec RI-01).
+#[test]
+fn an_upstream_sees_only_the_headers_that_the_gateway_makes() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        (seen.rpc_method() == "tools/call").then(|| {
+            let content = json!({ "resultType": "complete", "content": [{ "type": "text", "text": "done" }] });
+            let reply = Reply::result(seen, &content).header("set-cookie", "a=b").header("www-authenticate", "Basic");
+            reply
+                .header("mcp-session-id", "upstreams")
+                .header("x-powered-by", "secret sauce")
+                .header("server", "inside.example")
+        })
+    });
+    let setup =
+        Setup::usual("headers", &issuer).exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.call\"");
+    let (_gateway, alice) = start(setup, &issuer);
+    let body = modern_body(&json!(1), "tools/call", &json!({ "name": "echo", "arguments": {} })).to_string();
+    let headers = [
+        ("MCP-Protocol-Version", "2026-07-28"),
+        ("Mcp-Method", "tools/call"),
+        ("Mcp-Name", "echo"),
+        ("Cookie", "session=1"),
+        ("DPoP", "proof"),
+        ("Proxy-Authorization", "Basic Zm9vOmJhcg=="),
+        ("X-Forwarded-For", "10.0.0.1"),
+        ("Forwarded", "for=10.0.0.1"),
+        ("X-Api-Key", "mine"),
+        ("User-Agent", "curl"),
+        ("Te", "trailers"),
+        ("Mcp-Session-Id", "mine"),
+        ("Last-Event-ID", "7"),
+        ("Accept-Language", "de"),
+        ("X-Original-URL", "/admin"),
+    ];
+    let answer = alice.post(&headers, body.as_bytes());
+    assert_eq!(text_of(&answer), "done");
+    let seen = recorder.seen_method("tools/call").remove(0);
+    let names: BTreeSet<&str> = seen.headers.keys().map(http::HeaderName::as_str).collect();
+    let expected = [
+        "accept",
+        "authorization",
+        "content-length",
+        "content-type",
+        "host",
+        "mcp-method",
+        "mcp-name",
+        "mcp-protocol-version",
+        "traceparent",
+        "user-agent",
+    ];
+    assert_eq!(names, BTreeSet::from(expected));
+    assert_eq!(seen.header("user-agent").map(|value| value.starts_with("tollgate/")), Some(true));
+    let back: BTreeSet<&str> = answer.head.headers().iter().map(|(name, _)| name.as_str()).collect();
+    for name in ["set-cookie", "www-authenticate", "mcp-session-id", "x-powered-by", "server"] {
+        assert!(!back.contains(name), "`{name}` came down");
+    }
+}
+
+#[test]
+fn a_provider_that_says_no_is_not_one_that_is_away() {
+    for (status, expected) in [(400, (403, 40306, "grant_refused")), (500, (502, 50201, "grant_unavailable"))] {
+        let issuer = Issuer::scripted(move |seen| {
+            let text = json!({ "error": "invalid_grant", "error_description": "inside.example says no" });
+            seen.field("subject_token").map(|_| Reply::json(status, &text))
+        });
+        let recorder = Recorder::good(Era::Modern);
+        let setup =
+            Setup::usual("provider", &issuer).exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.call\"");
+        let (gateway, alice) = start(setup, &issuer);
+        let answer = alice.call("echo", &json!({}));
+        assert_eq!(refused(&answer), (expected.0, expected.1, expected.2.into()));
+        assert!(!answer.text().contains("inside.example"), "{}", answer.text());
+        assert!(recorder.seen_method("tools/call").is_empty());
+        let recorded = |record: &Value| record["event"] == "refusal" && record["refused"]["code"] == expected.2;
+        place::wait_for(expected.2, Duration::from_secs(10), || gateway.journal().iter().any(recorded).then_some(()));
+    }
+}

@@ -1,0 +1,103 @@
+//! Files change while the gateway runs: all of a change is taken over, or nothing of it.
+
+use std::{fs, path::Path, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{refused, text_of};
+use crate::harness::{
+    gateway::{ALLOW_ALL, Gateway, Setup},
+    issuer::Issuer,
+    place,
+    recorder::{Era, Recorder},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// As an administrator's tools do: a new file in the place of the old one.
+fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, file).unwrap();
+}
+
+fn change(gateway: &Gateway, event: &str, number: usize) -> Value {
+    place::wait_for(&format!("change {number} of {event}"), PATIENCE, || {
+        gateway.journal().into_iter().filter(|record| record["event"] == event).nth(number)
+    })["change"]
+        .clone()
+}
+
+#[test]
+fn policies_change_between_two_calls_and_a_broken_one_changes_nothing() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Modern);
+    let gateway = Setup::usual("policies", &issuer).open_upstream("up", &recorder.url()).start();
+    let file = gateway.setup().folder().join("policies/allow.cedar");
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("erase");
+    assert_eq!(alice.call("erase", &json!({})).status(), 200);
+
+    let narrower = format!("{ALLOW_ALL}@id(\"keep\")\nforbid (principal, action == Action::\"up/erase\", resource);\n");
+    replace(&file, &narrower);
+    let applied = change(&gateway, "policy", 0);
+    assert_eq!(applied["outcome"], "applied");
+    assert_ne!(applied["digest"], applied["previous"]);
+    assert_eq!(refused(&alice.call("erase", &json!({}))).2, "tool_unknown");
+    assert_eq!(alice.tools(), ["add", "echo"]);
+
+    replace(&file, "permit (principal, action, resource) when { nonsense };\n");
+    let rejected = change(&gateway, "policy", 1);
+    assert_eq!((&rejected["outcome"], &rejected["previous"]), (&json!("rejected"), &applied["digest"]));
+    assert!(rejected["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{rejected}");
+    assert_eq!(alice.tools(), ["add", "echo"], "the last good set stays");
+    assert_eq!(gateway.readiness(), 200);
+
+    // A rule taken away is a right taken away: nobody may do anything where nothing is permitted.
+    replace(&file, "// nothing\n");
+    assert_eq!(change(&gateway, "policy", 2)["outcome"], "applied");
+    assert_eq!(alice.tools(), Vec::<String>::new());
+    replace(&file, ALLOW_ALL);
+    assert_eq!(change(&gateway, "policy", 3)["outcome"], "applied");
+    assert_eq!(alice.call("erase", &json!({})).status(), 200);
+    let sets: Vec<Value> = gateway
+        .journal()
+        .iter()
+        .filter(|record| record["event"] == "intent")
+        .map(|record| record["decision"]["policy_set"].clone())
+        .collect();
+    assert_eq!(sets[0], sets[1], "the same rules have the same name");
+}
+
+#[test]
+fn upstreams_come_and_go_and_a_broken_file_changes_nothing() {
+    let issuer = Issuer::good();
+    let (one, two) = (Recorder::good(Era::Modern), Recorder::good(Era::Legacy));
+    let gateway = Setup::usual("estate", &issuer).open_upstream("one", &one.url()).start();
+    let file = gateway.setup().folder().join("upstreams.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    let alice = gateway.client_of(None, &issuer, "alice").awaiting("one__echo");
+    let session = alice.initialize();
+
+    let more = format!("{before}\n[upstreams.two]\nurl = \"{}\"\ngrant = {{ strategy = \"none\" }}\n", two.url());
+    replace(&file, &more);
+    assert_eq!(change(&gateway, "config", 0)["outcome"], "applied");
+    let alice = alice.awaiting("two__echo");
+    assert_eq!(text_of(&alice.call("two__echo", &json!({}))), "echo {}");
+    assert_eq!(text_of(&session.call("one__echo", &json!({}))), "echo {}", "sessions live on");
+    let metadata = format!("{}/.well-known/oauth-protected-resource/mcp/two", gateway.setup().origin());
+    let document = crate::harness::http::fetch("GET", &metadata, &[], b"");
+    assert_eq!((document.status(), &document.json()["resource"]), (200, &json!(gateway.endpoint(Some("two")))));
+
+    replace(&file, &more.replace("strategy = \"none\"", "strategy = \"nonsense\""));
+    assert_eq!(change(&gateway, "config", 1)["outcome"], "rejected");
+    assert_eq!(alice.tools().len(), 6, "the last good estate stays");
+    replace(&file, "not toml at all [");
+    assert_eq!(change(&gateway, "config", 2)["outcome"], "rejected");
+    assert_eq!(text_of(&alice.call("two__echo", &json!({}))), "echo {}");
+
+    replace(&file, &before);
+    assert_eq!(change(&gateway, "config", 3)["outcome"], "applied");
+    place::wait_for("the upstream is gone", PATIENCE, || (alice.tools().len() == 3).then_some(()));
+    assert_eq!(refused(&alice.call("two__echo", &json!({}))).2, "tool_unknown");
+    assert_eq!(text_of(&alice.call("one__echo", &json!({}))), "echo {}");
+}
