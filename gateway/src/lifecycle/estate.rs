@@ -93,7 +93,7 @@ impl Estate {
             let moved = self.config.upstreams.get(id).is_none_or(|before| before.url != upstream.url);
             let Some(listing) = known.listing(id).filter(|_| !moved) else { continue };
             let again =
-                |tool: &Arc<ToolDefinition>| ToolDefinition::read(upstream, tool.raw.clone()).ok().map(Arc::new);
+                |tool: &Arc<ToolDefinition>| ToolDefinition::read(upstream, tool.raw().clone()).ok().map(Arc::new);
             let tools = listing.tools.iter().filter_map(again).collect();
             next.publish(id, Listing { tools, degraded: listing.degraded.clone() });
         }

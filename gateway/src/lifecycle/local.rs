@@ -103,29 +103,26 @@ impl Gateway {
             visible
         };
         let page = catalogue.page(&trail.endpoint, call.cursor().as_deref(), visible)?;
-        let tools: Vec<Cow<'_, [u8]>> = page
-            .tools
-            .iter()
-            .filter_map(|exposed| exposed.tool.listed(&exposed.name, asker.version))
-            .map(Cow::Owned)
-            .collect();
+        let tools: Vec<Cow<'_, [u8]>> =
+            page.tools.iter().map(|exposed| Cow::Owned(exposed.tool.listed(&exposed.name, asker.version))).collect();
         let degraded: Vec<Cow<'_, str>> =
             catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
-        let recorded = trail.with_request(None, |request| {
-            self.journal.note(
-                trail.id,
-                &record::List {
-                    who: trail.who(),
-                    endpoint: &trail.endpoint.path(),
-                    request,
-                    shown: u64::try_from(tools.len()).unwrap_or(u64::MAX),
-                    withheld: withheld.get(),
-                    policy_set: rules.policies.digest(),
-                },
-            )
-        });
+        let recorded = self.journal.healthy()
+            && trail.with_request(None, |request| {
+                self.journal.note(
+                    trail.id,
+                    &record::List {
+                        who: trail.who(),
+                        endpoint: &trail.endpoint.path(),
+                        request,
+                        shown: u64::try_from(tools.len()).unwrap_or(u64::MAX),
+                        withheld: withheld.get(),
+                        policy_set: rules.policies.digest(),
+                    },
+                )
+            });
         if !recorded {
-            return Err(Refusal::AuditUnavailable("the queue of records is full".to_owned()));
+            return Err(Refusal::AuditUnavailable("the list could not be recorded".to_owned()));
         }
         let body = answers::tools_list(
             &asker,
