@@ -288,8 +288,8 @@ fn digest() -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let (journal, call) = (Journal::open(&bench.config.audit).unwrap(), bench.call());
     Box::new(move || {
-        let arguments = call.arguments_raw().unwrap();
-        let value: serde_json::Value = serde_json::from_slice(&arguments).unwrap();
+        let arguments = call.arguments().unwrap().raw();
+        let value: serde_json::Value = serde_json::from_slice(arguments).unwrap();
         drop(black_box(journal.argument_digest(&canonical(&value))));
     })
 }
@@ -323,6 +323,7 @@ fn audit() -> Box<dyn FnMut()> {
                 policies: record::Words::Shared(&policies),
                 policy_set: &digest,
                 reason: None,
+                shadow: &[],
             },
             ceilings: record::Words::Borrowed(&["calls-per-person", "at-once"]),
             request: record::Request {
