@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     audit::{
-        canonical::canonical,
         journal::{self, Receipt},
         record,
     },
@@ -24,6 +23,7 @@ use crate::{
     rpc::{
         Asker, Call,
         answers::{self, CacheScope, Served, ToolsPage},
+        canonical::canonical,
     },
     telemetry::{metrics::metrics, names},
 };
@@ -84,9 +84,8 @@ impl Gateway {
         if estate.config.audit.arguments == ArgumentRecord::Nothing {
             return None;
         }
-        let raw = call.arguments().map_or(&b"{}"[..], |arguments| arguments.raw());
-        let value: serde_json::Value = serde_json::from_slice(raw).ok()?;
-        Some(self.journal.argument_digest(&canonical(&value)))
+        let arguments = call.arguments().map_or_else(|| b"{}".to_vec(), canonical);
+        Some(self.journal.argument_digest(&arguments))
     }
 
     /// `tools/list`: what this caller may see on this endpoint, by the function that judges calls.
