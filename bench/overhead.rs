@@ -39,11 +39,11 @@ use tollgate::{
     catalog::ToolDefinition,
     ceiling::Ceilings,
     clock::{self, Timestamp},
-    config::{self, Config, Environment, UpstreamId},
+    config::{self, Config, Environment, Source, UpstreamId},
     exchange::{Exchange, Tripwire},
     identity::{Authenticator, Identity},
     inspect,
-    policy::{Policies, Source},
+    policy::Policies,
     refusal::Era,
     rpc::{self, Call, Message, json::Bounds, outbound, reply::Inbound, sse::Splitter},
     state::Rates,
@@ -241,7 +241,7 @@ fn resolve() -> Box<dyn FnMut()> {
 fn decide(policies: usize, tool: &str, fresh: bool) -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let (mut identity, tool, call) = (owned(bench.identity()), bench.tool(tool), bench.call());
-    let policies = Policies::parse(vec![Source::new("bench.cedar", &estate::policies(policies))]).unwrap();
+    let policies = Policies::parse(vec![Source::new("bench.cedar", estate::policies(policies))]).unwrap();
     let mut number = 0_u64;
     Box::new(move || {
         if fresh {
@@ -259,7 +259,7 @@ fn owned(identity: Arc<Identity>) -> Identity {
 fn ceiling() -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let (identity, tool, call) = (bench.identity(), bench.tool("echo"), bench.call());
-    let policies = Policies::parse(vec![Source::new("bench.cedar", &estate::policies(10))]).unwrap();
+    let policies = Policies::parse(vec![Source::new("bench.cedar", estate::policies(10))]).unwrap();
     let source = Source::new("ceilings.toml", estate::CEILINGS);
     let ceilings = Ceilings::parse(Some(&source), Arc::new(Rates::new(1_024))).unwrap();
     Box::new(move || {
@@ -283,8 +283,8 @@ fn digest() -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let (journal, call) = (Journal::open(&bench.config.audit).unwrap(), bench.call());
     Box::new(move || {
-        let arguments = call.arguments_raw().unwrap();
-        let value: serde_json::Value = serde_json::from_slice(&arguments).unwrap();
+        let arguments = call.arguments().unwrap();
+        let value: serde_json::Value = serde_json::from_slice(arguments.raw()).unwrap();
         drop(black_box(journal.argument_digest(&canonical(&value))));
     })
 }

@@ -198,7 +198,10 @@ fn whole_ms(span: Duration) -> u64 {
 /// An admission to nothing in particular, for the tests of later stages.
 #[cfg(test)]
 pub(crate) fn admission() -> Admission {
-    use crate::policy::{Policies, Source, fixtures};
+    use crate::{
+        config::Source,
+        policy::{Policies, fixtures},
+    };
     let all = vec![Source::new("all.cedar", "permit(principal, action, resource);")];
     let (who, tools) = (fixtures::caller("alice", None, &[], &[]), fixtures::demo());
     let tool = fixtures::named(&tools, "notes/read_note");
@@ -218,9 +221,10 @@ mod tests {
     use crate::{
         catalog::ToolDefinition,
         clock::Timestamp,
+        config::Source,
         identity::Identity,
         policy::{
-            Policies, Source,
+            Policies,
             fixtures::{NOON, caller, demo, named, shipped, tool, upstream},
             load,
         },
@@ -289,7 +293,7 @@ mod tests {
         let check = |text: &str| {
             let source = Source::new("ceilings.toml", text);
             let problems = Ceilings::parse(Some(&source), Arc::new(Rates::new(1))).unwrap_err();
-            let shown = |problem: &crate::policy::Problem| {
+            let shown = |problem: &crate::config::Problem| {
                 let label = problem.labels().unwrap().next().map(|label| label.offset()..label.offset() + label.len());
                 let help = problem.help().map(|help| help.to_string()).unwrap_or_default();
                 format!("{problem} | {help} | {}", label.and_then(|span| text.get(span)).unwrap_or_default())

@@ -11,8 +11,7 @@ use toml::Spanned;
 
 use super::{Ceiling, Ceilings, Matching, Per};
 use crate::{
-    config::UpstreamId,
-    policy::{Problem, Source},
+    config::{Problem, Source, UpstreamId},
     state::{Rate, Rates},
 };
 
@@ -58,7 +57,7 @@ impl Ceilings {
     /// Everything wrong in the text, at once.
     pub fn parse(source: Option<&Source>, rates: Arc<Rates>) -> Result<Self, Vec<Problem>> {
         let Some(source) = source else { return Ok(Self { ceilings: Vec::new(), rates }) };
-        let file: File = toml::from_str(&source.text).map_err(|fault| vec![Problem::of_toml(source, &fault)])?;
+        let file: File = toml::from_str(source.text()).map_err(|fault| vec![source.toml(&fault)])?;
         let mut reader = Reader { source, names: BTreeSet::new(), problems: Vec::new() };
         let ceilings = file.ceilings.into_iter().filter_map(|written| reader.ceiling(written)).collect();
         if reader.problems.is_empty() { Ok(Self { ceilings, rates }) } else { Err(reader.problems) }
@@ -128,8 +127,7 @@ impl Reader<'_> {
     }
 
     fn wrong(&mut self, span: Range<usize>, message: &str, help: &str) {
-        let problem = Problem::at(self.source, Some(SourceSpan::from(span)), message.to_owned());
-        self.problems.push(problem.help(help));
+        self.problems.push(self.source.problem(message).under(Some(SourceSpan::from(span))).help(help));
     }
 }
 
