@@ -17,6 +17,7 @@ mod attacks;
 mod cli;
 mod clients;
 mod config;
+mod conformance;
 mod harness;
 mod peers;
 mod request;

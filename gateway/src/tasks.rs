@@ -38,6 +38,8 @@ impl Tasks {
     {
         self.0.running.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let running = Running(Arc::clone(&self.0));
+        // On the heap before it is wrapped: a large future would be copied at every layer.
+        let work = Box::pin(work);
         background(async move {
             let output = work.await;
             drop(running);

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::{Ground, chain_verifies};
 use crate::harness::{
     gateway::segments,
-    http,
-    mcp::{LEGACY, MODERN},
+    http::{self, Answer},
+    mcp::{Client, LEGACY, MODERN, modern_body},
     place,
 };
 
@@ -27,71 +27,79 @@ fn is_hidden(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-#[test]
-fn record_is_one_line_whatever_a_client_writes() {
-    let ground = Ground::new("log-injection");
-    let endpoint = ground.gateway.endpoint(Some("up"));
-    let client = ground.client("alice");
-    let headers = |name: &str| {
-        let name = format!("=?base64?{}?=", STANDARD.encode(name));
-        [("MCP-Protocol-Version", MODERN.to_owned()), ("Mcp-Method", "tools/call".to_owned()), ("Mcp-Name", name)]
-    };
-    let post = |client: &crate::harness::mcp::Client, tool: &str, body: &Value| {
-        let headers = headers(tool);
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        client.post(&headers, body.to_string().as_bytes())
-    };
-    let body = |tool: &str| {
-        crate::harness::mcp::modern_body(&json!(1), "tools/call", &json!({ "name": tool, "arguments": {} }))
-    };
+fn body(tool: &str) -> Value {
+    modern_body(&json!(1), "tools/call", &json!({ "name": tool, "arguments": {} }))
+}
 
-    // What a client says of itself and of its request.
+/// Sends `body` as a call of `tool`, with `more` headers.
+fn post(client: &Client, tool: &str, body: &Value, more: &[(&str, &str)]) -> Answer {
+    let name = format!("=?base64?{}?=", STANDARD.encode(tool));
+    let mirrors = [("MCP-Protocol-Version", MODERN), ("Mcp-Method", "tools/call"), ("Mcp-Name", name.as_str())];
+    client.post(&[&mirrors[..], more].concat(), body.to_string().as_bytes())
+}
+
+/// What a client says of itself and of its request.
+fn says(client: &Client) {
     let mut named = body("echo");
     named["params"]["_meta"]["io.modelcontextprotocol/clientInfo"] =
         json!({ "name": hostile("client-name"), "version": hostile("client-version"), "title": hostile("title") });
-    assert_eq!(post(&client, "echo", &named).status(), 200);
+    assert_eq!(post(client, "echo", &named, &[]).status(), 200);
     let mut id = body("echo");
     id["id"] = json!(hostile("request-id"));
-    let answer = post(&client, "echo", &id);
+    let answer = post(client, "echo", &id, &[]);
     assert_eq!((answer.status(), answer.json()["id"].clone()), (200, id["id"].clone()));
     let tool = hostile("tool-name");
-    assert_eq!(super::code(&post(&client, &tool, &body(&tool))), "tool_unknown");
+    assert_eq!(super::code(&post(client, &tool, &body(&tool), &[])), "tool_unknown");
     let mut argued = body("echo");
     argued["params"]["arguments"] = json!({ hostile("argument-name"): hostile("argument") });
     argued["params"]["_meta"]["progressToken"] = json!(hostile("progress"));
     argued["params"]["_meta"]["traceparent"] = json!(hostile("trace"));
     argued["params"]["_meta"]["tracestate"] = json!(hostile("state"));
-    post(&client, "echo", &argued);
+    post(client, "echo", &argued, &[]);
     let mut method = body("echo");
     method["method"] = json!(hostile("method"));
-    post(&client, "echo", &method);
+    post(client, "echo", &method, &[]);
     let mut version = body("echo");
     version["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!(hostile("version"));
-    post(&client, "echo", &version);
+    post(client, "echo", &version, &[]);
+    for name in ["User-Agent", "Mcp-Session-Id", "traceparent", "X-Request-Id", "X-Forwarded-For", "Referer"] {
+        post(client, "echo", &body("echo"), &[(name, "\u{202e}a\u{9b}\tb\"}{\"event\":\"forged\"")]);
+    }
+}
+
+/// The same in a session.
+fn says_in_a_session(client: &Client) {
     let initialize = json!({ "jsonrpc": "2.0", "id": hostile("legacy-id"), "method": "initialize", "params": {
         "protocolVersion": hostile("legacy-version"), "capabilities": {}, "clientInfo": { "name": hostile("legacy-name"), "version": hostile("v") } } });
     let session = client.post(&[], initialize.to_string().as_bytes());
-    if let Some(session) = session.header("mcp-session-id") {
-        let call = json!({ "jsonrpc": "2.0", "id": hostile("session-call"), "method": "tools/call", "params": { "name": "echo" } });
-        client.post(&[("MCP-Protocol-Version", LEGACY), ("Mcp-Session-Id", session)], call.to_string().as_bytes());
-    }
-    for name in ["User-Agent", "Mcp-Session-Id", "traceparent", "X-Request-Id", "X-Forwarded-For", "Referer"] {
-        let headers = headers("echo");
-        let mut headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        headers.push((name, "\u{202e}a\u{9b}\tb\"}{\"event\":\"forged\""));
-        client.post(&headers, body("echo").to_string().as_bytes());
-    }
-    // What an issuer signs because a person may choose it.
-    for claim in ["sub", "client_id", "tenant", "jti", "acr", "scope", "azp", "name"] {
-        let mut claims = ground.issuer.claims("alice", &endpoint);
-        claims[claim] = json!(hostile(claim));
-        post(&ground.gateway.client(Some("up")).token(&ground.issuer.sign(&claims)), "echo", &body("echo"));
-    }
-    for (claim, value) in [("groups", json!([hostile("group")])), ("act", json!({ "sub": hostile("actor") }))] {
-        let mut claims = ground.issuer.claims("alice", &endpoint);
+    let session = session.header("mcp-session-id").expect("a session");
+    let params = json!({ "name": "echo", "arguments": {} });
+    let call = json!({ "jsonrpc": "2.0", "id": hostile("session-call"), "method": "tools/call", "params": params });
+    let headers = [("MCP-Protocol-Version", LEGACY), ("Mcp-Session-Id", session)];
+    assert_eq!(client.post(&headers, call.to_string().as_bytes()).status(), 200);
+}
+
+/// What an issuer signs because a person may choose it.
+fn has_signed(ground: &Ground) {
+    let own = ground.gateway.endpoint(Some("up"));
+    let texts = ["sub", "client_id", "tenant", "jti", "acr", "scope", "azp", "name"]
+        .map(|claim| (claim, json!(hostile(claim))));
+    let lists = [("groups", json!([hostile("group")])), ("act", json!({ "sub": hostile("actor") }))];
+    for (claim, value) in texts.into_iter().chain(lists) {
+        let mut claims = ground.issuer.claims("alice", &own);
         claims[claim] = value;
-        post(&ground.gateway.client(Some("up")).token(&ground.issuer.sign(&claims)), "echo", &body("echo"));
+        let client = ground.gateway.client(Some("up")).token(&ground.issuer.sign(&claims));
+        post(&client, "echo", &body("echo"), &[]);
     }
+}
+
+#[test]
+fn record_is_one_line_whatever_a_client_writes() {
+    let ground = Ground::new("log-injection");
+    let client = ground.client("alice");
+    says(&client);
+    says_in_a_session(&client);
+    has_signed(&ground);
     http::fetch("GET", &format!("{}/%0a%7b%22event%22:%22forged%22%7d", ground.gateway.setup().origin()), &[], b"");
     ground.good_call();
 

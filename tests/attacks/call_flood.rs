@@ -86,3 +86,47 @@ fn gateway_that_holds_all_it_may_says_so_and_recovers() {
     ground.recorded_refusal("overloaded");
     ground.good_call();
 }
+
+/// Or the journal would be what a stranger fills the disk with.
+#[test]
+fn flood_of_strangers_is_counted_and_not_listed() {
+    let ground = Ground::new("flood-strangers");
+    let stranger = ground.gateway.client(Some("up"));
+    let before = ground.gateway.journal().len();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    assert_eq!(super::code(&stranger.call("echo", &json!({}))), "token_missing");
+                }
+            });
+        }
+    });
+    place::wait_for("all of them counted", SOON, || {
+        let journal = ground.gateway.journal();
+        let sources = journal.iter().filter_map(|record| record["refusals"]["sources"].as_array()).flatten();
+        let counted =
+            sources.filter(|source| source["code"] == "token_missing").filter_map(|source| source["count"].as_u64());
+        (counted.sum::<u64>() == 400).then_some(())
+    });
+    let records = ground.gateway.journal().len() - before;
+    assert!(records < 60, "{records} records of 400 strangers");
+    assert_eq!(ground.calls(), 0);
+    ground.good_call();
+}
+
+/// Sessions are bounded over all callers; one caller's many must not end another's one.
+#[test]
+fn sessions_of_one_caller_do_not_end_anothers() {
+    let ground = Ground::before("flood-sessions", Recorder::good(Era::Modern), |setup, _, up| {
+        setup.section("[limits]\nsessions_max = 16").open_upstream("up", &up.url())
+    });
+    let alice = ground.client("alice").initialize();
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    let mallory = ground.client("mallory");
+    for _ in 0..200 {
+        mallory.initialize();
+    }
+    assert_eq!(alice.call("echo", &json!({})).status(), 200, "alice lost her session");
+    ground.good_call();
+}

@@ -25,6 +25,7 @@ mod replay_after_expiry;
 mod stranger_session;
 mod unknown_kid_flood;
 mod upstream_answers_with_another_id;
+mod upstream_catalogue_hostile;
 mod upstream_credential_leak;
 mod upstream_hostile;
 mod upstream_redirects;

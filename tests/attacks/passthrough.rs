@@ -8,11 +8,13 @@ use crate::harness::{
     gateway::Setup,
     issuer::{Issuer, claims_of},
     mcp::{Client, MODERN, modern_body},
-    recorder::{Era, Recorder},
+    recorder::{Era, Recorder, Seen},
 };
 
+type With = fn(Setup, &Issuer, &Recorder) -> Setup;
+
 /// Every strategy by which an upstream gets a credential.
-fn strategies() -> [(&'static str, fn(Setup, &Issuer, &Recorder) -> Setup); 4] {
+fn strategies() -> [(&'static str, With); 4] {
     [
         ("none", |setup, _, up| setup.open_upstream("up", &up.url())),
         ("exchange", |setup, issuer, up| setup.exchanged_upstream("up", &up.url(), &issuer.url(), "\"read\"")),
@@ -64,24 +66,26 @@ fn no_byte_of_the_callers_credential_reaches_an_upstream_under_any_strategy() {
             }
             assert!(!ground.upstream.saw_text("of-the-caller"), "{strategy} {era:?}");
             for call in &seen {
-                let authorization = call.header("authorization");
-                match strategy {
-                    "exchange" | "client_credentials" => {
-                        let minted = authorization.unwrap().strip_prefix("Bearer ").unwrap();
-                        let who = if strategy == "exchange" { "alice" } else { "gateway" };
-                        assert_eq!(claims_of(minted)["sub"], who);
-                    }
-                    "static_secret" => {
-                        assert_eq!((authorization, call.header("x-key")), (None, Some("the-key-of-the-upstream")));
-                    }
-                    _ => assert_eq!(authorization, None),
-                }
+                is_of(strategy, call);
             }
             if era == Era::Modern {
                 ground.good_call();
             }
         }
     }
+}
+
+/// The call came under the credential that `strategy` is about, and under no other.
+fn is_of(strategy: &str, call: &Seen) {
+    let authorization = call.header("authorization");
+    let subject = authorization.map(|value| claims_of(value.strip_prefix("Bearer ").unwrap())["sub"].clone());
+    let (expected, key) = match strategy {
+        "exchange" => (Some(json!("alice")), None),
+        "client_credentials" => (Some(json!("gateway")), None),
+        "static_secret" => (None, Some("the-key-of-the-upstream")),
+        _ => (None, None),
+    };
+    assert_eq!((subject, call.header("x-key")), (expected, key), "{strategy}");
 }
 
 /// A caller, or what has taken over its agent, who puts the token where the gateway carries things on.

@@ -64,3 +64,22 @@ fn token_ends_at_its_time_however_well_it_is_known() {
     assert_eq!(exchanges(), exchanged, "a token that has ended was exchanged");
     ground.good_call();
 }
+
+/// A key may be withdrawn because somebody stole it: what it signed ends with it, also where it was verified before.
+#[test]
+fn token_of_a_withdrawn_key_is_refused_although_it_was_verified() {
+    let ground = Ground::new("withdrawn-key");
+    let old = ground.client("alice");
+    let session = old.initialize();
+    assert_eq!((old.call("echo", &json!({})).status(), session.call("echo", &json!({})).status()), (200, 200));
+    ground.issuer.rotate();
+    // A token of the new key makes the gateway read the keys again.
+    let new = ground.client("bob");
+    place::wait_for("the new key", Duration::from_secs(25), || {
+        (new.call("echo", &json!({})).status() == 200).then_some(())
+    });
+    ground.refused("a verified token of the old key", &["token_invalid"], || old.call("echo", &json!({})));
+    ground.refused("its session", &["token_invalid"], || session.call("echo", &json!({})));
+    ground.recorded_refusal("token_invalid");
+    ground.good_call();
+}

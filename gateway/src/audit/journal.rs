@@ -24,6 +24,7 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use super::{
+    bell::{Bell, LastRing},
     chain::Checkpoint,
     json,
     keys::{KeyFault, Keys},
@@ -112,6 +113,8 @@ pub struct Journal {
     queue_max: usize,
     wait_max: Duration,
     durability: Durability,
+    /// Stands last, and so is dropped when the queue is closed: the writer wakes up and finds that out.
+    _last_ring: LastRing,
 }
 
 impl fmt::Debug for Journal {
@@ -152,6 +155,7 @@ impl Journal {
         let (queue, receiver) = sync_channel(config.queue_max.saturating_mul(2).max(2));
         std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&receiver)).map_err(io)?;
         Ok(Self {
+            _last_ring: LastRing(Arc::clone(&shared)),
             queue,
             shared,
             arguments: keys.root.arguments.clone(),
@@ -196,7 +200,9 @@ impl Journal {
         let entry = Entry { line, id, event, durability: Durability::Os, waiter: None };
         self.shared.queued.fetch_add(1, Ordering::Relaxed);
         let taken = self.queue.try_send(Message::Entry(entry)).is_ok();
-        if !taken {
+        if taken {
+            self.shared.bell.nudge();
+        } else {
             self.shared.queued.fetch_sub(1, Ordering::Relaxed);
         }
         taken
@@ -236,6 +242,7 @@ impl Journal {
                 message = back;
                 tokio::time::sleep(CLOSE_RETRY).await;
             }
+            self.shared.bell.ring();
             closed.await
         });
         matches!(asked.await, Ok(Ok(Written::Durable)))
@@ -292,10 +299,21 @@ struct Waiting<'j> {
 
 impl Waiting<'_> {
     async fn written(mut self) -> Result<(), Refusal> {
-        let why = match tokio::time::timeout(self.journal.wait_max, &mut self.answer).await {
+        // Everybody else who is ready on this thread queues first; one of them then rings for all.
+        tokio::task::yield_now().await;
+        let answer = match self.answer.try_recv() {
+            Ok(written) => Ok(Ok(written)),
+            Err(oneshot::error::TryRecvError::Closed) => Ok(Err(())),
+            Err(oneshot::error::TryRecvError::Empty) => {
+                self.journal.shared.bell.ring();
+                let answer = tokio::time::timeout(self.journal.wait_max, &mut self.answer).await;
+                answer.map(|answer| answer.map_err(|_closed| ()))
+            }
+        };
+        let why = match answer {
             Ok(Ok(Written::Durable)) => return Ok(()),
             Ok(Ok(Written::Failed)) => self.journal.shared.reason(),
-            Ok(Err(_closed)) => "the journal is closed".to_owned(),
+            Ok(Err(())) => "the journal is closed".to_owned(),
             Err(_elapsed) => {
                 self.journal.shared.stalled.store(true, Ordering::Relaxed);
                 "the journal did not take the record in time".to_owned()
@@ -323,6 +341,8 @@ impl Drop for Waiting<'_> {
 pub(super) struct Shared {
     /// Messages in the queue.
     pub(super) queued: AtomicUsize,
+    /// What wakes the writer.
+    pub(super) bell: Bell,
     /// The disk does not take records.
     failing: AtomicBool,
     /// Records were refused since the writer last got through.
@@ -339,6 +359,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             queued: AtomicUsize::new(0),
+            bell: Bell::default(),
             failing: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             reason: Mutex::default(),

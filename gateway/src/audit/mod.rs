@@ -3,6 +3,7 @@
 //! Every call has a durable record before it is forwarded, and one after; nothing can be removed from or changed in
 //! what was written without that showing. It does not decide what may happen, nor does it keep arguments or secrets.
 
+mod bell;
 pub mod canonical;
 pub mod chain;
 pub mod journal;

@@ -12,7 +12,7 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering,
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, TryRecvError},
     },
     time::{Duration, Instant},
 };
@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
+    bell::DOZE,
     chain::{Chain, Checkpoint, Header, OPEN_CALLS_MAX, OpenCalls, Opened, Previous},
     journal::{Shared, new_id},
     keys::Keys,
@@ -191,13 +192,18 @@ impl Writer {
     pub(super) fn run(mut self, queue: &Receiver<Message>) {
         let mut batch = Vec::new();
         let mut tick = clock::instant();
+        let mut wrote = false;
+        self.shared.bell.belongs_here();
         loop {
             let until = match &self.state {
                 State::Writing(_) => tick,
                 State::Failing(failure) => tick.min(failure.retry_at),
             };
             let wait = until.saturating_duration_since(clock::instant());
+            let wait = if wrote { wait.min(DOZE) } else { wait };
+            self.shared.bell.doze(wrote);
             let close = self.gather(queue, wait, &mut batch);
+            wrote = !batch.is_empty();
             // Whatever happened to the batch, those who wait for it have been told.
             self.turn(&mut batch);
             if clock::instant() >= tick {
@@ -217,25 +223,31 @@ impl Writer {
         }
     }
 
-    /// Takes what is queued, waiting for the first at most `wait`. `Some` says that the journal ends.
+    /// Takes what is queued, or what is queued after at most `wait`. `Some` says that the journal ends.
     fn gather(
         &self,
         queue: &Receiver<Message>,
         wait: Duration,
         batch: &mut Vec<Entry>,
     ) -> Option<Option<oneshot::Sender<Written>>> {
-        let mut next = match queue.recv_timeout(wait) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Some(None),
-        };
-        while let Some(message) = next {
-            match message {
-                Message::Entry(entry) => batch.push(entry),
-                Message::Close(done) => return Some(Some(done)),
+        let close = self.take(queue, batch);
+        if close.is_some() || !batch.is_empty() {
+            return close;
+        }
+        self.shared.bell.sleep(wait);
+        self.take(queue, batch)
+    }
+
+    /// Takes what is queued now. Nobody is ever waiting at the queue itself, so that queueing wakes nobody.
+    fn take(&self, queue: &Receiver<Message>, batch: &mut Vec<Entry>) -> Option<Option<oneshot::Sender<Written>>> {
+        while batch.len() < BATCH_MAX {
+            match queue.try_recv() {
+                Ok(Message::Entry(entry)) => batch.push(entry),
+                Ok(Message::Close(done)) => return Some(Some(done)),
+                Err(TryRecvError::Empty) => return None,
+                Err(TryRecvError::Disconnected) => return Some(None),
             }
             self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-            next = if batch.len() < BATCH_MAX { queue.try_recv().ok() } else { None };
         }
         None
     }

@@ -5,7 +5,7 @@
 //! request is authenticated, and a session answers only to the principal that began it (RR-09).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -26,11 +26,16 @@ use crate::{
     telemetry::metrics,
 };
 
-/// The sessions of legacy clients, bounded: the least used goes first, and its client begins again on the 404.
+/// The sessions of legacy clients, bounded: the least used goes first, and its client begins again on the 404. No
+/// principal holds more than a share of them, so that one who begins session after session ends only their own (I7).
 #[derive(Debug)]
 pub struct Sessions {
     open: Cache<String, Arc<Session>>,
     idle: Duration,
+    /// The ids that each principal was given, oldest first; some may have ended since.
+    given: Mutex<HashMap<[u8; 32], VecDeque<String>>>,
+    share: usize,
+    principals_max: usize,
 }
 
 /// One conversation with a legacy client.
@@ -66,7 +71,17 @@ impl Sessions {
     /// No sessions yet, at most `limits.sessions_max`.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
-        Self { open: Cache::new(limits.sessions_max), idle: limits.session_idle }
+        Self::bounded(limits.sessions_max, limits.session_idle)
+    }
+
+    fn bounded(max: usize, idle: Duration) -> Self {
+        Self {
+            open: Cache::new(max),
+            idle,
+            given: Mutex::new(HashMap::new()),
+            share: max.div_ceil(SHARES),
+            principals_max: max,
+        }
     }
 
     /// Begins a session.
@@ -89,7 +104,27 @@ impl Sessions {
         });
         self.open.insert(id, Arc::clone(&session));
         self.count();
+        if let Some(oldest) = self.beyond_share(&session)
+            && let Some(oldest) = self.open.get(&oldest)
+        {
+            self.end(&oldest);
+        }
         Ok(session)
+    }
+
+    /// Notes whose `session` is; the id of the oldest that its principal has where that is one too many.
+    fn beyond_share(&self, session: &Session) -> Option<String> {
+        let mut given = self.given.lock();
+        let lives = |id: &String| self.open.contains_key(id);
+        if given.len() >= self.principals_max && !given.contains_key(&session.principal) {
+            given.retain(|_principal, ids| ids.iter().any(lives));
+        }
+        let ids = given.entry(session.principal).or_default();
+        ids.push_back(session.id.clone());
+        if ids.len() > self.share {
+            ids.retain(lives);
+        }
+        if ids.len() > self.share { ids.pop_front() } else { None }
     }
 
     /// The session called `id`, if it is this principal's and on this endpoint.
@@ -191,6 +226,9 @@ const CLAIM_BYTES_MAX: usize = 256;
 /// Calls that one session may have under way.
 const CALLS_MAX: usize = 256;
 
+/// One principal may have one of so many shares of all sessions.
+const SHARES: usize = 4;
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -203,7 +241,19 @@ mod tests {
     }
 
     fn sessions() -> Sessions {
-        Sessions { open: quick_cache::sync::Cache::new(16), idle: Duration::from_secs(60) }
+        Sessions::bounded(16, Duration::from_secs(60))
+    }
+
+    #[test]
+    fn the_oldest_of_a_principals_sessions_goes_when_it_has_its_share() {
+        let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
+        let lives = |session: &super::Session| sessions.find(&session.id, &[1; 32], &Endpoint::Federated, now).is_ok();
+        let own: Vec<_> = (0..4).map(|_| sessions.begin(opening(), now).unwrap()).collect();
+        sessions.end(&own[2]);
+        let fifth = sessions.begin(opening(), now).unwrap();
+        assert!(lives(&own[0]) && lives(&fifth), "one that has ended takes no room");
+        let sixth = sessions.begin(opening(), now).unwrap();
+        assert!(!lives(&own[0]) && lives(&own[1]) && lives(&sixth));
     }
 
     #[test]

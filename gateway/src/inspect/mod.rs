@@ -5,6 +5,8 @@
 
 mod relay;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 pub use self::relay::{Dropped, Relay};
@@ -72,7 +74,8 @@ impl Answer {
 /// `upstream_version` the revision that it was sent in.
 ///
 /// # Errors
-/// [`Refusal::UpstreamInvalid`], with the reason for the journal.
+/// [`Refusal::UpstreamInvalid`], with the reason for the journal, and [`Refusal::CapabilityMissing`] where the upstream
+/// says that of a modern client's request (RS-17).
 pub fn admit(asker: &Asker, id: u64, upstream_version: &str, response: &Response) -> Result<Answer, Refusal> {
     if !response.answers(id) {
         return invalid("an answer with another id");
@@ -84,6 +87,13 @@ pub fn admit(asker: &Asker, id: u64, upstream_version: &str, response: &Response
         Ok(result) => {
             outbound::member(&mut out, "result", b"");
             write_result(&mut out, asker, upstream_version, result)?
+        }
+        // The one protocol error of the modern era that is about the client, and no more than that is taken of it.
+        Err(error)
+            if error.code == CAPABILITY_MISSING
+                && (asker.era, versions::era(upstream_version)) == (Era::Modern, Era::Modern) =>
+        {
+            return Err(Refusal::CapabilityMissing(required_capabilities(error)));
         }
         Err(error) => {
             outbound::member(&mut out, "error", b"");
@@ -245,6 +255,13 @@ fn write_error(out: &mut Vec<u8>, asker: &Asker, error: RpcError<'_>) {
     out.push(b'}');
 }
 
+/// The ClientCapabilities object that the upstream asks for, where it is one of sensible size.
+fn required_capabilities(error: RpcError<'_>) -> Cow<'static, str> {
+    let required = error.data().and_then(|data| data.get("requiredCapabilities"));
+    let required = required.filter(|value| value.is_object() && value.raw().len() <= CAPABILITIES_BYTES_MAX);
+    required.map_or(Cow::Borrowed("{}"), |value| Cow::Owned(String::from_utf8_lossy(value.raw()).into_owned()))
+}
+
 /// RI-10 from the other side: an upstream that signs an error as the gateway.
 fn claims_gateway(data: Value<'_>) -> bool {
     data.get("source").is_some_and(|source| source.is("gateway"))
@@ -257,6 +274,10 @@ fn invalid<T>(why: &'static str) -> Result<T, Refusal> {
 /// JSON-RPC 2.0 §5.1, as far as an upstream's code decides its passage.
 const INVALID_PARAMS: i64 = -32602;
 const INTERNAL_ERROR: i64 = -32603;
+/// MissingRequiredClientCapability (MCP 2026-07-28 basic), from a modern upstream.
+const CAPABILITY_MISSING: i64 = -32021;
+/// Far beyond what the protocol's capabilities take.
+const CAPABILITIES_BYTES_MAX: usize = 1024;
 /// MCP up to 2025-11-25, server/resources.
 const RESOURCE_NOT_FOUND: i64 = -32002;
 

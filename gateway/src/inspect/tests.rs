@@ -106,9 +106,22 @@ fn spec_2_1_errors_keep_their_provenance() {
     };
     for code in [-32700, -32600, -32601, -32000, -32001, -32003, -32020, -32021, -32022, -32042, -32099, -32768] {
         let body = format!(r#""error":{{"code":{code},"message":"m","data":{{"host":"internal"}}}}"#);
-        for client in [MODERN, LEGACY] {
-            check(client, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
+        check(LEGACY, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
+        if code != -32021 {
+            check(MODERN, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
         }
+    }
+    // RS-17: what a modern upstream says of the client's capabilities is the client's business.
+    let needs = |data: &str| {
+        let text = format!(r#"{{"jsonrpc":"2.0","id":5,"error":{{"code":-32021,"message":"m","data":{data}}}}}"#);
+        admit(&asker("1", MODERN), 5, MODERN, &response(&text)).unwrap_err()
+    };
+    let sampling = r#"{"sampling":{}}"#;
+    let asked = format!(r#"{{"requiredCapabilities":{sampling},"host":"internal"}}"#);
+    assert_eq!(needs(&asked), Refusal::CapabilityMissing(sampling.into()));
+    let huge = format!(r#"{{"requiredCapabilities":{{"a":"{}"}}}}"#, "x".repeat(2_000));
+    for odd in [r#"{"requiredCapabilities":"sampling"}"#, huge.as_str(), "7"] {
+        assert_eq!(needs(odd), Refusal::CapabilityMissing("{}".into()), "{odd}");
     }
     for code in [-32602, -32603, 7, -1, 40304] {
         let body = format!(r#""error":{{"code":{code},"message":"m","data":{{"a":1}}}}"#);

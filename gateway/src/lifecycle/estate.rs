@@ -140,9 +140,9 @@ impl Estate {
     pub fn publish(&self, upstream: &UpstreamId, listing: Listing) -> bool {
         let before = self.catalogue.load();
         let digests = |listing: &Listing| listing.tools.iter().map(|tool| tool.digest.clone()).collect::<Vec<_>>();
-        let same = before.listing(upstream).is_some_and(|known| {
-            known.degraded.is_some() == listing.degraded.is_some() && digests(known) == digests(&listing)
-        });
+        let same = before
+            .listing(upstream)
+            .is_some_and(|known| known.degraded == listing.degraded && digests(known) == digests(&listing));
         if same {
             return false;
         }

@@ -70,6 +70,7 @@ impl Gateway {
                     policies: record::Words::Shared(admission.policies()),
                     policy_set: admission.policy_set(),
                     reason: None,
+                    shadow: admission.shadow(),
                 },
                 ceilings: record::Words::Shared(admission.ceilings()),
                 request,

@@ -220,9 +220,7 @@ impl Gateway {
 
         let name = call.name().unwrap_or_default();
         let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &name)?);
-        let decided = rules.policies.decide(identity, &target.tool, call.arguments(), now);
-        metrics().decisions.with([if decided.is_ok() { "allow" } else { "deny" }]).increment();
-        let permit = decided?;
+        let permit = trail.judge(rules.policies.decide(identity, &target.tool, call.arguments(), now))?;
         if call.era() == Era::Modern {
             mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
         }

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
+use tokio::sync::Notify;
 
 use super::{Estate, Gateway};
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     refusal::Refusal,
     tasks,
     telemetry::metrics::metrics,
-    upstream::{Peer, Read},
+    upstream::{Heard, Peer, Read},
 };
 
 impl Gateway {
@@ -24,11 +25,15 @@ impl Gateway {
         let estate = self.estate();
         estate.identity.start();
         for peer in estate.upstreams.peers() {
-            tasks::background(Arc::clone(self).keep(Arc::clone(&estate), Arc::clone(peer)));
+            let changed = Arc::new(Notify::new());
+            let (read, hear) = ((Arc::clone(&estate), Arc::clone(peer)), (Arc::clone(&estate), Arc::clone(peer)));
+            tasks::background(Arc::clone(self).keep(read, Arc::clone(&changed)));
+            tasks::background(Arc::clone(self).hear(hear, changed));
         }
     }
 
-    async fn keep(self: Arc<Self>, estate: Arc<Estate>, peer: Arc<Peer>) {
+    /// Reads the tools of one upstream, again and again.
+    async fn keep(self: Arc<Self>, (estate, peer): (Arc<Estate>, Arc<Peer>), changed: Arc<Notify>) {
         let id = peer.settings().id.clone();
         let mut failures = 0_u32;
         while Arc::ptr_eq(&estate, &self.estate()) {
@@ -45,7 +50,24 @@ impl Gateway {
                     RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(RETRY_DOUBLINGS_MAX)))
                 }
             };
-            tokio::time::sleep(jittered(wait)).await;
+            // Whichever comes first: its time, or word of a change.
+            drop(tokio::time::timeout(jittered(wait), changed.notified()).await);
+        }
+    }
+
+    /// Listens to one upstream for word that its tools have changed. Where it does not say such things, reading it at
+    /// intervals has to do.
+    async fn hear(self: Arc<Self>, (estate, peer): (Arc<Estate>, Arc<Peer>), changed: Arc<Notify>) {
+        while Arc::ptr_eq(&estate, &self.estate()) {
+            // The era is found out by whoever reads first.
+            if peer.spoken().is_some()
+                && let Ok(grant) = estate.exchange.service(peer.settings(), clock::now()).await
+                && let Heard::Nothing = peer.hear(&grant, || changed.notify_one()).await
+            {
+                tracing::debug!(upstream = %peer.settings().id, "an upstream does not say when its tools change");
+                return;
+            }
+            tokio::time::sleep(jittered(LISTEN_AGAIN)).await;
         }
     }
 }
@@ -101,6 +123,9 @@ fn jittered(wait: Duration) -> Duration {
     let share = f64::from(random[0]) / 255.0;
     wait.mul_f64(0.9 + share * 0.2)
 }
+
+/// Between the end of one listening and the next.
+const LISTEN_AGAIN: Duration = Duration::from_secs(3);
 
 /// However short-lived an upstream says its list is.
 const REFRESH_MIN: Duration = Duration::from_secs(2);

@@ -36,4 +36,4 @@ pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Denial, Finding, Permit, Policies};
+pub use decide::{Denial, Finding, Permit, Policies, Shadow, Verdict};

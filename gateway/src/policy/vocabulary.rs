@@ -83,8 +83,12 @@ impl Vocabulary {
     }
 }
 
-/// The part of the context that is the caller's: the same from call to call.
-pub(super) fn context_of(caller: &Identity) -> Result<Context, Inexpressible> {
+/// The part of a context that is the caller's: the same from call to call. Kept in parts, because merging two contexts
+/// makes Cedar evaluate both again.
+pub(super) type Own = Vec<(String, RestrictedExpression)>;
+
+/// [`Own`] of `caller`.
+pub(super) fn context_of(caller: &Identity) -> Result<Own, Inexpressible> {
     let mut agent = vec![("client_id".to_owned(), text(&caller.agent.client_id))];
     agent.extend(caller.agent.actors.first().map(|actor| ("actor".to_owned(), text(actor))));
     let mut authn = vec![
@@ -94,25 +98,21 @@ pub(super) fn context_of(caller: &Identity) -> Result<Context, Inexpressible> {
     authn.extend(caller.authentication.acr.as_ref().map(|acr| ("acr".to_owned(), text(acr))));
     let mut pairs = vec![("agent".to_owned(), record(agent)?), ("authn".to_owned(), record(authn)?)];
     pairs.extend(caller.tenant.as_ref().map(|tenant| ("tenant".to_owned(), text(tenant))));
-    Context::from_pairs(pairs).map_err(|fault| Inexpressible(fault.to_string()))
+    Ok(pairs)
 }
 
 /// `base` with what is new in this call.
 pub(super) fn context_with(
-    base: &Context,
+    base: &Own,
     input: Option<RestrictedExpression>,
     time: Option<Timestamp>,
 ) -> Result<Context, Inexpressible> {
-    let mut pairs = Vec::new();
+    let mut pairs = base.clone();
     pairs.extend(input.map(|input| ("input".to_owned(), input)));
     if let Some(now) = time {
         pairs.push(("time".to_owned(), time_record(now)?));
     }
-    if pairs.is_empty() {
-        return Ok(base.clone());
-    }
-    let fresh = Context::from_pairs(pairs).map_err(|fault| Inexpressible(fault.to_string()))?;
-    base.clone().merge(fresh).map_err(|fault| Inexpressible(fault.to_string()))
+    Context::from_pairs(pairs).map_err(|fault| Inexpressible(fault.to_string()))
 }
 
 /// `context.time`, in UTC. 1970-01-01 was a Thursday, ISO 8601's day 4.

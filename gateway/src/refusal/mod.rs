@@ -150,7 +150,7 @@ pub enum Refusal {
     /// The session id is not one of ours, has ended, or belongs to somebody else (RL-04).
     SessionUnknown,
     /// The client did not declare a capability that the answer needs; the field is the ClientCapabilities object (RS-17).
-    CapabilityMissing(&'static str),
+    CapabilityMissing(Cow<'static, str>),
 
     // ── catalog ──
     /// There is no such tool for this caller; it may not exist, or may not be theirs to see.
@@ -247,7 +247,7 @@ pub enum Detail {
         requested: String,
     },
     /// `requiredCapabilities` (RS-17), as JSON text.
-    Capabilities(&'static str),
+    Capabilities(Cow<'static, str>),
     /// `requiredScopes`.
     Scopes(Vec<String>),
     /// `limit`, in bytes.
@@ -307,8 +307,8 @@ impl Refusal {
         }
         if let Self::Denied(policies) = self {
             return match policies.as_slice() {
-                [] => Cow::Borrowed("no policy permits these arguments"),
-                all => Cow::Owned(all.join(" ")),
+                [] => Cow::Borrowed("no policy permits this call (default deny)"),
+                all => Cow::Owned(format!("forbidden by {}", all.join(" "))),
             };
         }
         self.message()
@@ -483,7 +483,7 @@ impl Refusal {
             return Detail::Version { requested: requested.clone() };
         }
         if let Self::CapabilityMissing(capabilities) = self {
-            return Detail::Capabilities(capabilities);
+            return Detail::Capabilities(capabilities.clone());
         }
         if let Self::ScopeInsufficient(scopes) = self {
             return Detail::Scopes(scopes.clone());
@@ -507,7 +507,7 @@ mod tests {
 
     #[test]
     fn a_denial_has_a_reason_where_no_policy_is_its_own() {
-        assert_eq!(Refusal::Denied(vec!["a".into(), "b".into()]).inside(), "a b");
-        assert_eq!(Refusal::Denied(Vec::new()).inside(), "no policy permits these arguments");
+        assert_eq!(Refusal::Denied(vec!["a".into(), "b".into()]).inside(), "forbidden by a b");
+        assert_eq!(Refusal::Denied(Vec::new()).inside(), "no policy permits this call (default deny)");
     }
 }

@@ -97,6 +97,16 @@ pub fn discover(outgoing: &Outgoing<'_>) -> Vec<u8> {
     out
 }
 
+/// `subscriptions/listen` for changes of the list of tools, in the gateway's own name (RC-15).
+#[must_use]
+pub fn listen(outgoing: &Outgoing<'_>) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "subscriptions/listen", 0);
+    out.extend_from_slice(br#","params":{"notifications":{"toolsListChanged":true}"#);
+    write_meta(&mut out, outgoing, None);
+    out.extend_from_slice(b"}}");
+    out
+}
+
 /// `initialize` of a legacy session (spec §2.1).
 #[must_use]
 pub fn initialize(outgoing: &Outgoing<'_>) -> Vec<u8> {

@@ -85,15 +85,15 @@ impl<'a> Claims<'a> {
         }
     }
 
-    /// The era as far as the headers tell it (spec §1.0): modern clients alone send `Mcp-Method`, and every version that
-    /// is not known to be legacy is modern.
+    /// The era as far as the headers tell it (spec §1.0): every version that is not known to be legacy is modern, and
+    /// where none is named, modern clients alone send `Mcp-Method`. Some legacy clients send it beside their version.
     fn era(&self) -> Era {
-        let modern_version = match self.version {
-            Field::Absent => false,
-            Field::Text(version) => !versions::is_known_legacy(version),
-            Field::Unreadable => true,
-        };
-        if modern_version || self.method != Field::Absent { Era::Modern } else { Era::Legacy }
+        match self.version {
+            Field::Text(version) if versions::is_known_legacy(version) => Era::Legacy,
+            Field::Text(_) | Field::Unreadable => Era::Modern,
+            Field::Absent if self.method == Field::Absent => Era::Legacy,
+            Field::Absent => Era::Modern,
+        }
     }
 }
 
@@ -192,7 +192,10 @@ impl Asked<'_> {
         let method_text = self.method.text().unwrap_or_default();
         let (version, version_assumed) = match era {
             Era::Modern => (self.modern(claims, &method_text)?, false),
-            Era::Legacy => self.legacy_version(claims, &method_text)?,
+            Era::Legacy => {
+                self.legacy_mirrors(claims, &method_text)?;
+                self.legacy_version(claims, &method_text)?
+            }
         };
         let method = self.method(&method_text, era)?;
         let method = self.params_of(method)?;
@@ -234,6 +237,17 @@ impl Asked<'_> {
             }
         }
         Ok(version)
+    }
+
+    /// A legacy request need not mirror anything, but where it does, an intermediary may have routed by it.
+    fn legacy_mirrors(&self, claims: &Claims<'_>, method: &str) -> Result<(), Refusal> {
+        let mismatch = |header| Err(Refusal::HeaderMismatch(Cow::Borrowed(header)));
+        if claims.method != Field::Absent && claims.method != Field::Text(method) {
+            return mismatch("Mcp-Method");
+        }
+        let Some(member) = headers::name_member(method).filter(|_| claims.name != Field::Absent) else { return Ok(()) };
+        let body = self.params.and_then(|params| params.get(member)).and_then(Value::text);
+        if headers::agrees(claims.name, body.as_deref()) { Ok(()) } else { mismatch("Mcp-Name") }
     }
 
     /// The version of a legacy request (RL-01, RL-02), and whether it is only assumed.

@@ -151,6 +151,13 @@ fn spec_1_0_the_era_is_that_of_the_metadata() {
     check(&[VERSION], &ping, -32602, Era::Modern);
     check(&[("Mcp-Method", "ping")], &ping, -32602, Era::Modern);
     check(&[("MCP-Protocol-Version", "v999")], &ping, -32602, Era::Modern);
+    // A legacy version beside `Mcp-Method` is a legacy client that mirrors; what it mirrors has to be true.
+    let older = ("MCP-Protocol-Version", "2025-11-25");
+    assert_eq!(read(&[older, ("Mcp-Method", "ping")], &ping).era(), Era::Legacy);
+    check(&[older, ("Mcp-Method", "tools/list")], &ping, -32600, Era::Legacy);
+    let call = legacy("tools/call", r#"{"name":"echo"}"#);
+    assert_eq!(read(&[older, ("Mcp-Name", "echo")], &call).era(), Era::Legacy);
+    check(&[older, ("Mcp-Name", "erase")], &call, -32600, Era::Legacy);
     check(&[], &legacy("server/discover", "{}"), -32602, Era::Modern);
     check(&[("MCP-Protocol-Version", "2025-11-25")], &legacy("server/discover", "{}"), -32602, Era::Modern);
     for version in versions::LEGACY {
@@ -400,7 +407,7 @@ fn what_the_gateway_answers_itself() {
             answers::tools_list(&modern_asker, &last),
             answers::tools_list(&legacy_asker, &last),
             answers::pong(&legacy_asker.id),
-            error(Refusal::CapabilityMissing(r#"{"sampling":{}}"#), Era::Modern),
+            error(Refusal::CapabilityMissing(r#"{"sampling":{}}"#.into()), Era::Modern),
             error(Refusal::ScopeInsufficient(vec!["a:b".to_owned(), "c".to_owned()]), Era::Modern),
             error(Refusal::CeilingReached { ceiling: "x".to_owned(), retry_after_ms: 1500 }, Era::Legacy),
             error(Refusal::BodyTooLarge(7), Era::Legacy),

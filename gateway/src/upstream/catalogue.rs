@@ -18,7 +18,7 @@ use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
-        json::Value,
+        json::{Kind, Value},
         outbound,
         reply::{Inbound, Response},
         versions,
@@ -105,7 +105,8 @@ impl Peer {
             let result = result_of(&response, "tools/list")?;
             let tools = result
                 .get("tools")
-                .ok_or_else(|| Refusal::UpstreamInvalid("`tools/list` without `tools`".to_owned()))?;
+                .filter(|tools| tools.kind() == Kind::Array)
+                .ok_or_else(|| Refusal::UpstreamInvalid("`tools/list` without a list of tools".to_owned()))?;
             for tool in tools.elements() {
                 self.admit(tool, &mut read);
             }

@@ -7,6 +7,7 @@
 mod catalogue;
 mod session;
 mod transport;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use session::{Key, Session, Sessions};
 pub use transport::Messages;
 use transport::{Answered, Outgoing, Reading, Undelivered};
+pub use watch::Heard;
 
 use crate::{
     audit::journal::Receipt,

@@ -49,12 +49,30 @@ pub(super) async fn post(
     outgoing: Outgoing<'_>,
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
-    let request = build(upstream, grant, outgoing)?;
+    let request = build(upstream, grant, Method::POST, outgoing)?;
     if let Some(tripwire) = bounds.tripwire
         && tripwire.trips(upstream.url.as_str(), request.headers(), request.body())
     {
         return Err(Undelivered::NotSent(Refusal::CredentialLeak));
     }
+    answered(client, request, bounds).await
+}
+
+/// Opens the stream on which a legacy upstream says what no request asked for (RL-04).
+pub(super) async fn get(
+    client: &Client,
+    upstream: &Upstream,
+    grant: &Grant,
+    outgoing: Outgoing<'_>,
+    bounds: Reading<'_>,
+) -> Result<Answered, Undelivered> {
+    let mut request = build(upstream, grant, Method::GET, outgoing)?;
+    request.headers_mut().remove(CONTENT_TYPE);
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+    answered(client, request, bounds).await
+}
+
+async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>) -> Result<Answered, Undelivered> {
     let response = client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?;
     let (mut parts, body) = response.into_parts();
     let framing = framing(&parts.headers, bounds.event_bytes_max);
@@ -114,9 +132,14 @@ impl From<Undelivered> for Refusal {
     }
 }
 
-fn build(upstream: &Upstream, grant: &Grant, outgoing: Outgoing<'_>) -> Result<Request<Bytes>, Undelivered> {
+fn build(
+    upstream: &Upstream,
+    grant: &Grant,
+    method: Method,
+    outgoing: Outgoing<'_>,
+) -> Result<Request<Bytes>, Undelivered> {
     let mut request = Request::new(outgoing.body);
-    *request.method_mut() = Method::POST;
+    *request.method_mut() = method;
     *request.uri_mut() = upstream
         .url
         .as_str()

@@ -1,0 +1,90 @@
+//! Does an upstream say when its tools change?
+//!
+//! `subscriptions/listen` where it speaks the modern era, the GET stream of a session where it speaks the legacy one. It
+//! does not read the tools again; whoever keeps the catalogue does.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::{
+    CAPABILITIES_NONE, Peer, Spoken,
+    session::Key,
+    transport::{self, Answered, Outgoing},
+};
+use crate::{
+    exchange::Grant,
+    refusal::{Era, Refusal},
+    rpc::{outbound, reply::Inbound},
+};
+
+/// What became of listening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// The stream ended, as streams do: listen again.
+    Ended,
+    /// The upstream does not serve such a stream.
+    Nothing,
+}
+
+impl Peer {
+    /// Listens until the stream ends, and calls `changed` at every word that the tools have changed; once also when the
+    /// stream begins, because what happened before it is not told.
+    pub async fn hear(&self, grant: &Grant, changed: impl Fn()) -> Heard {
+        let Some(spoken) = self.spoken() else { return Heard::Ended };
+        let opened = match spoken.era {
+            Era::Modern => self.subscribe(grant, spoken).await,
+            Era::Legacy => self.attach(grant).await,
+        };
+        let mut answered = match opened {
+            Ok(answered) if answered.status.is_success() && answered.messages.is_stream() => answered,
+            Ok(answered) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
+            Ok(_) | Err(_) => return Heard::Ended,
+        };
+        changed();
+        let listening = async {
+            while let Ok(Some(message)) = answered.messages.next().await {
+                match Inbound::parse(message, &self.bounds) {
+                    Ok(Inbound::Notification(word)) if word.method() == TOOLS_CHANGED => changed(),
+                    Ok(Inbound::Response(_)) | Err(_) => return,
+                    Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
+                }
+            }
+        };
+        drop(tokio::time::timeout(STREAM_MAX, listening).await);
+        Heard::Ended
+    }
+
+    async fn subscribe(&self, grant: &Grant, spoken: Spoken) -> Result<Answered, Refusal> {
+        let body = outbound::listen(&outbound::Outgoing::own(self.next_id(), spoken.version));
+        let headers = self.headers(spoken, "subscriptions/listen", None);
+        Ok(self.exchange(grant, Outgoing::new(body, headers, None)).await?)
+    }
+
+    async fn attach(&self, grant: &Grant) -> Result<Answered, Refusal> {
+        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: CAPABILITIES_NONE };
+        let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
+        let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
+        let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
+        let reading = self.reading(self.settings.timeout, None);
+        let answered = transport::get(&self.client, &self.settings, grant, outgoing, reading).await?;
+        if answered.status == StatusCode::NOT_FOUND {
+            self.sessions.forget(&key, &session);
+        }
+        Ok(answered)
+    }
+}
+
+/// 405 says so in the legacy era, where 404 is a lost session (RL-04, RL-06); 404 in the modern one (RS-12).
+fn is_absent(era: Era, status: StatusCode) -> bool {
+    match era {
+        Era::Legacy => status == StatusCode::METHOD_NOT_ALLOWED,
+        Era::Modern => matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST),
+    }
+}
+
+/// The word itself.
+const TOOLS_CHANGED: &str = "notifications/tools/list_changed";
+
+/// A stream is opened anew after so long: one whose other end has silently gone is found out by that.
+const STREAM_MAX: Duration = Duration::from_secs(600);

@@ -1,0 +1,64 @@
+//! An upstream says that its tools have changed, and clients see it long before the list would be read again.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::json;
+
+use crate::harness::{
+    gateway::Setup,
+    issuer::Issuer,
+    place,
+    recorder::{Era, Recorder, Reply, Seen, Step},
+};
+
+/// The list is read at the start and when the stream has begun; only a third reading, for which there is no other cause
+/// than the word, shows the new tool.
+const READINGS_WITHOUT_WORD: usize = 2;
+
+fn scripted(era: Era) -> Recorder {
+    let readings = Arc::new(AtomicUsize::new(0));
+    Recorder::scripted(era, move |seen| {
+        if seen.rpc_method() == "tools/list" {
+            let reading = readings.fetch_add(1, Ordering::SeqCst);
+            let name = if reading < READINGS_WITHOUT_WORD { "before" } else { "after" };
+            return Some(listed(seen, name));
+        }
+        let listens = seen.rpc_method() == "subscriptions/listen" || (era == Era::Legacy && seen.method == "GET");
+        let word = json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed" });
+        let silence = Step::Pause(Duration::from_secs(60));
+        listens.then(|| Reply::stream().step(Step::Pause(Duration::from_millis(500))).event(&word).step(silence))
+    })
+}
+
+fn listed(seen: &Seen, name: &str) -> Reply {
+    Reply::result(
+        seen,
+        &json!({
+            "resultType": "complete", "ttlMs": 600_000, "cacheScope": "private",
+            "tools": [{ "name": name, "inputSchema": { "type": "object" } }],
+        }),
+    )
+}
+
+#[test]
+fn word_of_a_change_is_heard_in_both_eras() {
+    let issuer = Issuer::good();
+    let (modern, legacy) = (scripted(Era::Modern), scripted(Era::Legacy));
+    let gateway = Setup::usual("list-changed", &issuer)
+        .open_upstream("modern", &modern.url())
+        .open_upstream("legacy", &legacy.url())
+        .start();
+    for upstream in ["modern", "legacy"] {
+        let client = gateway.client_of(Some(upstream), &issuer, "alice");
+        place::wait_for("the new tool", Duration::from_secs(20), || {
+            let tools = client.tools();
+            (tools == ["after"]).then_some(())
+        });
+    }
+}
