@@ -39,11 +39,11 @@ use tollgate::{
     catalog::ToolDefinition,
     ceiling::Ceilings,
     clock::{self, Timestamp},
-    config::{self, Config, Environment, UpstreamId},
+    config::{self, Config, Environment, Source, UpstreamId},
     exchange::{Exchange, Tripwire},
     identity::{Authenticator, Identity},
     inspect,
-    policy::{Policies, Source},
+    policy::Policies,
     refusal::Era,
     rpc::{self, Call, Message, canonical::canonical, json::Bounds, outbound, reply::Inbound, sse::Splitter},
     state::Rates,
@@ -245,7 +245,7 @@ fn resolve() -> Box<dyn FnMut()> {
 fn decide(policies: usize, tool: &str, fresh: bool) -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let (mut identity, tool, call) = (owned(bench.identity()), bench.tool(tool), bench.call());
-    let policies = Policies::parse(vec![Source::new("bench.cedar", &estate::policies(policies))]).unwrap();
+    let policies = Policies::parse(vec![Source::new("bench.cedar", estate::policies(policies))]).unwrap();
     let mut number = 0_u64;
     Box::new(move || {
         if fresh {
@@ -263,7 +263,7 @@ fn owned(identity: Arc<Identity>) -> Identity {
 fn ceiling() -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let (identity, tool, call) = (bench.identity(), bench.tool("echo"), bench.call());
-    let policies = Policies::parse(vec![Source::new("bench.cedar", &estate::policies(10))]).unwrap();
+    let policies = Policies::parse(vec![Source::new("bench.cedar", estate::policies(10))]).unwrap();
     let source = Source::new("ceilings.toml", estate::CEILINGS);
     let ceilings = Ceilings::parse(Some(&source), Arc::new(Rates::new(1_024))).unwrap();
     Box::new(move || {

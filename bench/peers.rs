@@ -15,6 +15,8 @@ use crate::wire::{Message, Wire};
 enum Reply {
     /// All of it, as JSON.
     Json(String),
+    /// The same with 404: the method is not served.
+    Absent(String),
     /// The beginning of a stream that then says nothing more.
     Held(String),
 }
@@ -38,7 +40,8 @@ async fn converse(stream: TcpStream, answer: Arc<impl Fn(&Message<'_>) -> Reply>
     let mut wire = Wire::new(stream);
     while let Some(request) = wire.receive().await {
         match answer(&request) {
-            Reply::Json(body) => wire.send(&whole(&body)).await,
+            Reply::Json(body) => wire.send(&whole("200 OK", &body)).await,
+            Reply::Absent(body) => wire.send(&whole("404 Not Found", &body)).await,
             Reply::Held(event) => {
                 wire.send(&stream_head(&event)).await;
                 return wire.closed().await;
@@ -47,9 +50,9 @@ async fn converse(stream: TcpStream, answer: Arc<impl Fn(&Message<'_>) -> Reply>
     }
 }
 
-fn whole(body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-        .into_bytes()
+fn whole(status: &str, body: &str) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}", body.len());
+    format!("{head}\r\n\r\n{body}").into_bytes()
 }
 
 /// `X-Accel-Buffering` is how a server asks nginx not to hold events back.
@@ -73,6 +76,10 @@ pub async fn upstream() -> SocketAddr {
             (Some("tools/call"), _) => with(&result),
             (Some("tools/list"), _) => with(&tools),
             (Some("server/discover"), _) => with(&discovery),
+            // It never says that its tools change (RS-12).
+            (Some("subscriptions/listen"), _) => Reply::Absent(format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"method not found"}}}}"#
+            )),
             other => panic!("the upstream was asked for {other:?}: {body}"),
         }
     })

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use tollgate::{
     catalog::ToolDefinition,
     clock::{self, Timestamp},
-    config::{Grant, Upstream, UpstreamId},
+    config::{Grant, Source, Upstream, UpstreamId},
     identity::{Agent, Authentication, Identity, User},
-    policy::{Policies, Source},
+    policy::Policies,
     rpc::json::{Bounds, Document},
     secret::Secret,
 };

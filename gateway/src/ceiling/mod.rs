@@ -14,9 +14,9 @@ use miette::SourceSpan;
 use crate::{
     catalog::{ToolDefinition, definition::matches},
     clock::Timestamp,
-    config::UpstreamId,
+    config::{Problem, Source, UpstreamId},
     identity::Identity,
-    policy::{Finding, Permit, Problem, Source, check::Estate},
+    policy::{Finding, Permit, check::Estate},
     refusal::Refusal,
     state::{Exhausted, Rate, Rates, Take, Taken},
 };
@@ -151,7 +151,7 @@ impl Ceilings {
             let why = ceiling.matching.misses(estate)?;
             let message = format!("the ceiling `{}` counts no call: {why}", ceiling.name);
             let help = "ids, tools and tags are those of `upstreams.toml` and of the upstreams' own lists";
-            Some(Problem::at(source, ceiling.place, message).help(help).warning())
+            Some(source.problem(message).under(ceiling.place).help(help).warning())
         };
         self.ceilings.iter().filter_map(wrong).collect()
     }
@@ -232,7 +232,10 @@ fn whole_ms(span: Duration) -> u64 {
 /// An admission to nothing in particular, for the tests of later stages.
 #[cfg(test)]
 pub(crate) fn admission() -> Admission {
-    use crate::policy::{Policies, Source, fixtures};
+    use crate::{
+        config::Source,
+        policy::{Policies, fixtures},
+    };
     let all = vec![Source::new("all.cedar", "permit(principal, action, resource);")];
     let (who, tools) = (fixtures::caller("alice", None, &[], &[]), fixtures::demo());
     let tool = fixtures::named(&tools, "notes/read_note");
@@ -252,9 +255,10 @@ mod tests {
     use crate::{
         catalog::ToolDefinition,
         clock::Timestamp,
+        config::Source,
         identity::Identity,
         policy::{
-            Policies, Source,
+            Policies,
             check::Estate,
             fixtures::{NOON, caller, demo, demo_upstreams, named, shipped, tool, upstream},
             load,
@@ -324,7 +328,7 @@ mod tests {
         let check = |text: &str| {
             let source = Source::new("ceilings.toml", text);
             let problems = Ceilings::parse(Some(&source), Arc::new(Rates::new(1))).unwrap_err();
-            let shown = |problem: &crate::policy::Problem| {
+            let shown = |problem: &crate::config::Problem| {
                 let label = problem.labels().unwrap().next().map(|label| label.offset()..label.offset() + label.len());
                 let help = problem.help().map(|help| help.to_string()).unwrap_or_default();
                 format!("{problem} | {help} | {}", label.and_then(|span| text.get(span)).unwrap_or_default())

@@ -12,10 +12,9 @@ use toml::Spanned;
 use super::{Ceiling, Ceilings, Matching, Per};
 use crate::{
     config::{
-        UpstreamId,
+        Problem, Source, UpstreamId,
         read::{Reading, read},
     },
-    policy::{Problem, Source},
     state::{Rate, Rates},
 };
 
@@ -63,11 +62,7 @@ impl Ceilings {
     /// Everything wrong in the text, at once.
     pub fn parse(source: Option<&Source>, rates: Arc<Rates>) -> Result<Self, Vec<Problem>> {
         let Some(source) = source else { return Ok(Self { ceilings: Vec::new(), rates }) };
-        let reading = read::<File>(&source.file, &source.text).map_err(|problems| {
-            problems.iter().map(|problem| Problem::of(source, problem, None)).collect::<Vec<_>>()
-        })?;
-        let Reading { file, problems, removed, .. } = reading;
-        let problems = problems.iter().map(|problem| Problem::of(source, problem, None)).collect();
+        let Reading { file, problems, removed, .. } = read::<File>(source.name(), source.text())?;
         let mut reader = Reader { source, names: BTreeSet::new(), removed, problems };
         let ceilings = file.ceilings.into_iter().filter_map(|written| reader.ceiling(written)).collect();
         reader.problems.sort_by_cached_key(Problem::order);
@@ -158,8 +153,7 @@ impl Reader<'_> {
     }
 
     fn wrong(&mut self, span: Range<usize>, message: &str, help: &str) {
-        let problem = Problem::at(self.source, Some(SourceSpan::from(span)), message.to_owned());
-        self.problems.push(problem.help(help));
+        self.problems.push(self.source.problem(message).under(Some(SourceSpan::from(span))).help(help));
     }
 }
 

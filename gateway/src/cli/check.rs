@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     ceiling::Ceilings,
-    config::{self, Config, Environment, Report, UpstreamId},
-    policy::{Policies, Problem, Source, check::Estate, load},
+    config::{self, Config, Environment, Problem, Report, Source, UpstreamId},
+    policy::{Policies, check::Estate, load},
     state::Rates,
 };
 

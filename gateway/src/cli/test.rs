@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::{Answer, ConfigFile, Failure, complain, tools};
 use crate::{
-    config::{self, Report},
-    policy::{Policies, Problem, load},
+    config::{self, Problem, Report},
+    policy::{Policies, load},
 };
 
 /// Run the policy tests: `*.test.toml` in the policies' folder.

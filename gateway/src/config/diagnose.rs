@@ -39,8 +39,8 @@ impl SourceCode for Source {
 impl Source {
     /// Keeps `text` for underlines; secrets in it must be masked before.
     #[must_use]
-    pub fn new(name: &str, text: String) -> Self {
-        Self(Arc::new(NamedSource::new(name, text)))
+    pub fn new(name: &str, text: impl Into<String>) -> Self {
+        Self(Arc::new(NamedSource::new(name, text.into())))
     }
 
     /// The name under which the operator knows the file.
@@ -49,23 +49,81 @@ impl Source {
         self.0.name()
     }
 
+    /// What is in it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.0.inner()
+    }
+
     /// Begins a problem in this file: lower case, no full stop, what the operator wrote in backticks.
     #[must_use]
     pub fn problem(&self, message: impl Into<String>) -> Problem {
-        Problem { source: self.clone(), message: message.into(), labels: Vec::new(), help: None }
+        Problem { source: Some(self.clone()), ..Problem::nowhere(message) }
+    }
+
+    /// What another library says about this file; `fallback` is underlined where it does not say what.
+    #[must_use]
+    pub fn relayed(&self, said: &dyn Diagnostic, fallback: Option<SourceSpan>) -> Problem {
+        let labels: Vec<LabeledSpan> = said.labels().map(Iterator::collect).unwrap_or_default();
+        let problem = Problem {
+            help: said.help().map(|help| help.to_string()),
+            severity: said.severity().unwrap_or(Severity::Error),
+            ..self.problem(said.to_string())
+        };
+        if labels.is_empty() { problem.under(fallback) } else { Problem { labels, ..problem } }
+    }
+
+    /// What a TOML reader says about this file.
+    #[must_use]
+    pub fn toml(&self, fault: &toml::de::Error) -> Problem {
+        self.problem(fault.message()).under(fault.span().map(SourceSpan::from))
     }
 }
 
 /// One thing that must change before the file can be used.
 #[derive(Debug, Clone)]
 pub struct Problem {
-    source: Source,
+    source: Option<Source>,
     message: String,
     labels: Vec<LabeledSpan>,
     help: Option<String>,
+    severity: Severity,
 }
 
 impl Problem {
+    /// A problem that stands in no file.
+    #[must_use]
+    pub fn nowhere(message: impl Into<String>) -> Self {
+        Self { source: None, message: message.into(), labels: Vec::new(), help: None, severity: Severity::Error }
+    }
+
+    /// Underlines `span`, if there is one, where the message says it all.
+    #[must_use]
+    pub fn under(mut self, span: Option<SourceSpan>) -> Self {
+        self.labels.extend(span.map(|span| LabeledSpan::new_with_span(None, span)));
+        self
+    }
+
+    /// The same, but not in the way of using the file.
+    #[must_use]
+    pub fn warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
+    /// Whether the file must not be used.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    /// Where it stands among others: by file, place and text, whatever order they were found in.
+    #[must_use]
+    pub fn order(&self) -> (String, usize, String) {
+        let file = self.source.as_ref().map(|source| source.name().to_owned()).unwrap_or_default();
+        (file, self.offset(), self.message.clone())
+    }
+
     /// Underlines the bytes of `span` and writes `label` beside them.
     #[must_use]
     pub fn at(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
@@ -99,8 +157,12 @@ impl Diagnostic for Problem {
         self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 
+    fn severity(&self) -> Option<Severity> {
+        Some(self.severity)
+    }
+
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        Some(&self.source)
+        self.source.as_ref().map(|source| -> &dyn SourceCode { source })
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {

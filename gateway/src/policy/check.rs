@@ -10,10 +10,10 @@ use std::{
 
 use cedar_policy::{Policy, PolicySet, ValidationMode, Validator};
 
-use super::{Policies, Problem, parse::Rule, schema};
+use super::{Policies, parse::Rule, schema};
 use crate::{
     catalog::ToolDefinition,
-    config::{Upstream, UpstreamId},
+    config::{Problem, Upstream, UpstreamId},
 };
 
 /// What the gateway stands in front of.
@@ -56,20 +56,20 @@ impl Policies {
         for rule in &self.rules {
             if let Some(upstream) = unread(&rule.policy, estate) {
                 let message = format!("`{}` is not checked: the tools of `{upstream}` could not be read", rule.id);
-                problems.push(Problem::at(&rule.source, rule.span, message).warning());
+                problems.push(rule.source.problem(message).under(rule.span).warning());
             } else if let Err(fault) = set.add(rule.policy.clone()) {
-                problems.push(Problem::of(&rule.source, &fault, rule.span));
+                problems.push(rule.source.relayed(&fault, rule.span));
             }
         }
         let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
         for fault in result.validation_errors() {
-            problems.extend(self.rule(fault.policy_id()).map(|rule| Problem::of(&rule.source, fault, rule.span)));
+            problems.extend(self.rule(fault.policy_id()).map(|rule| rule.source.relayed(fault, rule.span)));
         }
         let failed: BTreeSet<&str> =
             result.validation_errors().map(|fault| AsRef::<str>::as_ref(fault.policy_id())).collect();
         // A policy that is wrong is also impossible, redundant and so on; that helps nobody.
         for fault in result.validation_warnings().filter(|fault| !failed.contains(fault.policy_id().as_ref() as &str)) {
-            let problem = self.rule(fault.policy_id()).map(|rule| Problem::of(&rule.source, fault, rule.span));
+            let problem = self.rule(fault.policy_id()).map(|rule| rule.source.relayed(fault, rule.span));
             problems.extend(problem.map(Problem::warning));
         }
         problems.sort_by_cached_key(Problem::order);

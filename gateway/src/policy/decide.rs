@@ -12,14 +12,20 @@ use cedar_policy::{
 use quick_cache::sync::Cache;
 
 use super::{
-    Problem, Source,
     input::{self, Fields},
     parse::{self, Rule},
     reads::Reads,
     slice::{Principal, Subject, ToolSlice},
     vocabulary::{Inexpressible, Own, Vocabulary, context_of, context_with, id},
 };
-use crate::{catalog::ToolDefinition, clock::Timestamp, identity::Identity, refusal::Refusal, rpc::json};
+use crate::{
+    catalog::ToolDefinition,
+    clock::Timestamp,
+    config::{Problem, Source},
+    identity::Identity,
+    refusal::Refusal,
+    rpc::json,
+};
 
 /// One set of policies, ready to decide.
 #[derive(Debug)]
@@ -147,7 +153,7 @@ impl Policies {
         let digest = digest_of(&sources);
         let rules = parse::rules(sources)?;
         let Some(vocabulary) = Vocabulary::new() else {
-            return Err(vec![Problem::new("the names of Cedar's entity types are not identifiers".to_owned())]);
+            return Err(vec![Problem::nowhere("the names of Cedar's entity types are not identifiers")]);
         };
         Ok(Self {
             vocabulary,
@@ -503,7 +509,7 @@ fn failed(fault: &Inexpressible) -> Denial {
 
 fn digest_of(sources: &[Source]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
-    for text in sources.iter().flat_map(|source| [source.file.as_str(), source.text.as_str()]) {
+    for text in sources.iter().flat_map(|source| [source.name(), source.text()]) {
         context.update(&text.len().to_be_bytes());
         context.update(text.as_bytes());
     }

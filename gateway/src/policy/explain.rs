@@ -176,10 +176,10 @@ impl Explanation {
 }
 
 fn considered(rule: &Rule, said: String) -> Considered {
-    let before = rule.span.and_then(|span| rule.source.text.get(..span.offset())).unwrap_or_default();
+    let before = rule.span.and_then(|span| rule.source.text().get(..span.offset())).unwrap_or_default();
     Considered {
         policy: id(rule.policy.id()),
-        file: rule.source.file.clone(),
+        file: rule.source.name().to_owned(),
         line: before.matches('\n').count().saturating_add(1),
         effect: match rule.effect {
             Effect::Permit => "permit",

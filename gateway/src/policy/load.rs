@@ -6,10 +6,10 @@ use std::{
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use super::{Policies, Problem, Source};
+use super::Policies;
+use crate::config::{Problem, Source};
 
 impl Policies {
     /// Reads all `*.cedar` files of `directory`.
@@ -26,10 +26,10 @@ impl Policies {
 /// # Errors
 /// The folder or one of the files cannot be read, or is larger than a policy can be.
 pub fn sources(directory: &Path, suffix: &str) -> Result<Vec<Source>, Vec<Problem>> {
-    let fault = |path: &Path, why: &str| vec![Problem::new(format!("`{}` cannot be read: {why}", path.display()))];
+    let fault = |path: &Path, why: &str| vec![Problem::nowhere(format!("`{}` cannot be read: {why}", path.display()))];
     let entries = fs::read_dir(directory).map_err(|why| {
         let help = "set `policies` in `[gateway]` to the folder with the policy files";
-        vec![Problem::new(format!("`{}` cannot be read: {why}", directory.display())).help(help)]
+        vec![Problem::nowhere(format!("`{}` cannot be read: {why}", directory.display())).help(help)]
     })?;
     let mut files: Vec<(String, PathBuf)> = Vec::new();
     for entry in entries {
@@ -46,7 +46,7 @@ pub fn sources(directory: &Path, suffix: &str) -> Result<Vec<Source>, Vec<Proble
     files
         .into_iter()
         .map(|(file, path)| match text(&path) {
-            Ok(text) => Ok(Source { file, text: Arc::new(text) }),
+            Ok(text) => Ok(Source::new(&file, text)),
             Err(why) => Err(fault(&path, &why.to_string())),
         })
         .collect()
@@ -57,7 +57,7 @@ pub fn sources(directory: &Path, suffix: &str) -> Result<Vec<Source>, Vec<Proble
 /// # Errors
 /// It is there and cannot be read.
 pub fn source(directory: &Path, name: &str) -> Result<Option<Source>, Vec<Problem>> {
-    Ok(sources(directory, name)?.into_iter().find(|source| source.file == name))
+    Ok(sources(directory, name)?.into_iter().find(|source| source.name() == name))
 }
 
 fn text(path: &Path) -> io::Result<String> {

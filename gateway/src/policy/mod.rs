@@ -25,7 +25,6 @@ pub mod explain;
 mod input;
 pub mod load;
 mod parse;
-pub mod problem;
 mod reads;
 mod schema;
 mod slice;
@@ -38,4 +37,3 @@ pub(crate) mod fixtures;
 mod tests;
 
 pub use decide::{Denial, Finding, Permit, Policies, Shadow, Verdict};
-pub use problem::{Problem, Source};

@@ -12,10 +12,8 @@ use std::{
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
 use miette::SourceSpan;
 
-use super::{
-    Problem, Source,
-    reads::{Reads, reads, without_arguments},
-};
+use super::reads::{Reads, reads, without_arguments};
+use crate::config::{Problem, Source};
 
 /// One policy.
 #[derive(Debug)]
@@ -29,7 +27,7 @@ pub(super) struct Rule {
     /// `@shadow`: evaluated and reported, not enforced.
     pub(super) shadow: bool,
     pub(super) reads: Reads,
-    pub(super) source: Arc<Source>,
+    pub(super) source: Source,
     pub(super) span: Option<SourceSpan>,
 }
 
@@ -38,10 +36,9 @@ pub(super) fn rules(sources: Vec<Source>) -> Result<Vec<Rule>, Vec<Problem>> {
     let mut rules: Vec<Rule> = Vec::new();
     let mut problems = Vec::new();
     for source in sources {
-        let source = Arc::new(source);
-        match source.text.parse::<PolicySet>() {
+        match source.text().parse::<PolicySet>() {
             Ok(set) => file(&source, &set, &mut rules, &mut problems),
-            Err(faults) => problems.extend(faults.iter().map(|fault| Problem::of(&source, fault, None))),
+            Err(faults) => problems.extend(faults.iter().map(|fault| source.relayed(fault, None))),
         }
     }
     problems.extend(repeated(&rules));
@@ -49,11 +46,13 @@ pub(super) fn rules(sources: Vec<Source>) -> Result<Vec<Rule>, Vec<Problem>> {
     if problems.is_empty() { Ok(rules) } else { Err(problems) }
 }
 
-fn file(source: &Arc<Source>, set: &PolicySet, rules: &mut Vec<Rule>, problems: &mut Vec<Problem>) {
+fn file(source: &Source, set: &PolicySet, rules: &mut Vec<Rule>, problems: &mut Vec<Problem>) {
     for template in set.templates() {
         let span = template.as_ref().loc().map(|location| location.span);
         problems.push(
-            Problem::at(source, span, "policy templates are not served".to_owned())
+            source
+                .problem("policy templates are not served")
+                .under(span)
                 .help("write the principal or resource in place of the slot"),
         );
     }
@@ -71,23 +70,23 @@ fn file(source: &Arc<Source>, set: &PolicySet, rules: &mut Vec<Rule>, problems: 
     }
 }
 
-fn rule(source: &Arc<Source>, place: usize, policy: &Policy) -> Result<Rule, Vec<Problem>> {
+fn rule(source: &Source, place: usize, policy: &Policy) -> Result<Rule, Vec<Problem>> {
     let span = policy.as_ref().loc().map(|location| location.span);
     let mut problems = Vec::new();
     for (annotation, value) in policy.annotations() {
         problems
-            .extend(misused(annotation, value).map(|(message, help)| Problem::at(source, span, message).help(help)));
+            .extend(misused(annotation, value).map(|(message, help)| source.problem(message).under(span).help(help)));
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    let id = policy.annotation("id").map_or_else(|| format!("{}:{place}", source.file), str::to_owned);
+    let id = policy.annotation("id").map_or_else(|| format!("{}:{place}", source.name()), str::to_owned);
     let policy = policy.new_id(PolicyId::new(&id));
-    let json = policy.to_json().map_err(|fault| vec![Problem::of(source, &fault, span)])?;
+    let json = policy.to_json().map_err(|fault| vec![source.relayed(&fault, span)])?;
     let reads = reads(&json);
     let listing = if reads.input {
         Policy::from_json(Some(PolicyId::new(&id)), without_arguments(&json))
-            .map_err(|fault| vec![Problem::of(source, &fault, span)])?
+            .map_err(|fault| vec![source.relayed(&fault, span)])?
     } else {
         policy.clone()
     };
@@ -97,7 +96,7 @@ fn rule(source: &Arc<Source>, place: usize, policy: &Policy) -> Result<Rule, Vec
         effect: policy.effect(),
         shadow: policy.annotation("shadow").is_some(),
         reads,
-        source: Arc::clone(source),
+        source: source.clone(),
         span,
         policy,
     })
@@ -135,9 +134,12 @@ fn repeated(rules: &[Rule]) -> Vec<Problem> {
                 entry.insert(rule);
             }
             btree_map::Entry::Occupied(first) => {
-                let message =
-                    format!("the policy id `{}` is taken by another policy in `{}`", rule.id, first.get().source.file);
-                problems.push(Problem::at(&rule.source, rule.span, message).help("give each policy its own `@id`"));
+                let message = format!(
+                    "the policy id `{}` is taken by another policy in `{}`",
+                    rule.id,
+                    first.get().source.name()
+                );
+                problems.push(rule.source.problem(message).under(rule.span).help("give each policy its own `@id`"));
             }
         }
     }

@@ -7,11 +7,13 @@ use cedar_policy::{Schema, SchemaFragment};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Problem,
     check::Estate,
     input::{self, named},
 };
-use crate::catalog::{ToolDefinition, definition::GROUP_OF_ALL};
+use crate::{
+    catalog::{ToolDefinition, definition::GROUP_OF_ALL},
+    config::Problem,
+};
 
 /// The schema, and its text in Cedar's own notation.
 pub(super) fn schema(estate: &Estate<'_>) -> Result<(Schema, String), Problem> {
@@ -25,7 +27,7 @@ pub(super) fn schema(estate: &Estate<'_>) -> Result<(Schema, String), Problem> {
         actions.insert(tool.action(), action(tool));
     }
     let namespace = json!({ "": { "commonTypes": common(), "entityTypes": entities(estate), "actions": actions } });
-    let fault = |why: String| Problem::new(format!("no schema can be made of the catalogue: {why}"));
+    let fault = |why: String| Problem::nowhere(format!("no schema can be made of the catalogue: {why}"));
     let fragment = SchemaFragment::from_json_value(namespace).map_err(|why| fault(why.to_string()))?;
     let text = fragment.to_cedarschema().map_err(|why| fault(why.to_string()))?;
     let schema = Schema::from_schema_fragments([fragment]).map_err(|why| fault(why.to_string()))?;

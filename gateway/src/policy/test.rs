@@ -14,10 +14,11 @@ use miette::SourceSpan;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Policies, Problem, Source, explain::Answer};
+use super::{Policies, explain::Answer};
 use crate::{
     catalog::ToolDefinition,
     clock::Timestamp,
+    config::{Problem, Source},
     identity::{Agent, Authentication, Identity, User},
     rpc::json::{Bounds, Document},
     secret::Secret,
@@ -86,9 +87,9 @@ impl Policies {
         let mut outcomes = Vec::new();
         let mut problems = Vec::new();
         for source in sources {
-            match toml::from_str::<File>(&source.text) {
+            match toml::from_str::<File>(source.text()) {
                 Ok(file) => outcomes.extend(file.tests.iter().map(|case| self.case(source, case, tools))),
-                Err(fault) => problems.push(Problem::of_toml(source, &fault)),
+                Err(fault) => problems.push(source.toml(&fault)),
             }
         }
         if problems.is_empty() { Ok(Report { outcomes }) } else { Err(problems) }
@@ -97,8 +98,8 @@ impl Policies {
     fn case(&self, source: &Source, case: &Spanned<Case>, tools: &[Arc<ToolDefinition>]) -> Outcome {
         let wrong = self.wrong(case.get_ref(), tools);
         let span = SourceSpan::from(case.span());
-        let problem = wrong.map(|(message, help)| Problem::at(source, Some(span), message).help(&help));
-        Outcome { file: source.file.clone(), name: case.get_ref().name.clone(), problem }
+        let problem = wrong.map(|(message, help)| source.problem(message).under(Some(span)).help(help));
+        Outcome { file: source.name().to_owned(), name: case.get_ref().name.clone(), problem }
     }
 
     /// What is wrong, and what helps.

@@ -10,13 +10,19 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{
-    Denial, Finding, Permit, Policies, Problem, Source,
+    Denial, Finding, Permit, Policies,
     check::Estate,
     explain::Answer,
     fixtures::{NOON, arguments, caller, demo, demo_upstreams, named, shipped, tool, tool_rule, upstream},
     load, parse,
 };
-use crate::{catalog::ToolDefinition, clock::Timestamp, config::UpstreamId, identity::Identity, refusal::Refusal};
+use crate::{
+    catalog::ToolDefinition,
+    clock::Timestamp,
+    config::{Problem, Source, UpstreamId},
+    identity::Identity,
+    refusal::Refusal,
+};
 
 fn policies(text: &str) -> Policies {
     Policies::parse(vec![Source::new("test.cedar", text)]).unwrap()
@@ -418,6 +424,6 @@ proptest! {
     #[test]
     fn no_policy_text_makes_the_reader_panic(text in ".{0,200}") {
         drop(Policies::parse(vec![Source::new("any.cedar", &text)]));
-        drop(parse::rules(vec![Source::new("any.cedar", &format!("{text};"))]));
+        drop(parse::rules(vec![Source::new("any.cedar", format!("{text};"))]));
     }
 }

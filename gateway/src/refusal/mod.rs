@@ -109,8 +109,6 @@ pub enum Refusal {
     BodyTooSlow,
     /// The body could not be read to its end.
     BodyIncomplete,
-    /// The gateway is going down and takes no new work.
-    Draining,
     /// The gateway has as much work as it may hold.
     Overloaded(&'static str),
 
@@ -345,7 +343,6 @@ impl Refusal {
             Self::BodyTooLarge(_) => Row("body_too_large", 413, 41301, false),
             Self::BodyTooSlow => Row("body_too_slow", 408, 40801, true),
             Self::BodyIncomplete => Row("body_incomplete", 400, -32700, true),
-            Self::Draining => Row("draining", 503, 50301, true),
             Self::Overloaded(_) => Row("overloaded", 503, 50302, true),
             Self::TokenMissing => Row("token_missing", 401, 40101, false),
             Self::TokenInQuery => Row("token_in_query", 400, 40001, false),
@@ -410,7 +407,6 @@ impl Refusal {
             Self::BodyTooLarge(_) => "the request body is larger than this gateway takes",
             Self::BodyTooSlow => "the request body did not arrive in time",
             Self::BodyIncomplete => "the request body ended early",
-            Self::Draining => "this gateway is shutting down; try again",
             Self::Overloaded(_) => "this gateway has as much work as it takes; try again later",
             Self::TokenMissing => "an access token is needed: see `resource_metadata` in the challenge",
             Self::TokenInQuery => "access tokens are taken in the `Authorization` header only",
