@@ -59,7 +59,7 @@ impl Tripwire {
         Self { traces }
     }
 
-    /// Whether the credential stands in any of the URL, the header values or the beginning of the body.
+    /// Whether the credential stands in any of the URL, the header values or the body.
     #[must_use]
     pub fn trips(&self, url: &str, headers: &HeaderMap, body: &[u8]) -> bool {
         self.trips_on(url.as_bytes())
@@ -67,7 +67,7 @@ impl Tripwire {
                 // A header name cannot hold a token in base64url: it is lower case. Short opaque ones it can.
                 self.trips_on(value.as_bytes()) || self.trips_on(name.as_str().as_bytes())
             })
-            || self.trips_on(body.get(..BODY_BYTES_SEARCHED).unwrap_or(body))
+            || self.trips_on(body)
     }
 
     /// Whether the credential stands in `bytes`.
@@ -78,7 +78,7 @@ impl Tripwire {
         }
         let text = match std::str::from_utf8(bytes) {
             Ok(text) => Cow::Borrowed(text),
-            // A body cut inside a character, or one that is no text: what is not UTF-8 cannot be part of a token.
+            // What is not UTF-8 cannot be part of a token.
             Err(_) => String::from_utf8_lossy(bytes),
         };
         self.traces.iter().any(|trace| trace.is_in(&text))
@@ -143,9 +143,6 @@ const PAYLOAD_BYTES_MIN: usize = 32;
 /// Texts shorter than any trace that could be percent-encoded are searched as they are.
 const TRACE_BYTES_MIN: usize = 16;
 
-/// How much of a body is searched: a leak by mistake puts the credential where it belongs, near the beginning.
-const BODY_BYTES_SEARCHED: usize = 64 * 1024;
-
 #[cfg(test)]
 mod tests {
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -181,7 +178,7 @@ mod tests {
         for form in forms {
             assert!(trips(&format!("https://crm.internal/mcp?t={form}"), "a", "{}"), "url: {form}");
             assert!(trips("https://crm.internal/mcp", &form, "{}"), "header: {form}");
-            let body = format!("{}{form}{}", "x".repeat(1000), "é".repeat(40_000));
+            let body = format!("{}{form}{}", "é".repeat(100_000), "x".repeat(1000));
             assert!(trips("https://crm.internal/mcp", "a", &body), "body: {form}");
         }
     }
