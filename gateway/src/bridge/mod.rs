@@ -80,7 +80,7 @@ impl Sessions {
         let session = Arc::new(Session {
             id: id.clone(),
             version: opening.version,
-            client: opening.client,
+            client: (bounded(opening.client.0), bounded(opening.client.1)),
             principal: opening.principal,
             endpoint: opening.endpoint,
             began_at: now,
@@ -131,6 +131,11 @@ impl Sessions {
     }
 }
 
+/// What a client claims is kept for as long as its session, so no more of it than a record shows.
+fn bounded(claim: String) -> String {
+    if claim.len() <= CLAIM_CHARS_MAX { claim } else { claim.chars().take(CLAIM_CHARS_MAX).collect() }
+}
+
 impl Session {
     /// Marks a call as under way; it can be cancelled by its JSON-RPC id until the guard is dropped.
     ///
@@ -178,6 +183,9 @@ impl Drop for Tracked {
     }
 }
 
+/// Characters of a client's claimed name or version.
+const CLAIM_CHARS_MAX: usize = 256;
+
 /// Calls that one session may have under way.
 const CALLS_MAX: usize = 256;
 
@@ -203,6 +211,15 @@ mod tests {
         assert!(sessions.find(&session.id, &[1; 32], &Endpoint::Federated, now).is_ok());
         let stranger = sessions.find(&session.id, &[2; 32], &Endpoint::Federated, now);
         assert_eq!(stranger.unwrap_err(), Refusal::SessionUnknown);
+    }
+
+    #[test]
+    fn what_a_client_claims_is_bounded_in_what_it_costs() {
+        let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
+        let claimed = Opening { client: ("ä".repeat(100_000), "1".to_owned()), ..opening() };
+        let session = sessions.begin(claimed, now).unwrap();
+        assert_eq!((session.client.0.chars().count(), session.client.1.as_str()), (256, "1"));
+        assert!(session.client.0.capacity() <= 1024);
     }
 
     #[test]
