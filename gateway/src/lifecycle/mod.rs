@@ -113,7 +113,7 @@ impl Gateway {
 
     /// Judges everything from now on against `estate`; requests under way keep theirs.
     pub fn succeed(self: &Arc<Self>, estate: Estate) {
-        self.estate.store(Arc::new(estate));
+        self.estate.swap(Arc::new(estate)).retire();
         self.keep_catalogue();
     }
 
@@ -224,7 +224,8 @@ impl Gateway {
 
     /// Room for one more call in flight, and in its session a place from which it can be cancelled.
     fn hold(&self, call: &Call, session: Option<&Arc<Session>>) -> Result<Held, Refusal> {
-        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
+        let room =
+            Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
         let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();
