@@ -1,7 +1,8 @@
 //! What does each stage cost, in instructions?
 //!
-//! Runs itself under callgrind, each stage N and 2N times, and takes the difference: what starting up costs falls out, and
-//! what else the machine is doing does not matter. Instructions are no time; `load.rs` has that.
+//! Runs itself under callgrind, which counts one function only: the loop around a stage. What starting up costs falls out,
+//! and what else the machine is doing does not matter. A stage that has a thread of its own is run N and 2N times, and
+//! the difference taken. Instructions are no time; `load.rs` has that.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -53,7 +54,7 @@ const HELP: &str = "\
 Instructions per stage, counted by callgrind (apt-get install valgrind).
 
   --only TEXT     only stages with TEXT in their name
-  --calls N       calls counted (1000)
+  --calls N       calls counted (500)
   --stage S N     run stage S N times and nothing else: what is counted";
 
 /// A stage, and what of it is not its own: a stage that has to come before it each time.
@@ -77,7 +78,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "ceiling: two counted", without: Some("policy: 10, remembered"), set_up: || ceiling() },
     Stage { name: "exchange: grant remembered", without: None, set_up: || exchange() },
     Stage { name: "audit: arguments' digest", without: None, set_up: || digest() },
-    Stage { name: "audit: intent and outcome, os", without: None, set_up: || audit() },
+    Stage { name: WITH_A_THREAD, without: None, set_up: || audit() },
     Stage { name: "upstream: build the call", without: None, set_up: || outbound() },
     Stage { name: "upstream: tripwire", without: None, set_up: || tripwire() },
     Stage { name: "upstream: split one event", without: None, set_up: || split() },
@@ -100,7 +101,7 @@ fn main() {
         std::process::exit(0);
     }
     let only = after("--only").and_then(<[String]>::first);
-    let calls = after("--calls").and_then(<[String]>::first).map_or(1_000, |calls| calls.parse().unwrap());
+    let calls = after("--calls").and_then(<[String]>::first).map_or(500, |calls| calls.parse().unwrap());
     let wanted = |stage: &&Stage| only.is_none_or(|only| stage.name.contains(only.as_str()));
     println!("instructions a call, by callgrind ({calls} calls)\n");
     for stage in STAGES.iter().filter(wanted) {
@@ -118,13 +119,17 @@ fn measured(work: &mut dyn FnMut(), calls: u64) {
 }
 
 fn per_call(name: &str, calls: i64) -> i64 {
-    (counted(name, calls * 2) - counted(name, calls)) / calls
+    if name == WITH_A_THREAD {
+        return (counted(name, calls * 2, &[]) - counted(name, calls, &[])) / calls;
+    }
+    counted(name, calls, &["--toggle-collect=*overhead::measured*"]) / calls
 }
 
-fn counted(name: &str, calls: i64) -> i64 {
+fn counted(name: &str, calls: i64, further: &[&str]) -> i64 {
     let own = std::env::current_exe().unwrap();
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .args(further)
         .arg(own)
         .args(["--stage", name, &calls.to_string()])
         .output()
@@ -383,6 +388,9 @@ fn answer() -> String {
         r#"{{"jsonrpc":"2.0","id":7,"result":{{"resultType":"complete","content":[{{"type":"text","text":"{text}"}}],"isError":false}}}}"#
     )
 }
+
+/// What its own thread does is part of what it costs.
+const WITH_A_THREAD: &str = "audit: intent and outcome, os";
 
 const VERSION: &str = "2026-07-28";
 const AUDIENCE: &str = "http://127.0.0.1:8443/mcp";

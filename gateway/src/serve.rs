@@ -220,5 +220,6 @@ fn close(journal: &Journal) -> bool {
 /// The file of the ceilings, beside the policies.
 const CEILINGS: &str = "ceilings.toml";
 
-/// Callers that the ceilings count apart at once; beyond that the least recent are forgotten first.
+/// Callers that the ceilings count apart at once. Those with nothing counted are forgotten; were there more with
+/// something, calls of new ones would be refused.
 const RATE_KEYS_MAX: usize = 100_000;

@@ -69,3 +69,18 @@ fn second_request_behind_a_length_that_lies_is_no_request() {
     }
     ground.good_call();
 }
+
+#[test]
+fn request_behind_another_on_one_connection_stands_for_itself() {
+    let ground = Ground::new("batch-pipelined");
+    let (alice, stranger) = (ground.client("alice"), ground.gateway.client(Some("up")));
+    let good = alice.post_bytes(&ECHO_HEADERS, call_text("echo", r#"{"message":"one"}"#).as_bytes());
+    let bare = stranger.post_bytes(&ECHO_HEADERS, call_text("echo", r#"{"message":"two"}"#).as_bytes());
+    let mut connection = alice.connection();
+    connection.send(&[good.clone(), bare, good].concat()).unwrap();
+    let statuses = [connection.answer().status(), connection.answer().status(), connection.answer().status()];
+    assert_eq!(statuses, [200, 401, 200]);
+    assert_eq!(ground.calls(), 2);
+    assert!(!ground.upstream.saw_text("two"));
+    ground.good_call();
+}

@@ -114,3 +114,19 @@ fn flood_of_strangers_is_counted_and_not_listed() {
     assert_eq!(ground.calls(), 0);
     ground.good_call();
 }
+
+/// Sessions are bounded over all callers; one caller's many must not end another's one.
+#[test]
+fn sessions_of_one_caller_do_not_end_anothers() {
+    let ground = Ground::before("flood-sessions", Recorder::good(Era::Modern), |setup, _, up| {
+        setup.section("[limits]\nsessions_max = 16").open_upstream("up", &up.url())
+    });
+    let alice = ground.client("alice").initialize();
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    let mallory = ground.client("mallory");
+    for _ in 0..200 {
+        mallory.initialize();
+    }
+    assert_eq!(alice.call("echo", &json!({})).status(), 200, "alice lost her session");
+    ground.good_call();
+}

@@ -19,6 +19,7 @@ use crate::harness::{
     gateway::{Setup, records},
     issuer::Issuer,
     place,
+    process::Process,
     recorder::{Era, Recorder, Seen},
 };
 
@@ -118,6 +119,44 @@ fn full_disk_stops_every_call_and_room_lets_them_go_on() {
         chain_verifies(&gateway);
         drop(disk);
     }
+}
+
+/// A gateway that ends while there is no room starts again when there is, and not before.
+#[test]
+fn full_disk_stops_a_start_and_nothing_of_before_is_lost() {
+    let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
+    let setup = Setup::usual("disk-start", &issuer).open_upstream("up", &upstream.url());
+    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 2000");
+    let Some(disk) = Disk::mount(setup.folder().join("audit")) else { return };
+    let mut ground = Ground { gateway: setup.start(), issuer, upstream };
+    ground.settle();
+    ground.good_call();
+    disk.fill();
+    let client = ground.client("alice");
+    place::wait_for("a full disk", SOON, || {
+        (code(&client.call("echo", &json!({}))) == "audit_unavailable").then_some(())
+    });
+    ground.gateway.process.kill();
+    let file = ground.gateway.setup().folder().join("upstreams.toml");
+    let mut command = crate::harness::gateway::tollgate(&["serve", "--config"]);
+    command.arg(file);
+    let mut without_room = Process::start("without-room", ground.gateway.setup().folder(), command);
+    let ended = without_room.wait(Duration::from_secs(20));
+    assert!(!ended.success(), "it serves without a journal");
+    assert!(without_room.errors().contains("journal"), "{}", without_room.errors());
+
+    fs::remove_file(disk.filler()).unwrap();
+    let Ground { issuer, upstream, gateway } = ground;
+    let mut ground = Ground { issuer, upstream, gateway: gateway.again() };
+    ground.settle();
+    ground.good_call();
+    ground.gateway.stop();
+    let records = ground.gateway.journal();
+    for seen in ground.upstream.seen_method("tools/call") {
+        assert!(intents(&records).contains(&trace_of(&seen).as_str()), "a call without a record");
+    }
+    chain_verifies(&ground.gateway);
+    drop(disk);
 }
 
 /// The record is looked for while the upstream still holds the request.

@@ -88,12 +88,12 @@ fn every_call_is_recorded(ground: &Ground) {
     }
 }
 
-fn killed_under_load(durability: &str) {
+fn killed_under_load(durability: &str, audit: &str) {
     let issuer = Issuer::good();
     // Slow enough that calls are under way at any moment.
     let upstream = Recorder::slow(Era::Modern, Duration::from_millis(5));
     let setup = Setup::usual(&format!("kill-{durability}"), &issuer).open_upstream("up", &upstream.url());
-    let setup = setup.audit(&format!("durability = \"{durability}\""));
+    let setup = setup.audit(&format!("durability = \"{durability}\"\n{audit}"));
     let mut ground = Ground { gateway: setup.start(), issuer, upstream };
     for round in 0..KILLS {
         ground.settle();
@@ -131,10 +131,16 @@ fn killed_under_load(durability: &str) {
 
 #[test]
 fn killed_gateway_has_recorded_what_it_sent_with_fsync() {
-    killed_under_load("fsync");
+    killed_under_load("fsync", "");
 }
 
 #[test]
 fn killed_gateway_has_recorded_what_it_sent_with_the_kernels_word() {
-    killed_under_load("os");
+    killed_under_load("os", "");
+}
+
+/// Segments so small that a kill falls into a change of segments as often as not.
+#[test]
+fn killed_gateway_has_recorded_what_it_sent_across_many_segments() {
+    killed_under_load("fsync", "segment_bytes_max = 65536");
 }

@@ -203,3 +203,33 @@ fn stranger_is_refused_before_the_body_has_come() {
     }
     ground.good_call();
 }
+
+/// Before there is a request, there is a handshake.
+#[test]
+fn handshake_that_never_ends_is_ended_and_holds_up_nobody() {
+    let ground = Ground::before("slow-handshake", Recorder::good(Era::Modern), |setup, _, up| {
+        setup.tls().section("[limits]\nhandshake_ms = 1500").open_upstream("up", &up.url())
+    });
+    let open = |start: &[u8]| {
+        let mut stream = TcpStream::connect(("127.0.0.1", address(&ground).port())).unwrap();
+        stream.write_all(start).unwrap();
+        stream
+    };
+    let began = Instant::now();
+    // Nothing; half a ClientHello; the beginning of a record without end.
+    let starts: [&[u8]; 3] = [b"", &[0x16, 3, 1, 2, 0, 1, 0, 1], &[0x16, 3, 3, 0x40, 0]];
+    let waiting: Vec<_> = (0..60).map(|number| open(starts[number % 3])).collect();
+    for _ in 0..5 {
+        let began = Instant::now();
+        ground.good_call();
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+    for stream in waiting {
+        drop(rest(stream));
+    }
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+    for garbage in [b"POST /mcp/up HTTP/1.1\r\nHost: a\r\n\r\n".as_slice(), &[0xFF; 64], &[0x16, 3, 1, 0, 0]] {
+        assert!(!rest(open(garbage)).contains("HTTP/1.1 2"));
+    }
+    ground.good_call();
+}

@@ -1,5 +1,7 @@
 //! The command line as an operator meets it: what is printed where, and the exit code.
 
+mod demo;
+
 use std::{fs, path::Path, process::Command};
 
 /// The repository's top level, where the shipped estate and policies are.
@@ -73,6 +75,13 @@ fn a_call_is_explained() {
         "exit 0\n",
     );
     assert!(shown.contains("decided by support-small-orders"), "{shown}");
+    let shown = check(
+        "explain --tools tests/cli/tools.json --user bob --tenant acme --group support --scope crm:write \
+         --tool crm/create_order --at 2026-01-05T12:00:00Z \
+         --arguments {\"customer\":\"c-1\",\"amount\":1001,\"currency\":\"EUR\"}",
+        "exit 1\n--- out\ndeny: no policy permits this call (default deny)\n",
+    );
+    assert!(shown.contains("permit support-small-orders at baseline.cedar:17 does not apply"), "{shown}");
     let shown = check("explain --tools tests/cli/tools.json --user eve --tool crm/delete_customer", "exit 1\n");
     assert!(shown.contains("hidden"), "{shown}");
     let shown = check("explain --tools tests/cli/tools.json --tool crm/no_such_tool", "exit 2\n");
@@ -97,6 +106,22 @@ fn mistakes_in_estate_and_policies_are_told_at_once() {
 
 fn write(folder: &Path, name: &str, text: &str) {
     fs::write(folder.join(name), text).unwrap();
+}
+
+#[test]
+fn what_permits_nothing_and_counts_nothing_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let estate = fs::read_to_string(format!("{}/upstreams.toml", root())).unwrap();
+    write(folder.path(), "upstreams.toml", &estate);
+    fs::create_dir(folder.path().join("policies")).unwrap();
+    write(
+        folder.path(),
+        "policies/ceilings.toml",
+        "[[ceilings]]\nname = \"orders\"\nin_flight = 4\nmatch = { upstream = \"crn\" }\n\n\
+         [[ceilings]]\nname = \"reports\"\nin_flight = 4\nmatch = { upstream = \"notes\", tool = \"reports\" }\n",
+    );
+    let shown = run(&format!("check --tools tests/cli/tools.json --config {}/upstreams.toml", folder.path().display()));
+    insta::assert_snapshot!(shown.replace(&folder.path().display().to_string(), ""));
 }
 
 #[test]

@@ -171,16 +171,38 @@ fn every_client_follows_progress() {
 fn a_cancelled_call_is_cancelled_at_the_server() {
     let estate = Estate::start("cancel");
     let commands = json!([{ "call": "wait", "arguments": { "ms": 20_000 }, "cancel_after_ms": 1_000 }]);
-    let mut expected = 0;
-    for client in CLIENTS.into_iter().filter(|(sdk, _)| *sdk != Sdk::PythonLegacy) {
-        expected += 1;
+    let cancelling = CLIENTS.into_iter().filter(|(sdk, _)| *sdk != Sdk::PythonLegacy);
+    for (before, client) in cancelling.enumerate() {
         for (id, server) in [("typescript", &estate.typescript), ("python", &estate.python)] {
             assert_eq!(estate.run(client, Some(id), &commands)[1], json!({ "cancelled": true }), "{client:?} {id}");
             place::wait_for(&format!("{client:?} cancels at {id}"), Duration::from_secs(10), || {
-                (server.process.output().matches("wait cancelled").count() == expected).then_some(())
+                (server.process.output().matches("wait cancelled").count() == before + 1).then_some(())
             });
         }
     }
+}
+
+/// As it is deployed: by TLS, with an authority that only the client was told of.
+#[test]
+fn every_client_gets_through_by_tls() {
+    let issuer = Issuer::good();
+    let rust = rmcp_server::start();
+    let setup = Setup::usual("tls", &issuer).tls().open_upstream("rust", &format!("{}/mcp", rust.origin()));
+    let gateway = setup.start();
+    let url = gateway.endpoint(None);
+    assert!(url.starts_with("https://"), "{url}");
+    gateway.client_of(None, &issuer, "alice").awaiting("rust__add");
+    for (sdk, era) in CLIENTS {
+        let token = Some(issuer.token("alice", &url));
+        let dial = Dial { url: url.clone(), token, era, authority: gateway.authority() };
+        let commands = json!([{ "list": true }, { "call": "rust__add", "arguments": { "a": 1, "b": 2 } }]);
+        let lines = sdk.run(gateway.setup().folder(), &dial, &commands);
+        assert_eq!(lines[1]["tools"], json!(["rust__add"]), "{sdk:?} {era}: {}", lines[0]);
+        assert_eq!(text_of(&lines[2]), "3", "{sdk:?} {era}");
+    }
+    let blind = Dial { url: url.clone(), token: Some(issuer.token("alice", &url)), era: "legacy", authority: None };
+    let lines = Sdk::TypeScript.run(gateway.setup().folder(), &blind, &json!([{ "list": true }]));
+    assert!(lines[0]["failed"].is_object(), "nobody else is believed: {}", lines[0]);
 }
 
 fn set(list: &Value) -> BTreeSet<&str> {

@@ -43,6 +43,9 @@ const NOT_IN_THE_OLDER_ERA: [&str; 2] = [
     "server-stateless/sep-2575-server-rejects-undeclared-capability",
 ];
 
+/// What the suite appends to a folder's name.
+const STAMP: &str = "-2026-11-21T11-45-46-679Z";
+
 /// What a run found: by `scenario/check`, the status.
 type Found = BTreeMap<String, String>;
 
@@ -51,9 +54,7 @@ fn found(folder: &Path) -> Found {
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let Ok(text) = fs::read_to_string(entry.path().join("checks.json")) else { continue };
         let name = entry.file_name().into_string().unwrap();
-        // `server-NAME-2026-11-21T…`
-        let at = name.find("-20").filter(|at| name[*at..].contains('T')).unwrap_or(name.len());
-        let scenario = name[..at].strip_prefix("server-").unwrap_or(&name[..at]);
+        let scenario = name[..name.len() - STAMP.len()].strip_prefix("server-").unwrap();
         let checks: Vec<Value> = serde_json::from_str(&text).unwrap();
         for check in checks {
             let id = check["id"].as_str().unwrap().to_owned();
@@ -93,7 +94,7 @@ fn through_is_as_good_as_direct(name: &str, suite: Suite, arguments: &[&str]) {
         gateway.client_of(Some(id), &issuer, "alice").awaiting("test_simple_text");
         let url = gateway.endpoint(Some(id));
         let through = run(id, &url, Some(&issuer.token("alice", &url)));
-        println!(
+        eprintln!(
             "{name}, {id} upstream: directly {} checks pass, through the gateway {}; {} and {} fail",
             count(&direct, "SUCCESS"),
             count(&through, "SUCCESS"),

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,7 +13,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 /// A certificate authority.
 pub(crate) struct Authority {
@@ -56,7 +58,24 @@ impl Authority {
             Leaf { certificate: self.folder.join(format!("{name}.pem")), key: self.folder.join(format!("{name}.key")) };
         fs::write(&leaf.certificate, certificate.pem()).unwrap();
         fs::write(&leaf.key, key.serialize_pem()).unwrap();
+        // The gateway takes no key that everybody may read.
+        fs::set_permissions(&leaf.key, fs::Permissions::from_mode(0o600)).unwrap();
         leaf
+    }
+
+    /// TLS of a server with this certificate that talks only to who shows one of this authority.
+    pub(crate) fn mutual_server(&self, leaf: &Leaf, protocols: &[&str]) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+        let chain: Result<_, _> = CertificateDer::pem_file_iter(&leaf.certificate).unwrap().collect();
+        let key = PrivateKeyDer::from_pem_file(&leaf.key).unwrap();
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config =
+            builder.with_client_cert_verifier(verifier.unwrap()).with_single_cert(chain.unwrap(), key).unwrap();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
     }
 
     /// TLS of a client that trusts this authority only and offers these protocols.

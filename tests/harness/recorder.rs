@@ -19,10 +19,11 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, combinators::BoxBody};
 use hyper::{
-    HeaderMap, Request, Response,
+    HeaderMap, Request, Response, Version,
     body::{Body as HttpBody, Frame, Incoming},
 };
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::time::Sleep;
 
@@ -40,6 +41,7 @@ pub(crate) enum Era {
 pub(crate) struct Seen {
     pub(crate) method: String,
     pub(crate) path: String,
+    pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) at: Instant,
@@ -193,6 +195,15 @@ impl Recorder {
         Self { served, memory }
     }
 
+    /// A well-behaved MCP server behind TLS.
+    pub(crate) fn behind_tls(era: Era, tls: Arc<ServerConfig>) -> Self {
+        let memory = Arc::new(Memory::default());
+        let answer = Arc::new(move |seen: &Seen| behaved(era, seen));
+        let shared = Arc::clone(&memory);
+        let served = Served::start_tls(tls, move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
+        Self { served, memory }
+    }
+
     /// `http://127.0.0.1:PORT`.
     pub(crate) fn origin(&self) -> String {
         self.served.origin()
@@ -244,6 +255,7 @@ where
     let seen = Seen {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
+        version: head.version,
         headers: head.headers,
         body: body.to_bytes(),
         at: Instant::now(),

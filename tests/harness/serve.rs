@@ -15,14 +15,16 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{Full, combinators::BoxBody};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     runtime::Runtime,
     task::{JoinHandle, JoinSet},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// What an answer is made of.
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
@@ -35,6 +37,7 @@ static RUNTIME: LazyLock<Runtime> =
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
+    scheme: &'static str,
     bytes: Arc<Mutex<Vec<u8>>>,
     task: JoinHandle<()>,
 }
@@ -46,17 +49,35 @@ impl Served {
         A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
+        Self::begin(None, answer)
+    }
+
+    /// Serves HTTP/2 or HTTP/1.1 over TLS, whichever is agreed on; the bytes kept are those in clear.
+    pub(crate) fn start_tls<A, F>(tls: Arc<ServerConfig>, answer: A) -> Self
+    where
+        A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::begin(Some(TlsAcceptor::from(tls)), answer)
+    }
+
+    fn begin<A, F>(tls: Option<TlsAcceptor>, answer: A) -> Self
+    where
+        A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let bytes = Arc::new(Mutex::new(Vec::new()));
-        let task = RUNTIME.spawn(accept(listener, Arc::clone(&bytes), Arc::new(answer)));
-        Self { address, bytes, task }
+        let task = RUNTIME.spawn(accept((listener, tls), Arc::clone(&bytes), Arc::new(answer)));
+        Self { address, scheme, bytes, task }
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or `https`.
     pub(crate) fn origin(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Every byte that came in, over all connections.
@@ -77,8 +98,11 @@ pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
     BoxBody::new(http_body_util::BodyExt::map_err(full, |never: Infallible| match never {}))
 }
 
-async fn accept<A, F>(listener: std::net::TcpListener, bytes: Arc<Mutex<Vec<u8>>>, answer: Arc<A>)
-where
+async fn accept<A, F>(
+    (listener, tls): (std::net::TcpListener, Option<TlsAcceptor>),
+    bytes: Arc<Mutex<Vec<u8>>>,
+    answer: Arc<A>,
+) where
     A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -87,25 +111,37 @@ where
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let answer = Arc::clone(&answer);
-        let wire = TokioIo::new(Tap { stream, bytes: Arc::clone(&bytes) });
+        let (bytes, tls) = (Arc::clone(&bytes), tls.clone());
         connections.spawn(async move {
             let service = service_fn(move |request| {
                 let answer = answer(request);
                 async move { Ok::<_, Infallible>(answer.await) }
             });
-            let served = hyper::server::conn::http1::Builder::new().half_close(false).serve_connection(wire, service);
-            drop(served.await);
+            let http1 = hyper::server::conn::http1::Builder::new().half_close(false).clone();
+            let Some(tls) = tls else {
+                drop(http1.serve_connection(TokioIo::new(Tap { stream, bytes }), service).await);
+                return;
+            };
+            let Ok(stream) = tls.accept(stream).await else { return };
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let wire = TokioIo::new(Tap { stream, bytes });
+            if http2 {
+                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                drop(builder.serve_connection(wire, service).await);
+            } else {
+                drop(http1.serve_connection(wire, service).await);
+            }
         });
     }
 }
 
 /// A connection whose incoming bytes are kept.
-struct Tap {
-    stream: TcpStream,
+struct Tap<S> {
+    stream: S,
     bytes: Arc<Mutex<Vec<u8>>>,
 }
 
-impl AsyncRead for Tap {
+impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, into);
@@ -114,7 +150,7 @@ impl AsyncRead for Tap {
     }
 }
 
-impl AsyncWrite for Tap {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

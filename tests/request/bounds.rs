@@ -62,6 +62,7 @@ fn a_ceiling_says_when_to_come_back_and_counts_each_user_apart() {
     assert_eq!(recorder.seen_method("tools/call").len(), 3);
     let record = gateway.recorded("refusal", 1).pop().unwrap();
     assert_eq!((&record["refused"]["code"], &record["user"]["subject"]), (&json!("ceiling_reached"), &json!("alice")));
+    assert_eq!(record["ceilings"], json!(["a-few"]));
 }
 
 #[test]

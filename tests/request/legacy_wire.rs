@@ -78,6 +78,10 @@ fn a_session_lives_until_it_is_deleted() {
     let after = session.call("echo", &json!({}));
     assert_eq!((after.status(), after.json()["error"]["data"]["code"].as_str()), (404, Some("session_unknown")));
     assert_eq!(session.delete().status(), 404);
+    let posted =
+        |headers: &[(&str, &str)]| refused(&alice.post(headers, b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}"));
+    assert_eq!(posted(&session.headers()), (404, 40402, "session_unknown".into()));
+    assert_eq!(posted(&[]), (400, -32600, "session_missing".into()));
     assert_eq!(recorder.seen_method("tools/call").len(), 1);
 }
 

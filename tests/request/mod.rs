@@ -4,6 +4,7 @@ mod audit;
 mod bounds;
 mod catalogue;
 mod cells;
+mod decision;
 mod drain;
 mod identity;
 mod legacy_wire;
@@ -13,6 +14,8 @@ mod modern_wire;
 mod reload;
 mod sent_at_most_once;
 mod streams;
+mod telemetry;
+mod upstream_tls;
 
 use crate::harness::http::Answer;
 

@@ -76,6 +76,7 @@ fn the_first_failing_check_is_the_answer() {
     assert_eq!(refused(&answer), (401, 40102, "token_invalid".into()));
     let put = alice.connection().exchange(&alice.bytes("PUT", &[], garbage));
     assert_eq!(refused(&put), (405, 40501, "method_not_allowed".into()));
+    assert_eq!(put.header("allow"), Some("POST, GET, DELETE, OPTIONS"));
     let elsewhere = Client::new(&format!("{}/elsewhere", gateway.setup().origin()));
     assert_eq!(refused(&elsewhere.post(&[], garbage)), (404, 40401, "route_unknown".into()));
 

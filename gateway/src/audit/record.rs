@@ -30,7 +30,7 @@ use std::{net::SocketAddr, sync::Arc};
 use uuid::Uuid;
 
 use super::json::Json;
-use crate::{clock::Timestamp, identity::Identity, refusal::Era};
+use crate::{clock::Timestamp, identity::Identity, policy::Finding, refusal::Era};
 
 /// The name and version of the form of every line.
 pub const SCHEMA: &str = "tollgate.audit/1";
@@ -291,6 +291,8 @@ pub struct Decision<'a> {
     pub policy_set: &'a str,
     /// Why, where the policy ids do not say it.
     pub reason: Option<&'a str>,
+    /// What policies on trial (`@shadow`) had to say; the first sixteen are written.
+    pub shadow: &'a [Finding],
 }
 
 impl Decision<'_> {
@@ -300,6 +302,14 @@ impl Decision<'_> {
             self.policies.fill("policies", json);
             json.name("policy_set", self.policy_set);
             json.reason_if("reason", self.reason);
+            let shadow = self.shadow.get(..SHADOW_MAX).unwrap_or(self.shadow);
+            if !shadow.is_empty() {
+                json.objects("shadow", shadow, |finding, json| {
+                    json.name("policy", &finding.policy);
+                    json.word("would", finding.outcome.as_str());
+                    json.truth("changes", finding.changes);
+                });
+            }
         });
     }
 }
@@ -480,7 +490,7 @@ pub struct Refused<'a> {
     pub target: Option<Target<'a>>,
     /// What policy said, if it was asked.
     pub decision: Option<Decision<'a>>,
-    /// The ceilings that counted it.
+    /// The ceiling that is reached.
     pub ceilings: Words<'a>,
     /// The request, as far as it was read.
     pub request: Request<'a>,
@@ -760,6 +770,9 @@ pub(super) fn line<R: Record>(id: Uuid, stamp: Stamp, record: &R) -> Vec<u8> {
     record.fill(&mut json);
     out
 }
+
+/// Findings of policies on trial in one record; those that would change the decision stand first.
+const SHADOW_MAX: usize = 16;
 
 /// Enough for an ordinary intent with `seq` and `mac`, so that it is written without growing.
 const LINE_BYTES_TYPICAL: usize = 1536;

@@ -28,6 +28,7 @@ use crate::{
     clock::Timestamp,
     config::{ArgumentRecord, Audit, Durability},
     identity::{Agent, Authentication, Identity, User},
+    policy::{Finding, Shadow},
     refusal::{Era, Refusal},
     secret::Secret,
 };
@@ -80,7 +81,13 @@ fn target(text: &str) -> Target<'_> {
 }
 
 fn decision<'a>(text: &'a str, policies: &'a [&'a str]) -> Decision<'a> {
-    Decision { outcome: "allow", policies: Words::Borrowed(policies), policy_set: text, reason: Some(text) }
+    Decision {
+        outcome: "allow",
+        policies: Words::Borrowed(policies),
+        policy_set: text,
+        reason: Some(text),
+        shadow: &[],
+    }
 }
 
 fn grant<'a>(text: &'a str, scopes: &'a [&'a str]) -> Grant<'a> {
@@ -132,11 +139,15 @@ fn every_event(text: &str) -> Vec<String> {
     let identity = identity(text);
     let words = [text];
     let nobody = Who { claimed_name: Some(text), ..Who::default() };
+    let trial = [
+        Finding { policy: text.into(), outcome: Shadow::Permits, changes: true },
+        Finding { policy: text.into(), outcome: Shadow::Fails, changes: false },
+    ];
     let counted = [Counted { peer: "192.0.2.1".parse().unwrap(), code: "token_missing", count: 7 }];
     let refused = Refused {
         who: who(&identity, text),
         target: Some(target(text)),
-        decision: Some(Decision { outcome: "deny", ..decision(text, &words) }),
+        decision: Some(Decision { outcome: "deny", shadow: &trial, ..decision(text, &words) }),
         ceilings: Words::Borrowed(&words),
         request: request(text),
         code: "denied",

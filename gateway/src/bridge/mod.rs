@@ -5,7 +5,7 @@
 //! request is authenticated, and a session answers only to the principal that began it (RR-09).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -26,11 +26,16 @@ use crate::{
     telemetry::metrics,
 };
 
-/// The sessions of legacy clients, bounded: the least used goes first, and its client begins again on the 404.
+/// The sessions of legacy clients, bounded: the least used goes first, and its client begins again on the 404. No
+/// principal holds more than a share of them, so that one who begins session after session ends only their own (I7).
 #[derive(Debug)]
 pub struct Sessions {
     open: Cache<String, Arc<Session>>,
     idle: Duration,
+    /// The ids that each principal was given, oldest first; some may have ended since.
+    given: Mutex<HashMap<[u8; 32], VecDeque<String>>>,
+    share: usize,
+    principals_max: usize,
 }
 
 /// One conversation with a legacy client.
@@ -66,7 +71,13 @@ impl Sessions {
     /// No sessions yet, at most `limits.sessions_max`.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
-        Self { open: Cache::new(limits.sessions_max), idle: limits.session_idle }
+        Self {
+            open: Cache::new(limits.sessions_max),
+            idle: limits.session_idle,
+            given: Mutex::new(HashMap::new()),
+            share: limits.sessions_max.div_ceil(SHARES),
+            principals_max: limits.sessions_max,
+        }
     }
 
     /// Begins a session.
@@ -80,7 +91,7 @@ impl Sessions {
         let session = Arc::new(Session {
             id: id.clone(),
             version: opening.version,
-            client: (bounded(opening.client.0), bounded(opening.client.1)),
+            client: (brief(opening.client.0), brief(opening.client.1)),
             principal: opening.principal,
             endpoint: opening.endpoint,
             began_at: now,
@@ -89,7 +100,27 @@ impl Sessions {
         });
         self.open.insert(id, Arc::clone(&session));
         self.count();
+        if let Some(oldest) = self.beyond_share(&session)
+            && let Some(oldest) = self.open.get(&oldest)
+        {
+            self.end(&oldest);
+        }
         Ok(session)
+    }
+
+    /// Notes whose `session` is; the id of the oldest that its principal has where that is one too many.
+    fn beyond_share(&self, session: &Session) -> Option<String> {
+        let mut given = self.given.lock();
+        let lives = |id: &String| self.open.contains_key(id);
+        if given.len() >= self.principals_max && !given.contains_key(&session.principal) {
+            given.retain(|_principal, ids| ids.iter().any(lives));
+        }
+        let ids = given.entry(session.principal).or_default();
+        ids.push_back(session.id.clone());
+        if ids.len() > self.share {
+            ids.retain(lives);
+        }
+        if ids.len() > self.share { ids.pop_front() } else { None }
     }
 
     /// The session called `id`, if it is this principal's and on this endpoint.
@@ -129,11 +160,6 @@ impl Sessions {
     fn count(&self) {
         metrics().sessions.set(i64::try_from(self.open.len()).unwrap_or(i64::MAX));
     }
-}
-
-/// What a client claims is kept for as long as its session, so no more of it than a record shows.
-fn bounded(claim: String) -> String {
-    if claim.len() <= CLAIM_CHARS_MAX { claim } else { claim.chars().take(CLAIM_CHARS_MAX).collect() }
 }
 
 impl Session {
@@ -183,11 +209,21 @@ impl Drop for Tracked {
     }
 }
 
-/// Characters of a client's claimed name or version.
-const CLAIM_CHARS_MAX: usize = 256;
+/// A claim is kept for as long as the session, so not at any length.
+fn brief(mut claim: String) -> String {
+    claim.truncate(claim.floor_char_boundary(CLAIM_BYTES_MAX));
+    claim.shrink_to_fit();
+    claim
+}
+
+/// As much of a claim as the journal writes down.
+const CLAIM_BYTES_MAX: usize = 256;
 
 /// Calls that one session may have under way.
 const CALLS_MAX: usize = 256;
+
+/// One principal may have one of so many shares of all sessions.
+const SHARES: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -214,12 +250,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_claims_is_bounded_in_what_it_costs() {
-        let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
-        let claimed = Opening { client: ("ä".repeat(100_000), "1".to_owned()), ..opening() };
-        let session = sessions.begin(claimed, now).unwrap();
-        assert_eq!((session.client.0.chars().count(), session.client.1.as_str()), (256, "1"));
-        assert!(session.client.0.capacity() <= 1024);
+    fn a_session_keeps_no_more_of_a_claim_than_is_written_down() {
+        let client = ("é".repeat(1 << 20), "1".to_owned());
+        let session = sessions().begin(Opening { client, ..opening() }, Timestamp::from_unix_seconds(1_000)).unwrap();
+        assert_eq!((session.client.0.len(), session.client.1.as_str()), (256, "1"));
+        assert!(session.client.0.capacity() <= 256);
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub struct ToolDefinition {
     pub upstream: UpstreamId,
     /// What the upstream calls it.
     pub name: String,
-    /// The definition's JSON as the upstream gave it.
-    pub raw: Bytes,
+    /// The definition's JSON as the upstream gave it, and where everything is in it.
+    document: Document,
     /// SHA-256, in hex, of the canonical JSON of the members that somebody decides by (spec §3.9).
     pub digest: String,
     /// SHA-256 of all that a decision about this tool depends on besides caller, arguments and time: the upstream, the
@@ -90,7 +90,7 @@ impl ToolDefinition {
         if raw.len() > DEFINITION_BYTES_MAX {
             return Err(DefinitionFault::MemberTooLarge("tool"));
         }
-        let document = Document::parse(raw.clone(), &BOUNDS).map_err(DefinitionFault::NotJson)?;
+        let document = Document::parse(raw, &BOUNDS).map_err(DefinitionFault::NotJson)?;
         let root = document.root();
         let name = name(root)?;
         if format!("{}/{name}", upstream.id) == GROUP_OF_ALL {
@@ -106,7 +106,6 @@ impl ToolDefinition {
             key: key(&upstream.id, &name, &digest, &rules),
             upstream: upstream.id.clone(),
             name,
-            raw,
             digest,
             input_schema,
             mirrors,
@@ -116,17 +115,22 @@ impl ToolDefinition {
             timeout: rules.timeout.unwrap_or(upstream.timeout),
             idempotent: rules.idempotent,
             durability: rules.durability,
+            document,
         })
     }
 
-    /// The definition as a list has it, under the name `exposed` and for a client of `version`. `None` cannot happen: what
-    /// is read again here was read before.
+    /// The definition's JSON as the upstream gave it.
     #[must_use]
-    pub fn listed(&self, exposed: &str, version: &str) -> Option<Vec<u8>> {
-        let document = Document::parse(self.raw.clone(), &BOUNDS).ok()?;
-        let mut out = Vec::with_capacity(self.raw.len().saturating_add(exposed.len()));
-        tool_json::write(&mut out, document.root(), exposed, version);
-        Some(out)
+    pub fn raw(&self) -> &Bytes {
+        self.document.text()
+    }
+
+    /// The definition as a list has it, under the name `exposed` and for a client of `version`.
+    #[must_use]
+    pub fn listed(&self, exposed: &str, version: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.raw().len().saturating_add(exposed.len()));
+        tool_json::write(&mut out, self.document.root(), exposed, version);
+        out
     }
 
     /// The action's name in policies: upstream, `/`, original name. An upstream's id has no `/`, so this is one to one.

@@ -31,7 +31,7 @@ pub struct Listing {
 #[derive(Debug, Clone)]
 pub struct Exposed {
     /// The name on this endpoint.
-    pub name: String,
+    pub name: Arc<str>,
     /// What it stands for.
     pub tool: Arc<ToolDefinition>,
 }
@@ -42,9 +42,7 @@ pub struct Target {
     /// The tool.
     pub tool: Arc<ToolDefinition>,
     /// The name under which it was called.
-    pub exposed: String,
-    /// The endpoint on which it was called.
-    pub endpoint: Endpoint,
+    pub exposed: Arc<str>,
 }
 
 /// Everything that the gateway can offer, at one moment.
@@ -57,28 +55,27 @@ pub struct Catalogue {
     single: HashMap<UpstreamId, Table>,
 }
 
-/// One endpoint's names, sorted, and the way back from each.
+/// One endpoint's names, sorted, each with what it stands for.
 #[derive(Debug, Default)]
 struct Table {
     sorted: Vec<Exposed>,
-    by_name: HashMap<String, usize>,
-    ambiguous: BTreeSet<String>,
+    ambiguous: BTreeSet<Arc<str>>,
 }
 
 impl Table {
     /// Two tools of one name are both withheld: whichever won, somebody would call what they did not mean.
     fn of(mut tools: Vec<Exposed>) -> Self {
         tools.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut seen = BTreeSet::new();
-        let ambiguous: BTreeSet<String> =
-            tools.iter().filter(|tool| !seen.insert(tool.name.clone())).map(|tool| tool.name.clone()).collect();
+        let neighbours = tools.iter().zip(tools.iter().skip(1));
+        let ambiguous: BTreeSet<Arc<str>> =
+            neighbours.filter(|(one, next)| one.name == next.name).map(|(one, _)| Arc::clone(&one.name)).collect();
         tools.retain(|tool| !ambiguous.contains(&tool.name));
-        let by_name = tools.iter().enumerate().map(|(at, tool)| (tool.name.clone(), at)).collect();
-        Self { sorted: tools, by_name, ambiguous }
+        Self { sorted: tools, ambiguous }
     }
 
     fn find(&self, name: &str) -> Option<&Exposed> {
-        self.sorted.get(*self.by_name.get(name)?)
+        let at = self.sorted.binary_search_by(|exposed| (*exposed.name).cmp(name)).ok()?;
+        self.sorted.get(at)
     }
 }
 
@@ -89,12 +86,12 @@ impl Catalogue {
         let federated = listings
             .iter()
             .flat_map(|(id, listing)| listing.tools.iter().map(move |tool| (id, tool)))
-            .map(|(id, tool)| Exposed { name: name::federated(id, &tool.name), tool: Arc::clone(tool) })
+            .map(|(id, tool)| Exposed { name: Arc::from(name::federated(id, &tool.name)), tool: Arc::clone(tool) })
             .collect();
         let single = listings
             .iter()
             .map(|(id, listing)| {
-                let own = |tool: &Arc<ToolDefinition>| Exposed { name: tool.name.clone(), tool: Arc::clone(tool) };
+                let own = |tool: &Arc<ToolDefinition>| Exposed { name: Arc::from(&*tool.name), tool: Arc::clone(tool) };
                 (id.clone(), Table::of(listing.tools.iter().map(own).collect()))
             })
             .collect();
@@ -136,7 +133,7 @@ impl Catalogue {
         let Some(exposed) = table.find(name) else {
             return Err(Refusal::ToolUnknown(name.chars().take(NAME_RECORDED_MAX).collect()));
         };
-        Ok(Target { tool: Arc::clone(&exposed.tool), exposed: exposed.name.clone(), endpoint: endpoint.clone() })
+        Ok(Target { tool: Arc::clone(&exposed.tool), exposed: Arc::clone(&exposed.name) })
     }
 
     /// One page of the tools of `endpoint` that `visible` lets through, in the order of their names, after `cursor`.
@@ -154,7 +151,7 @@ impl Catalogue {
             None => 0,
             Some(cursor) => {
                 let last = name::from_cursor(cursor).ok_or(Refusal::CursorInvalid)?;
-                table.sorted.partition_point(|tool| tool.name.as_str() <= last.as_str())
+                table.sorted.partition_point(|tool| *tool.name <= *last)
             }
         };
         let mut tools: Vec<&Exposed> = table
@@ -193,7 +190,7 @@ impl Catalogue {
             .ambiguous
             .iter()
             .chain(self.single.values().flat_map(|table| table.ambiguous.iter()))
-            .map(String::as_str)
+            .map(|name| &**name)
             .collect()
     }
 

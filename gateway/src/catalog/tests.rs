@@ -56,6 +56,22 @@ fn a_federated_name_leads_back_to_one_tool() {
 }
 
 #[test]
+fn rc_05_what_may_not_be_listed() {
+    let read = |raw: &str| ToolDefinition::read(&upstream("crm"), Bytes::copy_from_slice(raw.as_bytes()));
+    assert!(read(r#"{"name":"a","inputSchema":{"type":"object"}}"#).is_ok());
+    for bad in [
+        r#"{"name":"","inputSchema":{"type":"object"}}"#,
+        r#"{"inputSchema":{"type":"object"}}"#,
+        r#"{"name":"a"}"#,
+        r#"{"name":"a","inputSchema":{}}"#,
+        r#"{"name":"a","inputSchema":{"type":"string"}}"#,
+        r#"{"name":"a","inputSchema":{"type":"object","properties":{"p":{"type":"string","x-mcp-header":""}}}}"#,
+    ] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn only_the_exact_name_will_do() {
     let catalogue = catalogue(&[("crm", &["find"])]);
     for tricky in ["find", "CRM__find", "crm__Find", "crm__find ", "crm__fınd", "crm__find\u{200b}", "crm/find", ""] {
@@ -94,7 +110,7 @@ fn pages_are_in_order_and_end() {
     let first = catalogue.page(&Endpoint::Federated, None, |_| true).unwrap();
     assert_eq!(first.tools.len(), 500);
     let second = catalogue.page(&Endpoint::Federated, first.next.as_deref(), |_| true).unwrap();
-    assert_eq!(second.tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["b__t0500"]);
+    assert_eq!(second.tools.iter().map(|tool| &*tool.name).collect::<Vec<_>>(), ["b__t0500"]);
     assert_eq!(second.next, None);
     let hidden = catalogue.page(&Endpoint::Federated, None, |tool| tool.name == "t0007").unwrap();
     assert_eq!((hidden.tools.len(), hidden.next), (1, None));

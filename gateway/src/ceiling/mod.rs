@@ -9,12 +9,14 @@ mod written;
 use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
+use miette::SourceSpan;
 
 use crate::{
     catalog::{ToolDefinition, definition::matches},
     clock::Timestamp,
+    config::UpstreamId,
     identity::Identity,
-    policy::{Finding, Permit},
+    policy::{Finding, Permit, Problem, Source, check::Estate},
     refusal::Refusal,
     state::{Exhausted, Rate, Rates, Take, Taken},
 };
@@ -32,6 +34,8 @@ struct Ceiling {
     name: Arc<str>,
     per: Vec<Per>,
     matching: Matching,
+    /// Where `match` stands.
+    place: Option<SourceSpan>,
     rate: Option<Rate>,
     in_flight: Option<u32>,
 }
@@ -139,6 +143,19 @@ impl Ceilings {
         }
     }
 
+    /// A warning for each ceiling that counts no call in front of `estate`; `source` is what they were read from. Of an
+    /// upstream that could not be read, nothing is said.
+    #[must_use]
+    pub fn check(&self, source: &Source, estate: &Estate<'_>) -> Vec<Problem> {
+        let wrong = |ceiling: &Ceiling| {
+            let why = ceiling.matching.misses(estate)?;
+            let message = format!("the ceiling `{}` counts no call: {why}", ceiling.name);
+            let help = "ids, tools and tags are those of `upstreams.toml` and of the upstreams' own lists";
+            Some(Problem::at(source, ceiling.place, message).help(help).warning())
+        };
+        self.ceilings.iter().filter_map(wrong).collect()
+    }
+
     /// Names of all ceilings, in the order written.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.ceilings.iter().map(|ceiling| &*ceiling.name)
@@ -146,6 +163,23 @@ impl Ceilings {
 }
 
 impl Matching {
+    /// Why no call can match, as far as that is known.
+    fn misses(&self, estate: &Estate<'_>) -> Option<String> {
+        let within = |id: &&UpstreamId| self.upstream.as_ref().is_none_or(|only| only == id.as_str());
+        let upstreams: Vec<&UpstreamId> = estate.upstreams.keys().filter(within).collect();
+        if let (Some(only), []) = (&self.upstream, upstreams.as_slice()) {
+            return Some(format!("there is no upstream `{only}`"));
+        }
+        if let Some(tag) = &self.tag
+            && !upstreams.iter().any(|id| estate.tags(id).any(|known| known == tag))
+        {
+            return Some(format!("no tool has the tag `{tag}`"));
+        }
+        let unsure = estate.unread.iter().any(|id| within(&id));
+        let fits = unsure || estate.tools.iter().any(|tool| self.includes(tool));
+        (!fits).then(|| "no tool fits its `match`".to_owned())
+    }
+
     fn includes(&self, tool: &ToolDefinition) -> bool {
         self.upstream.as_ref().is_none_or(|id| id == tool.upstream.as_str())
             && self.tool.as_ref().is_none_or(|pattern| matches(pattern, &tool.name))
@@ -221,7 +255,8 @@ mod tests {
         identity::Identity,
         policy::{
             Policies, Source,
-            fixtures::{NOON, caller, demo, named, shipped, tool, upstream},
+            check::Estate,
+            fixtures::{NOON, caller, demo, demo_upstreams, named, shipped, tool, upstream},
             load,
         },
         refusal::Refusal,
@@ -301,6 +336,35 @@ mod tests {
         insta::assert_snapshot!(check(wrong));
         insta::assert_snapshot!(check("[[ceilings]]\nname = \"a\"\nper = [\"usr\"]\nin_flight = 1\n"));
         insta::assert_snapshot!(check("[[ceilings]]\nname = \"a\"\nrates = 1\n"));
+        insta::assert_snapshot!(check(
+            "[[ceiling]]\nname = \"a\"\n\n[[ceilings]]\nnme = \"b\"\nper = \"user\"\nin_flight = \"4\"\n\n[[ceilings]]\n\
+             rate = { cuont = 1, per = 60 }\nmatch = { upstrem = \"crm\" }\n"
+        ));
+        insta::assert_snapshot!(check("[[ceilings]\nname = \"a\"\nname = \"b\"\n"));
+    }
+
+    #[test]
+    fn a_ceiling_that_counts_no_call_is_told() {
+        let text = "[[ceilings]]\nname = \"all\"\nin_flight = 1\n\n\
+                    [[ceilings]]\nname = \"fits\"\nin_flight = 1\nmatch = { upstream = \"crm\", tool = \"create_*\", tag = \"write\" }\n\n\
+                    [[ceilings]]\nname = \"crn\"\nin_flight = 1\nmatch = { upstream = \"crn\" }\n\n\
+                    [[ceilings]]\nname = \"tag\"\nin_flight = 1\nmatch = { tag = \"wrote\" }\n\n\
+                    [[ceilings]]\nname = \"tool\"\nin_flight = 1\nmatch = { upstream = \"notes\", tool = \"create_*\" }\n";
+        let (source, set) = (Source::new("ceilings.toml", text), ceilings(text));
+        let (tools, upstreams) = (demo(), demo_upstreams());
+        let ids: Vec<_> = upstreams.keys().cloned().collect();
+        let said = |tools: &[Arc<ToolDefinition>], unread: &[_]| {
+            let problems = set.check(&source, &Estate { upstreams: &upstreams, tools, unread });
+            assert!(problems.iter().all(|problem| !problem.is_error()));
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let certain = [
+            "the ceiling `crn` counts no call: there is no upstream `crn`",
+            "the ceiling `tag` counts no call: no tool has the tag `wrote`",
+        ];
+        assert_eq!(said(&[], &ids), certain);
+        let all = [certain[0], certain[1], "the ceiling `tool` counts no call: no tool fits its `match`"];
+        assert_eq!(said(&tools, &[]), all);
     }
 
     #[test]

@@ -11,44 +11,49 @@ use toml::Spanned;
 
 use super::{Ceiling, Ceilings, Matching, Per};
 use crate::{
-    config::UpstreamId,
+    config::{
+        UpstreamId,
+        read::{Reading, read},
+    },
     policy::{Problem, Source},
     state::{Rate, Rates},
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+// Every key is optional here, so that one that is missing is a problem among others and not the end of reading.
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 struct File {
     #[serde(default)]
     ceilings: Vec<Spanned<Written>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 struct Written {
-    name: Spanned<String>,
+    name: Option<Spanned<String>>,
     #[serde(default)]
     per: Vec<Per>,
-    #[serde(default, rename = "match")]
-    matching: WrittenMatching,
-    rate: Option<WrittenRate>,
+    #[serde(rename = "match")]
+    matching: Option<Spanned<WrittenMatching>>,
+    rate: Option<Spanned<WrittenRate>>,
     in_flight: Option<Spanned<u32>>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 struct WrittenMatching {
     upstream: Option<Spanned<String>>,
     tool: Option<String>,
     tag: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 struct WrittenRate {
-    count: Spanned<u32>,
-    per: Spanned<String>,
-    burst: Spanned<u32>,
+    count: Option<Spanned<u32>>,
+    per: Option<Spanned<String>>,
+    burst: Option<Spanned<u32>>,
 }
 
 impl Ceilings {
@@ -58,9 +63,14 @@ impl Ceilings {
     /// Everything wrong in the text, at once.
     pub fn parse(source: Option<&Source>, rates: Arc<Rates>) -> Result<Self, Vec<Problem>> {
         let Some(source) = source else { return Ok(Self { ceilings: Vec::new(), rates }) };
-        let file: File = toml::from_str(&source.text).map_err(|fault| vec![Problem::of_toml(source, &fault)])?;
-        let mut reader = Reader { source, names: BTreeSet::new(), problems: Vec::new() };
+        let reading = read::<File>(&source.file, &source.text).map_err(|problems| {
+            problems.iter().map(|problem| Problem::of(source, problem, None)).collect::<Vec<_>>()
+        })?;
+        let Reading { file, problems, removed, .. } = reading;
+        let problems = problems.iter().map(|problem| Problem::of(source, problem, None)).collect();
+        let mut reader = Reader { source, names: BTreeSet::new(), removed, problems };
         let ceilings = file.ceilings.into_iter().filter_map(|written| reader.ceiling(written)).collect();
+        reader.problems.sort_by_cached_key(Problem::order);
         if reader.problems.is_empty() { Ok(Self { ceilings, rates }) } else { Err(reader.problems) }
     }
 }
@@ -69,6 +79,8 @@ impl Ceilings {
 struct Reader<'a> {
     source: &'a Source,
     names: BTreeSet<String>,
+    /// Tables, by their place, and keys in them that are wrong, not missing.
+    removed: BTreeSet<(usize, String)>,
     problems: Vec<Problem>,
 }
 
@@ -77,54 +89,72 @@ impl Reader<'_> {
         let whole = written.span();
         let Written { name, per, matching, rate, in_flight } = written.into_inner();
         let before = self.problems.len();
-        if name.get_ref().is_empty() || name.get_ref().chars().any(char::is_control) {
-            self.wrong(name.span(), "a ceiling needs a name", "it stands in refusals and in the audit");
-        } else if !self.names.insert(name.get_ref().clone()) {
-            self.wrong(name.span(), "the name is taken by another ceiling", "give each ceiling its own");
-        }
-        if rate.is_none() && in_flight.is_none() {
-            self.wrong(
-                whole,
-                "a ceiling needs `rate`, `in_flight` or both",
-                "`rate = { count = 60, per = \"1m\", burst = 10 }`",
-            );
+        let unbounded = rate.is_none() && in_flight.is_none();
+        if unbounded && !self.removed(&whole, "rate") && !self.removed(&whole, "in_flight") {
+            self.wrong(whole.clone(), "a ceiling needs `rate`, `in_flight` or both", RATE);
         }
         if let Some(max) = in_flight.as_ref().filter(|max| *max.get_ref() == 0) {
             self.wrong(max.span(), "no call at all would be let through", "forbid them in a policy instead");
         }
-        let rate = rate.and_then(|rate| self.rate(&rate));
-        if let Some(id) = matching.upstream.as_ref().filter(|id| UpstreamId::parse(id.get_ref()).is_none()) {
+        let name = self.name(&whole, name);
+        let rate = rate.and_then(|rate| self.rate(rate));
+        let place = matching.as_ref().map(|matching| SourceSpan::from(matching.span()));
+        let matching = self.matching(matching.map(Spanned::into_inner).unwrap_or_default());
+        let name = name.filter(|_| self.problems.len() == before)?;
+        let in_flight = in_flight.map(Spanned::into_inner);
+        Some(Ceiling { name: Arc::from(name), per: distinct(per), matching, place, rate, in_flight })
+    }
+
+    fn name(&mut self, whole: &Range<usize>, name: Option<Spanned<String>>) -> Option<String> {
+        let help = "it stands in refusals and in the audit";
+        let Some(name) = name else {
+            if !self.removed(whole, "name") {
+                self.wrong(whole.clone(), "a ceiling needs a `name`", help);
+            }
+            return None;
+        };
+        if name.get_ref().is_empty() || name.get_ref().chars().any(char::is_control) {
+            self.wrong(name.span(), "a ceiling needs a name", help);
+        } else if !self.names.insert(name.get_ref().clone()) {
+            self.wrong(name.span(), "the name is taken by another ceiling", "give each ceiling its own");
+        }
+        Some(name.into_inner())
+    }
+
+    fn matching(&mut self, written: WrittenMatching) -> Matching {
+        let WrittenMatching { upstream, tool, tag } = written;
+        if let Some(id) = upstream.as_ref().filter(|id| UpstreamId::parse(id.get_ref()).is_none()) {
             self.wrong(
                 id.span(),
                 "not the id of an upstream",
                 "ids are lower-case letters, digits and `-`, at most 24",
             );
         }
-        (self.problems.len() == before).then(|| Ceiling {
-            name: Arc::from(name.into_inner()),
-            per: distinct(per),
-            matching: Matching {
-                upstream: matching.upstream.map(Spanned::into_inner),
-                tool: matching.tool,
-                tag: matching.tag,
-            },
-            rate,
-            in_flight: in_flight.map(Spanned::into_inner),
-        })
+        Matching { upstream: upstream.map(Spanned::into_inner), tool, tag }
     }
 
-    fn rate(&mut self, written: &WrittenRate) -> Option<Rate> {
-        for number in [&written.count, &written.burst] {
-            if *number.get_ref() == 0 {
-                self.wrong(number.span(), "no call at all would be let through", "at least 1");
+    fn rate(&mut self, written: Spanned<WrittenRate>) -> Option<Rate> {
+        let whole = written.span();
+        let WrittenRate { count, per, burst } = written.into_inner();
+        for (key, missing) in [("count", count.is_none()), ("per", per.is_none()), ("burst", burst.is_none())] {
+            if missing && !self.removed(&whole, key) {
+                self.wrong(whole.clone(), &format!("a rate needs `{key}`"), RATE);
             }
         }
-        let Some(per) = span(written.per.get_ref()) else {
-            self.wrong(written.per.span(), "not a span of time", "a number and `s`, `m`, `h` or `d`, as in `1m`");
+        for number in [&count, &burst].into_iter().flatten().filter(|number| *number.get_ref() == 0) {
+            self.wrong(number.span(), "no call at all would be let through", "at least 1");
+        }
+        let per = per?;
+        let Some(span) = span(per.get_ref()) else {
+            self.wrong(per.span(), "not a span of time", "a number and `s`, `m`, `h` or `d`, as in `1m`");
             return None;
         };
-        let interval = per.checked_div(*written.count.get_ref())?.max(Duration::from_nanos(1));
-        Some(Rate { interval, burst: *written.burst.get_ref() })
+        let interval = span.checked_div(count?.into_inner())?.max(Duration::from_nanos(1));
+        Some(Rate { interval, burst: burst?.into_inner() })
+    }
+
+    fn removed(&self, table: &Range<usize>, key: &str) -> bool {
+        self.removed.contains(&(table.start, key.to_owned()))
     }
 
     fn wrong(&mut self, span: Range<usize>, message: &str, help: &str) {
@@ -155,3 +185,6 @@ fn span(text: &str) -> Option<Duration> {
 }
 
 const SPAN_SECONDS_MAX: u64 = 366 * 86_400;
+
+/// How a rate is written.
+const RATE: &str = "`rate = { count = 60, per = \"1m\", burst = 10 }`";

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     ceiling::Ceilings,
     config::{self, Config, Environment, Report, UpstreamId},
-    policy::{Policies, check::Estate, load},
+    policy::{Policies, Problem, Source, check::Estate, load},
     state::Rates,
 };
 
@@ -58,20 +58,18 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
         Some(config) => config.gateway.policies.clone(),
         None => config::policies(path, &environment),
     };
-    let policies = read_policies(&folder, &mut report);
+    let read = read_folder(&folder, &mut report);
     let known = match &config {
         Some(config) => known(arguments, config, &mut report)?,
         None => None,
     };
-    if let (Some(config), Some(policies)) = (&config, &policies) {
-        if let Some(known) = &known {
-            type_policies(config, policies, known, &mut report);
-        }
+    if let Some(config) = &config {
+        fit(config, &read, known.as_ref(), &mut report);
+    }
+    if let (Some(_), Some(policies)) = (&config, &read.policies) {
         let tests = load::sources(&folder, ".test.toml");
         let run = tests.and_then(|tests| policies.test(&tests, known.as_ref().map_or(&[], |known| &known.tools)));
-        for problem in run.err().into_iter().flatten() {
-            report.push(problem);
-        }
+        push(&mut report, run.err().into_iter().flatten());
     }
     if !report.is_empty() {
         complain(&report);
@@ -80,27 +78,48 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
         return Ok(Answer::No);
     }
     let (upstreams, policies) =
-        (config.map_or(0, |config| config.upstreams.len()), policies.map_or(0, |policies| policies.len()));
+        (config.map_or(0, |config| config.upstreams.len()), read.policies.map_or(0, |policies| policies.len()));
     let against = known.map_or("not typed against tools".to_owned(), |known| format!("{} tools", known.tools.len()));
     writeln!(out, "nothing is wrong: {upstreams} upstreams, {policies} policies, {against}")?;
     Ok(Answer::Yes)
 }
 
-/// All that is wrong in the folder; the policies where nothing is wrong with them.
-fn read_policies(folder: &Path, report: &mut Report) -> Option<Policies> {
-    let ceilings = load::source(folder, "ceilings.toml")
-        .and_then(|source| Ceilings::parse(source.as_ref(), Arc::new(Rates::new(COUNTERS_MAX))));
-    for problem in ceilings.err().into_iter().flatten() {
-        report.push(problem);
-    }
-    match Policies::load(folder) {
+/// What is in the policies' folder, where nothing is wrong with it.
+struct Folder {
+    policies: Option<Policies>,
+    ceilings: Option<(Source, Ceilings)>,
+}
+
+/// Reads the folder, and says all that is wrong in it.
+fn read_folder(folder: &Path, report: &mut Report) -> Folder {
+    let ceilings = load::source(folder, "ceilings.toml").and_then(|source| {
+        let ceilings = Ceilings::parse(source.as_ref(), Arc::new(Rates::new(COUNTERS_MAX)))?;
+        Ok(source.map(|source| (source, ceilings)))
+    });
+    let ceilings = ceilings.unwrap_or_else(|problems| {
+        push(report, problems);
+        None
+    });
+    let policies = match Policies::load(folder) {
         Ok(policies) => Some(policies),
         Err(problems) => {
-            for problem in problems {
-                report.push(problem);
-            }
+            push(report, problems);
             None
         }
+    };
+    if policies.as_ref().is_some_and(Policies::is_empty) {
+        let message = format!("no policy in `{}`: nothing is permitted", folder.display());
+        report.push(Warning {
+            message,
+            help: "write who may do what in `*.cedar`; the shipped `policies` are an example",
+        });
+    }
+    Folder { policies, ceilings }
+}
+
+fn push(report: &mut Report, problems: impl IntoIterator<Item = Problem>) {
+    for problem in problems {
+        report.push(problem);
     }
 }
 
@@ -121,11 +140,20 @@ fn known(arguments: &Arguments, config: &Config, report: &mut Report) -> Result<
     Ok(Some(known))
 }
 
-fn type_policies(config: &Config, policies: &Policies, known: &Known, report: &mut Report) {
-    let upstreams: Vec<UpstreamId> = config.upstreams.keys().cloned().collect();
-    let unread: Vec<UpstreamId> = known.unread.iter().map(|(id, _)| id.clone()).collect();
-    for problem in policies.check(&Estate { upstreams: &upstreams, tools: &known.tools, unread: &unread }) {
-        report.push(problem);
+/// Whether the policies and the ceilings are about what is there. Policies are typed only against tools; where none are
+/// known, a ceiling can still name an upstream or a tag that `upstreams.toml` does not have.
+fn fit(config: &Config, folder: &Folder, known: Option<&Known>, report: &mut Report) {
+    let unread: Vec<UpstreamId> = match known {
+        Some(known) => known.unread.iter().map(|(id, _)| id.clone()).collect(),
+        None => config.upstreams.keys().cloned().collect(),
+    };
+    let tools = known.map_or(&[][..], |known| &known.tools);
+    let estate = Estate { upstreams: &config.upstreams, tools, unread: &unread };
+    if let (Some(policies), Some(_)) = (&folder.policies, known) {
+        push(report, policies.check(&estate));
+    }
+    if let Some((source, ceilings)) = &folder.ceilings {
+        push(report, ceilings.check(source, &estate));
     }
 }
 

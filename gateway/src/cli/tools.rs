@@ -87,7 +87,7 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
     let known = of_upstreams(&config)?;
     let mut listed: BTreeMap<&str, Listed> = BTreeMap::new();
     for tool in &known.tools {
-        let text = String::from_utf8_lossy(&tool.raw).into_owned();
+        let text = String::from_utf8_lossy(tool.raw()).into_owned();
         let raw = RawValue::from_string(text).map_err(|error| Failure::Words(error.to_string()))?;
         listed.entry(tool.upstream.as_str()).or_insert_with(|| Listed { tools: Vec::new() }).tools.push(raw);
     }

@@ -7,7 +7,7 @@ mod check;
 pub mod checked;
 pub mod diagnose;
 pub mod environment;
-mod read;
+pub(crate) mod read;
 pub mod reload;
 mod written;
 
@@ -32,7 +32,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, Report> {
 pub fn policies(path: &Path, environment: &Environment) -> PathBuf {
     let folder = path.parent().unwrap_or(Path::new(""));
     let bytes = environment.file(path).map(|content| content.bytes).unwrap_or_default();
-    let reading = std::str::from_utf8(&bytes).ok().and_then(|text| read::read("", text).ok());
+    let reading = std::str::from_utf8(&bytes).ok().and_then(|text| read::read::<written::File>("", text).ok());
     let named = reading.and_then(|reading| reading.file.gateway?.into_inner().policies);
     named.map_or_else(|| folder.join("policies"), |named| folder.join(named.get_ref()))
 }

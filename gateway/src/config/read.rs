@@ -2,27 +2,24 @@
 //!
 //! serde stops at its first error. Here the entry that it stopped at is noted, taken out of the document, and the rest
 //! is read again, until nothing is left that cannot be read: every misspelt key and every wrong type is found in one
-//! go, and the written form stays the only list of keys. Secrets in the wrong place are masked before anything can
+//! go, and the written form stays the only list of keys: that of `upstreams.toml`, or of another file of the operator. Secrets in the wrong place are masked before anything can
 //! print them. What values mean is not looked at.
 
 use std::{collections::BTreeSet, mem, ops::Range};
 
-use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
 use toml::{
     Spanned,
     de::{DeArray, DeTable, DeValue, Deserializer},
 };
 
-use super::{
-    diagnose::{Problem, Source},
-    written::File,
-};
+use super::diagnose::{Problem, Source};
 
 /// What could be read.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct Reading<F> {
     /// The entries that can be read.
-    pub(crate) file: File,
+    pub(crate) file: F,
     /// The text for underlines, secrets masked.
     pub(crate) source: Source,
     /// What is wrong with the others.
@@ -32,17 +29,17 @@ pub(crate) struct Reading {
 }
 
 /// Reads `text`, which the operator knows as `name`; without a file where it is not TOML.
-pub(crate) fn read(name: &str, text: &str) -> Result<Reading, Vec<Problem>> {
+pub(crate) fn read<F: DeserializeOwned + Default>(name: &str, text: &str) -> Result<Reading<F>, Vec<Problem>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let source = Source::new(name, masked(text, &document));
     if !errors.is_empty() {
         return Err(errors.iter().map(|error| syntax(&source, error)).collect());
     }
-    let mut reading = Reading { file: File::default(), source, problems: Vec::new(), removed: BTreeSet::new() };
+    let mut reading = Reading { file: F::default(), source, problems: Vec::new(), removed: BTreeSet::new() };
     let mut document = document;
     // Each round takes out an entry, so there are at most as many rounds as bytes; the bound is for the reader's patience.
     for _ in 0..ROUNDS_MAX {
-        let error = match File::deserialize(Deserializer::from(document.clone())) {
+        let error = match F::deserialize(Deserializer::from(document.clone())) {
             Ok(file) => {
                 reading.file = file;
                 return Ok(reading);
@@ -157,7 +154,7 @@ fn structure(source: &Source, error: &toml::de::Error, is_key: bool) -> Problem 
             .help(nearest(written, &known));
     }
     let Some((found, expected)) = message.split_once(", expected ") else {
-        return source.problem(message).at(span, "here").help("see the comments of the shipped `upstreams.toml`");
+        return source.problem(message).at(span, "here").help("see the comments of the file as it ships");
     };
     // Only the kind of what was found: the value itself may be a secret in the wrong place.
     let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
@@ -172,13 +169,14 @@ fn in_words(expected: &str) -> (&str, &'static str) {
         "u64" => {
             ("a whole number, zero or more", "write it without quotes, sign or unit: the key's last word is its unit")
         }
+        "u32" => ("a whole number, zero or more", "write it without quotes or sign"),
         "f64" => ("a number", "write it without quotes"),
         "a string" => ("text", "put it in double quotes"),
         "a boolean" => ("`true` or `false`", "write it without quotes"),
         "a sequence" => ("a list", "put it in brackets: `[\"first\", \"second\"]`"),
         "a map" | "a table" => ("a table", "write `{ key = value }`, or a `[header]` of its own with the keys below"),
         other if other.contains("env") => (other, "name where the value stands; secrets never stand in this file"),
-        other => (other, "see the comments of the shipped `upstreams.toml`"),
+        other => (other, "see the comments of the file as it ships"),
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     secret::Secret,
 };
 
-/// Everything around the gateway, running and written down. The folder goes when this is dropped.
+/// Everything around the gateway, running and written down. The folder goes when this is dropped, unless it was named.
 #[derive(Debug)]
 pub struct Estate {
     scratch: Scratch,
@@ -38,12 +38,18 @@ pub struct Estate {
 
 /// A folder that only this user can look into.
 #[derive(Debug)]
-struct Scratch(PathBuf);
+struct Scratch {
+    folder: PathBuf,
+    /// Whoever named it wants to look into it afterwards.
+    keep: bool,
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed stays in the system's folder for temporary files, which is there for that.
-        drop(fs::remove_dir_all(&self.0));
+        if !self.keep {
+            // What cannot be removed stays in the system's folder for temporary files, which is there for that.
+            drop(fs::remove_dir_all(&self.folder));
+        }
     }
 }
 
@@ -57,12 +63,13 @@ struct Addresses<'a> {
 }
 
 impl Estate {
-    /// Starts the issuer and the servers, and writes down the rest, with the shipped policies.
+    /// Starts the issuer and the servers, and writes down the rest, with the shipped policies: into `keep`, which must not
+    /// be there yet, or else into a temporary folder.
     ///
     /// # Errors
     /// [`DemoError`] where a port, a folder or a key cannot be had.
-    pub async fn build() -> Result<Self, DemoError> {
-        let scratch = Scratch::new()?;
+    pub async fn build(keep: Option<&Path>) -> Result<Self, DemoError> {
+        let scratch = Scratch::new(keep)?;
         let [gateway, admin] = free_ports()?;
         let public_url = format!("https://{gateway}");
         let secret = Secret::new(uuid::Uuid::new_v4().simple().to_string());
@@ -83,38 +90,39 @@ impl Estate {
     /// The configuration to start the gateway on.
     #[must_use]
     pub fn config(&self) -> PathBuf {
-        self.scratch.0.join("upstreams.toml")
+        self.scratch.folder.join("upstreams.toml")
     }
 
     /// PEM of the authority that made the gateway's certificate.
     #[must_use]
     pub fn ca(&self) -> PathBuf {
-        self.scratch.0.join("ca.crt")
+        self.scratch.folder.join("ca.crt")
     }
 
     /// The folder of the journal.
     #[must_use]
     pub fn journal(&self) -> PathBuf {
-        self.scratch.0.join("audit")
+        self.scratch.folder.join("audit")
     }
 }
 
 impl Scratch {
-    fn new() -> Result<Self, DemoError> {
-        let path = std::env::temp_dir().join(format!("tollgate-demo-{}", uuid::Uuid::new_v4().simple()));
-        let scratch = Self(path);
-        scratch.folder("")?;
-        Ok(scratch)
+    fn new(keep: Option<&Path>) -> Result<Self, DemoError> {
+        let folder = match keep {
+            Some(folder) => std::path::absolute(folder).map_err(|error| DemoError::at("the folder to keep", error))?,
+            None => std::env::temp_dir().join(format!("tollgate-demo-{}", uuid::Uuid::new_v4().simple())),
+        };
+        // Made before anything would remove it: a folder that was there is somebody else's.
+        make_folder(&folder)?;
+        Ok(Self { folder, keep: keep.is_some() })
     }
 
     fn folder(&self, name: &str) -> Result<(), DemoError> {
-        let path = self.0.join(name);
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|error| DemoError::at(&path.display().to_string(), error))
+        make_folder(&self.folder.join(name))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), DemoError> {
-        let path = self.0.join(name);
+        let path = self.folder.join(name);
         let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let written = written.and_then(|mut file| file.write_all(text.as_bytes()));
         written.map_err(|error| DemoError::at(&path.display().to_string(), error))
@@ -142,7 +150,7 @@ impl Scratch {
     }
 
     fn configuration(&self, addresses: &Addresses<'_>) -> String {
-        let file = |name: &str| quoted(&self.0.join(name));
+        let file = |name: &str| quoted(&self.folder.join(name));
         let Addresses { issuer, crm, notes, gateway, admin } = addresses;
         let grant = |audience: &str, server: &SocketAddr, scope: &str| {
             format!(
@@ -198,6 +206,11 @@ tags  = ["write"]
             notes_grant = grant("notes-api", notes, "notes.read"),
         )
     }
+}
+
+fn make_folder(path: &Path) -> Result<(), DemoError> {
+    let made = DirBuilder::new().mode(0o700).create(path);
+    made.map_err(|error| DemoError::at(&path.display().to_string(), error))
 }
 
 pub(super) async fn servers(issuer: &str) -> Result<(SocketAddr, SocketAddr), DemoError> {

@@ -308,7 +308,7 @@ async fn the_legacy_server_keeps_sessions_apart_and_reports_progress() {
 
 #[tokio::test]
 async fn what_the_demo_writes_is_a_configuration_and_goes_with_it() {
-    let built = estate::Estate::build().await.unwrap();
+    let built = estate::Estate::build(None).await.unwrap();
     let folder = built.config().parent().unwrap().to_owned();
     let config = match config::load(&built.config(), &config::Environment::process()) {
         Ok(config) => config,

@@ -146,7 +146,7 @@ impl Visitor<'_> {
         let tools = listed.message.pointer("/result/tools").and_then(Value::as_array).cloned().unwrap_or_default();
         let names: Vec<&str> = tools.iter().filter_map(|tool| tool.get("name")?.as_str()).collect();
         say(out, &format!("  tools/list → {}\n", names.join(", ")))?;
-        self.records(out)?;
+        self.records(out).await?;
         if names.is_empty() || names.contains(&HIDDEN) {
             return Err(DemoError::at("step 3", format!("`{HIDDEN}` must not be in a list that has other tools")));
         }
@@ -175,7 +175,7 @@ impl Visitor<'_> {
             let answer = self.call(&bob, &order(ORDER_SMALL)).await?;
             if answer.code() == Some("ceiling_reached") {
                 say(out, &format!("  order {count} in a row → {}\n", answer.shown()))?;
-                return self.last_record(out);
+                return self.last_record(out).await;
             }
             if !answer.is_result() {
                 return Err(DemoError::at("step 6", answer.message));
@@ -194,7 +194,7 @@ impl Visitor<'_> {
     ) -> Result<Answer, DemoError> {
         let answer = self.call(token, call).await?;
         say(out, &format!("  {} {}\n  → {}\n", call.tool, call.arguments, answer.shown()))?;
-        self.records(out)?;
+        self.records(out).await?;
         let as_it_has_to = match expected {
             Expected::Result => answer.is_result(),
             Expected::Refused(code) => answer.code() == Some(code),
@@ -261,18 +261,19 @@ impl Visitor<'_> {
     }
 
     /// Shows what the journal has since it was last looked at, one line a record.
-    fn records(&mut self, out: &mut dyn Write) -> Result<(), DemoError> {
-        for record in self.unseen() {
+    async fn records(&mut self, out: &mut (dyn Write + Send)) -> Result<(), DemoError> {
+        // The end of a call is on its way to the disk while the answer is on its way to the client.
+        let records = self.unseen(|records| !records.is_empty() && of(records, "intent") <= of(records, "outcome")).await;
+        for record in records {
             say(out, &format!("    journal: {}\n", summary(&record)))?;
         }
         Ok(())
     }
 
-    /// Shows the newest record only: a loop leaves many that say the same.
-    fn last_record(&mut self, out: &mut dyn Write) -> Result<(), DemoError> {
-        let unseen = self.unseen();
-        let refusals = unseen.iter().filter(|record| record.get("event") == Some(&json!("refusal")));
-        match refusals.max_by_key(|record| record.get("seq").and_then(Value::as_u64)) {
+    /// Shows the newest refusal only: a loop leaves many records that say the same.
+    async fn last_record(&mut self, out: &mut (dyn Write + Send)) -> Result<(), DemoError> {
+        let unseen = self.unseen(|records| of(records, "refusal") > 0).await;
+        match unseen.iter().rfind(|record| word(record, "/event") == "refusal") {
             Some(record) => say(out, &format!("    journal: {}\n", summary(record))),
             None => Ok(()),
         }
@@ -285,11 +286,20 @@ impl Visitor<'_> {
         say(out, &format!("\n── one line of the journal, as written before the call was forwarded ──\n{line}\n\n"))
     }
 
-    fn unseen(&mut self) -> Vec<Value> {
-        let fresh: Vec<String> =
-            lines(&self.estate.journal()).into_iter().filter(|line| self.seen.insert(line.clone())).collect();
-        let records = fresh.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        records.filter(|record| SHOWN.contains(&word(record, "/event"))).collect()
+    /// New records, as soon as they are enough, or as many as there are after a while.
+    async fn unseen(&mut self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let began = clock::instant();
+        let mut records = Vec::new();
+        loop {
+            let journal = lines(&self.estate.journal());
+            let fresh: Vec<String> = journal.into_iter().filter(|line| self.seen.insert(line.clone())).collect();
+            let read = fresh.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            records.extend(read.filter(|record| SHOWN.contains(&word(record, "/event"))));
+            if enough(&records) || clock::instant().duration_since(began) > RECORD_MAX {
+                return records;
+            }
+            tokio::time::sleep(RECORD_PAUSE).await;
+        }
     }
 }
 
@@ -325,6 +335,10 @@ impl Answer {
         }
         text
     }
+}
+
+fn of(records: &[Value], event: &str) -> usize {
+    records.iter().filter(|record| word(record, "/event") == event).count()
 }
 
 fn order(amount: u32) -> Call {
@@ -377,13 +391,20 @@ fn summary(record: &Value) -> String {
         ("grant", "/grant/strategy"),
         ("audience", "/grant/audience"),
         ("refused", "/refused/code"),
-        ("result", "/result/status"),
+        ("ending", "/result/ending"),
+        ("code", "/result/code"),
     ];
     for (name, pointer) in parts {
         let value = word(record, pointer);
         if !value.is_empty() {
             text.push_str(&format!(" {name}={value}"));
         }
+    }
+    if let Some(status) = record.pointer("/result/status") {
+        text.push_str(&format!(" status={status}"));
+    }
+    if let Some(took) = record.pointer("/result/duration_us").and_then(Value::as_u64) {
+        text.push_str(&format!(" took={:.1}ms", Duration::from_micros(took).as_secs_f64() * 1e3));
     }
     for (name, pointer) in [("policies", "/decision/policies"), ("scopes", "/grant/scopes")] {
         if let Some(values) = record.pointer(pointer).and_then(Value::as_array).filter(|values| !values.is_empty()) {
@@ -449,3 +470,7 @@ const BOUNDS: Bounds = Bounds { deadline: Duration::from_secs(15), bytes_max: 10
 /// How long the gateway may take to start, and how often it is asked.
 const START_MAX: Duration = Duration::from_secs(20);
 const START_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a record may take to its file, and how often that is looked at.
+const RECORD_MAX: Duration = Duration::from_secs(5);
+const RECORD_PAUSE: Duration = Duration::from_millis(10);

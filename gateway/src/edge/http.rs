@@ -170,12 +170,7 @@ impl Answer for Door {
             Ok(Asked::Options(methods)) => options(&parts, methods, page.is_some()),
             Err(refusal) => {
                 let endpoint = endpoint(parts.uri.path()).unwrap_or(Endpoint::Federated);
-                let allow = if let Refusal::MethodNotAllowed(allow) = refusal { Some(allow) } else { None };
-                let mut response = self.inside.refuse(head(parts, endpoint, peer), refusal).await;
-                if let Some(allow) = allow {
-                    response.headers.insert(ALLOW, HeaderValue::from_static(allow));
-                }
-                response
+                self.inside.refuse(head(parts, endpoint, peer), refusal).await
             }
         };
         if let Some(page) = page {

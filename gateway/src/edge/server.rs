@@ -424,12 +424,29 @@ fn can_listen(address: SocketAddr) -> Result<(), Failure> {
 }
 
 /// Whoever can write to this folder can take the listening sockets, so it is ours alone.
-fn own_folder(path: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn own_folder(path: &Path) -> Result<PathBuf, Failure> {
     use std::os::unix::fs::DirBuilderExt;
     let failed = |source| Failure::RunDirectory { path: path.to_owned(), source };
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(path).map_err(failed)?;
-    path.canonicalize().map_err(failed)
+    let path = path.canonicalize().map_err(failed)?;
+    if is_ours_alone(&path).map_err(failed)? {
+        Ok(path)
+    } else {
+        Err(failed(io::Error::other("others can write to it")))
+    }
+}
+
+/// Whether `folder` was there before us with an owner or a mode that lets others in: the default one has a name that
+/// anybody on this machine can foretell. A file in it shows who we are, which the standard library does not say.
+fn is_ours_alone(folder: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let probe = folder.join(format!("owner-{}", std::process::id()));
+    drop(std::fs::remove_file(&probe)); // of a process that died here under the same number
+    let own = std::fs::File::create_new(&probe)?.metadata()?.uid();
+    std::fs::remove_file(&probe)?;
+    let folder = folder.metadata()?;
+    Ok(folder.uid() == own && folder.mode() & 0o022 == 0)
 }
 
 /// Orders that may wait; signals beyond these say nothing new.

@@ -24,7 +24,7 @@ use super::{
     Failure, Page, Pages,
     connection::Bounds,
     http::Inside,
-    server::{Assembly, Background, Order},
+    server::{Assembly, Background, Order, own_folder},
 };
 use crate::{
     clock,
@@ -576,6 +576,18 @@ fn a_drain_is_bounded_and_a_second_order_ends_it() {
         running.end().unwrap();
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
+}
+
+#[test]
+fn a_run_directory_that_others_can_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (fresh, open) = (folder.path().join("a/b"), folder.path().join("open"));
+    assert!(own_folder(&fresh).is_ok());
+    assert!(own_folder(&fresh).is_ok(), "the successor's too");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(own_folder(&open), Err(Failure::RunDirectory { .. })));
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Estate {
             let moved = self.config.upstreams.get(id).is_none_or(|before| before.url != upstream.url);
             let Some(listing) = known.listing(id).filter(|_| !moved) else { continue };
             let again =
-                |tool: &Arc<ToolDefinition>| ToolDefinition::read(upstream, tool.raw.clone()).ok().map(Arc::new);
+                |tool: &Arc<ToolDefinition>| ToolDefinition::read(upstream, tool.raw().clone()).ok().map(Arc::new);
             let tools = listing.tools.iter().filter_map(again).collect();
             next.publish(id, Listing { tools, degraded: listing.degraded.clone() });
         }
@@ -155,9 +155,9 @@ impl Estate {
     pub fn publish(&self, upstream: &UpstreamId, listing: Listing) -> bool {
         let before = self.catalogue.load();
         let digests = |listing: &Listing| listing.tools.iter().map(|tool| tool.digest.clone()).collect::<Vec<_>>();
-        let same = before.listing(upstream).is_some_and(|known| {
-            known.degraded.is_some() == listing.degraded.is_some() && digests(known) == digests(&listing)
-        });
+        let same = before
+            .listing(upstream)
+            .is_some_and(|known| known.degraded == listing.degraded && digests(known) == digests(&listing));
         if same {
             return false;
         }

@@ -52,6 +52,7 @@ impl Gateway {
                     policies: record::Words::Shared(admission.policies()),
                     policy_set: admission.policy_set(),
                     reason: None,
+                    shadow: admission.shadow(),
                 },
                 ceilings: record::Words::Shared(admission.ceilings()),
                 request,
@@ -87,8 +88,7 @@ impl Gateway {
         let tools: Vec<Cow<'_, [u8]>> = page
             .tools
             .iter()
-            .filter_map(|exposed| exposed.tool.listed(&exposed.name, asker.version))
-            .map(Cow::Owned)
+            .map(|exposed| Cow::Owned(exposed.tool.listed(&exposed.name, asker.version)))
             .collect();
         let degraded: Vec<Cow<'_, str>> =
             catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();

@@ -10,7 +10,7 @@ mod refresh;
 mod respond;
 mod trail;
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -32,7 +32,6 @@ use crate::{
 };
 
 /// The head of a request that the edge let in: the path named `endpoint`, `Host` and `Origin` were acceptable.
-#[derive(Debug)]
 pub struct Head {
     /// What the path named.
     pub endpoint: Endpoint,
@@ -44,6 +43,14 @@ pub struct Head {
     pub headers: HeaderMap,
     /// Who is at the other end of the connection.
     pub peer: SocketAddr,
+}
+
+impl fmt::Debug for Head {
+    /// Without headers and query, in which credentials come.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, method, peer, .. } = self;
+        write!(formatter, "Head({method} {} from {peer})", endpoint.path())
+    }
 }
 
 /// What goes back: the edge writes exactly this.
@@ -169,10 +176,17 @@ impl Gateway {
         let body = body.await?;
         let message =
             rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
-        let Message::Call(call) = message else { return Ok(respond::accepted()) };
+        let Message::Call(call) = message else {
+            trail.era = Some(Era::Legacy);
+            return self.session(head, &caller, trail).map(|_theirs| respond::accepted());
+        };
         trail.era = Some(call.era());
         trail.request_id = call.id().cloned();
-        let session = self.session(head, &caller, &call, trail)?;
+        // A modern request has no session, and `initialize` begins one (RL-03).
+        let session = match call.era() {
+            Era::Legacy if call.method() != rpc::Method::Initialize => Some(self.session(head, &caller, trail)?),
+            Era::Legacy | Era::Modern => None,
+        };
         let call = match &session {
             Some(session) if call.version_assumed() => call.in_version(session.version),
             Some(_) | None => call,
@@ -206,9 +220,7 @@ impl Gateway {
 
         let name = call.name().unwrap_or_default();
         let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &name)?);
-        let decided = rules.policies.decide(identity, &target.tool, call.arguments(), now);
-        metrics().decisions.with([if decided.is_ok() { "allow" } else { "deny" }]).increment();
-        let permit = decided?;
+        let permit = trail.judge(rules.policies.decide(identity, &target.tool, call.arguments(), now))?;
         if call.era() == Era::Modern {
             mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
         }
@@ -232,26 +244,33 @@ impl Gateway {
         Ok(Held { asker, tracked, _room: room })
     }
 
-    /// The session of a legacy request; `initialize` begins one and needs none (RL-03).
-    fn session(
-        &self,
-        head: &Head,
-        caller: &Caller,
-        call: &Call,
-        trail: &Trail,
-    ) -> Result<Option<Arc<Session>>, Refusal> {
-        if call.era() == Era::Modern || call.method() == rpc::Method::Initialize {
-            return Ok(None);
-        }
-        let id = call.session_id().ok_or(Refusal::SessionMissing)?;
-        self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now).map(Some)
+    /// The session that a legacy client names.
+    fn session(&self, head: &Head, caller: &Caller, trail: &Trail) -> Result<Arc<Session>, Refusal> {
+        let id = rpc::headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
+        self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now)
     }
 
     fn end_session(&self, head: &Head, caller: &Caller, trail: &mut Trail) -> Result<Response, Refusal> {
         trail.era = Some(Era::Legacy);
-        let id = rpc::headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
-        let session = self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now)?;
+        let session = self.session(head, caller, trail)?;
         self.sessions.end(&session);
         Ok(respond::done())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
+
+    use super::Head;
+    use crate::config::Endpoint;
+
+    #[test]
+    fn a_head_does_not_print_credentials() {
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Bearer hunter2"))]);
+        let peer = "192.0.2.1:9".parse().unwrap();
+        let query = Some("access_token=hunter2".to_owned());
+        let head = Head { endpoint: Endpoint::Federated, method: Method::POST, query, headers, peer };
+        assert_eq!(format!("{head:?}"), "Head(POST /mcp from 192.0.2.1:9)");
     }
 }

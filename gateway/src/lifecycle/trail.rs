@@ -17,6 +17,7 @@ use crate::{
     clock::{self, Timestamp},
     config::Endpoint,
     identity::Identity,
+    policy::{Denial, Permit, Verdict},
     refusal::{Era, Outside, Refusal},
     rpc::{Call, Rejected, RequestId},
     telemetry::{
@@ -50,8 +51,10 @@ pub(super) struct Trail {
     pub(super) asked: Option<Asked>,
     /// What it is aimed at, once that is found.
     pub(super) target: Option<Target>,
-    /// The policy set that judged it.
+    /// The policy set that judges it.
     pub(super) policy_set: Option<Arc<str>>,
+    /// What that said.
+    pub(super) verdict: Option<Arc<Verdict>>,
 }
 
 /// What the envelope said.
@@ -81,6 +84,7 @@ impl Trail {
             asked: None,
             target: None,
             policy_set: None,
+            verdict: None,
         }
     }
 
@@ -140,6 +144,21 @@ impl Trail {
         target
     }
 
+    /// Keeps what policy said, and counts it.
+    pub(super) fn judge(&mut self, judged: Result<Permit, Denial>) -> Result<Permit, Refusal> {
+        let verdict = match &judged {
+            Ok(permit) => permit.verdict(),
+            Err(denial) => &denial.verdict,
+        };
+        metrics().decisions.with([verdict.as_str()]).increment();
+        for finding in verdict.shadow() {
+            let changes = if finding.changes { "true" } else { "false" };
+            metrics().shadow.with([&finding.policy, finding.outcome.as_str(), changes]).increment();
+        }
+        self.verdict = Some(Arc::clone(verdict));
+        Ok(judged?)
+    }
+
     /// The era to answer in: that of the request, or the one whose errors every client understands.
     pub(super) fn answer_era(&self) -> Era {
         self.era.unwrap_or(Era::Modern)
@@ -184,22 +203,15 @@ impl Trail {
         }
         let path = self.endpoint.path();
         let reason = refusal.inside();
-        let denied = if let Refusal::Denied(policies) = refusal { policies.as_slice() } else { &[] };
-        let policies: Vec<&str> = denied.iter().map(String::as_str).collect();
-        let decided = !policies.is_empty();
+        let reached = if let Refusal::CeilingReached { ceiling, .. } = refusal { Some(ceiling.as_str()) } else { None };
         let recorded = self.with_request(None, |request| {
             journal.note(
                 self.id,
                 &record::Refused {
                     who: self.who(),
                     target: self.target.as_ref().map(|target| record_target(target, &path)),
-                    decision: self.policy_set.as_deref().filter(|_| decided).map(|policy_set| record::Decision {
-                        outcome: "deny",
-                        policies: record::Words::Borrowed(&policies),
-                        policy_set,
-                        reason: None,
-                    }),
-                    ceilings: record::Words::default(),
+                    decision: self.decision(&reason),
+                    ceilings: record::Words::Borrowed(reached.as_slice()),
                     request,
                     code: outside.code,
                     reason: &reason,
@@ -210,6 +222,19 @@ impl Trail {
         if !recorded {
             metrics().audit_failures.increment();
         }
+    }
+
+    /// What policy said, for a record, where it was asked; `reason` is that of the refusal, and policy's own where no
+    /// policy can be named for it.
+    fn decision<'a>(&'a self, reason: &'a str) -> Option<record::Decision<'a>> {
+        let (verdict, policy_set) = self.verdict.as_deref().zip(self.policy_set.as_deref())?;
+        Some(record::Decision {
+            outcome: verdict.as_str(),
+            policies: record::Words::Shared(verdict.policies()),
+            policy_set,
+            reason: verdict.policies().is_empty().then_some(reason),
+            shadow: verdict.shadow(),
+        })
     }
 
     /// Counts how long the request took, and closes its span; `error` is empty where all went well.

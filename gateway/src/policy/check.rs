@@ -3,18 +3,24 @@
 //! Types every policy against the schema of the catalogue, and says everything that is wrong at once. It decides
 //! nothing about a call.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use cedar_policy::{Policy, PolicySet, ValidationMode, Validator};
 
 use super::{Policies, Problem, parse::Rule, schema};
-use crate::{catalog::ToolDefinition, config::UpstreamId};
+use crate::{
+    catalog::ToolDefinition,
+    config::{Upstream, UpstreamId},
+};
 
 /// What the gateway stands in front of.
 #[derive(Debug, Clone, Copy)]
 pub struct Estate<'a> {
-    /// All upstreams of `upstreams.toml`.
-    pub upstreams: &'a [UpstreamId],
+    /// All upstreams of `upstreams.toml`: their ids and their tags are known whether or not they could be read.
+    pub upstreams: &'a BTreeMap<UpstreamId, Arc<Upstream>>,
     /// All tools of those that could be read.
     pub tools: &'a [Arc<ToolDefinition>],
     /// Those that could not be read, so that nothing can be said about policies that name their tools.
@@ -22,6 +28,12 @@ pub struct Estate<'a> {
 }
 
 impl Estate<'_> {
+    /// Every tag that `upstreams.toml` gives to a tool of `upstream`, whether or not there is such a tool.
+    pub fn tags(&self, upstream: &UpstreamId) -> impl Iterator<Item = &str> {
+        let rules = self.upstreams.get(upstream).into_iter().flat_map(|upstream| &upstream.tools);
+        rules.flat_map(|rule| &rule.tags).map(String::as_str)
+    }
+
     /// The Cedar schema, as `schema.cedarschema` has it.
     ///
     /// # Errors
@@ -69,10 +81,16 @@ impl Policies {
     }
 }
 
-/// An upstream that could not be read and that `policy` names a tool of.
+/// An upstream that could not be read and that `policy` names a tool of, or a tag that no other upstream's tools carry.
 fn unread<'a>(policy: &Policy, estate: &Estate<'a>) -> Option<&'a UpstreamId> {
-    let names: Vec<String> = policy.entity_literals().iter().map(|uid| uid.id().unescaped().to_owned()).collect();
+    let literals = policy.entity_literals();
+    let actions = literals.iter().filter(|uid| uid.type_name().basename() == "Action");
+    let names: Vec<&str> = actions.map(|uid| uid.id().unescaped()).collect();
+    let carried = |tag: &str| estate.tools.iter().any(|tool| tool.tags.iter().any(|known| known == tag));
     estate.unread.iter().find(|upstream| {
-        names.iter().any(|name| name.strip_prefix(upstream.as_str()).is_some_and(|rest| rest.starts_with('/')))
+        names.iter().any(|name| {
+            let tool = name.strip_prefix(upstream.as_str()).is_some_and(|rest| rest.starts_with('/'));
+            tool || (estate.tags(upstream).any(|tag| tag == *name) && !carried(name))
+        })
     })
 }

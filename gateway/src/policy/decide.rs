@@ -58,6 +58,12 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// What the policies said.
+    #[must_use]
+    pub fn verdict(&self) -> &Arc<Verdict> {
+        &self.verdict
+    }
+
     /// Ids of the policies that decided.
     #[must_use]
     pub fn policies(&self) -> &[Arc<str>] {
@@ -88,8 +94,8 @@ impl Permit {
 pub struct Denial {
     /// What the caller gets to know.
     pub refusal: Refusal,
-    /// What `@shadow` policies had to say.
-    pub shadow: Vec<Finding>,
+    /// What the policies said.
+    pub verdict: Arc<Verdict>,
 }
 
 impl From<Denial> for Refusal {
@@ -221,12 +227,6 @@ impl Policies {
         listing.is_ok_and(|verdict| verdict.outcome == Outcome::Allowed)
     }
 
-    /// Whether [`Policies::visible`] can change for this caller and tool as time passes.
-    #[must_use]
-    pub fn visible_varies(&self, caller: &Identity, tool: &ToolDefinition) -> bool {
-        self.slice(caller, tool).map_or(true, |slice| slice.reads().time)
-    }
-
     pub(super) fn slice(&self, caller: &Identity, tool: &ToolDefinition) -> Result<Arc<Slice>, Inexpressible> {
         let key = (caller.class, tool.key);
         if let Some(slice) = self.slices.get(&key) {
@@ -313,7 +313,7 @@ impl Policies {
             Err(fault) => {
                 let name = fault.path.join(".");
                 let why = format!("the argument `{}` is not {}", name.escape_debug(), fault.expected);
-                return Ok(Arc::new(Verdict { outcome: Outcome::Failed(why), ..Verdict::default() }));
+                return Ok(Arc::new(Verdict::failed(why)));
             }
         };
         self.judge(slice, &slice.enforced, context).map(Arc::new)
@@ -343,6 +343,9 @@ impl Policies {
             .map(|AuthorizationError::PolicyEvaluationError(fault)| AsRef::<str>::as_ref(fault.policy_id()))
             .collect();
         failed.sort_unstable();
+        if !failed.is_empty() {
+            decided.clear();
+        }
         // The error's own text may quote arguments, which do not belong in the journal.
         let outcome = match (failed.is_empty(), response.decision()) {
             (false, _) => Outcome::Failed(format!("could not evaluate {}", failed.join(" "))),
@@ -353,6 +356,7 @@ impl Policies {
         for policy in &slice.shadow {
             verdict.shadow.extend(self.finding(policy, slice, &request, &verdict));
         }
+        verdict.shadow.sort_by_key(|finding| !finding.changes);
         Ok(verdict)
     }
 
@@ -436,9 +440,9 @@ impl Slice {
     }
 }
 
-/// What the policies say.
+/// What the policies say of one call.
 #[derive(Debug)]
-pub(super) struct Verdict {
+pub struct Verdict {
     pub(super) outcome: Outcome,
     /// Ids of those that decided, sorted.
     pub(super) policies: Vec<Arc<str>>,
@@ -446,8 +450,34 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    fn denial(&self, refusal: Refusal) -> Denial {
-        Denial { refusal, shadow: self.shadow.clone() }
+    /// The word for the audit record: `allow`, also where scopes are missing, or `deny`, also where nothing could be
+    /// decided.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Allowed => "allow",
+            Outcome::Denied | Outcome::Failed(_) => "deny",
+        }
+    }
+
+    /// Ids of the policies that decided, sorted; none where nothing permits, and where nothing could be decided.
+    #[must_use]
+    pub fn policies(&self) -> &[Arc<str>] {
+        &self.policies
+    }
+
+    /// What `@shadow` policies had to say; those that would change the decision first.
+    #[must_use]
+    pub fn shadow(&self) -> &[Finding] {
+        &self.shadow
+    }
+
+    fn failed(why: String) -> Self {
+        Self { outcome: Outcome::Failed(why), ..Self::default() }
+    }
+
+    fn denial(self: &Arc<Self>, refusal: Refusal) -> Denial {
+        Denial { refusal, verdict: Arc::clone(self) }
     }
 }
 
@@ -468,7 +498,7 @@ pub(super) enum Outcome {
 
 /// The caller or the tool could not be put to Cedar, so nothing was decided.
 fn failed(fault: &Inexpressible) -> Denial {
-    Denial { refusal: Refusal::PolicyFailed(fault.0.clone()), shadow: Vec::new() }
+    Arc::new(Verdict::failed(fault.0.clone())).denial(Refusal::PolicyFailed(fault.0.clone()))
 }
 
 fn digest_of(sources: &[Source]) -> String {

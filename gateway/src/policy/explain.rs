@@ -16,7 +16,7 @@ use super::{
     parse::Rule,
     vocabulary::{Inexpressible, id},
 };
-use crate::{catalog::ToolDefinition, clock::Timestamp, identity::Identity, refusal::Refusal, rpc::json};
+use crate::{catalog::ToolDefinition, clock::Timestamp, identity::Identity, rpc::json};
 
 /// How a call would end at the policy stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -115,23 +115,16 @@ impl Policies {
             }
             Err(denial) => {
                 explanation.why = denial.refusal.inside().into_owned();
-                explanation.shadow = denial.shadow;
-                (explanation.answer, explanation.decided) = self.refused(&denial.refusal, &slice, now);
+                explanation.decided = denial.verdict.policies().to_vec();
+                explanation.shadow = denial.verdict.shadow().to_vec();
+                explanation.answer = match denial.refusal.code() {
+                    "tool_unknown" => Answer::Hidden,
+                    "scope_insufficient" => Answer::StepUp,
+                    _ => Answer::Deny,
+                };
             }
         }
         explanation
-    }
-
-    fn refused(&self, refusal: &Refusal, slice: &Slice, now: Timestamp) -> (Answer, Vec<Arc<str>>) {
-        let listed = || self.listing(slice, now).map(|verdict| verdict.policies.clone()).unwrap_or_default();
-        if let Refusal::Denied(policies) = refusal {
-            return (Answer::Deny, policies.iter().map(|id| Arc::from(id.as_str())).collect());
-        }
-        match refusal.code() {
-            "tool_unknown" => (Answer::Hidden, listed()),
-            "scope_insufficient" => (Answer::StepUp, listed()),
-            _ => (Answer::Deny, Vec::new()),
-        }
     }
 
     fn considered(&self, slice: &Slice, arguments: Option<json::Value<'_>>, now: Timestamp) -> Vec<Considered> {

@@ -2,7 +2,7 @@
 //!
 //! The demo estate's tools and callers by name. Not part of the gateway.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -60,23 +60,26 @@ pub(crate) fn tool(upstream: &Upstream, name: &str, properties: Value, required:
     Arc::new(ToolDefinition::read(upstream, Bytes::from(raw)).unwrap())
 }
 
-pub(crate) fn demo_upstreams() -> Vec<UpstreamId> {
-    ["crm", "notes"].into_iter().filter_map(UpstreamId::parse).collect()
-}
-
-pub(crate) fn demo() -> Vec<Arc<ToolDefinition>> {
+/// The estate's upstreams, by id.
+pub(crate) fn demo_upstreams() -> BTreeMap<UpstreamId, Arc<Upstream>> {
     let write = |pattern: &str| tool_rule(pattern, &["write"], &["crm:write"]);
     let crm = upstream("crm", vec![write("create_*"), write("delete_*")]);
     let notes = upstream("notes", vec![tool_rule("write_*", &["write"], &[])]);
+    [crm, notes].into_iter().map(|upstream| (upstream.id.clone(), Arc::new(upstream))).collect()
+}
+
+pub(crate) fn demo() -> Vec<Arc<ToolDefinition>> {
+    let upstreams: Vec<Arc<Upstream>> = demo_upstreams().into_values().collect();
+    let (crm, notes) = (&upstreams[0], &upstreams[1]);
     let text = || json!({ "type": "string" });
     let order = json!({ "customer": text(), "amount": { "type": "integer" }, "currency": text() });
     vec![
-        tool(&crm, "find_customer", json!({ "query": text() }), &["query"]),
-        tool(&crm, "create_order", order, &["customer", "amount", "currency"]),
-        tool(&crm, "delete_customer", json!({ "id": text() }), &["id"]),
-        tool(&notes, "read_note", json!({ "id": text() }), &["id"]),
-        tool(&notes, "write_note", json!({ "id": text(), "text": text() }), &["id", "text"]),
-        tool(&notes, "slow_report", json!({ "seconds": { "type": "integer" } }), &["seconds"]),
+        tool(crm, "find_customer", json!({ "query": text() }), &["query"]),
+        tool(crm, "create_order", order, &["customer", "amount", "currency"]),
+        tool(crm, "delete_customer", json!({ "id": text() }), &["id"]),
+        tool(notes, "read_note", json!({ "id": text() }), &["id"]),
+        tool(notes, "write_note", json!({ "id": text(), "text": text() }), &["id", "text"]),
+        tool(notes, "slow_report", json!({ "seconds": { "type": "integer" } }), &["seconds"]),
     ]
 }
 

@@ -50,8 +50,8 @@ impl Problem {
         }
     }
 
-    /// What Cedar says about `source`; `fallback` is underlined where Cedar does not say what.
-    pub(super) fn of(source: &Source, diagnostic: &dyn Diagnostic, fallback: Option<SourceSpan>) -> Self {
+    /// What a reader such as Cedar's says about `source`; `fallback` is underlined where it does not say what.
+    pub(crate) fn of(source: &Source, diagnostic: &dyn Diagnostic, fallback: Option<SourceSpan>) -> Self {
         let mut problem = Self::at(source, None, diagnostic.to_string());
         problem.help = diagnostic.help().map(|help| help.to_string());
         problem.severity = diagnostic.severity().unwrap_or(Severity::Error);
@@ -82,7 +82,7 @@ impl Problem {
     }
 
     /// Where it stands among others: by file, place and text, whatever order they were found in.
-    pub(super) fn order(&self) -> (String, usize, String) {
+    pub(crate) fn order(&self) -> (String, usize, String) {
         let file = self.source.as_ref().map(|source| source.name().to_owned()).unwrap_or_default();
         (file, self.labels.first().map_or(0, LabeledSpan::offset), self.message.clone())
     }

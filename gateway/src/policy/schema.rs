@@ -17,10 +17,9 @@ use crate::catalog::{ToolDefinition, definition::GROUP_OF_ALL};
 pub(super) fn schema(estate: &Estate<'_>) -> Result<(Schema, String), Problem> {
     let mut actions = Map::new();
     actions.insert(GROUP_OF_ALL.to_owned(), json!({}));
-    for tool in estate.tools {
-        for tag in &tool.tags {
-            actions.insert(tag.clone(), json!({}));
-        }
+    // From the configuration, not from the tools: a tag is known while no upstream that has it can be read.
+    for tag in estate.upstreams.keys().flat_map(|id| estate.tags(id)) {
+        actions.insert(tag.to_owned(), json!({}));
     }
     for tool in estate.tools {
         actions.insert(tool.action(), action(tool));
@@ -34,7 +33,7 @@ pub(super) fn schema(estate: &Estate<'_>) -> Result<(Schema, String), Problem> {
 }
 
 fn entities(estate: &Estate<'_>) -> Value {
-    let upstreams: Vec<&str> = estate.upstreams.iter().map(|id| id.as_str()).collect();
+    let upstreams: Vec<&str> = estate.upstreams.keys().map(|id| id.as_str()).collect();
     // Cedar has no enumeration of nothing.
     let upstream = if upstreams.is_empty() { json!({}) } else { json!({ "enum": upstreams }) };
     json!({

@@ -16,7 +16,7 @@ use super::{
     fixtures::{NOON, arguments, caller, demo, demo_upstreams, named, shipped, tool, tool_rule, upstream},
     load, parse,
 };
-use crate::{catalog::ToolDefinition, clock::Timestamp, identity::Identity, refusal::Refusal};
+use crate::{catalog::ToolDefinition, clock::Timestamp, config::UpstreamId, identity::Identity, refusal::Refusal};
 
 fn policies(text: &str) -> Policies {
     Policies::parse(vec![Source::new("test.cedar", text)]).unwrap()
@@ -142,7 +142,7 @@ fn a_shadow_policy_is_reported_and_not_enforced() {
     let grant = policies("@id(\"trial\") @shadow permit(principal, action, resource);");
     let denial = decide(&grant, &who, &find, json!({})).unwrap_err();
     assert_eq!(
-        denial.shadow,
+        denial.verdict.shadow(),
         [Finding { policy: "trial".into(), outcome: super::decide::Shadow::Permits, changes: true }]
     );
 }
@@ -231,9 +231,30 @@ fn a_policy_that_names_what_is_not_there_fails_its_check() {
         "permit(principal, action == Action::\"crm/create_order\", resource) when { context.tool == 1 };",
     ];
     insta::assert_snapshot!(all.map(found).join("\n\n"));
-    let unread = Estate { upstreams: &upstreams, tools: &tools[..3], unread: &upstreams[1..] };
+    let notes: Vec<UpstreamId> = upstreams.keys().skip(1).cloned().collect();
+    let unread = Estate { upstreams: &upstreams, tools: &tools[..3], unread: &notes };
     let problems = policies("permit(principal, action == Action::\"notes/gone\", resource);").check(&unread);
     assert!(problems.len() == 1 && problems.iter().all(|problem| !problem.is_error()), "{problems:?}");
+}
+
+#[test]
+fn a_tag_is_known_while_nobody_who_carries_it_can_be_read() {
+    let (tools, upstreams) = (demo(), demo_upstreams());
+    let ids: Vec<UpstreamId> = upstreams.keys().cloned().collect();
+    let writes = policies("@id(\"w\") permit(principal, action in Action::\"write\", resource);");
+    let said = |tools: &[Arc<ToolDefinition>], unread: &[UpstreamId]| {
+        let problems = writes.check(&Estate { upstreams: &upstreams, tools, unread });
+        assert!(problems.iter().all(|problem| !problem.is_error()), "{problems:?}");
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(said(&tools, &[]), "");
+    // The other upstream's tools carry it too, so there is something to check against.
+    assert_eq!(said(&tools[..3], &ids[1..]), "");
+    assert_eq!(said(&[], &ids), "`w` is not checked: the tools of `crm` could not be read");
+    // Read, and no tool is what the rule is about: the tag is still no misspelling.
+    assert!(said(&tools[3..4], &[]).contains("impossible"), "{}", said(&tools[3..4], &[]));
+    let misspelt = policies("permit(principal, action in Action::\"wrote\", resource);");
+    assert!(misspelt.check(&Estate { upstreams: &upstreams, tools: &[], unread: &ids }).iter().any(Problem::is_error));
 }
 
 #[test]

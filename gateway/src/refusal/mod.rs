@@ -306,7 +306,10 @@ impl Refusal {
             };
         }
         if let Self::Denied(policies) = self {
-            return Cow::Owned(policies.join(" "));
+            return match policies.as_slice() {
+                [] => Cow::Borrowed("no policy permits this call (default deny)"),
+                all => Cow::Owned(format!("forbidden by {}", all.join(" "))),
+            };
         }
         self.message()
     }
@@ -497,3 +500,14 @@ impl Refusal {
 
 /// What `Retry-After` says where a dependency is down: long enough not to make it worse.
 const RETRY_AFTER_UNAVAILABLE_MS: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::Refusal;
+
+    #[test]
+    fn a_denial_has_a_reason_where_no_policy_is_its_own() {
+        assert_eq!(Refusal::Denied(vec!["a".into(), "b".into()]).inside(), "forbidden by a b");
+        assert_eq!(Refusal::Denied(Vec::new()).inside(), "no policy permits this call (default deny)");
+    }
+}

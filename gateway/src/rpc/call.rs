@@ -134,7 +134,6 @@ pub struct Call {
     pub(super) id: Option<RequestId>,
     pub(super) method: Method,
     pub(super) params: Option<Index>,
-    pub(super) session: Option<String>,
 }
 
 impl Call {
@@ -176,12 +175,6 @@ impl Call {
         self.method
     }
 
-    /// `Mcp-Session-Id` of a legacy client, as it came.
-    #[must_use]
-    pub fn session_id(&self) -> Option<&str> {
-        self.session.as_deref()
-    }
-
     /// The body as it came.
     #[must_use]
     pub fn body(&self) -> &Bytes {
@@ -208,12 +201,6 @@ impl Call {
     #[must_use]
     pub fn arguments(&self) -> Option<Value<'_>> {
         self.param("arguments")
-    }
-
-    /// The bytes of `params.arguments` as the client wrote them.
-    #[must_use]
-    pub fn arguments_raw(&self) -> Option<Bytes> {
-        self.arguments().map(Value::raw_bytes)
     }
 
     /// The argument at `path`, member by member.

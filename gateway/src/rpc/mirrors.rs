@@ -29,8 +29,8 @@ pub struct Mirror {
 pub enum MirrorKind {
     /// Letter by letter, after decoding.
     Text,
-    /// As numbers: `42` and `42.0` are one. Schemas that say `number` are taken too: published servers have them.
-    Number,
+    /// As numbers: `42` and `42.0` are one.
+    Integer,
     /// `true` or `false`.
     Boolean,
 }
@@ -83,7 +83,7 @@ fn header_of(annotation: Value<'_>) -> Result<HeaderName, &'static str> {
 fn kind_of(property: Value<'_>) -> Result<MirrorKind, &'static str> {
     match property.get("type").and_then(Value::text).as_deref() {
         Some("string") => Ok(MirrorKind::Text),
-        Some("integer" | "number") => Ok(MirrorKind::Number),
+        Some("integer") => Ok(MirrorKind::Integer),
         Some("boolean") => Ok(MirrorKind::Boolean),
         _ => Err("an `x-mcp-header` on a parameter that is not a string, an integer or a boolean"),
     }
@@ -142,25 +142,18 @@ fn agrees(kind: MirrorKind, header: Field<'_>, argument: Option<Value<'_>>) -> b
     let Some(header) = headers::decode(header) else { return false };
     // An argument of another type than the schema's is compared as what it is: the tool will refuse it, not we.
     match (kind, argument.kind()) {
-        (MirrorKind::Number, Kind::Number) => same_number(&header, argument.raw_text()),
+        (MirrorKind::Integer, Kind::Number) => same_number(&header, argument.raw_text()),
         (_, Kind::String) => argument.text().is_some_and(|text| text == header),
         (_, Kind::Number | Kind::Bool) => argument.raw_text() == header,
         (_, Kind::Null | Kind::Array | Kind::Object) => false,
     }
 }
 
-/// Whether two numbers are one: compared exactly where both are integers within 128 bits, else as IEEE 754.
+/// Whether two numbers are one: as integers where both are, else letter by letter.
 fn same_number(header: &str, body: &str) -> bool {
-    let grammar = header.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
-    if !grammar || header.starts_with('+') {
-        return false;
-    }
     match (integer(header), integer(body)) {
-        (Some(header), Some(body)) => header == body,
-        (None, None) => match (header.parse::<f64>(), body.parse::<f64>()) {
-            (Ok(header), Ok(body)) => header.to_bits() == body.to_bits(),
-            _ => false,
-        },
+        (Some(value), Some(other)) => value == other && !header.starts_with('+'),
+        (None, None) => header == body,
         _ => false,
     }
 }
@@ -257,6 +250,7 @@ mod tests {
             r#"{"type":"string","x-mcp-header":"é"}"#,
             r#"{"type":"string","x-mcp-header":7}"#,
             r#"{"type":"array","x-mcp-header":"A"}"#,
+            r#"{"type":"number","x-mcp-header":"A"}"#,
             r#"{"x-mcp-header":"A"}"#,
             r#"{"type":"array","items":{"type":"string","x-mcp-header":"A"}}"#,
             r#"{"anyOf":[{"type":"string","x-mcp-header":"A"}]}"#,
@@ -300,7 +294,15 @@ mod tests {
             ("integer", r#"{"a":42}"#, Some("0x2a"), false),
             ("integer", r#"{"a":42}"#, Some("inf"), false),
             ("integer", r#"{"a":9007199254740993}"#, Some("9007199254740992"), false),
-            ("number", r#"{"a":1.5}"#, Some("1.50"), true),
+            ("integer", r#"{"a":42}"#, Some("+42"), false),
+            ("integer", r#"{"a":1.5}"#, Some("1.5"), true),
+            ("integer", r#"{"a":1.5}"#, Some("1.50"), false),
+            (
+                "integer",
+                r#"{"a":10000000000000000000000000000000000000001}"#,
+                Some("10000000000000000000000000000000000000002"),
+                false,
+            ),
             ("boolean", r#"{"a":true}"#, Some("true"), true),
             ("boolean", r#"{"a":true}"#, Some("True"), false),
         ];

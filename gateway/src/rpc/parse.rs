@@ -62,8 +62,8 @@ pub fn parse(headers: &HeaderMap, body: Bytes, limits: &Limits) -> Result<Messag
     match asked.check(&claims, era) {
         Ok(checked) => {
             let params = params.map(Value::index);
-            let Checked { version, version_assumed, method, session } = checked;
-            Ok(Message::Call(Call { document, era, version, version_assumed, id, method, params, session }))
+            let Checked { version, version_assumed, method } = checked;
+            Ok(Message::Call(Call { document, era, version, version_assumed, id, method, params }))
         }
         Err(refusal) => Err(Rejected { refusal, id, era }),
     }
@@ -74,7 +74,6 @@ struct Claims<'a> {
     version: Field<'a>,
     method: Field<'a>,
     name: Field<'a>,
-    session: Field<'a>,
 }
 
 impl<'a> Claims<'a> {
@@ -83,7 +82,6 @@ impl<'a> Claims<'a> {
             version: Field::of(headers, headers::PROTOCOL_VERSION),
             method: Field::of(headers, headers::METHOD),
             name: Field::of(headers, headers::NAME),
-            session: Field::of(headers, headers::SESSION_ID),
         }
     }
 
@@ -177,7 +175,6 @@ struct Checked {
     version: &'static str,
     version_assumed: bool,
     method: Method,
-    session: Option<String>,
 }
 
 impl Asked<'_> {
@@ -202,13 +199,7 @@ impl Asked<'_> {
         };
         let method = self.method(&method_text, era)?;
         let method = self.params_of(method)?;
-        let session = match (era, claims.session) {
-            // A modern server ignores the session header (MCP 2026-07-28 basic/transports/streamable-http).
-            (Era::Modern, _) | (Era::Legacy, Field::Absent) => None,
-            (Era::Legacy, Field::Text(id)) => Some(id.to_owned()),
-            (Era::Legacy, Field::Unreadable) => return Err(Refusal::SessionUnknown),
-        };
-        Ok(Checked { version, version_assumed, method, session })
+        Ok(Checked { version, version_assumed, method })
     }
 
     /// Checks 8 to 11.

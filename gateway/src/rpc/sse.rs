@@ -146,12 +146,6 @@ pub fn message(json: &[u8]) -> Bytes {
     Bytes::from(out)
 }
 
-/// A comment that keeps a quiet stream alive (RS-08).
-#[must_use]
-pub const fn keep_alive() -> Bytes {
-    Bytes::from_static(b":\n\n")
-}
-
 const EVENT_START: &[u8] = b"event: message\ndata: ";
 
 #[cfg(test)]

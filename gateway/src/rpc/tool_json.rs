@@ -5,26 +5,10 @@
 
 use super::{
     json::{Kind, Value},
-    mirrors,
     outbound::{member_raw, member_text},
     versions,
 };
 use crate::refusal::Era;
-
-/// Whether `tool` is a definition that may be listed.
-///
-/// # Errors
-/// Why it may not (RC-05 among others), for the log.
-pub fn check(tool: Value<'_>) -> Result<(), &'static str> {
-    if tool.get("name").and_then(Value::text).is_none_or(|name| name.is_empty()) {
-        return Err("no `name`");
-    }
-    let schema = tool.get("inputSchema").filter(|schema| schema.is_object()).ok_or("no `inputSchema`")?;
-    if !is_object_schema(schema) {
-        return Err("an `inputSchema` that is not of type `object`");
-    }
-    mirrors::declared(schema).map(|_mirrors| ())
-}
 
 /// Writes `tool` under the name `exposed`, for a client of `version`.
 pub fn write(out: &mut Vec<u8>, tool: Value<'_>, exposed: &str, version: &str) {
@@ -97,20 +81,5 @@ mod tests {
         let tool = r#"{"name":"a","inputSchema":{"type":"object"},"outputSchema":{"type":"array"}}"#;
         assert!(!written(tool, "2025-11-25").contains("outputSchema"));
         assert!(written(tool, "2026-07-28").contains("outputSchema"));
-    }
-
-    #[test]
-    fn rc_05_what_may_not_be_listed() {
-        assert_eq!(check(document(TOOL).root()), Ok(()));
-        for bad in [
-            r#"{"name":"","inputSchema":{"type":"object"}}"#,
-            r#"{"inputSchema":{"type":"object"}}"#,
-            r#"{"name":"a"}"#,
-            r#"{"name":"a","inputSchema":{}}"#,
-            r#"{"name":"a","inputSchema":{"type":"string"}}"#,
-            r#"{"name":"a","inputSchema":{"type":"object","properties":{"p":{"type":"string","x-mcp-header":""}}}}"#,
-        ] {
-            assert!(check(document(bad).root()).is_err(), "{bad}");
-        }
     }
 }

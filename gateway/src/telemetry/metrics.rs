@@ -39,6 +39,9 @@ pub struct Metrics {
     pub refusals: Family<Counter, 1>,
     /// Decisions of policy: `allow` or `deny`.
     pub decisions: Family<Counter, 1>,
+    /// What policies on trial (`@shadow`) would have done, by policy, that (`permit`, `forbid`, `fail`) and whether it
+    /// would have changed the decision (`true`, `false`).
+    pub shadow: Family<Counter, 3>,
     /// Records that wait for the disk.
     pub audit_queue: Gauge,
     /// Time that one group of records took to reach the disk.
@@ -134,6 +137,12 @@ impl Metrics {
         vec![
             Metric::family("tollgate.refusals", "Refusals, by code.", &[names::REFUSAL], &self.refusals),
             Metric::family("tollgate.policy.decisions", "Decisions of policy.", &OUTCOME, &self.decisions),
+            Metric::family(
+                "tollgate.policy.shadow",
+                "What policies on trial would have done.",
+                &[names::POLICY, names::OUTCOME, names::CHANGES],
+                &self.shadow,
+            ),
             Metric::one("tollgate.audit.queue", "Records that wait for the disk.", &self.audit_queue),
             Metric::one(
                 "tollgate.audit.commit.duration",

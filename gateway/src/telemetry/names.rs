@@ -57,6 +57,10 @@ pub const GRANT_STRATEGY: &str = "tollgate.grant.strategy";
 pub const AGENT: &str = "tollgate.agent.id";
 /// How an attempt ended: `ok` or `failed`, `hit` or `miss`, `allow` or `deny`.
 pub const OUTCOME: &str = "tollgate.outcome";
+/// The id of a policy.
+pub const POLICY: &str = "tollgate.policy.id";
+/// Whether a policy on trial would have changed the decision.
+pub const CHANGES: &str = "tollgate.policy.changes";
 /// Why something was dropped, in one word.
 pub const REASON: &str = "tollgate.reason";
 /// The issuer's identifier.

@@ -83,12 +83,13 @@ impl Sampler {
         }
         match parent {
             Some(parent) if !parent.sampled => false,
-            Some(parent) => self.is_chosen(parent.trace_id) || self.may_ask(now),
+            // Not by the parent's own id: whoever asks chooses that, and would choose one that is recorded.
+            Some(_) => self.is_chosen(fresh) || self.may_ask(now),
             None => self.is_chosen(fresh),
         }
     }
 
-    /// By the trace's own random part, so that every service that does likewise chooses the same traces.
+    /// By the random part of a trace that begins here, so that services which do likewise choose the same traces.
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
     const fn is_chosen(&self, trace_id: TraceId) -> bool {
         (trace_id.0 as u64) >> 1 < self.threshold
@@ -266,6 +267,12 @@ mod tests {
         let later = Timestamp::from_unix_seconds(1_800_000_001);
         assert!(spans.0.records(Some(&parent("01")), super::random().0, later));
         assert_eq!(chosen(&Spans::new(1.0, true), Some(&parent("00")), 100), 0);
+    }
+
+    #[test]
+    fn an_id_that_was_chosen_to_be_recorded_is_not_for_that() {
+        let low = Parent::parse("00-00000000000000010000000000000000-b7ad6b7169203331-01", None).unwrap();
+        assert!((1..2500).contains(&chosen(&Spans::new(0.2, true), Some(&low), 10_000)));
     }
 
     #[test]

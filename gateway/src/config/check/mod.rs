@@ -38,7 +38,7 @@ pub(super) struct Files {
 
 /// Judges `reading`, whose relative paths start at `folder`; `digest` is the name of what was read.
 pub(super) fn check(
-    reading: Reading,
+    reading: Reading<written::File>,
     folder: &Path,
     environment: &Environment,
     digest: String,
