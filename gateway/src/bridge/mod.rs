@@ -71,12 +71,16 @@ impl Sessions {
     /// No sessions yet, at most `limits.sessions_max`.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
+        Self::bounded(limits.sessions_max, limits.session_idle)
+    }
+
+    fn bounded(max: usize, idle: Duration) -> Self {
         Self {
-            open: Cache::new(limits.sessions_max),
-            idle: limits.session_idle,
+            open: Cache::new(max),
+            idle,
             given: Mutex::new(HashMap::new()),
-            share: limits.sessions_max.div_ceil(SHARES),
-            principals_max: limits.sessions_max,
+            share: max.div_ceil(SHARES),
+            principals_max: max,
         }
     }
 
@@ -237,7 +241,19 @@ mod tests {
     }
 
     fn sessions() -> Sessions {
-        Sessions { open: quick_cache::sync::Cache::new(16), idle: Duration::from_secs(60) }
+        Sessions::bounded(16, Duration::from_secs(60))
+    }
+
+    #[test]
+    fn the_oldest_of_a_principals_sessions_goes_when_it_has_its_share() {
+        let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
+        let lives = |session: &super::Session| sessions.find(&session.id, &[1; 32], &Endpoint::Federated, now).is_ok();
+        let own: Vec<_> = (0..4).map(|_| sessions.begin(opening(), now).unwrap()).collect();
+        sessions.end(&own[2]);
+        let fifth = sessions.begin(opening(), now).unwrap();
+        assert!(lives(&own[0]) && lives(&fifth), "one that has ended takes no room");
+        let sixth = sessions.begin(opening(), now).unwrap();
+        assert!(!lives(&own[0]) && lives(&own[1]) && lives(&sixth));
     }
 
     #[test]
