@@ -211,7 +211,7 @@ fn a_session_lost_with_another_status_is_not_used_for_ever() {
     let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     assert_eq!(text_of(&alice.call("echo", &json!({}))), "life-0");
     life.store(1, Ordering::Release);
-    assert_eq!(refused(&alice.call("echo", &json!({}))).2, "upstream_invalid");
+    assert_eq!(refused(&alice.call("echo", &json!({}))).2, "upstream_error");
     assert_eq!(text_of(&alice.call("echo", &json!({}))), "life-1");
     let read =
         |id: &str| recorder.seen_method("tools/list").iter().any(|seen| seen.header("mcp-session-id") == Some(id));

@@ -97,7 +97,7 @@ fn a_refused_credential_is_minted_once_more_and_the_call_sent_once_more() {
         assert_eq!(exchanges(&issuer) - minted, 2, "{era:?}");
         let ends = |event: &str| gateway.recorded(event, 1).len();
         assert_eq!((ends("outcome"), ends("intent")), (1, 1), "one call, however often sent");
-        let minted = gateway.recorded("mint", 2);
+        let minted = gateway.recorded("grant", 2);
         assert_eq!(minted.len(), 2, "{era:?}: what went out the second time is on record too");
         assert_ne!(minted[0]["grant"]["token_digest"], minted[1]["grant"]["token_digest"], "{era:?}");
     }

@@ -263,7 +263,8 @@ impl Visitor<'_> {
     /// Shows what the journal has since it was last looked at, one line a record.
     async fn records(&mut self, out: &mut (dyn Write + Send)) -> Result<(), DemoError> {
         // The end of a call is on its way to the disk while the answer is on its way to the client.
-        let records = self.unseen(|records| !records.is_empty() && of(records, "intent") <= of(records, "outcome")).await;
+        let records =
+            self.unseen(|records| !records.is_empty() && of(records, "intent") <= of(records, "outcome")).await;
         for record in records {
             say(out, &format!("    journal: {}\n", summary(&record)))?;
         }

@@ -85,11 +85,8 @@ impl Gateway {
             visible
         };
         let page = catalogue.page(&trail.endpoint, call.cursor().as_deref(), visible)?;
-        let tools: Vec<Cow<'_, [u8]>> = page
-            .tools
-            .iter()
-            .map(|exposed| Cow::Owned(exposed.tool.listed(&exposed.name, asker.version)))
-            .collect();
+        let tools: Vec<Cow<'_, [u8]>> =
+            page.tools.iter().map(|exposed| Cow::Owned(exposed.tool.listed(&exposed.name, asker.version))).collect();
         let degraded: Vec<Cow<'_, str>> =
             catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
         let recorded = trail.with_request(None, |request| {
