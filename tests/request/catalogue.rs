@@ -183,6 +183,58 @@ fn a_lost_legacy_session_is_begun_again_and_the_call_sent_once() {
     assert_eq!(text_of(&alice.call("echo", &json!({}))), "echo {}");
 }
 
+/// Many servers say 400 of a session that they do not know: that proves nothing about the call, so it is not sent again,
+/// but the next one begins a session of its own, and so does the reading of the tools.
+#[test]
+fn a_session_lost_with_another_status_is_not_used_for_ever() {
+    let issuer = Issuer::good();
+    let life = Arc::new(AtomicUsize::new(0));
+    let now = Arc::clone(&life);
+    let recorder = Recorder::scripted(Era::Legacy, move |seen| {
+        let id = format!("life-{}", now.load(Ordering::Acquire));
+        match seen.rpc_method().as_str() {
+            "initialize" => {
+                let result = json!({ "protocolVersion": "2025-11-25", "capabilities": { "tools": {} }, "serverInfo": { "name": "r", "version": "1" } });
+                Some(Reply::result(seen, &result).header("mcp-session-id", &id))
+            }
+            _ if seen.header("mcp-session-id") != Some(&id) => {
+                let error = json!({ "code": -32000, "message": "Bad Request: No valid session ID provided" });
+                Some(Reply::json(400, &json!({ "jsonrpc": "2.0", "id": null, "error": error })))
+            }
+            "tools/list" => Some(page(seen, Era::Legacy, &crate::harness::recorder::tools(), None)),
+            "tools/call" => Some(Reply::result(seen, &json!({ "content": [{ "type": "text", "text": id }] }))),
+            _ => Some(Reply::status(if seen.method == "GET" { 405 } else { 202 })),
+        }
+    });
+    let lines = "era = \"legacy\"\ngrant = { strategy = \"none\" }\nrefresh_s = 1";
+    let gateway = Setup::usual("restarted", &issuer).upstream("up", &recorder.url(), lines).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    assert_eq!(text_of(&alice.call("echo", &json!({}))), "life-0");
+    life.store(1, Ordering::Release);
+    assert_eq!(refused(&alice.call("echo", &json!({}))).2, "upstream_error");
+    assert_eq!(text_of(&alice.call("echo", &json!({}))), "life-1");
+    let read =
+        |id: &str| recorder.seen_method("tools/list").iter().any(|seen| seen.header("mcp-session-id") == Some(id));
+    place::wait_for("the tools are read again", PATIENCE, || read("life-1").then_some(()));
+}
+
+/// RC-04: the upstream says that what is known of it is no longer true.
+#[test]
+fn an_upstream_that_is_misunderstood_is_read_again_soon() {
+    for (code, asked) in [(-32020, "tools/list"), (-32022, "server/discover")] {
+        let issuer = Issuer::good();
+        let recorder = Recorder::scripted(Era::Modern, move |seen| {
+            (seen.rpc_method() == "tools/call").then(|| Reply::error(seen, 400, code, "no"))
+        });
+        let gateway = Setup::usual("misunderstood", &issuer).open_upstream("up", &recorder.url()).start();
+        let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+        let before = recorder.seen_method(asked).len();
+        assert!(alice.call("echo", &json!({})).json()["error"].is_object());
+        assert_eq!(recorder.seen_method("tools/call").len(), 1, "{code}");
+        place::wait_for(asked, PATIENCE, || (recorder.seen_method(asked).len() > before).then_some(()));
+    }
+}
+
 /// I7: a legacy server may keep a person's state in a session, so no two people share one.
 #[test]
 fn nobody_shares_a_legacy_session() {

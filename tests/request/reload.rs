@@ -9,7 +9,7 @@ use crate::harness::{
     gateway::{ALLOW_ALL, Gateway, Setup},
     issuer::Issuer,
     place,
-    recorder::{Era, Recorder},
+    recorder::{Era, Recorder, Reply, Step},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -100,4 +100,24 @@ fn upstreams_come_and_go_and_a_broken_file_changes_nothing() {
     place::wait_for("the upstream is gone", PATIENCE, || (alice.tools().len() == 3).then_some(()));
     assert_eq!(refused(&alice.call("two__echo", &json!({}))).2, "tool_unknown");
     assert_eq!(text_of(&alice.call("one__echo", &json!({}))), "echo {}");
+}
+
+/// A change is no reason to turn callers away, even where the issuer cannot be asked for its keys at the moment.
+#[test]
+fn keys_that_are_known_survive_a_change_and_what_was_in_force_is_no_longer_kept_up() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        let listens = seen.rpc_method() == "subscriptions/listen";
+        listens.then(|| Reply::stream().step(Step::Pause(Duration::from_secs(60))))
+    });
+    let gateway = Setup::usual("keys", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    place::wait_for("it listens", PATIENCE, || recorder.seen_method("subscriptions/listen").pop());
+    drop(issuer);
+    let file = gateway.setup().folder().join("upstreams.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    replace(&file, &before.replace("strategy = \"none\" }", "strategy = \"none\" }\ntimeout_ms = 9000"));
+    assert_eq!(change(&gateway, "config", 0)["outcome"], "applied");
+    assert_eq!(text_of(&alice.call("echo", &json!({}))), "echo {}");
+    place::wait_for("the old estate listens no more", PATIENCE, || (recorder.abandoned() > 0).then_some(()));
 }

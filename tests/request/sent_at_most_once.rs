@@ -47,7 +47,9 @@ fn sent_at_most_once() {
         for (what, reply, status, code) in [
             ("a server error", rejected(500), 502, "upstream_invalid"),
             ("an overload", rejected(503), 502, "upstream_invalid"),
-            ("a refusal", rejected(403), 502, "upstream_invalid"),
+            ("a refusal", rejected(403), 502, "upstream_unauthorized"),
+            ("a refusal as a page", Reply::text(403, "text/html", "no"), 502, "upstream_unauthorized"),
+            ("an error as a page", Reply::text(500, "text/html", "no"), 502, "upstream_invalid"),
             ("a redirect", rejected(307).header("location", "http://127.0.0.1:1/"), 502, "upstream_invalid"),
             ("a cut answer", cut.clone(), 502, "upstream_lost"),
             ("a cut stream", stream_cut.clone(), 502, "upstream_lost"),
@@ -95,7 +97,40 @@ fn a_refused_credential_is_minted_once_more_and_the_call_sent_once_more() {
         assert_eq!(exchanges(&issuer) - minted, 2, "{era:?}");
         let ends = |event: &str| gateway.recorded(event, 1).len();
         assert_eq!((ends("outcome"), ends("intent")), (1, 1), "one call, however often sent");
+        let minted = gateway.recorded("grant", 2);
+        assert_eq!(minted.len(), 2, "{era:?}: what went out the second time is on record too");
+        assert_ne!(minted[0]["grant"]["token_digest"], minted[1]["grant"]["token_digest"], "{era:?}");
     }
+}
+
+#[test]
+fn a_credential_that_is_always_the_same_is_not_shown_twice() {
+    for era in [Era::Modern, Era::Legacy] {
+        let issuer = Issuer::good();
+        let recorder = failing(era, 1, Reply::status(401));
+        let gateway = Setup::usual("fixed", &issuer).open_upstream("up", &recorder.url()).start();
+        let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+        assert_eq!(refused(&client.call("echo", &json!({}))), (502, 50204, "upstream_unauthorized".into()), "{era:?}");
+        assert_eq!(recorder.seen_method("tools/call").len(), 1, "{era:?}");
+    }
+}
+
+/// The credential is refused before there is a session, and so before the call is sent.
+#[test]
+fn a_credential_that_begins_no_session_is_minted_once_more() {
+    let issuer = Issuer::good();
+    let armed = Arc::new(Mutex::new(false));
+    let refusing = Arc::clone(&armed);
+    let recorder = Recorder::scripted(Era::Legacy, move |seen| {
+        let refuse = seen.rpc_method() == "initialize" && std::mem::take(&mut *refusing.lock());
+        refuse.then(|| Reply::status(401))
+    });
+    let (_gateway, client) = behind("session", &issuer, &recorder);
+    *armed.lock() = true;
+    let minted = exchanges(&issuer);
+    assert_eq!(text_of(&client.call("echo", &json!({}))), "echo {}");
+    assert_eq!(exchanges(&issuer) - minted, 2);
+    assert_eq!(recorder.seen_method("tools/call").len(), 1);
 }
 
 #[test]

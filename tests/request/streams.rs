@@ -185,6 +185,64 @@ fn a_legacy_client_that_leaves_does_not_end_the_call() {
     }
 }
 
+/// Answers to calls only after a minute, head and all; and to a word that needs no answer, never to the end.
+fn mute(era: Era) -> Recorder {
+    Recorder::scripted(era, move |seen| match seen.rpc_method().as_str() {
+        "tools/call" => Some(Reply::json(200, &result(seen, era)).after(Duration::from_secs(60))),
+        "notifications/initialized" | "notifications/cancelled" => {
+            Some(Reply::stream().step(Step::Pause(Duration::from_secs(60))))
+        }
+        _ => None,
+    })
+}
+
+fn told_of(recorder: &Recorder) -> (Value, Value) {
+    let told = place::wait_for("the upstream is told", PATIENCE, || {
+        recorder.seen_method("notifications/cancelled").into_iter().next()
+    });
+    let id = recorder.seen_method("tools/call")[0].json()["id"].clone();
+    (told.json()["params"]["requestId"].clone(), id)
+}
+
+#[test]
+fn a_legacy_upstream_that_has_said_nothing_yet_is_told_too() {
+    for by_word in [false, true] {
+        let issuer = Issuer::good();
+        let recorder = mute(Era::Legacy);
+        let (gateway, client) = behind("mute", &issuer, &recorder);
+        let session = by_word.then(|| client.initialize());
+        let mut connection = begin(&client, session.as_ref(), &json!("t"));
+        place::wait_for("the call is upstream", PATIENCE, || recorder.seen_method("tools/call").pop());
+        if let Some(session) = &session {
+            assert_eq!(session.notify("notifications/cancelled", &json!({ "requestId": "call" })).status(), 202);
+            assert_eq!(connection.head().status, 202, "nothing is said about the call");
+        }
+        drop(connection);
+        let (told, sent) = told_of(&recorder);
+        assert_eq!(told, sent);
+        let ended = outcome(&gateway);
+        assert_eq!(ended["result"]["ending"], "cancelled");
+        let refusals = gateway.journal().into_iter().filter(|record| record["event"] == "refusal");
+        assert!(refusals.into_iter().all(|record| record["id"] != ended["id"]), "it was not refused as well");
+    }
+}
+
+/// What the gateway says in its own name holds up nobody, however long the other side takes over it.
+#[test]
+fn a_call_that_is_late_ends_in_time_and_the_upstream_is_told() {
+    let issuer = Issuer::good();
+    let recorder = mute(Era::Legacy);
+    let lines = "grant = { strategy = \"none\" }\ntimeout_ms = 2000";
+    let gateway = Setup::usual("late", &issuer).upstream("up", &recorder.url(), lines).start();
+    let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let began = Instant::now();
+    let answer = client.call("echo", &json!({}));
+    assert_eq!(answer.status(), 504, "{}", answer.text());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let (told, sent) = told_of(&recorder);
+    assert_eq!(told, sent);
+}
+
 /// What nobody reads is not read from the upstream either: memory stays bounded, and others are served.
 #[test]
 fn a_client_that_does_not_read_holds_up_only_itself() {

@@ -98,6 +98,8 @@ impl Lane {
                 (None, _) => {}
             }
         }
+        // A lane that was just made is to be found after a power cut, with what will be in it.
+        segment::sync_folder(folder).map_err(|error| LaneFault::Io { path: folder.to_owned(), error })?;
         claimed.map(|lane| (lane, others)).ok_or_else(|| LaneFault::AllTaken(folder.to_owned()))
     }
 

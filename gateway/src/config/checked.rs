@@ -65,7 +65,7 @@ pub struct Tls {
 }
 
 /// `[[issuers]]`: somebody who may vouch for callers.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// The exact `iss`.
     pub issuer: String,
@@ -86,7 +86,7 @@ pub struct Issuer {
 }
 
 /// The names of claims.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     /// The tenant; a caller without it has none.
     pub tenant: Option<String>,

@@ -92,6 +92,8 @@ impl Client {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .http1_max_buf_size(HTTP1_BUFFER_BYTES_MAX)
             .http2_adaptive_window(true)
+            .http2_keep_alive_interval(HTTP2_PING)
+            .http2_keep_alive_timeout(HTTP2_PONG_MAX)
             .build(https);
         Ok(Self { pool, plain_http: trust.plain_http })
     }
@@ -208,6 +210,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pooled connection is closed after so long without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
+
+/// How often a peer of HTTP/2 is asked whether it is still there while it owes an answer, and how long it has for that:
+/// one connection carries all calls, and all of them would wait in vain on one that has silently gone.
+const HTTP2_PING: Duration = Duration::from_secs(10);
+const HTTP2_PONG_MAX: Duration = Duration::from_secs(5);
 
 /// Idle connections kept to one host.
 const IDLE_CONNECTIONS_MAX: usize = 128;

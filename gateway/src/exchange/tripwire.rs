@@ -78,7 +78,7 @@ impl Tripwire {
         }
         let text = match std::str::from_utf8(bytes) {
             Ok(text) => Cow::Borrowed(text),
-            // A body cut inside a character, or one that is no text: what is not UTF-8 cannot be part of a token.
+            // What is not UTF-8 cannot be part of a token.
             Err(_) => String::from_utf8_lossy(bytes),
         };
         self.traces.iter().any(|trace| trace.is_in(&text))
@@ -178,7 +178,7 @@ mod tests {
         for form in forms {
             assert!(trips(&format!("https://crm.internal/mcp?t={form}"), "a", "{}"), "url: {form}");
             assert!(trips("https://crm.internal/mcp", &form, "{}"), "header: {form}");
-            let body = format!("{}{form}{}", "x".repeat(1000), "é".repeat(40_000));
+            let body = format!("{}{form}{}", "é".repeat(100_000), "x".repeat(1000));
             assert!(trips("https://crm.internal/mcp", "a", &body), "body: {form}");
         }
     }

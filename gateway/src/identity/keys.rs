@@ -103,6 +103,11 @@ impl Keys {
         }
     }
 
+    /// Begins with what `before` knows, for as long as that lasts.
+    pub(super) fn inherit(&self, before: &Self) {
+        self.known.store(before.known.load_full());
+    }
+
     /// Reads keys for as long as somebody else holds them: a changed configuration has keys of its own.
     pub(super) fn keep(self: Arc<Self>) {
         let held = Arc::downgrade(&self);

@@ -67,6 +67,16 @@ impl Authenticator {
         Ok(Self { issuers: kept, verified, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
     }
 
+    /// Takes over what `before` knows of the keys of issuers that both have: a change of the configuration is no reason to
+    /// turn callers away until the keys have been read again.
+    pub fn inherit(&self, before: &Self) {
+        for keys in &self.issuers {
+            if let Some(known) = before.issuers.iter().find(|known| known.issuer == keys.issuer) {
+                keys.inherit(known);
+            }
+        }
+    }
+
     /// Begins to read the issuers' keys, on the runtime that this is called on, until the process ends.
     pub fn start(&self) {
         for keys in &self.issuers {

@@ -11,17 +11,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
     time::sleep_until,
 };
+use uuid::Uuid;
 
-use super::{Asking, Estate, Response, respond, trail::Trail};
+use super::{Asking, Estate, Response, local, respond, trail::Trail};
 use crate::{
     audit::{
         journal::{Journal, Receipt},
-        record::{Ending, Outcome},
+        record::{self, Ending, Outcome, Who},
     },
     bridge::Tracked,
     catalog::Target,
@@ -78,6 +79,37 @@ impl Drop for Held {
     }
 }
 
+/// A call whose outcome is not written yet. It gets one however it ends: also where a bug stops the carriage, or the
+/// drain's time is up before the upstream has answered.
+struct Open {
+    journal: Arc<Journal>,
+    id: Uuid,
+    noted: bool,
+}
+
+impl Open {
+    fn close(mut self, outcome: &Outcome<'_>) {
+        self.note(outcome);
+    }
+
+    fn note(&mut self, outcome: &Outcome<'_>) {
+        self.noted = true;
+        if !self.journal.note(self.id, outcome) {
+            metrics().audit_failures.increment();
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.noted {
+            let mut outcome = Outcome::new(Ending::Unknown);
+            outcome.reason = Some("the gateway stopped waiting for the call");
+            self.note(&outcome);
+        }
+    }
+}
+
 /// Why the carriage stopped waiting.
 enum Interrupted {
     /// The client took the call back.
@@ -129,23 +161,21 @@ impl Carriage {
     }
 
     async fn carry(self, journal: Arc<Journal>, receipt: Receipt, grant: Grant, mut delivery: Delivery) {
-        let id = receipt.id();
-        let ended = self.ride(receipt, grant, &mut delivery).await;
+        let open = Open { journal, id: receipt.id(), noted: false };
+        let ended = self.ride((receipt, grant), &open.journal, &mut delivery).await;
         let outcome = self.outcome(&ended);
-        if !journal.note(id, &outcome) {
-            metrics().audit_failures.increment();
-        }
+        open.close(&outcome);
         self.measure(&ended, &outcome);
         match ended {
             Ended { answer: Some(answer), .. } => delivery.answer(answer).await,
             Ended { refusal: Some(refusal), .. } => delivery.refuse(&self.held.asker, &refusal).await,
-            Ended { .. } => {}
+            Ended { .. } => delivery.end(),
         }
     }
 
-    async fn ride(&self, receipt: Receipt, grant: Grant, delivery: &mut Delivery) -> Ended {
+    async fn ride(&self, sent: (Receipt, Grant), journal: &Journal, delivery: &mut Delivery) -> Ended {
         let late = self.deadline();
-        let reply = match self.attend(delivery, late, self.send(receipt, grant)).await {
+        let reply = match self.attend(delivery, late, self.send(sent, journal)).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(refusal)) => return Ended::refused(refusal),
             Err(Interrupted::Cancelled) => return Ended::cancelled(),
@@ -156,7 +186,7 @@ impl Carriage {
 
     /// Sends the call. A credential that the upstream refuses is minted anew, once: a 401 proves that nothing was
     /// executed (spec §2.6).
-    async fn send(&self, receipt: Receipt, grant: Grant) -> Result<Reply, Refusal> {
+    async fn send(&self, (receipt, grant): (Receipt, Grant), journal: &Journal) -> Result<Reply, Refusal> {
         let key = grant.key();
         let receipt = match self.peer.forward(receipt, grant, &self.passage()).await? {
             Forwarded::Answered(reply) => return Ok(*reply),
@@ -165,6 +195,12 @@ impl Carriage {
         let exchange = &self.estate.exchange;
         exchange.drop_grant(&key);
         let grant = exchange.mint(&self.identity, self.peer.settings(), &self.target.tool.mints, clock::now()).await?;
+        if grant.key() == key {
+            // The same credential always: it would be refused again.
+            return Err(Refusal::UpstreamUnauthorized);
+        }
+        let who = Who { identity: Some(&self.identity), ..Who::default() };
+        local::record_mint(journal, &grant, self.target.tool.upstream.as_str(), (who, record::Request::default()));
         let key = grant.key();
         match Box::pin(self.peer.forward(receipt, grant, &self.passage())).await? {
             Forwarded::Answered(reply) => Ok(*reply),
@@ -230,19 +266,14 @@ impl Carriage {
             let message = match self.attend(delivery, until, reply.messages.next()).await {
                 Ok(Ok(Some(message))) => message,
                 Ok(Ok(None)) => return Ended::lost(reply.status),
+                Ok(Err(_)) if !reply.status.is_success() => return Ended::lost(reply.status),
                 Ok(Err(refusal)) => return Ended::refused(refusal),
                 Err(Interrupted::Late) if opens.take().is_some_and(|opens| opens < late) => {
                     self.open(delivery);
                     continue;
                 }
-                Err(Interrupted::Late) => {
-                    reply.cancel("the deadline passed").await;
-                    return Ended::refused(Refusal::UpstreamTimeout);
-                }
-                Err(Interrupted::Cancelled) => {
-                    reply.cancel("the caller took the call back").await;
-                    return Ended::cancelled();
-                }
+                Err(Interrupted::Late) => return Ended::refused(Refusal::UpstreamTimeout),
+                Err(Interrupted::Cancelled) => return Ended::cancelled(),
             };
             if reply.gives_away(&message) {
                 return Ended::refused(Refusal::UpstreamInvalid(
@@ -250,14 +281,21 @@ impl Carriage {
                 ));
             }
             match Inbound::parse(message, reply.bounds()) {
+                Err(_) if !reply.status.is_success() => return Ended::lost(reply.status),
                 Err(why) => return Ended::refused(Refusal::UpstreamInvalid(why.to_owned())),
                 Ok(Inbound::Response(response)) => {
                     if !response.answers(reply.id) && reply.messages.is_stream() {
                         self.dropped("id_unknown");
                         continue;
                     }
-                    if !reply.status.is_success() && response.outcome().is_ok() {
+                    reply.is_answered();
+                    if !reply.status.is_success() && (response.outcome().is_ok() || !response.answers(reply.id)) {
                         return Ended::lost(reply.status);
+                    }
+                    if reply.spoken.era == Era::Modern
+                        && let Err(error) = response.outcome()
+                    {
+                        self.peer.heed(error.code);
                     }
                     return match inspect::admit(&self.held.asker, reply.id, reply.spoken.version, &response) {
                         Ok(answer) => Ended::answered(answer),
@@ -271,7 +309,6 @@ impl Carriage {
                         opens = None;
                         self.open(delivery);
                         if !delivery.event(notification).await && self.call.era() == Era::Modern {
-                            reply.cancel("the caller went away").await;
                             return Ended::cancelled();
                         }
                     }
@@ -310,6 +347,9 @@ impl Carriage {
         late: Instant,
         work: impl Future<Output = T>,
     ) -> Result<T, Interrupted> {
+        if clock::instant() >= late {
+            return Err(Interrupted::Late); // also where there is always something to do
+        }
         tokio::select! {
             biased;
             done = work => Ok(done),
@@ -378,10 +418,11 @@ impl Ended {
     }
 
     /// The upstream ended its answer without a response; a status that says why is worth recording.
-    fn lost(status: http::StatusCode) -> Self {
-        Self::refused(match status.is_success() {
-            true => Refusal::UpstreamLost("the answer ended without a response".to_owned()),
-            false => Refusal::UpstreamInvalid(format!("HTTP {} without a JSON-RPC message", status.as_u16())),
+    fn lost(status: StatusCode) -> Self {
+        Self::refused(match status {
+            StatusCode::FORBIDDEN => Refusal::UpstreamUnauthorized,
+            _ if status.is_success() => Refusal::UpstreamLost("the answer ended without a response".to_owned()),
+            _ => Refusal::UpstreamInvalid(format!("HTTP {} without a JSON-RPC message", status.as_u16())),
         })
     }
 
@@ -450,6 +491,13 @@ impl Delivery {
                 drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(&body))).await);
             }
             Self::Gone => {}
+        }
+    }
+
+    /// Ends what was said, which may be nothing: a client that took its call back waits for no answer, but HTTP has one.
+    fn end(self) {
+        if let Self::Waiting(to_client) = self {
+            drop(to_client.send(respond::accepted()));
         }
     }
 

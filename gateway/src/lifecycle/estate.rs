@@ -10,6 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::{
     catalog::{Catalogue, Listing, ToolDefinition},
@@ -37,6 +38,7 @@ pub struct Estate {
     /// Where to.
     pub upstreams: Upstreams,
     audiences: BTreeMap<Endpoint, Vec<String>>,
+    in_force: watch::Sender<bool>,
 }
 
 /// What `policies/` says.
@@ -76,6 +78,7 @@ impl Estate {
             exchange,
             upstreams,
             audiences,
+            in_force: watch::Sender::new(true),
             config,
         })
     }
@@ -88,6 +91,7 @@ impl Estate {
     pub fn succeeded(&self, config: Arc<Config>, rules: Rules) -> Result<Self, String> {
         let mut next = Self::build(Arc::clone(&config), rules)?;
         next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
+        next.identity.inherit(&self.identity);
         let known = self.catalogue.load();
         for (id, upstream) in &config.upstreams {
             let moved = self.config.upstreams.get(id).is_none_or(|before| before.url != upstream.url);
@@ -98,6 +102,17 @@ impl Estate {
             next.publish(id, Listing { tools, degraded: listing.degraded.clone() });
         }
         Ok(next)
+    }
+
+    /// Another estate is in force: nobody keeps this one up to date any longer.
+    pub(super) fn retire(&self) {
+        self.in_force.send_replace(false);
+    }
+
+    /// Returns when another estate is in force.
+    pub(super) async fn retired(&self) {
+        // The sender is here, so there is no other end to the waiting.
+        drop(self.in_force.subscribe().wait_for(|in_force| !in_force).await);
     }
 
     /// The audiences that a token for `endpoint` may be made out to; none where there is no such endpoint.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     audit::{
-        journal::{self, Receipt},
+        journal::{self, Journal, Receipt},
         record,
     },
     bridge::Opening,
@@ -41,30 +41,12 @@ impl Gateway {
         let path = trail.endpoint.path();
         let arguments = self.argument_digest(estate, call);
         let durability = target.tool.durability.unwrap_or(estate.config.audit.durability);
-        let grant_record = record::Grant {
-            strategy: grant.strategy(),
-            audience: grant.audience().or(grant.resource()),
-            scopes: record::Words::Strings(grant.scopes()),
-            token_id: grant.token_id(),
-            token_digest: grant.token_digest(),
-            cached: !grant.fresh(),
-        };
         let commit = trail.with_request(arguments.as_deref(), |request| {
-            if grant.fresh() && grant.token_digest().is_some() {
-                let mint = record::Mint {
-                    who: trail.who(),
-                    upstream: target.tool.upstream.as_str(),
-                    grant: grant_record,
-                    request,
-                };
-                if !self.journal.note(journal::new_id(), &mint) {
-                    metrics().audit_failures.increment();
-                }
-            }
+            record_mint(&self.journal, grant, target.tool.upstream.as_str(), (trail.who(), request));
             let intent = record::Intent {
                 who: trail.who(),
                 target: record_target(target, &path),
-                grant: grant_record,
+                grant: record_grant(grant),
                 decision: record::Decision {
                     outcome: "allow",
                     policies: record::Words::Shared(admission.policies()),
@@ -178,6 +160,33 @@ impl Gateway {
         }
         let challenge = outside.challenge.as_ref().map(|challenge| challenge_text(estate, trail, challenge));
         respond::refusal(trail.request_id.as_ref(), era, refusal, challenge.as_deref())
+    }
+}
+
+/// A credential as a record has it.
+fn record_grant(grant: &Grant) -> record::Grant<'_> {
+    record::Grant {
+        strategy: grant.strategy(),
+        audience: grant.audience().or(grant.resource()),
+        scopes: record::Words::Strings(grant.scopes()),
+        token_id: grant.token_id(),
+        token_digest: grant.token_digest(),
+        cached: !grant.fresh(),
+    }
+}
+
+/// Records that a credential was minted, where this grant is the first of it.
+pub(super) fn record_mint(
+    journal: &Journal,
+    grant: &Grant,
+    upstream: &str,
+    (who, request): (record::Who<'_>, record::Request<'_>),
+) {
+    if grant.fresh() && grant.token_digest().is_some() {
+        let mint = record::Mint { who, upstream, grant: record_grant(grant), request };
+        if !journal.note(journal::new_id(), &mint) {
+            metrics().audit_failures.increment();
+        }
     }
 }
 

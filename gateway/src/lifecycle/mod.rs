@@ -120,7 +120,7 @@ impl Gateway {
 
     /// Judges everything from now on against `estate`; requests under way keep theirs.
     pub fn succeed(self: &Arc<Self>, estate: Estate) {
-        self.estate.store(Arc::new(estate));
+        self.estate.swap(Arc::new(estate)).retire();
         self.keep_catalogue();
     }
 

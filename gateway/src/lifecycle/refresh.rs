@@ -6,7 +6,6 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
-use tokio::sync::Notify;
 
 use super::{Estate, Gateway};
 use crate::{
@@ -25,50 +24,55 @@ impl Gateway {
         let estate = self.estate();
         estate.identity.start();
         for peer in estate.upstreams.peers() {
-            let changed = Arc::new(Notify::new());
-            let (read, hear) = ((Arc::clone(&estate), Arc::clone(peer)), (Arc::clone(&estate), Arc::clone(peer)));
-            tasks::background(Arc::clone(self).keep(read, Arc::clone(&changed)));
-            tasks::background(Arc::clone(self).hear(hear, changed));
+            let (estate, peer) = (Arc::clone(&estate), Arc::clone(peer));
+            tasks::background(async move {
+                tokio::select! {
+                    () = estate.retired() => {}
+                    ((), ()) = async { tokio::join!(keep(&estate, &peer), hear(&estate, &peer)) } => {}
+                }
+            });
         }
     }
+}
 
-    /// Reads the tools of one upstream, again and again.
-    async fn keep(self: Arc<Self>, (estate, peer): (Arc<Estate>, Arc<Peer>), changed: Arc<Notify>) {
-        let id = peer.settings().id.clone();
-        let mut failures = 0_u32;
-        while Arc::ptr_eq(&estate, &self.estate()) {
-            let wait = match read(&estate, &peer).await {
-                Ok(read) => {
-                    failures = 0;
-                    let wait = pause(read.ttl, peer.settings().refresh);
-                    publish(&estate, &id, read);
-                    wait
-                }
-                Err(refusal) => {
-                    failures = failures.saturating_add(1);
-                    degrade(&estate, &peer, &refusal);
-                    RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(RETRY_DOUBLINGS_MAX)))
-                }
-            };
-            // Whichever comes first: its time, or word of a change.
-            drop(tokio::time::timeout(jittered(wait), changed.notified()).await);
-        }
-    }
-
-    /// Listens to one upstream for word that its tools have changed. Where it does not say such things, reading it at
-    /// intervals has to do.
-    async fn hear(self: Arc<Self>, (estate, peer): (Arc<Estate>, Arc<Peer>), changed: Arc<Notify>) {
-        while Arc::ptr_eq(&estate, &self.estate()) {
-            // The era is found out by whoever reads first.
-            if peer.spoken().is_some()
-                && let Ok(grant) = estate.exchange.service(peer.settings(), clock::now()).await
-                && let Heard::Nothing = peer.hear(&grant, || changed.notify_one()).await
-            {
-                tracing::debug!(upstream = %peer.settings().id, "an upstream does not say when its tools change");
-                return;
+/// Reads the tools of one upstream, again and again.
+async fn keep(estate: &Estate, peer: &Peer) {
+    let id = peer.settings().id.clone();
+    let mut failures = 0_u32;
+    loop {
+        let wait = match read(estate, peer).await {
+            Ok(read) => {
+                failures = 0;
+                let wait = pause(read.ttl, peer.settings().refresh);
+                publish(estate, &id, read);
+                wait
             }
-            tokio::time::sleep(jittered(LISTEN_AGAIN)).await;
+            Err(refusal) => {
+                failures = failures.saturating_add(1);
+                degrade(estate, peer, &refusal);
+                RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(RETRY_DOUBLINGS_MAX)))
+            }
+        };
+        // Whichever comes first: its time, or word of a change; however much an upstream has to say, not without a rest.
+        let (rest, wait) = (REST.min(wait), jittered(wait));
+        tokio::time::sleep(rest).await;
+        drop(tokio::time::timeout(wait.saturating_sub(rest), peer.shaken()).await);
+    }
+}
+
+/// Listens to one upstream for word that its tools have changed. Where it does not say such things, reading it at
+/// intervals has to do.
+async fn hear(estate: &Estate, peer: &Peer) {
+    loop {
+        // The era is found out by whoever reads first.
+        if peer.spoken().is_some()
+            && let Ok(grant) = estate.exchange.service(peer.settings(), clock::now()).await
+            && let Heard::Nothing = peer.hear(&grant).await
+        {
+            tracing::debug!(upstream = %peer.settings().id, "an upstream does not say when its tools change");
+            return;
         }
+        tokio::time::sleep(jittered(LISTEN_AGAIN)).await;
     }
 }
 
@@ -126,6 +130,9 @@ fn jittered(wait: Duration) -> Duration {
 
 /// Between the end of one listening and the next.
 const LISTEN_AGAIN: Duration = Duration::from_secs(3);
+
+/// Between two readings, whatever an upstream says.
+const REST: Duration = Duration::from_secs(1);
 
 /// However short-lived an upstream says its list is.
 const REFRESH_MIN: Duration = Duration::from_secs(2);

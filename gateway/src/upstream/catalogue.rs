@@ -54,6 +54,27 @@ impl Peer {
         }
     }
 
+    /// What is known of the upstream is to be found out anew, soon.
+    pub fn shake(&self) {
+        self.shaken.notify_one();
+    }
+
+    /// Returns when somebody has shaken the trust in what is known.
+    pub async fn shaken(&self) {
+        self.shaken.notified().await;
+    }
+
+    /// What an error of the upstream says about what is believed of it: that it speaks another revision, or that a tool
+    /// has another schema (RC-04).
+    pub fn heed(&self, code: i64) {
+        if code == VERSION_UNSUPPORTED {
+            self.doubt();
+        }
+        if MODERN_ERRORS.contains(&code) {
+            self.shake();
+        }
+    }
+
     async fn probe(&self, grant: &Grant) -> Result<Spoken, Refusal> {
         let (id, modern) = (self.next_id(), Spoken { era: Era::Modern, version: newest(Era::Modern) });
         let legacy = Spoken { era: Era::Legacy, version: newest(Era::Legacy) };
@@ -63,7 +84,8 @@ impl Peer {
         if matches!(answered.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Err(Refusal::UpstreamUnauthorized);
         }
-        if answered.status.is_server_error() || answered.status.is_redirection() {
+        let says_nothing = answered.status.is_server_error() || answered.status.is_redirection();
+        if says_nothing || answered.status == StatusCode::TOO_MANY_REQUESTS {
             return Err(status_refusal(answered.status, "server/discover"));
         }
         let Some(response) = self.first_response(&mut answered).await else { return Ok(legacy) };
@@ -127,15 +149,18 @@ impl Peer {
     }
 
     fn admit(&self, tool: Value<'_>, read: &mut Read) {
-        let name = tool.get("name").and_then(Value::text).unwrap_or_default().into_owned();
-        if read.tools.len() >= TOOLS_MAX {
-            read.withheld.push((name, format!("more than {TOOLS_MAX} tools")));
-            return;
-        }
-        // A copy of its own: the page it came in does not stay for its sake.
-        match ToolDefinition::read(&self.settings, Bytes::copy_from_slice(tool.raw())) {
-            Ok(tool) => read.tools.push(Arc::new(tool)),
-            Err(fault) => read.withheld.push((name, fault.to_string())),
+        let why = if read.tools.len() >= TOOLS_MAX {
+            format!("more than {TOOLS_MAX} tools")
+        } else {
+            // A copy of its own: the page it came in does not stay for its sake.
+            match ToolDefinition::read(&self.settings, Bytes::copy_from_slice(tool.raw())) {
+                Ok(tool) => return read.tools.push(Arc::new(tool)),
+                Err(fault) => fault.to_string(),
+            }
+        };
+        if read.withheld.len() < TOOLS_MAX {
+            let name = tool.get("name").and_then(Value::text).unwrap_or_default();
+            read.withheld.push((name.chars().take(NAME_CHARS_SHOWN).collect(), why));
         }
     }
 
@@ -155,8 +180,7 @@ impl Peer {
             let body = outbound::tools_list(&outbound::Outgoing::own(id, session.version), cursor);
             let headers = self.headers(spoken, "tools/list", None);
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await?;
-            let gone = answered.status == StatusCode::NOT_FOUND && session.id.is_some();
-            if !(gone && first) {
+            if !(first && session.is_gone(answered.status)) {
                 return self.list_response(&mut answered, id).await;
             }
             first = false;
@@ -185,10 +209,14 @@ fn common(supported: Value<'_>) -> Result<Spoken, Refusal> {
 }
 
 /// Errors that only a modern server gives (RC-10).
-const MODERN_ERRORS: &[i64] = &[-32020, -32021, -32022];
+const MODERN_ERRORS: &[i64] = &[-32020, -32021, VERSION_UNSUPPORTED];
+const VERSION_UNSUPPORTED: i64 = -32022;
 
 /// Pages of one list: an upstream whose cursors run in circles ends here.
 const PAGES_MAX: usize = 100;
 
-/// Tools taken from one upstream.
+/// Characters of a name that is told for no other reason than that its tool is not served.
+const NAME_CHARS_SHOWN: usize = 128;
+
+/// Tools taken from one upstream, and names of others told.
 const TOOLS_MAX: usize = 500;

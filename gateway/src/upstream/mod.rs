@@ -23,6 +23,7 @@ use bytes::Bytes;
 pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use session::{Key, Session, Sessions};
+use tokio::{runtime::Handle, sync::Notify};
 pub use transport::Messages;
 use transport::{Address, Answered, Outgoing, Reading, Undelivered};
 pub use watch::Heard;
@@ -43,6 +44,7 @@ use crate::{
         reply::{Inbound, Response},
         versions,
     },
+    tasks,
 };
 
 /// All upstreams of the estate.
@@ -112,6 +114,7 @@ pub struct Peer {
     spoken: ArcSwapOption<Spoken>,
     sessions: Sessions,
     ids: AtomicU64,
+    shaken: Notify,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -153,9 +156,7 @@ pub struct Reply {
     pub spoken: Spoken,
     /// The HTTP status of the answer.
     pub status: StatusCode,
-    peer: Arc<Peer>,
-    session: Option<Arc<Session>>,
-    grant: Grant,
+    underway: Underway,
     /// Spent, and held until the call ends: with it goes the room in the ceilings.
     _receipt: Receipt,
 }
@@ -173,6 +174,7 @@ impl Peer {
             spoken: ArcSwapOption::from(spoken),
             sessions: Sessions::new(),
             ids: AtomicU64::new(1),
+            shaken: Notify::new(),
         })
     }
 
@@ -198,45 +200,48 @@ impl Peer {
         grant: Grant,
         passage: &Passage<'_>,
     ) -> Result<Forwarded, Refusal> {
-        let tripwire = Tripwire::new(&passage.caller.credential);
-        let spoken = self.detect(&grant).await?;
-        let sent = match spoken.era {
-            Era::Modern => self.call_modern(&grant, passage, spoken, &tripwire).await?,
-            Era::Legacy => self.call_legacy(&grant, passage, &tripwire).await?,
+        let (answered, mut underway) = match self.send(&Arc::new(grant), passage).await {
+            Ok(sent) => sent,
+            // Said of what comes before a call: the era, or a session. The call itself was not sent.
+            Err(Refusal::UpstreamUnauthorized) => return Ok(Forwarded::Unauthorized(receipt)),
+            Err(refusal) => return Err(refusal),
         };
-        if sent.answered.status == StatusCode::UNAUTHORIZED {
-            sent.answered.messages.discard().await;
+        if answered.status == StatusCode::UNAUTHORIZED {
+            underway.open = false;
+            answered.messages.discard().await;
             return Ok(Forwarded::Unauthorized(receipt));
         }
-        if sent.answered.status.is_redirection() {
+        if answered.status.is_redirection() {
+            underway.open = false;
             return Err(Refusal::UpstreamInvalid("a redirect, which is never followed".to_owned()));
         }
-        Ok(Forwarded::Answered(Box::new(Reply {
-            messages: sent.answered.messages,
-            id: sent.id,
-            spoken: sent.spoken,
-            status: sent.answered.status,
-            peer: Arc::clone(self),
-            session: sent.session,
-            grant,
-            _receipt: receipt,
-        })))
+        let Way { id, spoken, .. } = underway.way;
+        let (messages, status) = (answered.messages, answered.status);
+        Ok(Forwarded::Answered(Box::new(Reply { messages, id, spoken, status, underway, _receipt: receipt })))
     }
 
-    async fn call_modern(
-        &self,
-        grant: &Grant,
+    async fn send(
+        self: &Arc<Self>,
+        grant: &Arc<Grant>,
         passage: &Passage<'_>,
-        spoken: Spoken,
-        tripwire: &Tripwire,
-    ) -> Result<Sent, Refusal> {
-        let id = self.next_id();
-        let answered = self.post_call(grant, passage, (id, spoken), (None, tripwire)).await?;
-        Ok(Sent { answered, id, spoken, session: None })
+    ) -> Result<(Answered, Underway), Refusal> {
+        let tripwire = Tripwire::new(&passage.caller.credential);
+        let spoken = self.detect(grant).await?;
+        if spoken.era == Era::Legacy {
+            return self.send_in_session(grant, passage, &tripwire).await;
+        }
+        let way = Way { peer: Arc::clone(self), grant: Arc::clone(grant), id: self.next_id(), spoken, session: None };
+        Ok(self.post_call(way, passage, &tripwire).await?)
     }
 
-    /// A 404 proves that the session was gone and the call not executed: begun again and sent again, once (RL-13).
-    async fn call_legacy(&self, grant: &Grant, passage: &Passage<'_>, tripwire: &Tripwire) -> Result<Sent, Refusal> {
+    /// A 404 proves that the session was gone and the call not executed: begun again and sent again, once (RL-13). Many
+    /// servers say 400 instead, which proves nothing: the next call begins a session.
+    async fn send_in_session(
+        self: &Arc<Self>,
+        grant: &Arc<Grant>,
+        passage: &Passage<'_>,
+        tripwire: &Tripwire,
+    ) -> Result<(Answered, Underway), Refusal> {
         let key = Key {
             principal: passage.caller.principal,
             generation: grant.generation(),
@@ -246,25 +251,33 @@ impl Peer {
         loop {
             let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
             let spoken = Spoken { era: Era::Legacy, version: session.version };
-            let id = self.next_id();
-            let answered = self.post_call(grant, passage, (id, spoken), (Some(&session), tripwire)).await?;
-            let gone = answered.status == StatusCode::NOT_FOUND && session.id.is_some();
-            if !(gone && first) {
-                return Ok(Sent { answered, id, spoken, session: Some(session) });
+            let way = Way {
+                peer: Arc::clone(self),
+                grant: Arc::clone(grant),
+                id: self.next_id(),
+                spoken,
+                session: Some(Arc::clone(&session)),
+            };
+            let (answered, mut underway) = self.post_call(way, passage, tripwire).await?;
+            if session.is_gone(answered.status) {
+                self.sessions.forget(&key, &session);
+            }
+            if !(first && answered.status == StatusCode::NOT_FOUND && session.id.is_some()) {
+                return Ok((answered, underway));
             }
             first = false;
+            underway.open = false;
             answered.messages.discard().await;
-            self.sessions.forget(&key, &session);
         }
     }
 
     async fn post_call(
         &self,
-        grant: &Grant,
+        way: Way,
         passage: &Passage<'_>,
-        (id, spoken): (u64, Spoken),
-        (session, tripwire): (Option<&Arc<Session>>, &Tripwire),
-    ) -> Result<Answered, Undelivered> {
+        tripwire: &Tripwire,
+    ) -> Result<(Answered, Underway), Undelivered> {
+        let Way { id, spoken, .. } = way;
         let tool = &passage.target.tool;
         let meta = passage.call.meta();
         let token = meta.progress_token.is_some().then(|| progress_token(id));
@@ -288,9 +301,12 @@ impl Peer {
                 headers.insert(HeaderName::from_static(name), value);
             }
         }
-        let outgoing = Outgoing { body, session: session.and_then(|session| session.id.as_ref()), headers };
+        let mut underway = Underway { way, open: true };
+        let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
         let reading = self.reading(tool.timeout, Some(tripwire));
-        transport::post(&self.client, &self.address, grant, outgoing, reading).await
+        let answered = transport::post(&self.client, &self.address, &underway.way.grant, outgoing, reading).await;
+        underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
+        Ok((answered?, underway))
     }
 
     /// The headers of a message to a peer that speaks `spoken`; only a modern one reads the mirrored ones.
@@ -363,12 +379,51 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// A call on its way.
-struct Sent {
-    answered: Answered,
+/// How a call went, for what has to be said about it afterwards.
+#[derive(Debug, Clone)]
+struct Way {
+    peer: Arc<Peer>,
+    grant: Arc<Grant>,
     id: u64,
     spoken: Spoken,
     session: Option<Arc<Session>>,
+}
+
+impl Way {
+    fn session_id(&self) -> Option<&HeaderValue> {
+        self.session.as_ref().and_then(|session| session.id.as_ref())
+    }
+
+    /// Sends a message of the gateway's own, for which nobody waits long.
+    async fn say(&self, message: Vec<u8>) {
+        let outgoing = Outgoing::new(message, self.peer.headers(self.spoken, "", None), self.session_id());
+        let said = async {
+            if let Ok(answered) = self.peer.exchange(&self.grant, outgoing).await {
+                answered.messages.discard().await;
+            }
+        };
+        drop(tokio::time::timeout(SAYING_MAX, said).await);
+    }
+}
+
+/// A call that the upstream works on. Given up before it was answered, it ends there too: a modern upstream sees its
+/// stream closed, and a legacy one, to which that means nothing (RL-07), is told.
+#[derive(Debug)]
+struct Underway {
+    way: Way,
+    open: bool,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        // Without a runtime the process is ending, and nothing can be said any more.
+        if self.open && self.way.spoken.era == Era::Legacy && Handle::try_current().is_ok() {
+            let way = self.way.clone();
+            tasks::background(
+                async move { way.say(outbound::cancelled(way.id, "nobody waits for it any more")).await },
+            );
+        }
+    }
 }
 
 impl Reply {
@@ -381,14 +436,14 @@ impl Reply {
     /// What one message may be at most.
     #[must_use]
     pub fn bounds(&self) -> &Bounds {
-        &self.peer.bounds
+        &self.underway.way.peer.bounds
     }
 
     /// Whether `message` holds the credential that the call went out under: an upstream that repeats what it was sent, in
     /// a page of debugging or an error, would hand it to the caller.
     #[must_use]
     pub fn gives_away(&self, message: &[u8]) -> bool {
-        let Some((_, value)) = self.grant.header() else { return false };
+        let Some((_, value)) = self.underway.way.grant.header() else { return false };
         let secret = value.to_str().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
         let start = secret.len().saturating_sub(SECRET_BYTES_SEARCHED);
         // What is not UTF-8 is no message, and goes nowhere.
@@ -400,18 +455,12 @@ impl Reply {
 
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
     pub async fn respond(&self, message: Vec<u8>) {
-        let session = self.session.as_ref().and_then(|session| session.id.as_ref());
-        let outgoing = Outgoing::new(message, self.peer.headers(self.spoken, "", None), session);
-        if let Ok(answered) = self.peer.exchange(&self.grant, outgoing).await {
-            answered.messages.discard().await;
-        }
+        self.underway.way.say(message).await;
     }
 
-    /// Ends the call at the upstream: by closing the stream, and in the legacy era by saying so first (RL-07).
-    pub async fn cancel(self, reason: &str) {
-        if self.spoken.era == Era::Legacy {
-            self.respond(outbound::cancelled(self.id, reason)).await;
-        }
+    /// The call's own response is there: nothing is left to be given up.
+    pub fn is_answered(&mut self) {
+        self.underway.open = false;
     }
 }
 
@@ -442,6 +491,9 @@ fn progress_token(id: u64) -> String {
 
 /// Room for the headers of an ordinary call.
 const HEADERS: usize = 12;
+
+/// For so long the gateway tries to say something that no answer depends on.
+const SAYING_MAX: Duration = Duration::from_secs(2);
 
 /// `MCP-Protocol-Version`.
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");

@@ -5,7 +5,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use quick_cache::sync::Cache;
 
 use crate::refusal::Refusal;
@@ -28,6 +28,14 @@ pub(super) struct Session {
     pub(super) id: Option<HeaderValue>,
     /// The version agreed on.
     pub(super) version: &'static str,
+}
+
+impl Session {
+    /// Whether an answer with this status may say that the session is no longer there: 404 does (RL-04), and 400 is what
+    /// many servers say of an id that they do not know.
+    pub(super) fn is_gone(&self, status: StatusCode) -> bool {
+        self.id.is_some() && matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+    }
 }
 
 /// The sessions of one upstream.

@@ -259,10 +259,10 @@ impl Messages {
         }
     }
 
-    /// Reads what is left of a small answer and throws it away, so that the connection can be used again.
+    /// Reads what is left of a small answer and throws it away, so that the connection can be used again; what does not
+    /// end soon costs its connection.
     pub(super) async fn discard(mut self) {
-        let ended = self.body.whole(DISCARD_BYTES_MAX).await;
-        drop(ended);
+        drop(tokio::time::timeout(DISCARD_MAX, self.body.whole(DISCARD_BYTES_MAX)).await);
     }
 }
 
@@ -275,6 +275,9 @@ const AGENT: &str = concat!("tollgate/", env!("CARGO_PKG_VERSION"));
 
 /// An answer that nobody needs is read up to here; a larger one costs its connection.
 const DISCARD_BYTES_MAX: usize = 16 * 1024;
+
+/// And for so long.
+const DISCARD_MAX: Duration = Duration::from_millis(500);
 
 /// `Mcp-Session-Id`.
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");

@@ -28,9 +28,9 @@ pub enum Heard {
 }
 
 impl Peer {
-    /// Listens until the stream ends, and calls `changed` at every word that the tools have changed; once also when the
+    /// Listens until the stream ends, and shakes the trust at every word that the tools have changed; once also when the
     /// stream begins, because what happened before it is not told.
-    pub async fn hear(&self, grant: &Grant, changed: impl Fn()) -> Heard {
+    pub async fn hear(&self, grant: &Grant) -> Heard {
         let Some(spoken) = self.spoken() else { return Heard::Ended };
         let opened = match spoken.era {
             Era::Modern => self.subscribe(grant, spoken).await,
@@ -41,11 +41,11 @@ impl Peer {
             Ok(answered) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
             Ok(_) | Err(_) => return Heard::Ended,
         };
-        changed();
+        self.shake();
         let listening = async {
             while let Ok(Some(message)) = answered.messages.next().await {
                 match Inbound::parse(message, &self.bounds) {
-                    Ok(Inbound::Notification(word)) if word.method() == TOOLS_CHANGED => changed(),
+                    Ok(Inbound::Notification(word)) if word.method() == TOOLS_CHANGED => self.shake(),
                     Ok(Inbound::Response(_)) | Err(_) => return,
                     Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
                 }
