@@ -33,7 +33,6 @@ use http::{HeaderMap, HeaderValue, header};
 use tokio::runtime::Runtime;
 use tollgate::{
     audit::{
-        canonical::canonical,
         journal::{self, Journal},
         record::{self, Ending, Outcome},
     },
@@ -46,7 +45,7 @@ use tollgate::{
     inspect,
     policy::Policies,
     refusal::Era,
-    rpc::{self, Call, Message, json::Bounds, outbound, reply::Inbound, sse::Splitter},
+    rpc::{self, Call, Message, canonical::canonical, json::Bounds, outbound, reply::Inbound, sse::Splitter},
     state::Rates,
 };
 
@@ -288,9 +287,7 @@ fn digest() -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let (journal, call) = (Journal::open(&bench.config.audit).unwrap(), bench.call());
     Box::new(move || {
-        let arguments = call.arguments().unwrap();
-        let value: serde_json::Value = serde_json::from_slice(arguments.raw()).unwrap();
-        drop(black_box(journal.argument_digest(&canonical(&value))));
+        drop(black_box(journal.argument_digest(&canonical(call.arguments().unwrap()))));
     })
 }
 

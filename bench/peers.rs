@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::wire::{Message, Wire};
 
@@ -28,22 +28,23 @@ async fn serve(answer: impl Fn(&Message<'_>) -> Reply + Send + Sync + 'static) -
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             stream.set_nodelay(true).unwrap();
-            let answer = Arc::clone(&answer);
-            tokio::spawn(async move {
-                let mut wire = Wire::new(stream);
-                while let Some(request) = wire.receive().await {
-                    match answer(&request) {
-                        Reply::Json(body) => wire.send(&whole(&body)).await,
-                        Reply::Held(event) => {
-                            wire.send(&stream_head(&event)).await;
-                            return wire.closed().await;
-                        }
-                    }
-                }
-            });
+            tokio::spawn(converse(stream, Arc::clone(&answer)));
         }
     });
     address
+}
+
+async fn converse(stream: TcpStream, answer: Arc<impl Fn(&Message<'_>) -> Reply>) {
+    let mut wire = Wire::new(stream);
+    while let Some(request) = wire.receive().await {
+        match answer(&request) {
+            Reply::Json(body) => wire.send(&whole(&body)).await,
+            Reply::Held(event) => {
+                wire.send(&stream_head(&event)).await;
+                return wire.closed().await;
+            }
+        }
+    }
 }
 
 fn whole(body: &str) -> Vec<u8> {

@@ -215,7 +215,7 @@ impl Journal {
     }
 
     /// The keyed digest of a call's arguments, in hex: proves what was asked without keeping it.
-    /// `canonical` is [`super::canonical::canonical`] of them.
+    /// `canonical` is [`crate::rpc::canonical::canonical`] of them.
     #[must_use]
     pub fn argument_digest(&self, canonical: &[u8]) -> String {
         json::hex_text(hmac::sign(&self.arguments, canonical).as_ref())

@@ -4,7 +4,6 @@
 //! what was written without that showing. It does not decide what may happen, nor does it keep arguments or secrets.
 
 mod bell;
-pub mod canonical;
 pub mod chain;
 pub mod journal;
 mod json;

@@ -3,7 +3,7 @@
 //! A tool's definition is a trust boundary: it is read strictly, within bounds, and one that cannot be understood is
 //! left out rather than passed on. It does not know under which name clients see the tool, nor who may.
 
-use std::{cmp::Ordering, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::{
     config::{self, Durability, ToolRule, UpstreamId},
     rpc::{
+        canonical,
         json::{self, Bounds, Document, Kind},
         mirrors::{self, Mirror},
         tool_json,
@@ -267,47 +268,16 @@ fn key(upstream: &UpstreamId, name: &str, digest: &str, rules: &Rules) -> [u8; 3
 /// SHA-256 over the members that people and models decide by, in canonical form: members sorted as RFC 8785 §3.2.3
 /// has it and no white space; numbers stay as written, so that no reformatting can hide a change.
 fn digest_of(root: json::Value<'_>) -> digest::Digest {
-    let mut canonical = vec![b'{'];
+    let mut out = vec![b'{'];
     for member in PINNED {
         let Some(value) = root.get(member) else { continue };
-        json::write_string(&mut canonical, member);
-        canonical.push(b':');
-        write_canonical(value, &mut canonical);
-        canonical.push(b',');
+        json::write_string(&mut out, member);
+        out.push(b':');
+        canonical::write(value, &mut out);
+        out.push(b',');
     }
-    canonical.push(b'}');
-    digest::digest(&digest::SHA256, &canonical)
-}
-
-fn write_canonical(value: json::Value<'_>, out: &mut Vec<u8>) {
-    match value.kind() {
-        Kind::Object => {
-            let mut members: Vec<_> = value.members().filter_map(|(name, value)| Some((name.text()?, value))).collect();
-            members.sort_by(|(left, _), (right, _)| utf16_order(left, right));
-            out.push(b'{');
-            for (name, value) in members {
-                json::write_string(out, &name);
-                out.push(b':');
-                write_canonical(value, out);
-                out.push(b',');
-            }
-            out.push(b'}');
-        }
-        Kind::Array => {
-            out.push(b'[');
-            for element in value.elements() {
-                write_canonical(element, out);
-                out.push(b',');
-            }
-            out.push(b']');
-        }
-        Kind::String => json::write_string(out, &value.text().unwrap_or_default()),
-        Kind::Null | Kind::Bool | Kind::Number => out.extend_from_slice(value.raw()),
-    }
-}
-
-fn utf16_order(left: &str, right: &str) -> Ordering {
-    left.encode_utf16().cmp(right.encode_utf16())
+    out.push(b'}');
+    digest::digest(&digest::SHA256, &out)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -59,7 +59,7 @@ impl Tripwire {
         Self { traces }
     }
 
-    /// Whether the credential stands in any of the URL, the header values or the beginning of the body.
+    /// Whether the credential stands in any of the URL, the header values or the body.
     #[must_use]
     pub fn trips(&self, url: &str, headers: &HeaderMap, body: &[u8]) -> bool {
         self.trips_on(url.as_bytes())
@@ -67,7 +67,7 @@ impl Tripwire {
                 // A header name cannot hold a token in base64url: it is lower case. Short opaque ones it can.
                 self.trips_on(value.as_bytes()) || self.trips_on(name.as_str().as_bytes())
             })
-            || self.trips_on(body.get(..BODY_BYTES_SEARCHED).unwrap_or(body))
+            || self.trips_on(body)
     }
 
     /// Whether the credential stands in `bytes`.
@@ -142,9 +142,6 @@ const PAYLOAD_BYTES_MIN: usize = 32;
 
 /// Texts shorter than any trace that could be percent-encoded are searched as they are.
 const TRACE_BYTES_MIN: usize = 16;
-
-/// How much of a body is searched: a leak by mistake puts the credential where it belongs, near the beginning.
-const BODY_BYTES_SEARCHED: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     audit::{
-        canonical::canonical,
         journal::{self, Receipt},
         record,
     },
@@ -24,6 +23,7 @@ use crate::{
     rpc::{
         Asker, Call,
         answers::{self, CacheScope, Served, ToolsPage},
+        canonical::canonical,
     },
     telemetry::{metrics::metrics, names},
 };
@@ -84,9 +84,8 @@ impl Gateway {
         if estate.config.audit.arguments == ArgumentRecord::Nothing {
             return None;
         }
-        let raw = call.arguments().map_or(&b"{}"[..], |arguments| arguments.raw());
-        let value: serde_json::Value = serde_json::from_slice(raw).ok()?;
-        Some(self.journal.argument_digest(&canonical(&value)))
+        let arguments = call.arguments().map_or_else(|| b"{}".to_vec(), canonical);
+        Some(self.journal.argument_digest(&arguments))
     }
 
     /// `tools/list`: what this caller may see on this endpoint, by the function that judges calls.
@@ -107,21 +106,22 @@ impl Gateway {
             page.tools.iter().map(|exposed| Cow::Owned(exposed.tool.listed(&exposed.name, asker.version))).collect();
         let degraded: Vec<Cow<'_, str>> =
             catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
-        let recorded = trail.with_request(None, |request| {
-            self.journal.note(
-                trail.id,
-                &record::List {
-                    who: trail.who(),
-                    endpoint: &trail.endpoint.path(),
-                    request,
-                    shown: u64::try_from(tools.len()).unwrap_or(u64::MAX),
-                    withheld: withheld.get(),
-                    policy_set: rules.policies.digest(),
-                },
-            )
-        });
+        let recorded = self.journal.healthy()
+            && trail.with_request(None, |request| {
+                self.journal.note(
+                    trail.id,
+                    &record::List {
+                        who: trail.who(),
+                        endpoint: &trail.endpoint.path(),
+                        request,
+                        shown: u64::try_from(tools.len()).unwrap_or(u64::MAX),
+                        withheld: withheld.get(),
+                        policy_set: rules.policies.digest(),
+                    },
+                )
+            });
         if !recorded {
-            return Err(Refusal::AuditUnavailable("the queue of records is full".to_owned()));
+            return Err(Refusal::AuditUnavailable("the list could not be recorded".to_owned()));
         }
         let body = answers::tools_list(
             &asker,

@@ -5,6 +5,7 @@
 
 pub mod answers;
 mod call;
+pub mod canonical;
 pub mod headers;
 pub mod json;
 mod lookalike;

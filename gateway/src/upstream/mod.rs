@@ -24,7 +24,7 @@ pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use session::{Key, Session, Sessions};
 pub use transport::Messages;
-use transport::{Answered, Outgoing, Reading, Undelivered};
+use transport::{Address, Answered, Outgoing, Reading, Undelivered};
 pub use watch::Heard;
 
 use crate::{
@@ -74,7 +74,7 @@ impl Upstreams {
                     client
                 }
             };
-            peers.insert(id.clone(), Arc::new(Peer::new(Arc::clone(settings), client, limits)));
+            peers.insert(id.clone(), Arc::new(Peer::new(Arc::clone(settings), client, limits)?));
         }
         Ok(Self { peers })
     }
@@ -104,6 +104,7 @@ pub struct Spoken {
 #[derive(Debug)]
 pub struct Peer {
     settings: Arc<Upstream>,
+    address: Address,
     client: Client,
     bounds: Bounds,
     reply_bytes_max: usize,
@@ -160,9 +161,10 @@ pub struct Reply {
 }
 
 impl Peer {
-    fn new(settings: Arc<Upstream>, client: Client, limits: &Limits) -> Self {
+    fn new(settings: Arc<Upstream>, client: Client, limits: &Limits) -> Result<Self, EgressError> {
         let spoken = settings.era.map(|era| Arc::new(Spoken { era, version: newest(era) }));
-        Self {
+        Ok(Self {
+            address: Address::of(&settings.url)?,
             settings,
             client,
             bounds: Bounds::reply(limits),
@@ -171,7 +173,7 @@ impl Peer {
             spoken: ArcSwapOption::from(spoken),
             sessions: Sessions::new(),
             ids: AtomicU64::new(1),
-        }
+        })
     }
 
     /// The upstream's settings.
@@ -288,7 +290,7 @@ impl Peer {
         }
         let outgoing = Outgoing { body, session: session.and_then(|session| session.id.as_ref()), headers };
         let reading = self.reading(tool.timeout, Some(tripwire));
-        transport::post(&self.client, &self.settings, grant, outgoing, reading).await
+        transport::post(&self.client, &self.address, grant, outgoing, reading).await
     }
 
     /// The headers of a message to a peer that speaks `spoken`; only a modern one reads the mirrored ones.
@@ -343,7 +345,7 @@ impl Peer {
 
     async fn exchange(&self, grant: &Grant, outgoing: Outgoing<'_>) -> Result<Answered, Undelivered> {
         let reading = self.reading(self.settings.timeout, None);
-        transport::post(&self.client, &self.settings, grant, outgoing, reading).await
+        transport::post(&self.client, &self.address, grant, outgoing, reading).await
     }
 
     fn reading<'a>(&self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {

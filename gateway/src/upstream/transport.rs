@@ -7,17 +7,32 @@ use std::{time::Duration, vec};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
     header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
 };
+use url::Url;
 
 use crate::{
-    config::Upstream,
     egress::{Body, Client, EgressError},
     exchange::{Grant, Tripwire},
     refusal::Refusal,
     rpc::sse::{Event, Splitter},
 };
+
+/// Where an upstream is: read once, for it goes with every message.
+#[derive(Debug)]
+pub(super) struct Address {
+    uri: Uri,
+    text: String,
+}
+
+impl Address {
+    /// The address of an upstream as configured.
+    pub(super) fn of(url: &Url) -> Result<Self, EgressError> {
+        let uri = url.as_str().parse().map_err(|_unparsed| EgressError::Forbidden(format!("`{url}` is no address")))?;
+        Ok(Self { uri, text: url.to_string() })
+    }
+}
 
 /// A message on its way up. Nothing in it was copied from the client's headers.
 #[derive(Debug)]
@@ -44,14 +59,14 @@ pub(super) struct Answered {
 /// Sends `outgoing` under `grant`. The caller's credential is looked for in everything that is about to leave.
 pub(super) async fn post(
     client: &Client,
-    upstream: &Upstream,
+    to: &Address,
     grant: &Grant,
     outgoing: Outgoing<'_>,
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
-    let request = build(upstream, grant, Method::POST, outgoing)?;
+    let request = build(to, grant, Method::POST, outgoing);
     if let Some(tripwire) = bounds.tripwire
-        && tripwire.trips(upstream.url.as_str(), request.headers(), request.body())
+        && tripwire.trips(&to.text, request.headers(), request.body())
     {
         return Err(Undelivered::NotSent(Refusal::CredentialLeak));
     }
@@ -61,12 +76,12 @@ pub(super) async fn post(
 /// Opens the stream on which a legacy upstream says what no request asked for (RL-04).
 pub(super) async fn get(
     client: &Client,
-    upstream: &Upstream,
+    to: &Address,
     grant: &Grant,
     outgoing: Outgoing<'_>,
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
-    let mut request = build(upstream, grant, Method::GET, outgoing)?;
+    let mut request = build(to, grant, Method::GET, outgoing);
     request.headers_mut().remove(CONTENT_TYPE);
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
     answered(client, request, bounds).await
@@ -132,19 +147,10 @@ impl From<Undelivered> for Refusal {
     }
 }
 
-fn build(
-    upstream: &Upstream,
-    grant: &Grant,
-    method: Method,
-    outgoing: Outgoing<'_>,
-) -> Result<Request<Bytes>, Undelivered> {
+fn build(to: &Address, grant: &Grant, method: Method, outgoing: Outgoing<'_>) -> Request<Bytes> {
     let mut request = Request::new(outgoing.body);
     *request.method_mut() = method;
-    *request.uri_mut() = upstream
-        .url
-        .as_str()
-        .parse()
-        .map_err(|_unparsed| Undelivered::NotSent(Refusal::Bug("an upstream url that http does not take")))?;
+    *request.uri_mut() = to.uri.clone();
     let headers = request.headers_mut();
     *headers = outgoing.headers;
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -154,7 +160,7 @@ fn build(
         headers.insert(SESSION_ID, session.clone());
     }
     authorize(headers, grant);
-    Ok(request)
+    request
 }
 
 /// Puts the grant's header in place, marked so that no HTTP layer prints or indexes it.

@@ -67,7 +67,7 @@ impl Peer {
         let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, None);
-        let answered = transport::get(&self.client, &self.settings, grant, outgoing, reading).await?;
+        let answered = transport::get(&self.client, &self.address, grant, outgoing, reading).await?;
         if answered.status == StatusCode::NOT_FOUND {
             self.sessions.forget(&key, &session);
         }
