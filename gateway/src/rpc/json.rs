@@ -298,13 +298,18 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Writes `text` as a JSON string, quotes included (RFC 8259 §7).
+/// Writes `text` as a JSON string, quotes included (RFC 8259 §7), with the shortest escapes (RFC 8785 §3.2.2.2).
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     for byte in text.bytes() {
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            0x0C => out.extend_from_slice(b"\\f"),
+            b'\r' => out.extend_from_slice(b"\\r"),
             0..=0x1F => {
                 out.extend_from_slice(b"\\u00");
                 out.push(HEX.get(usize::from(byte >> 4)).copied().unwrap_or(b'0'));
