@@ -2,12 +2,6 @@
 
 use std::process::ExitCode;
 
-use mimalloc::MiMalloc;
-
-/// Messages come and go on many threads; the system's allocator costs a call more than its own work there.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
-
 fn main() -> ExitCode {
     // Before anything asks for a provider: without one installed, building a TLS configuration panics where two are
     // linked in. That somebody else was first cannot be, and would be the same provider.
