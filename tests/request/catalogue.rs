@@ -122,7 +122,11 @@ fn an_upstream_that_is_down_is_told_and_hides_nothing_of_the_others() {
     let switch = Arc::clone(&broken);
     let late = Recorder::scripted(Era::Modern, move |_| switch.load(Ordering::Acquire).then(|| Reply::status(500)));
     let refresh = "grant = { strategy = \"none\" }\nrefresh_s = 2";
-    let setup = Setup::usual("down", &issuer).open_upstream("up", &up.url()).upstream("late", &late.url(), refresh);
+    // Those outside may use nothing of it.
+    let hidden = "@id(\"hidden\")\nforbid (principal, action, resource == Upstream::\"late\") \
+                  when { principal in Group::\"outside\" };\n";
+    let setup = Setup::usual("down", &issuer).policy("hidden.cedar", hidden);
+    let setup = setup.open_upstream("up", &up.url()).upstream("late", &late.url(), refresh);
     let gateway = setup.start();
     let alice = gateway.client_of(None, &issuer, "alice").awaiting("up__echo");
     place::wait_for("the missing upstream is told", PATIENCE, || (degraded(&alice) == json!(["late"])).then_some(()));
@@ -150,6 +154,13 @@ fn an_upstream_that_is_down_is_told_and_hides_nothing_of_the_others() {
     broken.store(true, Ordering::Release);
     place::wait_for("it is away again", PATIENCE, || (degraded(&alice) == json!(["late"])).then_some(()));
     assert_eq!(alice.tools().len(), 6);
+
+    // Who may see nothing of it is not told that it exists.
+    let mut claims = issuer.claims("mallory", &gateway.endpoint(None));
+    claims["groups"] = json!(["outside"]);
+    let mallory = gateway.client(None).token(&issuer.sign(&claims));
+    assert_eq!(mallory.tools().len(), 3);
+    assert_eq!(degraded(&mallory), Value::Null);
 }
 
 #[test]

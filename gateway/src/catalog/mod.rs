@@ -167,20 +167,15 @@ impl Catalogue {
         Ok(Page { tools, next })
     }
 
-    /// Upstreams of `endpoint` whose listing is missing or out of date.
-    #[must_use]
-    pub fn degraded(&self, endpoint: &Endpoint) -> Vec<&UpstreamId> {
-        self.listings
-            .iter()
-            .filter(|(id, listing)| {
-                listing.degraded.is_some()
-                    && match endpoint {
-                        Endpoint::Federated => true,
-                        Endpoint::Upstream(only) => only == *id,
-                    }
-            })
-            .map(|(id, _)| id)
-            .collect()
+    /// Upstreams of `endpoint` whose listing is missing or out of date, and what is known of them.
+    pub fn degraded<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = (&'a UpstreamId, &'a Listing)> {
+        self.listings.iter().filter(move |(id, listing)| {
+            listing.degraded.is_some()
+                && match endpoint {
+                    Endpoint::Federated => true,
+                    Endpoint::Upstream(only) => only == *id,
+                }
+        })
     }
 
     /// Names that two tools claim, which are therefore served by neither.

@@ -131,7 +131,7 @@ fn an_upstream_that_is_down_hides_nothing_of_the_others() {
     let down = Listing { tools: Vec::new(), degraded: Some("unreachable".to_owned()) };
     let catalogue = before.with(UpstreamId::parse("notes").unwrap(), down);
     assert!(catalogue.resolve(&Endpoint::Federated, "crm__find").is_ok());
-    assert_eq!(catalogue.degraded(&Endpoint::Federated).len(), 1);
+    assert_eq!(catalogue.degraded(&Endpoint::Federated).count(), 1);
     let single = Endpoint::Upstream(UpstreamId::parse("notes").unwrap());
     assert!(matches!(catalogue.resolve(&single, "read").unwrap_err(), Refusal::CatalogueUnavailable(_)));
 }

@@ -3,7 +3,7 @@
 //! `initialize`, `server/discover`, `tools/list`, refusals, and the record that comes before a call is sent on. Nothing
 //! here reaches an upstream.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
     Asking, Estate, Gateway, Response, respond,
@@ -15,6 +15,7 @@ use crate::{
         record,
     },
     bridge::Opening,
+    catalog::{Catalogue, ToolDefinition},
     ceiling::Admission,
     config::ArgumentRecord,
     exchange::Grant,
@@ -76,7 +77,7 @@ impl Gateway {
         let asker = asker(call)?;
         let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
         let withheld = std::cell::Cell::new(0_u64);
-        let visible = |tool: &crate::catalog::ToolDefinition| {
+        let visible = |tool: &ToolDefinition| {
             let visible = rules.policies.visible(caller.identity(), tool, trail.now);
             if !visible {
                 withheld.set(withheld.get().saturating_add(1));
@@ -86,8 +87,7 @@ impl Gateway {
         let page = catalogue.page(&trail.endpoint, call.cursor().as_deref(), visible)?;
         let tools: Vec<Cow<'_, [u8]>> =
             page.tools.iter().map(|exposed| Cow::Owned(exposed.tool.listed(&exposed.name, asker.version))).collect();
-        let degraded: Vec<Cow<'_, str>> =
-            catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
+        let degraded = degraded(&catalogue, asking, trail);
         let recorded = self.journal.healthy()
             && trail.with_request(None, |request| {
                 self.journal.note(
@@ -123,8 +123,7 @@ impl Gateway {
     pub(super) fn discover(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
         let asker = asker(&asking.call)?;
         let catalogue = asking.estate.catalogue.load();
-        let degraded: Vec<Cow<'_, str>> =
-            catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
+        let degraded = degraded(&catalogue, asking, trail);
         trail.measure("", None);
         Ok(respond::json(answers::discover(&asker, &served(&degraded))))
     }
@@ -144,8 +143,7 @@ impl Gateway {
             trail.now,
         )?;
         let catalogue = estate.catalogue.load();
-        let degraded: Vec<Cow<'_, str>> =
-            catalogue.degraded(&trail.endpoint).into_iter().map(|id| Cow::Borrowed(id.as_str())).collect();
+        let degraded = degraded(&catalogue, asking, trail);
         trail.measure("", None);
         Ok(respond::in_session(respond::json(answers::initialize(&asker, &served(&degraded))), &session.id))
     }
@@ -194,6 +192,18 @@ fn challenge_text(estate: &Estate, trail: &Trail, challenge: &Challenge) -> Stri
     let url = metadata::url(&estate.config.gateway.public_url, &trail.endpoint);
     let scopes = estate.scopes(&trail.endpoint);
     metadata::challenge(challenge, &url, &scopes.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Upstreams that this caller misses something of. One of which every known tool is hidden from them is not named; of one
+/// that was never read, nobody can tell yet.
+fn degraded<'c>(catalogue: &'c Catalogue, asking: &Asking<'_>, trail: &'c Trail) -> Vec<Cow<'c, str>> {
+    let rules = asking.estate.rules.load();
+    let sees = |tool: &Arc<ToolDefinition>| rules.policies.visible(asking.caller.identity(), tool, trail.now);
+    catalogue
+        .degraded(&trail.endpoint)
+        .filter(|(_, listing)| listing.tools.is_empty() || listing.tools.iter().any(sees))
+        .map(|(id, _)| Cow::Borrowed(id.as_str()))
+        .collect()
 }
 
 fn served<'a>(degraded: &'a [Cow<'a, str>]) -> Served<'a> {
