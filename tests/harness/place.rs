@@ -1,13 +1,17 @@
 //! Where do the tests find and put things?
 //!
-//! Everything that a test writes lies under `tests/.run`, which git ignores. It does not create processes.
+//! Everything that a test writes lies under `tests/.run`, which git ignores; only the locks of ports are shared by all
+//! checkouts on a machine. It does not create processes.
 
 use std::{
-    fs,
+    fs::{self, File},
+    net::TcpListener,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 /// The top of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -47,7 +51,23 @@ pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -
     }
 }
 
-/// A TCP port of 127.0.0.1 that nobody listens on now.
+/// A TCP port of 127.0.0.1 that nobody listens on, and that nobody else is given while this process lives: it is locked
+/// among the tests, and lies below the ports that the kernel gives out by itself.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static LOCKED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let folder = std::env::temp_dir().join("tollgate-test-ports");
+    fs::create_dir_all(&folder).unwrap();
+    let first = std::process::id() % PORTS;
+    for step in 0..PORTS {
+        let port = u16::try_from(PORT_FIRST + (first + step) % PORTS).unwrap();
+        let lock = File::create(folder.join(port.to_string())).unwrap();
+        if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            LOCKED.lock().push(lock);
+            return port;
+        }
+    }
+    panic!("no free port");
 }
+
+const PORT_FIRST: u32 = 20_000;
+const PORTS: u32 = 10_000;
