@@ -17,7 +17,7 @@ use super::{
     load, parse,
 };
 use crate::{
-    catalog::ToolDefinition,
+    catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source, UpstreamId},
     identity::Identity,
@@ -47,12 +47,7 @@ fn shown(problem: &Problem) -> String {
     format!("{problem} | {help} | {}", underlined.join(" & "))
 }
 
-fn decide(
-    policies: &Policies,
-    who: &Identity,
-    tool: &ToolDefinition,
-    input: serde_json::Value,
-) -> Result<Permit, Denial> {
+fn decide(policies: &Policies, who: &Identity, tool: &Definition, input: serde_json::Value) -> Result<Permit, Denial> {
     policies.decide(who, tool, Some(arguments(input).root()), NOON)
 }
 
@@ -248,7 +243,7 @@ fn a_tag_is_known_while_nobody_who_carries_it_can_be_read() {
     let (tools, upstreams) = (demo(), demo_upstreams());
     let ids: Vec<UpstreamId> = upstreams.keys().cloned().collect();
     let writes = policies("@id(\"w\") permit(principal, action in Action::\"write\", resource);");
-    let said = |tools: &[Arc<ToolDefinition>], unread: &[UpstreamId]| {
+    let said = |tools: &[Arc<Definition>], unread: &[UpstreamId]| {
         let problems = writes.check(&Estate { upstreams: &upstreams, tools, unread });
         assert!(problems.iter().all(|problem| !problem.is_error()), "{problems:?}");
         problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")

@@ -278,7 +278,7 @@ impl Peer {
         tripwire: &Tripwire,
     ) -> Result<(Answered, Underway), Undelivered> {
         let Way { id, spoken, .. } = way;
-        let tool = &passage.target.tool;
+        let (definition, method) = (&passage.target.definition, passage.call.method().as_str());
         let meta = passage.call.meta();
         let token = meta.progress_token.is_some().then(|| progress_token(id));
         let message = outbound::Outgoing {
@@ -290,11 +290,12 @@ impl Peer {
             log_level: passage.log_level,
             ..outbound::Outgoing::own(id, spoken.version)
         };
-        let body = Bytes::from(outbound::tools_call(&message, &tool.name, passage.call));
-        let mut headers = self.headers(spoken, "tools/call", Some(&tool.name));
+        let body = Bytes::from(outbound::call(&message, &definition.name, passage.call));
+        let named = headers::name_member(method).map(|_| definition.name.as_str());
+        let mut headers = self.headers(spoken, method, named);
         if spoken.era == Era::Modern {
             headers.extend(passage.unrecognised.iter().cloned());
-            mirrors::mirror(&tool.mirrors, passage.call.arguments(), &mut headers);
+            mirrors::mirror(&definition.mirrors, passage.call.arguments(), &mut headers);
         }
         for (name, value) in [("traceparent", passage.traceparent), ("tracestate", passage.tracestate)] {
             if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
@@ -303,7 +304,7 @@ impl Peer {
         }
         let mut underway = Underway { way, open: true };
         let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
-        let reading = self.reading(tool.timeout, Some(tripwire));
+        let reading = self.reading(definition.timeout, Some(tripwire));
         let answered = transport::post(&self.client, &self.address, &underway.way.grant, outgoing, reading).await;
         underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
         Ok((answered?, underway))
@@ -335,7 +336,7 @@ impl Peer {
             .get("protocolVersion")
             .and_then(|version| versions::legacy(&version.text()?))
             .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
-        let session = Session { id: answered.session, version };
+        let session = Session { id: answered.session, version, offer: catalogue::offer(result) };
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
         let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;
