@@ -51,6 +51,12 @@ impl Kind {
         }
     }
 
+    /// The action group in policies, where each thing of this kind is an action of its own.
+    #[must_use]
+    pub fn group(self) -> Option<&'static str> {
+        self.has_own_action().then(|| self.method())
+    }
+
     /// The word for people and audit records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -105,7 +105,7 @@ fn what_is_not_a_tool_result_is_refused() {
 fn spec_2_1_errors_keep_their_provenance() {
     let wrapped = |code: i64| {
         format!(
-            r#""error":{{"code":-32603,"message":"the server behind this tool answered with a protocol error","data":{{"source":"gateway","code":"upstream_error","version":"1","retryable":false,"upstream":{{"code":{code},"message":"m"}}}}}}"#
+            r#""error":{{"code":-32603,"message":"the server behind this answered with a protocol error","data":{{"source":"gateway","code":"upstream_error","version":"1","retryable":false,"upstream":{{"code":{code},"message":"m"}}}}}}"#
         )
     };
     for code in [-32700, -32600, -32601, -32000, -32001, -32003, -32020, -32021, -32022, -32042, -32099, -32768] {

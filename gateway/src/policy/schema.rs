@@ -31,7 +31,7 @@ pub(super) fn schema(estate: &Estate<'_>) -> Result<(Schema, String), Problem> {
         actions.insert(kind.method().to_owned(), action(&kind_schema(kind), tags.iter().copied()));
     }
     for tool in estate.tools {
-        let groups = tool.tags.iter().map(String::as_str).chain([tool.kind.method()]);
+        let groups = tool.tags.iter().map(String::as_str).chain(tool.kind.group());
         actions.insert(tool.action(), action(&tool.input_schema, groups));
     }
     let namespace = json!({ "": { "commonTypes": common(), "entityTypes": entities(estate), "actions": actions } });

@@ -62,7 +62,7 @@ impl Vocabulary {
     /// What the action is in.
     pub(super) fn groups(&self, tool: &Definition) -> HashSet<EntityUid> {
         let tags = tool.tags.iter().map(|tag| uid(&self.action, tag));
-        tags.chain([uid(&self.action, tool.kind.method())]).collect()
+        tags.chain(tool.kind.group().map(|group| uid(&self.action, group))).collect()
     }
 
     pub(super) fn resource(&self, tool: &Definition) -> EntityUid {

@@ -216,8 +216,8 @@ fn rs_16_rs_10_rs_11_rs_13_modern_checks_stand_in_this_order() {
         (all.to_vec(), &modern("tools/call", r#","name":"other","arguments":7"#), -32020),
         // 12.
         (
-            vec![VERSION, ("Mcp-Method", "prompts/get"), ("Mcp-Name", "p")],
-            &modern("prompts/get", r#","name":"p""#),
+            vec![VERSION, ("Mcp-Method", "tasks/list"), ("Mcp-Name", "p")],
+            &modern("tasks/list", r#","name":"p""#),
             -32601,
         ),
         (vec![VERSION, ("Mcp-Method", "no/such")], &modern("no/such", ""), -32601),
@@ -281,7 +281,7 @@ fn rl_01_rl_02_legacy_versions_are_negotiated_named_or_assumed() {
     ] {
         check(&[], &legacy("initialize", params), -32602, Era::Legacy);
     }
-    check(&[], &legacy("resources/list", "{}"), -32601, Era::Legacy);
+    check(&[], &legacy("tasks/list", "{}"), -32601, Era::Legacy);
 }
 
 #[test]
