@@ -178,7 +178,9 @@ impl Carriage {
 
     async fn ride(&self, sent: (Receipt, Grant), journal: &Journal, delivery: &mut Delivery) -> Ended {
         let late = self.deadline();
-        let reply = match self.attend(delivery, late, self.send(sent, journal)).await {
+        // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
+        let sending = Box::pin(self.send(sent, journal));
+        let reply = match self.attend(delivery, late, sending).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(refusal)) => return Ended::refused(refusal),
             Err(Interrupted::Cancelled) => return Ended::cancelled(),

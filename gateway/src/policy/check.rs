@@ -66,18 +66,18 @@ impl Policies {
                 let message = format!("`{}` is not checked: the tools of `{upstream}` could not be read", rule.id);
                 problems.push(rule.source.problem(message).under(rule.span).warning());
             } else if let Err(fault) = set.add(rule.policy.clone()) {
-                problems.push(rule.source.relayed(&fault, rule.span));
+                problems.push(rule.relayed(&fault));
             }
         }
         let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
         for fault in result.validation_errors() {
-            problems.extend(self.rule(fault.policy_id()).map(|rule| rule.source.relayed(fault, rule.span)));
+            problems.extend(self.rule(fault.policy_id()).map(|rule| rule.relayed(fault)));
         }
         let failed: BTreeSet<&str> =
             result.validation_errors().map(|fault| AsRef::<str>::as_ref(fault.policy_id())).collect();
         // A policy that is wrong is also impossible, redundant and so on; that helps nobody.
         for fault in result.validation_warnings().filter(|fault| !failed.contains(fault.policy_id().as_ref() as &str)) {
-            let problem = self.rule(fault.policy_id()).map(|rule| rule.source.relayed(fault, rule.span));
+            let problem = self.rule(fault.policy_id()).map(|rule| rule.relayed(fault));
             problems.extend(problem.map(Problem::warning));
         }
         problems.sort_by_cached_key(Problem::order);

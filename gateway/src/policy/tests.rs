@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Decision, PolicySet};
+use cedar_policy::{Authorizer, Decision, PolicyId, PolicySet};
 use miette::Diagnostic;
 use proptest::prelude::*;
 use serde_json::json;
@@ -371,6 +371,35 @@ fn anyone() -> impl Strategy<Value = Identity> {
     let tenant = prop_oneof![Just(None), Just(Some("x")), Just(Some("y"))];
     let groups = prop_oneof![Just(vec![]), Just(vec!["a"]), Just(vec!["b"]), Just(vec!["a", "b"])];
     (user, tenant, groups).prop_map(|(user, tenant, groups)| caller(user, tenant, &groups, &[]))
+}
+
+#[test]
+fn a_file_is_read_one_policy_at_a_time_and_says_the_same() {
+    let text = concat!(
+        "// a comment; with a semicolon, a \" and no end\n@id(\"one;\")\npermit (principal, action, resource) ",
+        "when { context.tenant == \"a\\\"; // b\" };// permit (principal, action, resource);\r",
+        "forbid (principal, action, resource) when { context.tenant like \"\\\\\" };\n\n",
+        "permit (principal, action == Action::\"up/é;\", resource); // permit (principal, action, resource);\n",
+    );
+    let whole: PolicySet = text.parse().unwrap();
+    let rules = parse::rules(vec![Source::new("any.cedar", text)]).unwrap();
+    let ids: Vec<&str> = rules.iter().map(|rule| &*rule.id).collect();
+    assert_eq!(ids, ["one;", "any.cedar:1", "any.cedar:2"]);
+    assert_eq!(rules.len(), whole.policies().count());
+    for (place, rule) in rules.iter().enumerate() {
+        let other = whole.policy(&PolicyId::new(format!("policy{place}"))).unwrap();
+        assert_eq!(rule.policy, other.new_id(rule.policy.id().clone()));
+        assert_eq!(rule.span, other.as_ref().loc().map(|location| location.span));
+    }
+}
+
+#[test]
+fn a_problem_far_down_in_a_file_is_shown_where_it_is() {
+    let good = "permit (principal, action, resource);\n".repeat(3);
+    for bad in ["permit (principal, action);", "permit (principal, action, resource) when { \"open };", "@x permit"] {
+        let problems = parse::rules(vec![Source::new("any.cedar", format!("{good}{bad}\n"))]).unwrap_err();
+        assert!(problems.iter().all(|problem| problem.order().1 >= good.len()), "{bad}: {problems:?}");
+    }
 }
 
 proptest! {
