@@ -27,7 +27,7 @@ use crate::{
     config::Issuer,
     egress::{Client, EgressError, Trust},
     refusal::{Refusal, TokenFault},
-    secret::Secret,
+    secret::{Secret, Tripwire},
     telemetry::{
         metrics,
         metrics::{Counter, Handle},
@@ -198,8 +198,8 @@ struct ByBytes;
 
 impl Weighter<[u8; 32], Arc<Verified>> for ByBytes {
     fn weight(&self, _digest: &[u8; 32], verified: &Arc<Verified>) -> u64 {
-        // The token itself, and its claims again in their parsed form.
-        u64::try_from(verified.identity.credential.expose().len()).unwrap_or(u64::MAX).saturating_mul(2)
+        // The token itself, its claims again in their parsed form, and what betrays it.
+        u64::try_from(verified.identity.credential.secret().expose().len()).unwrap_or(u64::MAX).saturating_mul(3)
     }
 }
 
@@ -305,7 +305,35 @@ pub struct Identity {
     /// SHA-256 over everything that policy can read of a caller: callers of one class get the same decisions.
     pub class: [u8; 32],
     /// The credential itself: for `exchange` and for the outbound tripwire, nobody else.
-    pub credential: Secret,
+    pub credential: Credential,
+}
+
+/// A credential as it was presented, and the wire that it trips on its way out: set once for all calls under it.
+#[derive(Debug)]
+pub struct Credential {
+    secret: Secret,
+    tripwire: Tripwire,
+}
+
+impl Credential {
+    /// The credential `text`.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        let secret = Secret::new(text);
+        Self { tripwire: Tripwire::new(&secret), secret }
+    }
+
+    /// What was presented.
+    #[must_use]
+    pub const fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// What it looks like wherever it turns up.
+    #[must_use]
+    pub const fn tripwire(&self) -> &Tripwire {
+        &self.tripwire
+    }
 }
 
 /// A person, as an issuer names them.

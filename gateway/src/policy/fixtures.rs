@@ -12,9 +12,8 @@ use crate::{
     catalog::ToolDefinition,
     clock::Timestamp,
     config::{Grant, ToolRule, Upstream, UpstreamId},
-    identity::{Agent, Authentication, Identity, User},
+    identity::{Agent, Authentication, Credential, Identity, User},
     rpc::json::{Bounds, Document},
-    secret::Secret,
 };
 
 /// Noon in UTC, a Monday.
@@ -112,7 +111,7 @@ pub(crate) fn caller(user: &str, tenant: Option<&str>, groups: &[&str], scopes: 
         },
         principal: hash(format!("{user:?} {tenant:?}")),
         class: hash(format!("{user:?} {tenant:?} {groups:?} {scopes:?}")),
-        credential: Secret::new(String::new()),
+        credential: Credential::new(String::new()),
     }
 }
 
