@@ -175,7 +175,9 @@ impl Carriage {
 
     async fn ride(&self, sent: (Receipt, Grant), journal: &Journal, delivery: &mut Delivery) -> Ended {
         let late = self.deadline();
-        let reply = match self.attend(delivery, late, self.send(sent, journal)).await {
+        // Most of a call's state, and gone before an answer that may stream for minutes begins.
+        let sending = Box::pin(self.send(sent, journal));
+        let reply = match self.attend(delivery, late, sending).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(refusal)) => return Ended::refused(refusal),
             Err(Interrupted::Cancelled) => return Ended::cancelled(),
@@ -317,11 +319,11 @@ impl Carriage {
                 // A modern server may ask nothing (RS-07), and a legacy one nothing that was not declared.
                 Ok(Inbound::Request(_)) if reply.spoken.era == Era::Modern => self.dropped("request_unasked"),
                 Ok(Inbound::Request(request)) if request.method() == "ping" => {
-                    reply.respond(outbound::pong(request.id())).await;
+                    Box::pin(reply.respond(outbound::pong(request.id()))).await;
                 }
                 Ok(Inbound::Request(request)) => {
                     self.dropped("request_undeclared");
-                    reply.respond(outbound::method_not_found(request.id())).await;
+                    Box::pin(reply.respond(outbound::method_not_found(request.id()))).await;
                 }
             }
         }
