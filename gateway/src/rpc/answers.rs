@@ -9,7 +9,7 @@ use super::{
     call::{Asker, RequestId},
     json::write_string,
     meta,
-    outbound::{implementation, member, member_text},
+    outbound::{IMPLEMENTATION, member, member_text},
     versions,
 };
 use crate::refusal::{Detail, Era, Outside, VERSION};
@@ -155,7 +155,7 @@ pub fn initialize(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "protocolVersion", asker.version);
     served.capabilities.write(&mut out);
-    member(&mut out, "serverInfo", &implementation());
+    member(&mut out, "serverInfo", IMPLEMENTATION);
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);
     }
@@ -233,7 +233,7 @@ fn write_caching(out: &mut Vec<u8>, ttl_ms: u64, scope: CacheScope) {
 fn write_meta(out: &mut Vec<u8>, era: Era, degraded: &[Cow<'_, str>]) {
     let mut own = vec![b'{'];
     if era == Era::Modern {
-        member(&mut own, meta::SERVER_INFO, &implementation());
+        member(&mut own, meta::SERVER_INFO, IMPLEMENTATION);
     }
     if !degraded.is_empty() {
         member(&mut own, meta::DEGRADED, &texts(degraded));
