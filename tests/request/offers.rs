@@ -273,7 +273,7 @@ fn names_carry_their_upstream_as_the_administrator_says() {
     let names = |prefix: &str, known: &str| {
         let setup = Setup::usual("offers-prefix", &issuer).gateway(&format!("prefix = \"{prefix}\""));
         let gateway = setup.open_upstream("up", &one.url()).open_upstream("two", &two.url()).start();
-        let alice = gateway.client_of(None, &issuer, "alice").awaiting(known);
+        let alice = gateway.client_of(None, &issuer, "alice").awaiting("up__echo").awaiting(known);
         let (tools, discovered) = (alice.tools(), alice.modern("prompts/list", &json!({})).json());
         let uris = named(&alice.modern("resources/list", &json!({})).json()["result"]["resources"], "uri");
         (tools, named(&discovered["result"]["prompts"], "name"), uris[2].clone())
