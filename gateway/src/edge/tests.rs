@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::{ArgumentRecord, Audit, Config, Durability, Endpoint, Gateway, Limits, Telemetry, Tls},
+    config::{ArgumentRecord, Audit, Config, Durability, Endpoint, Gateway, Limits, Telemetry, Tls, Tolerance},
     lifecycle::{Body, Head, Response},
     refusal::{Era, Refusal},
     tasks::Tasks,
@@ -92,6 +92,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             allowed_origins: vec!["https://claude.ai".to_owned()],
             allowed_hosts: Vec::new(),
             audiences: Vec::new(),
+            tolerate: Tolerance::usual(),
             drain: Duration::from_secs(10),
             workers: 1,
         },

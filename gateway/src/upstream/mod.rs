@@ -364,8 +364,9 @@ impl Peer {
         transport::post(&self.client, &self.address, grant, outgoing, reading).await
     }
 
-    fn reading<'a>(&self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
-        Reading { first_byte, reply_bytes_max: self.reply_bytes_max, event_bytes_max: self.event_bytes_max, tripwire }
+    fn reading<'a>(&'a self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
+        let Self { reply_bytes_max, event_bytes_max, bounds: json, .. } = self;
+        Reading { first_byte, reply_bytes_max: *reply_bytes_max, event_bytes_max: *event_bytes_max, json, tripwire }
     }
 
     fn next_id(&self) -> u64 {

@@ -16,7 +16,13 @@ use crate::{
     egress::{Body, Client, EgressError},
     exchange::{Grant, Tripwire},
     refusal::Refusal,
-    rpc::sse::{Event, Splitter},
+    rpc::{
+        batch,
+        headers::{Field, PROTOCOL_VERSION},
+        json::Bounds,
+        sse::{Event, Splitter},
+        versions,
+    },
 };
 
 /// Where an upstream is: read once, for it goes with every message.
@@ -88,6 +94,9 @@ pub(super) async fn get(
 }
 
 async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>) -> Result<Answered, Undelivered> {
+    let spoken = Field::of(request.headers(), PROTOCOL_VERSION);
+    let batches = matches!(spoken, Field::Text(version) if versions::has_batches(version))
+        .then(|| Box::new(Batches { bounds: *bounds.json, waiting: Vec::new().into_iter() }));
     let response = client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?;
     let (mut parts, body) = response.into_parts();
     let framing = framing(&parts.headers, bounds.event_bytes_max);
@@ -97,6 +106,7 @@ async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>)
         messages: Messages {
             body,
             framing,
+            batches,
             bytes_max: bounds.reply_bytes_max,
             event_bytes_max: bounds.event_bytes_max,
             bytes: 0,
@@ -113,6 +123,8 @@ pub(super) struct Reading<'a> {
     pub(super) reply_bytes_max: usize,
     /// Bytes of one event.
     pub(super) event_bytes_max: usize,
+    /// What one message may hold.
+    pub(super) json: &'a Bounds,
     /// The caller's credential, where there is a caller.
     pub(super) tripwire: Option<&'a Tripwire>,
 }
@@ -197,11 +209,21 @@ fn framing(headers: &HeaderMap, event_bytes_max: usize) -> Framing {
     }
 }
 
+/// The messages of arrays, one at a time.
+#[derive(Debug)]
+struct Batches {
+    bounds: Bounds,
+    /// What is left of the last one.
+    waiting: vec::IntoIter<Bytes>,
+}
+
 /// The messages of one answer, one at a time; what is not asked for is not read from the upstream.
 #[derive(Debug)]
 pub struct Messages {
     body: Body,
     framing: Framing,
+    /// Only in the one revision that has them (RL-10).
+    batches: Option<Box<Batches>>,
     bytes_max: usize,
     event_bytes_max: usize,
     bytes: usize,
@@ -225,6 +247,17 @@ impl Messages {
     /// # Errors
     /// [`Refusal::UpstreamLost`], [`Refusal::UpstreamTooLarge`], [`Refusal::UpstreamInvalid`].
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        if let Some(message) = self.batches.as_mut().and_then(|batches| batches.waiting.next()) {
+            return Ok(Some(message));
+        }
+        let text = self.read().await?;
+        let (Some(batches), Some(text)) = (&mut self.batches, &text) else { return Ok(text) };
+        let messages = batch::messages(text.clone(), &batches.bounds);
+        batches.waiting = messages.map_err(|why| Refusal::UpstreamInvalid(why.to_owned()))?.into_iter();
+        Ok(batches.waiting.next())
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, Refusal> {
         match &mut self.framing {
             Framing::Ended => Ok(None),
             Framing::Json => {
