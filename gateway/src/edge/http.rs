@@ -198,6 +198,16 @@ impl Answer for Door {
         }
         written(response, wants_body, busy)
     }
+
+    fn refuse(&self, refusal: Refusal, peer: SocketAddr) -> Option<lifecycle::Response> {
+        // Nothing is known of it: not the path, and not who asks.
+        let headers = HeaderMap::new();
+        let head =
+            Head { endpoint: Endpoint::Federated, slashed: false, method: Method::GET, query: None, headers, peer };
+        let mut response = self.inside.refuse(head, refusal);
+        finish(&mut response);
+        Some(response)
+    }
 }
 
 impl Inside {
@@ -325,12 +335,18 @@ fn options(parts: &Parts, methods: &'static str, from_page: bool) -> lifecycle::
     lifecycle::Response { status: 204, headers, body: Body::Empty }
 }
 
+/// What every answer has in its head; `unread` tells ours by it.
+fn finish(response: &mut lifecycle::Response) {
+    // RI-07: nothing that is said here is for a cache.
+    response.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
 /// The answer as it goes out. `wants_body` is false for `HEAD`, which gets all headers of the body and not the body.
 pub(super) fn written(response: lifecycle::Response, wants_body: bool, busy: Busy) -> Response<Reply> {
+    let mut response = response;
+    finish(&mut response);
     let lifecycle::Response { status, mut headers, mut body } = response;
-    // RI-07: nothing that is said here is for a cache.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Body::Stream(_) = body {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         // RS-08: nginx and its like would hold events back.
@@ -458,18 +474,31 @@ mod tests {
     }
 
     #[test]
-    fn accept_is_read_generously() {
-        for accept in ["*/*", "application/json", "TEXT/event-stream", "text/html, application/*;q=0.1", ""] {
-            assert!(check("POST", "/mcp", &[HOST_OK, JSON, ("accept", accept)]).is_ok(), "{accept}");
+    fn accept_says_one_form_or_both_or_nothing() {
+        for (accept, expect) in [
+            (vec!["*/*"], Accepted::Both),
+            (vec!["TEXT/event-stream, application/*;q=0.1"], Accepted::Both),
+            (vec!["application/json", "text/event-stream"], Accepted::Both),
+            (vec!["application/json"], Accepted::One),
+            (vec!["text/html, text/*"], Accepted::One),
+            (vec!["text/html, image/*"], Accepted::Neither),
+            (vec!["application/jsonp"], Accepted::Neither),
+            (vec![""], Accepted::Unsaid),
+            (vec![" , "], Accepted::Unsaid),
+            (vec![], Accepted::Unsaid),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.extend(accept.iter().map(|value| (ACCEPT, HeaderValue::from_static(value))));
+            assert_eq!(accepted(&headers), expect, "{accept:?}");
         }
     }
 
     #[test]
-    fn documents_are_found_with_and_without_a_slash() {
-        for path in ["/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource/mcp/"] {
-            assert_eq!(check("GET", path, &[HOST_OK]), Ok(Asked::Document(Bytes::from("{}"))), "{path}");
+    fn a_document_is_found_by_its_exact_path() {
+        let path = "/.well-known/oauth-protected-resource/mcp";
+        assert_eq!(check("GET", path, &[HOST_OK]), Ok(Asked::Document(Bytes::from("{}"))));
+        for other in [format!("{path}/"), format!("{path}/x")] {
+            assert_eq!(check("GET", &other, &[HOST_OK]), Err(Refusal::RouteUnknown), "{other}");
         }
-        let other = check("GET", "/.well-known/oauth-protected-resource/mcp/x", &[HOST_OK]);
-        assert_eq!(other, Err(Refusal::RouteUnknown));
     }
 }

@@ -397,6 +397,11 @@ fn what_the_codec_refuses_ends_the_connection() {
         let answer = running.send(&request);
         let found = answer.split(' ').nth(1).unwrap_or_default().to_owned();
         assert_eq!(found, status, "{request}");
+        // The codec's own word has become a refusal, which is told, counted and recorded like any other.
+        let refusals = running.double.refused();
+        let code = refusals.first().map(Refusal::code).unwrap_or_default();
+        assert_eq!(code, if status == "431" { "headers_too_large" } else { "http_malformed" }, "{request}");
+        assert!(refusals.len() == 1 && answer.ends_with(&format!("\r\n\r\n{code}")), "{request} {answer}");
         assert!(running.double.0.endpoints.lock().is_empty(), "{request}");
     }
 }

@@ -175,7 +175,8 @@ impl Carriage {
 
     async fn ride(&self, sent: (Receipt, Grant), journal: &Journal, delivery: &mut Delivery) -> Ended {
         let late = self.deadline();
-        let reply = match self.attend(delivery, late, self.send(sent, journal)).await {
+        // Sending takes far more room than waiting for the rest does, and is over when that begins.
+        let reply = match self.attend(delivery, late, Box::pin(self.send(sent, journal))).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(refusal)) => return Ended::refused(refusal),
             Err(Interrupted::Cancelled) => return Ended::cancelled(),

@@ -365,8 +365,7 @@ impl Peer {
     }
 
     fn reading<'a>(&'a self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
-        let Self { reply_bytes_max, event_bytes_max, bounds: json, .. } = self;
-        Reading { first_byte, reply_bytes_max: *reply_bytes_max, event_bytes_max: *event_bytes_max, json, tripwire }
+        Reading { first_byte, peer: self, tripwire }
     }
 
     fn next_id(&self) -> u64 {

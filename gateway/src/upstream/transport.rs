@@ -12,6 +12,7 @@ use http::{
 };
 use url::Url;
 
+use super::Peer;
 use crate::{
     egress::{Body, Client, EgressError},
     exchange::{Grant, Tripwire},
@@ -96,10 +97,10 @@ pub(super) async fn get(
 async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>) -> Result<Answered, Undelivered> {
     let spoken = Field::of(request.headers(), PROTOCOL_VERSION);
     let batches = matches!(spoken, Field::Text(version) if versions::has_batches(version))
-        .then(|| Box::new(Batches { bounds: *bounds.json, waiting: Vec::new().into_iter() }));
+        .then(|| Box::new(Batches { bounds: bounds.peer.bounds, waiting: Vec::new().into_iter() }));
     let response = client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?;
     let (mut parts, body) = response.into_parts();
-    let framing = framing(&parts.headers, bounds.event_bytes_max);
+    let framing = framing(&parts.headers, bounds.peer.event_bytes_max);
     Ok(Answered {
         status: parts.status,
         session: parts.headers.remove(&SESSION_ID),
@@ -107,8 +108,8 @@ async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>)
             body,
             framing,
             batches,
-            bytes_max: bounds.reply_bytes_max,
-            event_bytes_max: bounds.event_bytes_max,
+            bytes_max: bounds.peer.reply_bytes_max,
+            event_bytes_max: bounds.peer.event_bytes_max,
             bytes: 0,
         },
     })
@@ -119,12 +120,8 @@ async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>)
 pub(super) struct Reading<'a> {
     /// Until the head is there.
     pub(super) first_byte: Duration,
-    /// Bytes of a whole answer.
-    pub(super) reply_bytes_max: usize,
-    /// Bytes of one event.
-    pub(super) event_bytes_max: usize,
-    /// What one message may hold.
-    pub(super) json: &'a Bounds,
+    /// Whose bounds on answers, events and messages these are.
+    pub(super) peer: &'a Peer,
     /// The caller's credential, where there is a caller.
     pub(super) tripwire: Option<&'a Tripwire>,
 }
