@@ -387,7 +387,7 @@ fn fallback_on_a_4xx_without_a_body() {
         assert_eq!(answer.header("content-type"), Some("application/json"), "{code}");
     }
     for code in ["http_malformed", "headers_too_large"] {
-        let counted = ground.usual.metric(&format!("tollgate_refusals_total{{tollgate_refusal=\"{code}\"}}"));
+        let counted = ground.usual.metric(&format!("tollgate_refusals_total{{tollgate_refusal_code=\"{code}\"}}"));
         assert!(counted.is_some_and(|times| times >= 1.0), "{code} is counted: {counted:?}");
     }
 }

@@ -167,10 +167,11 @@ fn has_structured_content(asker: &Asker, value: Value<'_>) -> bool {
     asker.era == Era::Modern || (value.is_object() && versions::at_least(asker.version, "2025-06-18"))
 }
 
-/// Content blocks as they are; a client of 2025-03-26 has no links and gets them as text (spec §2.7).
+/// Content blocks as they are, but for links: a client of 2025-03-26 has none and gets text, and one of 2025-06-18 has
+/// none with icons (spec §2.7).
 fn write_content(out: &mut Vec<u8>, version: &str, content: Value<'_>) {
     let is_link = |block: Value<'_>| block.get("type").is_some_and(|kind| kind.is("resource_link"));
-    if versions::at_least(version, "2025-06-18") || !content.elements().any(is_link) {
+    if versions::at_least(version, "2025-11-25") || !content.elements().any(is_link) {
         outbound::member(out, "content", content.raw());
         return;
     }
@@ -179,12 +180,18 @@ fn write_content(out: &mut Vec<u8>, version: &str, content: Value<'_>) {
         if index > 0 {
             out.push(b',');
         }
-        if is_link(block) {
+        if !is_link(block) {
+            out.extend_from_slice(block.raw());
+        } else if versions::at_least(version, "2025-06-18") {
+            out.push(b'{');
+            for (name, value) in block.members().filter(|(name, _)| !name.is("icons")) {
+                outbound::member_raw(out, name.raw(), value.raw());
+            }
+            out.push(b'}');
+        } else {
             out.extend_from_slice(br#"{"type":"text","text":"#);
             write_string(out, &block.get("uri").and_then(Value::text).unwrap_or_default());
             out.push(b'}');
-        } else {
-            out.extend_from_slice(block.raw());
         }
     }
     out.push(b']');
