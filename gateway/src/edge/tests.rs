@@ -93,6 +93,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             allowed_hosts: Vec::new(),
             audiences: Vec::new(),
             tolerate: Tolerance::usual(),
+            prefix: crate::config::Prefix::Always,
             drain: Duration::from_secs(10),
             workers: 1,
         },

@@ -30,16 +30,20 @@ fn response(text: &str) -> Response {
     response
 }
 
+fn sent(version: &str) -> Sent<'_> {
+    Sent { method: Method::ToolsCall, id: 5, version, prefix: None }
+}
+
 fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {
     let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#));
-    let answer = admit(&asker(r#""a\u0062""#, client), 5, upstream, &response)?;
+    let answer = admit(&asker(r#""a\u0062""#, client), &sent(upstream), &response)?;
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
     // Whatever goes back is itself strict JSON.
     Document::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS).unwrap();
     let head = r#"{"jsonrpc":"2.0","id":"a\u0062","#;
     let rest = text.strip_prefix(head).unwrap().strip_suffix('}').unwrap();
     let server =
-        format!(r#""io.modelcontextprotocol/serverInfo":{}"#, String::from_utf8(outbound::implementation()).unwrap());
+        format!(r#""io.modelcontextprotocol/serverInfo":{}"#, std::str::from_utf8(outbound::IMPLEMENTATION).unwrap());
     Ok((rest.replace(&server, "SERVER"), answer.outcome()))
 }
 
@@ -78,10 +82,12 @@ fn legacy_results_lose_what_legacy_clients_do_not_know() {
     let body = r#""result":{"content":[{"type":"resource_link","uri":"x:1","name":"n"},{"type":"text","text":"t"}]}"#;
     let texts = r#""result":{"content":[{"type":"text","text":"x:1"},{"type":"text","text":"t"}]}"#;
     check("2025-03-26", LEGACY, body, texts, Outcome::Complete);
-    check("2025-06-18", LEGACY, body, body, Outcome::Complete);
+    let linked = r#""result":{"content":[{"uri":"x:1","type":"resource_link","name":"n"},{"type":"text","text":"t"}]}"#;
+    check("2025-06-18", LEGACY, body, linked, Outcome::Complete);
     let body = r#""result":{"content":[{"type":"resource_link","uri":"x:1","icons":[{"src":"data:,"}],"name":"n"}]}"#;
     check(LEGACY, LEGACY, body, body, Outcome::Complete);
-    check("2025-06-18", MODERN, body, &body.replace(r#""icons":[{"src":"data:,"}],"#, ""), Outcome::Complete);
+    let linked = r#""result":{"content":[{"uri":"x:1","type":"resource_link","name":"n"}]}"#;
+    check("2025-06-18", MODERN, body, linked, Outcome::Complete);
     check("2025-03-26", MODERN, body, r#""result":{"content":[{"type":"text","text":"x:1"}]}"#, Outcome::Complete);
 }
 
@@ -98,14 +104,14 @@ fn what_is_not_a_tool_result_is_refused() {
         assert!(matches!(admitted(MODERN, MODERN, body), Err(Refusal::UpstreamInvalid(_))), "{body}");
     }
     let other = response(r#"{"jsonrpc":"2.0","id":6,"result":{}}"#);
-    assert!(matches!(admit(&asker("1", MODERN), 5, MODERN, &other), Err(Refusal::UpstreamInvalid(_))));
+    assert!(matches!(admit(&asker("1", MODERN), &sent(MODERN), &other), Err(Refusal::UpstreamInvalid(_))));
 }
 
 #[test]
 fn spec_2_1_errors_keep_their_provenance() {
     let wrapped = |code: i64| {
         format!(
-            r#""error":{{"code":-32603,"message":"the server behind this tool answered with a protocol error","data":{{"source":"gateway","code":"upstream_error","version":"1","retryable":false,"upstream":{{"code":{code},"message":"m"}}}}}}"#
+            r#""error":{{"code":-32603,"message":"the server behind this answered with a protocol error","data":{{"source":"gateway","code":"upstream_error","version":"1","retryable":false,"upstream":{{"code":{code},"message":"m"}}}}}}"#
         )
     };
     for code in [-32700, -32600, -32601, -32000, -32001, -32003, -32020, -32021, -32022, -32042, -32099, -32768] {
@@ -118,7 +124,7 @@ fn spec_2_1_errors_keep_their_provenance() {
     // RS-17: what a modern upstream says of the client's capabilities is the client's business.
     let needs = |data: &str| {
         let text = format!(r#"{{"jsonrpc":"2.0","id":5,"error":{{"code":-32021,"message":"m","data":{data}}}}}"#);
-        admit(&asker("1", MODERN), 5, MODERN, &response(&text)).unwrap_err()
+        admit(&asker("1", MODERN), &sent(MODERN), &response(&text)).unwrap_err()
     };
     let sampling = r#"{"sampling":{}}"#;
     let asked = format!(r#"{{"requiredCapabilities":{sampling},"host":"internal"}}"#);
@@ -142,7 +148,7 @@ fn spec_2_1_errors_keep_their_provenance() {
 fn ids_are_restored_with_their_type() {
     for id in ["1", "\"1\"", "-9007199254740993", r#""\u0000\"""#] {
         let answer =
-            admit(&asker(id, MODERN), 5, MODERN, &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
+            admit(&asker(id, MODERN), &sent(MODERN), &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
         assert!(answer.body().starts_with(format!(r#"{{"jsonrpc":"2.0","id":{id},"#).as_bytes()));
     }
 }

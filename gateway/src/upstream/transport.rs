@@ -15,7 +15,7 @@ use url::Url;
 use super::Peer;
 use crate::{
     egress::{Body, Client, EgressError},
-    exchange::{Grant, Tripwire},
+    exchange::Grant,
     refusal::Refusal,
     rpc::{
         batch,
@@ -24,6 +24,7 @@ use crate::{
         sse::{Event, Splitter},
         versions,
     },
+    secret::Tripwire,
 };
 
 /// Where an upstream is: read once, for it goes with every message.
