@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc,
 
 use url::Url;
 
+use super::Tolerance;
 use crate::{refusal::Era, secret::Secret};
 
 /// The whole of `upstreams.toml`, checked.
@@ -47,6 +48,8 @@ pub struct Gateway {
     pub allowed_hosts: Vec<String>,
     /// Further audiences that a caller's token may be made out to, besides the endpoint's own resource.
     pub audiences: Vec<String>,
+    /// Habits of clients that are forgiven.
+    pub tolerate: Vec<Tolerance>,
     /// Which names carry their upstream's id on the federated endpoint.
     pub prefix: Prefix,
     /// How long in-flight work may take after SIGTERM.

@@ -42,6 +42,7 @@ pub(crate) struct Gateway {
     pub(crate) allowed_origins: List,
     pub(crate) allowed_hosts: List,
     pub(crate) audiences: List,
+    pub(crate) tolerate: List,
     pub(crate) prefix: Key<Prefix>,
     pub(crate) drain_ms: Key<u64>,
     pub(crate) workers: Key<u64>,

@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use crate::{
     catalog::{Catalogue, Definition, Kind, Listing},
     ceiling::Ceilings,
-    config::{Config, Endpoint, UpstreamId},
+    config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Authenticator, metadata},
+    identity::{Audience, Authenticator, metadata},
     policy::Policies,
+    telemetry::metrics,
     upstream::Upstreams,
 };
 
@@ -37,7 +38,7 @@ pub struct Estate {
     pub exchange: Exchange,
     /// Where to.
     pub upstreams: Upstreams,
-    audiences: BTreeMap<Endpoint, Vec<String>>,
+    audiences: BTreeMap<Endpoint, Vec<Audience>>,
     in_force: watch::Sender<bool>,
 }
 
@@ -66,8 +67,7 @@ impl Estate {
         let catalogue = Catalogue::merge(0, config.gateway.prefix, config.upstreams.keys().map(unread).collect());
         let audiences = endpoints(&config)
             .map(|endpoint| {
-                let mut accepted = vec![config.resource(&endpoint)];
-                accepted.extend(config.gateway.audiences.iter().cloned());
+                let accepted = audiences(&config, &endpoint);
                 (endpoint, accepted)
             })
             .collect();
@@ -121,8 +121,19 @@ impl Estate {
 
     /// The audiences that a token for `endpoint` may be made out to; none where there is no such endpoint.
     #[must_use]
-    pub fn audiences(&self, endpoint: &Endpoint) -> &[String] {
+    pub fn audiences(&self, endpoint: &Endpoint) -> &[Audience] {
         self.audiences.get(endpoint).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a deviation from the specification is forgiven; where it is, that is counted, so that operators can see
+    /// who still needs it.
+    #[must_use]
+    pub fn forgives(&self, habit: Tolerance) -> bool {
+        let forgiven = self.config.gateway.tolerate.contains(&habit);
+        if forgiven {
+            metrics().tolerated.with([habit.as_str()]).increment();
+        }
+        forgiven
     }
 
     /// The scopes that calls on `endpoint` may need: what a client should ask for (RFC 9728 `scopes_supported`).
@@ -146,12 +157,15 @@ impl Estate {
         for endpoint in endpoints(&self.config) {
             let scopes = self.scopes(&endpoint);
             let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
-            let resource = self.config.resource(&endpoint);
-            let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate"));
-            if endpoint == Endpoint::Federated {
-                documents.insert(metadata::WELL_KNOWN.to_owned(), document.clone());
+            // The resource has to be the very URL that the client has (RFC 9728 §3.3), so both forms have a document.
+            for slash in ["", "/"] {
+                let resource = format!("{}{slash}", self.config.resource(&endpoint));
+                let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate"));
+                if endpoint == Endpoint::Federated {
+                    documents.insert(format!("{}{slash}", metadata::WELL_KNOWN), document.clone());
+                }
+                documents.insert(format!("{}{}{slash}", metadata::WELL_KNOWN, endpoint.path()), document);
             }
-            documents.insert(format!("{}{}", metadata::WELL_KNOWN, endpoint.path()), document);
         }
         documents
     }
@@ -169,6 +183,33 @@ impl Estate {
         self.catalogue.rcu(|current| Arc::new(current.with(upstream.clone(), listing.clone())));
         true
     }
+}
+
+/// What a token for `endpoint` may be made out to: first what the specification says, then what is forgiven.
+fn audiences(config: &Config, endpoint: &Endpoint) -> Vec<Audience> {
+    let mut names = vec![config.resource(endpoint)];
+    names.extend(config.gateway.audiences.iter().cloned());
+    let mut accepted: Vec<Audience> = names.iter().cloned().map(|name| Audience { name, forgiven: None }).collect();
+    for habit in &config.gateway.tolerate {
+        let forms: Vec<String> = match habit {
+            Tolerance::AudienceSlash => names
+                .iter()
+                .map(|name| name.strip_suffix('/').map_or_else(|| format!("{name}/"), str::to_owned))
+                .collect(),
+            Tolerance::OriginAudience => {
+                let origin = config.gateway.public_url.as_str().trim_end_matches('/');
+                vec![origin.to_owned(), format!("{origin}/")]
+            }
+            Tolerance::TrailingSlash
+            | Tolerance::HeadProbe
+            | Tolerance::MissingAccept
+            | Tolerance::PartialAccept
+            | Tolerance::StrayHeaders
+            | Tolerance::MissingSession => continue,
+        };
+        accepted.extend(forms.into_iter().map(|name| Audience { name, forgiven: Some(*habit) }));
+    }
+    accepted
 }
 
 /// Every endpoint of an estate: the federated one, and one an upstream.

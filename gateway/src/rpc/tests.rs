@@ -20,7 +20,7 @@ use crate::{
     refusal::{Era, Refusal},
 };
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         body_bytes_max: 1 << 20,
         header_bytes_max: 1 << 15,

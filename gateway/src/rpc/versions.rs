@@ -49,6 +49,12 @@ pub fn era(version: &str) -> Era {
     if is_known_legacy(version) { Era::Legacy } else { Era::Modern }
 }
 
+/// Whether messages may come in batches (RL-10).
+#[must_use]
+pub fn has_batches(version: &str) -> bool {
+    version == "2025-03-26"
+}
+
 /// Versions are dates, so their order as text is their order in time.
 #[must_use]
 pub fn at_least(version: &str, since: &str) -> bool {

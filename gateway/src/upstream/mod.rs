@@ -359,8 +359,8 @@ impl Peer {
         transport::post(&self.client, &self.address, grant, outgoing, reading).await
     }
 
-    fn reading<'a>(&self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
-        Reading { first_byte, reply_bytes_max: self.reply_bytes_max, event_bytes_max: self.event_bytes_max, tripwire }
+    fn reading<'a>(&'a self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
+        Reading { first_byte, peer: self, tripwire }
     }
 
     fn next_id(&self) -> u64 {

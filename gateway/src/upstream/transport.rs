@@ -12,11 +12,18 @@ use http::{
 };
 use url::Url;
 
+use super::Peer;
 use crate::{
     egress::{Body, Client, EgressError},
     exchange::Grant,
     refusal::Refusal,
-    rpc::sse::{Event, Splitter},
+    rpc::{
+        batch,
+        headers::{Field, PROTOCOL_VERSION},
+        json::Bounds,
+        sse::{Event, Splitter},
+        versions,
+    },
     secret::Tripwire,
 };
 
@@ -89,17 +96,21 @@ pub(super) async fn get(
 }
 
 async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>) -> Result<Answered, Undelivered> {
+    let spoken = Field::of(request.headers(), PROTOCOL_VERSION);
+    let batches = matches!(spoken, Field::Text(version) if versions::has_batches(version))
+        .then(|| Box::new(Batches { bounds: bounds.peer.bounds, waiting: Vec::new().into_iter() }));
     let response = client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?;
     let (mut parts, body) = response.into_parts();
-    let framing = framing(&parts.headers, bounds.event_bytes_max);
+    let framing = framing(&parts.headers, bounds.peer.event_bytes_max);
     Ok(Answered {
         status: parts.status,
         session: parts.headers.remove(&SESSION_ID),
         messages: Messages {
             body,
             framing,
-            bytes_max: bounds.reply_bytes_max,
-            event_bytes_max: bounds.event_bytes_max,
+            batches,
+            bytes_max: bounds.peer.reply_bytes_max,
+            event_bytes_max: bounds.peer.event_bytes_max,
             bytes: 0,
         },
     })
@@ -110,10 +121,8 @@ async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>)
 pub(super) struct Reading<'a> {
     /// Until the head is there.
     pub(super) first_byte: Duration,
-    /// Bytes of a whole answer.
-    pub(super) reply_bytes_max: usize,
-    /// Bytes of one event.
-    pub(super) event_bytes_max: usize,
+    /// Whose bounds on answers, events and messages these are.
+    pub(super) peer: &'a Peer,
     /// The caller's credential, where there is a caller.
     pub(super) tripwire: Option<&'a Tripwire>,
 }
@@ -198,11 +207,21 @@ fn framing(headers: &HeaderMap, event_bytes_max: usize) -> Framing {
     }
 }
 
+/// The messages of arrays, one at a time.
+#[derive(Debug)]
+struct Batches {
+    bounds: Bounds,
+    /// What is left of the last one.
+    waiting: vec::IntoIter<Bytes>,
+}
+
 /// The messages of one answer, one at a time; what is not asked for is not read from the upstream.
 #[derive(Debug)]
 pub struct Messages {
     body: Body,
     framing: Framing,
+    /// Only in the one revision that has them (RL-10).
+    batches: Option<Box<Batches>>,
     bytes_max: usize,
     event_bytes_max: usize,
     bytes: usize,
@@ -226,6 +245,17 @@ impl Messages {
     /// # Errors
     /// [`Refusal::UpstreamLost`], [`Refusal::UpstreamTooLarge`], [`Refusal::UpstreamInvalid`].
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        if let Some(message) = self.batches.as_mut().and_then(|batches| batches.waiting.next()) {
+            return Ok(Some(message));
+        }
+        let text = self.read().await?;
+        let (Some(batches), Some(text)) = (&mut self.batches, &text) else { return Ok(text) };
+        let messages = batch::messages(text.clone(), &batches.bounds);
+        batches.waiting = messages.map_err(|why| Refusal::UpstreamInvalid(why.to_owned()))?.into_iter();
+        Ok(batches.waiting.next())
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, Refusal> {
         match &mut self.framing {
             Framing::Ended => Ok(None),
             Framing::Json => {
