@@ -7,21 +7,18 @@ use proptest::prelude::*;
 
 use super::{Catalogue, Listing, ToolDefinition, name};
 use crate::{
-    config::{Endpoint, Grant, Upstream, UpstreamId},
+    config::{Endpoint, Grant, Remote, Transport, Upstream, UpstreamId},
     refusal::Refusal,
 };
 
 fn upstream(id: &str) -> Upstream {
     Upstream {
         id: UpstreamId::parse(id).unwrap(),
-        url: "https://up.example/mcp".parse().unwrap(),
+        transport: Transport::Http(Remote::at("https://up.example/mcp".parse().unwrap())),
         era: None,
         timeout: Duration::from_secs(1),
         grant: Grant::Nothing,
         discovery: None,
-        ca: None,
-        client_certificate: None,
-        insecure_http: false,
         refresh: Duration::from_secs(60),
         tools: Vec::new(),
     }

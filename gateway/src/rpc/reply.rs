@@ -123,6 +123,12 @@ impl Response {
         }
     }
 
+    /// Which of our requests this answers, where it says so.
+    #[must_use]
+    pub fn id(&self) -> Option<u64> {
+        self.id.as_ref()?.text().parse().ok()
+    }
+
     /// The result, or the error.
     ///
     /// # Errors
