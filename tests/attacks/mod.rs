@@ -20,6 +20,8 @@ mod name_tricks;
 mod origin_and_host;
 mod oversized_and_slow;
 mod passthrough;
+mod program_hostile;
+mod program_injection;
 mod query_token;
 mod replay_after_expiry;
 mod stranger_session;
