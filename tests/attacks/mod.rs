@@ -24,6 +24,7 @@ mod program_hostile;
 mod program_injection;
 mod query_token;
 mod replay_after_expiry;
+mod sse_endpoint_elsewhere;
 mod stranger_session;
 mod unknown_kid_flood;
 mod upstream_answers_with_another_id;

@@ -36,7 +36,8 @@ fn noise_on_both_outputs_holds_nothing_up() {
     for era in [Era::Modern, Era::Legacy] {
         let (gateway, _, client) = behind("program-noise", &issuer, era, "noisy");
         assert_eq!(client.call("pid", &json!({})).status(), 200, "{era:?}");
-        let dropped = r#"tollgate_upstream_dropped_total{tollgate_upstream_id="up",tollgate_reason="line_not_json_rpc"}"#;
+        let dropped =
+            r#"tollgate_upstream_dropped_total{tollgate_upstream_id="up",tollgate_reason="line_not_json_rpc"}"#;
         place::wait_for("the count of garbage", SOON, || gateway.metric(dropped).filter(|count| *count >= 4.0));
     }
 }
@@ -49,7 +50,9 @@ fn endless_lines_and_garbage_end_the_process_and_not_the_gateway() {
         assert_eq!(code(&client, "endless"), "upstream_too_large", "{era:?}");
         assert_eq!(code(&client, "garbage"), "upstream_invalid", "{era:?}");
         assert_eq!(client.call("pid", &json!({})).status(), 200, "{era:?}");
-        place::wait_for("the end of the flood", Duration::from_secs(10), || (program.running().len() <= 3).then_some(()));
+        place::wait_for("the end of the flood", Duration::from_secs(10), || {
+            (program.running().len() <= 3).then_some(())
+        });
         assert!(gateway.verify().status.success());
     }
 }

@@ -46,5 +46,7 @@ fn a_callers_token_does_not_reach_a_program() {
     assert_eq!(client.call("pid", &json!({ "note": "innocent" })).status(), 200);
     let seen = program.seen();
     assert!(seen.iter().any(|line| line.contains("innocent")) && !seen.iter().any(|line| line.contains(&token)));
-    place::wait_for("the tripwire's count", SOON, || gateway.metric("tollgate_tripwire_total").filter(|count| *count > 0.0));
+    place::wait_for("the tripwire's count", SOON, || {
+        gateway.metric("tollgate_tripwire_total").filter(|count| *count > 0.0)
+    });
 }

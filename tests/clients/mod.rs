@@ -5,3 +5,4 @@
 
 mod identity;
 mod matrix;
+mod transports;

@@ -33,19 +33,20 @@ result() {
 text() { result "\"content\":[{\"type\":\"text\",\"text\":\"$1\"}]"; }
 
 call() {
-  case $1 in
-  *'"name":"die"'*) exit 7 ;;
-  *'"name":"hang"'*) ;;
-  *'"name":"garbage"'*) i=0; while [ "$i" -lt 300 ]; do say "garbage $i"; i=$((i + 1)); done ;;
-  *'"name":"endless"'*) while :; do printf '%s' 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'; done ;;
-  *'"name":"secret"'*) text "the key is $API_KEY" ;;
-  *'"name":"ask"'*)
+  name=${1#*\"params\":\{\"name\":\"} name=${name%%\"*}
+  case $name in
+  die) exit 7 ;;
+  hang) ;;
+  garbage) i=0; while [ "$i" -lt 300 ]; do say "garbage $i"; i=$((i + 1)); done ;;
+  endless) while :; do printf '%s' 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'; done ;;
+  secret) text "the key is $API_KEY" ;;
+  ask)
     say '{"jsonrpc":"2.0","id":"asked","method":"sampling/createMessage","params":{"messages":[],"maxTokens":1}}'
     IFS= read -r line
     printf '%s\n' "$line" >>"$folder/seen.$$"
     text 'asked'
     ;;
-  *'"name":"stranger"'*)
+  stranger)
     say '{"jsonrpc":"2.0","id":999999,"result":{"content":[]}}'
     text 'mine'
     ;;

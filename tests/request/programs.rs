@@ -124,13 +124,17 @@ fn a_call_that_is_given_up_is_taken_back_in_both_eras() {
         let (gateway, program) = behind("programs-cancel", &issuer, era, "good", "");
         let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("pid");
         let mut connection = client.connection();
-        connection.send(&client.modern_bytes(&json!(1), "tools/call", &json!({ "name": "hang", "arguments": {} }))).unwrap();
+        connection
+            .send(&client.modern_bytes(&json!(1), "tools/call", &json!({ "name": "hang", "arguments": {} })))
+            .unwrap();
         let called = |line: &String| line.contains("\"name\":\"hang\"");
         let line = place::wait_for("the call", PATIENCE, || program.seen().into_iter().find(called));
         drop(connection);
         let id = serde_json::from_str::<serde_json::Value>(&line).unwrap()["id"].clone();
         let word = format!("\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},");
-        place::wait_for("its cancellation", PATIENCE, || program.seen().iter().any(|line| line.contains(&word)).then_some(()));
+        place::wait_for("its cancellation", PATIENCE, || {
+            program.seen().iter().any(|line| line.contains(&word)).then_some(())
+        });
         assert!(!text_of(&client.call("pid", &json!({}))).is_empty());
     }
 }
@@ -140,10 +144,8 @@ fn no_more_processes_than_allowed_and_the_least_used_goes() {
     let issuer = Issuer::good();
     let setup = Setup::usual("programs-bound", &issuer);
     let program = Program::new(&setup, "up", Era::Legacy, "good");
-    let gateway = setup
-        .section("[limits]\nchildren_max = 3")
-        .program("up", &program.command(&[]), "era = \"legacy\"")
-        .start();
+    let gateway =
+        setup.section("[limits]\nchildren_max = 3").program("up", &program.command(&[]), "era = \"legacy\"").start();
     gateway.client_of(Some("up"), &issuer, "alice").awaiting("pid");
     // One is the gateway's own, on which it listens for changes.
     let processes = ["alice", "bob", "carol", "dave"].map(|user| {
@@ -161,10 +163,7 @@ fn an_idle_process_ends_and_its_session_begins_anew() {
     let issuer = Issuer::good();
     let setup = Setup::usual("programs-idle", &issuer);
     let program = Program::new(&setup, "up", Era::Legacy, "good");
-    let gateway = setup
-        .section("[limits]\nsession_idle_ms = 1_000")
-        .program("up", &program.command(&[]), "")
-        .start();
+    let gateway = setup.section("[limits]\nsession_idle_ms = 1_000").program("up", &program.command(&[]), "").start();
     gateway.client_of(Some("up"), &issuer, "alice").awaiting("pid");
     let first = process_of(&gateway, &issuer, "alice");
     place::wait_for("its end", PATIENCE, || (!runs(first)).then_some(()));
@@ -200,7 +199,8 @@ fn nothing_is_left_when_the_gateway_is_killed() {
 fn a_program_that_leaves_the_configuration_ends() {
     let issuer = Issuer::good();
     let setup = Setup::usual("programs-reload", &issuer);
-    let (kept, gone) = (Program::new(&setup, "kept", Era::Modern, "good"), Program::new(&setup, "gone", Era::Legacy, "prolific"));
+    let (kept, gone) =
+        (Program::new(&setup, "kept", Era::Modern, "good"), Program::new(&setup, "gone", Era::Legacy, "prolific"));
     let gateway = setup.program("kept", &kept.command(&[]), "").program("gone", &gone.command(&[]), "").start();
     let client = gateway.client_of(None, &issuer, "alice").awaiting("gone__pid").awaiting("kept__pid");
     assert_eq!(client.call("gone__pid", &json!({})).status(), 200);

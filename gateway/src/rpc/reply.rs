@@ -123,10 +123,10 @@ impl Response {
         }
     }
 
-    /// Which of our requests this answers, where it says so.
+    /// Which request this answers, where it says so.
     #[must_use]
-    pub fn id(&self) -> Option<u64> {
-        self.id.as_ref()?.text().parse().ok()
+    pub const fn id(&self) -> Option<&RequestId> {
+        self.id.as_ref()
     }
 
     /// The result, or the error.

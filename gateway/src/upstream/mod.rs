@@ -28,13 +28,13 @@ use bytes::Bytes;
 pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use session::{Key, Session, Sessions};
-use tokio::{runtime::Handle, sync::Notify};
 use sse::Sse;
 use stdio::Stdio;
+use tokio::{runtime::Handle, sync::Notify};
 pub use transport::Messages;
 use transport::{Address, Answered, Outgoing, Reading, Transport, Undelivered};
-pub use warden::stand_by;
 use warden::Warden;
+pub use warden::stand_by;
 pub use watch::Heard;
 
 use crate::{

@@ -81,8 +81,14 @@ impl Routed {
 
 impl Routes {
     pub(super) fn new(upstream: &UpstreamId, bounds: Bounds) -> Arc<Self> {
-        let inside =
-            Inside { waiting: BTreeMap::new(), listeners: 0, messages: 0, answers: 0, used: clock::instant(), ended: None };
+        let inside = Inside {
+            waiting: BTreeMap::new(),
+            listeners: 0,
+            messages: 0,
+            answers: 0,
+            used: clock::instant(),
+            ended: None,
+        };
         Arc::new(Self { upstream: upstream.clone(), bounds, inside: Mutex::new(inside) })
     }
 
@@ -173,7 +179,10 @@ impl Routes {
                 let mut inside = self.inside.lock();
                 inside.answers = inside.answers.saturating_add(1);
                 let place = match response.id() {
-                    Some(id) => [Place::Call(id), Place::Beginning(id)].into_iter().find(|at| inside.has(*at)),
+                    // Ours are numbers; in quotes it is another one.
+                    Some(id) => id.text().parse().ok().and_then(|id| {
+                        [Place::Call(id), Place::Beginning(id)].into_iter().find(|place| inside.has(*place))
+                    }),
                     None => inside.only_call(),
                 };
                 match place.and_then(|place| inside.waiting.remove(&place)) {
@@ -311,7 +320,8 @@ mod tests {
     #[test]
     fn what_names_nobody_reaches_the_only_call_or_none() {
         let routes = routes();
-        let log = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"secret of one"}}"#;
+        let log =
+            r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"secret of one"}}"#;
         let asks = r#"{"jsonrpc":"2.0","id":"s","method":"sampling/createMessage","params":{}}"#;
         let mut one = routes.expect(Place::Call(1)).unwrap();
         assert_eq!(deliver(&routes, log), None);

@@ -120,7 +120,8 @@ impl Sse {
             Ok(body) => body,
             Err(answered) => return Ok(Opened::Refused(answered)),
         };
-        let mut stream = Stream { body, splitter: Splitter::new(bounds.event_bytes_max), events: Vec::new().into_iter() };
+        let mut stream =
+            Stream { body, splitter: Splitter::new(bounds.event_bytes_max), events: Vec::new().into_iter() };
         let named = timeout(bounds.first_byte, stream.next()).await.unwrap_or(Err(Refusal::UpstreamTimeout));
         // Nothing was executed yet, whatever is wrong.
         let endpoint = named.and_then(|event| self.endpoint(event.as_ref())).map_err(Undelivered::NotSent)?;

@@ -188,11 +188,7 @@ pub(super) async fn open_stream(
 }
 
 /// A message of the gateway's own to `to`, under the credential of a stream that is open.
-pub(super) fn message_to(
-    to: &Address,
-    credential: Option<(HeaderName, HeaderValue)>,
-    body: Bytes,
-) -> Request<Bytes> {
+pub(super) fn message_to(to: &Address, credential: Option<(HeaderName, HeaderValue)>, body: Bytes) -> Request<Bytes> {
     let mut request = framed(to, Method::POST, Outgoing { body, session: None, headers: HeaderMap::new() });
     request.headers_mut().extend(credential);
     request

@@ -6,11 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use toml::Spanned;
 
-use super::{
-    Checker, Place,
-    door::durability,
-    values::DAY_MS,
-};
+use super::{Checker, Place, door::durability, values::DAY_MS};
 use crate::{
     config::{
         checked::{Grant, ToolRule, Transport, Upstream, UpstreamId},
@@ -53,9 +49,10 @@ impl Checker<'_> {
         let written = table.get_ref();
         let place = Place { name: format!("`[upstreams.{name}]`"), span: table.span() };
         let transport = self.transport(written, &place);
-        let grant = match (&written.grant, &written.command) {
-            (None, Some(_)) => Some(Grant::Nothing),
-            (grant, _) => self
+        let is_program = written.command.is_some() || self.removed.contains(&(place.span.start, "command".to_owned()));
+        let grant = match &written.grant {
+            None if is_program => Some(Grant::Nothing),
+            grant => self
                 .required(grant, &place, "grant", "grant = { strategy = \"exchange\", … }")
                 .and_then(|grant| self.grant(grant, "grant")),
         };

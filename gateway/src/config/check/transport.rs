@@ -23,7 +23,11 @@ use crate::{
 
 impl Checker<'_> {
     pub(super) fn transport(&mut self, written: &written::Upstream, place: &Place) -> Option<Transport> {
-        let Some(command) = &written.command else { return self.remote(written, place) };
+        let Some(command) = &written.command else {
+            // One that cannot be read is told already, and nothing else is missing.
+            let is_program = self.removed.contains(&(place.span.start, "command".to_owned()));
+            return if is_program { None } else { self.remote(written, place) };
+        };
         let other_keys = [
             ("url", written.url.as_ref().map(Spanned::span)),
             ("transport", written.transport.as_ref().map(Spanned::span)),
@@ -184,7 +188,8 @@ impl Checker<'_> {
     /// Everything that the program sees of variables, and the secrets among them. Of the gateway's own it gets the few
     /// that say where things are; each may be written otherwise.
     fn variables(&mut self, written: &written::Upstream) -> (BTreeMap<String, Secret>, Vec<Secret>) {
-        let inherited = INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), self.environment.variable(name)?)));
+        let inherited =
+            INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), self.environment.variable(name)?)));
         let mut variables: BTreeMap<String, Secret> = inherited.collect();
         let mut secrets = Vec::new();
         for (name, reference) in written.environment.iter().flat_map(|table| table.get_ref()) {
