@@ -175,7 +175,7 @@ impl Carriage {
 
     async fn ride(&self, sent: (Receipt, Grant), journal: &Journal, delivery: &mut Delivery) -> Ended {
         let late = self.deadline();
-        let reply = match self.attend(delivery, late, self.send(sent, journal)).await {
+        let reply = match self.attend(delivery, late, Box::pin(self.send(sent, journal))).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(refusal)) => return Ended::refused(refusal),
             Err(Interrupted::Cancelled) => return Ended::cancelled(),

@@ -180,7 +180,7 @@ pub(super) async fn open_stream(
         return Err(Undelivered::NotSent(Refusal::UpstreamInvalid(why)));
     }
     match answered.messages.source {
-        Source::Body(Reader { body, .. }) if answered.status.is_success() => Ok(Ok(body)),
+        Source::Body(reader) if answered.status.is_success() => Ok(Ok(reader.body)),
         source @ (Source::Body(_) | Source::Routed(_) | Source::Nothing) => {
             Ok(Err(Box::new(Answered { messages: Messages::of(source), ..answered })))
         }
@@ -201,12 +201,12 @@ async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>)
     Ok(Answered {
         status: parts.status,
         session: parts.headers.remove(&SESSION_ID),
-        messages: Messages::of(Source::Body(Reader {
+        messages: Messages::of(Source::Body(Box::new(Reader {
             body,
             framing,
             bytes_max: bounds.reply_bytes_max,
             event_bytes_max: bounds.event_bytes_max,
-        })),
+        }))),
     })
 }
 
@@ -319,7 +319,7 @@ pub struct Messages {
 #[derive(Debug)]
 enum Source {
     /// The body of an HTTP answer.
-    Body(Reader),
+    Body(Box<Reader>),
     /// A channel that others share.
     Routed(Routed),
     /// Nowhere.

@@ -123,7 +123,7 @@ impl Checker<'_> {
             None => Some(self.folder.join(".")),
             Some(directory) => self.directory(directory),
         };
-        for word in command.get_ref().iter().filter(|word| word.get_ref().contains('\0')) {
+        if let Some(word) = command.get_ref().iter().find(|word| word.get_ref().contains('\0')) {
             self.problem("a word of a command holds a NUL", word.span(), "ends the word", "remove the NUL");
             return None;
         }
