@@ -66,7 +66,9 @@ while IFS= read -r line; do
     fi
     ;;
   *'"method":"initialize"'*)
-    result '"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"program","version":"1"}'
+    version=2025-11-25
+    [ "$mood" = old ] && version=2024-11-05
+    result '"protocolVersion":"'$version'","capabilities":{"tools":{}},"serverInfo":{"name":"program","version":"1"}'
     ;;
   *'"method":"tools/list"'*)
     tools=

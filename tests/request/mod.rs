@@ -11,6 +11,7 @@ mod legacy_wire;
 mod list_changed;
 mod metadata;
 mod modern_wire;
+mod offers;
 mod programs;
 mod reload;
 mod sent_at_most_once;

@@ -40,6 +40,14 @@ fn clients_of_both_eras_call_programs_of_both_eras() {
 }
 
 #[test]
+fn a_program_of_2024_is_still_spoken_to() {
+    let issuer = Issuer::good();
+    let (gateway, program) = behind("programs-old", &issuer, Era::Legacy, "old", "");
+    let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("pid");
+    assert!(program.running().contains(&text_of(&client.call("pid", &json!({}))).parse().unwrap()));
+}
+
+#[test]
 fn a_legacy_program_has_a_process_for_each_caller_and_a_modern_one_serves_all() {
     let issuer = Issuer::good();
     for era in [Era::Modern, Era::Legacy] {

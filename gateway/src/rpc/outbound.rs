@@ -3,11 +3,9 @@
 //! Requests are built here, never copied: our id, the original name, the bytes of `arguments` that policy judged, and a
 //! `_meta` of which the gateway owns its part. It does not send, and it does not know credentials.
 
-use std::borrow::Cow;
-
 use super::{
     call::{Call, RequestId},
-    json::write_string,
+    json::{Value, write_string},
     meta::{self, LogLevel},
     versions,
 };
@@ -56,28 +54,48 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// `tools/call` with the bytes of `arguments` that came, and every member of `params` that is not the gateway's (RI-08).
+/// A client's request to an upstream: the bytes of `arguments` that came, every member of `params` that is not the
+/// gateway's (RI-08), and what it is about by the name that the upstream knows.
 #[must_use]
-pub fn tools_call(outgoing: &Outgoing<'_>, original_name: &str, call: &Call) -> Vec<u8> {
-    let mut out = begin(Some(outgoing.id), "tools/call", call.body().len());
-    out.extend_from_slice(br#","params":{"name":"#);
-    write_string(&mut out, original_name);
+pub fn call(outgoing: &Outgoing<'_>, original: &str, call: &Call) -> Vec<u8> {
+    let method = call.method();
+    let mut out = begin(Some(outgoing.id), method.as_str(), call.body().len());
+    out.extend_from_slice(br#","params":{"#);
+    let naming = method.naming().unwrap_or_default();
     for (name, value) in call.params().into_iter().flat_map(|params| params.members()) {
-        // `task` asks a legacy server for a task, which the gateway does not declare; the other two are its own.
-        if ["name", "_meta", "task"].iter().any(|own| name.is(own)) {
+        if name.is(naming) {
+            if naming == "ref" {
+                write_reference(&mut out, original, value);
+            } else {
+                member_text(&mut out, naming, original);
+            }
             continue;
         }
-        member_raw(&mut out, name.raw(), value.raw());
+        // `task` asks a legacy server for a task, which the gateway does not declare; `_meta` is its own.
+        if !name.is("_meta") && !name.is("task") {
+            member_raw(&mut out, name.raw(), value.raw());
+        }
     }
     write_meta(&mut out, outgoing, Some(call));
     out.extend_from_slice(b"}}");
     out
 }
 
-/// `tools/list`.
+fn write_reference(out: &mut Vec<u8>, original: &str, reference: Value<'_>) {
+    member(out, "ref", b"{");
+    for (name, value) in reference.members() {
+        match name.text().as_deref() {
+            Some(naming @ ("name" | "uri")) => member_text(out, naming, original),
+            _ => member_raw(out, name.raw(), value.raw()),
+        }
+    }
+    out.push(b'}');
+}
+
+/// One page of a list.
 #[must_use]
-pub fn tools_list(outgoing: &Outgoing<'_>, cursor: Option<&str>) -> Vec<u8> {
-    let mut out = begin(Some(outgoing.id), "tools/list", 0);
+pub fn list(outgoing: &Outgoing<'_>, method: &str, cursor: Option<&str>) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), method, 0);
     out.extend_from_slice(br#","params":{"#);
     if let Some(cursor) = cursor {
         member_text(&mut out, "cursor", cursor);
@@ -114,7 +132,7 @@ pub fn initialize(outgoing: &Outgoing<'_>) -> Vec<u8> {
     out.extend_from_slice(br#","params":{"#);
     member_text(&mut out, "protocolVersion", outgoing.version);
     member_raw(&mut out, br#""capabilities""#, outgoing.capabilities.as_bytes());
-    member_raw(&mut out, br#""clientInfo""#, &client_info(outgoing));
+    member_raw(&mut out, br#""clientInfo""#, client_info(outgoing));
     out.extend_from_slice(b"}}");
     out
 }
@@ -155,17 +173,11 @@ pub fn method_not_found(id: &RequestId) -> Vec<u8> {
 }
 
 /// `Implementation` of the gateway, as JSON text: `clientInfo` up, `serverInfo` down.
-#[must_use]
-pub fn implementation() -> Vec<u8> {
-    let mut out = vec![b'{'];
-    member_text(&mut out, "name", env!("CARGO_PKG_NAME"));
-    member_text(&mut out, "version", env!("CARGO_PKG_VERSION"));
-    out.push(b'}');
-    out
-}
+pub const IMPLEMENTATION: &[u8] =
+    concat!("{\"name\":\"", env!("CARGO_PKG_NAME"), "\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}").as_bytes();
 
-fn client_info<'a>(outgoing: &Outgoing<'a>) -> Cow<'a, [u8]> {
-    outgoing.client_info.map_or_else(|| Cow::Owned(implementation()), Cow::Borrowed)
+fn client_info<'a>(outgoing: &Outgoing<'a>) -> &'a [u8] {
+    outgoing.client_info.unwrap_or(IMPLEMENTATION)
 }
 
 /// The id and the method of a request that was built here; `None` for what wants no answer. On a channel that many
@@ -201,7 +213,7 @@ fn write_meta(out: &mut Vec<u8>, outgoing: &Outgoing<'_>, call: Option<&Call>) {
     if outgoing.era() == Era::Modern {
         member_text(&mut own, meta::PROTOCOL_VERSION, outgoing.version);
         member(&mut own, meta::CLIENT_CAPABILITIES, outgoing.capabilities.as_bytes());
-        member(&mut own, meta::CLIENT_INFO, &client_info(outgoing));
+        member(&mut own, meta::CLIENT_INFO, client_info(outgoing));
         if let Some(level) = outgoing.log_level {
             member_text(&mut own, meta::LOG_LEVEL, level.as_str());
         }
@@ -269,7 +281,7 @@ mod tests {
         let own = Outgoing::own(7, versions::LEGACY_NEWEST);
         assert_eq!(asked(&initialize(&own)), Some((7, "initialize")));
         assert_eq!(asked(&discover(&own)), Some((7, "server/discover")));
-        assert_eq!(asked(&tools_list(&own, Some("{\"jsonrpc\""))), Some((7, "tools/list")));
+        assert_eq!(asked(&list(&own, "tools/list", Some("{\"jsonrpc\""))), Some((7, "tools/list")));
         for silent in [initialized(), cancelled(7, "no"), br#"{"jsonrpc":"2.0","id":7,"result":{}}"#.to_vec()] {
             assert_eq!(asked(&silent), None);
         }

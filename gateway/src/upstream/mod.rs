@@ -42,7 +42,7 @@ use crate::{
     catalog::Target,
     config::{self, Limits, Remote, Upstream, UpstreamId},
     egress::{Client, EgressError, Trust},
-    exchange::{Grant, Tripwire},
+    exchange::Grant,
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::{
@@ -53,7 +53,7 @@ use crate::{
         reply::{Inbound, Response},
         versions,
     },
-    secret::Secret,
+    secret::{Secret, Tripwire},
     tasks,
 };
 
@@ -263,13 +263,12 @@ impl Peer {
         grant: &Arc<Grant>,
         passage: &Passage<'_>,
     ) -> Result<(Answered, Underway), Refusal> {
-        let tripwire = Tripwire::new(&passage.caller.credential);
         let spoken = self.detect(grant).await?;
         if spoken.era == Era::Legacy {
-            return self.send_in_session(grant, passage, &tripwire).await;
+            return self.send_in_session(grant, passage).await;
         }
         let way = Way { peer: Arc::clone(self), grant: Arc::clone(grant), id: self.next_id(), spoken, session: None };
-        Ok(self.post_call(way, passage, &tripwire).await?)
+        Ok(self.post_call(way, passage).await?)
     }
 
     /// A 404 proves that the session was gone and the call not executed: begun again and sent again, once (RL-13). Many
@@ -278,7 +277,6 @@ impl Peer {
         self: &Arc<Self>,
         grant: &Arc<Grant>,
         passage: &Passage<'_>,
-        tripwire: &Tripwire,
     ) -> Result<(Answered, Underway), Refusal> {
         let key = Key {
             principal: passage.caller.principal,
@@ -296,7 +294,7 @@ impl Peer {
                 spoken,
                 session: Some(Arc::clone(&session)),
             };
-            let (answered, mut underway) = self.post_call(way, passage, tripwire).await?;
+            let (answered, mut underway) = self.post_call(way, passage).await?;
             if session.is_gone(answered.status) {
                 self.sessions.forget(&key, &session);
             }
@@ -309,14 +307,9 @@ impl Peer {
         }
     }
 
-    async fn post_call(
-        &self,
-        way: Way,
-        passage: &Passage<'_>,
-        tripwire: &Tripwire,
-    ) -> Result<(Answered, Underway), Undelivered> {
+    async fn post_call(&self, way: Way, passage: &Passage<'_>) -> Result<(Answered, Underway), Undelivered> {
         let Way { id, spoken, .. } = way;
-        let tool = &passage.target.tool;
+        let (definition, method) = (&passage.target.definition, passage.call.method().as_str());
         let meta = passage.call.meta();
         let token = meta.progress_token.is_some().then(|| progress_token(id));
         let message = outbound::Outgoing {
@@ -328,11 +321,12 @@ impl Peer {
             log_level: passage.log_level,
             ..outbound::Outgoing::own(id, spoken.version)
         };
-        let body = Bytes::from(outbound::tools_call(&message, &tool.name, passage.call));
-        let mut headers = self.headers(spoken, "tools/call", Some(&tool.name));
+        let body = Bytes::from(outbound::call(&message, &definition.name, passage.call));
+        let named = headers::name_member(method).map(|_| definition.name.as_str());
+        let mut headers = self.headers(spoken, method, named);
         if spoken.era == Era::Modern {
             headers.extend(passage.unrecognised.iter().cloned());
-            mirrors::mirror(&tool.mirrors, passage.call.arguments(), &mut headers);
+            mirrors::mirror(&definition.mirrors, passage.call.arguments(), &mut headers);
         }
         for (name, value) in [("traceparent", passage.traceparent), ("tracestate", passage.tracestate)] {
             if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
@@ -341,7 +335,7 @@ impl Peer {
         }
         let mut underway = Underway { way, open: true };
         let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
-        let reading = self.reading(tool.timeout, Some(tripwire));
+        let reading = self.reading(definition.timeout, Some(passage.caller.credential.tripwire()));
         let answered = self.transport.post(&underway.way.grant, outgoing, reading).await;
         underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
         Ok((answered?, underway))
@@ -371,9 +365,9 @@ impl Peer {
         let result = result_of(&response, "initialize")?;
         let version = result
             .get("protocolVersion")
-            .and_then(|version| versions::legacy(&version.text()?))
+            .and_then(|version| versions::legacy_upstream(&version.text()?))
             .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
-        let session = Session { id: answered.session, version };
+        let session = Session { id: answered.session, version, offer: catalogue::offer(result) };
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
         let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;

@@ -17,10 +17,10 @@ use url::Url;
 use super::{routes::Routed, sse::Sse, stdio::Stdio};
 use crate::{
     egress::{Body, Client, EgressError},
-    exchange::{Grant, Tripwire},
+    exchange::Grant,
     refusal::Refusal,
     rpc::sse::{Event, Splitter},
-    secret::Secret,
+    secret::{Secret, Tripwire},
 };
 
 /// The way to one upstream.
