@@ -7,3 +7,4 @@ mod batches;
 mod habits;
 mod identity;
 mod matrix;
+mod transports;

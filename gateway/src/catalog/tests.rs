@@ -7,21 +7,18 @@ use proptest::prelude::*;
 
 use super::{Catalogue, Definition, Kind, Listing, Offer, name};
 use crate::{
-    config::{Endpoint, Grant, Prefix, Upstream, UpstreamId},
+    config::{Endpoint, Grant, Prefix, Remote, Transport, Upstream, UpstreamId},
     refusal::Refusal,
 };
 
 fn upstream(id: &str) -> Upstream {
     Upstream {
         id: UpstreamId::parse(id).unwrap(),
-        url: "https://up.example/mcp".parse().unwrap(),
+        transport: Transport::Http(Remote::at("https://up.example/mcp".parse().unwrap())),
         era: None,
         timeout: Duration::from_secs(1),
         grant: Grant::Nothing,
         discovery: None,
-        ca: None,
-        client_certificate: None,
-        insecure_http: false,
         refresh: Duration::from_secs(60),
         instructions: false,
         tools: Vec::new(),

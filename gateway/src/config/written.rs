@@ -140,6 +140,7 @@ pub(crate) struct Limits {
     pub(crate) calls_max: Key<u64>,
     pub(crate) sessions_max: Key<u64>,
     pub(crate) session_idle_ms: Key<u64>,
+    pub(crate) children_max: Key<u64>,
 }
 
 /// `[upstreams.ID]`.
@@ -147,6 +148,10 @@ pub(crate) struct Limits {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Upstream {
     pub(crate) url: Key<String>,
+    pub(crate) transport: Key<Transport>,
+    pub(crate) command: Key<Vec<Spanned<String>>>,
+    pub(crate) environment: Key<BTreeMap<Spanned<String>, Spanned<Reference>>>,
+    pub(crate) directory: Key<String>,
     pub(crate) insecure_http: Key<bool>,
     pub(crate) era: Key<Era>,
     pub(crate) timeout_ms: Key<u64>,
@@ -168,6 +173,14 @@ pub(crate) enum Prefix {
     Always,
     OnConflict,
     Never,
+}
+
+/// `upstreams.ID.transport`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    Http,
+    Sse,
 }
 
 /// `upstreams.ID.era`.

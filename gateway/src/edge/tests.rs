@@ -126,6 +126,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             calls_max: 0,
             sessions_max: 0,
             session_idle: Duration::ZERO,
+            children_max: 4,
         },
         upstreams: BTreeMap::new(),
         digest: String::new(),

@@ -94,7 +94,7 @@ impl Estate {
         next.identity.inherit(&self.identity);
         let known = self.catalogue.load();
         for (id, upstream) in &config.upstreams {
-            let moved = self.config.upstreams.get(id).is_none_or(|before| before.url != upstream.url);
+            let moved = self.config.upstreams.get(id).is_none_or(|before| before.transport != upstream.transport);
             let Some(listing) = known.listing(id).filter(|_| !moved) else { continue };
             let mut next_listing =
                 Listing { offer: listing.offer.clone(), degraded: listing.degraded.clone(), ..Listing::default() };

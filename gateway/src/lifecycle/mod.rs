@@ -129,6 +129,11 @@ impl Gateway {
         self.keep_catalogue();
     }
 
+    /// Ends what lasts beyond calls, once none is under way any more: programs behind the door, and streams.
+    pub async fn close(&self) {
+        self.estate().upstreams.close().await;
+    }
+
     /// The journal.
     #[must_use]
     pub fn journal(&self) -> &Arc<Journal> {

@@ -38,6 +38,7 @@ pub(super) fn limits() -> Limits {
         calls_max: 100,
         sessions_max: 100,
         session_idle: Duration::from_secs(600),
+        children_max: 4,
     }
 }
 

@@ -10,7 +10,7 @@ use http::StatusCode;
 use super::{
     CAPABILITIES_NONE, Peer, Spoken,
     session::Key,
-    transport::{self, Answered, Outgoing},
+    transport::{Answered, Outgoing},
 };
 use crate::{
     exchange::Grant,
@@ -67,7 +67,7 @@ impl Peer {
         let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, None);
-        let answered = transport::get(&self.client, &self.address, grant, outgoing, reading).await?;
+        let answered = self.transport.get(grant, outgoing, reading).await?;
         if answered.status == StatusCode::NOT_FOUND {
             self.sessions.forget(&key, &session);
         }

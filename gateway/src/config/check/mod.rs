@@ -7,6 +7,7 @@
 mod door;
 mod estate;
 mod grant;
+mod transport;
 mod values;
 
 use std::{
