@@ -44,7 +44,8 @@ fn a_program_of_2024_is_still_spoken_to() {
     let issuer = Issuer::good();
     let (gateway, program) = behind("programs-old", &issuer, Era::Legacy, "old", "");
     let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("pid");
-    assert!(program.running().contains(&text_of(&client.call("pid", &json!({}))).parse().unwrap()));
+    let process = text_of(&client.call("pid", &json!({}))).parse().unwrap();
+    assert!(program.running().contains(&process), "{process} is not among {:?}", program.started());
 }
 
 #[test]
