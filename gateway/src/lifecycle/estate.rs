@@ -10,6 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
@@ -39,6 +40,7 @@ pub struct Estate {
     /// Where to.
     pub upstreams: Upstreams,
     audiences: BTreeMap<Endpoint, Vec<Audience>>,
+    unread: Mutex<BTreeSet<UpstreamId>>,
     in_force: watch::Sender<bool>,
 }
 
@@ -78,6 +80,7 @@ impl Estate {
             exchange,
             upstreams,
             audiences,
+            unread: Mutex::new(config.upstreams.keys().cloned().collect()),
             in_force: watch::Sender::new(true),
             config,
         })
@@ -92,6 +95,7 @@ impl Estate {
         let mut next = Self::build(Arc::clone(&config), rules)?;
         next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
         next.identity.inherit(&self.identity);
+        next.unread = Mutex::default();
         let known = self.catalogue.load();
         for (id, upstream) in &config.upstreams {
             let moved = self.config.upstreams.get(id).is_none_or(|before| before.transport != upstream.transport);
@@ -106,6 +110,18 @@ impl Estate {
             next.publish(id, next_listing);
         }
         Ok(next)
+    }
+
+    /// The upstreams that were not asked yet what they offer. None after a change of the configuration: what was served
+    /// before it goes on being served.
+    #[must_use]
+    pub fn unread(&self) -> Vec<UpstreamId> {
+        self.unread.lock().iter().cloned().collect()
+    }
+
+    /// An upstream was asked, whatever it answered.
+    pub(super) fn asked(&self, upstream: &UpstreamId) {
+        self.unread.lock().remove(upstream);
     }
 
     /// Another estate is in force: nobody keeps this one up to date any longer.
