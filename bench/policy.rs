@@ -90,6 +90,7 @@ fn tool() -> Arc<ToolDefinition> {
         ca: None,
         client_certificate: None,
         refresh: Duration::from_secs(60),
+        input: tollgate::config::Input::default(),
         tools: Vec::new(),
     };
     let definition = br#"{"name":"create_order","inputSchema":{"type":"object","properties":{"customer":{"type":"string"},"amount":{"type":"integer"}}}}"#;

@@ -1,8 +1,13 @@
 //! How is one era's conversation held for a peer of the other?
 //!
-//! Legacy clients speak in sessions; this keeps what a session has to remember and which of its calls are under way.
-//! State exists here only because a legacy peer forces it. A session is a handle, never a proof of who asks: every
+//! Legacy clients speak in sessions; this keeps what a session has to remember, which of its calls are under way and what
+//! it was asked. Legacy upstreams ask in the middle of a call; this keeps the calls that wait for a modern client's retry,
+//! and what that client carries meanwhile. State exists here only because a legacy peer forces it. A session is a handle, never a proof of who asks: every
 //! request is authenticated, and a session answers only to the principal that began it (RR-09).
+
+mod asks;
+mod continuation;
+mod holds;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,8 +18,12 @@ use std::{
     time::Duration,
 };
 
+use asks::Asks;
+pub use asks::Conversation;
 use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+pub use continuation::{Binding, Continuation, ROUNDS_MAX, To};
+pub use holds::{Claim, Holds, Place};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
@@ -23,6 +32,7 @@ use crate::{
     clock::{self, Timestamp},
     config::{Endpoint, Limits},
     refusal::Refusal,
+    rpc::{Capabilities, reply::Response},
     telemetry::metrics,
 };
 
@@ -47,11 +57,14 @@ pub struct Session {
     pub version: &'static str,
     /// Name and version that the client claims.
     pub client: (String, String),
+    /// What the client can be asked.
+    pub capabilities: Capabilities,
     principal: [u8; 32],
     endpoint: Endpoint,
     began_at: Timestamp,
     used_at: AtomicU64,
     calls: Mutex<HashMap<Box<[u8]>, Arc<Notify>>>,
+    asks: Arc<Asks>,
 }
 
 /// What `initialize` fixed.
@@ -65,6 +78,8 @@ pub struct Opening {
     pub version: &'static str,
     /// Name and version that the client claims.
     pub client: (String, String),
+    /// What the client declares that it can be asked.
+    pub capabilities: Capabilities,
 }
 
 impl Sessions {
@@ -96,11 +111,13 @@ impl Sessions {
             id: id.clone(),
             version: opening.version,
             client: (brief(opening.client.0), brief(opening.client.1)),
+            capabilities: opening.capabilities.in_version(opening.version),
             principal: opening.principal,
             endpoint: opening.endpoint,
             began_at: now,
             used_at: AtomicU64::new(now.unix_ms()),
             calls: Mutex::new(HashMap::new()),
+            asks: Arc::default(),
         });
         self.open.insert(id, Arc::clone(&session));
         self.count();
@@ -184,6 +201,11 @@ impl Session {
         Ok(Tracked { session: Arc::clone(self), request_id: Box::from(request_id), cancelled })
     }
 
+    /// Brings the client's answer to the call that asked for it; what nobody asked is ignored.
+    pub fn answer(&self, response: Response) {
+        self.asks.answer(response);
+    }
+
     /// Cancels a call by its id; an id that is not under way is ignored (spec §2.2).
     pub fn cancel(&self, request_id: &[u8]) {
         if let Some(call) = self.calls.lock().get(request_id) {
@@ -201,6 +223,12 @@ pub struct Tracked {
 }
 
 impl Tracked {
+    /// A way to ask the client something on behalf of this call.
+    #[must_use]
+    pub fn conversation(&self) -> Conversation {
+        Conversation::new(&self.session.asks)
+    }
+
     /// Returns when the client cancels the call.
     pub async fn cancelled(&self) {
         self.cancelled.notified().await;
@@ -237,7 +265,13 @@ mod tests {
     use crate::{clock::Timestamp, config::Endpoint, refusal::Refusal};
 
     fn opening() -> Opening {
-        Opening { principal: [1; 32], endpoint: Endpoint::Federated, version: "2025-11-25", client: Default::default() }
+        Opening {
+            principal: [1; 32],
+            endpoint: Endpoint::Federated,
+            version: "2025-11-25",
+            client: Default::default(),
+            capabilities: Default::default(),
+        }
     }
 
     fn sessions() -> Sessions {

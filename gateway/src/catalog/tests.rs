@@ -23,6 +23,7 @@ fn upstream(id: &str) -> Upstream {
         client_certificate: None,
         insecure_http: false,
         refresh: Duration::from_secs(60),
+        input: crate::config::Input::default(),
         tools: Vec::new(),
     }
 }

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::{ArgumentRecord, Audit, Config, Durability, Endpoint, Gateway, Limits, Telemetry, Tls},
+    config::{ArgumentRecord, Audit, Config, Durability, Endpoint, Gateway, Limits, State, Telemetry, Tls},
     lifecycle::{Body, Head, Response},
     refusal::{Era, Refusal},
     tasks::Tasks,
@@ -124,7 +124,10 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             calls_max: 0,
             sessions_max: 0,
             session_idle: Duration::ZERO,
+            holds_max: 0,
+            hold_max: Duration::ZERO,
         },
+        state: State::default(),
         upstreams: BTreeMap::new(),
         digest: String::new(),
     };

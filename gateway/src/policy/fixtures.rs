@@ -37,6 +37,7 @@ pub(crate) fn upstream(id: &str, tools: Vec<ToolRule>) -> Upstream {
         client_certificate: None,
         insecure_http: false,
         refresh: Duration::from_secs(60),
+        input: crate::config::Input::default(),
         tools,
     }
 }

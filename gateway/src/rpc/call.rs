@@ -8,8 +8,10 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::{
-    json::{Document, Index, Kind, Value},
+    canonical,
+    json::{Document, Index, Kind, Value, write_string},
     meta::{LogLevel, Meta},
+    reply::Response,
 };
 use crate::refusal::{Era, Refusal};
 
@@ -19,7 +21,7 @@ pub enum Message {
     /// A request or a notification.
     Call(Call),
     /// A legacy client's answer to a request of ours; accepted with 202 (RL-05).
-    Response,
+    Response(Response),
 }
 
 /// A message that was refused, with what its answer needs.
@@ -214,6 +216,37 @@ impl Call {
         self.param("cursor")?.text()
     }
 
+    /// `params.requestState`: what a retry echoes (RS-31).
+    #[must_use]
+    pub fn request_state(&self) -> Option<Value<'_>> {
+        self.param("requestState")
+    }
+
+    /// `params.inputResponses`, always an object.
+    #[must_use]
+    pub fn input_responses(&self) -> Option<Value<'_>> {
+        self.param("inputResponses")
+    }
+
+    /// What a retry has to repeat: the method, and every parameter but those of the retry itself and of the envelope, in
+    /// canonical form (mrtr §Server Requirements 5, spec §3.8).
+    #[must_use]
+    pub fn repeated(&self) -> Vec<u8> {
+        let mut out = self.method.as_str().as_bytes().to_vec();
+        let members = self.params().into_iter().flat_map(Value::members);
+        let mut sorted: Vec<_> = members
+            .map(|(name, value)| (name.text().unwrap_or_default(), value))
+            .filter(|(name, _)| !RETRY.contains(&name.as_ref()))
+            .collect();
+        sorted.sort_by(|(left, _), (right, _)| left.cmp(right));
+        for (name, value) in sorted {
+            out.push(b'\n');
+            write_string(&mut out, &name);
+            canonical::write(value, &mut out);
+        }
+        out
+    }
+
     /// `params._meta`.
     #[must_use]
     pub fn meta(&self) -> Meta<'_> {
@@ -298,6 +331,9 @@ pub struct Asker {
     /// The least severe log message it wants, where it wants any.
     pub log_level: Option<LogLevel>,
 }
+
+/// Members of `params` that differ from one retry to the next.
+const RETRY: &[&str] = &["inputResponses", "requestState", "_meta"];
 
 /// Ids go into the journal and into spans.
 const ID_BYTES_MAX: usize = 256;

@@ -28,6 +28,9 @@ pub const BAGGAGE: &str = "baggage";
 /// Upstreams whose part of a list is missing.
 pub const DEGRADED: &str = "dev.tollgate/degraded";
 
+/// Who failed, in a result that the gateway wrote.
+pub const ERROR: &str = "dev.tollgate/error";
+
 /// Names that the gateway writes itself, or drops; the client's values never travel up.
 pub const OWNED: &[&str] =
     &[PROTOCOL_VERSION, CLIENT_CAPABILITIES, CLIENT_INFO, LOG_LEVEL, PROGRESS_TOKEN, TRACEPARENT, TRACESTATE, BAGGAGE];

@@ -5,6 +5,7 @@
 
 pub mod answers;
 mod call;
+mod capabilities;
 pub mod canonical;
 pub mod headers;
 pub mod json;
@@ -18,6 +19,7 @@ pub mod sse;
 pub mod tool_json;
 pub mod versions;
 
+pub use capabilities::Capabilities;
 pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Rejected, RequestId};
 pub use parse::parse;
 

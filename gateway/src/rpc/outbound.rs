@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::{
     call::{Call, RequestId},
     json::write_string,
@@ -33,6 +35,17 @@ pub struct Outgoing<'a> {
     pub client_info: Option<&'a [u8]>,
     /// The least severe log message wanted.
     pub log_level: Option<LogLevel>,
+    /// What a retry brings, where this is one.
+    pub retry: Option<&'a Retry>,
+}
+
+/// What a call brings when it is made again, because a modern upstream asked for input (RC-09).
+#[derive(Debug, Clone, Default)]
+pub struct Retry {
+    /// The upstream's own state, as JSON text; left out where it gave none.
+    pub state: Option<Bytes>,
+    /// The answers, by the upstream's keys, as JSON text.
+    pub responses: Vec<(String, Bytes)>,
 }
 
 impl<'a> Outgoing<'a> {
@@ -48,6 +61,7 @@ impl<'a> Outgoing<'a> {
             capabilities: "{}",
             client_info: None,
             log_level: None,
+            retry: None,
         }
     }
 
@@ -63,15 +77,31 @@ pub fn tools_call(outgoing: &Outgoing<'_>, original_name: &str, call: &Call) -> 
     out.extend_from_slice(br#","params":{"name":"#);
     write_string(&mut out, original_name);
     for (name, value) in call.params().into_iter().flat_map(|params| params.members()) {
-        // `task` asks a legacy server for a task, which the gateway does not declare; the other two are its own.
-        if ["name", "_meta", "task"].iter().any(|own| name.is(own)) {
+        // `task` asks a legacy server for a task, which the gateway does not declare; the others are its own.
+        if ["name", "_meta", "task", "requestState", "inputResponses"].iter().any(|own| name.is(own)) {
             continue;
         }
         member_raw(&mut out, name.raw(), value.raw());
     }
+    if let Some(retry) = outgoing.retry {
+        write_retry(&mut out, retry);
+    }
     write_meta(&mut out, outgoing, Some(call));
     out.extend_from_slice(b"}}");
     out
+}
+
+fn write_retry(out: &mut Vec<u8>, retry: &Retry) {
+    if !retry.responses.is_empty() {
+        member(out, "inputResponses", b"{");
+        for (key, response) in &retry.responses {
+            member(out, key, response);
+        }
+        out.push(b'}');
+    }
+    if let Some(state) = &retry.state {
+        member(out, "requestState", state);
+    }
 }
 
 /// `tools/list`.
@@ -151,6 +181,28 @@ pub fn pong(id: &RequestId) -> Vec<u8> {
 pub fn method_not_found(id: &RequestId) -> Vec<u8> {
     let mut out = respond(id);
     out.extend_from_slice(br#","error":{"code":-32601,"message":"method not found"}}"#);
+    out
+}
+
+/// A client's answer to a request of an upstream, passed on: its result or its error, as JSON text.
+#[must_use]
+pub fn response(id: &RequestId, outcome: Result<&[u8], &[u8]>) -> Vec<u8> {
+    let mut out = respond(id);
+    match outcome {
+        Ok(result) => member(&mut out, "result", result),
+        Err(error) => member(&mut out, "error", error),
+    }
+    out.push(b'}');
+    out
+}
+
+/// `notifications/cancelled` for a request of ours to a legacy client, which its upstream no longer wants answered.
+#[must_use]
+pub fn withdrawn(id: &str) -> Vec<u8> {
+    let mut out = begin(None, "notifications/cancelled", 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "requestId", id);
+    out.extend_from_slice(b"}}");
     out
 }
 

@@ -15,6 +15,7 @@ use super::{
     json::{Bounds, Document, Kind, Value},
     lookalike,
     meta::{self, LogLevel, Meta},
+    reply::Inbound,
     versions,
 };
 use crate::{
@@ -42,7 +43,13 @@ pub fn parse(headers: &HeaderMap, body: Bytes, limits: &Limits) -> Result<Messag
     let (method, params) = match envelope {
         Envelope::Response => {
             return match claims.era() {
-                Era::Legacy => Ok(Message::Response),
+                Era::Legacy => match Inbound::of(document) {
+                    Ok(Inbound::Response(response)) => Ok(Message::Response(response)),
+                    Ok(Inbound::Notification(_) | Inbound::Request(_)) | Err(_) => {
+                        let refusal = Refusal::NotARequest("a response that is neither a result nor an error");
+                        Err(Rejected { refusal, id, era: Era::Legacy })
+                    }
+                },
                 Era::Modern => {
                     let refusal = Refusal::NotARequest("a response, which clients of this revision do not send");
                     Err(Rejected { refusal, id, era: Era::Modern })
@@ -324,9 +331,11 @@ impl Asked<'_> {
             Some(_) => return invalid("`name` is empty or too long"),
             None => return invalid("`name` is missing or not a string"),
         }
-        // No `input_required` was ever sent, so this state is forged (RS-31).
-        if self.param("requestState").is_some() || self.param("inputResponses").is_some() {
-            return invalid("`requestState` is not one that this gateway gave out");
+        if self.param("requestState").is_some_and(|state| state.kind() != Kind::String) {
+            return invalid("`requestState` is not a string");
+        }
+        if self.param("inputResponses").is_some_and(|responses| !responses.is_object()) {
+            return invalid("`inputResponses` is not an object");
         }
         let Some(arguments) = self.param("arguments") else { return Ok(()) };
         if !arguments.is_object() {

@@ -38,6 +38,8 @@ fn limits() -> Limits {
         calls_max: 100,
         sessions_max: 100,
         session_idle: Duration::from_secs(600),
+        holds_max: 16,
+        hold_max: Duration::from_secs(60),
     }
 }
 

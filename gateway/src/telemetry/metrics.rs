@@ -72,6 +72,10 @@ pub struct Metrics {
     pub calls: Gauge,
     /// Legacy sessions, ours to clients.
     pub sessions: Gauge,
+    /// Calls held at legacy upstreams until a modern client answers.
+    pub holds: Gauge,
+    /// Times that clients were asked something in the middle of a call, by upstream.
+    pub input_rounds: Family<Counter, 1>,
 }
 
 /// What tells one kind of operation from another, in the order of the labels of [`Metrics::server`].
@@ -182,6 +186,13 @@ impl Metrics {
             Metric::one("tollgate.connections.refused", "Client connections refused.", &self.connections_refused),
             Metric::one("tollgate.calls", "Calls in flight.", &self.calls),
             Metric::one("tollgate.sessions", "Legacy sessions.", &self.sessions),
+            Metric::one("tollgate.holds", "Calls held until a client answers.", &self.holds),
+            Metric::family(
+                "tollgate.input.rounds",
+                "Times that clients were asked something.",
+                &[names::UPSTREAM],
+                &self.input_rounds,
+            ),
         ]
     }
 }

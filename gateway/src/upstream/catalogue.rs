@@ -172,10 +172,10 @@ impl Peer {
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, None)).await?;
             return self.list_response(&mut answered, id).await;
         }
-        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: super::CAPABILITIES_NONE };
+        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
+            let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?;
             let (id, spoken) = (self.next_id(), Spoken { era: Era::Legacy, version: session.version });
             let body = outbound::tools_list(&outbound::Outgoing::own(id, session.version), cursor);
             let headers = self.headers(spoken, "tools/list", None);

@@ -37,10 +37,11 @@ use crate::{
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::{
-        Call, headers,
+        Call, Capabilities, headers,
         json::{Bounds, Value},
         meta::LogLevel,
-        mirrors, outbound,
+        mirrors,
+        outbound::{self, Retry},
         reply::{Inbound, Response},
         versions,
     },
@@ -130,6 +131,10 @@ pub struct Passage<'a> {
     pub unrecognised: &'a [(HeaderName, HeaderValue)],
     /// The least severe log message that the client wants.
     pub log_level: Option<LogLevel>,
+    /// What the client can do for this upstream.
+    pub capabilities: Capabilities,
+    /// What a retry brings.
+    pub retry: Option<&'a Retry>,
     /// Our own span, as `traceparent`.
     pub traceparent: Option<&'a str>,
     /// The caller's `tracestate`, unchanged.
@@ -157,8 +162,9 @@ pub struct Reply {
     /// The HTTP status of the answer.
     pub status: StatusCode,
     underway: Underway,
-    /// Spent, and held until the call ends: with it goes the room in the ceilings.
-    _receipt: Receipt,
+    /// Spent, and held until the call ends: with it goes the room in the ceilings. A call that waits for its client has
+    /// given it back.
+    receipt: Option<Receipt>,
 }
 
 impl Peer {
@@ -217,7 +223,14 @@ impl Peer {
         }
         let Way { id, spoken, .. } = underway.way;
         let (messages, status) = (answered.messages, answered.status);
-        Ok(Forwarded::Answered(Box::new(Reply { messages, id, spoken, status, underway, _receipt: receipt })))
+        Ok(Forwarded::Answered(Box::new(Reply {
+            messages,
+            id,
+            spoken,
+            status,
+            underway,
+            receipt: Some(receipt),
+        })))
     }
 
     async fn send(
@@ -245,11 +258,11 @@ impl Peer {
         let key = Key {
             principal: passage.caller.principal,
             generation: grant.generation(),
-            capabilities: CAPABILITIES_NONE,
+            capabilities: passage.capabilities,
         };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
+            let session = self.sessions.take(&key, Box::pin(self.begin(grant, passage.capabilities))).await?;
             let spoken = Spoken { era: Era::Legacy, version: session.version };
             let way = Way {
                 peer: Arc::clone(self),
@@ -285,9 +298,10 @@ impl Peer {
             progress_token: token.as_deref(),
             traceparent: passage.traceparent,
             tracestate: passage.tracestate,
-            capabilities: CAPABILITIES_NONE,
+            capabilities: &passage.capabilities.in_version(spoken.version).json(),
             client_info: meta.client_info.map(Value::raw),
             log_level: passage.log_level,
+            retry: passage.retry,
             ..outbound::Outgoing::own(id, spoken.version)
         };
         let body = Bytes::from(outbound::tools_call(&message, &tool.name, passage.call));
@@ -322,9 +336,11 @@ impl Peer {
     }
 
     /// A session at a legacy upstream: `initialize`, then `notifications/initialized`.
-    async fn begin(&self, grant: &Grant) -> Result<Session, Refusal> {
+    async fn begin(&self, grant: &Grant, capabilities: Capabilities) -> Result<Session, Refusal> {
         let id = self.next_id();
-        let body = outbound::initialize(&outbound::Outgoing::own(id, versions::LEGACY_NEWEST));
+        let capabilities = capabilities.in_version(versions::LEGACY_NEWEST).json();
+        let own = outbound::Outgoing::own(id, versions::LEGACY_NEWEST);
+        let body = outbound::initialize(&outbound::Outgoing { capabilities: &capabilities, ..own });
         let mut answered = self.exchange(grant, Outgoing::new(body, HeaderMap::new(), None)).await?;
         if !answered.status.is_success() {
             return Err(status_refusal(answered.status, "initialize"));
@@ -394,7 +410,7 @@ impl Way {
         self.session.as_ref().and_then(|session| session.id.as_ref())
     }
 
-    /// Sends a message of the gateway's own, for which nobody waits long.
+    /// Sends a message for which nobody waits long.
     async fn say(&self, message: Vec<u8>) {
         let outgoing = Outgoing::new(message, self.peer.headers(self.spoken, "", None), self.session_id());
         let said = async {
@@ -458,6 +474,39 @@ impl Reply {
         self.underway.way.say(message).await;
     }
 
+    /// Sends a client's answer to a request that the upstream made. What `caller` was known by is looked for in it.
+    ///
+    /// # Errors
+    /// [`Refusal::CredentialLeak`].
+    pub async fn pass_on(&self, caller: &Identity, message: Vec<u8>) -> Result<(), Refusal> {
+        if Tripwire::new(&caller.credential).trips_on(&message) {
+            return Err(Refusal::CredentialLeak);
+        }
+        self.underway.way.say(message).await;
+        Ok(())
+    }
+
+    /// Gives the room in the ceilings back while the call waits for its client.
+    pub fn rest(&mut self) {
+        self.receipt = None;
+    }
+
+    /// The call goes on for another request of the same principal, recorded and counted anew, under the credential that
+    /// was minted for that one.
+    pub fn resume(&mut self, receipt: Receipt, grant: Grant) {
+        self.receipt = Some(receipt);
+        self.underway.way.grant = Arc::new(grant);
+    }
+
+    /// The receipt again, from a modern upstream's `input_required`: the upstream's own word that it awaits the call once
+    /// more, so one record stands for all of it.
+    ///
+    /// # Errors
+    /// [`Refusal::Bug`] for a call that waits.
+    pub fn into_receipt(self) -> Result<Receipt, Refusal> {
+        self.receipt.ok_or(Refusal::Bug("a call without its receipt"))
+    }
+
     /// The call's own response is there: nothing is left to be given up.
     pub fn is_answered(&mut self) {
         self.underway.open = false;
@@ -497,9 +546,6 @@ const SAYING_MAX: Duration = Duration::from_secs(2);
 
 /// `MCP-Protocol-Version`.
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-
-/// In this version nothing is asked of the client in the middle of a call, so nothing is declared.
-const CAPABILITIES_NONE: &str = "{}";
 
 /// The end of a credential is the random part of it, and short enough for the standard library's vectorised search.
 const SECRET_BYTES_SEARCHED: usize = 32;

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 use http::{HeaderValue, StatusCode};
 use quick_cache::sync::Cache;
 
-use crate::refusal::Refusal;
+use crate::{refusal::Refusal, rpc::Capabilities};
 
 /// Who may use a session: one key, one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,8 +17,8 @@ pub(super) struct Key {
     pub(super) principal: [u8; 32],
     /// The grant's generation: another credential, another session.
     pub(super) generation: u64,
-    /// The client capabilities declared at `initialize`, as JSON.
-    pub(super) capabilities: &'static str,
+    /// The client capabilities declared at `initialize`.
+    pub(super) capabilities: Capabilities,
 }
 
 /// One session at an upstream.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{
-    CAPABILITIES_NONE, Peer, Spoken,
+    Peer, Spoken,
     session::Key,
     transport::{self, Answered, Outgoing},
 };
@@ -62,8 +62,8 @@ impl Peer {
     }
 
     async fn attach(&self, grant: &Grant) -> Result<Answered, Refusal> {
-        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: CAPABILITIES_NONE };
-        let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
+        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
+        let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?;
         let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, None);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{
-        checked::{ClientCertificate, Grant, ToolRule, Upstream, UpstreamId},
+        checked::{ClientCertificate, Grant, Input, ToolRule, Upstream, UpstreamId},
         written,
     },
     refusal::Era,
@@ -72,6 +72,7 @@ impl Checker<'_> {
         };
         let timeout = self.deadline(&written.timeout_ms, 30_000);
         let refresh = self.seconds(&written.refresh_s, &(1..=86_400), 300);
+        let input = self.input(written.input.as_deref());
         let tools = self.tools(written.tools.as_deref().unwrap_or_default(), grant.as_ref());
         Some(Upstream {
             id: id?.clone(),
@@ -88,8 +89,21 @@ impl Checker<'_> {
             ca: ca?,
             client_certificate: client_certificate?,
             refresh,
+            input,
             tools,
         })
+    }
+
+    /// What an upstream may ask of clients; everything where nothing is written.
+    fn input(&mut self, written: Option<&[Spanned<String>]>) -> Input {
+        if written.is_none() {
+            return Input::default();
+        }
+        let is_feature = |word: &str| matches!(word, "elicitation" | "sampling" | "roots");
+        let grammar = "`elicitation`, `sampling` or `roots`; an empty list for nothing";
+        let words = self.words(written, "something that an upstream may ask of clients", is_feature, grammar);
+        let named = |feature: &str| words.iter().any(|word| word == feature);
+        Input { elicitation: named("elicitation"), sampling: named("sampling"), roots: named("roots") }
     }
 
     /// The catalogue is read in nobody's name, so there is no token to exchange.
