@@ -42,10 +42,12 @@ use tollgate::{
     config::{self, Config, Environment, Source, UpstreamId},
     exchange::{Exchange, Tripwire},
     identity::{Authenticator, Identity},
-    inspect,
+    inspect::{self, Sent},
     policy::Policies,
     refusal::Era,
-    rpc::{self, Call, Message, canonical::canonical, json::Bounds, outbound, reply::Inbound, sse::Splitter},
+    rpc::{
+        self, Call, Capabilities, Message, canonical::canonical, json::Bounds, outbound, reply::Inbound, sse::Splitter,
+    },
     state::Rates,
 };
 
@@ -332,6 +334,7 @@ fn audit() -> Box<dyn FnMut()> {
                 peer: Some("127.0.0.1:50000".parse().unwrap()),
                 ..Default::default()
             },
+            continues: None,
         };
         bench.runtime.block_on(journal.write(&intent)).unwrap();
         let mut outcome = Outcome::new(Ending::Ok);
@@ -376,7 +379,9 @@ fn admit() -> Box<dyn FnMut()> {
     let answer = Bytes::from(answer());
     Box::new(move || {
         let Ok(Inbound::Response(response)) = Inbound::parse(answer.clone(), &bounds) else { panic!("no response") };
-        drop(black_box(inspect::admit(&asker, 7, VERSION, &response).unwrap()));
+        drop(black_box(
+            inspect::admit(&asker, Sent { id: 7, version: VERSION, declared: Capabilities::NONE }, &response).unwrap(),
+        ));
     })
 }
 

@@ -78,7 +78,8 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let estate = Estate::build(Arc::clone(&config), rules).map_err(Failure::Part)?;
     let metadata = Arc::new(ArcSwap::from_pointee(estate.metadata()));
     let tasks = Tasks::default();
-    let gateway = Arc::new(Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone()));
+    let gateway = Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone());
+    let gateway = Arc::new(gateway.map_err(Failure::Part)?);
 
     let (draining, drains) = watch::channel(false);
     let begin = work(Arc::clone(&gateway), config.digest.clone(), policy_set);

@@ -137,8 +137,13 @@ impl Client {
 
     /// Initializes as a legacy client does.
     pub(crate) fn initialize(&self) -> Session {
+        self.initialize_with(&json!({}))
+    }
+
+    /// The same, with these capabilities.
+    pub(crate) fn initialize_with(&self, capabilities: &Value) -> Session {
         let params = json!({
-            "protocolVersion": LEGACY, "capabilities": {}, "clientInfo": { "name": "tests", "version": "1" },
+            "protocolVersion": LEGACY, "capabilities": capabilities, "clientInfo": { "name": "tests", "version": "1" },
         });
         let body = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
         let answer = self.post(&[], body.to_string().as_bytes());
@@ -201,6 +206,8 @@ pub(crate) fn modern_body(id: &Value, method: &str, params: &Value) -> Value {
     let meta = &mut params["_meta"];
     meta["io.modelcontextprotocol/protocolVersion"] = json!(MODERN);
     meta["io.modelcontextprotocol/clientInfo"] = json!({ "name": "tests", "version": "1" });
-    meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+    if meta["io.modelcontextprotocol/clientCapabilities"].is_null() {
+        meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+    }
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })
 }

@@ -7,6 +7,7 @@ mod cells;
 mod decision;
 mod drain;
 mod identity;
+pub(crate) mod input;
 mod legacy_wire;
 mod list_changed;
 mod metadata;

@@ -4,11 +4,7 @@
 //! in the same session (RL-05). This gives each request a name that nobody guesses and brings the answer to the call that
 //! asked. It does not read answers.
 
-use std::{
-    collections::HashMap,
-    future,
-    sync::Arc,
-};
+use std::{collections::HashMap, future, sync::Arc};
 
 use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};

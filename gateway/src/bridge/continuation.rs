@@ -149,7 +149,10 @@ mod tests {
         assert_eq!(open(BINDING, 600).unwrap_err(), Refusal::RequestStateExpired);
         let code = |opened: Result<_, Refusal>| opened.unwrap_err().code();
         assert_eq!(code(open(Binding { principal: &[2; 32], ..BINDING }, 1)), "request_state_invalid");
-        assert_eq!(code(open(Binding { upstream: "cr", request: b"m\ntools/call", ..BINDING }, 1)), "request_state_mismatch");
+        assert_eq!(
+            code(open(Binding { upstream: "cr", request: b"m\ntools/call", ..BINDING }, 1)),
+            "request_state_mismatch"
+        );
         assert_eq!(code(open(Binding { upstream: "notes", ..BINDING }, 1)), "request_state_mismatch");
         assert_eq!(code(open(Binding { request: b"tools/list", ..BINDING }, 1)), "request_state_mismatch");
     }

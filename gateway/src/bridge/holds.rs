@@ -4,10 +4,7 @@
 //! nobody guesses, belongs to one principal, is bounded in number, and each of its rounds is continued by one request. It
 //! does not know what a request brings: that is the assembly's `T`.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;

@@ -78,7 +78,7 @@ impl Ground {
             ca: None,
             client_certificate: None,
             refresh: Duration::from_secs(60),
-            input: crate::config::Input::default(),
+            input: config::Input::default(),
             tools: Vec::new(),
         });
         (Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))])).unwrap(), upstream)

@@ -153,7 +153,7 @@ fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream 
         client_certificate: None,
         insecure_http: false,
         refresh: Duration::from_secs(60),
-        input: crate::config::Input::default(),
+        input: config::Input::default(),
         tools: Vec::new(),
     }
 }

@@ -111,12 +111,7 @@ impl Ask {
     ///
     /// # Errors
     /// [`Unfit`].
-    pub fn of(
-        method: &str,
-        params: Option<Value<'_>>,
-        declared: Capabilities,
-        version: &str,
-    ) -> Result<Self, Unfit> {
+    pub fn of(method: &str, params: Option<Value<'_>>, declared: Capabilities, version: &str) -> Result<Self, Unfit> {
         if params.is_some_and(|params| !params.is_object()) {
             return Err(Unfit::Malformed);
         }

@@ -126,7 +126,9 @@ pub fn admit(asker: &Asker, sent: Sent, response: &Response) -> Result<Admitted,
         return invalid("an answer with another id");
     }
     match response.outcome() {
-        Ok(result) if upstream == Era::Modern && result.get("resultType").is_some_and(|kind| kind.is("input_required")) => {
+        Ok(result)
+            if upstream == Era::Modern && result.get("resultType").is_some_and(|kind| kind.is("input_required")) =>
+        {
             return Asked::by_result(result, declared, upstream_version).map(Admitted::Input);
         }
         // The client visits the pages and makes the call again: a modern one is asked to, a legacy one knows the error.
@@ -156,7 +158,8 @@ pub fn admit(asker: &Asker, sent: Sent, response: &Response) -> Result<Admitted,
         }
         Err(error) => {
             outbound::member(&mut out, "error", b"");
-            write_error(&mut out, asker, error, declared);
+            let known = if upstream == Era::Legacy { declared } else { Capabilities::NONE };
+            write_error(&mut out, asker, error, known);
             Outcome::RpcError(error.code)
         }
     };

@@ -10,6 +10,7 @@ use crate::rpc::{
 
 const BOUNDS: Bounds = Bounds { depth_max: 64, values_max: 10_000, name_bytes_max: 256, number_chars_max: 64 };
 const MODERN: &str = "2026-07-28";
+const MODERN_CALL: Sent = Sent { id: 5, version: MODERN, declared: Capabilities::NONE };
 const LEGACY: &str = "2025-11-25";
 
 fn asker(id: &str, version: &'static str) -> Asker {
@@ -30,9 +31,16 @@ fn response(text: &str) -> Response {
     response
 }
 
-fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {
+fn admitted(client: &'static str, upstream: &'static str, body: &str) -> Result<(String, Outcome), Refusal> {
     let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#));
-    let answer = admit(&asker(r#""a\u0062""#, client), 5, upstream, &response)?;
+    let asker = asker(r#""a\u0062""#, client);
+    let all = br#"{"elicitation":{"form":{},"url":{}},"roots":{}}"#;
+    let declared = Capabilities::declared(Document::parse(Bytes::from_static(all), &BOUNDS).unwrap().root());
+    let sent = Sent { id: 5, version: upstream, declared: declared.in_version(upstream) };
+    let answer = match admit(&asker, sent, &response)? {
+        Admitted::Answer(answer) => answer,
+        Admitted::Input(asked) => asked.answer(&asker, "SEALED"),
+    };
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
     // Whatever goes back is itself strict JSON.
     Document::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS).unwrap();
@@ -43,7 +51,7 @@ fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String,
     Ok((rest.replace(&server, "SERVER"), answer.outcome()))
 }
 
-fn check(client: &'static str, upstream: &str, body: &str, expect: &str, outcome: Outcome) {
+fn check(client: &'static str, upstream: &'static str, body: &str, expect: &str, outcome: Outcome) {
     assert_eq!(admitted(client, upstream, body).unwrap(), (expect.to_owned(), outcome), "{client} {upstream} {body}");
 }
 
@@ -94,7 +102,7 @@ fn what_is_not_a_tool_result_is_refused() {
         assert!(matches!(admitted(MODERN, MODERN, body), Err(Refusal::UpstreamInvalid(_))), "{body}");
     }
     let other = response(r#"{"jsonrpc":"2.0","id":6,"result":{}}"#);
-    assert!(matches!(admit(&asker("1", MODERN), 5, MODERN, &other), Err(Refusal::UpstreamInvalid(_))));
+    assert!(matches!(admit(&asker("1", MODERN), MODERN_CALL, &other), Err(Refusal::UpstreamInvalid(_))));
 }
 
 #[test]
@@ -106,15 +114,15 @@ fn spec_2_1_errors_keep_their_provenance() {
     };
     for code in [-32700, -32600, -32601, -32000, -32001, -32003, -32020, -32021, -32022, -32042, -32099, -32768] {
         let body = format!(r#""error":{{"code":{code},"message":"m","data":{{"host":"internal"}}}}"#);
-        check(LEGACY, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
         if code != -32021 {
+            check(LEGACY, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
             check(MODERN, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
         }
     }
     // RS-17: what a modern upstream says of the client's capabilities is the client's business.
     let needs = |data: &str| {
         let text = format!(r#"{{"jsonrpc":"2.0","id":5,"error":{{"code":-32021,"message":"m","data":{data}}}}}"#);
-        admit(&asker("1", MODERN), 5, MODERN, &response(&text)).unwrap_err()
+        admit(&asker("1", MODERN), MODERN_CALL, &response(&text)).unwrap_err()
     };
     let sampling = r#"{"sampling":{}}"#;
     let asked = format!(r#"{{"requiredCapabilities":{sampling},"host":"internal"}}"#);
@@ -135,10 +143,51 @@ fn spec_2_1_errors_keep_their_provenance() {
 }
 
 #[test]
+fn spec_2_2_pages_to_visit_are_the_clients_business_where_it_knows_such_an_error() {
+    let page = r#"{"mode":"url","elicitationId":"e","url":"https://up.example/","message":"m"}"#;
+    let body = format!(r#""error":{{"code":-32042,"message":"m","data":{{"elicitations":[{page}]}}}}"#);
+    check(LEGACY, LEGACY, &body, &body, Outcome::RpcError(-32042));
+    let told = r#"{"mode":"url","url":"https://up.example/","message":"m"}"#;
+    let expect = format!(
+        r#""result":{{"resultType":"input_required","inputRequests":{{"url-0":{{"method":"elicitation/create","params":{told}}}}},"requestState":"SEALED","_meta":{{SERVER}}}}"#
+    );
+    check(MODERN, LEGACY, &body, &expect, Outcome::InputRequired);
+    let older = admitted(MODERN, "2025-06-18", &body).unwrap_err();
+    assert_eq!(older, Refusal::CapabilityMissing(r#"{"elicitation":{"url":{}}}"#.into()));
+}
+
+#[test]
+fn rs_30_an_upstream_asks_what_the_protocol_has_and_the_client_declared() {
+    let asks = |requests: &str| format!(r#""result":{{"resultType":"input_required","inputRequests":{{{requests}}}}}"#);
+    let good = r#""a":{"method":"elicitation/create","params":{"message":"m","requestedSchema":{"type":"object"},"_meta":{"progressToken":1,"v":2}}},"b":{"method":"roots/list"}"#;
+    let expect = r#""result":{"resultType":"input_required","inputRequests":{"a":{"method":"elicitation/create","params":{"message":"m","requestedSchema":{"type":"object"},"_meta":{"v":2}}},"b":{"method":"roots/list"}},"requestState":"SEALED","_meta":{SERVER}}"#;
+    check(MODERN, MODERN, &asks(good), expect, Outcome::InputRequired);
+    for bad in [
+        "",
+        r#""a":{"method":"tools/list"}"#,
+        r#""a":{"method":"elicitation/create"}"#,
+        r#""a":{"method":"elicitation/create","params":{"mode":"voice","message":"m"}}"#,
+        r#""a":{"method":"elicitation/create","params":{"mode":"url","message":"m","url":"javascript:alert(1)"}}"#,
+        r#""a":{"params":{}}"#,
+        r#""a":7"#,
+    ] {
+        assert!(matches!(admitted(MODERN, MODERN, &asks(bad)), Err(Refusal::UpstreamInvalid(_))), "{bad}");
+    }
+    let sampling = r#""a":{"method":"sampling/createMessage","params":{"messages":[],"maxTokens":1,"tools":[]}}"#;
+    for client in [MODERN, LEGACY] {
+        let refused = admitted(client, MODERN, &asks(sampling)).unwrap_err();
+        assert_eq!(refused, Refusal::InputUndeclared(r#"{"sampling":{"tools":{}}}"#.into()));
+    }
+    let state = r#""result":{"resultType":"input_required","requestState":7}"#;
+    assert!(matches!(admitted(MODERN, MODERN, state), Err(Refusal::UpstreamInvalid(_))));
+}
+
+#[test]
 fn ids_are_restored_with_their_type() {
     for id in ["1", "\"1\"", "-9007199254740993", r#""\u0000\"""#] {
         let answer =
-            admit(&asker(id, MODERN), 5, MODERN, &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
+            admit(&asker(id, MODERN), MODERN_CALL, &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
+        let Admitted::Answer(answer) = answer else { panic!("no answer") };
         assert!(answer.body().starts_with(format!(r#"{{"jsonrpc":"2.0","id":{id},"#).as_bytes()));
     }
 }

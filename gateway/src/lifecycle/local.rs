@@ -5,6 +5,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use uuid::Uuid;
+
 use super::{
     Asking, Estate, Gateway, Response, respond,
     trail::{Trail, record_target},
@@ -22,7 +24,7 @@ use crate::{
     identity::metadata,
     refusal::{Challenge, Refusal},
     rpc::{
-        Asker, Call,
+        Asker, Call, Capabilities,
         answers::{self, CacheScope, Served, ToolsPage},
         canonical::canonical,
     },
@@ -36,7 +38,7 @@ impl Gateway {
         estate: &Estate,
         trail: &Trail,
         (admission, grant): (Admission, &Grant),
-        call: &Call,
+        (call, continues): (&Call, Option<Uuid>),
     ) -> Result<Receipt, Refusal> {
         let target = trail.target.as_ref().ok_or(Refusal::Bug("a record of a call without a target"))?;
         let path = trail.endpoint.path();
@@ -57,6 +59,7 @@ impl Gateway {
                 },
                 ceilings: record::Words::Shared(admission.ceilings()),
                 request,
+                continues,
             };
             self.journal.commit(trail.id, &intent, durability)
         });
@@ -139,6 +142,7 @@ impl Gateway {
                 endpoint: trail.endpoint.clone(),
                 version: asker.version,
                 client: (asked.client_name.into_owned(), asked.client_version.into_owned()),
+                capabilities: Capabilities::declared(asked.capabilities),
             },
             trail.now,
         )?;

@@ -8,25 +8,29 @@ mod estate;
 mod local;
 mod refresh;
 mod respond;
+mod retry;
 mod trail;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use carry::{Carriage, Held};
+use carry::{Carriage, Ended, Held, Leg, Next};
 pub use estate::{Estate, Rules, endpoints};
 use http::{HeaderMap, Method};
+use retry::Retrying;
 use tokio::sync::{Semaphore, mpsc};
 use trail::Trail;
 
 use crate::{
     audit::journal::Journal,
-    bridge::{Session, Sessions},
+    bridge::{Holds, Session, Sessions},
+    catalog::Target,
     config::Endpoint,
     identity::Caller,
     refusal::{Era, Refusal},
-    rpc::{self, Call, Message, mirrors},
+    rpc::{self, Call, Capabilities, Message, mirrors},
+    state::Sealer,
     tasks::Tasks,
     telemetry::{Spans, metrics},
 };
@@ -86,11 +90,34 @@ struct Asking<'h> {
     session: Option<Arc<Session>>,
 }
 
+impl Asking<'_> {
+    /// What the client can do for the upstream behind `target`: what this request declares, or its session, less what
+    /// the administrator withholds (spec §3.5). A legacy client that takes no stream cannot be asked anything.
+    fn capabilities(&self, target: &Target) -> Result<Capabilities, Refusal> {
+        let peer = self.estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let declared = match &self.session {
+            Some(session) if respond::takes_streams(&self.head.headers) => session.capabilities,
+            Some(_) => Capabilities::NONE,
+            None => self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default(),
+        };
+        Ok(declared.within(peer.settings().input))
+    }
+}
+
+/// What calls need besides the estate, for as long as the process runs.
+#[derive(Debug)]
+struct Means {
+    journal: Arc<Journal>,
+    sealer: Sealer,
+    holds: Arc<Holds<Next>>,
+}
+
 /// The assembled gateway.
 #[derive(Debug)]
 pub struct Gateway {
     estate: ArcSwap<Estate>,
     journal: Arc<Journal>,
+    means: Arc<Means>,
     sessions: Sessions,
     spans: Spans,
     tasks: Tasks,
@@ -99,17 +126,21 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway over `estate`; it serves at once, and knows no tools until they have been read.
-    #[must_use]
-    pub fn new(estate: Estate, journal: Arc<Journal>, spans: Spans, tasks: Tasks) -> Self {
+    ///
+    /// # Errors
+    /// Where there is no key to seal with, in words for the operator.
+    pub fn new(estate: Estate, journal: Arc<Journal>, spans: Spans, tasks: Tasks) -> Result<Self, String> {
         let limits = &estate.config.limits;
-        Self {
+        let sealer = Sealer::new(&estate.config.state)?;
+        Ok(Self {
+            means: Arc::new(Means { journal: Arc::clone(&journal), sealer, holds: Arc::new(Holds::new(limits)) }),
             sessions: Sessions::new(limits),
             room: Arc::new(Semaphore::new(limits.calls_max)),
             estate: ArcSwap::from_pointee(estate),
             journal,
             spans,
             tasks,
-        }
+        })
     }
 
     /// What requests are judged against now.
@@ -176,9 +207,13 @@ impl Gateway {
         let body = body.await?;
         let message =
             rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
-        let Message::Call(call) = message else {
-            trail.era = Some(Era::Legacy);
-            return self.session(head, &caller, trail).map(|_theirs| respond::accepted());
+        let call = match message {
+            Message::Call(call) => call,
+            Message::Response(response) => {
+                trail.era = Some(Era::Legacy);
+                self.session(head, &caller, trail)?.answer(response);
+                return Ok(respond::accepted());
+            }
         };
         trail.era = Some(call.era());
         trail.request_id = call.id().cloned();
@@ -220,6 +255,7 @@ impl Gateway {
 
         let name = call.name().unwrap_or_default();
         let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &name)?);
+        let retry = self.retry(&asking, &target, trail)?;
         let permit = trail.judge(rules.policies.decide(identity, &target.tool, call.arguments(), now))?;
         if call.era() == Era::Modern {
             mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
@@ -228,10 +264,27 @@ impl Gateway {
         let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let grant = estate.exchange.mint(identity, peer.settings(), &target.tool.mints, now).await?;
         let held = self.hold(call, session.as_ref())?;
-        let receipt = self.record(estate, trail, (admission, &grant), call).await?; // durable, or we stop here
+        let claim = retry.as_ref().map(|retry| retry.claim(self)).transpose()?.flatten();
+        if let Some(retry) = &retry {
+            retry.record(self, trail, target.tool.upstream.as_str())?;
+        }
+        let continues = retry.as_ref().map(|retry| retry.call);
+        let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
         // From here on the work belongs to its record, not to the client's connection.
-        let carriage = Carriage::load(asking, target, held, trail)?;
-        carriage.depart((&self.tasks, &self.journal), receipt, grant).await
+        let (leg, answered) = Leg::new(&asking, (target.clone(), held), trail, (&self.journal, receipt.id()))?;
+        match (claim, retry) {
+            (Some(claim), Some(Retrying { answers, .. })) => {
+                if let Err(next) = claim.enter(Next { leg, receipt, grant, answers }) {
+                    next.leg.end(Ended::refused(Refusal::ContinuationLost)).await;
+                }
+            }
+            (_, retry) => {
+                let first = (receipt.id(), retry.as_ref());
+                let carriage = Carriage::load(asking, target, &self.means, first)?;
+                self.tasks.spawn(carriage.carry(leg, (receipt, grant), retry.as_ref().and_then(Retrying::up)));
+            }
+        }
+        answered.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))
     }
 
     /// Room for one more call in flight, and in its session a place from which it can be cancelled.

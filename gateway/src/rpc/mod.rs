@@ -19,8 +19,8 @@ pub mod sse;
 pub mod tool_json;
 pub mod versions;
 
-pub use capabilities::Capabilities;
 pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Rejected, RequestId};
+pub use capabilities::Capabilities;
 pub use parse::parse;
 
 pub use crate::refusal::Era;

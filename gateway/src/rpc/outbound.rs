@@ -179,9 +179,7 @@ pub fn pong(id: &RequestId) -> Vec<u8> {
 /// The answer to any other request of an upstream: no capability was declared that would allow it.
 #[must_use]
 pub fn method_not_found(id: &RequestId) -> Vec<u8> {
-    let mut out = respond(id);
-    out.extend_from_slice(br#","error":{"code":-32601,"message":"method not found"}}"#);
-    out
+    failure(id, -32601, "method not found")
 }
 
 /// A client's answer to a request of an upstream, passed on: its result or its error, as JSON text.
@@ -193,6 +191,33 @@ pub fn response(id: &RequestId, outcome: Result<&[u8], &[u8]>) -> Vec<u8> {
         Err(error) => member(&mut out, "error", error),
     }
     out.push(b'}');
+    out
+}
+
+/// The answer to a request of an upstream whose parameters are not those of its method.
+#[must_use]
+pub fn invalid_params(id: &RequestId) -> Vec<u8> {
+    failure(id, -32602, "invalid params")
+}
+
+/// An error of the gateway's own in answer to a request of an upstream.
+#[must_use]
+pub fn failure(id: &RequestId, code: i64, message: &str) -> Vec<u8> {
+    let mut out = respond(id);
+    member(&mut out, "error", b"{");
+    member(&mut out, "code", code.to_string().as_bytes());
+    member_text(&mut out, "message", message);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `notifications/elicitation/complete` for a legacy client.
+#[must_use]
+pub fn elicitation_complete(elicitation_id: &str) -> Vec<u8> {
+    let mut out = begin(None, "notifications/elicitation/complete", 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "elicitationId", elicitation_id);
+    out.extend_from_slice(b"}}");
     out
 }
 

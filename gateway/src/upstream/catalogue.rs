@@ -18,6 +18,7 @@ use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
+        Capabilities,
         json::{Kind, Value},
         outbound,
         reply::{Inbound, Response},

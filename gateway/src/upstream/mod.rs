@@ -223,14 +223,7 @@ impl Peer {
         }
         let Way { id, spoken, .. } = underway.way;
         let (messages, status) = (answered.messages, answered.status);
-        Ok(Forwarded::Answered(Box::new(Reply {
-            messages,
-            id,
-            spoken,
-            status,
-            underway,
-            receipt: Some(receipt),
-        })))
+        Ok(Forwarded::Answered(Box::new(Reply { messages, id, spoken, status, underway, receipt: Some(receipt) })))
     }
 
     async fn send(

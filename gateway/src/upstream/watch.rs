@@ -15,7 +15,7 @@ use super::{
 use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
-    rpc::{outbound, reply::Inbound},
+    rpc::{Capabilities, outbound, reply::Inbound},
 };
 
 /// What became of listening.
