@@ -4,4 +4,5 @@
 //! print without the gateway.
 
 mod identity;
+mod input;
 mod matrix;

@@ -276,7 +276,8 @@ fn a_modern_clients_call_is_held_at_a_legacy_upstream_until_it_answers() {
     let endings: Vec<Value> =
         gateway.recorded("outcome", 3).iter().map(|end| end["result"]["ending"].clone()).collect();
     assert_eq!(endings, ["input_required", "input_required", "ok"]);
-    assert_eq!(gateway.recorded("refusal", 2)[0]["refused"]["code"], "request_state_used");
+    let used = |record: &&Value| record["refused"]["code"] == "request_state_used";
+    assert_eq!(gateway.recorded("refusal", 2).iter().filter(used).count(), 2);
 }
 
 #[test]
@@ -429,4 +430,63 @@ fn a_restart_loses_held_calls_and_no_sealed_state() {
     let lost = call(&client(&gateway, "legacy"), &capabilities(), retry).json();
     assert_eq!((&lost["error"]["code"], &lost["error"]["data"]["code"]), (&json!(-32603), &json!("continuation_lost")));
     assert_eq!(calls(&legacy).len(), 1, "never executed again");
+}
+
+#[test]
+fn a_legacy_clients_refusal_of_sampling_ends_its_call_and_that_of_a_form_does_not() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        let params = seen.json()["params"].clone();
+        let what = params["arguments"]["ask"].as_str()?;
+        if !params["inputResponses"].is_null() {
+            let content = json!([{ "type": "text", "text": params["inputResponses"].to_string() }]);
+            return Some(Reply::result(seen, &json!({ "resultType": "complete", "content": content })));
+        }
+        let asked = match what {
+            "form" => json!({ "method": "elicitation/create", "params": form() }),
+            _ => json!({ "method": "sampling/createMessage", "params": { "messages": [], "maxTokens": 1 } }),
+        };
+        Some(Reply::result(seen, &json!({ "resultType": "input_required", "inputRequests": { "a": asked } })))
+    });
+    let setup = Setup::usual("input-refused", &issuer).section("[limits]\nhold_max_ms = 1000");
+    let gateway = setup.open_upstream("up", &recorder.url()).start();
+    let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let session = client.initialize_with(&capabilities());
+    let call = |ask: &str, answer: Option<Value>| {
+        converse(&session, &json!({ "name": "echo", "arguments": { "ask": ask } }), |_| answer.clone()).1
+    };
+    let no = json!({ "error": { "code": -1, "message": "no" } });
+    let refused = call("sampling", Some(no.clone()));
+    assert_eq!(refused["result"]["isError"], true, "{refused}");
+    assert_eq!(refused["result"]["_meta"]["dev.tollgate/error"]["code"], "input_refused");
+    assert_eq!(text(&call("form", Some(no))), r#"{"a":{"action":"cancel"}}"#);
+    let late = call("form", None);
+    assert_eq!(late["result"]["_meta"]["dev.tollgate/error"]["code"], "input_timeout", "{late}");
+    assert_eq!(gateway.recorded("input_abandoned", 1)[0]["input"]["reason"], "nobody answered in time");
+    assert_eq!(gateway.recorded("outcome", 3)[2]["result"]["code"], "input_timeout");
+    assert_eq!(calls(&recorder).len(), 4, "one is made again, with an answer");
+}
+
+#[test]
+fn an_upstream_that_asks_without_end_is_stopped_in_both_eras() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        let result = json!({ "resultType": "input_required", "inputRequests": { "a": { "method": "roots/list" } } });
+        (seen.rpc_method() == "tools/call").then(|| Reply::result(seen, &result))
+    });
+    let gateway = start("input-rounds", &issuer, &recorder);
+    let client = gateway.client_of(Some("up"), &issuer, "alice");
+    let mut answer = call(&client, &capabilities(), json!({})).json();
+    let mut rounds = 0;
+    while answer["error"].is_null() {
+        rounds += 1;
+        let responses = json!({ "a": { "roots": [] } });
+        let retry = json!({ "inputResponses": responses, "requestState": answer["result"]["requestState"] });
+        answer = call(&client, &capabilities(), retry).json();
+    }
+    assert_eq!((rounds, &answer["error"]["data"]["code"]), (16, &json!("input_rounds_exceeded")));
+    let session = client.initialize_with(&capabilities());
+    let roots = |_: &Value| Some(json!({ "result": { "roots": [] } }));
+    let (asked, done) = converse(&session, &json!({ "name": "echo" }), roots);
+    assert_eq!((asked.len(), &done["error"]["data"]["code"]), (16, &json!("input_rounds_exceeded")));
 }

@@ -117,7 +117,9 @@ impl Ask {
         }
         let (kind, needed) = match method {
             "elicitation/create" => {
-                let kind = elicitation(params).ok_or(Unfit::Malformed)?;
+                let may = declared.has(Capabilities::FORM) || declared.has(Capabilities::URL);
+                let unfit = if may { Unfit::Malformed } else { Unfit::Undeclared(Capabilities::FORM) };
+                let kind = elicitation(params).ok_or(unfit)?;
                 (kind, kind.capability())
             }
             "sampling/createMessage" => (Kind::Sampling, sampling(params, version)),

@@ -483,11 +483,12 @@ impl Refusal {
             Self::ContinuationLost => "the call that waited for these answers was lost; the outcome is unknown",
             Self::InputUndeclared(needed) => {
                 return Cow::Owned(format!(
-                    "the server behind this tool asks for what this client cannot be asked: {needed}"
+                    "the server behind this tool asks what this client cannot be asked: {needed}"
                 ));
             }
-            Self::InputRefused(_) => "the client did not provide what the server behind this tool asked for",
-            Self::InputTimeout => "the client did not answer in time what the server behind this tool asked for",
+            Self::InputRefused(_) | Self::InputTimeout => {
+                "the client did not provide what the server behind this tool asked"
+            }
             Self::InputRoundsExceeded => "the server behind this tool asked for more again and again",
             Self::AuditUnavailable(_) => "the call could not be recorded, so it was not made; try again",
             Self::UpstreamUnreachable(_) => "the server behind this tool cannot be reached; the call was not made",

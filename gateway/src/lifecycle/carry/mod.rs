@@ -107,14 +107,14 @@ impl Carriage {
             let ended = match self.read(&mut leg, &mut line).await {
                 Turn::Ended(ended) => ended,
                 Turn::Input(asked) if leg.era() == Era::Modern => self.hand_over(&leg, &line, &asked),
-                Turn::Input(asked) => match self.ask_and_go_on(&mut leg, line, asked).await {
+                Turn::Input(asked) => match Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await {
                     Ok(again) => {
                         line = again;
                         continue;
                     }
                     Err(ended) => return leg.end(ended).await,
                 },
-                Turn::Requests => match self.hold(leg, &mut line).await {
+                Turn::Requests => match Box::pin(self.hold(leg, &mut line)).await {
                     Some(next) => {
                         leg = next;
                         continue;
