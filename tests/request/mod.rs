@@ -12,6 +12,7 @@ mod legacy_wire;
 mod list_changed;
 mod metadata;
 mod modern_wire;
+mod offers;
 mod reload;
 mod sent_at_most_once;
 mod streams;

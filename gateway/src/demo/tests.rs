@@ -15,7 +15,7 @@ use crate::{
     config::{self, ClientAuthentication, OAuthClient, TokenRequest, Upstream, UpstreamId},
     egress::{Bounds, Client, Trust},
     exchange::{Exchange, Grant},
-    identity::{Agent, Authentication, Identity, User},
+    identity::{Agent, Authentication, Credential, Identity, User},
     refusal::Refusal,
     secret::Secret,
 };
@@ -79,7 +79,10 @@ impl Ground {
             client_certificate: None,
             refresh: Duration::from_secs(60),
             input: config::Input::default(),
+            instructions: false,
             tools: Vec::new(),
+            prompts: Vec::new(),
+            resources: Vec::new(),
         });
         (Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))])).unwrap(), upstream)
     }
@@ -108,7 +111,7 @@ fn identity(name: &str, token: &str) -> Identity {
         },
         principal: [7; 32],
         class: [7; 32],
-        credential: Secret::new(token.to_owned()),
+        credential: Credential::new(token.to_owned()),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::{ClientAuthentication, OAuthClient, TokenRequest},
-    identity::{Agent, Authentication, User},
+    identity::{Agent, Authentication, Credential, User},
     refusal::TokenFault,
     tasks,
 };
@@ -154,7 +154,10 @@ fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream 
         insecure_http: false,
         refresh: Duration::from_secs(60),
         input: config::Input::default(),
+        instructions: false,
         tools: Vec::new(),
+        prompts: Vec::new(),
+        resources: Vec::new(),
     }
 }
 
@@ -181,7 +184,7 @@ fn caller(name: &str, token: &str) -> Identity {
         },
         principal: sha256(name.as_bytes()),
         class: [0; 32],
-        credential: Secret::new(token.to_owned()),
+        credential: Credential::new(token.to_owned()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use url::Url;
 
-use super::{Answer, Outcome};
+use super::{Answer, Outcome, Sent};
 use crate::{
     refusal::Refusal,
     rpc::{
@@ -254,7 +254,7 @@ impl Asked {
     ///
     /// # Errors
     /// [`Refusal::UpstreamInvalid`], and [`Refusal::InputUndeclared`] where the client cannot be asked that.
-    pub(super) fn by_result(result: Value<'_>, declared: Capabilities, version: &str) -> Result<Self, Refusal> {
+    pub(super) fn by_result(result: Value<'_>, sent: &Sent<'_>) -> Result<Self, Refusal> {
         let state = result.get("requestState");
         if state.is_some_and(|state| state.kind() != Json::String) {
             return Err(invalid("a `requestState` that is not a string"));
@@ -267,7 +267,7 @@ impl Asked {
         for (key, request) in requests.into_iter().flat_map(Value::members) {
             let (key, method) = (key.text().unwrap_or_default(), request.get("method").and_then(Value::text));
             let method = method.ok_or_else(|| invalid("an input request without a method"))?;
-            let ask = Ask::of(&method, request.get("params"), declared, version).map_err(unfit)?;
+            let ask = Ask::of(&method, request.get("params"), sent.declared, sent.version).map_err(unfit)?;
             asks.push((key.into_owned(), ask));
         }
         if asks.is_empty() && state.is_none() {
@@ -280,11 +280,11 @@ impl Asked {
     ///
     /// # Errors
     /// As [`Self::by_result`].
-    pub(super) fn by_error(data: Option<Value<'_>>, declared: Capabilities) -> Result<Self, Refusal> {
+    pub(super) fn by_error(data: Option<Value<'_>>, sent: &Sent<'_>) -> Result<Self, Refusal> {
         let listed = data.and_then(|data| data.get("elicitations")).into_iter().flat_map(Value::elements);
         let mut asks = Vec::new();
         for (nth, elicitation) in listed.enumerate() {
-            let ask = Ask::of("elicitation/create", Some(elicitation), declared, versions::LEGACY_NEWEST);
+            let ask = Ask::of("elicitation/create", Some(elicitation), sent.declared, sent.version);
             match ask.map_err(unfit)? {
                 ask if ask.kind == Kind::Url => asks.push((format!("url-{nth}"), ask)),
                 _ => return Err(invalid("an error -32042 that lists something else than pages")),
@@ -305,9 +305,10 @@ impl Asked {
         Ok(self)
     }
 
-    /// The result for a modern client; `state` is ours.
+    /// The result for a modern client; `state` is ours, and `prefix` the upstream's id, where the URIs that the client
+    /// sees carry it.
     #[must_use]
-    pub fn answer(&self, asker: &Asker, state: &str) -> Answer {
+    pub fn answer(&self, asker: &Asker, state: &str, prefix: Option<&str>) -> Answer {
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
         outbound::member(&mut out, "id", asker.id.raw());
@@ -322,7 +323,7 @@ impl Asked {
             out.push(b'}');
         }
         outbound::member_text(&mut out, "requestState", state);
-        super::write_meta(&mut out, asker.era, self.meta.as_ref().map(Document::root));
+        super::write_meta(&mut out, asker.era, self.meta.as_ref().map(Document::root), prefix);
         out.extend_from_slice(b"}}");
         Answer { body: Bytes::from(out), outcome: Outcome::InputRequired }
     }

@@ -10,7 +10,6 @@ use crate::rpc::{
 
 const BOUNDS: Bounds = Bounds { depth_max: 64, values_max: 10_000, name_bytes_max: 256, number_chars_max: 64 };
 const MODERN: &str = "2026-07-28";
-const MODERN_CALL: Sent = Sent { id: 5, version: MODERN, declared: Capabilities::NONE };
 const LEGACY: &str = "2025-11-25";
 
 fn asker(id: &str, version: &'static str) -> Asker {
@@ -31,15 +30,18 @@ fn response(text: &str) -> Response {
     response
 }
 
-fn admitted(client: &'static str, upstream: &'static str, body: &str) -> Result<(String, Outcome), Refusal> {
-    let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#));
-    let asker = asker(r#""a\u0062""#, client);
+fn sent(version: &str) -> Sent<'_> {
     let all = br#"{"elicitation":{"form":{},"url":{}},"roots":{}}"#;
     let declared = Capabilities::declared(Document::parse(Bytes::from_static(all), &BOUNDS).unwrap().root());
-    let sent = Sent { id: 5, version: upstream, declared: declared.in_version(upstream) };
-    let answer = match admit(&asker, sent, &response)? {
+    Sent { method: Method::ToolsCall, id: 5, version, declared: declared.in_version(version), prefix: None }
+}
+
+fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {
+    let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#));
+    let asker = asker(r#""a\u0062""#, client);
+    let answer = match admit(&asker, &sent(upstream), &response)? {
         Admitted::Answer(answer) => answer,
-        Admitted::Input(asked) => asked.answer(&asker, "SEALED"),
+        Admitted::Input(asked) => asked.answer(&asker, "SEALED", None),
     };
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
     // Whatever goes back is itself strict JSON.
@@ -47,7 +49,7 @@ fn admitted(client: &'static str, upstream: &'static str, body: &str) -> Result<
     let head = r#"{"jsonrpc":"2.0","id":"a\u0062","#;
     let rest = text.strip_prefix(head).unwrap().strip_suffix('}').unwrap();
     let server =
-        format!(r#""io.modelcontextprotocol/serverInfo":{}"#, String::from_utf8(outbound::implementation()).unwrap());
+        format!(r#""io.modelcontextprotocol/serverInfo":{}"#, std::str::from_utf8(outbound::IMPLEMENTATION).unwrap());
     Ok((rest.replace(&server, "SERVER"), answer.outcome()))
 }
 
@@ -102,14 +104,14 @@ fn what_is_not_a_tool_result_is_refused() {
         assert!(matches!(admitted(MODERN, MODERN, body), Err(Refusal::UpstreamInvalid(_))), "{body}");
     }
     let other = response(r#"{"jsonrpc":"2.0","id":6,"result":{}}"#);
-    assert!(matches!(admit(&asker("1", MODERN), MODERN_CALL, &other), Err(Refusal::UpstreamInvalid(_))));
+    assert!(matches!(admit(&asker("1", MODERN), &sent(MODERN), &other), Err(Refusal::UpstreamInvalid(_))));
 }
 
 #[test]
 fn spec_2_1_errors_keep_their_provenance() {
     let wrapped = |code: i64| {
         format!(
-            r#""error":{{"code":-32603,"message":"the server behind this tool answered with a protocol error","data":{{"source":"gateway","code":"upstream_error","version":"1","retryable":false,"upstream":{{"code":{code},"message":"m"}}}}}}"#
+            r#""error":{{"code":-32603,"message":"the server behind this answered with a protocol error","data":{{"source":"gateway","code":"upstream_error","version":"1","retryable":false,"upstream":{{"code":{code},"message":"m"}}}}}}"#
         )
     };
     for code in [-32700, -32600, -32601, -32000, -32001, -32003, -32020, -32021, -32022, -32042, -32099, -32768] {
@@ -122,7 +124,7 @@ fn spec_2_1_errors_keep_their_provenance() {
     // RS-17: what a modern upstream says of the client's capabilities is the client's business.
     let needs = |data: &str| {
         let text = format!(r#"{{"jsonrpc":"2.0","id":5,"error":{{"code":-32021,"message":"m","data":{data}}}}}"#);
-        admit(&asker("1", MODERN), MODERN_CALL, &response(&text)).unwrap_err()
+        admit(&asker("1", MODERN), &sent(MODERN), &response(&text)).unwrap_err()
     };
     let sampling = r#"{"sampling":{}}"#;
     let asked = format!(r#"{{"requiredCapabilities":{sampling},"host":"internal"}}"#);
@@ -186,7 +188,7 @@ fn rs_30_an_upstream_asks_what_the_protocol_has_and_the_client_declared() {
 fn ids_are_restored_with_their_type() {
     for id in ["1", "\"1\"", "-9007199254740993", r#""\u0000\"""#] {
         let answer =
-            admit(&asker(id, MODERN), MODERN_CALL, &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
+            admit(&asker(id, MODERN), &sent(MODERN), &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
         let Admitted::Answer(answer) = answer else { panic!("no answer") };
         assert!(answer.body().starts_with(format!(r#"{{"jsonrpc":"2.0","id":{id},"#).as_bytes()));
     }

@@ -25,7 +25,7 @@ use trail::Trail;
 use crate::{
     audit::journal::Journal,
     bridge::{Holds, Session, Sessions},
-    catalog::Target,
+    catalog::{Kind, Target},
     config::Endpoint,
     identity::Caller,
     refusal::{Era, Refusal},
@@ -94,7 +94,8 @@ impl Asking<'_> {
     /// What the client can do for the upstream behind `target`: what this request declares, or its session, less what
     /// the administrator withholds (spec §3.5). A legacy client that takes no stream cannot be asked anything.
     fn capabilities(&self, target: &Target) -> Result<Capabilities, Refusal> {
-        let peer = self.estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let peer =
+            self.estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let declared = match &self.session {
             Some(session) if respond::takes_streams(&self.head.headers) => session.capabilities,
             Some(_) => Capabilities::NONE,
@@ -232,8 +233,14 @@ impl Gateway {
 
     async fn dispatch(&self, asking: Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
         match asking.call.method() {
-            rpc::Method::ToolsCall => self.call(asking, trail).await,
-            rpc::Method::ToolsList => self.list(&asking, trail),
+            rpc::Method::ToolsCall
+            | rpc::Method::PromptsGet
+            | rpc::Method::ResourcesRead
+            | rpc::Method::CompletionComplete => self.call(asking, trail).await,
+            rpc::Method::ToolsList => self.list(&asking, Kind::Tool, trail),
+            rpc::Method::PromptsList => self.list(&asking, Kind::Prompt, trail),
+            rpc::Method::ResourcesList => self.list(&asking, Kind::Resource, trail),
+            rpc::Method::ResourceTemplatesList => self.list(&asking, Kind::Template, trail),
             rpc::Method::ServerDiscover => self.discover(&asking, trail),
             rpc::Method::Initialize => self.initialize(&asking, trail),
             rpc::Method::Ping => respond::pong(&asking.call),
@@ -247,26 +254,28 @@ impl Gateway {
         }
     }
 
-    /// One tool call, from who asks to the answer's way back.
+    /// One request that an upstream answers, from who asks to the answer's way back.
     async fn call(&self, asking: Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
         let Asking { estate, head, caller, call, session } = &asking;
         let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
 
-        let name = call.name().unwrap_or_default();
-        let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &name)?);
-        let retry = self.retry(&asking, &target, trail)?;
-        let permit = trail.judge(rules.policies.decide(identity, &target.tool, call.arguments(), now))?;
-        if call.era() == Era::Modern {
-            mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
+        let target = trail.aim(estate.catalogue.load().resolve(&estate.config.upstreams, &head.endpoint, call)?);
+        if target.of.as_ref().is_some_and(|of| !rules.policies.visible(identity, of, now)) {
+            return Err(Refusal::ReferenceUnknown("hidden: what it is of".to_owned()));
         }
-        let admission = rules.ceilings.admit(permit, identity, &target.tool, now)?;
-        let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
-        let grant = estate.exchange.mint(identity, peer.settings(), &target.tool.mints, now).await?;
+        let retry = self.retry(&asking, &target, trail)?;
+        let permit = trail.judge(rules.policies.decide(identity, &target.definition, call.arguments(), now))?;
+        if call.era() == Era::Modern {
+            mirrors::check(&target.definition.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
+        }
+        let admission = rules.ceilings.admit(permit, identity, &target.definition, now)?;
+        let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let grant = estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await?;
         let held = self.hold(call, session.as_ref())?;
         let claim = retry.as_ref().map(|retry| retry.claim(self)).transpose()?.flatten();
         if let Some(retry) = &retry {
-            retry.record(self, trail, target.tool.upstream.as_str())?;
+            retry.record(self, trail, target.definition.upstream.as_str())?;
         }
         let continues = retry.as_ref().map(|retry| retry.call);
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here

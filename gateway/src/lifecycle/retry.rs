@@ -65,7 +65,7 @@ impl Gateway {
         };
         let binding = Binding {
             principal: &caller.identity().principal,
-            upstream: target.tool.upstream.as_str(),
+            upstream: target.definition.upstream.as_str(),
             request: &call.repeated(),
         };
         let continuation = Continuation::open(&self.means.sealer, &state, &binding, trail.now)?;

@@ -1,7 +1,7 @@
 //! What does the gateway answer in its own name?
 //!
-//! The JSON text of errors, `initialize`, `server/discover`, `tools/list` and `ping`, for each era. It does not decide
-//! what is answered, and it never holds anything that an upstream said besides tool definitions.
+//! The JSON text of errors, `initialize`, `server/discover`, lists and `ping`, for each era. It does not decide what is
+//! answered, and it never holds anything that an upstream said besides definitions and instructions.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use super::{
     call::{Asker, RequestId},
     json::write_string,
     meta,
-    outbound::{implementation, member, member_text},
+    outbound::{IMPLEMENTATION, member, member_text},
     versions,
 };
 use crate::refusal::{Detail, Era, Outside, VERSION};
@@ -44,11 +44,44 @@ impl CacheScope {
     }
 }
 
+/// What is served to one caller: ServerCapabilities, member by member (RS-24).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `tools`.
+    pub tools: bool,
+    /// `prompts`.
+    pub prompts: bool,
+    /// `resources`.
+    pub resources: bool,
+    /// `completions`.
+    pub completions: bool,
+    /// `logging`.
+    pub logging: bool,
+}
+
+impl Capabilities {
+    fn write(self, out: &mut Vec<u8>) {
+        member(out, "capabilities", b"{");
+        let Self { tools, prompts, resources, completions, logging } = self;
+        let words = [
+            ("tools", tools),
+            ("prompts", prompts),
+            ("resources", resources),
+            ("completions", completions),
+            ("logging", logging),
+        ];
+        for (word, _) in words.iter().filter(|(_, served)| *served) {
+            member(out, word, b"{}");
+        }
+        out.push(b'}');
+    }
+}
+
 /// What `initialize` and `server/discover` tell of the gateway.
 #[derive(Debug, Clone, Copy)]
 pub struct Served<'a> {
-    /// Whether the gateway tells when the list of tools changes.
-    pub tools_list_changed: bool,
+    /// What this caller can use.
+    pub capabilities: Capabilities,
     /// For the model, where the administrator wants any.
     pub instructions: Option<&'a str>,
     /// Upstreams that are down now.
@@ -59,14 +92,16 @@ pub struct Served<'a> {
     pub cache_scope: CacheScope,
 }
 
-/// One page of `tools/list`.
+/// One page of a list.
 #[derive(Debug, Clone, Copy)]
-pub struct ToolsPage<'a> {
-    /// Definitions as [`super::tool_json::write`] wrote them, for this client's version.
-    pub tools: &'a [Cow<'a, [u8]>],
+pub struct Page<'a> {
+    /// The member of the result that holds the list: `tools`, `prompts`, `resources`, `resourceTemplates`.
+    pub member: &'static str,
+    /// Definitions as [`super::definition_json::write`] wrote them, for this client's version.
+    pub definitions: &'a [Vec<u8>],
     /// Where the next page begins.
     pub next_cursor: Option<&'a str>,
-    /// Upstreams whose tools are missing.
+    /// Upstreams whose part is missing.
     pub degraded: &'a [Cow<'a, str>],
     /// How long the answer may be kept.
     pub ttl_ms: u64,
@@ -119,8 +154,8 @@ fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
 pub fn initialize(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "protocolVersion", asker.version);
-    member(&mut out, "capabilities", capabilities(served));
-    member(&mut out, "serverInfo", &implementation());
+    served.capabilities.write(&mut out);
+    member(&mut out, "serverInfo", IMPLEMENTATION);
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);
     }
@@ -134,7 +169,7 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "resultType", "complete");
     member(&mut out, "supportedVersions", &texts(versions::MODERN));
-    member(&mut out, "capabilities", capabilities(served));
+    served.capabilities.write(&mut out);
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);
     }
@@ -143,21 +178,21 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     end(out)
 }
 
-/// The answer to `tools/list` (RS-25, RS-27); the definitions are copied as they are.
+/// The answer to a list (RS-25, RS-27); the definitions are copied as they are.
 #[must_use]
-pub fn tools_list(asker: &Asker, page: &ToolsPage<'_>) -> Local {
-    let room: usize = page.tools.iter().map(|tool| tool.len().saturating_add(1)).sum();
+pub fn list(asker: &Asker, page: &Page<'_>) -> Local {
+    let room: usize = page.definitions.iter().map(|definition| definition.len().saturating_add(1)).sum();
     let mut out = begin(&asker.id);
     out.reserve(room.saturating_add(512));
     if asker.era == Era::Modern {
         member_text(&mut out, "resultType", "complete");
     }
-    member(&mut out, "tools", b"[");
-    for (index, tool) in page.tools.iter().enumerate() {
+    member(&mut out, page.member, b"[");
+    for (index, definition) in page.definitions.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(tool);
+        out.extend_from_slice(definition);
     }
     out.push(b']');
     if let Some(cursor) = page.next_cursor {
@@ -189,10 +224,6 @@ fn end(mut out: Vec<u8>) -> Local {
     Local(out)
 }
 
-const fn capabilities(served: &Served<'_>) -> &'static [u8] {
-    if served.tools_list_changed { br#"{"tools":{"listChanged":true}}"# } else { br#"{"tools":{}}"# }
-}
-
 fn write_caching(out: &mut Vec<u8>, ttl_ms: u64, scope: CacheScope) {
     member(out, "ttlMs", ttl_ms.to_string().as_bytes());
     member_text(out, "cacheScope", scope.as_str());
@@ -202,7 +233,7 @@ fn write_caching(out: &mut Vec<u8>, ttl_ms: u64, scope: CacheScope) {
 fn write_meta(out: &mut Vec<u8>, era: Era, degraded: &[Cow<'_, str>]) {
     let mut own = vec![b'{'];
     if era == Era::Modern {
-        member(&mut own, meta::SERVER_INFO, &implementation());
+        member(&mut own, meta::SERVER_INFO, IMPLEMENTATION);
     }
     if !degraded.is_empty() {
         member(&mut own, meta::DEGRADED, &texts(degraded));

@@ -78,6 +78,18 @@ pub enum Method {
     ToolsList,
     /// `tools/call`.
     ToolsCall,
+    /// `prompts/list`.
+    PromptsList,
+    /// `prompts/get`.
+    PromptsGet,
+    /// `resources/list`.
+    ResourcesList,
+    /// `resources/templates/list`.
+    ResourceTemplatesList,
+    /// `resources/read`.
+    ResourcesRead,
+    /// `completion/complete`.
+    CompletionComplete,
     /// `notifications/initialized`.
     Initialized,
     /// `notifications/cancelled` that names a request.
@@ -96,6 +108,12 @@ impl Method {
             ("ping", Era::Legacy) => Some(Self::Ping),
             ("tools/list", _) => Some(Self::ToolsList),
             ("tools/call", _) => Some(Self::ToolsCall),
+            ("prompts/list", _) => Some(Self::PromptsList),
+            ("prompts/get", _) => Some(Self::PromptsGet),
+            ("resources/list", _) => Some(Self::ResourcesList),
+            ("resources/templates/list", _) => Some(Self::ResourceTemplatesList),
+            ("resources/read", _) => Some(Self::ResourcesRead),
+            ("completion/complete", _) => Some(Self::CompletionComplete),
             _ => None,
         }
     }
@@ -110,6 +128,26 @@ impl Method {
         }
     }
 
+    /// The member of `params` that says what a request for an upstream is about.
+    #[must_use]
+    pub const fn naming(self) -> Option<&'static str> {
+        match self {
+            Self::ToolsCall | Self::PromptsGet => Some("name"),
+            Self::ResourcesRead => Some("uri"),
+            Self::CompletionComplete => Some("ref"),
+            Self::ServerDiscover
+            | Self::Initialize
+            | Self::Ping
+            | Self::ToolsList
+            | Self::PromptsList
+            | Self::ResourcesList
+            | Self::ResourceTemplatesList
+            | Self::Initialized
+            | Self::Cancelled
+            | Self::OtherNotification => None,
+        }
+    }
+
     /// The name on the wire; a notification without effect has only its kind, so that names stay few.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -119,6 +157,12 @@ impl Method {
             Self::Ping => "ping",
             Self::ToolsList => "tools/list",
             Self::ToolsCall => "tools/call",
+            Self::PromptsList => "prompts/list",
+            Self::PromptsGet => "prompts/get",
+            Self::ResourcesList => "resources/list",
+            Self::ResourceTemplatesList => "resources/templates/list",
+            Self::ResourcesRead => "resources/read",
+            Self::CompletionComplete => "completion/complete",
             Self::Initialized => "notifications/initialized",
             Self::Cancelled => "notifications/cancelled",
             Self::OtherNotification => "notifications/_OTHER",
@@ -193,10 +237,31 @@ impl Call {
         self.params()?.get(name)
     }
 
-    /// `params.name` of `tools/call`.
+    /// `params.name` of `tools/call` and `prompts/get`.
     #[must_use]
     pub fn name(&self) -> Option<Cow<'_, str>> {
         self.param("name")?.text()
+    }
+
+    /// `params.uri` of `resources/read`.
+    #[must_use]
+    pub fn uri(&self) -> Option<Cow<'_, str>> {
+        self.param("uri")?.text()
+    }
+
+    /// What `completion/complete` is about, and the name of the argument.
+    #[must_use]
+    pub fn reference(&self) -> Option<(Reference<'_>, Cow<'_, str>)> {
+        if self.method != Method::CompletionComplete {
+            return None;
+        }
+        let (reference, argument) = (self.param("ref")?, self.param("argument")?.get("name")?.text()?);
+        let kind = reference.get("type")?;
+        if kind.is("ref/prompt") {
+            return Some((Reference::Prompt(reference.get("name")?.text()?), argument));
+        }
+        kind.is("ref/resource").then_some(())?;
+        Some((Reference::Resource(reference.get("uri")?.text()?), argument))
     }
 
     /// `params.arguments`, always an object.
@@ -291,6 +356,15 @@ impl Call {
             log_level: meta.log_level.and_then(Value::text).and_then(|word| LogLevel::parse(&word)),
         })
     }
+}
+
+/// `params.ref` of `completion/complete` (RS-35).
+#[derive(Debug)]
+pub enum Reference<'a> {
+    /// `ref/prompt`, by name.
+    Prompt(Cow<'a, str>),
+    /// `ref/resource`, by URI or template.
+    Resource(Cow<'a, str>),
 }
 
 /// `params` of `initialize`.

@@ -7,6 +7,7 @@ pub mod answers;
 mod call;
 mod capabilities;
 pub mod canonical;
+pub mod definition_json;
 pub mod headers;
 pub mod json;
 mod lookalike;
@@ -16,10 +17,10 @@ pub mod outbound;
 mod parse;
 pub mod reply;
 pub mod sse;
-pub mod tool_json;
+pub mod uris;
 pub mod versions;
 
-pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Rejected, RequestId};
+pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Reference, Rejected, RequestId};
 pub use capabilities::Capabilities;
 pub use parse::parse;
 

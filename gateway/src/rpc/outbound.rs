@@ -3,13 +3,11 @@
 //! Requests are built here, never copied: our id, the original name, the bytes of `arguments` that policy judged, and a
 //! `_meta` of which the gateway owns its part. It does not send, and it does not know credentials.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 
 use super::{
     call::{Call, RequestId},
-    json::write_string,
+    json::{Value, write_string},
     meta::{self, LogLevel},
     versions,
 };
@@ -70,18 +68,27 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// `tools/call` with the bytes of `arguments` that came, and every member of `params` that is not the gateway's (RI-08).
+/// A client's request to an upstream: the bytes of `arguments` that came, every member of `params` that is not the
+/// gateway's (RI-08), and what it is about by the name that the upstream knows.
 #[must_use]
-pub fn tools_call(outgoing: &Outgoing<'_>, original_name: &str, call: &Call) -> Vec<u8> {
-    let mut out = begin(Some(outgoing.id), "tools/call", call.body().len());
-    out.extend_from_slice(br#","params":{"name":"#);
-    write_string(&mut out, original_name);
+pub fn call(outgoing: &Outgoing<'_>, original: &str, call: &Call) -> Vec<u8> {
+    let method = call.method();
+    let mut out = begin(Some(outgoing.id), method.as_str(), call.body().len());
+    out.extend_from_slice(br#","params":{"#);
+    let naming = method.naming().unwrap_or_default();
     for (name, value) in call.params().into_iter().flat_map(|params| params.members()) {
-        // `task` asks a legacy server for a task, which the gateway does not declare; the others are its own.
-        if ["name", "_meta", "task", "requestState", "inputResponses"].iter().any(|own| name.is(own)) {
+        if name.is(naming) {
+            if naming == "ref" {
+                write_reference(&mut out, original, value);
+            } else {
+                member_text(&mut out, naming, original);
+            }
             continue;
         }
-        member_raw(&mut out, name.raw(), value.raw());
+        // `task` asks a legacy server for a task, which the gateway does not declare; the others are its own.
+        if !["_meta", "task", "requestState", "inputResponses"].iter().any(|own| name.is(own)) {
+            member_raw(&mut out, name.raw(), value.raw());
+        }
     }
     if let Some(retry) = outgoing.retry {
         write_retry(&mut out, retry);
@@ -104,10 +111,21 @@ fn write_retry(out: &mut Vec<u8>, retry: &Retry) {
     }
 }
 
-/// `tools/list`.
+fn write_reference(out: &mut Vec<u8>, original: &str, reference: Value<'_>) {
+    member(out, "ref", b"{");
+    for (name, value) in reference.members() {
+        match name.text().as_deref() {
+            Some(naming @ ("name" | "uri")) => member_text(out, naming, original),
+            _ => member_raw(out, name.raw(), value.raw()),
+        }
+    }
+    out.push(b'}');
+}
+
+/// One page of a list.
 #[must_use]
-pub fn tools_list(outgoing: &Outgoing<'_>, cursor: Option<&str>) -> Vec<u8> {
-    let mut out = begin(Some(outgoing.id), "tools/list", 0);
+pub fn list(outgoing: &Outgoing<'_>, method: &str, cursor: Option<&str>) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), method, 0);
     out.extend_from_slice(br#","params":{"#);
     if let Some(cursor) = cursor {
         member_text(&mut out, "cursor", cursor);
@@ -144,7 +162,7 @@ pub fn initialize(outgoing: &Outgoing<'_>) -> Vec<u8> {
     out.extend_from_slice(br#","params":{"#);
     member_text(&mut out, "protocolVersion", outgoing.version);
     member_raw(&mut out, br#""capabilities""#, outgoing.capabilities.as_bytes());
-    member_raw(&mut out, br#""clientInfo""#, &client_info(outgoing));
+    member_raw(&mut out, br#""clientInfo""#, client_info(outgoing));
     out.extend_from_slice(b"}}");
     out
 }
@@ -232,17 +250,11 @@ pub fn withdrawn(id: &str) -> Vec<u8> {
 }
 
 /// `Implementation` of the gateway, as JSON text: `clientInfo` up, `serverInfo` down.
-#[must_use]
-pub fn implementation() -> Vec<u8> {
-    let mut out = vec![b'{'];
-    member_text(&mut out, "name", env!("CARGO_PKG_NAME"));
-    member_text(&mut out, "version", env!("CARGO_PKG_VERSION"));
-    out.push(b'}');
-    out
-}
+pub const IMPLEMENTATION: &[u8] =
+    concat!("{\"name\":\"", env!("CARGO_PKG_NAME"), "\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}").as_bytes();
 
-fn client_info<'a>(outgoing: &Outgoing<'a>) -> Cow<'a, [u8]> {
-    outgoing.client_info.map_or_else(|| Cow::Owned(implementation()), Cow::Borrowed)
+fn client_info<'a>(outgoing: &Outgoing<'a>) -> &'a [u8] {
+    outgoing.client_info.unwrap_or(IMPLEMENTATION)
 }
 
 fn begin(id: Option<u64>, method: &str, room: usize) -> Vec<u8> {
@@ -268,7 +280,7 @@ fn write_meta(out: &mut Vec<u8>, outgoing: &Outgoing<'_>, call: Option<&Call>) {
     if outgoing.era() == Era::Modern {
         member_text(&mut own, meta::PROTOCOL_VERSION, outgoing.version);
         member(&mut own, meta::CLIENT_CAPABILITIES, outgoing.capabilities.as_bytes());
-        member(&mut own, meta::CLIENT_INFO, &client_info(outgoing));
+        member(&mut own, meta::CLIENT_INFO, client_info(outgoing));
         if let Some(level) = outgoing.log_level {
             member_text(&mut own, meta::LOG_LEVEL, level.as_str());
         }

@@ -33,7 +33,7 @@ use crate::{
     catalog::Target,
     config::{Limits, Upstream, UpstreamId},
     egress::{Client, EgressError, Trust},
-    exchange::{Grant, Tripwire},
+    exchange::Grant,
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::{
@@ -45,6 +45,7 @@ use crate::{
         reply::{Inbound, Response},
         versions,
     },
+    secret::Tripwire,
     tasks,
 };
 
@@ -231,13 +232,12 @@ impl Peer {
         grant: &Arc<Grant>,
         passage: &Passage<'_>,
     ) -> Result<(Answered, Underway), Refusal> {
-        let tripwire = Tripwire::new(&passage.caller.credential);
         let spoken = self.detect(grant).await?;
         if spoken.era == Era::Legacy {
-            return self.send_in_session(grant, passage, &tripwire).await;
+            return self.send_in_session(grant, passage).await;
         }
         let way = Way { peer: Arc::clone(self), grant: Arc::clone(grant), id: self.next_id(), spoken, session: None };
-        Ok(self.post_call(way, passage, &tripwire).await?)
+        Ok(self.post_call(way, passage).await?)
     }
 
     /// A 404 proves that the session was gone and the call not executed: begun again and sent again, once (RL-13). Many
@@ -246,7 +246,6 @@ impl Peer {
         self: &Arc<Self>,
         grant: &Arc<Grant>,
         passage: &Passage<'_>,
-        tripwire: &Tripwire,
     ) -> Result<(Answered, Underway), Refusal> {
         let key = Key {
             principal: passage.caller.principal,
@@ -264,7 +263,7 @@ impl Peer {
                 spoken,
                 session: Some(Arc::clone(&session)),
             };
-            let (answered, mut underway) = self.post_call(way, passage, tripwire).await?;
+            let (answered, mut underway) = self.post_call(way, passage).await?;
             if session.is_gone(answered.status) {
                 self.sessions.forget(&key, &session);
             }
@@ -277,14 +276,9 @@ impl Peer {
         }
     }
 
-    async fn post_call(
-        &self,
-        way: Way,
-        passage: &Passage<'_>,
-        tripwire: &Tripwire,
-    ) -> Result<(Answered, Underway), Undelivered> {
+    async fn post_call(&self, way: Way, passage: &Passage<'_>) -> Result<(Answered, Underway), Undelivered> {
         let Way { id, spoken, .. } = way;
-        let tool = &passage.target.tool;
+        let (definition, method) = (&passage.target.definition, passage.call.method().as_str());
         let meta = passage.call.meta();
         let token = meta.progress_token.is_some().then(|| progress_token(id));
         let message = outbound::Outgoing {
@@ -297,11 +291,12 @@ impl Peer {
             retry: passage.retry,
             ..outbound::Outgoing::own(id, spoken.version)
         };
-        let body = Bytes::from(outbound::tools_call(&message, &tool.name, passage.call));
-        let mut headers = self.headers(spoken, "tools/call", Some(&tool.name));
+        let body = Bytes::from(outbound::call(&message, &definition.name, passage.call));
+        let named = headers::name_member(method).map(|_| definition.name.as_str());
+        let mut headers = self.headers(spoken, method, named);
         if spoken.era == Era::Modern {
             headers.extend(passage.unrecognised.iter().cloned());
-            mirrors::mirror(&tool.mirrors, passage.call.arguments(), &mut headers);
+            mirrors::mirror(&definition.mirrors, passage.call.arguments(), &mut headers);
         }
         for (name, value) in [("traceparent", passage.traceparent), ("tracestate", passage.tracestate)] {
             if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
@@ -310,7 +305,7 @@ impl Peer {
         }
         let mut underway = Underway { way, open: true };
         let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
-        let reading = self.reading(tool.timeout, Some(tripwire));
+        let reading = self.reading(definition.timeout, Some(passage.caller.credential.tripwire()));
         let answered = transport::post(&self.client, &self.address, &underway.way.grant, outgoing, reading).await;
         underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
         Ok((answered?, underway))
@@ -344,7 +339,7 @@ impl Peer {
             .get("protocolVersion")
             .and_then(|version| versions::legacy(&version.text()?))
             .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
-        let session = Session { id: answered.session, version };
+        let session = Session { id: answered.session, version, offer: catalogue::offer(result) };
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
         let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;
@@ -472,7 +467,7 @@ impl Reply {
     /// # Errors
     /// [`Refusal::CredentialLeak`].
     pub async fn pass_on(&self, caller: &Identity, message: Vec<u8>) -> Result<(), Refusal> {
-        if Tripwire::new(&caller.credential).trips_on(&message) {
+        if caller.credential.tripwire().trips_on(&message) {
             return Err(Refusal::CredentialLeak);
         }
         self.underway.way.say(message).await;

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 use http::{HeaderValue, StatusCode};
 use quick_cache::sync::Cache;
 
-use crate::{refusal::Refusal, rpc::Capabilities};
+use crate::{catalog::Offer, refusal::Refusal, rpc::Capabilities};
 
 /// Who may use a session: one key, one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,6 +28,8 @@ pub(super) struct Session {
     pub(super) id: Option<HeaderValue>,
     /// The version agreed on.
     pub(super) version: &'static str,
+    /// What the upstream said of itself.
+    pub(super) offer: Offer,
 }
 
 impl Session {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{
-        checked::{ArgumentRecord, Audit, Claims, Durability, Gateway, Issuer, Limits, State, Telemetry, Tls},
+        checked::{ArgumentRecord, Audit, Claims, Durability, Gateway, Issuer, Limits, Prefix, State, Telemetry, Tls},
         read::nearest,
         written::{self, Key},
     },
@@ -75,6 +75,11 @@ impl Checker<'_> {
             allowed_origins,
             allowed_hosts,
             audiences,
+            prefix: match written.prefix.as_ref().map(Spanned::get_ref) {
+                None | Some(written::Prefix::Always) => Prefix::Always,
+                Some(written::Prefix::OnConflict) => Prefix::OnConflict,
+                Some(written::Prefix::Never) => Prefix::Never,
+            },
             drain,
             workers,
         })

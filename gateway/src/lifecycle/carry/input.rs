@@ -166,7 +166,7 @@ impl Carriage {
         line.open.push(Open { key: key.clone(), id, ask, told: true });
         self.record_asked(leg.id(), line.open.last().map(|open| (open.key.as_str(), &open.ask)))
             .map_err(Ended::refused)?;
-        metrics().input_rounds.with([self.target.tool.upstream.as_str()]).increment();
+        metrics().input_rounds.with([self.target.definition.upstream.as_str()]).increment();
         leg.open();
         if !leg.delivery.event(message).await {
             self.abandon(leg, line, "the client went away").await;
@@ -256,7 +256,7 @@ impl Carriage {
         let told = asked.asks.iter().map(|(key, ask)| (key.as_str(), ask));
         let told = self.seal(leg, asked, self.round, (to, STATE_LIFE)).and_then(|state| {
             self.record_asked(leg.id(), told)?;
-            Ok(asked.answer(&leg.held.asker, &state))
+            Ok(asked.answer(&leg.held.asker, &state, self.prefix()))
         });
         told.map_or_else(Ended::refused, Ended::answered)
     }
@@ -266,10 +266,10 @@ impl Carriage {
         let asked = asked.asks.iter().map(named).collect();
         let binding = Binding {
             principal: &leg.identity.principal,
-            upstream: self.target.tool.upstream.as_str(),
+            upstream: self.target.definition.upstream.as_str(),
             request: &self.call.repeated(),
         };
-        metrics().input_rounds.with([self.target.tool.upstream.as_str()]).increment();
+        metrics().input_rounds.with([self.target.definition.upstream.as_str()]).increment();
         let continuation = Continuation { call: self.first, round: round.saturating_add(1), asked, to };
         continuation.seal(&self.means.sealer, &binding, clock::now(), life)
     }
@@ -325,7 +325,7 @@ impl Carriage {
         for open in &mut line.open {
             open.told = true;
         }
-        Ok((Ended::answered(asked.answer(&leg.held.asker, &state)), place.open(self.round)))
+        Ok((Ended::answered(asked.answer(&leg.held.asker, &state, self.prefix())), place.open(self.round)))
     }
 
     /// Waits for the next request; meanwhile the upstream is heard, and nothing of it is lost.
@@ -409,7 +409,7 @@ impl Carriage {
             responses.extend(self.interview(leg, line.conversation, anew).await?);
         }
         let receipt = line.reply.into_receipt().map_err(Ended::refused)?;
-        let (exchange, mints) = (&self.estate.exchange, &self.target.tool.mints);
+        let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
         let grant = exchange.mint(&leg.identity, self.peer.settings(), mints, clock::now()).await;
         let sent = (receipt, grant.map_err(Ended::refused)?);
         self.set_out(leg, sent, Some(&Retry { state: asked.state, responses })).await
@@ -439,7 +439,7 @@ impl Carriage {
         }
         let told = open.iter().map(|(id, _, ask)| (id.as_str(), ask));
         self.record_asked(leg.id(), told).map_err(Ended::refused)?;
-        metrics().input_rounds.with([self.target.tool.upstream.as_str()]).increment();
+        metrics().input_rounds.with([self.target.definition.upstream.as_str()]).increment();
         leg.open();
         for (id, _, ask) in &open {
             leg.delivery.event(Bytes::from(ask.request(id, leg.held.asker.version))).await;
@@ -486,7 +486,7 @@ impl Carriage {
         for (key, kind, digest) in &asks {
             asked.push(record::Asked { key, method: kind.method(), mode: kind.as_str(), digest });
         }
-        let upstream = self.target.tool.upstream.as_str();
+        let upstream = self.target.definition.upstream.as_str();
         noted(journal.note(record, &record::InputRequested { upstream, call: self.first, asks: &asked }))
     }
 
@@ -495,13 +495,13 @@ impl Carriage {
         for (key, kind, action) in answers {
             answered.push(record::Answered { key, method: kind.method(), action });
         }
-        let (who, upstream) = (leg.who(), self.target.tool.upstream.as_str());
+        let (who, upstream) = (leg.who(), self.target.definition.upstream.as_str());
         let record = record::InputAnswered { who, upstream, call: self.first, answers: &answered };
         noted(self.means.journal.note(leg.id(), &record))
     }
 
     fn record_abandoned(&self, record: Uuid, reason: &str) {
-        let upstream = self.target.tool.upstream.as_str();
+        let upstream = self.target.definition.upstream.as_str();
         let abandoned = record::InputAbandoned { upstream, call: self.first, reason };
         if !self.means.journal.note(record, &abandoned) {
             metrics().audit_failures.increment();

@@ -27,7 +27,7 @@ use crate::{
     inspect::{Answer, Outcome as Judged},
     lifecycle::{Asking, Response, respond, trail::Trail},
     refusal::{Era, Refusal},
-    rpc::Asker,
+    rpc::{Asker, Method},
     telemetry::{
         Operation,
         metrics::{self, metrics},
@@ -42,6 +42,7 @@ pub(in crate::lifecycle) struct Leg {
     pub(super) identity: Arc<Identity>,
     /// Name and version that the client claims.
     claimed: (Option<String>, Option<String>),
+    method: Method,
     target: Target,
     pub(super) held: Held,
     /// Whether the client takes a stream of events.
@@ -111,11 +112,12 @@ impl Leg {
     ) -> Result<(Self, oneshot::Receiver<Response>), Refusal> {
         let open = Open { journal: Arc::clone(journal), id, noted: false };
         let asked = trail.asked.take().ok_or(Refusal::Bug("a call that was not read"))?;
-        let client = asked.operation.client(|| names::span("tools/call", Some(&target.tool.name)));
+        let client = asked.operation.client(|| names::span(asking.call.method().as_str(), target.label()));
         let (to_client, answered) = oneshot::channel();
         let leg = Self {
             identity: Arc::clone(asking.caller.identity()),
             claimed: asked.client,
+            method: asking.call.method(),
             target,
             held,
             streams: respond::takes_streams(&asking.head.headers),
@@ -156,7 +158,7 @@ impl Leg {
 
     /// Writes down how it ended, and tells the client.
     pub(in crate::lifecycle) async fn end(mut self, ended: Ended) {
-        let ended = ended.told_by(&self.held.asker);
+        let ended = ended.told_by(&self.held.asker, self.method);
         let outcome = self.outcome(&ended);
         self.open.note(&outcome);
         self.measure(&ended, &outcome);
@@ -201,14 +203,14 @@ impl Leg {
             (None, _) => &rpc,
         };
         let operation = metrics::Operation {
-            method: "tools/call",
-            target: &self.target.tool.name,
+            method: self.method.as_str(),
+            target: self.target.label().unwrap_or_default(),
             error,
             status: &rpc,
             version: self.held.asker.version,
         };
         metrics().served(operation, self.times.0.elapsed());
-        metrics().called(self.target.tool.upstream.as_str(), operation, self.times.1.elapsed());
+        metrics().called(self.target.definition.upstream.as_str(), operation, self.times.1.elapsed());
         for operation in [&self.spans.0, &self.spans.1] {
             if !error.is_empty() {
                 operation.fail(error);
@@ -262,9 +264,9 @@ impl Ended {
     }
 
     /// Where a legacy client could not be asked, or would not answer, its model is told so (spec §2.2).
-    fn told_by(mut self, asker: &Asker) -> Self {
+    fn told_by(mut self, asker: &Asker, method: Method) -> Self {
         if let Some(refusal) = &self.refusal
-            && asker.era == Era::Legacy
+            && (asker.era, method) == (Era::Legacy, Method::ToolsCall)
             && matches!(refusal, Refusal::InputUndeclared(_) | Refusal::InputRefused(_) | Refusal::InputTimeout)
         {
             self.answer = Some(Answer::failed(asker, refusal));

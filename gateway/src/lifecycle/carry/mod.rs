@@ -49,6 +49,8 @@ pub(super) struct Carriage {
     peer: Arc<Peer>,
     call: Call,
     target: Target,
+    /// Whether the URIs that the client sees carry the upstream's id.
+    prefixed: bool,
     /// `Mcp-Param-*` headers that no schema declares: forwarded and otherwise ignored (RI-02).
     unrecognised: Vec<(HeaderName, HeaderValue)>,
     /// What the client can do for this upstream.
@@ -81,12 +83,13 @@ impl Carriage {
     ) -> Result<Self, Refusal> {
         let capabilities = asking.capabilities(&target)?;
         let Asking { estate, head, call, .. } = asking;
-        let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
-        let unrecognised = mirrors::unrecognised(&target.tool.mirrors, &head.headers);
+        let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let unrecognised = mirrors::unrecognised(&target.definition.mirrors, &head.headers);
         Ok(Self {
             means: Arc::clone(means),
             unrecognised: unrecognised.map(|(name, value)| (name.clone(), value.clone())).collect(),
             peer: Arc::clone(peer),
+            prefixed: estate.catalogue.load().uri_prefix(&head.endpoint, &target.definition.upstream).is_some(),
             estate: Arc::clone(estate),
             call,
             target,
@@ -99,7 +102,7 @@ impl Carriage {
 
     /// Carries the call to its end.
     pub(super) async fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant), retry: Option<Retry>) {
-        let mut line = match self.set_out(&mut leg, sent, retry.as_ref()).await {
+        let mut line = match Box::pin(self.set_out(&mut leg, sent, retry.as_ref())).await {
             Ok(line) => line,
             Err(ended) => return leg.end(ended).await,
         };
@@ -140,7 +143,8 @@ impl Carriage {
             traceparent: Some(&leg.traceparent),
             tracestate: leg.spans.1.tracestate(),
         };
-        match leg.delivery.attend(&leg.held, self.deadline(), self.send(sent, &passage)).await {
+        // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
+        match leg.delivery.attend(&leg.held, self.deadline(), Box::pin(self.send(sent, &passage))).await {
             Ok(Ok(reply)) => Ok(Line::new(reply, &leg.held)),
             Ok(Err(refusal)) => Err(Ended::refused(refusal)),
             Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
@@ -175,10 +179,10 @@ impl Carriage {
     /// Another grant for the same call.
     async fn mint(&self, passage: &Passage<'_>) -> Result<Grant, Refusal> {
         let (exchange, identity) = (&self.estate.exchange, passage.caller);
-        let grant = exchange.mint(identity, self.peer.settings(), &self.target.tool.mints, clock::now()).await?;
+        let grant = exchange.mint(identity, self.peer.settings(), &self.target.definition.mints, clock::now()).await?;
         let who = Who { identity: Some(identity), ..Who::default() };
         let request = record::Request::default();
-        local::record_mint(&self.means.journal, &grant, self.target.tool.upstream.as_str(), (who, request));
+        local::record_mint(&self.means.journal, &grant, self.target.definition.upstream.as_str(), (who, request));
         Ok(grant)
     }
 
@@ -268,18 +272,29 @@ impl Carriage {
             self.peer.heed(error.code);
         }
         let version = reply.spoken.version;
-        let sent = Sent { id: reply.id, version, declared: self.capabilities.in_version(version) };
-        match inspect::admit(&leg.held.asker, sent, response) {
+        let sent = Sent {
+            method: self.call.method(),
+            id: reply.id,
+            version,
+            declared: self.capabilities.in_version(version),
+            prefix: self.prefix(),
+        };
+        match inspect::admit(&leg.held.asker, &sent, response) {
             Ok(Admitted::Answer(answer)) => Err(Ended::answered(answer)),
             Ok(Admitted::Input(asked)) => Ok(Read::Turn(Turn::Input(asked))),
             Err(refusal) => Err(Ended::refused(refusal)),
         }
     }
 
+    /// The upstream's id, where the URIs that the client sees carry it.
+    fn prefix(&self) -> Option<&str> {
+        self.prefixed.then(|| self.target.definition.upstream.as_str())
+    }
+
     /// Counts a message that nobody asked for, or that fits nothing.
     fn dropped(&self, reason: &str) {
-        metrics().upstream_dropped.with([self.target.tool.upstream.as_str(), reason]).increment();
-        tracing::debug!(upstream = %self.target.tool.upstream, reason, "dropped a message of an upstream");
+        metrics().upstream_dropped.with([self.target.definition.upstream.as_str(), reason]).increment();
+        tracing::debug!(upstream = %self.target.definition.upstream, reason, "dropped a message of an upstream");
     }
 
     /// How long the upstream may be silent: a person needs longer than a tool.
@@ -291,7 +306,7 @@ impl Carriage {
     }
 
     fn deadline(&self) -> Instant {
-        instant_after(self.target.tool.timeout)
+        instant_after(self.target.definition.timeout)
     }
 }
 
