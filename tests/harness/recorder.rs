@@ -87,6 +87,8 @@ pub(crate) enum Step {
     Pause(Duration),
     /// These bytes again and again, without end.
     Forever(Bytes),
+    /// Nothing until this counter has reached this number.
+    Until(Arc<AtomicUsize>, usize),
     /// The connection breaks.
     Cut,
 }
@@ -323,6 +325,11 @@ impl HttpBody for Steps {
                 }
                 Some(Step::Bytes(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Some(Step::Pause(span)) => self.pause = Some(Box::pin(tokio::time::sleep(span))),
+                Some(Step::Until(counter, number)) if counter.load(Ordering::Acquire) < number => {
+                    self.left.push_front(Step::Until(counter, number));
+                    self.pause = Some(Box::pin(tokio::time::sleep(Duration::from_millis(10))));
+                }
+                Some(Step::Until(..)) => {}
                 Some(Step::Forever(bytes)) => {
                     self.left.push_front(Step::Forever(bytes.clone()));
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));

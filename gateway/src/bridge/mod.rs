@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,12 +17,13 @@ use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::{self, Timestamp},
     config::{Endpoint, Limits},
     refusal::Refusal,
+    rpc::meta::LogLevel,
     telemetry::metrics,
 };
 
@@ -52,6 +53,9 @@ pub struct Session {
     began_at: Timestamp,
     used_at: AtomicU64,
     calls: Mutex<HashMap<Box<[u8]>, Arc<Notify>>>,
+    log_level: Mutex<Option<LogLevel>>,
+    /// How many streams were opened for what no request asked for; [`ENDED`] when the session is over.
+    streams: watch::Sender<u64>,
 }
 
 /// What `initialize` fixed.
@@ -101,6 +105,8 @@ impl Sessions {
             began_at: now,
             used_at: AtomicU64::new(now.unix_ms()),
             calls: Mutex::new(HashMap::new()),
+            log_level: Mutex::new(None),
+            streams: watch::Sender::new(0),
         });
         self.open.insert(id, Arc::clone(&session));
         self.count();
@@ -143,19 +149,21 @@ impl Sessions {
             return Err(Refusal::SessionUnknown);
         }
         let used_at = Timestamp::from_unix_ms(session.used_at.swap(now.unix_ms(), Ordering::Relaxed));
-        if now.since(used_at) > self.idle {
+        // Whoever listens is there, also where they ask for nothing.
+        if now.since(used_at) > self.idle && session.streams.receiver_count() == 0 {
             let _gone = self.open.remove(id);
             return Err(Refusal::SessionUnknown);
         }
         Ok(session)
     }
 
-    /// Ends a session and cancels what it has under way (RL-04).
+    /// Ends a session, its stream, and what it has under way (RL-04).
     pub fn end(&self, session: &Session) {
         let _gone = self.open.remove(&session.id);
         self.count();
         let lived = clock::now().since(session.began_at);
         metrics().server_sessions.with([session.version]).record(lived);
+        session.streams.send_replace(ENDED);
         for call in session.calls.lock().values() {
             call.notify_one();
         }
@@ -184,10 +192,62 @@ impl Session {
         Ok(Tracked { session: Arc::clone(self), request_id: Box::from(request_id), cancelled })
     }
 
+    /// The least severe log message that the client wants from now on.
+    pub fn set_log_level(&self, level: LogLevel) {
+        *self.log_level.lock() = Some(level);
+    }
+
+    /// The least severe log message that the client wants, where it said so.
+    #[must_use]
+    pub fn log_level(&self) -> Option<LogLevel> {
+        *self.log_level.lock()
+    }
+
+    /// The turn of a stream that has just been opened for what no request asked for. A message goes out on one stream
+    /// (RL-05), the newest: its turn ends those before it.
+    #[must_use]
+    pub fn take_turn(self: &Arc<Self>) -> Turn {
+        let mut turn = ENDED;
+        self.streams.send_if_modified(|streams| {
+            if *streams != ENDED {
+                *streams = streams.saturating_add(1);
+                turn = *streams;
+            }
+            turn != ENDED
+        });
+        Turn { turn, streams: self.streams.subscribe(), session: Arc::downgrade(self) }
+    }
+
     /// Cancels a call by its id; an id that is not under way is ignored (spec §2.2).
     pub fn cancel(&self, request_id: &[u8]) {
         if let Some(call) = self.calls.lock().get(request_id) {
             call.notify_one();
+        }
+    }
+}
+
+/// What one stream of a session has until a newer one is opened, or the session is over. It does not keep the session.
+#[derive(Debug)]
+pub struct Turn {
+    turn: u64,
+    streams: watch::Receiver<u64>,
+    session: Weak<Session>,
+}
+
+impl Turn {
+    /// Returns when the turn is over.
+    pub async fn over(&mut self) {
+        let turn = self.turn;
+        // An error says that the session is gone, which ends the turn as well.
+        drop(self.streams.wait_for(|streams| *streams != turn || turn == ENDED).await);
+    }
+}
+
+impl Drop for Turn {
+    /// A stream that was open until now was a use of the session.
+    fn drop(&mut self) {
+        if let Some(session) = self.session.upgrade() {
+            session.used_at.store(clock::now().unix_ms(), Ordering::Relaxed);
         }
     }
 }
@@ -219,6 +279,9 @@ fn brief(mut claim: String) -> String {
     claim.shrink_to_fit();
     claim
 }
+
+/// No stream has this number: the session is over.
+const ENDED: u64 = u64::MAX;
 
 /// As much of a claim as the journal writes down.
 const CLAIM_BYTES_MAX: usize = 256;

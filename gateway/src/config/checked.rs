@@ -183,6 +183,8 @@ pub struct Limits {
     pub sessions_max: usize,
     /// Time a legacy session may be idle.
     pub session_idle: Duration,
+    /// Listeners at once, over all callers: streams on which the gateway says what nobody asked for.
+    pub listeners_max: usize,
 }
 
 /// A backend MCP server's id: `[a-z0-9-]{1,24}`.

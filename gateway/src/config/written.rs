@@ -138,6 +138,7 @@ pub(crate) struct Limits {
     pub(crate) calls_max: Key<u64>,
     pub(crate) sessions_max: Key<u64>,
     pub(crate) session_idle_ms: Key<u64>,
+    pub(crate) listeners_max: Key<u64>,
 }
 
 /// `[upstreams.ID]`.

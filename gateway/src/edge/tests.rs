@@ -124,6 +124,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             calls_max: 0,
             sessions_max: 0,
             session_idle: Duration::ZERO,
+            listeners_max: 0,
         },
         upstreams: BTreeMap::new(),
         digest: String::new(),

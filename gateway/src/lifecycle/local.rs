@@ -208,7 +208,6 @@ fn degraded<'c>(catalogue: &'c Catalogue, asking: &Asking<'_>, trail: &'c Trail)
 
 fn served<'a>(degraded: &'a [Cow<'a, str>]) -> Served<'a> {
     Served {
-        tools_list_changed: false,
         instructions: None,
         degraded,
         ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },

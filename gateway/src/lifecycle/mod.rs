@@ -5,6 +5,8 @@
 
 mod carry;
 mod estate;
+mod hub;
+mod listen;
 mod local;
 mod refresh;
 mod respond;
@@ -17,6 +19,7 @@ use bytes::Bytes;
 use carry::{Carriage, Held};
 pub use estate::{Estate, Rules, endpoints};
 use http::{HeaderMap, Method};
+use hub::Hub;
 use tokio::sync::{Semaphore, mpsc};
 use trail::Trail;
 
@@ -89,7 +92,8 @@ struct Asking<'h> {
 /// The assembled gateway.
 #[derive(Debug)]
 pub struct Gateway {
-    estate: ArcSwap<Estate>,
+    estate: Arc<ArcSwap<Estate>>,
+    hub: Hub,
     journal: Arc<Journal>,
     sessions: Sessions,
     spans: Spans,
@@ -105,7 +109,8 @@ impl Gateway {
         Self {
             sessions: Sessions::new(limits),
             room: Arc::new(Semaphore::new(limits.calls_max)),
-            estate: ArcSwap::from_pointee(estate),
+            hub: Hub::new(limits.listeners_max),
+            estate: Arc::new(ArcSwap::from_pointee(estate)),
             journal,
             spans,
             tasks,
@@ -122,6 +127,18 @@ impl Gateway {
     pub fn succeed(self: &Arc<Self>, estate: Estate) {
         self.estate.swap(Arc::new(estate)).retire();
         self.keep_catalogue();
+        self.hub.changed();
+    }
+
+    /// Judges everything from now on by `rules`, with an estate that stays as it is.
+    pub fn rule(&self, rules: Rules) {
+        self.estate.load().rules.store(Arc::new(rules));
+        self.hub.changed();
+    }
+
+    /// Ends what would not end by itself: nobody listens to a gateway that ends.
+    pub fn drain(&self) {
+        self.hub.drain();
     }
 
     /// The journal.
@@ -167,11 +184,10 @@ impl Gateway {
         let audiences = estate.audiences(&head.endpoint);
         let caller = estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
-        if head.method == Method::DELETE {
-            return self.end_session(head, &caller, trail);
-        }
-        if head.method != Method::POST {
-            return Err(Refusal::MethodNotAllowed("POST, DELETE"));
+        match head.method {
+            Method::DELETE => return self.end_session(head, &caller, trail),
+            Method::GET => return self.stream(estate, head, &caller, trail),
+            _ => {}
         }
         let body = body.await?;
         let message =
@@ -202,6 +218,13 @@ impl Gateway {
             rpc::Method::ServerDiscover => self.discover(&asking, trail),
             rpc::Method::Initialize => self.initialize(&asking, trail),
             rpc::Method::Ping => respond::pong(&asking.call),
+            rpc::Method::SubscriptionsListen => self.listen(&asking, trail),
+            rpc::Method::LoggingSetLevel => {
+                if let (Some(session), Some(level)) = (&asking.session, asking.call.level()) {
+                    session.set_log_level(level);
+                }
+                respond::pong(&asking.call)
+            }
             rpc::Method::Cancelled => {
                 if let (Some(session), Some(cancelled)) = (asking.session, asking.call.cancelled()) {
                     session.cancel(cancelled.request_id.raw());
@@ -238,7 +261,8 @@ impl Gateway {
     fn hold(&self, call: &Call, session: Option<&Arc<Session>>) -> Result<Held, Refusal> {
         let room =
             Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
-        let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
+        let mut asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
+        asker.log_level = session.map_or(asker.log_level, |session| session.log_level());
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();
         Ok(Held { asker, tracked, _room: room })

@@ -1,7 +1,7 @@
 //! What does the gateway answer in its own name?
 //!
-//! The JSON text of errors, `initialize`, `server/discover`, `tools/list` and `ping`, for each era. It does not decide
-//! what is answered, and it never holds anything that an upstream said besides tool definitions.
+//! The JSON text of errors, `initialize`, `server/discover`, `tools/list`, `ping` and of what listeners are told, for each
+//! era. It does not decide what is answered, and it never holds anything that an upstream said besides tool definitions.
 
 use std::borrow::Cow;
 
@@ -10,6 +10,7 @@ use super::{
     json::write_string,
     meta,
     outbound::{implementation, member, member_text},
+    topics::{Topic, Topics},
     versions,
 };
 use crate::refusal::{Detail, Era, Outside, VERSION};
@@ -47,8 +48,6 @@ impl CacheScope {
 /// What `initialize` and `server/discover` tell of the gateway.
 #[derive(Debug, Clone, Copy)]
 pub struct Served<'a> {
-    /// Whether the gateway tells when the list of tools changes.
-    pub tools_list_changed: bool,
     /// For the model, where the administrator wants any.
     pub instructions: Option<&'a str>,
     /// Upstreams that are down now.
@@ -119,7 +118,7 @@ fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
 pub fn initialize(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "protocolVersion", asker.version);
-    member(&mut out, "capabilities", capabilities(served));
+    member(&mut out, "capabilities", CAPABILITIES);
     member(&mut out, "serverInfo", &implementation());
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);
@@ -134,7 +133,7 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "resultType", "complete");
     member(&mut out, "supportedVersions", &texts(versions::MODERN));
-    member(&mut out, "capabilities", capabilities(served));
+    member(&mut out, "capabilities", CAPABILITIES);
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);
     }
@@ -170,10 +169,58 @@ pub fn tools_list(asker: &Asker, page: &ToolsPage<'_>) -> Local {
     end(out)
 }
 
-/// The answer to `ping` (RL-09).
+/// The answer to `ping` (RL-09), and to whatever else has nothing to say but that it was done.
 #[must_use]
 pub fn pong(id: &RequestId) -> Local {
     end(begin(id))
+}
+
+/// The first message to a listener: of what it will be told (RS-33).
+#[must_use]
+pub fn acknowledged(listener: &RequestId, honoured: Topics) -> Vec<u8> {
+    let mut out = notice("notifications/subscriptions/acknowledged", Some(listener));
+    member(&mut out, "notifications", b"{");
+    for topic in honoured.iter() {
+        member(&mut out, topic.member(), b"true");
+    }
+    out.extend_from_slice(b"}}}");
+    out
+}
+
+/// Word that a list has changed. A modern listener is named by its request's id; a legacy one has no name.
+#[must_use]
+pub fn changed(topic: Topic, listener: Option<&RequestId>) -> Vec<u8> {
+    let mut out = notice(topic.notification(), listener);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// The answer to `subscriptions/listen`, which ends it gracefully (RS-33).
+#[must_use]
+pub fn listened(listener: &RequestId) -> Vec<u8> {
+    let mut out = begin(listener);
+    member_text(&mut out, "resultType", "complete");
+    let mut own = vec![b'{'];
+    member(&mut own, meta::SUBSCRIPTION_ID, listener.raw());
+    member(&mut own, meta::SERVER_INFO, &implementation());
+    own.push(b'}');
+    member(&mut out, "_meta", &own);
+    end(out).into_bytes()
+}
+
+/// A notification up to the members of its `params`.
+fn notice(method: &str, listener: Option<&RequestId>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
+    member_text(&mut out, "method", method);
+    member(&mut out, "params", b"{");
+    if let Some(id) = listener {
+        let mut own = vec![b'{'];
+        member(&mut own, meta::SUBSCRIPTION_ID, id.raw());
+        own.push(b'}');
+        member(&mut out, "_meta", &own);
+    }
+    out
 }
 
 fn begin(id: &RequestId) -> Vec<u8> {
@@ -189,9 +236,8 @@ fn end(mut out: Vec<u8>) -> Local {
     Local(out)
 }
 
-const fn capabilities(served: &Served<'_>) -> &'static [u8] {
-    if served.tools_list_changed { br#"{"tools":{"listChanged":true}}"# } else { br#"{"tools":{}}"# }
-}
+/// What is served: who listens is told of changes, and what upstreams log goes back to who asked for it.
+const CAPABILITIES: &[u8] = br#"{"tools":{"listChanged":true},"logging":{}}"#;
 
 fn write_caching(out: &mut Vec<u8>, ttl_ms: u64, scope: CacheScope) {
     member(out, "ttlMs", ttl_ms.to_string().as_bytes());

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{
     json::{Document, Index, Kind, Value},
     meta::{LogLevel, Meta},
+    topics::{Topic, Topics},
 };
 use crate::refusal::{Era, Refusal};
 
@@ -76,6 +77,10 @@ pub enum Method {
     ToolsList,
     /// `tools/call`.
     ToolsCall,
+    /// `subscriptions/listen`, modern.
+    SubscriptionsListen,
+    /// `logging/setLevel`, legacy.
+    LoggingSetLevel,
     /// `notifications/initialized`.
     Initialized,
     /// `notifications/cancelled` that names a request.
@@ -94,6 +99,8 @@ impl Method {
             ("ping", Era::Legacy) => Some(Self::Ping),
             ("tools/list", _) => Some(Self::ToolsList),
             ("tools/call", _) => Some(Self::ToolsCall),
+            ("subscriptions/listen", Era::Modern) => Some(Self::SubscriptionsListen),
+            ("logging/setLevel", Era::Legacy) => Some(Self::LoggingSetLevel),
             _ => None,
         }
     }
@@ -117,6 +124,8 @@ impl Method {
             Self::Ping => "ping",
             Self::ToolsList => "tools/list",
             Self::ToolsCall => "tools/call",
+            Self::SubscriptionsListen => "subscriptions/listen",
+            Self::LoggingSetLevel => "logging/setLevel",
             Self::Initialized => "notifications/initialized",
             Self::Cancelled => "notifications/cancelled",
             Self::OtherNotification => "notifications/_OTHER",
@@ -246,6 +255,26 @@ impl Call {
         Some(Cancelled { request_id, reason: self.param("reason").and_then(Value::text) })
     }
 
+    /// What `subscriptions/listen` asks for; a member that no revision knows asks for nothing.
+    #[must_use]
+    pub fn filter(&self) -> Option<Filter> {
+        if self.method != Method::SubscriptionsListen {
+            return None;
+        }
+        let asked = self.param("notifications")?;
+        let wanted = |topic: &Topic| asked.get(topic.member()).is_some_and(|wanted| wanted.raw() == b"true");
+        Some(Filter { topics: Topic::ALL.into_iter().filter(wanted).collect() })
+    }
+
+    /// What `logging/setLevel` carries.
+    #[must_use]
+    pub fn level(&self) -> Option<LogLevel> {
+        if self.method != Method::LoggingSetLevel {
+            return None;
+        }
+        LogLevel::parse(&self.param("level")?.text()?)
+    }
+
     /// What whoever answers must know; nothing for a notification, which has no answer.
     #[must_use]
     pub fn asker(&self) -> Option<Asker> {
@@ -258,6 +287,13 @@ impl Call {
             log_level: meta.log_level.and_then(Value::text).and_then(|word| LogLevel::parse(&word)),
         })
     }
+}
+
+/// What a listener wants to hear of (RS-33).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// The lists of whose changes it wants to be told.
+    pub topics: Topics,
 }
 
 /// `params` of `initialize`.

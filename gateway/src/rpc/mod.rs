@@ -16,10 +16,12 @@ mod parse;
 pub mod reply;
 pub mod sse;
 pub mod tool_json;
+mod topics;
 pub mod versions;
 
-pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Rejected, RequestId};
+pub use call::{Asker, Call, Cancelled, Filter, Initialize, Message, Method, Rejected, RequestId};
 pub use parse::parse;
+pub use topics::{Topic, Topics};
 
 pub use crate::refusal::Era;
 

@@ -15,6 +15,7 @@ use super::{
     json::{Bounds, Document, Kind, Value},
     lookalike,
     meta::{self, LogLevel, Meta},
+    topics::Topic,
     versions,
 };
 use crate::{
@@ -288,6 +289,12 @@ impl Asked<'_> {
                 }
             }
             Method::Initialize => self.initialize_params()?,
+            Method::SubscriptionsListen => self.listen_params()?,
+            Method::LoggingSetLevel => {
+                if self.param("level").and_then(Value::text).and_then(|word| LogLevel::parse(&word)).is_none() {
+                    return invalid("`level` is not one of the eight levels");
+                }
+            }
             Method::Cancelled => {
                 if self.param("requestId").and_then(RequestId::of).is_none() {
                     return Ok(Method::OtherNotification);
@@ -334,6 +341,21 @@ impl Asked<'_> {
         }
         if names_collide(arguments) {
             return invalid("two members of `arguments` differ in case only");
+        }
+        Ok(())
+    }
+
+    fn listen_params(&self) -> Result<(), Refusal> {
+        let Some(asked) = self.param("notifications").filter(|asked| asked.is_object()) else {
+            return invalid("`notifications` is missing or not an object");
+        };
+        let flag = |topic: Topic| asked.get(topic.member()).is_none_or(|wanted| wanted.kind() == Kind::Bool);
+        if !Topic::ALL.into_iter().all(flag) {
+            return invalid("a member of `notifications` is not true or false");
+        }
+        let uris = asked.get("resourceSubscriptions");
+        if uris.is_some_and(|uris| uris.kind() != Kind::Array) {
+            return invalid("`resourceSubscriptions` is not a list");
         }
         Ok(())
     }
@@ -387,6 +409,8 @@ const PARAMS: &[&str] = &[
     "clientInfo",
     "requestId",
     "reason",
+    "notifications",
+    "level",
 ];
 /// As much of an unknown version as goes back in the error.
 const VERSION_CHARS_MAX: usize = 64;

@@ -38,6 +38,7 @@ fn limits() -> Limits {
         calls_max: 100,
         sessions_max: 100,
         session_idle: Duration::from_secs(600),
+        listeners_max: 100,
     }
 }
 
@@ -382,7 +383,6 @@ fn what_the_gateway_answers_itself() {
     let legacy_asker = read(&[], &legacy("tools/list", "{}")).asker().unwrap();
     let degraded = ["crm".into()];
     let served = Served {
-        tools_list_changed: false,
         instructions: Some("use \"crm\""),
         degraded: &degraded,
         ttl_ms: 5_000,
@@ -401,7 +401,7 @@ fn what_the_gateway_answers_itself() {
     insta::assert_snapshot!(
         [
             answers::initialize(&legacy_asker, &served),
-            answers::discover(&modern_asker, &Served { tools_list_changed: true, ..served }),
+            answers::discover(&modern_asker, &served),
             answers::tools_list(&modern_asker, &page),
             answers::tools_list(&legacy_asker, &page),
             answers::tools_list(&modern_asker, &last),

@@ -72,6 +72,8 @@ pub struct Metrics {
     pub calls: Gauge,
     /// Legacy sessions, ours to clients.
     pub sessions: Gauge,
+    /// Streams on which clients wait for changes.
+    pub listeners: Gauge,
 }
 
 /// What tells one kind of operation from another, in the order of the labels of [`Metrics::server`].
@@ -182,6 +184,7 @@ impl Metrics {
             Metric::one("tollgate.connections.refused", "Client connections refused.", &self.connections_refused),
             Metric::one("tollgate.calls", "Calls in flight.", &self.calls),
             Metric::one("tollgate.sessions", "Legacy sessions.", &self.sessions),
+            Metric::one("tollgate.listeners", "Streams on which clients wait for changes.", &self.listeners),
         ]
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
+        Topics,
         json::{Kind, Value},
         outbound,
         reply::{Inbound, Response},
@@ -57,6 +58,12 @@ impl Peer {
     /// What is known of the upstream is to be found out anew, soon.
     pub fn shake(&self) {
         self.shaken.notify_one();
+    }
+
+    /// The lists of which the upstream has said, since this was last asked, that they have changed.
+    #[must_use]
+    pub fn said(&self) -> Topics {
+        std::mem::take(&mut *self.said.lock())
     }
 
     /// Returns when somebody has shaken the trust in what is known.
@@ -118,7 +125,7 @@ impl Peer {
     ///
     /// # Errors
     /// Every refusal that an upstream can cause.
-    pub async fn read(&self, grant: &Grant) -> Result<Read, Refusal> {
+    pub async fn read(&self, grant: &Arc<Grant>) -> Result<Read, Refusal> {
         let spoken = self.detect(grant).await?;
         let mut read = Read { tools: Vec::new(), withheld: Vec::new(), ttl: None };
         let mut cursor: Option<String> = None;
@@ -164,7 +171,7 @@ impl Peer {
         }
     }
 
-    async fn page(&self, grant: &Grant, spoken: Spoken, cursor: Option<&str>) -> Result<Response, Refusal> {
+    async fn page(&self, grant: &Arc<Grant>, spoken: Spoken, cursor: Option<&str>) -> Result<Response, Refusal> {
         if spoken.era == Era::Modern {
             let id = self.next_id();
             let body = outbound::tools_list(&outbound::Outgoing::own(id, spoken.version), cursor);

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,8 +22,12 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use session::{Key, Session, Sessions};
-use tokio::{runtime::Handle, sync::Notify};
+use parking_lot::Mutex;
+use session::{FAREWELLS_MAX, Farewell, Key, Session, Sessions};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+};
 pub use transport::Messages;
 use transport::{Address, Answered, Outgoing, Reading, Undelivered};
 pub use watch::Heard;
@@ -37,7 +41,7 @@ use crate::{
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::{
-        Call, headers,
+        Call, Topics, headers,
         json::{Bounds, Value},
         meta::LogLevel,
         mirrors, outbound,
@@ -106,15 +110,17 @@ pub struct Spoken {
 #[derive(Debug)]
 pub struct Peer {
     settings: Arc<Upstream>,
-    address: Address,
+    address: Arc<Address>,
     client: Client,
     bounds: Bounds,
     reply_bytes_max: usize,
     event_bytes_max: usize,
     spoken: ArcSwapOption<Spoken>,
     sessions: Sessions,
+    farewells: Arc<Semaphore>,
     ids: AtomicU64,
     shaken: Notify,
+    said: Mutex<Topics>,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -165,7 +171,7 @@ impl Peer {
     fn new(settings: Arc<Upstream>, client: Client, limits: &Limits) -> Result<Self, EgressError> {
         let spoken = settings.era.map(|era| Arc::new(Spoken { era, version: newest(era) }));
         Ok(Self {
-            address: Address::of(&settings.url)?,
+            address: Arc::new(Address::of(&settings.url)?),
             settings,
             client,
             bounds: Bounds::reply(limits),
@@ -173,8 +179,10 @@ impl Peer {
             event_bytes_max: limits.event_bytes_max,
             spoken: ArcSwapOption::from(spoken),
             sessions: Sessions::new(),
+            farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
             ids: AtomicU64::new(1),
             shaken: Notify::new(),
+            said: Mutex::new(Topics::default()),
         })
     }
 
@@ -250,6 +258,9 @@ impl Peer {
         let mut first = true;
         loop {
             let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
+            if let Some(level) = passage.log_level.filter(|level| session.is_quieter_than(*level)) {
+                Box::pin(self.set_level(grant, &session, level)).await;
+            }
             let spoken = Spoken { era: Era::Legacy, version: session.version };
             let way = Way {
                 peer: Arc::clone(self),
@@ -322,7 +333,7 @@ impl Peer {
     }
 
     /// A session at a legacy upstream: `initialize`, then `notifications/initialized`.
-    async fn begin(&self, grant: &Grant) -> Result<Session, Refusal> {
+    async fn begin(&self, grant: &Arc<Grant>) -> Result<Session, Refusal> {
         let id = self.next_id();
         let body = outbound::initialize(&outbound::Outgoing::own(id, versions::LEGACY_NEWEST));
         let mut answered = self.exchange(grant, Outgoing::new(body, HeaderMap::new(), None)).await?;
@@ -335,11 +346,35 @@ impl Peer {
             .get("protocolVersion")
             .and_then(|version| versions::legacy(&version.text()?))
             .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
-        let session = Session { id: answered.session, version };
+        let session = Session {
+            id: answered.session,
+            version,
+            logs: result.get("capabilities").and_then(|capabilities| capabilities.get("logging")).is_some(),
+            level: Mutex::new(None),
+            gone: AtomicBool::new(false),
+            farewell: Farewell {
+                client: self.client.clone(),
+                address: Arc::clone(&self.address),
+                grant: Arc::clone(grant),
+                turns: Arc::clone(&self.farewells),
+            },
+        };
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
         let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;
         Ok(session)
+    }
+
+    /// Asks for log messages from `level` on, for all calls of the session. Where that fails there are fewer of them.
+    async fn set_level(&self, grant: &Grant, session: &Session, level: LogLevel) {
+        let body = outbound::set_level(&outbound::Outgoing::own(self.next_id(), session.version), level);
+        let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
+        let asked = async {
+            if let Ok(answered) = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await {
+                answered.messages.discard().await;
+            }
+        };
+        drop(tokio::time::timeout(SAYING_MAX, asked).await);
     }
 
     /// Reads messages until the response to `id`; everything before it is not asked for here.

@@ -1,0 +1,293 @@
+//! How is somebody told what they did not ask for at that moment?
+//!
+//! `subscriptions/listen` of modern clients, and the GET stream of legacy ones: a task each, which waits for news, looks
+//! whether what its caller sees is another than before, and says so. It learns of changes from `hub`, and reads no
+//! upstream.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, sleep_until, timeout},
+};
+use uuid::Uuid;
+
+use super::{
+    Asking, Estate, Gateway, Head, Response,
+    hub::{News, Seat, View},
+    respond,
+    trail::Trail,
+};
+use crate::{
+    audit::{
+        journal::Journal,
+        record::{self, Who},
+    },
+    bridge::Turn,
+    clock::{self, Timestamp},
+    config::Endpoint,
+    identity::{Caller, Identity},
+    refusal::{Era, Refusal},
+    rpc::{RequestId, Topic, Topics, answers, sse},
+    telemetry::metrics::metrics,
+};
+
+/// Somebody who waits for changes, with everything that this takes until it ends.
+struct Listener {
+    estate: Arc<ArcSwap<Estate>>,
+    news: watch::Receiver<Arc<News>>,
+    journal: Arc<Journal>,
+    identity: Arc<Identity>,
+    endpoint: Endpoint,
+    topics: Topics,
+    ear: Ear,
+    seen: View,
+    /// The policy set and the configuration that `seen` was judged by.
+    judged_by: (Arc<str>, Arc<Estate>),
+    until: Instant,
+    record: Uuid,
+    began: Instant,
+    told: u64,
+    _seat: Seat,
+}
+
+/// Where what is told goes.
+enum Ear {
+    /// A request of this id, which gets an answer in the end.
+    Request(RequestId),
+    /// A stream of a session.
+    Stream(Turn),
+}
+
+/// Why a listener ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The client went away, or took nothing for too long.
+    Gone,
+    /// The credential, or the life of a stream, is over.
+    Expired,
+    /// What could be seen may be seen no longer.
+    Withdrawn,
+    /// A newer stream has taken over, or the session is over.
+    Over,
+    /// The gateway ends.
+    Drained,
+    /// Nothing of what was asked for can be told of.
+    Nothing,
+}
+
+impl End {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Expired => "expired",
+            Self::Withdrawn => "withdrawn",
+            Self::Over => "over",
+            Self::Drained => "drained",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+impl Gateway {
+    /// `subscriptions/listen` (RS-33): the acknowledgement first, then what changes, and an answer at the end.
+    pub(super) fn listen(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
+        let Asking { head, caller, call, .. } = asking;
+        let id = call.id().cloned().ok_or(Refusal::NotARequest("a request without an id"))?;
+        let filter = call.filter().ok_or(Refusal::NotARequest("a filter that was not read"))?;
+        if !respond::takes_streams(&head.headers) {
+            return Err(Refusal::NotAcceptable);
+        }
+        let topics = filter.topics.and(SERVED);
+        let listener = self.listener((asking.estate, caller), trail, topics, Ear::Request(id.clone()))?;
+        let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+        // The channel is new: there is room in it.
+        drop(events.try_send(sse::message(&answers::acknowledged(&id, topics))));
+        self.tasks.spawn(listener.run(events));
+        Ok(respond::stream(to_body))
+    }
+
+    /// The GET stream of a legacy session (RL-04, RL-05): what `initialize` said that the client would be told of.
+    pub(super) fn stream(
+        &self,
+        estate: &Arc<Estate>,
+        head: &Head,
+        caller: &Caller,
+        trail: &mut Trail,
+    ) -> Result<Response, Refusal> {
+        // Without a session it is either no client of ours or one that only tries what there is (RS-22).
+        if !respond::takes_streams(&head.headers) || crate::rpc::headers::session_id(&head.headers)?.is_none() {
+            return Err(Refusal::MethodNotAllowed("POST, DELETE"));
+        }
+        trail.era = Some(Era::Legacy);
+        let session = self.session(head, caller, trail)?;
+        let listener = self.listener((estate, caller), trail, SERVED, Ear::Stream(session.take_turn()))?;
+        let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+        self.tasks.spawn(listener.run(events));
+        Ok(respond::stream(to_body))
+    }
+
+    fn listener(
+        &self,
+        (estate, caller): (&Arc<Estate>, &Caller),
+        trail: &Trail,
+        topics: Topics,
+        ear: Ear,
+    ) -> Result<Listener, Refusal> {
+        let identity = caller.identity();
+        let seat = self.hub.seat(identity.principal)?;
+        let mut news = self.hub.listen();
+        let policy_set = Arc::clone(estate.rules.load().policies.digest());
+        let words = Arc::clone(&news.borrow_and_update());
+        let seen = View::of(estate, &words, (identity, &trail.endpoint), trail.now);
+        let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+        let recorded = self.journal.healthy()
+            && trail.with_request(None, |request| {
+                let (who, endpoint) = (trail.who(), trail.endpoint.path());
+                let listen =
+                    record::Listen { who, endpoint: &endpoint, request, topics: &names, policy_set: &policy_set };
+                self.journal.note(trail.id, &listen)
+            });
+        if !recorded {
+            return Err(Refusal::AuditUnavailable("the listener could not be recorded".to_owned()));
+        }
+        trail.measure("", None);
+        Ok(Listener {
+            estate: Arc::clone(&self.estate),
+            news,
+            journal: Arc::clone(&self.journal),
+            until: last_moment(estate, identity, trail.now),
+            identity: Arc::clone(identity),
+            endpoint: trail.endpoint.clone(),
+            topics,
+            ear,
+            seen,
+            judged_by: (policy_set, Arc::clone(estate)),
+            record: trail.id,
+            began: trail.began,
+            told: 0,
+            _seat: seat,
+        })
+    }
+}
+
+impl Listener {
+    async fn run(mut self, events: mpsc::Sender<Bytes>) {
+        let end = self.attend(&events).await;
+        if let Ear::Request(id) = &self.ear
+            && end != End::Gone
+        {
+            drop(timeout(CLIENT_STALL_MAX, events.send(sse::message(&answers::listened(id)))).await);
+        }
+        let who = Who { identity: Some(&self.identity), ..Who::default() };
+        let duration_us = u64::try_from(self.began.elapsed().as_micros()).ok();
+        let ended = record::ListenEnd { who, reason: end.as_str(), told: self.told, duration_us };
+        if !self.journal.note(self.record, &ended) {
+            metrics().audit_failures.increment();
+        }
+    }
+
+    async fn attend(&mut self, events: &mpsc::Sender<Bytes>) -> End {
+        if self.topics.is_empty() {
+            return End::Nothing;
+        }
+        loop {
+            tokio::select! {
+                () = events.closed() => return End::Gone,
+                () = sleep_until(self.until.into()) => return End::Expired,
+                () = over(&mut self.ear) => return End::Over,
+                // The hub lives as long as the gateway.
+                _changed = self.news.changed() => {}
+            }
+            if !self.news.borrow().draining {
+                // What comes in a burst is told once.
+                sleep(COALESCE).await;
+            }
+            let news = Arc::clone(&self.news.borrow_and_update());
+            if news.draining {
+                return End::Drained;
+            }
+            let estate = self.estate.load_full();
+            if !self.is_admitted(&estate) {
+                return End::Withdrawn;
+            }
+            let now = clock::now();
+            let seen = View::of(&estate, &news, (&self.identity, &self.endpoint), now);
+            for topic in seen.differs(&self.seen).and(self.topics).iter() {
+                let message = sse::message(&answers::changed(topic, self.ear.name()));
+                // Whoever does not read holds up nobody else: the news wait for them, and are one when they come.
+                match timeout(CLIENT_STALL_MAX, events.send(message)).await {
+                    Ok(Ok(())) => self.told = self.told.saturating_add(1),
+                    Ok(Err(_)) | Err(_) => return End::Gone,
+                }
+            }
+            if self.is_withdrawn(estate, &seen) {
+                return End::Withdrawn;
+            }
+            self.seen = seen;
+        }
+    }
+
+    /// Whether a request with this credential would still be let in at this endpoint, as far as the configuration says.
+    fn is_admitted(&self, estate: &Estate) -> bool {
+        let issuer = &self.identity.authentication.issuer;
+        !estate.audiences(&self.endpoint).is_empty()
+            && estate.config.issuers.iter().any(|known| known.issuer == *issuer)
+    }
+
+    /// Whether other rules than before leave nothing to be seen. A list that is empty because its upstream emptied it is
+    /// only a list that has changed.
+    fn is_withdrawn(&mut self, estate: Arc<Estate>, seen: &View) -> bool {
+        let policy_set = Arc::clone(estate.rules.load().policies.digest());
+        let same = policy_set == self.judged_by.0 && Arc::ptr_eq(&estate, &self.judged_by.1);
+        self.judged_by = (policy_set, estate);
+        !same && self.seen.any && !seen.any
+    }
+}
+
+impl Ear {
+    fn name(&self) -> Option<&RequestId> {
+        match self {
+            Self::Request(id) => Some(id),
+            Self::Stream(_) => None,
+        }
+    }
+}
+
+/// Returns when a stream's turn is over; a request's never is.
+fn over(ear: &mut Ear) -> impl Future<Output = ()> {
+    async {
+        match ear {
+            Ear::Request(_) => std::future::pending().await,
+            Ear::Stream(turn) => turn.over().await,
+        }
+    }
+}
+
+/// Until when `identity` may listen: no longer than its credential is taken, and than a stream may live.
+fn last_moment(estate: &Estate, identity: &Identity, now: Timestamp) -> Instant {
+    let authentication = &identity.authentication;
+    let issuer = estate.config.issuers.iter().find(|issuer| issuer.issuer == authentication.issuer);
+    let leeway = issuer.map_or(Duration::ZERO, |issuer| issuer.leeway);
+    let left = authentication.expires_at.plus(leeway).since(now).min(estate.config.limits.stream_max);
+    let start = clock::instant();
+    start.checked_add(left).unwrap_or(start)
+}
+
+/// What can be told of.
+const SERVED: Topics = Topics::ALL;
+
+/// Changes within so long are told as one (spec §3.7).
+const COALESCE: Duration = Duration::from_millis(300);
+
+/// Messages that may wait for a listener who reads slowly: one of each topic.
+const EVENTS_WAITING_MAX: usize = 4;
+
+/// A listener who takes nothing for so long is taken to be gone.
+const CLIENT_STALL_MAX: Duration = Duration::from_secs(20);
