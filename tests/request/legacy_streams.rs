@@ -1,5 +1,10 @@
 //! The stream that a legacy client opens with GET: what it is told without asking, and when that ends (RL-04, RL-05).
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use serde_json::json;
 
 use super::{
@@ -10,14 +15,39 @@ use crate::harness::{
     gateway::{Gateway, Setup},
     http::Connection,
     issuer::Issuer,
+    mcp::Session,
     place,
-    recorder::{Era, Recorder},
+    recorder::{Era, Recorder, Reply, Step},
 };
 
 fn opened(connection: &mut Connection) {
     let head = connection.head();
     assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
     assert_eq!(head.header("x-accel-buffering"), Some("no"));
+}
+
+/// A stream that begins where another broke, at the event `last`.
+fn back(session: &Session, last: &str) -> Connection {
+    let mut connection = session.client().connection();
+    let mut headers = session.headers();
+    headers.extend([("Accept", "text/event-stream"), ("Last-Event-ID", last)]);
+    connection.send(&session.client().bytes("GET", &headers, b"")).unwrap();
+    connection
+}
+
+/// Two steps of progress, and the answer after the second; each when the counter says so.
+fn stepping(counter: &Arc<AtomicUsize>) -> Recorder {
+    let counter = Arc::clone(counter);
+    Recorder::scripted(Era::Modern, move |seen| {
+        (seen.rpc_method() == "tools/call").then(|| {
+            let token = &seen.json()["params"]["_meta"]["progressToken"];
+            let progress = |step: u64| json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": { "progressToken": token, "progress": step } });
+            let content = json!([{ "type": "text", "text": "done" }]);
+            let last = json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "result": { "resultType": "complete", "content": content } });
+            let until = |number| Step::Until(Arc::clone(&counter), number);
+            Reply::stream().event(&progress(1)).step(until(1)).event(&progress(2)).step(until(2)).event(&last)
+        })
+    })
 }
 
 fn endings(gateway: &Gateway, count: usize) -> Vec<String> {
@@ -113,4 +143,64 @@ fn a_session_is_not_idle_while_its_stream_is_open() {
         (silent.request("ping", &json!({})).status() == 404).then_some(())
     });
     assert_eq!(listening.request("ping", &json!({})).status(), 200);
+}
+
+/// RL-07 and RL-08: a client that lost its stream comes back to it, and gets everything once: what came in between, what
+/// still comes, and the answer.
+#[test]
+fn a_broken_stream_goes_on_where_it_broke() {
+    let issuer = Issuer::good();
+    let counter = Arc::new(AtomicUsize::new(0));
+    let recorder = stepping(&counter);
+    let gateway = Setup::usual("resume", &issuer).open_upstream("up", &recorder.url()).start();
+    let session = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo").initialize();
+    let params = json!({ "name": "echo", "arguments": {}, "_meta": { "progressToken": "t" } });
+    let mut first = session.client().connection();
+    first.send(&session.bytes(&json!("call"), "tools/call", &params)).unwrap();
+    assert_eq!(first.head().status, 200);
+    let text = first.text_until("\"progress\":1}}\n\n");
+    assert!(text.starts_with("id: 1-0\nretry: 1000\ndata:\n\nid: 1-1\nevent: message\ndata: "), "{text:?}");
+    drop(first);
+    counter.store(1, Ordering::Release);
+    let mut second = back(&session, "1-1");
+    opened(&mut second);
+    assert_eq!(second.event().unwrap()["params"]["progress"], 2);
+    counter.store(2, Ordering::Release);
+    let last = second.event().unwrap();
+    assert_eq!((&last["id"], &last["result"]["content"][0]["text"]), (&json!("call"), &json!("done")));
+    assert_eq!(second.event(), None, "the answer ends it");
+    // Whoever comes back after the end gets the answer too.
+    assert_eq!(back(&session, "1-2").answer().json()["result"]["content"][0]["text"], "done");
+    assert_eq!(gateway.recorded("outcome", 1)[0]["result"]["ending"], "ok");
+    assert_eq!(recorder.seen_method("tools/call").len(), 1, "sent once, however often somebody came back");
+
+    // It is this session's and nobody else's; an id that nobody knows begins a stream for what changes.
+    let other = gateway.client_of(Some("up"), &issuer, "bob").initialize();
+    for (session, last) in [(&other, "1-0"), (&session, "77-1"), (&session, "nonsense")] {
+        let mut stream = back(session, last);
+        opened(&mut stream);
+        assert_eq!(stream.event().unwrap()["method"], "notifications/tools/list_changed", "{last}");
+    }
+}
+
+/// An event without a message is for clients that know it; to the older ones it would be a message that is no JSON.
+#[test]
+fn an_older_client_gets_no_event_without_a_message() {
+    let issuer = Issuer::good();
+    let counter = Arc::new(AtomicUsize::new(2));
+    let recorder = stepping(&counter);
+    let gateway = Setup::usual("unprimed", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let begin = json!({
+        "jsonrpc": "2.0", "id": 0, "method": "initialize",
+        "params": { "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "tests", "version": "1" } },
+    });
+    let begun = alice.post(&[], begin.to_string().as_bytes());
+    let call = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": { "name": "echo", "arguments": {}, "_meta": { "progressToken": "t" } },
+    });
+    let headers = [("Mcp-Session-Id", begun.header("mcp-session-id").unwrap()), ("MCP-Protocol-Version", "2025-06-18")];
+    let answer = alice.post(&headers, call.to_string().as_bytes());
+    assert!(answer.text().starts_with("id: 1-1\nevent: message\ndata: {"), "{}", answer.text());
 }

@@ -4,26 +4,31 @@
 //! State exists here only because a legacy peer forces it. A session is a handle, never a proof of who asks: every
 //! request is authenticated, and a session answers only to the principal that began it (RR-09).
 
+mod replay;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use tokio::sync::{Notify, watch};
+use replay::Replay;
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
     clock::{self, Timestamp},
     config::{Endpoint, Limits},
     refusal::Refusal,
-    rpc::meta::LogLevel,
+    rpc::{meta::LogLevel, sse},
+    tasks,
     telemetry::metrics,
 };
 
@@ -37,6 +42,8 @@ pub struct Sessions {
     given: Mutex<HashMap<[u8; 32], VecDeque<String>>>,
     share: usize,
     principals_max: usize,
+    /// Bytes of events that all sessions keep.
+    kept: Arc<AtomicUsize>,
 }
 
 /// One conversation with a legacy client.
@@ -56,6 +63,7 @@ pub struct Session {
     log_level: Mutex<Option<LogLevel>>,
     /// How many streams were opened for what no request asked for; [`ENDED`] when the session is over.
     streams: watch::Sender<u64>,
+    replay: Replay,
 }
 
 /// What `initialize` fixed.
@@ -85,6 +93,7 @@ impl Sessions {
             given: Mutex::new(HashMap::new()),
             share: max.div_ceil(SHARES),
             principals_max: max,
+            kept: Arc::default(),
         }
     }
 
@@ -107,6 +116,7 @@ impl Sessions {
             calls: Mutex::new(HashMap::new()),
             log_level: Mutex::new(None),
             streams: watch::Sender::new(0),
+            replay: Replay::new(Arc::clone(&self.kept)),
         });
         self.open.insert(id, Arc::clone(&session));
         self.count();
@@ -215,7 +225,34 @@ impl Session {
             }
             turn != ENDED
         });
-        Turn { turn, streams: self.streams.subscribe(), session: Arc::downgrade(self) }
+        let stream = self.replay.stream();
+        let priming = self.priming(stream);
+        Turn { turn, streams: self.streams.subscribe(), session: Arc::downgrade(self), stream, events: 0, priming }
+    }
+
+    /// The events of an answer under ids, kept so that a client which loses the stream can come back to it (RL-08).
+    #[must_use]
+    pub fn carry(self: &Arc<Self>, from: mpsc::Receiver<Bytes>) -> mpsc::Receiver<Bytes> {
+        let (to, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+        let stream = self.replay.stream();
+        // The channel is new: there is room in it.
+        drop(self.priming(stream).map(|event| to.try_send(event)));
+        let session = Arc::clone(self);
+        tasks::background(async move { session.replay.carry(stream, from, to).await });
+        to_body
+    }
+
+    /// What followed the event called `last`, and what still comes of its stream; nothing where that is not known any
+    /// more.
+    #[must_use]
+    pub fn resume(&self, last: &str) -> Option<mpsc::Receiver<Bytes>> {
+        self.replay.resume(last)
+    }
+
+    /// The first event of a stream, where this client's version has it: older clients take it for a message.
+    #[must_use]
+    fn priming(&self, stream: u64) -> Option<Bytes> {
+        (self.version >= PRIMING_SINCE).then(|| sse::priming(&replay::id(stream, 0)))
     }
 
     /// Cancels a call by its id; an id that is not under way is ignored (spec §2.2).
@@ -232,9 +269,24 @@ pub struct Turn {
     turn: u64,
     streams: watch::Receiver<u64>,
     session: Weak<Session>,
+    stream: u64,
+    events: u64,
+    priming: Option<Bytes>,
 }
 
 impl Turn {
+    /// What the stream begins with.
+    pub fn priming(&mut self) -> Option<Bytes> {
+        self.priming.take()
+    }
+
+    /// The id of the stream's next event. What is told here is not kept: a client that comes back is told that everything
+    /// may have changed.
+    pub fn next_id(&mut self) -> String {
+        self.events = self.events.saturating_add(1);
+        replay::id(self.stream, self.events)
+    }
+
     /// Returns when the turn is over.
     pub async fn over(&mut self) {
         let turn = self.turn;
@@ -265,6 +317,12 @@ impl Tracked {
     pub async fn cancelled(&self) {
         self.cancelled.notified().await;
     }
+
+    /// The session that the call belongs to.
+    #[must_use]
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
 }
 
 impl Drop for Tracked {
@@ -282,6 +340,12 @@ fn brief(mut claim: String) -> String {
 
 /// No stream has this number: the session is over.
 const ENDED: u64 = u64::MAX;
+
+/// The first version whose clients know an event without a message (RL-08).
+const PRIMING_SINCE: &str = "2025-11-25";
+
+/// Events that may wait for a client that reads slowly.
+const EVENTS_WAITING_MAX: usize = 16;
 
 /// As much of a claim as the journal writes down.
 const CLAIM_BYTES_MAX: usize = 256;

@@ -336,7 +336,7 @@ impl Carriage {
     /// From now on the client gets events, where it takes them.
     fn open(&self, delivery: &mut Delivery) {
         if self.streams {
-            delivery.open();
+            delivery.open(self.held.tracked.as_ref());
         }
     }
 
@@ -442,12 +442,16 @@ enum Delivery {
 }
 
 impl Delivery {
-    /// Begins a stream, where nothing was said yet.
-    fn open(&mut self) {
+    /// Begins a stream, where nothing was said yet; one of a session can be come back to.
+    fn open(&mut self, tracked: Option<&Tracked>) {
         if let Self::Waiting(_) = self
             && let Self::Waiting(to_client) = std::mem::replace(self, Self::Gone)
         {
             let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+            let to_body = match tracked {
+                Some(tracked) => tracked.session().carry(to_body),
+                None => to_body,
+            };
             if to_client.send(respond::stream(to_body)).is_ok() {
                 *self = Self::Streaming(events);
             }

@@ -5,7 +5,6 @@
 //! upstream.
 
 use std::{
-    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,7 +33,7 @@ use crate::{
     config::Endpoint,
     identity::{Caller, Identity},
     refusal::{Era, Refusal},
-    rpc::{RequestId, Topic, Topics, answers, sse},
+    rpc::{self, RequestId, Topic, Topics, answers, sse},
     telemetry::metrics::metrics,
 };
 
@@ -122,13 +121,26 @@ impl Gateway {
         trail: &mut Trail,
     ) -> Result<Response, Refusal> {
         // Without a session it is either no client of ours or one that only tries what there is (RS-22).
-        if !respond::takes_streams(&head.headers) || crate::rpc::headers::session_id(&head.headers)?.is_none() {
+        if !respond::takes_streams(&head.headers) || rpc::headers::session_id(&head.headers)?.is_none() {
             return Err(Refusal::MethodNotAllowed("POST, DELETE"));
         }
         trail.era = Some(Era::Legacy);
         let session = self.session(head, caller, trail)?;
-        let listener = self.listener((estate, caller), trail, SERVED, Ear::Stream(session.take_turn()))?;
+        let last = rpc::headers::last_event_id(&head.headers);
+        if let Some(rest) = last.and_then(|last| session.resume(last)) {
+            return Ok(respond::stream(rest));
+        }
+        let mut turn = session.take_turn();
+        let priming = turn.priming();
+        let mut listener = self.listener((estate, caller), trail, SERVED, Ear::Stream(turn))?;
+        if last.is_some() {
+            // What changed while the client was away, nobody told it.
+            listener.seen = View::default();
+            listener.news.mark_changed();
+        }
         let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+        // The channel is new: there is room in it.
+        drop(priming.map(|event| events.try_send(event)));
         self.tasks.spawn(listener.run(events));
         Ok(respond::stream(to_body))
     }
@@ -220,7 +232,7 @@ impl Listener {
             let now = clock::now();
             let seen = View::of(&estate, &news, (&self.identity, &self.endpoint), now);
             for topic in seen.differs(&self.seen).and(self.topics).iter() {
-                let message = sse::message(&answers::changed(topic, self.ear.name()));
+                let message = self.ear.event(topic);
                 // Whoever does not read holds up nobody else: the news wait for them, and are one when they come.
                 match timeout(CLIENT_STALL_MAX, events.send(message)).await {
                     Ok(Ok(())) => self.told = self.told.saturating_add(1),
@@ -252,21 +264,19 @@ impl Listener {
 }
 
 impl Ear {
-    fn name(&self) -> Option<&RequestId> {
+    fn event(&mut self, topic: Topic) -> Bytes {
         match self {
-            Self::Request(id) => Some(id),
-            Self::Stream(_) => None,
+            Self::Request(id) => sse::message(&answers::changed(topic, Some(id))),
+            Self::Stream(turn) => sse::with_id(&turn.next_id(), &sse::message(&answers::changed(topic, None))),
         }
     }
 }
 
 /// Returns when a stream's turn is over; a request's never is.
-fn over(ear: &mut Ear) -> impl Future<Output = ()> {
-    async {
-        match ear {
-            Ear::Request(_) => std::future::pending().await,
-            Ear::Stream(turn) => turn.over().await,
-        }
+async fn over(ear: &mut Ear) {
+    match ear {
+        Ear::Request(_) => std::future::pending().await,
+        Ear::Stream(turn) => turn.over().await,
     }
 }
 
