@@ -36,16 +36,16 @@ use tollgate::{
         journal::{self, Journal},
         record::{self, Ending, Outcome},
     },
-    catalog::ToolDefinition,
+    catalog::{Definition, Kind},
     ceiling::Ceilings,
     clock::{self, Timestamp},
     config::{self, Config, Environment, Source, UpstreamId},
     exchange::{Exchange, Tripwire},
     identity::{Authenticator, Identity},
-    inspect,
+    inspect::{self, Sent},
     policy::Policies,
     refusal::Era,
-    rpc::{self, Call, Message, canonical::canonical, json::Bounds, outbound, reply::Inbound, sse::Splitter},
+    rpc::{self, Call, Message, Method, canonical::canonical, json::Bounds, outbound, reply::Inbound, sse::Splitter},
     state::Rates,
 };
 
@@ -209,11 +209,11 @@ impl Bench {
         Arc::clone(self.runtime.block_on(caller).unwrap().identity())
     }
 
-    fn tool(&self, name: &str) -> ToolDefinition {
+    fn tool(&self, name: &str) -> Definition {
         let upstream = &self.config.upstreams[&UpstreamId::parse("bench").unwrap()];
         let tools = peers::tools();
         let tool = tools["tools"].as_array().unwrap().iter().find(|tool| tool["name"] == name).unwrap();
-        ToolDefinition::read(upstream, Bytes::from(tool.to_string())).unwrap()
+        Definition::read(upstream, Kind::Tool, Bytes::from(tool.to_string())).unwrap()
     }
 }
 
@@ -237,8 +237,8 @@ fn resolve() -> Box<dyn FnMut()> {
     let tools = ["echo", "pay", "hold"].map(|name| Arc::new(bench.tool(name))).to_vec();
     let listing = tollgate::catalog::Listing { tools, ..Default::default() };
     let upstream = UpstreamId::parse("bench").unwrap();
-    let catalogue = tollgate::catalog::Catalogue::merge(1, [(upstream, listing)].into());
-    Box::new(move || drop(black_box(catalogue.resolve(&config::Endpoint::Federated, "bench__echo"))))
+    let catalogue = tollgate::catalog::Catalogue::merge(1, config::Prefix::Always, [(upstream, listing)].into());
+    Box::new(move || drop(black_box(catalogue.listed(&config::Endpoint::Federated, Kind::Tool, "bench__echo"))))
 }
 
 /// `fresh`: each call by a caller of a class not seen before.
@@ -345,7 +345,7 @@ fn outbound() -> Box<dyn FnMut()> {
     let call = Bench::new().call();
     Box::new(move || {
         let outgoing = outbound::Outgoing { traceparent: Some(PARENT), ..outbound::Outgoing::own(7, VERSION) };
-        drop(black_box(outbound::tools_call(&outgoing, "echo", &call)));
+        drop(black_box(outbound::call(&outgoing, "echo", &call)));
     })
 }
 
@@ -376,7 +376,8 @@ fn admit() -> Box<dyn FnMut()> {
     let answer = Bytes::from(answer());
     Box::new(move || {
         let Ok(Inbound::Response(response)) = Inbound::parse(answer.clone(), &bounds) else { panic!("no response") };
-        drop(black_box(inspect::admit(&asker, 7, VERSION, &response).unwrap()));
+        let sent = Sent { method: Method::ToolsCall, id: 7, version: VERSION, prefix: None };
+        drop(black_box(inspect::admit(&asker, &sent, &response).unwrap()));
     })
 }
 

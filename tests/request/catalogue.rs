@@ -298,7 +298,7 @@ fn a_tool_with_an_illegal_header_is_withheld_and_the_others_served() {
     for tool in ["blank", "empty", "split", "odd", "array"] {
         assert_eq!(refused(&alice.call(tool, &json!({}))).2, "tool_unknown", "{tool}");
     }
-    assert!(gateway.process.errors().contains("\"tool\":\"blank\""), "the administrator is told");
+    assert!(gateway.process.errors().contains("\"name\":\"blank\""), "the administrator is told");
     assert!(recorder.seen_method("tools/call").is_empty());
 }
 

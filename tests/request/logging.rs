@@ -15,6 +15,10 @@ fn talkative(era: Era) -> Recorder {
     Recorder::scripted(era, move |seen| {
         let call = seen.json();
         match seen.rpc_method().as_str() {
+            "server/discover" if era == Era::Modern => Some(Reply::result(seen, &json!({
+                "resultType": "complete", "supportedVersions": ["2026-07-28"],
+                "capabilities": { "tools": {}, "logging": {} }, "ttlMs": 60_000, "cacheScope": "private",
+            }))),
             "initialize" => Some(
                 Reply::result(
                     seen,
@@ -106,7 +110,9 @@ fn a_legacy_server_without_logging_is_not_asked() {
     let recorder = Recorder::good(Era::Legacy);
     let gateway = Setup::usual("logging-none", &issuer).open_upstream("up", &recorder.url()).start();
     let session = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo").initialize();
-    assert_eq!(session.request("logging/setLevel", &json!({ "level": "debug" })).status(), 200);
+    assert!(session.initialized["result"]["capabilities"]["logging"].is_null());
+    let answer = session.request("logging/setLevel", &json!({ "level": "debug" }));
+    assert_eq!(refused(&answer), (200, -32601, "method_unknown".into()));
     assert_eq!(session.call("echo", &json!({})).status(), 200);
     assert!(levels_up(&recorder).is_empty());
 }

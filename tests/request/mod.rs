@@ -14,6 +14,7 @@ mod listen;
 mod logging;
 mod metadata;
 mod modern_wire;
+mod offers;
 mod reload;
 mod sent_at_most_once;
 mod streams;

@@ -209,6 +209,7 @@ fn discover_says_what_is_served_and_every_result_its_type() {
     let recorder = Recorder::good(Era::Modern);
     let gateway = gateway("discover", &issuer, &recorder);
     let alice = gateway.client_of(None, &issuer, "alice").awaiting("up__echo");
+    let asked = recorder.seen_method("server/discover").len();
     let result = alice.modern("server/discover", &json!({})).json()["result"].clone();
     assert_eq!(result["resultType"], "complete");
     assert!(result["supportedVersions"].as_array().unwrap().contains(&json!(MODERN)), "{result}");
@@ -219,7 +220,7 @@ fn discover_says_what_is_served_and_every_result_its_type() {
     assert_eq!((&list["resultType"], &list["cacheScope"]), (&json!("complete"), &json!("private")));
     let call = alice.call("up__echo", &json!({})).json()["result"].clone();
     assert_eq!(call["resultType"], "complete");
-    assert_eq!(recorder.seen_method("server/discover").len(), 1, "the client's is answered by the gateway");
+    assert_eq!(recorder.seen_method("server/discover").len(), asked, "the client's is answered by the gateway");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! What did the upstream say about one of its tools, and what did the administrator add?
+//! What did the upstream say about something that it offers, and what did the administrator add?
 //!
-//! A tool's definition is a trust boundary: it is read strictly, within bounds, and one that cannot be understood is
-//! left out rather than passed on. It does not know under which name clients see the tool, nor who may.
+//! A definition is a trust boundary: it is read strictly, within bounds, and one that cannot be understood is left out
+//! rather than passed on. It does not know under which name clients see it, nor who may.
 
 use std::{fmt, time::Duration};
 
@@ -9,31 +9,114 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::{
-    config::{self, Durability, ToolRule, UpstreamId},
+    config::{self, Durability, TargetRule, UpstreamId},
     rpc::{
-        canonical,
-        json::{self, Bounds, Document, Kind},
+        canonical, definition_json,
+        json::{self, Bounds, Document},
         mirrors::{self, Mirror},
-        tool_json,
+        outbound,
     },
 };
 
-/// One tool of one upstream, with the rules of `upstreams.toml` that match it.
+/// What something that an upstream offers is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A tool.
+    Tool,
+    /// A prompt.
+    Prompt,
+    /// A resource, to be read.
+    Resource,
+    /// A template of resources' URIs.
+    Template,
+    /// A resource, to be told of its changes.
+    Subscription,
+    /// Values for an argument of a prompt or template.
+    Completion,
+}
+
+impl Kind {
+    /// The kinds that upstreams list.
+    pub const LISTED: [Self; 4] = [Self::Tool, Self::Prompt, Self::Resource, Self::Template];
+
+    /// The method that uses such a thing, which is its action or action group in policies.
+    #[must_use]
+    pub const fn method(self) -> &'static str {
+        match self {
+            Self::Tool => "tools/call",
+            Self::Prompt => "prompts/get",
+            Self::Resource | Self::Template => "resources/read",
+            Self::Subscription => "resources/subscribe",
+            Self::Completion => "completion/complete",
+        }
+    }
+
+    /// The action group in policies, where each thing of this kind is an action of its own.
+    #[must_use]
+    pub fn group(self) -> Option<&'static str> {
+        self.has_own_action().then(|| self.method())
+    }
+
+    /// The word for people and audit records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tool => "tool",
+            Self::Prompt => "prompt",
+            Self::Resource | Self::Subscription => "resource",
+            Self::Template => "resource template",
+            Self::Completion => "completion",
+        }
+    }
+
+    /// The method that lists such things, and the member of its result that holds them.
+    #[must_use]
+    pub const fn list(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Tool => ("tools/list", "tools"),
+            Self::Prompt | Self::Completion => ("prompts/list", "prompts"),
+            Self::Resource | Self::Subscription => ("resources/list", "resources"),
+            Self::Template => ("resources/templates/list", "resourceTemplates"),
+        }
+    }
+
+    /// The member of a definition that names the thing.
+    #[must_use]
+    pub const fn member(self) -> &'static str {
+        match self {
+            Self::Tool | Self::Prompt | Self::Completion => "name",
+            Self::Resource | Self::Subscription => "uri",
+            Self::Template => "uriTemplate",
+        }
+    }
+
+    /// Whether each thing of this kind is an action of its own in policies. Resources come and go, and need not be listed
+    /// to be read, so policies tell them apart by `context.input.uri`.
+    const fn has_own_action(self) -> bool {
+        matches!(self, Self::Tool | Self::Prompt)
+    }
+}
+
+/// One thing that one upstream offers, with the rules of `upstreams.toml` that match it.
 #[derive(Debug, Clone)]
-pub struct ToolDefinition {
-    /// Whose tool it is.
+pub struct Definition {
+    /// What it is.
+    pub kind: Kind,
+    /// Whose it is.
     pub upstream: UpstreamId,
-    /// What the upstream calls it.
+    /// What the upstream calls it: the name of a tool or prompt, the URI of a resource, the template of a template.
     pub name: String,
     /// The definition's JSON as the upstream gave it, and where everything is in it.
     document: Document,
     /// SHA-256, in hex, of the canonical JSON of the members that somebody decides by (spec §3.9).
     pub digest: String,
-    /// SHA-256 of all that a decision about this tool depends on besides caller, arguments and time: the upstream, the
-    /// name, the digest, the tags and the scopes required. Names the tool in caches.
+    /// SHA-256 of all that a decision about this depends on besides caller, input and time: the upstream, the action, the
+    /// tags and the scopes required, and of a tool or prompt also its digest. Names it in caches.
     pub key: [u8; 32],
-    /// `inputSchema`.
+    /// The JSON Schema of `context.input`: a tool's `inputSchema`.
     pub input_schema: serde_json::Value,
+    /// The input itself, where it is known before anybody asks: a resource's URI.
+    given: Option<Document>,
     /// Arguments that travel in headers too (`x-mcp-header`).
     pub mirrors: Vec<Mirror>,
     /// Action groups in Cedar; sorted, no duplicates.
@@ -59,7 +142,7 @@ pub enum DefinitionFault {
     MemberMalformed(&'static str),
     /// A member is larger than the gateway takes.
     MemberTooLarge(&'static str),
-    /// `upstream/name` is the name of an action group.
+    /// `upstream/name` is the name of an action group, or of an action that is not a tool's.
     NameReserved,
     /// A tag in `upstreams.toml` that could be taken for a tool: it is empty or has a `/`.
     TagMalformed(String),
@@ -82,33 +165,89 @@ impl fmt::Display for DefinitionFault {
 
 impl std::error::Error for DefinitionFault {}
 
-impl ToolDefinition {
-    /// Reads one element of an upstream's `tools`, and applies the rules that match its name.
+impl Definition {
+    /// Reads one element of an upstream's list, and applies the rules that match its name.
     ///
     /// # Errors
-    /// The definition is not one that the gateway can stand for; the tool is left out (RC-05).
-    pub fn read(upstream: &config::Upstream, raw: Bytes) -> Result<Self, DefinitionFault> {
+    /// The definition is not one that the gateway can stand for; it is left out (RC-05).
+    pub fn read(upstream: &config::Upstream, kind: Kind, raw: Bytes) -> Result<Self, DefinitionFault> {
         if raw.len() > DEFINITION_BYTES_MAX {
-            return Err(DefinitionFault::MemberTooLarge("tool"));
+            return Err(DefinitionFault::MemberTooLarge(kind.as_str()));
         }
         let document = Document::parse(raw, &BOUNDS).map_err(DefinitionFault::NotJson)?;
         let root = document.root();
-        let name = name(root)?;
-        if format!("{}/{name}", upstream.id) == GROUP_OF_ALL {
+        let name = name(root, kind)?;
+        texts(root)?;
+        let input_schema = match kind {
+            Kind::Tool => input_schema(root)?,
+            Kind::Prompt => prompt_schema(root)?,
+            Kind::Resource | Kind::Template | Kind::Subscription | Kind::Completion => kind_schema(kind),
+        };
+        let declared = root.get("inputSchema").filter(|_| kind == Kind::Tool).map(mirrors::declared).transpose();
+        let mirrors = declared.map_err(DefinitionFault::HeaderMalformed)?.unwrap_or_default();
+        let given = (kind == Kind::Resource).then(|| input(&[("uri", &name)])).transpose()?;
+        Self::of(upstream, Parts { kind, name, document, input_schema, mirrors, given })
+    }
+
+    /// A resource by its URI, whether or not the upstream lists it: servers need not (MCP server/resources).
+    ///
+    /// # Errors
+    /// [`DefinitionFault::TagMalformed`], and a URI beyond all bounds.
+    pub fn resource(upstream: &config::Upstream, kind: Kind, uri: &str) -> Result<Self, DefinitionFault> {
+        let given = input(&[("uri", uri)])?;
+        let (document, input_schema) = (given.clone(), kind_schema(kind));
+        let parts =
+            Parts { kind, name: uri.to_owned(), document, input_schema, mirrors: Vec::new(), given: Some(given) };
+        Self::of(upstream, parts)
+    }
+
+    /// Any resource of an upstream at all: what may be said before a URI is known; `kind` is what is wanted of it.
+    ///
+    /// # Errors
+    /// [`DefinitionFault::TagMalformed`].
+    pub fn any_resource(upstream: &config::Upstream, kind: Kind) -> Result<Self, DefinitionFault> {
+        Ok(Self { given: None, ..Self::resource(upstream, kind, "")? })
+    }
+
+    /// The completion of `argument` of what `reference` is called; its rules are those of the thing itself.
+    ///
+    /// # Errors
+    /// [`DefinitionFault::TagMalformed`], and a name beyond all bounds.
+    pub fn completion(upstream: &config::Upstream, of: &Self, argument: &str) -> Result<Self, DefinitionFault> {
+        let reference = if of.kind == Kind::Prompt { "ref/prompt" } else { "ref/resource" };
+        let given = input(&[("ref", reference), ("name", &of.name), ("argument", argument)])?;
+        let kind = Kind::Completion;
+        let (document, input_schema) = (given.clone(), kind_schema(kind));
+        let parts =
+            Parts { kind, name: of.name.clone(), document, input_schema, mirrors: Vec::new(), given: Some(given) };
+        let completion = Self::of(upstream, parts)?;
+        let (tags, requires, mints) = (of.tags.clone(), of.requires.clone(), of.mints.clone());
+        let key = key(&upstream.id, kind, "", &tags, &requires);
+        Ok(Self { key, tags, requires, mints, timeout: of.timeout, durability: of.durability, ..completion })
+    }
+
+    fn of(upstream: &config::Upstream, parts: Parts) -> Result<Self, DefinitionFault> {
+        let Parts { kind, name, document, input_schema, mirrors, given } = parts;
+        let action = action(&upstream.id, kind, &name);
+        if kind == Kind::Tool && ACTIONS.contains(&action.as_str()) {
             return Err(DefinitionFault::NameReserved);
         }
-        texts(root)?;
-        let input_schema = input_schema(root)?;
-        let declared = root.get("inputSchema").map(mirrors::declared).transpose();
-        let mirrors = declared.map_err(DefinitionFault::HeaderMalformed)?.unwrap_or_default();
-        let rules = Rules::of(&upstream.tools, &name)?;
-        let digest = hex(digest_of(root).as_ref());
+        let rules = match kind {
+            Kind::Tool => Rules::of(&upstream.tools, &name)?,
+            Kind::Prompt => Rules::of(&upstream.prompts, &name)?,
+            Kind::Resource | Kind::Template | Kind::Subscription => Rules::of(&upstream.resources, &name)?,
+            Kind::Completion => Rules::default(),
+        };
+        let digest = hex(digest_of(kind, document.root()).as_ref());
+        let of_own = if kind.has_own_action() { digest.as_str() } else { "" };
         Ok(Self {
-            key: key(&upstream.id, &name, &digest, &rules),
+            key: key(&upstream.id, kind, &format!("{action} {of_own}"), &rules.tags, &rules.requires),
+            kind,
             upstream: upstream.id.clone(),
             name,
             digest,
             input_schema,
+            given,
             mirrors,
             tags: rules.tags,
             requires: rules.requires,
@@ -120,29 +259,101 @@ impl ToolDefinition {
         })
     }
 
+    /// What policies read as `context.input`, where that is known before anybody asks.
+    #[must_use]
+    pub fn given(&self) -> Option<json::Value<'_>> {
+        self.given.as_ref().map(Document::root)
+    }
+
     /// The definition's JSON as the upstream gave it.
     #[must_use]
     pub fn raw(&self) -> &Bytes {
         self.document.text()
     }
 
-    /// The definition as a list has it, under the name `exposed` and for a client of `version`.
+    /// The definition as a list has it, under the name `exposed` and for a client of `version`; `prefix` is the upstream's
+    /// id where URIs carry it.
     #[must_use]
-    pub fn listed(&self, exposed: &str, version: &str) -> Vec<u8> {
+    pub fn listed(&self, exposed: &str, version: &str, prefix: Option<&str>) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.raw().len().saturating_add(exposed.len()));
-        tool_json::write(&mut out, self.document.root(), exposed, version);
+        definition_json::write(&mut out, self.document.root(), (self.kind.member(), exposed), version, prefix);
         out
     }
 
-    /// The action's name in policies: upstream, `/`, original name. An upstream's id has no `/`, so this is one to one.
+    /// The action's name in policies. An upstream's id has neither `/` nor `:`, so this is one to one for what has an
+    /// action of its own: `upstream/tool` and `prompt:upstream/prompt`; all else is named by its method.
     #[must_use]
     pub fn action(&self) -> String {
-        format!("{}/{}", self.upstream, self.name)
+        action(&self.upstream, self.kind, &self.name)
     }
 }
 
-/// The action group that every tool is in.
-pub const GROUP_OF_ALL: &str = "tools/call";
+/// What a definition is made of, before rules are applied.
+struct Parts {
+    kind: Kind,
+    name: String,
+    document: Document,
+    input_schema: serde_json::Value,
+    mirrors: Vec<Mirror>,
+    given: Option<Document>,
+}
+
+fn action(upstream: &UpstreamId, kind: Kind, name: &str) -> String {
+    match kind {
+        Kind::Tool => format!("{upstream}/{name}"),
+        Kind::Prompt => format!("prompt:{upstream}/{name}"),
+        Kind::Resource | Kind::Template | Kind::Subscription | Kind::Completion => kind.method().to_owned(),
+    }
+}
+
+/// The actions and action groups that are there whatever upstreams offer.
+pub const ACTIONS: [&str; 5] =
+    ["tools/call", "prompts/get", "resources/read", "resources/subscribe", "completion/complete"];
+
+/// A small JSON object of strings, as a document.
+fn input(members: &[(&str, &str)]) -> Result<Document, DefinitionFault> {
+    let mut out = vec![b'{'];
+    for (name, text) in members {
+        outbound::member_text(&mut out, name, text);
+    }
+    out.push(b'}');
+    Document::parse(Bytes::from(out), &BOUNDS).map_err(DefinitionFault::NotJson)
+}
+
+/// The schema of `context.input` of what has no action of its own.
+#[must_use]
+pub fn kind_schema(kind: Kind) -> serde_json::Value {
+    let members: &[&str] = match kind {
+        Kind::Tool | Kind::Prompt => &[],
+        Kind::Resource | Kind::Template | Kind::Subscription => &["uri"],
+        Kind::Completion => &["ref", "name", "argument"],
+    };
+    strings(members.iter().copied(), members)
+}
+
+/// The schema of an object of strings.
+fn strings<'a>(names: impl Iterator<Item = &'a str>, required: &[&str]) -> serde_json::Value {
+    let properties: serde_json::Map<_, _> =
+        names.map(|name| (name.to_owned(), serde_json::json!({ "type": "string" }))).collect();
+    serde_json::json!({ "type": "object", "properties": properties, "required": required })
+}
+
+/// A prompt's arguments are strings (MCP server/prompts).
+fn prompt_schema(root: json::Value<'_>) -> Result<serde_json::Value, DefinitionFault> {
+    let fault = DefinitionFault::MemberMalformed("arguments");
+    let Some(arguments) = root.get("arguments") else { return Ok(strings(std::iter::empty(), &[])) };
+    if arguments.kind() != json::Kind::Array {
+        return Err(fault);
+    }
+    let mut names = Vec::new();
+    for argument in arguments.elements() {
+        let Some(name) = argument.get("name").and_then(json::Value::text) else { return Err(fault) };
+        let required = argument.get("required").and_then(json::Value::boolean).unwrap_or(false);
+        names.push((name.into_owned(), required));
+    }
+    let required: Vec<&str> = names.iter().filter(|(_, required)| *required).map(|(name, _)| name.as_str()).collect();
+    Ok(strings(names.iter().map(|(name, _)| name.as_str()), &required))
+}
 
 /// All rules that match one tool, as one.
 #[derive(Default)]
@@ -158,7 +369,7 @@ struct Rules {
 impl Rules {
     /// Lists add up, because a later rule must not take away a scope that an earlier one demands; single values are
     /// those of the last rule that has one, except durability, which only ever rises.
-    fn of(rules: &[ToolRule], name: &str) -> Result<Self, DefinitionFault> {
+    fn of(rules: &[TargetRule], name: &str) -> Result<Self, DefinitionFault> {
         let mut all = Self::default();
         for rule in rules.iter().filter(|rule| matches(&rule.pattern, name)) {
             all.tags.extend_from_slice(&rule.tags);
@@ -200,14 +411,15 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     true
 }
 
-fn name(root: json::Value<'_>) -> Result<String, DefinitionFault> {
-    let fault = DefinitionFault::MemberMalformed("name");
-    let Some(name) = root.get("name").and_then(json::Value::text) else { return Err(fault) };
+fn name(root: json::Value<'_>, kind: Kind) -> Result<String, DefinitionFault> {
+    let fault = DefinitionFault::MemberMalformed(kind.member());
+    let Some(name) = root.get(kind.member()).and_then(json::Value::text) else { return Err(fault) };
     if name.is_empty() || name.chars().any(char::is_control) {
         return Err(fault);
     }
-    if name.len() > NAME_BYTES_MAX {
-        return Err(DefinitionFault::MemberTooLarge("name"));
+    let bytes_max = if kind.has_own_action() { NAME_BYTES_MAX } else { URI_BYTES_MAX };
+    if name.len() > bytes_max {
+        return Err(DefinitionFault::MemberTooLarge(kind.member()));
     }
     Ok(name.into_owned())
 }
@@ -216,7 +428,7 @@ fn name(root: json::Value<'_>) -> Result<String, DefinitionFault> {
 fn texts(root: json::Value<'_>) -> Result<(), DefinitionFault> {
     for member in ["title", "description"] {
         let Some(value) = root.get(member) else { continue };
-        if value.kind() != Kind::String {
+        if value.kind() != json::Kind::String {
             return Err(DefinitionFault::MemberMalformed(member));
         }
         if value.raw().len() > DESCRIPTION_BYTES_MAX {
@@ -247,16 +459,16 @@ fn input_schema(root: json::Value<'_>) -> Result<serde_json::Value, DefinitionFa
     serde_json::from_slice(schema.raw()).map_err(|_fault| fault)
 }
 
-fn key(upstream: &UpstreamId, name: &str, digest: &str, rules: &Rules) -> [u8; 32] {
+fn key(upstream: &UpstreamId, kind: Kind, what: &str, tags: &[String], requires: &[String]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     let mut add = |text: &str| {
         context.update(&text.len().to_be_bytes());
         context.update(text.as_bytes());
     };
     add(upstream.as_str());
-    add(name);
-    add(digest);
-    for list in [&rules.tags, &rules.requires] {
+    add(kind.method());
+    add(what);
+    for list in [tags, requires] {
         add(&list.len().to_string());
         list.iter().for_each(|text| add(text));
     }
@@ -265,9 +477,12 @@ fn key(upstream: &UpstreamId, name: &str, digest: &str, rules: &Rules) -> [u8; 3
     key
 }
 
-/// SHA-256 over the members that people and models decide by, in canonical form: members sorted as RFC 8785 §3.2.3
+/// SHA-256 over the members of a tool that people and models decide by, and over the whole of anything else, in canonical form: members sorted as RFC 8785 §3.2.3
 /// has it and no white space; numbers stay as written, so that no reformatting can hide a change.
-fn digest_of(root: json::Value<'_>) -> digest::Digest {
+fn digest_of(kind: Kind, root: json::Value<'_>) -> digest::Digest {
+    if kind != Kind::Tool {
+        return digest::digest(&digest::SHA256, &canonical::canonical(root));
+    }
     let mut out = vec![b'{'];
     for member in PINNED {
         let Some(value) = root.get(member) else { continue };
@@ -293,6 +508,8 @@ const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 const DESCRIPTION_BYTES_MAX: usize = 8 * 1024;
 /// MCP recommends at most 128 characters.
 const NAME_BYTES_MAX: usize = 128;
+/// As long as what people and programs pass around (RFC 9110 §4.1 recommends to take 8,000).
+const URI_BYTES_MAX: usize = 8_000;
 
 /// Depth 32 for a schema, one more for the definition around it.
 const BOUNDS: Bounds = Bounds { depth_max: 33, values_max: 20_000, name_bytes_max: 256, number_chars_max: 64 };

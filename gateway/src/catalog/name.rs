@@ -1,10 +1,11 @@
-//! Under which name is a tool known on the federated endpoint?
+//! Under which name is a tool or prompt known on the federated endpoint?
 //!
 //! Names only; the way back is the catalogue's table, never this module.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
+use super::Kind;
 use crate::config::UpstreamId;
 
 /// `<upstream>__<name>`, within what model APIs take for a tool name: 64 characters of `[A-Za-z0-9_-]`.
@@ -22,22 +23,23 @@ pub(super) fn federated(upstream: &UpstreamId, name: &str) -> String {
     format!("{head}_{suffix}")
 }
 
-/// A cursor names the last tool given out. It carries nothing that has to be kept from the client: what may be seen is
+/// A cursor names the last definition given out, and its list. It carries nothing that has to be kept from the client: what may be seen is
 /// judged again on every page.
-pub(super) fn to_cursor(name: &str) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{CURSOR_VERSION}{name}"))
+pub(super) fn to_cursor(kind: Kind, name: &str) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{CURSOR_VERSION}{}:{name}", kind.list().1))
 }
 
 /// The name in a cursor; `None` where the cursor is not one of ours.
-pub(super) fn from_cursor(cursor: &str) -> Option<String> {
+pub(super) fn from_cursor(kind: Kind, cursor: &str) -> Option<String> {
     if cursor.len() > CURSOR_BYTES_MAX {
         return None;
     }
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
-    text.strip_prefix(CURSOR_VERSION).map(str::to_owned)
+    let name = text.strip_prefix(CURSOR_VERSION)?.strip_prefix(kind.list().1)?.strip_prefix(':')?;
+    Some(name.to_owned())
 }
 
-/// Between the upstream's id, which has no underscore, and the tool's own name.
+/// Between the upstream's id, which has no underscore, and the own name.
 const SEPARATOR: &str = "__";
 
 /// What the APIs of language models take.
@@ -49,5 +51,5 @@ const SUFFIX_BYTES: usize = 4;
 /// Leads every cursor's content.
 const CURSOR_VERSION: &str = "1:";
 
-/// A cursor of ours is far smaller.
-const CURSOR_BYTES_MAX: usize = 512;
+/// A cursor of ours is smaller: it holds one name or URI.
+const CURSOR_BYTES_MAX: usize = 16 * 1024;

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Catalogue, Listing, ToolDefinition, name};
+use super::{Catalogue, Definition, Kind, Listing, Offer, name};
 use crate::{
-    config::{Endpoint, Grant, Upstream, UpstreamId},
+    config::{Endpoint, Grant, Prefix, Upstream, UpstreamId},
     refusal::Refusal,
 };
 
@@ -23,16 +23,23 @@ fn upstream(id: &str) -> Upstream {
         client_certificate: None,
         insecure_http: false,
         refresh: Duration::from_secs(60),
+        instructions: false,
         tools: Vec::new(),
+        prompts: Vec::new(),
+        resources: Vec::new(),
     }
 }
 
 fn listing(upstream: &Upstream, names: &[&str]) -> Listing {
     let tool = |name: &&str| {
         let raw = serde_json::json!({ "name": name, "inputSchema": { "type": "object" } }).to_string();
-        Arc::new(ToolDefinition::read(upstream, Bytes::from(raw)).unwrap())
+        Arc::new(Definition::read(upstream, Kind::Tool, Bytes::from(raw)).unwrap())
     };
-    Listing { tools: names.iter().map(tool).collect(), degraded: None }
+    Listing {
+        tools: names.iter().map(tool).collect(),
+        offer: Some(Offer { tools: true, ..Offer::default() }),
+        ..Listing::default()
+    }
 }
 
 fn catalogue(estate: &[(&str, &[&str])]) -> Catalogue {
@@ -43,21 +50,21 @@ fn catalogue(estate: &[(&str, &[&str])]) -> Catalogue {
             (upstream.id.clone(), listing(&upstream, names))
         })
         .collect();
-    Catalogue::merge(1, listings)
+    Catalogue::merge(1, Prefix::Always, listings)
 }
 
 #[test]
 fn a_federated_name_leads_back_to_one_tool() {
     let catalogue = catalogue(&[("crm", &["find", "_status"]), ("crm-2", &["find"])]);
-    let target = catalogue.resolve(&Endpoint::Federated, "crm-2__find").unwrap();
-    assert_eq!((target.tool.upstream.as_str(), target.tool.name.as_str()), ("crm-2", "find"));
-    let target = catalogue.resolve(&Endpoint::Federated, "crm___status").unwrap();
-    assert_eq!((target.tool.upstream.as_str(), target.tool.name.as_str()), ("crm", "_status"));
+    let target = catalogue.listed(&Endpoint::Federated, Kind::Tool, "crm-2__find").unwrap();
+    assert_eq!((target.definition.upstream.as_str(), target.definition.name.as_str()), ("crm-2", "find"));
+    let target = catalogue.listed(&Endpoint::Federated, Kind::Tool, "crm___status").unwrap();
+    assert_eq!((target.definition.upstream.as_str(), target.definition.name.as_str()), ("crm", "_status"));
 }
 
 #[test]
 fn rc_05_what_may_not_be_listed() {
-    let read = |raw: &str| ToolDefinition::read(&upstream("crm"), Bytes::copy_from_slice(raw.as_bytes()));
+    let read = |raw: &str| Definition::read(&upstream("crm"), Kind::Tool, Bytes::copy_from_slice(raw.as_bytes()));
     assert!(read(r#"{"name":"a","inputSchema":{"type":"object"}}"#).is_ok());
     for bad in [
         r#"{"name":"","inputSchema":{"type":"object"}}"#,
@@ -75,12 +82,12 @@ fn rc_05_what_may_not_be_listed() {
 fn only_the_exact_name_will_do() {
     let catalogue = catalogue(&[("crm", &["find"])]);
     for tricky in ["find", "CRM__find", "crm__Find", "crm__find ", "crm__fınd", "crm__find\u{200b}", "crm/find", ""] {
-        let refused = catalogue.resolve(&Endpoint::Federated, tricky).unwrap_err();
+        let refused = catalogue.listed(&Endpoint::Federated, Kind::Tool, tricky).unwrap_err();
         assert!(matches!(refused, Refusal::ToolUnknown(_)), "{tricky:?}");
     }
     let single = Endpoint::Upstream(UpstreamId::parse("crm").unwrap());
-    assert!(catalogue.resolve(&single, "find").is_ok());
-    assert!(catalogue.resolve(&single, "crm__find").is_err());
+    assert!(catalogue.listed(&single, Kind::Tool, "find").is_ok());
+    assert!(catalogue.listed(&single, Kind::Tool, "crm__find").is_err());
 }
 
 #[test]
@@ -97,8 +104,8 @@ fn a_name_that_models_cannot_take_is_changed_and_still_unique() {
 #[test]
 fn two_tools_of_one_name_are_both_withheld() {
     let catalogue = catalogue(&[("crm", &["find", "find", "other"])]);
-    assert!(catalogue.resolve(&Endpoint::Federated, "crm__find").is_err());
-    assert_eq!(catalogue.page(&Endpoint::Federated, None, |_| true).unwrap().tools.len(), 1);
+    assert!(catalogue.listed(&Endpoint::Federated, Kind::Tool, "crm__find").is_err());
+    assert_eq!(catalogue.page(&Endpoint::Federated, Kind::Tool, None, |_| true).unwrap().all.len(), 1);
     assert_eq!(catalogue.ambiguous(), ["crm__find", "find"]);
 }
 
@@ -107,20 +114,20 @@ fn pages_are_in_order_and_end() {
     let names: Vec<String> = (0..501).map(|number| format!("t{number:04}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let catalogue = catalogue(&[("a", &names[..250]), ("b", &names[250..])]);
-    let first = catalogue.page(&Endpoint::Federated, None, |_| true).unwrap();
-    assert_eq!(first.tools.len(), 500);
-    let second = catalogue.page(&Endpoint::Federated, first.next.as_deref(), |_| true).unwrap();
-    assert_eq!(second.tools.iter().map(|tool| &*tool.name).collect::<Vec<_>>(), ["b__t0500"]);
+    let first = catalogue.page(&Endpoint::Federated, Kind::Tool, None, |_| true).unwrap();
+    assert_eq!(first.all.len(), 500);
+    let second = catalogue.page(&Endpoint::Federated, Kind::Tool, first.next.as_deref(), |_| true).unwrap();
+    assert_eq!(second.all.iter().map(|tool| &*tool.name).collect::<Vec<_>>(), ["b__t0500"]);
     assert_eq!(second.next, None);
-    let hidden = catalogue.page(&Endpoint::Federated, None, |tool| tool.name == "t0007").unwrap();
-    assert_eq!((hidden.tools.len(), hidden.next), (1, None));
+    let hidden = catalogue.page(&Endpoint::Federated, Kind::Tool, None, |tool| tool.name == "t0007").unwrap();
+    assert_eq!((hidden.all.len(), hidden.next), (1, None));
 }
 
 #[test]
 fn a_cursor_that_is_not_ours_is_refused() {
     let catalogue = catalogue(&[("crm", &["find"])]);
     for cursor in ["", "!!!", "bm90IG91cnM", &"A".repeat(1_000)] {
-        let refused = catalogue.page(&Endpoint::Federated, Some(cursor), |_| true).unwrap_err();
+        let refused = catalogue.page(&Endpoint::Federated, Kind::Tool, Some(cursor), |_| true).unwrap_err();
         assert_eq!(refused, Refusal::CursorInvalid, "{cursor}");
     }
 }
@@ -128,18 +135,18 @@ fn a_cursor_that_is_not_ours_is_refused() {
 #[test]
 fn an_upstream_that_is_down_hides_nothing_of_the_others() {
     let before = catalogue(&[("crm", &["find"]), ("notes", &["read"])]);
-    let down = Listing { tools: Vec::new(), degraded: Some("unreachable".to_owned()) };
+    let down = Listing { degraded: Some("unreachable".to_owned()), ..Listing::default() };
     let catalogue = before.with(UpstreamId::parse("notes").unwrap(), down);
-    assert!(catalogue.resolve(&Endpoint::Federated, "crm__find").is_ok());
+    assert!(catalogue.listed(&Endpoint::Federated, Kind::Tool, "crm__find").is_ok());
     assert_eq!(catalogue.degraded(&Endpoint::Federated).count(), 1);
     let single = Endpoint::Upstream(UpstreamId::parse("notes").unwrap());
-    assert!(matches!(catalogue.resolve(&single, "read").unwrap_err(), Refusal::CatalogueUnavailable(_)));
+    assert!(matches!(catalogue.listed(&single, Kind::Tool, "read").unwrap_err(), Refusal::CatalogueUnavailable(_)));
 }
 
 proptest! {
     #[test]
     fn every_cursor_of_ours_leads_back(name in "\\PC{0,64}") {
-        prop_assert_eq!(name::from_cursor(&name::to_cursor(&name)), Some(name));
+        prop_assert_eq!(name::from_cursor(Kind::Tool, &name::to_cursor(Kind::Tool, &name)), Some(name));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use aws_lc_rs::digest;
 use miette::SourceSpan;
 
 use crate::{
-    catalog::{ToolDefinition, definition::matches},
+    catalog::{Definition, Kind, definition::matches},
     clock::Timestamp,
     config::{Problem, Source, UpstreamId},
     identity::Identity,
@@ -57,6 +57,7 @@ enum Per {
 struct Matching {
     upstream: Option<String>,
     tool: Option<String>,
+    method: Option<String>,
     tag: Option<String>,
 }
 
@@ -102,7 +103,7 @@ impl Admission {
 
     /// Whether this is the admission of `caller` for `tool`.
     #[must_use]
-    pub fn is_for(&self, caller: &Identity, tool: &ToolDefinition) -> bool {
+    pub fn is_for(&self, caller: &Identity, tool: &Definition) -> bool {
         self.permit.is_for(caller, tool)
     }
 
@@ -122,7 +123,7 @@ impl Ceilings {
         &self,
         permit: Permit,
         caller: &Identity,
-        tool: &ToolDefinition,
+        tool: &Definition,
         now: Timestamp,
     ) -> Result<Admission, Refusal> {
         if !permit.is_for(caller, tool) {
@@ -177,23 +178,25 @@ impl Matching {
         }
         let unsure = estate.unread.iter().any(|id| within(&id));
         let fits = unsure || estate.tools.iter().any(|tool| self.includes(tool));
-        (!fits).then(|| "no tool fits its `match`".to_owned())
+        let unsure = unsure || (self.tool.is_none() && self.method.is_some());
+        (!fits && !unsure).then(|| "no tool fits its `match`".to_owned())
     }
 
-    fn includes(&self, tool: &ToolDefinition) -> bool {
+    fn includes(&self, tool: &Definition) -> bool {
         self.upstream.as_ref().is_none_or(|id| id == tool.upstream.as_str())
-            && self.tool.as_ref().is_none_or(|pattern| matches(pattern, &tool.name))
+            && self.tool.as_ref().is_none_or(|pattern| tool.kind == Kind::Tool && matches(pattern, &tool.name))
+            && self.method.as_ref().is_none_or(|method| method == tool.kind.method())
             && self.tag.as_ref().is_none_or(|tag| tool.tags.contains(tag))
     }
 }
 
 impl Ceiling {
-    fn take(&self, caller: &Identity, tool: &ToolDefinition) -> Take {
+    fn take(&self, caller: &Identity, tool: &Definition) -> Take {
         Take { key: self.key(caller, tool), rate: self.rate, in_flight: self.in_flight }
     }
 
     /// Every part is preceded by its length, so that no two callers' parts can run into each other.
-    fn key(&self, caller: &Identity, tool: &ToolDefinition) -> [u8; 32] {
+    fn key(&self, caller: &Identity, tool: &Definition) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut add = |parts: &[&str]| {
             for part in parts {
@@ -214,7 +217,8 @@ impl Ceiling {
                     None => add(&["no user", issuer, &caller.agent.client_id]),
                 },
                 Per::Agent => add(&["agent", issuer, &caller.agent.client_id]),
-                Per::Tool => add(&["tool", tool.upstream.as_str(), &tool.name]),
+                // Resources are counted together: there is no end of them.
+                Per::Tool => add(&["tool", tool.upstream.as_str(), &tool.action()]),
                 Per::Upstream => add(&["upstream", tool.upstream.as_str()]),
             }
         }
@@ -253,7 +257,7 @@ mod tests {
 
     use super::{Admission, Ceilings};
     use crate::{
-        catalog::ToolDefinition,
+        catalog::Definition,
         clock::Timestamp,
         config::Source,
         identity::Identity,
@@ -271,7 +275,7 @@ mod tests {
         Ceilings::parse(Some(&Source::new("ceilings.toml", text)), Arc::new(Rates::new(10_000))).unwrap()
     }
 
-    fn admit(ceilings: &Ceilings, who: &Identity, tool: &ToolDefinition, now: Timestamp) -> Result<Admission, Refusal> {
+    fn admit(ceilings: &Ceilings, who: &Identity, tool: &Definition, now: Timestamp) -> Result<Admission, Refusal> {
         let all = Policies::parse(vec![Source::new("all.cedar", "permit(principal, action, resource);")]).unwrap();
         let permit = all.decide(who, tool, None, NOON).unwrap();
         ceilings.admit(permit, who, tool, now)
@@ -357,7 +361,7 @@ mod tests {
         let (source, set) = (Source::new("ceilings.toml", text), ceilings(text));
         let (tools, upstreams) = (demo(), demo_upstreams());
         let ids: Vec<_> = upstreams.keys().cloned().collect();
-        let said = |tools: &[Arc<ToolDefinition>], unread: &[_]| {
+        let said = |tools: &[Arc<Definition>], unread: &[_]| {
             let problems = set.check(&source, &Estate { upstreams: &upstreams, tools, unread });
             assert!(problems.iter().all(|problem| !problem.is_error()));
             problems.iter().map(ToString::to_string).collect::<Vec<_>>()

@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::{Ceiling, Ceilings, Matching, Per};
 use crate::{
+    catalog::definition::ACTIONS,
     config::{
         Problem, Source, UpstreamId,
         read::{Reading, read},
@@ -44,6 +45,7 @@ struct Written {
 struct WrittenMatching {
     upstream: Option<Spanned<String>>,
     tool: Option<String>,
+    method: Option<Spanned<String>>,
     tag: Option<String>,
 }
 
@@ -117,7 +119,10 @@ impl Reader<'_> {
     }
 
     fn matching(&mut self, written: WrittenMatching) -> Matching {
-        let WrittenMatching { upstream, tool, tag } = written;
+        let WrittenMatching { upstream, tool, method, tag } = written;
+        if let Some(method) = method.as_ref().filter(|method| !ACTIONS.contains(&method.get_ref().as_str())) {
+            self.wrong(method.span(), "not a method that is counted", &format!("one of {}", ACTIONS.join(", ")));
+        }
         if let Some(id) = upstream.as_ref().filter(|id| UpstreamId::parse(id.get_ref()).is_none()) {
             self.wrong(
                 id.span(),
@@ -125,7 +130,8 @@ impl Reader<'_> {
                 "ids are lower-case letters, digits and `-`, at most 24",
             );
         }
-        Matching { upstream: upstream.map(Spanned::into_inner), tool, tag }
+        let (upstream, method) = (upstream.map(Spanned::into_inner), method.map(Spanned::into_inner));
+        Matching { upstream, tool, method, tag }
     }
 
     fn rate(&mut self, written: Spanned<WrittenRate>) -> Option<Rate> {

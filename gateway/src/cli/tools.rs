@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::{Answer, ConfigFile, Failure, runtime};
 use crate::{
-    catalog::ToolDefinition,
+    catalog::{Definition, Kind},
     clock,
     config::{self, Config, Environment, UpstreamId},
     exchange::Exchange,
@@ -33,17 +33,20 @@ pub(super) struct Arguments {
     config: ConfigFile,
 }
 
-/// The tools of one upstream in a file: what its `tools/list` says.
-#[derive(Debug, Serialize, Deserialize)]
+/// The tools and prompts of one upstream in a file: what its `tools/list` and `prompts/list` say.
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Listed {
+    #[serde(default)]
     tools: Vec<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    prompts: Vec<Box<RawValue>>,
 }
 
 /// What is known of the estate's tools.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// The tools.
-    pub(super) tools: Vec<Arc<ToolDefinition>>,
+    /// The tools and prompts.
+    pub(super) tools: Vec<Arc<Definition>>,
     /// Upstreams whose tools are not known, and why.
     pub(super) unread: Vec<(UpstreamId, String)>,
     /// Tools that cannot be served: upstream, name, why.
@@ -89,7 +92,8 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
     for tool in &known.tools {
         let text = String::from_utf8_lossy(tool.raw()).into_owned();
         let raw = RawValue::from_string(text).map_err(|error| Failure::Words(error.to_string()))?;
-        listed.entry(tool.upstream.as_str()).or_insert_with(|| Listed { tools: Vec::new() }).tools.push(raw);
+        let listed = listed.entry(tool.upstream.as_str()).or_default();
+        if tool.kind == Kind::Prompt { listed.prompts.push(raw) } else { listed.tools.push(raw) }
     }
     let text = serde_json::to_string_pretty(&listed).map_err(|error| Failure::Words(error.to_string()))?;
     writeln!(out, "{text}")?;
@@ -109,8 +113,9 @@ fn of_file(config: &Config, file: &Path) -> Result<Known, Failure> {
             known.unread.push((id.clone(), "it is not in the file".to_owned()));
             continue;
         };
-        for tool in &listed.tools {
-            match ToolDefinition::read(upstream, Bytes::copy_from_slice(tool.get().as_bytes())) {
+        let (tools, prompts) = (listed.tools.iter(), listed.prompts.iter());
+        for (kind, raw) in tools.map(|raw| (Kind::Tool, raw)).chain(prompts.map(|raw| (Kind::Prompt, raw))) {
+            match Definition::read(upstream, kind, Bytes::copy_from_slice(raw.get().as_bytes())) {
                 Ok(tool) => known.tools.push(Arc::new(tool)),
                 Err(fault) => known.withheld.push((id.clone(), String::new(), fault.to_string())),
             }
@@ -135,7 +140,8 @@ fn of_upstreams(config: &Config) -> Result<Known, Failure> {
         for (id, answer) in asked {
             match answer.await {
                 Ok(Ok(read)) => {
-                    known.tools.extend(read.tools);
+                    known.tools.extend(read.listing.tools);
+                    known.tools.extend(read.listing.prompts);
                     known.withheld.extend(read.withheld.into_iter().map(|(name, why)| (id.clone(), name, why)));
                 }
                 Ok(Err(why)) => known.unread.push((id, why)),

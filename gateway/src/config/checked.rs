@@ -47,6 +47,8 @@ pub struct Gateway {
     pub allowed_hosts: Vec<String>,
     /// Further audiences that a caller's token may be made out to, besides the endpoint's own resource.
     pub audiences: Vec<String>,
+    /// Which names carry their upstream's id on the federated endpoint.
+    pub prefix: Prefix,
     /// How long in-flight work may take after SIGTERM.
     pub drain: Duration,
     /// Worker threads; 0 means one a core.
@@ -236,8 +238,26 @@ pub struct Upstream {
     pub insecure_http: bool,
     /// How old its catalogue may become before it is read again, where the upstream gives no `ttlMs`.
     pub refresh: Duration,
+    /// Whether models are told what the upstream says of itself.
+    pub instructions: bool,
     /// Rules for its tools, in the order written; all that match apply, later ones win.
-    pub tools: Vec<ToolRule>,
+    pub tools: Vec<TargetRule>,
+    /// The same for its prompts.
+    pub prompts: Vec<TargetRule>,
+    /// The same for its resources, by URI.
+    pub resources: Vec<TargetRule>,
+}
+
+/// `gateway.prefix`: which names carry their upstream's id on the federated endpoint (spec §3.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Prefix {
+    /// All of them.
+    #[default]
+    Always,
+    /// Those that two upstreams claim; URIs all the same.
+    OnConflict,
+    /// None: what two upstreams claim is served by neither.
+    Never,
 }
 
 /// A certificate that the gateway shows.
@@ -249,14 +269,14 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
-/// `[[upstreams.ID.tools]]`.
+/// `[[upstreams.ID.tools]]`, and the same for prompts and resources.
 #[derive(Debug, Clone)]
-pub struct ToolRule {
-    /// A tool's original name, with `*` for any run of characters.
+pub struct TargetRule {
+    /// An original name or URI, with `*` for any run of characters.
     pub pattern: String,
     /// Scopes that the caller's token must hold.
     pub requires: Vec<String>,
-    /// Scopes asked for at the exchange, for these tools only.
+    /// Scopes asked for at the exchange, for these only.
     pub mints: Vec<String>,
     /// Action groups in Cedar.
     pub tags: Vec<String>,

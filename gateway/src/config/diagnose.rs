@@ -104,6 +104,22 @@ impl Problem {
         self
     }
 
+    /// The same, `offset` bytes further on: of a text that was read in pieces.
+    #[must_use]
+    pub fn moved(mut self, offset: usize) -> Self {
+        for label in &mut self.labels {
+            let place = label.offset().saturating_add(offset);
+            *label = LabeledSpan::new(label.label().map(str::to_owned), place, label.len());
+        }
+        self
+    }
+
+    /// Whether it points at a place.
+    #[must_use]
+    pub fn is_placed(&self) -> bool {
+        !self.labels.is_empty()
+    }
+
     /// The same, but not in the way of using the file.
     #[must_use]
     pub fn warning(mut self) -> Self {

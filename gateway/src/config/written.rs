@@ -42,6 +42,7 @@ pub(crate) struct Gateway {
     pub(crate) allowed_origins: List,
     pub(crate) allowed_hosts: List,
     pub(crate) audiences: List,
+    pub(crate) prefix: Key<Prefix>,
     pub(crate) drain_ms: Key<u64>,
     pub(crate) workers: Key<u64>,
 }
@@ -154,7 +155,19 @@ pub(crate) struct Upstream {
     pub(crate) ca: Key<String>,
     pub(crate) client_certificate: Key<ClientCertificate>,
     pub(crate) refresh_s: Key<u64>,
-    pub(crate) tools: Option<Vec<Spanned<ToolRule>>>,
+    pub(crate) instructions: Key<bool>,
+    pub(crate) tools: Option<Vec<Spanned<TargetRule>>>,
+    pub(crate) prompts: Option<Vec<Spanned<TargetRule>>>,
+    pub(crate) resources: Option<Vec<Spanned<TargetRule>>>,
+}
+
+/// `gateway.prefix`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Prefix {
+    Always,
+    OnConflict,
+    Never,
 }
 
 /// `upstreams.ID.era`.
@@ -174,10 +187,10 @@ pub(crate) struct ClientCertificate {
     pub(crate) key: Key<String>,
 }
 
-/// `[[upstreams.ID.tools]]`.
+/// `[[upstreams.ID.tools]]`, and the same for prompts and resources.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
-pub(crate) struct ToolRule {
+pub(crate) struct TargetRule {
     pub(crate) r#match: Key<String>,
     pub(crate) requires: List,
     pub(crate) mints: Key<Vec<Spanned<String>>>,

@@ -78,7 +78,10 @@ impl Ground {
             ca: None,
             client_certificate: None,
             refresh: Duration::from_secs(60),
+            instructions: false,
             tools: Vec::new(),
+            prompts: Vec::new(),
+            resources: Vec::new(),
         });
         (Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))])).unwrap(), upstream)
     }

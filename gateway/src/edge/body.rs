@@ -57,7 +57,8 @@ where
             }
         }
     }
-    Ok(rest.map_or(first, BytesMut::freeze))
+    // A small body is a part of hyper's read buffer, all of which it would hold for as long as the call lasts.
+    Ok(rest.map_or_else(|| Bytes::copy_from_slice(&first), BytesMut::freeze))
 }
 
 /// Room for what is here and what is announced; what is announced is only a claim, so it gets no more than a little.

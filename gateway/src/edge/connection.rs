@@ -26,7 +26,11 @@ use super::{
     tls::{Certificates, H2},
     wire::{Transport, Wire},
 };
-use crate::{config::Limits, tasks::Tasks, telemetry::metrics};
+use crate::{
+    config::Limits,
+    tasks::{self, Tasks},
+    telemetry::metrics,
+};
 
 /// What a listener needs to serve connections: `answer` says what is served on them.
 #[derive(Debug)]
@@ -83,14 +87,18 @@ impl Bounds {
 impl<A: Answer> ServerApp for Listener<A> {
     async fn process_new(self: &Arc<Self>, session: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let peer = peer_of(&session);
-        let Some(_seat) = self.seats.take(peer.ip()) else {
+        let Some(seat) = self.seats.take(peer.ip()) else {
             metrics().connections_refused.increment();
             tracing::debug!(%peer, "connection.refused");
             return None;
         };
-        // The connection's state is large; boxed once here, it is moved no more.
-        Box::pin(self.serve(session, peer, shutdown.clone())).await;
-        // hyper owns keep-alive: a connection that comes back from it is over.
+        // In a task of its own, which a drain waits for by its seat: pingora's is as large as a TLS handshake of pingora's,
+        // which we do not use, and stays so to the end.
+        let (listener, shutdown) = (Arc::clone(self), shutdown.clone());
+        drop(tasks::background(async move {
+            listener.serve(session, peer, shutdown).await;
+            drop(seat);
+        }));
         None
     }
 }
@@ -103,7 +111,9 @@ impl<A: Answer> Listener<A> {
             let (answer, activity) = (Arc::clone(&self.answer), Arc::clone(&activity));
             service_fn(move |request| {
                 let (answer, busy) = (Arc::clone(&answer), activity.begin());
-                async move { Ok::<_, Infallible>(answer.answer(request, peer, busy).await) }
+                // On the heap of its own: hyper keeps the room of this future as long as the connection, and an answer's
+                // state is many times that of a connection that waits or streams.
+                async move { Ok::<_, Infallible>(Box::pin(answer.answer(request, peer, busy)).await) }
             })
         };
         if http2 {

@@ -92,6 +92,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             allowed_origins: vec!["https://claude.ai".to_owned()],
             allowed_hosts: Vec::new(),
             audiences: Vec::new(),
+            prefix: crate::config::Prefix::Always,
             drain: Duration::from_secs(10),
             workers: 1,
         },

@@ -153,7 +153,10 @@ fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream 
         client_certificate: None,
         insecure_http: false,
         refresh: Duration::from_secs(60),
+        instructions: false,
         tools: Vec::new(),
+        prompts: Vec::new(),
+        resources: Vec::new(),
     }
 }
 

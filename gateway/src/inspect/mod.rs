@@ -3,6 +3,7 @@
 //! What an upstream said in, an [`Answer`] out: correlated, well-formed, in the client's revision, with the client's own
 //! id. It does not read streams, and it does not know policies.
 
+mod content;
 mod relay;
 
 use std::borrow::Cow;
@@ -13,12 +14,12 @@ pub use self::relay::{Dropped, Relay};
 use crate::{
     refusal::{Era, Refusal, VERSION},
     rpc::{
-        Asker,
+        Asker, Method,
         answers::Local,
-        json::{Kind, Value, write_string},
+        json::{Value, write_string},
         meta, outbound,
         reply::{Response, RpcError},
-        versions,
+        uris, versions,
     },
 };
 
@@ -70,34 +71,44 @@ impl Answer {
     }
 }
 
-/// Turns an upstream's answer to `tools/call` into the client's. `id` is the request's that was sent, and
-/// `upstream_version` the revision that it was sent in.
+/// What was sent, and how its answer has to look.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent<'a> {
+    /// The method.
+    pub method: Method,
+    /// The id under which the upstream knows the request.
+    pub id: u64,
+    /// The revision that it was sent in.
+    pub version: &'a str,
+    /// The upstream's id, where the URIs that the client sees carry it.
+    pub prefix: Option<&'a str>,
+}
+
+/// Turns an upstream's answer into the client's.
 ///
 /// # Errors
 /// [`Refusal::UpstreamInvalid`], with the reason for the journal, and [`Refusal::CapabilityMissing`] where the upstream
 /// says that of a modern client's request (RS-17).
-pub fn admit(asker: &Asker, id: u64, upstream_version: &str, response: &Response) -> Result<Answer, Refusal> {
-    if !response.answers(id) {
+pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Answer, Refusal> {
+    if !response.answers(sent.id) {
         return invalid("an answer with another id");
     }
+    let upstream_era = versions::era(sent.version);
     let mut out = Vec::with_capacity(response.text().len().saturating_add(256));
     out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
     outbound::member(&mut out, "id", asker.id.raw());
     let outcome = match response.outcome() {
         Ok(result) => {
             outbound::member(&mut out, "result", b"");
-            write_result(&mut out, asker, upstream_version, result)?
+            write_result(&mut out, asker, sent, result)?
         }
         // The one protocol error of the modern era that is about the client, and no more than that is taken of it.
-        Err(error)
-            if error.code == CAPABILITY_MISSING
-                && (asker.era, versions::era(upstream_version)) == (Era::Modern, Era::Modern) =>
-        {
+        Err(error) if error.code == CAPABILITY_MISSING && (asker.era, upstream_era) == (Era::Modern, Era::Modern) => {
             return Err(Refusal::CapabilityMissing(required_capabilities(error)));
         }
         Err(error) => {
             outbound::member(&mut out, "error", b"");
-            write_error(&mut out, asker, error);
+            write_error(&mut out, asker, sent, error);
             Outcome::RpcError(error.code)
         }
     };
@@ -105,31 +116,26 @@ pub fn admit(asker: &Asker, id: u64, upstream_version: &str, response: &Response
     Ok(Answer { body: Bytes::from(out), outcome })
 }
 
-/// A CallToolResult: checked as far as the gateway's own acts depend on it, then copied member by member.
-fn write_result(
-    out: &mut Vec<u8>,
-    asker: &Asker,
-    upstream_version: &str,
-    result: Value<'_>,
-) -> Result<Outcome, Refusal> {
+/// A result: checked as far as the gateway's own acts depend on it, then copied member by member.
+fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value<'_>) -> Result<Outcome, Refusal> {
     let mut outcome = Outcome::Complete;
     out.push(b'{');
     if asker.era == Era::Modern {
         // RS-18, RC-08. A legacy upstream does not know the member, whatever it wrote there.
         outbound::member_text(out, "resultType", "complete");
     }
-    let mut upstream_meta = None;
+    let mut kept = Kept::default();
     for (name, value) in result.members() {
-        match name.text().as_deref() {
-            Some("resultType") => {
+        match (name.text().as_deref(), sent.method) {
+            (Some("resultType"), _) => {
                 // Nothing was declared that any other type could answer (RS-30).
-                if versions::era(upstream_version) == Era::Modern && !value.is("complete") {
+                if versions::era(sent.version) == Era::Modern && !value.is("complete") {
                     return invalid("a `resultType` other than `complete`");
                 }
             }
-            // Hints for lists and reads (RS-27); legacy validators do not know them.
-            Some("ttlMs" | "cacheScope") if asker.era == Era::Legacy => {}
-            Some("isError") => {
+            (Some("ttlMs"), _) => kept.ttl_ms = value.integer(),
+            (Some("cacheScope"), _) => {}
+            (Some("isError"), Method::ToolsCall) => {
                 match value.boolean() {
                     Some(true) => outcome = Outcome::ToolError,
                     Some(false) => {}
@@ -137,29 +143,53 @@ fn write_result(
                 }
                 outbound::member_raw(out, name.raw(), value.raw());
             }
-            Some("content") => {
-                if value.kind() != Kind::Array {
-                    return invalid("a `content` that is not an array");
-                }
-                write_content(out, asker.version, value);
+            (Some("content"), Method::ToolsCall) => {
+                outbound::member(out, "content", b"");
+                content::blocks(out, asker.version, value, sent.prefix)?;
             }
-            Some("structuredContent") => {
+            (Some("structuredContent"), Method::ToolsCall) => {
                 if has_structured_content(asker, value) {
                     outbound::member_raw(out, name.raw(), value.raw());
                 }
             }
-            Some("_meta") => {
+            (Some("messages"), Method::PromptsGet) => content::messages(out, asker.version, value, sent.prefix)?,
+            (Some("contents"), Method::ResourcesRead) => {
+                kept.whole = true;
+                content::contents(out, value, sent.prefix)?;
+            }
+            (Some("completion"), Method::CompletionComplete) => content::completion(out, value)?,
+            (Some("_meta"), _) => {
                 if !value.is_object() {
                     return invalid("a `_meta` that is not an object");
                 }
-                upstream_meta = Some(value);
+                kept.meta = Some(value);
             }
             _ => outbound::member_raw(out, name.raw(), value.raw()),
         }
     }
-    write_meta(out, asker.era, upstream_meta);
+    if sent.method == Method::ResourcesRead {
+        if !kept.whole {
+            return invalid("a result without `contents`");
+        }
+        if asker.era == Era::Modern {
+            // RS-27. It was read under this caller's credential, so it is nobody else's (RI-06).
+            let ttl_ms = kept.ttl_ms.filter(|_| versions::era(sent.version) == Era::Modern).unwrap_or(0).max(0);
+            outbound::member(out, "ttlMs", ttl_ms.to_string().as_bytes());
+            outbound::member_text(out, "cacheScope", "private");
+        }
+    }
+    write_meta(out, asker.era, kept.meta, sent.prefix);
     out.push(b'}');
     Ok(outcome)
+}
+
+/// What of a result is written last.
+#[derive(Default)]
+struct Kept<'a> {
+    /// Whether the member is there without which the result says nothing.
+    whole: bool,
+    ttl_ms: Option<i64>,
+    meta: Option<Value<'a>>,
 }
 
 /// RL-11: before 2026-07-28 it is an object, and before 2025-06-18 there is none; the text beside it stays.
@@ -167,38 +197,19 @@ fn has_structured_content(asker: &Asker, value: Value<'_>) -> bool {
     asker.era == Era::Modern || (value.is_object() && versions::at_least(asker.version, "2025-06-18"))
 }
 
-/// Content blocks as they are; a client of 2025-03-26 has no links and gets them as text (spec §2.7).
-fn write_content(out: &mut Vec<u8>, version: &str, content: Value<'_>) {
-    let is_link = |block: Value<'_>| block.get("type").is_some_and(|kind| kind.is("resource_link"));
-    if versions::at_least(version, "2025-06-18") || !content.elements().any(is_link) {
-        outbound::member(out, "content", content.raw());
-        return;
-    }
-    outbound::member(out, "content", b"[");
-    for (index, block) in content.elements().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        if is_link(block) {
-            out.extend_from_slice(br#"{"type":"text","text":"#);
-            write_string(out, &block.get("uri").and_then(Value::text).unwrap_or_default());
-            out.push(b'}');
-        } else {
-            out.extend_from_slice(block.raw());
-        }
-    }
-    out.push(b']');
-}
-
 /// The upstream's `_meta` with the gateway as the server: it is the one that the client speaks with (RS-18, spec §3.4).
-fn write_meta(out: &mut Vec<u8>, era: Era, upstream: Option<Value<'_>>) {
+fn write_meta(out: &mut Vec<u8>, era: Era, upstream: Option<Value<'_>>, prefix: Option<&str>) {
     let mut own = vec![b'{'];
     if era == Era::Modern {
         outbound::member(&mut own, meta::SERVER_INFO, &outbound::implementation());
     }
     for (name, value) in upstream.into_iter().flat_map(Value::members) {
-        if !name.is(meta::SERVER_INFO) && !name.is(meta::DEGRADED) {
-            outbound::member_raw(&mut own, name.raw(), value.raw());
+        if name.is(meta::SERVER_INFO) || name.is(meta::DEGRADED) {
+            continue;
+        }
+        match prefix {
+            Some(id) => uris::write_meta_member(&mut own, (name, value), id),
+            None => outbound::member_raw(&mut own, name.raw(), value.raw()),
         }
     }
     own.push(b'}');
@@ -211,33 +222,39 @@ fn write_meta(out: &mut Vec<u8>, era: Era, upstream: Option<Value<'_>>) {
 enum Passage {
     /// As it is: it is about this call.
     Through,
-    /// As invalid params: `-32002` is what legacy servers say for a thing that is not there (RC-11).
-    InvalidParams,
+    /// Under another code: a resource that is not there is `-32002` for legacy clients and servers, and invalid params for
+    /// modern ones (RC-11, spec §2.2).
+    As(i64),
     /// Inside an error of the gateway: the code speaks of the gateway's own request, or has no agreed meaning, and would
     /// mislead the client about its own.
     Wrapped,
 }
 
-fn passage(code: i64, era: Era) -> Passage {
+fn passage(code: i64, era: Era, sent: &Sent<'_>) -> Passage {
     match (code, era) {
+        (INVALID_PARAMS, Era::Legacy)
+            if sent.method == Method::ResourcesRead && versions::era(sent.version) == Era::Modern =>
+        {
+            Passage::As(RESOURCE_NOT_FOUND)
+        }
         (INVALID_PARAMS | INTERNAL_ERROR, _) => Passage::Through,
         (RESOURCE_NOT_FOUND, Era::Legacy) => Passage::Through,
-        (RESOURCE_NOT_FOUND, Era::Modern) => Passage::InvalidParams,
+        (RESOURCE_NOT_FOUND, Era::Modern) => Passage::As(INVALID_PARAMS),
         // What JSON-RPC 2.0 §5.1 reserves. Outside of it an application speaks for itself.
         (-32768..=-32000, _) => Passage::Wrapped,
         _ => Passage::Through,
     }
 }
 
-fn write_error(out: &mut Vec<u8>, asker: &Asker, error: RpcError<'_>) {
+fn write_error(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, error: RpcError<'_>) {
     let message = error.message();
     out.push(b'{');
-    let code = match passage(error.code, asker.era) {
+    let code = match passage(error.code, asker.era, sent) {
         Passage::Through => error.code,
-        Passage::InvalidParams => INVALID_PARAMS,
+        Passage::As(code) => code,
         Passage::Wrapped => {
             outbound::member(out, "code", INTERNAL_ERROR.to_string().as_bytes());
-            outbound::member_text(out, "message", "the server behind this tool answered with a protocol error");
+            outbound::member_text(out, "message", "the server behind this answered with a protocol error");
             out.extend_from_slice(br#","data":{"source":"gateway","code":"upstream_error","version":"#);
             write_string(out, VERSION);
             out.extend_from_slice(br#","retryable":false,"upstream":{"#);

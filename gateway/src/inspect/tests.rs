@@ -30,9 +30,13 @@ fn response(text: &str) -> Response {
     response
 }
 
+fn sent(version: &str) -> Sent<'_> {
+    Sent { method: Method::ToolsCall, id: 5, version, prefix: None }
+}
+
 fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {
     let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#));
-    let answer = admit(&asker(r#""a\u0062""#, client), 5, upstream, &response)?;
+    let answer = admit(&asker(r#""a\u0062""#, client), &sent(upstream), &response)?;
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
     // Whatever goes back is itself strict JSON.
     Document::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS).unwrap();
@@ -94,14 +98,14 @@ fn what_is_not_a_tool_result_is_refused() {
         assert!(matches!(admitted(MODERN, MODERN, body), Err(Refusal::UpstreamInvalid(_))), "{body}");
     }
     let other = response(r#"{"jsonrpc":"2.0","id":6,"result":{}}"#);
-    assert!(matches!(admit(&asker("1", MODERN), 5, MODERN, &other), Err(Refusal::UpstreamInvalid(_))));
+    assert!(matches!(admit(&asker("1", MODERN), &sent(MODERN), &other), Err(Refusal::UpstreamInvalid(_))));
 }
 
 #[test]
 fn spec_2_1_errors_keep_their_provenance() {
     let wrapped = |code: i64| {
         format!(
-            r#""error":{{"code":-32603,"message":"the server behind this tool answered with a protocol error","data":{{"source":"gateway","code":"upstream_error","version":"1","retryable":false,"upstream":{{"code":{code},"message":"m"}}}}}}"#
+            r#""error":{{"code":-32603,"message":"the server behind this answered with a protocol error","data":{{"source":"gateway","code":"upstream_error","version":"1","retryable":false,"upstream":{{"code":{code},"message":"m"}}}}}}"#
         )
     };
     for code in [-32700, -32600, -32601, -32000, -32001, -32003, -32020, -32021, -32022, -32042, -32099, -32768] {
@@ -114,7 +118,7 @@ fn spec_2_1_errors_keep_their_provenance() {
     // RS-17: what a modern upstream says of the client's capabilities is the client's business.
     let needs = |data: &str| {
         let text = format!(r#"{{"jsonrpc":"2.0","id":5,"error":{{"code":-32021,"message":"m","data":{data}}}}}"#);
-        admit(&asker("1", MODERN), 5, MODERN, &response(&text)).unwrap_err()
+        admit(&asker("1", MODERN), &sent(MODERN), &response(&text)).unwrap_err()
     };
     let sampling = r#"{"sampling":{}}"#;
     let asked = format!(r#"{{"requiredCapabilities":{sampling},"host":"internal"}}"#);
@@ -138,7 +142,7 @@ fn spec_2_1_errors_keep_their_provenance() {
 fn ids_are_restored_with_their_type() {
     for id in ["1", "\"1\"", "-9007199254740993", r#""\u0000\"""#] {
         let answer =
-            admit(&asker(id, MODERN), 5, MODERN, &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
+            admit(&asker(id, MODERN), &sent(MODERN), &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
         assert!(answer.body().starts_with(format!(r#"{{"jsonrpc":"2.0","id":{id},"#).as_bytes()));
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     clock,
     exchange::Grant,
     identity::Identity,
-    inspect::{self, Answer, Outcome as Judged, Relay},
+    inspect::{self, Answer, Outcome as Judged, Relay, Sent},
     refusal::{Era, Refusal},
     rpc::{Asker, Call, mirrors, outbound, reply::Inbound, sse},
     tasks::Tasks,
@@ -49,6 +49,8 @@ pub(super) struct Carriage {
     identity: Arc<Identity>,
     call: Call,
     target: Target,
+    /// Whether the URIs that the client sees carry the upstream's id.
+    prefixed: bool,
     held: Held,
     /// `Mcp-Param-*` headers that no schema declares: forwarded and otherwise ignored (RI-02).
     unrecognised: Vec<(HeaderName, HeaderValue)>,
@@ -129,14 +131,15 @@ impl Carriage {
     /// Puts together what the call needs on its way.
     pub(super) fn load(asking: Asking<'_>, target: Target, held: Held, trail: &mut Trail) -> Result<Self, Refusal> {
         let Asking { estate, head, caller, call, .. } = asking;
-        let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let server = trail.asked.take().ok_or(Refusal::Bug("a call that was not read"))?.operation;
-        let client = server.client(|| names::span("tools/call", Some(&target.tool.name)));
-        let unrecognised = mirrors::unrecognised(&target.tool.mirrors, &head.headers);
+        let client = server.client(|| names::span(call.method().as_str(), target.label()));
+        let unrecognised = mirrors::unrecognised(&target.definition.mirrors, &head.headers);
         Ok(Self {
             unrecognised: unrecognised.map(|(name, value)| (name.clone(), value.clone())).collect(),
             streams: respond::takes_streams(&head.headers),
             peer: Arc::clone(peer),
+            prefixed: estate.catalogue.load().uri_prefix(&head.endpoint, &target.definition.upstream).is_some(),
             estate: Arc::clone(estate),
             identity: Arc::clone(caller.identity()),
             traceparent: client.traceparent(),
@@ -175,7 +178,9 @@ impl Carriage {
 
     async fn ride(&self, sent: (Receipt, Grant), journal: &Journal, delivery: &mut Delivery) -> Ended {
         let late = self.deadline();
-        let reply = match self.attend(delivery, late, self.send(sent, journal)).await {
+        // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
+        let sending = Box::pin(self.send(sent, journal));
+        let reply = match self.attend(delivery, late, sending).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(refusal)) => return Ended::refused(refusal),
             Err(Interrupted::Cancelled) => return Ended::cancelled(),
@@ -194,13 +199,19 @@ impl Carriage {
         };
         let exchange = &self.estate.exchange;
         exchange.drop_grant(&key);
-        let grant = exchange.mint(&self.identity, self.peer.settings(), &self.target.tool.mints, clock::now()).await?;
+        let grant =
+            exchange.mint(&self.identity, self.peer.settings(), &self.target.definition.mints, clock::now()).await?;
         if grant.key() == key {
             // The same credential always: it would be refused again.
             return Err(Refusal::UpstreamUnauthorized);
         }
         let who = Who { identity: Some(&self.identity), ..Who::default() };
-        local::record_mint(journal, &grant, self.target.tool.upstream.as_str(), (who, record::Request::default()));
+        local::record_mint(
+            journal,
+            &grant,
+            self.target.definition.upstream.as_str(),
+            (who, record::Request::default()),
+        );
         let key = grant.key();
         match Box::pin(self.peer.forward(receipt, grant, &self.passage())).await? {
             Forwarded::Answered(reply) => Ok(*reply),
@@ -237,14 +248,14 @@ impl Carriage {
             (None, _) => &rpc,
         };
         let operation = metrics::Operation {
-            method: "tools/call",
-            target: &self.target.tool.name,
+            method: self.call.method().as_str(),
+            target: self.target.label().unwrap_or_default(),
             error,
             status: &rpc,
             version: self.held.asker.version,
         };
         metrics().served(operation, self.times.0.elapsed());
-        metrics().called(self.target.tool.upstream.as_str(), operation, self.times.1.elapsed());
+        metrics().called(self.target.definition.upstream.as_str(), operation, self.times.1.elapsed());
         for operation in [&self.spans.0, &self.spans.1] {
             if !error.is_empty() {
                 operation.fail(error);
@@ -297,7 +308,7 @@ impl Carriage {
                     {
                         self.peer.heed(error.code);
                     }
-                    return match inspect::admit(&self.held.asker, reply.id, reply.spoken.version, &response) {
+                    return match inspect::admit(&self.held.asker, &self.sent(&reply), &response) {
                         Ok(answer) => Ended::answered(answer),
                         Err(refusal) => Ended::refused(refusal),
                     };
@@ -327,10 +338,19 @@ impl Carriage {
         }
     }
 
+    fn sent<'s>(&'s self, reply: &Reply) -> Sent<'s> {
+        Sent {
+            method: self.call.method(),
+            id: reply.id,
+            version: reply.spoken.version,
+            prefix: self.prefixed.then(|| self.target.definition.upstream.as_str()),
+        }
+    }
+
     /// Counts a message that nobody asked for, or that fits nothing.
     fn dropped(&self, reason: &str) {
-        metrics().upstream_dropped.with([self.target.tool.upstream.as_str(), reason]).increment();
-        tracing::debug!(upstream = %self.target.tool.upstream, reason, "dropped a message of an upstream");
+        metrics().upstream_dropped.with([self.target.definition.upstream.as_str(), reason]).increment();
+        tracing::debug!(upstream = %self.target.definition.upstream, reason, "dropped a message of an upstream");
     }
 
     /// From now on the client gets events, where it takes them.
@@ -369,7 +389,7 @@ impl Carriage {
     }
 
     fn deadline(&self) -> Instant {
-        self.instant_after(self.target.tool.timeout)
+        self.instant_after(self.target.definition.timeout)
     }
 
     fn instant_after(&self, span: Duration) -> Instant {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    catalog::{Catalogue, Listing, ToolDefinition},
+    catalog::{Catalogue, Definition, Kind, Listing},
     ceiling::Ceilings,
     config::{Config, Endpoint, UpstreamId},
     exchange::Exchange,
@@ -61,9 +61,9 @@ impl Estate {
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
         let unread = |id: &UpstreamId| {
-            (id.clone(), Listing { tools: Vec::new(), degraded: Some("its tools were not read yet".to_owned()) })
+            (id.clone(), Listing { degraded: Some("it was not read yet".to_owned()), ..Listing::default() })
         };
-        let catalogue = Catalogue::merge(0, config.upstreams.keys().map(unread).collect());
+        let catalogue = Catalogue::merge(0, config.gateway.prefix, config.upstreams.keys().map(unread).collect());
         let audiences = endpoints(&config)
             .map(|endpoint| {
                 let mut accepted = vec![config.resource(&endpoint)];
@@ -96,10 +96,14 @@ impl Estate {
         for (id, upstream) in &config.upstreams {
             let moved = self.config.upstreams.get(id).is_none_or(|before| before.url != upstream.url);
             let Some(listing) = known.listing(id).filter(|_| !moved) else { continue };
-            let again =
-                |tool: &Arc<ToolDefinition>| ToolDefinition::read(upstream, tool.raw().clone()).ok().map(Arc::new);
-            let tools = listing.tools.iter().filter_map(again).collect();
-            next.publish(id, Listing { tools, degraded: listing.degraded.clone() });
+            let mut next_listing =
+                Listing { offer: listing.offer.clone(), degraded: listing.degraded.clone(), ..Listing::default() };
+            for kind in Kind::LISTED {
+                let again =
+                    |it: &Arc<Definition>| Definition::read(upstream, kind, it.raw().clone()).ok().map(Arc::new);
+                *next_listing.of_mut(kind) = listing.of(kind).iter().filter_map(again).collect();
+            }
+            next.publish(id, next_listing);
         }
         Ok(next)
     }
@@ -128,7 +132,8 @@ impl Estate {
             Endpoint::Federated => true,
             Endpoint::Upstream(only) => only == id,
         };
-        let rules = self.config.upstreams.iter().filter(|(id, _)| wanted(id)).flat_map(|(_, upstream)| &upstream.tools);
+        let upstreams = self.config.upstreams.iter().filter(|(id, _)| wanted(id)).map(|(_, upstream)| upstream);
+        let rules = upstreams.flat_map(|it| it.tools.iter().chain(&it.prompts).chain(&it.resources));
         let scopes: BTreeSet<&String> = rules.flat_map(|rule| &rule.requires).collect();
         scopes.into_iter().cloned().collect()
     }
@@ -154,10 +159,10 @@ impl Estate {
     /// Publishes what an upstream said of itself; says whether that changed anything that a client can see.
     pub fn publish(&self, upstream: &UpstreamId, listing: Listing) -> bool {
         let before = self.catalogue.load();
-        let digests = |listing: &Listing| listing.tools.iter().map(|tool| tool.digest.clone()).collect::<Vec<_>>();
-        let same = before
-            .listing(upstream)
-            .is_some_and(|known| known.degraded == listing.degraded && digests(known) == digests(&listing));
+        let same = before.listing(upstream).is_some_and(|known| {
+            let digests = |listing: &Listing| listing.all().map(|it| (it.kind, it.digest.clone())).collect::<Vec<_>>();
+            known.degraded == listing.degraded && known.offer == listing.offer && digests(known) == digests(&listing)
+        });
         if same {
             return false;
         }

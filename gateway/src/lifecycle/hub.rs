@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::Estate;
 use crate::{
+    catalog::Definition,
     clock::Timestamp,
     config::{Endpoint, UpstreamId},
     identity::Identity,
@@ -97,17 +98,16 @@ impl View {
     ) -> Self {
         let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
         let mut view = Self::default();
-        for (id, listing) in catalogue.listings() {
-            if !matches!(endpoint, Endpoint::Federated) && *endpoint != Endpoint::Upstream(id.clone()) {
-                continue;
-            }
+        for (id, listing) in catalogue.behind(endpoint) {
             let words = news.words.get(id).copied().unwrap_or_default();
-            let lists = [(Topic::Tools, &listing.tools)];
-            for ((_topic, list), (mark, words)) in lists.into_iter().zip(view.marks.iter_mut().zip(words)) {
+            let lists: [[&[Arc<Definition>]; 2]; Topic::ALL.len()] =
+                [[&listing.tools, &[]], [&listing.prompts, &[]], [&listing.resources, &listing.templates]];
+            for (lists, (mark, words)) in lists.into_iter().zip(view.marks.iter_mut().zip(words)) {
                 let mut seen = DefaultHasher::new();
                 let mut any = false;
-                for definition in list.iter().filter(|known| rules.policies.visible(identity, known, now)) {
-                    definition.key.hash(&mut seen);
+                let known = lists.into_iter().flatten();
+                for definition in known.filter(|known| rules.policies.visible(identity, known, now)) {
+                    (&definition.name, &definition.digest).hash(&mut seen);
                     any = true;
                 }
                 if any {

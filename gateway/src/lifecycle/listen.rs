@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     Asking, Estate, Gateway, Head, Response,
     hub::{News, Seat, View},
-    respond,
+    local, respond,
     trail::Trail,
 };
 use crate::{
@@ -103,7 +103,7 @@ impl Gateway {
         if !respond::takes_streams(&head.headers) {
             return Err(Refusal::NotAcceptable);
         }
-        let topics = filter.topics.and(SERVED);
+        let topics = filter.topics.and(local::capabilities(asking.estate, caller, trail).topics());
         let listener = self.listener((asking.estate, caller), trail, topics, Ear::Request(id.clone()))?;
         let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
         // The channel is new: there is room in it.
@@ -132,7 +132,8 @@ impl Gateway {
         }
         let mut turn = session.take_turn();
         let priming = turn.priming();
-        let mut listener = self.listener((estate, caller), trail, SERVED, Ear::Stream(turn))?;
+        let topics = local::capabilities(estate, caller, trail).topics();
+        let mut listener = self.listener((estate, caller), trail, topics, Ear::Stream(turn))?;
         if last.is_some() {
             // What changed while the client was away, nobody told it.
             listener.seen = View::default();
@@ -289,9 +290,6 @@ fn last_moment(estate: &Estate, identity: &Identity, now: Timestamp) -> Instant 
     let start = clock::instant();
     start.checked_add(left).unwrap_or(start)
 }
-
-/// What can be told of.
-const SERVED: Topics = Topics::ALL;
 
 /// Changes within so long are told as one (spec §3.7).
 const COALESCE: Duration = Duration::from_millis(300);

@@ -1,9 +1,9 @@
 //! What does the gateway answer in its own name?
 //!
-//! `initialize`, `server/discover`, `tools/list`, refusals, and the record that comes before a call is sent on. Nothing
+//! `initialize`, `server/discover`, lists, refusals, and the record that comes before a call is sent on. Nothing
 //! here reaches an upstream.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use super::{
     Asking, Estate, Gateway, Response, respond,
@@ -15,15 +15,15 @@ use crate::{
         record,
     },
     bridge::Opening,
-    catalog::{Catalogue, ToolDefinition},
+    catalog::{Catalogue, Definition, Exposed, Kind, Listing},
     ceiling::Admission,
-    config::ArgumentRecord,
+    config::{ArgumentRecord, UpstreamId},
     exchange::Grant,
-    identity::metadata,
+    identity::{Caller, metadata},
     refusal::{Challenge, Refusal},
     rpc::{
         Asker, Call,
-        answers::{self, CacheScope, Served, ToolsPage},
+        answers::{self, CacheScope, Capabilities, Page, Served},
         canonical::canonical,
     },
     telemetry::{metrics::metrics, names},
@@ -41,9 +41,9 @@ impl Gateway {
         let target = trail.target.as_ref().ok_or(Refusal::Bug("a record of a call without a target"))?;
         let path = trail.endpoint.path();
         let arguments = self.argument_digest(estate, call);
-        let durability = target.tool.durability.unwrap_or(estate.config.audit.durability);
+        let durability = target.definition.durability.unwrap_or(estate.config.audit.durability);
         let commit = trail.with_request(arguments.as_deref(), |request| {
-            record_mint(&self.journal, grant, target.tool.upstream.as_str(), (trail.who(), request));
+            record_mint(&self.journal, grant, target.definition.upstream.as_str(), (trail.who(), request));
             let intent = record::Intent {
                 who: trail.who(),
                 target: record_target(target, &path),
@@ -71,22 +71,25 @@ impl Gateway {
         Some(self.journal.argument_digest(&arguments))
     }
 
-    /// `tools/list`: what this caller may see on this endpoint, by the function that judges calls.
-    pub(super) fn list(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
+    /// A list: what this caller may see on this endpoint, by the function that judges calls.
+    pub(super) fn list(&self, asking: &Asking<'_>, kind: Kind, trail: &Trail) -> Result<Response, Refusal> {
         let Asking { estate, caller, call, .. } = asking;
         let asker = asker(call)?;
         let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
         let withheld = std::cell::Cell::new(0_u64);
-        let visible = |tool: &ToolDefinition| {
-            let visible = rules.policies.visible(caller.identity(), tool, trail.now);
+        let visible = |definition: &Definition| {
+            let visible = rules.policies.visible(caller.identity(), definition, trail.now);
             if !visible {
                 withheld.set(withheld.get().saturating_add(1));
             }
             visible
         };
-        let page = catalogue.page(&trail.endpoint, call.cursor().as_deref(), visible)?;
-        let tools: Vec<Cow<'_, [u8]>> =
-            page.tools.iter().map(|exposed| Cow::Owned(exposed.tool.listed(&exposed.name, asker.version))).collect();
+        let page = catalogue.page(&trail.endpoint, kind, call.cursor().as_deref(), visible)?;
+        let listed = |exposed: &&Exposed| {
+            let prefix = catalogue.uri_prefix(&trail.endpoint, &exposed.definition.upstream);
+            exposed.definition.listed(&exposed.name, asker.version, prefix)
+        };
+        let definitions: Vec<Vec<u8>> = page.all.iter().map(listed).collect();
         let degraded = degraded(&catalogue, asking, trail);
         let recorded = self.journal.healthy()
             && trail.with_request(None, |request| {
@@ -96,7 +99,7 @@ impl Gateway {
                         who: trail.who(),
                         endpoint: &trail.endpoint.path(),
                         request,
-                        shown: u64::try_from(tools.len()).unwrap_or(u64::MAX),
+                        shown: u64::try_from(definitions.len()).unwrap_or(u64::MAX),
                         withheld: withheld.get(),
                         policy_set: rules.policies.digest(),
                     },
@@ -105,10 +108,11 @@ impl Gateway {
         if !recorded {
             return Err(Refusal::AuditUnavailable("the list could not be recorded".to_owned()));
         }
-        let body = answers::tools_list(
+        let body = answers::list(
             &asker,
-            &ToolsPage {
-                tools: &tools,
+            &Page {
+                member: kind.list().1,
+                definitions: &definitions,
                 next_cursor: page.next.as_deref(),
                 degraded: &degraded,
                 ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
@@ -121,11 +125,18 @@ impl Gateway {
 
     /// `server/discover` (RS-23).
     pub(super) fn discover(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
-        let asker = asker(&asking.call)?;
-        let catalogue = asking.estate.catalogue.load();
+        let Asking { estate, caller, call, .. } = asking;
+        let asker = asker(call)?;
+        let catalogue = estate.catalogue.load();
         let degraded = degraded(&catalogue, asking, trail);
+        let instructions = instructions(&catalogue, asking, trail);
+        let served = Served {
+            capabilities: capabilities(estate, caller, trail),
+            instructions: instructions.as_deref(),
+            ..served(&degraded)
+        };
         trail.measure("", None);
-        Ok(respond::json(answers::discover(&asker, &served(&degraded))))
+        Ok(respond::json(answers::discover(&asker, &served)))
     }
 
     /// `initialize`: begins a session (RL-01, RL-03).
@@ -144,8 +155,14 @@ impl Gateway {
         )?;
         let catalogue = estate.catalogue.load();
         let degraded = degraded(&catalogue, asking, trail);
+        let instructions = instructions(&catalogue, asking, trail);
+        let served = Served {
+            capabilities: capabilities(estate, caller, trail),
+            instructions: instructions.as_deref(),
+            ..served(&degraded)
+        };
         trail.measure("", None);
-        Ok(respond::in_session(respond::json(answers::initialize(&asker, &served(&degraded))), &session.id))
+        Ok(respond::in_session(respond::json(answers::initialize(&asker, &served)), &session.id))
     }
 
     /// Gives a refusal its outside form, and records it.
@@ -194,20 +211,63 @@ fn challenge_text(estate: &Estate, trail: &Trail, challenge: &Challenge) -> Stri
     metadata::challenge(challenge, &url, &scopes.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Upstreams that this caller misses something of. One of which every known tool is hidden from them is not named; of one
+/// Upstreams that this caller misses something of. One of which everything known is hidden from them is not named; of one
 /// that was never read, nobody can tell yet.
 fn degraded<'c>(catalogue: &'c Catalogue, asking: &Asking<'_>, trail: &'c Trail) -> Vec<Cow<'c, str>> {
-    let rules = asking.estate.rules.load();
-    let sees = |tool: &Arc<ToolDefinition>| rules.policies.visible(asking.caller.identity(), tool, trail.now);
     catalogue
         .degraded(&trail.endpoint)
-        .filter(|(_, listing)| listing.tools.is_empty() || listing.tools.iter().any(sees))
+        .filter(|(_, listing)| listing.offer.is_none() || sees_any(asking, trail, listing))
         .map(|(id, _)| Cow::Borrowed(id.as_str()))
         .collect()
 }
 
+/// Whether this caller may use anything that is listed.
+fn sees_any(asking: &Asking<'_>, trail: &Trail, listing: &Listing) -> bool {
+    let rules = asking.estate.rules.load();
+    listing.all().any(|definition| rules.policies.visible(asking.caller.identity(), definition, trail.now))
+}
+
+/// What this caller can use: the union over the upstreams of which they see something (RS-24, spec §3.4).
+pub(super) fn capabilities(estate: &Estate, caller: &Caller, trail: &Trail) -> Capabilities {
+    let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
+    let visible = |definition: &Definition| rules.policies.visible(caller.identity(), definition, trail.now);
+    // Whether some resource might be read, or watched, listed or not.
+    let may = |id: &UpstreamId, kind: Kind| {
+        let any = estate.config.upstreams.get(id).and_then(|upstream| Definition::any_resource(upstream, kind).ok());
+        any.is_some_and(|any| visible(&any))
+    };
+    // A list that may yet come is served as an empty one: clients that found no tools would not ask again.
+    let mut served = Capabilities { tools: true, ..Capabilities::default() };
+    for (id, listing) in catalogue.behind(&trail.endpoint) {
+        let Some(offer) = &listing.offer else { continue };
+        let prompts = offer.prompts && listing.prompts.iter().any(|prompt| visible(prompt));
+        let resources = offer.resources && may(id, Kind::Template);
+        let any = prompts || resources || listing.tools.iter().any(|tool| visible(tool));
+        served.prompts |= prompts;
+        served.resources |= resources;
+        served.subscribe |= resources && offer.subscribe && may(id, Kind::Subscription);
+        served.completions |= offer.completions && (prompts || resources);
+        served.logging |= offer.logging && any;
+    }
+    served
+}
+
+/// What the upstreams tell the model of themselves, where the administrator lets them: each bounded, and labelled with
+/// whose word it is (spec §3.4).
+fn instructions(catalogue: &Catalogue, asking: &Asking<'_>, trail: &Trail) -> Option<String> {
+    let told = |(id, listing): (&UpstreamId, &Listing)| {
+        asking.estate.config.upstreams.get(id).filter(|upstream| upstream.instructions)?;
+        let text = listing.offer.as_ref()?.instructions.as_deref().filter(|_| sees_any(asking, trail, listing))?;
+        let text = text.get(..text.floor_char_boundary(INSTRUCTIONS_BYTES_MAX)).unwrap_or_default();
+        Some(format!("[{id}]\n{text}"))
+    };
+    let told: Vec<String> = catalogue.behind(&trail.endpoint).filter_map(told).collect();
+    (!told.is_empty()).then(|| told.join("\n\n"))
+}
+
 fn served<'a>(degraded: &'a [Cow<'a, str>]) -> Served<'a> {
     Served {
+        capabilities: Capabilities::default(),
         instructions: None,
         degraded,
         ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
@@ -218,6 +278,9 @@ fn served<'a>(degraded: &'a [Cow<'a, str>]) -> Served<'a> {
 fn asker(call: &Call) -> Result<Asker, Refusal> {
     call.asker().ok_or(Refusal::NotARequest("a request without an id"))
 }
+
+/// Of one upstream's instructions.
+const INSTRUCTIONS_BYTES_MAX: usize = 1_024;
 
 /// How long a client may keep a list: a policy change reaches it within this.
 const LIST_TTL_MS: u64 = 30_000;

@@ -26,6 +26,7 @@ use trail::Trail;
 use crate::{
     audit::journal::Journal,
     bridge::{Session, Sessions},
+    catalog::Kind,
     config::Endpoint,
     identity::Caller,
     refusal::{Era, Refusal},
@@ -213,18 +214,19 @@ impl Gateway {
 
     async fn dispatch(&self, asking: Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
         match asking.call.method() {
-            rpc::Method::ToolsCall => self.call(asking, trail).await,
-            rpc::Method::ToolsList => self.list(&asking, trail),
+            rpc::Method::ToolsCall
+            | rpc::Method::PromptsGet
+            | rpc::Method::ResourcesRead
+            | rpc::Method::CompletionComplete => self.call(asking, trail).await,
+            rpc::Method::ToolsList => self.list(&asking, Kind::Tool, trail),
+            rpc::Method::PromptsList => self.list(&asking, Kind::Prompt, trail),
+            rpc::Method::ResourcesList => self.list(&asking, Kind::Resource, trail),
+            rpc::Method::ResourceTemplatesList => self.list(&asking, Kind::Template, trail),
             rpc::Method::ServerDiscover => self.discover(&asking, trail),
             rpc::Method::Initialize => self.initialize(&asking, trail),
             rpc::Method::Ping => respond::pong(&asking.call),
             rpc::Method::SubscriptionsListen => self.listen(&asking, trail),
-            rpc::Method::LoggingSetLevel => {
-                if let (Some(session), Some(level)) = (&asking.session, asking.call.level()) {
-                    session.set_log_level(level);
-                }
-                respond::pong(&asking.call)
-            }
+            rpc::Method::LoggingSetLevel => Self::set_log_level(&asking, trail),
             rpc::Method::Cancelled => {
                 if let (Some(session), Some(cancelled)) = (asking.session, asking.call.cancelled()) {
                     session.cancel(cancelled.request_id.raw());
@@ -235,21 +237,23 @@ impl Gateway {
         }
     }
 
-    /// One tool call, from who asks to the answer's way back.
+    /// One request that an upstream answers, from who asks to the answer's way back.
     async fn call(&self, asking: Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
         let Asking { estate, head, caller, call, session } = &asking;
         let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
 
-        let name = call.name().unwrap_or_default();
-        let target = trail.aim(estate.catalogue.load().resolve(&head.endpoint, &name)?);
-        let permit = trail.judge(rules.policies.decide(identity, &target.tool, call.arguments(), now))?;
-        if call.era() == Era::Modern {
-            mirrors::check(&target.tool.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
+        let target = trail.aim(estate.catalogue.load().resolve(&estate.config.upstreams, &head.endpoint, call)?);
+        if target.of.as_ref().is_some_and(|of| !rules.policies.visible(identity, of, now)) {
+            return Err(Refusal::ReferenceUnknown("hidden: what it is of".to_owned()));
         }
-        let admission = rules.ceilings.admit(permit, identity, &target.tool, now)?;
-        let peer = estate.upstreams.peer(&target.tool.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
-        let grant = estate.exchange.mint(identity, peer.settings(), &target.tool.mints, now).await?;
+        let permit = trail.judge(rules.policies.decide(identity, &target.definition, call.arguments(), now))?;
+        if call.era() == Era::Modern {
+            mirrors::check(&target.definition.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
+        }
+        let admission = rules.ceilings.admit(permit, identity, &target.definition, now)?;
+        let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let grant = estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await?;
         let held = self.hold(call, session.as_ref())?;
         let receipt = self.record(estate, trail, (admission, &grant), call).await?; // durable, or we stop here
         // From here on the work belongs to its record, not to the client's connection.
@@ -266,6 +270,20 @@ impl Gateway {
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();
         Ok(Held { asker, tracked, _room: room })
+    }
+
+    /// `logging/setLevel` of a legacy client: the level of the calls of its session, where anything is logged (RS-24).
+    fn set_log_level(asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
+        let Asking { estate, caller, call, session, .. } = asking;
+        let (Some(session), Some(level)) = (session, call.level()) else {
+            return Err(Refusal::Bug("a level without a session"));
+        };
+        if !local::capabilities(estate, caller, trail).logging {
+            return Err(Refusal::MethodUnknown);
+        }
+        session.set_log_level(level);
+        trail.measure("", None);
+        respond::pong(call)
     }
 
     /// The session that a legacy client names.

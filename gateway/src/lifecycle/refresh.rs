@@ -36,7 +36,7 @@ impl Gateway {
     }
 }
 
-/// Reads the tools of one upstream, again and again.
+/// Reads what one upstream offers, again and again.
 async fn keep(estate: &Estate, peer: &Peer, hub: &Hub) {
     let id = peer.settings().id.clone();
     let mut failures = 0_u32;
@@ -95,16 +95,17 @@ async fn read(estate: &Estate, peer: &Peer) -> Result<Read, Refusal> {
 /// Says whether that changed anything that a client can see.
 fn publish(estate: &Estate, id: &UpstreamId, read: Read) -> bool {
     metrics().upstream_up.with([id.as_str()]).set(1);
-    let (tools, withheld) = (read.tools.len(), read.withheld);
-    if !estate.publish(id, Listing { tools: read.tools, degraded: None }) {
+    let Read { listing, withheld, .. } = read;
+    let (tools, prompts, resources) = (listing.tools.len(), listing.prompts.len(), listing.resources.len());
+    if !estate.publish(id, listing) {
         return false;
     }
-    tracing::info!(upstream = %id, tools, "read the tools of an upstream");
-    for (tool, why) in withheld {
-        tracing::warn!(upstream = %id, tool, why, "a tool is not served");
+    tracing::info!(upstream = %id, tools, prompts, resources, "read what an upstream offers");
+    for (name, why) in withheld {
+        tracing::warn!(upstream = %id, name, why, "something is not served");
     }
     for name in estate.catalogue.load().ambiguous() {
-        tracing::warn!(name, "two tools claim one name; neither is served");
+        tracing::warn!(name, "two things claim one name; neither is served");
     }
     true
 }
@@ -116,8 +117,8 @@ fn degrade(estate: &Estate, peer: &Peer, refusal: &Refusal) {
     metrics().upstream_up.with([id.as_str()]).set(0);
     let known = estate.catalogue.load().listing(id).cloned().unwrap_or_default();
     let why = format!("{}: {}", refusal.code(), refusal.inside());
-    if estate.publish(id, Listing { tools: known.tools, degraded: Some(why.clone()) }) {
-        tracing::warn!(upstream = %id, why, "the tools of an upstream cannot be read");
+    if estate.publish(id, Listing { degraded: Some(why.clone()), ..known }) {
+        tracing::warn!(upstream = %id, why, "an upstream cannot be read");
     }
 }
 

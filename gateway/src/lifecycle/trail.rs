@@ -13,7 +13,7 @@ use crate::{
         journal::{self, Journal},
         record::{self, Who},
     },
-    catalog::Target,
+    catalog::{Kind, Target},
     clock::{self, Timestamp},
     config::Endpoint,
     identity::Identity,
@@ -135,10 +135,19 @@ impl Trail {
         if let Some(asked) = &self.asked
             && asked.operation.is_recorded()
         {
-            asked.operation.rename(&names::span(asked.method, Some(&target.tool.name)));
-            asked.operation.note(names::TOOL, target.tool.name.clone());
-            asked.operation.note(names::OPERATION, names::EXECUTE_TOOL);
-            asked.operation.note(names::UPSTREAM, target.tool.upstream.to_string());
+            asked.operation.rename(&names::span(asked.method, target.label()));
+            match target.definition.kind {
+                Kind::Tool => {
+                    asked.operation.note(names::TOOL, target.definition.name.clone());
+                    asked.operation.note(names::OPERATION, names::EXECUTE_TOOL);
+                }
+                Kind::Prompt => asked.operation.note(names::PROMPT, target.definition.name.clone()),
+                Kind::Resource | Kind::Template | Kind::Subscription => {
+                    asked.operation.note(names::RESOURCE_URI, target.definition.name.clone());
+                }
+                Kind::Completion => {}
+            }
+            asked.operation.note(names::UPSTREAM, target.definition.upstream.to_string());
         }
         self.target = Some(target.clone());
         target
@@ -248,8 +257,8 @@ impl Trail {
             asked.operation.note(names::RPC_STATUS, status.clone());
         }
         let target = match &self.target {
-            Some(target) => target.tool.name.as_str(),
-            None if asked.method == "tools/call" => names::OTHER,
+            Some(target) => target.label().unwrap_or_default(),
+            None if asked.method == "tools/call" || asked.method == "prompts/get" => names::OTHER,
             None => "",
         };
         let operation =
@@ -262,10 +271,10 @@ impl Trail {
 pub(super) fn record_target<'a>(target: &'a Target, path: &'a str) -> record::Target<'a> {
     record::Target {
         endpoint: path,
-        upstream: target.tool.upstream.as_str(),
-        kind: "tool",
-        name: &target.tool.name,
+        upstream: target.definition.upstream.as_str(),
+        kind: target.definition.kind.as_str(),
+        name: &target.definition.name,
         exposed: &target.exposed,
-        definition: Some(&target.tool.digest),
+        definition: Some(&target.definition.digest),
     }
 }

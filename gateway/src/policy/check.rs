@@ -12,7 +12,7 @@ use cedar_policy::{Policy, PolicySet, ValidationMode, Validator};
 
 use super::{Policies, parse::Rule, schema};
 use crate::{
-    catalog::ToolDefinition,
+    catalog::Definition,
     config::{Problem, Upstream, UpstreamId},
 };
 
@@ -21,16 +21,24 @@ use crate::{
 pub struct Estate<'a> {
     /// All upstreams of `upstreams.toml`: their ids and their tags are known whether or not they could be read.
     pub upstreams: &'a BTreeMap<UpstreamId, Arc<Upstream>>,
-    /// All tools of those that could be read.
-    pub tools: &'a [Arc<ToolDefinition>],
+    /// All tools and prompts of those that could be read.
+    pub tools: &'a [Arc<Definition>],
     /// Those that could not be read, so that nothing can be said about policies that name their tools.
     pub unread: &'a [UpstreamId],
 }
 
 impl Estate<'_> {
-    /// Every tag that `upstreams.toml` gives to a tool of `upstream`, whether or not there is such a tool.
+    /// Every tag that `upstreams.toml` gives to something of `upstream`, whether or not there is such a thing.
     pub fn tags(&self, upstream: &UpstreamId) -> impl Iterator<Item = &str> {
-        let rules = self.upstreams.get(upstream).into_iter().flat_map(|upstream| &upstream.tools);
+        let upstream = self.upstreams.get(upstream).into_iter();
+        let rules = upstream.flat_map(|it| it.tools.iter().chain(&it.prompts).chain(&it.resources));
+        rules.flat_map(|rule| &rule.tags).map(String::as_str)
+    }
+
+    /// Those of them that it gives to resources and to what can be completed.
+    pub(super) fn resource_tags(&self, upstream: &UpstreamId) -> impl Iterator<Item = &str> {
+        let upstream = self.upstreams.get(upstream).into_iter();
+        let rules = upstream.flat_map(|it| it.resources.iter().chain(&it.prompts));
         rules.flat_map(|rule| &rule.tags).map(String::as_str)
     }
 
@@ -58,18 +66,18 @@ impl Policies {
                 let message = format!("`{}` is not checked: the tools of `{upstream}` could not be read", rule.id);
                 problems.push(rule.source.problem(message).under(rule.span).warning());
             } else if let Err(fault) = set.add(rule.policy.clone()) {
-                problems.push(rule.source.relayed(&fault, rule.span));
+                problems.push(rule.relayed(&fault));
             }
         }
         let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
         for fault in result.validation_errors() {
-            problems.extend(self.rule(fault.policy_id()).map(|rule| rule.source.relayed(fault, rule.span)));
+            problems.extend(self.rule(fault.policy_id()).map(|rule| rule.relayed(fault)));
         }
         let failed: BTreeSet<&str> =
             result.validation_errors().map(|fault| AsRef::<str>::as_ref(fault.policy_id())).collect();
         // A policy that is wrong is also impossible, redundant and so on; that helps nobody.
         for fault in result.validation_warnings().filter(|fault| !failed.contains(fault.policy_id().as_ref() as &str)) {
-            let problem = self.rule(fault.policy_id()).map(|rule| rule.source.relayed(fault, rule.span));
+            let problem = self.rule(fault.policy_id()).map(|rule| rule.relayed(fault));
             problems.extend(problem.map(Problem::warning));
         }
         problems.sort_by_cached_key(Problem::order);
@@ -89,7 +97,8 @@ fn unread<'a>(policy: &Policy, estate: &Estate<'a>) -> Option<&'a UpstreamId> {
     let carried = |tag: &str| estate.tools.iter().any(|tool| tool.tags.iter().any(|known| known == tag));
     estate.unread.iter().find(|upstream| {
         names.iter().any(|name| {
-            let tool = name.strip_prefix(upstream.as_str()).is_some_and(|rest| rest.starts_with('/'));
+            let own = name.strip_prefix("prompt:").unwrap_or(name);
+            let tool = own.strip_prefix(upstream.as_str()).is_some_and(|rest| rest.starts_with('/'));
             tool || (estate.tags(upstream).any(|tag| tag == *name) && !carried(name))
         })
     })

@@ -5,6 +5,7 @@
 use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet,
     Request,
@@ -19,7 +20,7 @@ use super::{
     vocabulary::{Inexpressible, Own, Vocabulary, context_of, context_with, id},
 };
 use crate::{
-    catalog::ToolDefinition,
+    catalog::{Definition, Kind},
     clock::Timestamp,
     config::{Problem, Source},
     identity::Identity,
@@ -34,9 +35,9 @@ pub struct Policies {
     pub(super) rules: Vec<Rule>,
     digest: Arc<str>,
     authorizer: Authorizer,
-    /// By [`ToolDefinition::key`].
+    /// By [`Definition::key`].
     tools: Cache<[u8; 32], Arc<ToolView>>,
-    /// By [`Identity::class`] and [`ToolDefinition::key`]. A new set of policies starts with empty caches, so its digest
+    /// By [`Identity::class`] and [`Definition::key`]. A new set of policies starts with empty caches, so its digest
     /// need not be part of the key.
     slices: Cache<([u8; 32], [u8; 32]), Arc<Slice>>,
 }
@@ -58,8 +59,10 @@ pub struct Policies {
 pub struct Permit {
     verdict: Arc<Verdict>,
     policy_set: Arc<str>,
-    /// [`ToolDefinition::key`] and [`Identity::principal`] of what was judged: a permit is good for nothing else.
+    /// [`Definition::key`], [`Definition::given`] and [`Identity::principal`] of what was judged: a permit is good for
+    /// nothing else.
     tool: [u8; 32],
+    given: Option<Bytes>,
     principal: [u8; 32],
 }
 
@@ -90,8 +93,9 @@ impl Permit {
 
     /// Whether this is the permit of `caller` for `tool`.
     #[must_use]
-    pub fn is_for(&self, caller: &Identity, tool: &ToolDefinition) -> bool {
-        self.principal == caller.principal && self.tool == tool.key
+    pub fn is_for(&self, caller: &Identity, tool: &Definition) -> bool {
+        let given = tool.given().map(|given| given.raw());
+        self.principal == caller.principal && self.tool == tool.key && self.given.as_deref() == given
     }
 }
 
@@ -183,36 +187,34 @@ impl Policies {
         self.rules.is_empty()
     }
 
-    /// Whether `caller` may call `tool` with `arguments` at `now`.
+    /// Whether `caller` may use `tool`, or whatever else is defined there, with `arguments` at `now`. Where the input is
+    /// known before anybody asks, `arguments` play no part.
     ///
     /// # Errors
-    /// [`Refusal::ToolUnknown`] where the caller may not see the tool, [`Refusal::Denied`] where they may, but not call it
-    /// with these arguments, [`Refusal::PolicyFailed`] where that could not be decided, and
+    /// [`Refusal::ToolUnknown`] and its like where the caller may not see it, [`Refusal::Denied`] where they may, but not
+    /// use it with these arguments, [`Refusal::PolicyFailed`] where that could not be decided, and
     /// [`Refusal::ScopeInsufficient`] where only scopes are missing.
     pub fn decide(
         &self,
         caller: &Identity,
-        tool: &ToolDefinition,
+        tool: &Definition,
         arguments: Option<json::Value<'_>>,
         now: Timestamp,
     ) -> Result<Permit, Denial> {
         let slice = self.slice(caller, tool).map_err(|fault| failed(&fault))?;
         let listing = self.listing(&slice, now).map_err(|fault| failed(&fault))?;
-        match &listing.outcome {
-            Outcome::Allowed => {}
-            Outcome::Denied if listing.policies.is_empty() => {
-                return Err(listing.denial(Refusal::ToolUnknown("hidden: no policy permits it".to_owned())));
-            }
-            Outcome::Denied => {
-                let why = format!("hidden: forbidden by {}", listing.policies.join(" "));
-                return Err(listing.denial(Refusal::ToolUnknown(why)));
-            }
-            Outcome::Failed(why) => return Err(listing.denial(Refusal::ToolUnknown(format!("hidden: {why}")))),
+        if let Some(why) = listing.hides() {
+            return Err(listing.denial(hidden(tool.kind, why)));
         }
-        let verdict = if slice.reads().input { self.full(&slice, arguments, now) } else { Ok(listing) };
+        let input = tool.given().or(arguments);
+        let verdict = if slice.reads().input { self.full(&slice, input, now) } else { Ok(listing) };
         let verdict = verdict.map_err(|fault| failed(&fault))?;
         match &verdict.outcome {
             Outcome::Allowed => {}
+            // What is asked for is the whole input, so what may not be used may not be seen either.
+            Outcome::Denied | Outcome::Failed(_) if tool.given().is_some() => {
+                return Err(verdict.denial(hidden(tool.kind, verdict.hides().unwrap_or_default())));
+            }
             Outcome::Denied => {
                 let policies = verdict.policies.iter().map(|id| id.to_string()).collect();
                 return Err(verdict.denial(Refusal::Denied(policies)));
@@ -222,18 +224,26 @@ impl Policies {
         if tool.requires.iter().any(|scope| caller.scopes.binary_search(scope).is_err()) {
             return Err(verdict.denial(Refusal::ScopeInsufficient(tool.requires.clone())));
         }
-        Ok(Permit { verdict, policy_set: Arc::clone(&self.digest), tool: tool.key, principal: caller.principal })
+        let given = tool.given().map(|given| given.raw_bytes());
+        Ok(Permit { verdict, policy_set: Arc::clone(&self.digest), tool: tool.key, given, principal: caller.principal })
     }
 
-    /// Whether `caller` gets to see `tool`: the first half of [`Policies::decide`], so that what is hidden cannot be called.
+    /// Whether `caller` gets to see `tool`: the first half of [`Policies::decide`], so that what is hidden cannot be called;
+    /// and the second too, where the input is known.
     /// Missing scopes do not hide a tool, because the caller can get them.
     #[must_use]
-    pub fn visible(&self, caller: &Identity, tool: &ToolDefinition, now: Timestamp) -> bool {
-        let listing = self.slice(caller, tool).and_then(|slice| self.listing(&slice, now));
-        listing.is_ok_and(|verdict| verdict.outcome == Outcome::Allowed)
+    pub fn visible(&self, caller: &Identity, tool: &Definition, now: Timestamp) -> bool {
+        let verdict = self.slice(caller, tool).and_then(|slice| {
+            let listing = self.listing(&slice, now)?;
+            match tool.given() {
+                Some(input) if listing.hides().is_none() && slice.reads().input => self.full(&slice, Some(input), now),
+                Some(_) | None => Ok(listing),
+            }
+        });
+        verdict.is_ok_and(|verdict| verdict.hides().is_none())
     }
 
-    pub(super) fn slice(&self, caller: &Identity, tool: &ToolDefinition) -> Result<Arc<Slice>, Inexpressible> {
+    pub(super) fn slice(&self, caller: &Identity, tool: &Definition) -> Result<Arc<Slice>, Inexpressible> {
         let key = (caller.class, tool.key);
         if let Some(slice) = self.slices.get(&key) {
             return Ok(slice);
@@ -243,7 +253,7 @@ impl Policies {
         Ok(slice)
     }
 
-    fn cut(&self, caller: &Identity, tool: &ToolDefinition) -> Result<Slice, Inexpressible> {
+    fn cut(&self, caller: &Identity, tool: &Definition) -> Result<Slice, Inexpressible> {
         let view = self.view(tool);
         let principal =
             Principal { uid: self.vocabulary.principal(caller), memberships: self.vocabulary.memberships(caller) };
@@ -274,7 +284,7 @@ impl Policies {
         Ok(slice)
     }
 
-    fn view(&self, tool: &ToolDefinition) -> Arc<ToolView> {
+    fn view(&self, tool: &Definition) -> Arc<ToolView> {
         if let Some(view) = self.tools.get(&tool.key) {
             return view;
         }
@@ -478,6 +488,16 @@ impl Verdict {
         &self.shadow
     }
 
+    /// Why this keeps something from the caller, for the journal; `None` where it is allowed.
+    fn hides(&self) -> Option<String> {
+        match &self.outcome {
+            Outcome::Allowed => None,
+            Outcome::Denied if self.policies.is_empty() => Some("hidden: no policy permits it".to_owned()),
+            Outcome::Denied => Some(format!("hidden: forbidden by {}", self.policies.join(" "))),
+            Outcome::Failed(why) => Some(format!("hidden: {why}")),
+        }
+    }
+
     fn failed(why: String) -> Self {
         Self { outcome: Outcome::Failed(why), ..Self::default() }
     }
@@ -500,6 +520,16 @@ pub(super) enum Outcome {
     Denied,
     /// Which could not be evaluated, or why nothing could.
     Failed(String),
+}
+
+/// The same answer as for what is not there.
+fn hidden(kind: Kind, why: String) -> Refusal {
+    match kind {
+        Kind::Tool => Refusal::ToolUnknown(why),
+        Kind::Prompt => Refusal::PromptUnknown(why),
+        Kind::Resource | Kind::Template | Kind::Subscription => Refusal::ResourceUnknown(why),
+        Kind::Completion => Refusal::ReferenceUnknown(why),
+    }
 }
 
 /// The caller or the tool could not be put to Cedar, so nothing was decided.

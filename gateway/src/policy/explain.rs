@@ -16,7 +16,7 @@ use super::{
     parse::Rule,
     vocabulary::{Inexpressible, id},
 };
-use crate::{catalog::ToolDefinition, clock::Timestamp, identity::Identity, rpc::json};
+use crate::{catalog::Definition, clock::Timestamp, identity::Identity, rpc::json};
 
 /// How a call would end at the policy stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -87,7 +87,7 @@ impl Policies {
     pub fn explain(
         &self,
         caller: &Identity,
-        tool: &ToolDefinition,
+        tool: &Definition,
         arguments: Option<json::Value<'_>>,
         now: Timestamp,
     ) -> Explanation {
@@ -105,7 +105,7 @@ impl Policies {
             Err(Inexpressible(why)) => return Explanation { why, ..explanation },
         };
         explanation.out_of_scope = self.len().saturating_sub(slice.places.len());
-        explanation.considered = self.considered(&slice, arguments, now);
+        explanation.considered = self.considered(&slice, tool.given().or(arguments), now);
         match self.decide(caller, tool, arguments, now) {
             Ok(permit) => {
                 explanation.answer = Answer::Allow;
@@ -118,7 +118,7 @@ impl Policies {
                 explanation.decided = denial.verdict.policies().to_vec();
                 explanation.shadow = denial.verdict.shadow().to_vec();
                 explanation.answer = match denial.refusal.code() {
-                    "tool_unknown" => Answer::Hidden,
+                    "tool_unknown" | "prompt_unknown" | "resource_unknown" | "reference_unknown" => Answer::Hidden,
                     "scope_insufficient" => Answer::StepUp,
                     _ => Answer::Deny,
                 };

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::{
-    catalog::ToolDefinition,
+    catalog::{Definition, Kind},
     clock::Timestamp,
-    config::{Grant, ToolRule, Upstream, UpstreamId},
+    config::{Grant, TargetRule, Upstream, UpstreamId},
     identity::{Agent, Authentication, Identity, User},
     rpc::json::{Bounds, Document},
     secret::Secret,
@@ -25,7 +25,7 @@ pub(crate) fn shipped() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies"))
 }
 
-pub(crate) fn upstream(id: &str, tools: Vec<ToolRule>) -> Upstream {
+pub(crate) fn upstream(id: &str, tools: Vec<TargetRule>) -> Upstream {
     Upstream {
         id: UpstreamId::parse(id).unwrap(),
         url: "https://upstream.example/mcp".parse().unwrap(),
@@ -37,13 +37,16 @@ pub(crate) fn upstream(id: &str, tools: Vec<ToolRule>) -> Upstream {
         client_certificate: None,
         insecure_http: false,
         refresh: Duration::from_secs(60),
+        instructions: false,
         tools,
+        prompts: Vec::new(),
+        resources: Vec::new(),
     }
 }
 
-pub(crate) fn tool_rule(pattern: &str, tags: &[&str], requires: &[&str]) -> ToolRule {
+pub(crate) fn tool_rule(pattern: &str, tags: &[&str], requires: &[&str]) -> TargetRule {
     let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-    ToolRule {
+    TargetRule {
         pattern: pattern.to_owned(),
         requires: owned(requires),
         mints: Vec::new(),
@@ -54,10 +57,10 @@ pub(crate) fn tool_rule(pattern: &str, tags: &[&str], requires: &[&str]) -> Tool
     }
 }
 
-pub(crate) fn tool(upstream: &Upstream, name: &str, properties: Value, required: &[&str]) -> Arc<ToolDefinition> {
+pub(crate) fn tool(upstream: &Upstream, name: &str, properties: Value, required: &[&str]) -> Arc<Definition> {
     let schema = json!({ "type": "object", "properties": properties, "required": required });
     let raw = json!({ "name": name, "description": name, "inputSchema": schema }).to_string();
-    Arc::new(ToolDefinition::read(upstream, Bytes::from(raw)).unwrap())
+    Arc::new(Definition::read(upstream, Kind::Tool, Bytes::from(raw)).unwrap())
 }
 
 /// The estate's upstreams, by id.
@@ -68,7 +71,7 @@ pub(crate) fn demo_upstreams() -> BTreeMap<UpstreamId, Arc<Upstream>> {
     [crm, notes].into_iter().map(|upstream| (upstream.id.clone(), Arc::new(upstream))).collect()
 }
 
-pub(crate) fn demo() -> Vec<Arc<ToolDefinition>> {
+pub(crate) fn demo() -> Vec<Arc<Definition>> {
     let upstreams: Vec<Arc<Upstream>> = demo_upstreams().into_values().collect();
     let (crm, notes) = (&upstreams[0], &upstreams[1]);
     let text = || json!({ "type": "string" });
@@ -83,7 +86,7 @@ pub(crate) fn demo() -> Vec<Arc<ToolDefinition>> {
     ]
 }
 
-pub(crate) fn named(tools: &[Arc<ToolDefinition>], action: &str) -> Arc<ToolDefinition> {
+pub(crate) fn named(tools: &[Arc<Definition>], action: &str) -> Arc<Definition> {
     Arc::clone(tools.iter().find(|tool| tool.action() == action).unwrap())
 }
 

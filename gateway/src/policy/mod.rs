@@ -11,9 +11,9 @@
 //! |---|---|
 //! | `principal` | `User::"issuer#sub"`, or `Agent::"issuer#client_id"` where there is no user; in `Group::"…"` and `Tenant::"…"` |
 //! | `principal.…` | `issuer`, `agent`, `groups`, `scopes`; `subject` for users; `tenant` where there is one |
-//! | `action` | `Action::"upstream/tool"`, in `Action::"tools/call"` and in one group for each tag of the tool |
+//! | `action` | `Action::"upstream/tool"` in `Action::"tools/call"`, `Action::"prompt:upstream/prompt"` in `Action::"prompts/get"`, `Action::"resources/read"`, `Action::"resources/subscribe"`, `Action::"completion/complete"`; each in one group for each tag too |
 //! | `resource` | `Upstream::"id"` |
-//! | `context.input` | the arguments that have a Cedar type |
+//! | `context.input` | the arguments that have a Cedar type; `uri` of a resource; `ref`, `name` and `argument` of a completion |
 //! | `context.agent` | `client_id`; `actor` where the agent acts for another one |
 //! | `context.authn` | `method`, `issuer`; `acr` where there is one |
 //! | `context.tenant` | the tenant, where there is one |

@@ -10,7 +10,7 @@ use std::{
 };
 
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
-use miette::SourceSpan;
+use miette::{Diagnostic, SourceSpan};
 
 use super::reads::{Reads, reads, without_arguments};
 use crate::config::{Problem, Source};
@@ -29,6 +29,15 @@ pub(super) struct Rule {
     pub(super) reads: Reads,
     pub(super) source: Source,
     pub(super) span: Option<SourceSpan>,
+    /// Where in the file Cedar's own places in this policy are counted from.
+    offset: usize,
+}
+
+impl Rule {
+    /// What Cedar says about this policy.
+    pub(super) fn relayed(&self, said: &dyn Diagnostic) -> Problem {
+        relayed(&self.source, self.offset, said, self.span)
+    }
 }
 
 /// All policies of all files, in order of file and place.
@@ -36,42 +45,91 @@ pub(super) fn rules(sources: Vec<Source>) -> Result<Vec<Rule>, Vec<Problem>> {
     let mut rules: Vec<Rule> = Vec::new();
     let mut problems = Vec::new();
     for source in sources {
-        match source.text().parse::<PolicySet>() {
-            Ok(set) => file(&source, &set, &mut rules, &mut problems),
-            Err(faults) => problems.extend(faults.iter().map(|fault| source.relayed(fault, None))),
-        }
+        file(&source, &mut rules, &mut problems);
     }
     problems.extend(repeated(&rules));
     problems.sort_by_cached_key(Problem::order);
     if problems.is_empty() { Ok(rules) } else { Err(problems) }
 }
 
-fn file(source: &Source, set: &PolicySet, rules: &mut Vec<Rule>, problems: &mut Vec<Problem>) {
-    for template in set.templates() {
-        let span = template.as_ref().loc().map(|location| location.span);
-        problems.push(
-            source
-                .problem("policy templates are not served")
-                .under(span)
-                .help("write the principal or resource in place of the slot"),
-        );
-    }
-    // Cedar names the policies of a text `policy0`, `policy1`, … in the order written.
-    let mut policies: Vec<(usize, &Policy)> = set
-        .policies()
-        .filter_map(|policy| Some((AsRef::<str>::as_ref(policy.id()).strip_prefix("policy")?.parse().ok()?, policy)))
-        .collect();
-    policies.sort_by_key(|(place, _)| *place);
-    for (place, policy) in policies {
-        match rule(source, place, policy) {
-            Ok(rule) => rules.push(rule),
-            Err(found) => problems.extend(found),
+/// One policy after the other: what Cedar holds of a text while it reads it is some fifty times as large as the text.
+fn file(source: &Source, rules: &mut Vec<Rule>, problems: &mut Vec<Problem>) {
+    let mut place = 0_usize;
+    for (offset, piece) in pieces(source.text()) {
+        let set = match piece.parse::<PolicySet>() {
+            Ok(set) => set,
+            Err(faults) => {
+                problems.extend(faults.iter().map(|fault| relayed(source, offset, fault, None)));
+                continue;
+            }
+        };
+        for template in set.templates() {
+            let span = template.as_ref().loc().map(|location| moved(location.span, offset));
+            problems.push(
+                source
+                    .problem("policy templates are not served")
+                    .under(span)
+                    .help("write the principal or resource in place of the slot"),
+            );
         }
+        for policy in set.policies() {
+            match rule(source, (offset, place), policy) {
+                Ok(rule) => rules.push(rule),
+                Err(found) => problems.extend(found),
+            }
+        }
+        place = place.saturating_add(1);
     }
 }
 
-fn rule(source: &Source, place: usize, policy: &Policy) -> Result<Rule, Vec<Problem>> {
-    let span = policy.as_ref().loc().map(|location| location.span);
+/// The policies of `text`, each with its semicolon and what stands before it, and where they begin: Cedar has semicolons
+/// nowhere else but in strings and comments. A piece that ends elsewhere is no policy, and then the file is refused.
+fn pieces(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut begin = 0;
+    std::iter::from_fn(move || {
+        let rest = text.get(begin..).filter(|rest| !rest.is_empty())?;
+        let piece = rest.get(..first_policy(rest)).unwrap_or(rest);
+        let offset = begin;
+        begin = begin.saturating_add(piece.len());
+        Some((offset, piece))
+    })
+}
+
+/// Where the first semicolon of the grammar ends.
+fn first_policy(text: &str) -> usize {
+    let mut bytes = text.bytes().enumerate().peekable();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b';' => return at.saturating_add(1),
+            b'"' => {
+                let mut escaped = false;
+                bytes.by_ref().find(|(_, byte)| {
+                    let ends = *byte == b'"' && !escaped;
+                    escaped = *byte == b'\\' && !escaped;
+                    ends
+                });
+            }
+            b'/' if bytes.next_if(|(_, next)| *next == b'/').is_some() => {
+                while bytes.next_if(|(_, byte)| !matches!(byte, b'\n' | b'\r')).is_some() {}
+            }
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// What Cedar says about a piece of `source` that begins at `offset`.
+fn relayed(source: &Source, offset: usize, said: &dyn Diagnostic, fallback: Option<SourceSpan>) -> Problem {
+    let problem = source.relayed(said, None).moved(offset);
+    if problem.is_placed() { problem } else { problem.under(fallback) }
+}
+
+fn moved(span: SourceSpan, offset: usize) -> SourceSpan {
+    (span.offset().saturating_add(offset), span.len()).into()
+}
+
+fn rule(source: &Source, (offset, place): (usize, usize), policy: &Policy) -> Result<Rule, Vec<Problem>> {
+    let span = policy.as_ref().loc().map(|location| moved(location.span, offset));
     let mut problems = Vec::new();
     for (annotation, value) in policy.annotations() {
         problems
@@ -84,9 +142,12 @@ fn rule(source: &Source, place: usize, policy: &Policy) -> Result<Rule, Vec<Prob
     let policy = policy.new_id(PolicyId::new(&id));
     let json = policy.to_json().map_err(|fault| vec![source.relayed(&fault, span)])?;
     let reads = reads(&json);
+    // From here on nobody asks how a policy was written, only what it says: Cedar need not keep both.
+    let policy = Policy::from(policy.as_ref().clone());
     let listing = if reads.input {
-        Policy::from_json(Some(PolicyId::new(&id)), without_arguments(&json))
-            .map_err(|fault| vec![source.relayed(&fault, span)])?
+        let listing = Policy::from_json(Some(PolicyId::new(&id)), without_arguments(&json))
+            .map_err(|fault| vec![source.relayed(&fault, span)])?;
+        Policy::from(listing.as_ref().clone())
     } else {
         policy.clone()
     };
@@ -98,6 +159,7 @@ fn rule(source: &Source, place: usize, policy: &Policy) -> Result<Rule, Vec<Prob
         reads,
         source: source.clone(),
         span,
+        offset,
         policy,
     })
 }

@@ -1,7 +1,7 @@
 //! What can a policy name?
 //!
-//! The Cedar schema of an estate: one action a tool with its arguments' types, so that a policy that names a tool, an
-//! argument or an upstream that is not there fails its check. It describes what `vocabulary` and `input` build.
+//! The Cedar schema of an estate: one action a tool or prompt with its arguments' types, so that a policy that names a
+//! tool, an argument or an upstream that is not there fails its check. It describes what `vocabulary` and `input` build.
 
 use cedar_policy::{Schema, SchemaFragment};
 use serde_json::{Map, Value, json};
@@ -11,20 +11,28 @@ use super::{
     input::{self, named},
 };
 use crate::{
-    catalog::{ToolDefinition, definition::GROUP_OF_ALL},
+    catalog::{Kind, definition::kind_schema},
     config::Problem,
 };
 
 /// The schema, and its text in Cedar's own notation.
 pub(super) fn schema(estate: &Estate<'_>) -> Result<(Schema, String), Problem> {
     let mut actions = Map::new();
-    actions.insert(GROUP_OF_ALL.to_owned(), json!({}));
+    for group in [Kind::Tool, Kind::Prompt] {
+        actions.insert(group.method().to_owned(), json!({}));
+    }
     // From the configuration, not from the tools: a tag is known while no upstream that has it can be read.
     for tag in estate.upstreams.keys().flat_map(|id| estate.tags(id)) {
         actions.insert(tag.to_owned(), json!({}));
     }
+    // Resources are not actions of their own, so whatever tag a resource may have, the action may be in.
+    let tags: Vec<&str> = estate.upstreams.keys().flat_map(|id| estate.resource_tags(id)).collect();
+    for kind in [Kind::Resource, Kind::Subscription, Kind::Completion] {
+        actions.insert(kind.method().to_owned(), action(&kind_schema(kind), tags.iter().copied()));
+    }
     for tool in estate.tools {
-        actions.insert(tool.action(), action(tool));
+        let groups = tool.tags.iter().map(String::as_str).chain(tool.kind.group());
+        actions.insert(tool.action(), action(&tool.input_schema, groups));
     }
     let namespace = json!({ "": { "commonTypes": common(), "entityTypes": entities(estate), "actions": actions } });
     let fault = |why: String| Problem::nowhere(format!("no schema can be made of the catalogue: {why}"));
@@ -82,11 +90,10 @@ fn common() -> Value {
     })
 }
 
-fn action(tool: &ToolDefinition) -> Value {
-    let groups = tool.tags.iter().map(String::as_str).chain([GROUP_OF_ALL]);
+fn action<'a>(input_schema: &Value, groups: impl Iterator<Item = &'a str>) -> Value {
     let groups: Vec<Value> = groups.map(|id| json!({ "id": id })).collect();
     let context = json!({ "type": "Record", "attributes": {
-        "input": input::schema(&input::fields(&tool.input_schema)),
+        "input": input::schema(&input::fields(input_schema)),
         "agent": named("CallingAgent"),
         "authn": named("Authentication"),
         "time": named("Time"),

@@ -16,7 +16,7 @@ use toml::Spanned;
 
 use super::{Policies, explain::Answer};
 use crate::{
-    catalog::ToolDefinition,
+    catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source},
     identity::{Agent, Authentication, Identity, User},
@@ -83,7 +83,7 @@ impl Policies {
     ///
     /// # Errors
     /// What is wrong with the files themselves.
-    pub fn test(&self, sources: &[Source], tools: &[Arc<ToolDefinition>]) -> Result<Report, Vec<Problem>> {
+    pub fn test(&self, sources: &[Source], tools: &[Arc<Definition>]) -> Result<Report, Vec<Problem>> {
         let mut outcomes = Vec::new();
         let mut problems = Vec::new();
         for source in sources {
@@ -95,7 +95,7 @@ impl Policies {
         if problems.is_empty() { Ok(Report { outcomes }) } else { Err(problems) }
     }
 
-    fn case(&self, source: &Source, case: &Spanned<Case>, tools: &[Arc<ToolDefinition>]) -> Outcome {
+    fn case(&self, source: &Source, case: &Spanned<Case>, tools: &[Arc<Definition>]) -> Outcome {
         let wrong = self.wrong(case.get_ref(), tools);
         let span = SourceSpan::from(case.span());
         let problem = wrong.map(|(message, help)| source.problem(message).under(Some(span)).help(help));
@@ -103,7 +103,7 @@ impl Policies {
     }
 
     /// What is wrong, and what helps.
-    fn wrong(&self, case: &Case, tools: &[Arc<ToolDefinition>]) -> Option<(String, String)> {
+    fn wrong(&self, case: &Case, tools: &[Arc<Definition>]) -> Option<(String, String)> {
         let Some(tool) = tools.iter().find(|tool| tool.action() == case.tool) else {
             return Some((format!("there is no tool `{}`", case.tool), "write `upstream/tool`".to_owned()));
         };

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Decision, PolicySet};
+use cedar_policy::{Authorizer, Decision, PolicyId, PolicySet};
 use miette::Diagnostic;
 use proptest::prelude::*;
 use serde_json::json;
@@ -17,7 +17,7 @@ use super::{
     load, parse,
 };
 use crate::{
-    catalog::ToolDefinition,
+    catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source, UpstreamId},
     identity::Identity,
@@ -47,12 +47,7 @@ fn shown(problem: &Problem) -> String {
     format!("{problem} | {help} | {}", underlined.join(" & "))
 }
 
-fn decide(
-    policies: &Policies,
-    who: &Identity,
-    tool: &ToolDefinition,
-    input: serde_json::Value,
-) -> Result<Permit, Denial> {
+fn decide(policies: &Policies, who: &Identity, tool: &Definition, input: serde_json::Value) -> Result<Permit, Denial> {
     policies.decide(who, tool, Some(arguments(input).root()), NOON)
 }
 
@@ -248,7 +243,7 @@ fn a_tag_is_known_while_nobody_who_carries_it_can_be_read() {
     let (tools, upstreams) = (demo(), demo_upstreams());
     let ids: Vec<UpstreamId> = upstreams.keys().cloned().collect();
     let writes = policies("@id(\"w\") permit(principal, action in Action::\"write\", resource);");
-    let said = |tools: &[Arc<ToolDefinition>], unread: &[UpstreamId]| {
+    let said = |tools: &[Arc<Definition>], unread: &[UpstreamId]| {
         let problems = writes.check(&Estate { upstreams: &upstreams, tools, unread });
         assert!(problems.iter().all(|problem| !problem.is_error()), "{problems:?}");
         problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
@@ -376,6 +371,35 @@ fn anyone() -> impl Strategy<Value = Identity> {
     let tenant = prop_oneof![Just(None), Just(Some("x")), Just(Some("y"))];
     let groups = prop_oneof![Just(vec![]), Just(vec!["a"]), Just(vec!["b"]), Just(vec!["a", "b"])];
     (user, tenant, groups).prop_map(|(user, tenant, groups)| caller(user, tenant, &groups, &[]))
+}
+
+#[test]
+fn a_file_is_read_one_policy_at_a_time_and_says_the_same() {
+    let text = concat!(
+        "// a comment; with a semicolon, a \" and no end\n@id(\"one;\")\npermit (principal, action, resource) ",
+        "when { context.tenant == \"a\\\"; // b\" };// permit (principal, action, resource);\r",
+        "forbid (principal, action, resource) when { context.tenant like \"\\\\\" };\n\n",
+        "permit (principal, action == Action::\"up/é;\", resource); // permit (principal, action, resource);\n",
+    );
+    let whole: PolicySet = text.parse().unwrap();
+    let rules = parse::rules(vec![Source::new("any.cedar", text)]).unwrap();
+    let ids: Vec<&str> = rules.iter().map(|rule| &*rule.id).collect();
+    assert_eq!(ids, ["one;", "any.cedar:1", "any.cedar:2"]);
+    assert_eq!(rules.len(), whole.policies().count());
+    for (place, rule) in rules.iter().enumerate() {
+        let other = whole.policy(&PolicyId::new(format!("policy{place}"))).unwrap();
+        assert_eq!(rule.policy, other.new_id(rule.policy.id().clone()));
+        assert_eq!(rule.span, other.as_ref().loc().map(|location| location.span));
+    }
+}
+
+#[test]
+fn a_problem_far_down_in_a_file_is_shown_where_it_is() {
+    let good = "permit (principal, action, resource);\n".repeat(3);
+    for bad in ["permit (principal, action);", "permit (principal, action, resource) when { \"open };", "@x permit"] {
+        let problems = parse::rules(vec![Source::new("any.cedar", format!("{good}{bad}\n"))]).unwrap_err();
+        assert!(problems.iter().all(|problem| problem.order().1 >= good.len()), "{bad}: {problems:?}");
+    }
 }
 
 proptest! {

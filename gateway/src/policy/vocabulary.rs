@@ -10,11 +10,7 @@ use std::{
 
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 
-use crate::{
-    catalog::{ToolDefinition, definition::GROUP_OF_ALL},
-    clock::Timestamp,
-    identity::Identity,
-};
+use crate::{catalog::Definition, clock::Timestamp, identity::Identity};
 
 /// The names of entity types, parsed once.
 #[derive(Debug)]
@@ -59,23 +55,23 @@ impl Vocabulary {
         groups.chain(caller.tenant.iter().map(|tenant| uid(&self.tenant, tenant))).collect()
     }
 
-    pub(super) fn action(&self, tool: &ToolDefinition) -> EntityUid {
+    pub(super) fn action(&self, tool: &Definition) -> EntityUid {
         uid(&self.action, &tool.action())
     }
 
     /// What the action is in.
-    pub(super) fn groups(&self, tool: &ToolDefinition) -> HashSet<EntityUid> {
+    pub(super) fn groups(&self, tool: &Definition) -> HashSet<EntityUid> {
         let tags = tool.tags.iter().map(|tag| uid(&self.action, tag));
-        tags.chain([uid(&self.action, GROUP_OF_ALL)]).collect()
+        tags.chain(tool.kind.group().map(|group| uid(&self.action, group))).collect()
     }
 
-    pub(super) fn resource(&self, tool: &ToolDefinition) -> EntityUid {
+    pub(super) fn resource(&self, tool: &Definition) -> EntityUid {
         uid(&self.upstream, tool.upstream.as_str())
     }
 
     /// The caller and the tool with all that policies can follow from them. Groups, tenants and upstreams have neither
     /// attributes nor parents, so their names are enough.
-    pub(super) fn entities(&self, caller: &Identity, tool: &ToolDefinition) -> Result<Entities, Inexpressible> {
+    pub(super) fn entities(&self, caller: &Identity, tool: &Definition) -> Result<Entities, Inexpressible> {
         let principal = Entity::new(self.principal(caller), attributes(caller), self.memberships(caller))
             .map_err(|fault| Inexpressible(fault.to_string()))?;
         let action = Entity::new_no_attrs(self.action(tool), self.groups(tool));

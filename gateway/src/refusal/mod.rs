@@ -153,6 +153,12 @@ pub enum Refusal {
     // ── catalog ──
     /// There is no such tool for this caller; it may not exist, or may not be theirs to see.
     ToolUnknown(String),
+    /// There is no such prompt for this caller.
+    PromptUnknown(String),
+    /// There is no such resource for this caller.
+    ResourceUnknown(String),
+    /// There is nothing of this name for this caller whose arguments could be completed.
+    ReferenceUnknown(String),
     /// The cursor is not one that the gateway gave out for this list.
     CursorInvalid,
     /// The upstream's definition of this tool has not been read yet, or cannot be.
@@ -323,7 +329,10 @@ impl Refusal {
         | Self::UpstreamUnreachable(why)
         | Self::UpstreamLost(why)
         | Self::UpstreamInvalid(why)
-        | Self::ToolUnknown(why) = self
+        | Self::ToolUnknown(why)
+        | Self::PromptUnknown(why)
+        | Self::ResourceUnknown(why)
+        | Self::ReferenceUnknown(why) = self
         {
             return Some(why);
         }
@@ -362,6 +371,9 @@ impl Refusal {
             Self::SessionUnknown => Row("session_unknown", 404, 40402, false),
             Self::CapabilityMissing(_) => Row("capability_missing", 400, -32021, false),
             Self::ToolUnknown(_) => Row("tool_unknown", 200, -32602, false),
+            Self::PromptUnknown(_) => Row("prompt_unknown", 200, -32602, false),
+            Self::ResourceUnknown(_) => Row("resource_unknown", 200, -32602, false),
+            Self::ReferenceUnknown(_) => Row("reference_unknown", 200, -32602, false),
             Self::CursorInvalid => Row("cursor_invalid", 200, -32602, false),
             Self::CatalogueUnavailable(_) => Row("catalogue_unavailable", 503, 50304, true),
             Self::Denied(_) => Row("denied", 403, 40304, false),
@@ -390,7 +402,12 @@ impl Refusal {
 
     /// The codes that the 2026-07-28 revision defined never go to a legacy client (spec §1.7).
     fn rpc_for(&self, era: Era, rpc: i32) -> i32 {
-        if era == Era::Legacy && (-32022..=-32020).contains(&rpc) { -32600 } else { rpc }
+        match era {
+            Era::Legacy if (-32022..=-32020).contains(&rpc) => -32600,
+            // MCP up to 2025-11-25, server/resources (RC-11).
+            Era::Legacy if matches!(self, Self::ResourceUnknown(_)) => -32002,
+            Era::Legacy | Era::Modern => rpc,
+        }
     }
 
     fn message(&self) -> Cow<'static, str> {
@@ -436,6 +453,9 @@ impl Refusal {
             Self::SessionUnknown => "this session has ended: send `initialize` again",
             Self::CapabilityMissing(_) => "the client did not declare a capability that this request needs",
             Self::ToolUnknown(_) => "unknown tool",
+            Self::PromptUnknown(_) => "unknown prompt",
+            Self::ResourceUnknown(_) => "resource not found",
+            Self::ReferenceUnknown(_) => "unknown prompt or resource template",
             Self::CursorInvalid => "invalid cursor",
             Self::CatalogueUnavailable(_) => "the tools of this server cannot be read now; try again",
             Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",

@@ -1,7 +1,8 @@
 //! What does the gateway answer in its own name?
 //!
-//! The JSON text of errors, `initialize`, `server/discover`, `tools/list`, `ping` and of what listeners are told, for each
-//! era. It does not decide what is answered, and it never holds anything that an upstream said besides tool definitions.
+//! The JSON text of errors, `initialize`, `server/discover`, lists, `ping` and of what listeners are told, for each era. It
+//! does not decide what is answered, and it never holds anything that an upstream said besides definitions and
+//! instructions.
 
 use std::borrow::Cow;
 
@@ -45,9 +46,56 @@ impl CacheScope {
     }
 }
 
+/// What is served to one caller: ServerCapabilities, member by member (RS-24).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `tools`.
+    pub tools: bool,
+    /// `prompts`.
+    pub prompts: bool,
+    /// `resources`.
+    pub resources: bool,
+    /// `resources.subscribe`.
+    pub subscribe: bool,
+    /// `completions`.
+    pub completions: bool,
+    /// `logging`.
+    pub logging: bool,
+}
+
+impl Capabilities {
+    /// The lists of whose changes this caller can be told.
+    #[must_use]
+    pub fn topics(self) -> Topics {
+        let topics = [(Topic::Tools, self.tools), (Topic::Prompts, self.prompts), (Topic::Resources, self.resources)];
+        topics.into_iter().filter(|(_, served)| *served).map(|(topic, _)| topic).collect()
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        member(out, "capabilities", b"{");
+        let Self { tools, prompts, resources, subscribe, completions, logging } = self;
+        // The gateway reads every list again and again, so it can always tell of a change.
+        let (changing, watched) = (br#"{"listChanged":true}"#, br#"{"subscribe":true,"listChanged":true}"#);
+        let words: [(&str, bool, &[u8]); 6] = [
+            ("tools", tools, changing),
+            ("prompts", prompts, changing),
+            ("resources", resources && !subscribe, changing),
+            ("resources", resources && subscribe, watched),
+            ("completions", completions, b"{}"),
+            ("logging", logging, b"{}"),
+        ];
+        for (word, _, what) in words.iter().filter(|(_, served, _)| *served) {
+            member(out, word, what);
+        }
+        out.push(b'}');
+    }
+}
+
 /// What `initialize` and `server/discover` tell of the gateway.
 #[derive(Debug, Clone, Copy)]
 pub struct Served<'a> {
+    /// What this caller can use.
+    pub capabilities: Capabilities,
     /// For the model, where the administrator wants any.
     pub instructions: Option<&'a str>,
     /// Upstreams that are down now.
@@ -58,14 +106,16 @@ pub struct Served<'a> {
     pub cache_scope: CacheScope,
 }
 
-/// One page of `tools/list`.
+/// One page of a list.
 #[derive(Debug, Clone, Copy)]
-pub struct ToolsPage<'a> {
-    /// Definitions as [`super::tool_json::write`] wrote them, for this client's version.
-    pub tools: &'a [Cow<'a, [u8]>],
+pub struct Page<'a> {
+    /// The member of the result that holds the list: `tools`, `prompts`, `resources`, `resourceTemplates`.
+    pub member: &'static str,
+    /// Definitions as [`super::definition_json::write`] wrote them, for this client's version.
+    pub definitions: &'a [Vec<u8>],
     /// Where the next page begins.
     pub next_cursor: Option<&'a str>,
-    /// Upstreams whose tools are missing.
+    /// Upstreams whose part is missing.
     pub degraded: &'a [Cow<'a, str>],
     /// How long the answer may be kept.
     pub ttl_ms: u64,
@@ -118,7 +168,7 @@ fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
 pub fn initialize(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "protocolVersion", asker.version);
-    member(&mut out, "capabilities", CAPABILITIES);
+    served.capabilities.write(&mut out);
     member(&mut out, "serverInfo", &implementation());
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);
@@ -133,7 +183,7 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "resultType", "complete");
     member(&mut out, "supportedVersions", &texts(versions::MODERN));
-    member(&mut out, "capabilities", CAPABILITIES);
+    served.capabilities.write(&mut out);
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);
     }
@@ -142,21 +192,21 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     end(out)
 }
 
-/// The answer to `tools/list` (RS-25, RS-27); the definitions are copied as they are.
+/// The answer to a list (RS-25, RS-27); the definitions are copied as they are.
 #[must_use]
-pub fn tools_list(asker: &Asker, page: &ToolsPage<'_>) -> Local {
-    let room: usize = page.tools.iter().map(|tool| tool.len().saturating_add(1)).sum();
+pub fn list(asker: &Asker, page: &Page<'_>) -> Local {
+    let room: usize = page.definitions.iter().map(|definition| definition.len().saturating_add(1)).sum();
     let mut out = begin(&asker.id);
     out.reserve(room.saturating_add(512));
     if asker.era == Era::Modern {
         member_text(&mut out, "resultType", "complete");
     }
-    member(&mut out, "tools", b"[");
-    for (index, tool) in page.tools.iter().enumerate() {
+    member(&mut out, page.member, b"[");
+    for (index, definition) in page.definitions.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(tool);
+        out.extend_from_slice(definition);
     }
     out.push(b']');
     if let Some(cursor) = page.next_cursor {
@@ -235,9 +285,6 @@ fn end(mut out: Vec<u8>) -> Local {
     out.extend_from_slice(b"}}");
     Local(out)
 }
-
-/// What is served: who listens is told of changes, and what upstreams log goes back to who asked for it.
-const CAPABILITIES: &[u8] = br#"{"tools":{"listChanged":true},"logging":{}}"#;
 
 fn write_caching(out: &mut Vec<u8>, ttl_ms: u64, scope: CacheScope) {
     member(out, "ttlMs", ttl_ms.to_string().as_bytes());

@@ -81,6 +81,18 @@ pub enum Method {
     SubscriptionsListen,
     /// `logging/setLevel`, legacy.
     LoggingSetLevel,
+    /// `prompts/list`.
+    PromptsList,
+    /// `prompts/get`.
+    PromptsGet,
+    /// `resources/list`.
+    ResourcesList,
+    /// `resources/templates/list`.
+    ResourceTemplatesList,
+    /// `resources/read`.
+    ResourcesRead,
+    /// `completion/complete`.
+    CompletionComplete,
     /// `notifications/initialized`.
     Initialized,
     /// `notifications/cancelled` that names a request.
@@ -101,6 +113,12 @@ impl Method {
             ("tools/call", _) => Some(Self::ToolsCall),
             ("subscriptions/listen", Era::Modern) => Some(Self::SubscriptionsListen),
             ("logging/setLevel", Era::Legacy) => Some(Self::LoggingSetLevel),
+            ("prompts/list", _) => Some(Self::PromptsList),
+            ("prompts/get", _) => Some(Self::PromptsGet),
+            ("resources/list", _) => Some(Self::ResourcesList),
+            ("resources/templates/list", _) => Some(Self::ResourceTemplatesList),
+            ("resources/read", _) => Some(Self::ResourcesRead),
+            ("completion/complete", _) => Some(Self::CompletionComplete),
             _ => None,
         }
     }
@@ -115,6 +133,28 @@ impl Method {
         }
     }
 
+    /// The member of `params` that says what a request for an upstream is about.
+    #[must_use]
+    pub const fn naming(self) -> Option<&'static str> {
+        match self {
+            Self::ToolsCall | Self::PromptsGet => Some("name"),
+            Self::ResourcesRead => Some("uri"),
+            Self::CompletionComplete => Some("ref"),
+            Self::ServerDiscover
+            | Self::Initialize
+            | Self::Ping
+            | Self::ToolsList
+            | Self::PromptsList
+            | Self::ResourcesList
+            | Self::ResourceTemplatesList
+            | Self::SubscriptionsListen
+            | Self::LoggingSetLevel
+            | Self::Initialized
+            | Self::Cancelled
+            | Self::OtherNotification => None,
+        }
+    }
+
     /// The name on the wire; a notification without effect has only its kind, so that names stay few.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -126,6 +166,12 @@ impl Method {
             Self::ToolsCall => "tools/call",
             Self::SubscriptionsListen => "subscriptions/listen",
             Self::LoggingSetLevel => "logging/setLevel",
+            Self::PromptsList => "prompts/list",
+            Self::PromptsGet => "prompts/get",
+            Self::ResourcesList => "resources/list",
+            Self::ResourceTemplatesList => "resources/templates/list",
+            Self::ResourcesRead => "resources/read",
+            Self::CompletionComplete => "completion/complete",
             Self::Initialized => "notifications/initialized",
             Self::Cancelled => "notifications/cancelled",
             Self::OtherNotification => "notifications/_OTHER",
@@ -200,10 +246,31 @@ impl Call {
         self.params()?.get(name)
     }
 
-    /// `params.name` of `tools/call`.
+    /// `params.name` of `tools/call` and `prompts/get`.
     #[must_use]
     pub fn name(&self) -> Option<Cow<'_, str>> {
         self.param("name")?.text()
+    }
+
+    /// `params.uri` of `resources/read`.
+    #[must_use]
+    pub fn uri(&self) -> Option<Cow<'_, str>> {
+        self.param("uri")?.text()
+    }
+
+    /// What `completion/complete` is about, and the name of the argument.
+    #[must_use]
+    pub fn reference(&self) -> Option<(Reference<'_>, Cow<'_, str>)> {
+        if self.method != Method::CompletionComplete {
+            return None;
+        }
+        let (reference, argument) = (self.param("ref")?, self.param("argument")?.get("name")?.text()?);
+        let kind = reference.get("type")?;
+        if kind.is("ref/prompt") {
+            return Some((Reference::Prompt(reference.get("name")?.text()?), argument));
+        }
+        kind.is("ref/resource").then_some(())?;
+        Some((Reference::Resource(reference.get("uri")?.text()?), argument))
     }
 
     /// `params.arguments`, always an object.
@@ -294,6 +361,15 @@ impl Call {
 pub struct Filter {
     /// The lists of whose changes it wants to be told.
     pub topics: Topics,
+}
+
+/// `params.ref` of `completion/complete` (RS-35).
+#[derive(Debug)]
+pub enum Reference<'a> {
+    /// `ref/prompt`, by name.
+    Prompt(Cow<'a, str>),
+    /// `ref/resource`, by URI or template.
+    Resource(Cow<'a, str>),
 }
 
 /// `params` of `initialize`.

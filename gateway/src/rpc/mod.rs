@@ -6,6 +6,7 @@
 pub mod answers;
 mod call;
 pub mod canonical;
+pub mod definition_json;
 pub mod headers;
 pub mod json;
 mod lookalike;
@@ -15,11 +16,11 @@ pub mod outbound;
 mod parse;
 pub mod reply;
 pub mod sse;
-pub mod tool_json;
 mod topics;
+pub mod uris;
 pub mod versions;
 
-pub use call::{Asker, Call, Cancelled, Filter, Initialize, Message, Method, Rejected, RequestId};
+pub use call::{Asker, Call, Cancelled, Filter, Initialize, Message, Method, Reference, Rejected, RequestId};
 pub use parse::parse;
 pub use topics::{Topic, Topics};
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::{
     call::{Call, RequestId},
-    json::write_string,
+    json::{Value, write_string},
     meta::{self, LogLevel},
     topics::Topic,
     versions,
@@ -57,28 +57,48 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// `tools/call` with the bytes of `arguments` that came, and every member of `params` that is not the gateway's (RI-08).
+/// A client's request to an upstream: the bytes of `arguments` that came, every member of `params` that is not the
+/// gateway's (RI-08), and what it is about by the name that the upstream knows.
 #[must_use]
-pub fn tools_call(outgoing: &Outgoing<'_>, original_name: &str, call: &Call) -> Vec<u8> {
-    let mut out = begin(Some(outgoing.id), "tools/call", call.body().len());
-    out.extend_from_slice(br#","params":{"name":"#);
-    write_string(&mut out, original_name);
+pub fn call(outgoing: &Outgoing<'_>, original: &str, call: &Call) -> Vec<u8> {
+    let method = call.method();
+    let mut out = begin(Some(outgoing.id), method.as_str(), call.body().len());
+    out.extend_from_slice(br#","params":{"#);
+    let naming = method.naming().unwrap_or_default();
     for (name, value) in call.params().into_iter().flat_map(|params| params.members()) {
-        // `task` asks a legacy server for a task, which the gateway does not declare; the other two are its own.
-        if ["name", "_meta", "task"].iter().any(|own| name.is(own)) {
+        if name.is(naming) {
+            if naming == "ref" {
+                write_reference(&mut out, original, value);
+            } else {
+                member_text(&mut out, naming, original);
+            }
             continue;
         }
-        member_raw(&mut out, name.raw(), value.raw());
+        // `task` asks a legacy server for a task, which the gateway does not declare; `_meta` is its own.
+        if !name.is("_meta") && !name.is("task") {
+            member_raw(&mut out, name.raw(), value.raw());
+        }
     }
     write_meta(&mut out, outgoing, Some(call));
     out.extend_from_slice(b"}}");
     out
 }
 
-/// `tools/list`.
+fn write_reference(out: &mut Vec<u8>, original: &str, reference: Value<'_>) {
+    member(out, "ref", b"{");
+    for (name, value) in reference.members() {
+        match name.text().as_deref() {
+            Some(naming @ ("name" | "uri")) => member_text(out, naming, original),
+            _ => member_raw(out, name.raw(), value.raw()),
+        }
+    }
+    out.push(b'}');
+}
+
+/// One page of a list.
 #[must_use]
-pub fn tools_list(outgoing: &Outgoing<'_>, cursor: Option<&str>) -> Vec<u8> {
-    let mut out = begin(Some(outgoing.id), "tools/list", 0);
+pub fn list(outgoing: &Outgoing<'_>, method: &str, cursor: Option<&str>) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), method, 0);
     out.extend_from_slice(br#","params":{"#);
     if let Some(cursor) = cursor {
         member_text(&mut out, "cursor", cursor);

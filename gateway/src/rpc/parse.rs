@@ -283,7 +283,13 @@ impl Asked<'_> {
         }
         match method {
             Method::ToolsCall => self.tools_call_params()?,
-            Method::ToolsList => {
+            Method::PromptsGet => self.prompts_get_params()?,
+            Method::ResourcesRead => {
+                self.named("uri", URI_BYTES_MAX)?;
+                self.fresh()?;
+            }
+            Method::CompletionComplete => self.completion_params()?,
+            Method::ToolsList | Method::PromptsList | Method::ResourcesList | Method::ResourceTemplatesList => {
                 if self.param("cursor").is_some_and(|cursor| cursor.kind() != Kind::String) {
                     return invalid("`cursor` is not a string");
                 }
@@ -326,15 +332,8 @@ impl Asked<'_> {
     }
 
     fn tools_call_params(&self) -> Result<(), Refusal> {
-        match self.param("name").and_then(Value::text) {
-            Some(name) if !name.is_empty() && name.len() <= TOOL_NAME_BYTES_MAX => {}
-            Some(_) => return invalid("`name` is empty or too long"),
-            None => return invalid("`name` is missing or not a string"),
-        }
-        // No `input_required` was ever sent, so this state is forged (RS-31).
-        if self.param("requestState").is_some() || self.param("inputResponses").is_some() {
-            return invalid("`requestState` is not one that this gateway gave out");
-        }
+        self.named("name", NAME_BYTES_MAX)?;
+        self.fresh()?;
         let Some(arguments) = self.param("arguments") else { return Ok(()) };
         if !arguments.is_object() {
             return invalid("`arguments` is not an object");
@@ -356,6 +355,61 @@ impl Asked<'_> {
         let uris = asked.get("resourceSubscriptions");
         if uris.is_some_and(|uris| uris.kind() != Kind::Array) {
             return invalid("`resourceSubscriptions` is not a list");
+        }
+        Ok(())
+    }
+
+    /// A prompt's arguments are strings (MCP server/prompts).
+    fn prompts_get_params(&self) -> Result<(), Refusal> {
+        self.named("name", NAME_BYTES_MAX)?;
+        self.fresh()?;
+        let Some(arguments) = self.param("arguments") else { return Ok(()) };
+        if !arguments.is_object() || arguments.members().any(|(_, value)| value.kind() != Kind::String) {
+            return invalid("`arguments` is not an object of strings");
+        }
+        if names_collide(arguments) {
+            return invalid("two members of `arguments` differ in case only");
+        }
+        Ok(())
+    }
+
+    /// RS-35.
+    fn completion_params(&self) -> Result<(), Refusal> {
+        let Some(reference) = self.param("ref").filter(|reference| reference.is_object()) else {
+            return invalid("`ref` is missing or not an object");
+        };
+        let is = |kind: &str| reference.get("type").is_some_and(|word| word.is(kind));
+        let (naming, bytes_max) = match (is("ref/prompt"), is("ref/resource")) {
+            (true, _) => ("name", NAME_BYTES_MAX),
+            (_, true) => ("uri", URI_BYTES_MAX),
+            (false, false) => return invalid("`ref.type` is neither `ref/prompt` nor `ref/resource`"),
+        };
+        let named = reference.get(naming).and_then(Value::text);
+        if !named.is_some_and(|name| !name.is_empty() && name.len() <= bytes_max) {
+            return invalid("`ref` names no prompt or resource, or one whose name is too long");
+        }
+        let argument = self.param("argument");
+        let said =
+            |name| argument.and_then(|argument| argument.get(name)).is_some_and(|text| text.kind() == Kind::String);
+        if !said("name") || !said("value") {
+            return invalid("`argument` lacks `name` or `value`");
+        }
+        Ok(())
+    }
+
+    /// The member of `params` that says which thing is meant.
+    fn named(&self, member: &'static str, bytes_max: usize) -> Result<(), Refusal> {
+        match self.param(member).and_then(Value::text) {
+            Some(name) if !name.is_empty() && name.len() <= bytes_max => Ok(()),
+            Some(_) => Err(Refusal::ParamsInvalid(Cow::Owned(format!("`{member}` is empty or too long")))),
+            None => Err(Refusal::ParamsInvalid(Cow::Owned(format!("`{member}` is missing or not a string")))),
+        }
+    }
+
+    /// No `input_required` was ever sent, so a state is forged (RS-31).
+    fn fresh(&self) -> Result<(), Refusal> {
+        if self.param("requestState").is_some() || self.param("inputResponses").is_some() {
+            return invalid("`requestState` is not one that this gateway gave out");
         }
         Ok(())
     }
@@ -400,6 +454,9 @@ const PARAMS: &[&str] = &[
     "_meta",
     "cursor",
     "uri",
+    "ref",
+    "argument",
+    "context",
     "taskId",
     "task",
     "requestState",
@@ -415,4 +472,6 @@ const PARAMS: &[&str] = &[
 /// As much of an unknown version as goes back in the error.
 const VERSION_CHARS_MAX: usize = 64;
 /// MCP server/tools advises 128 characters; exposed names carry a prefix on top.
-const TOOL_NAME_BYTES_MAX: usize = 256;
+const NAME_BYTES_MAX: usize = 256;
+/// What upstreams may list, with room for the prefix.
+const URI_BYTES_MAX: usize = 8_192;

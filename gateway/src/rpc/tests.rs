@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::{
-    answers::{self, CacheScope, Served, ToolsPage},
+    answers::{self, CacheScope, Capabilities, Page, Served},
     call::{Call, Message, Method},
     json::{Bounds, Document, Value},
     meta::LogLevel,
@@ -217,8 +217,8 @@ fn rs_16_rs_10_rs_11_rs_13_modern_checks_stand_in_this_order() {
         (all.to_vec(), &modern("tools/call", r#","name":"other","arguments":7"#), -32020),
         // 12.
         (
-            vec![VERSION, ("Mcp-Method", "prompts/get"), ("Mcp-Name", "p")],
-            &modern("prompts/get", r#","name":"p""#),
+            vec![VERSION, ("Mcp-Method", "tasks/list"), ("Mcp-Name", "p")],
+            &modern("tasks/list", r#","name":"p""#),
             -32601,
         ),
         (vec![VERSION, ("Mcp-Method", "no/such")], &modern("no/such", ""), -32601),
@@ -282,7 +282,7 @@ fn rl_01_rl_02_legacy_versions_are_negotiated_named_or_assumed() {
     ] {
         check(&[], &legacy("initialize", params), -32602, Era::Legacy);
     }
-    check(&[], &legacy("resources/list", "{}"), -32601, Era::Legacy);
+    check(&[], &legacy("tasks/list", "{}"), -32601, Era::Legacy);
 }
 
 #[test]
@@ -354,10 +354,10 @@ fn rc_06_what_goes_up_keeps_arguments_and_owns_its_meta() {
     };
     insta::assert_snapshot!(
         [
-            outbound::tools_call(&outgoing("2026-07-28"), "add", &call),
-            outbound::tools_call(&claimed, "add \"x\"", &call),
-            outbound::tools_call(&outgoing("2025-11-25"), "add", &call),
-            outbound::tools_call(
+            outbound::call(&outgoing("2026-07-28"), "add", &call),
+            outbound::call(&claimed, "add \"x\"", &call),
+            outbound::call(&outgoing("2025-11-25"), "add", &call),
+            outbound::call(
                 &Outgoing::own(1, "2025-11-25"),
                 "add",
                 &read(&[], &legacy("tools/call", r#"{"name":"x"}"#))
@@ -365,8 +365,8 @@ fn rc_06_what_goes_up_keeps_arguments_and_owns_its_meta() {
             outbound::initialize(&Outgoing::own(1, "2025-11-25")),
             outbound::initialized(),
             outbound::cancelled(9, "the client went away"),
-            outbound::tools_list(&Outgoing::own(2, "2026-07-28"), Some("c\"1")),
-            outbound::tools_list(&Outgoing::own(2, "2025-11-25"), None),
+            outbound::list(&Outgoing::own(2, "2026-07-28"), "tools/list", Some("c\"1")),
+            outbound::list(&Outgoing::own(2, "2025-11-25"), "tools/list", None),
             outbound::discover(&Outgoing::own(3, "2026-07-28")),
             outbound::pong(call.id().unwrap()),
             outbound::method_not_found(call.id().unwrap()),
@@ -383,29 +383,31 @@ fn what_the_gateway_answers_itself() {
     let legacy_asker = read(&[], &legacy("tools/list", "{}")).asker().unwrap();
     let degraded = ["crm".into()];
     let served = Served {
+        capabilities: Capabilities { tools: true, prompts: true, ..Capabilities::default() },
         instructions: Some("use \"crm\""),
         degraded: &degraded,
         ttl_ms: 5_000,
         cache_scope: CacheScope::Private,
     };
-    let tools = [br#"{"name":"a"}"#.as_slice().into(), br#"{"name":"b"}"#.as_slice().into()];
-    let page = ToolsPage {
-        tools: &tools,
+    let tools = [br#"{"name":"a"}"#.to_vec(), br#"{"name":"b"}"#.to_vec()];
+    let page = Page {
+        member: "tools",
+        definitions: &tools,
         next_cursor: Some("n"),
         degraded: &degraded,
         ttl_ms: 0,
         cache_scope: CacheScope::Private,
     };
-    let last = ToolsPage { next_cursor: None, degraded: &[], tools: &[], ..page };
+    let last = Page { next_cursor: None, degraded: &[], definitions: &[], ..page };
     let error = |refusal: Refusal, era| answers::error(&refusal.outside(era), era, Some(&modern_asker.id));
     insta::assert_snapshot!(
         [
             answers::initialize(&legacy_asker, &served),
             answers::discover(&modern_asker, &served),
-            answers::tools_list(&modern_asker, &page),
-            answers::tools_list(&legacy_asker, &page),
-            answers::tools_list(&modern_asker, &last),
-            answers::tools_list(&legacy_asker, &last),
+            answers::list(&modern_asker, &page),
+            answers::list(&legacy_asker, &page),
+            answers::list(&modern_asker, &last),
+            answers::list(&legacy_asker, &last),
             answers::pong(&legacy_asker.id),
             error(Refusal::CapabilityMissing(r#"{"sampling":{}}"#.into()), Era::Modern),
             error(Refusal::ScopeInsufficient(vec!["a:b".to_owned(), "c".to_owned()]), Era::Modern),
@@ -456,7 +458,7 @@ proptest! {
         let body = legacy("tools/call", &format!(r#"{{"name":{named},"arguments":{arguments},"_meta":{{"v/k":1}}}}"#));
         let call = read(&[], &body);
         prop_assert_eq!(call.arguments().unwrap().raw(), arguments.as_bytes());
-        let sent = outbound::tools_call(&Outgoing::own(7, to), &name, &call);
+        let sent = outbound::call(&Outgoing::own(7, to), &name, &call);
         let document = strict(&sent);
         let root = document.root();
         prop_assert!(root.get("id").unwrap().raw() == b"7" && root.get("method").unwrap().is("tools/call"));

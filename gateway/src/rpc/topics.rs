@@ -67,9 +67,6 @@ impl Topic {
 pub struct Topics(u8);
 
 impl Topics {
-    /// All of them.
-    pub const ALL: Self = Self(7);
-
     /// The set with `topic` in it.
     #[must_use]
     pub const fn with(self, topic: Topic) -> Self {

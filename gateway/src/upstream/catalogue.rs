@@ -1,6 +1,6 @@
 //! What does an upstream say of itself?
 //!
-//! Finds out the era (RC-10) and reads the tools, with the gateway's own credential. It publishes nothing.
+//! Finds out the era (RC-10) and reads what is offered, with the gateway's own credential. It publishes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,26 +14,26 @@ use super::{
     transport::{Answered, Outgoing},
 };
 use crate::{
-    catalog::ToolDefinition,
+    catalog::{Definition, Kind, Listing, Offer},
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
         Topics,
-        json::{Kind, Value},
+        json::{self, Value},
         outbound,
         reply::{Inbound, Response},
         versions,
     },
 };
 
-/// One reading of an upstream's tools.
-#[derive(Debug)]
+/// One reading of what an upstream offers.
+#[derive(Debug, Default)]
 pub struct Read {
-    /// The tools that can be served.
-    pub tools: Vec<Arc<ToolDefinition>>,
-    /// Tools that cannot: name or position, and why (RC-05).
+    /// What can be served.
+    pub listing: Listing,
+    /// What cannot: name or list, and why (RC-05).
     pub withheld: Vec<(String, String)>,
-    /// How long the upstream vouches for this.
+    /// How long the upstream vouches for this: the shortest of its lists.
     pub ttl: Option<Duration>,
 }
 
@@ -121,74 +121,128 @@ impl Peer {
         tokio::time::timeout(self.settings.timeout, read).await.ok().flatten()
     }
 
-    /// Reads all pages of the upstream's tools.
+    /// Reads everything that the upstream lists.
     ///
     /// # Errors
-    /// Every refusal that an upstream can cause.
+    /// Every refusal that an upstream can cause, as far as its tools are concerned; another list that cannot be read is
+    /// told and left out.
     pub async fn read(&self, grant: &Arc<Grant>) -> Result<Read, Refusal> {
         let spoken = self.detect(grant).await?;
-        let mut read = Read { tools: Vec::new(), withheld: Vec::new(), ttl: None };
+        let offer = Box::pin(self.offered(grant, spoken)).await?;
+        let mut read = Read::default();
+        for kind in Kind::LISTED {
+            let offered = match kind {
+                Kind::Tool => offer.tools,
+                Kind::Prompt | Kind::Completion => offer.prompts,
+                Kind::Resource | Kind::Template | Kind::Subscription => offer.resources,
+            };
+            if !offered {
+                continue;
+            }
+            match Box::pin(self.read_all(grant, (spoken, kind), &mut read)).await {
+                Ok(()) => {}
+                Err(refusal) if kind == Kind::Tool => return Err(refusal),
+                // Servers of resources without templates are many, and say so in many ways.
+                Err(refusal) => read.withheld.push((kind.list().0.to_owned(), refusal.inside().into_owned())),
+            }
+        }
+        read.listing.offer = Some(offer);
+        Ok(read)
+    }
+
+    /// What the upstream says that it serves.
+    async fn offered(&self, grant: &Arc<Grant>, spoken: Spoken) -> Result<Offer, Refusal> {
+        if spoken.era == Era::Legacy {
+            let key =
+                Key { principal: [0; 32], generation: grant.generation(), capabilities: super::CAPABILITIES_NONE };
+            return Ok(self.sessions.take(&key, Box::pin(self.begin(grant))).await?.offer.clone());
+        }
+        let id = self.next_id();
+        let body = outbound::discover(&outbound::Outgoing::own(id, spoken.version));
+        let headers = self.headers(spoken, "server/discover", None);
+        let mut answered = self.exchange(grant, Outgoing::new(body, headers, None)).await?;
+        if !answered.status.is_success() {
+            return Err(status_refusal(answered.status, "server/discover"));
+        }
+        let response = self.response(&mut answered.messages, id).await?;
+        Ok(offer(result_of(&response, "server/discover")?))
+    }
+
+    /// Reads all pages of one list.
+    async fn read_all(&self, grant: &Arc<Grant>, (spoken, kind): (Spoken, Kind), read: &mut Read) -> Result<(), Refusal> {
+        let (method, member) = kind.list();
         let mut cursor: Option<String> = None;
         for _page in 0..PAGES_MAX {
-            let response = Box::pin(self.page(grant, spoken, cursor.as_deref())).await?;
-            let result = result_of(&response, "tools/list")?;
-            let tools = result
-                .get("tools")
-                .filter(|tools| tools.kind() == Kind::Array)
-                .ok_or_else(|| Refusal::UpstreamInvalid("`tools/list` without a list of tools".to_owned()))?;
-            for tool in tools.elements() {
-                self.admit(tool, &mut read);
+            let response = Box::pin(self.page(grant, spoken, method, cursor.as_deref())).await?;
+            let result = result_of(&response, method)?;
+            let elements = result
+                .get(member)
+                .filter(|list| list.kind() == json::Kind::Array)
+                .ok_or_else(|| Refusal::UpstreamInvalid(format!("`{method}` without a list of {member}")))?;
+            for element in elements.elements() {
+                self.admit(kind, element, read);
             }
             let ttl_ms = result.get("ttlMs").and_then(Value::integer).and_then(|ttl| u64::try_from(ttl).ok());
-            read.ttl = ttl_ms.map(Duration::from_millis);
+            let ttl = ttl_ms.map(Duration::from_millis);
+            read.ttl = match (read.ttl, ttl) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
             cursor = result.get("nextCursor").and_then(Value::text).map(std::borrow::Cow::into_owned);
             if cursor.is_none() {
-                return Ok(read);
+                return Ok(());
             }
-            if read.tools.len() >= TOOLS_MAX {
+            if read.listing.of(kind).len() >= listed_max(kind) {
                 break;
             }
         }
         // What is left out is told, not lost in silence.
-        let why = format!("the list goes on after {TOOLS_MAX} tools or {PAGES_MAX} pages");
+        let why = format!("the list goes on after {} {member} or {PAGES_MAX} pages", listed_max(kind));
         read.withheld.push(("*".to_owned(), why));
-        Ok(read)
+        Ok(())
     }
 
-    fn admit(&self, tool: Value<'_>, read: &mut Read) {
-        let why = if read.tools.len() >= TOOLS_MAX {
-            format!("more than {TOOLS_MAX} tools")
+    fn admit(&self, kind: Kind, element: Value<'_>, read: &mut Read) {
+        let max = listed_max(kind);
+        let why = if read.listing.of(kind).len() >= max {
+            format!("more than {max} {}", kind.list().1)
         } else {
             // A copy of its own: the page it came in does not stay for its sake.
-            match ToolDefinition::read(&self.settings, Bytes::copy_from_slice(tool.raw())) {
-                Ok(tool) => return read.tools.push(Arc::new(tool)),
+            match Definition::read(&self.settings, kind, Bytes::copy_from_slice(element.raw())) {
+                Ok(definition) => return read.listing.of_mut(kind).push(Arc::new(definition)),
                 Err(fault) => fault.to_string(),
             }
         };
-        if read.withheld.len() < TOOLS_MAX {
-            let name = tool.get("name").and_then(Value::text).unwrap_or_default();
+        if read.withheld.len() < WITHHELD_MAX {
+            let name = element.get(kind.member()).and_then(Value::text).unwrap_or_default();
             read.withheld.push((name.chars().take(NAME_CHARS_SHOWN).collect(), why));
         }
     }
 
-    async fn page(&self, grant: &Arc<Grant>, spoken: Spoken, cursor: Option<&str>) -> Result<Response, Refusal> {
+    async fn page(
+        &self,
+        grant: &Arc<Grant>,
+        spoken: Spoken,
+        method: &str,
+        cursor: Option<&str>,
+    ) -> Result<Response, Refusal> {
         if spoken.era == Era::Modern {
             let id = self.next_id();
-            let body = outbound::tools_list(&outbound::Outgoing::own(id, spoken.version), cursor);
-            let headers = self.headers(spoken, "tools/list", None);
+            let body = outbound::list(&outbound::Outgoing::own(id, spoken.version), method, cursor);
+            let headers = self.headers(spoken, method, None);
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, None)).await?;
-            return self.list_response(&mut answered, id).await;
+            return self.list_response(&mut answered, method, id).await;
         }
         let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: super::CAPABILITIES_NONE };
         let mut first = true;
         loop {
             let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
             let (id, spoken) = (self.next_id(), Spoken { era: Era::Legacy, version: session.version });
-            let body = outbound::tools_list(&outbound::Outgoing::own(id, session.version), cursor);
-            let headers = self.headers(spoken, "tools/list", None);
+            let body = outbound::list(&outbound::Outgoing::own(id, session.version), method, cursor);
+            let headers = self.headers(spoken, method, None);
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await?;
             if !(first && session.is_gone(answered.status)) {
-                return self.list_response(&mut answered, id).await;
+                return self.list_response(&mut answered, method, id).await;
             }
             first = false;
             answered.messages.discard().await;
@@ -196,11 +250,36 @@ impl Peer {
         }
     }
 
-    async fn list_response(&self, answered: &mut Answered, id: u64) -> Result<Response, Refusal> {
+    async fn list_response(&self, answered: &mut Answered, method: &str, id: u64) -> Result<Response, Refusal> {
         if !answered.status.is_success() {
-            return Err(status_refusal(answered.status, "tools/list"));
+            return Err(status_refusal(answered.status, method));
         }
         self.response(&mut answered.messages, id).await
+    }
+}
+
+/// What a result of `server/discover` or `initialize` says that is served.
+pub(super) fn offer(result: Value<'_>) -> Offer {
+    let capabilities = result.get("capabilities");
+    let has = |name: &str| capabilities.and_then(|all| all.get(name)).is_some_and(Value::is_object);
+    let resources = capabilities.and_then(|all| all.get("resources"));
+    let text = result.get("instructions").and_then(Value::text);
+    Offer {
+        tools: has("tools"),
+        prompts: has("prompts"),
+        resources: has("resources"),
+        subscribe: resources.and_then(|resources| resources.get("subscribe")).and_then(Value::boolean).unwrap_or(false),
+        completions: has("completions"),
+        logging: has("logging"),
+        instructions: text.map(|text| text.chars().take(INSTRUCTIONS_CHARS_KEPT).collect()),
+    }
+}
+
+/// How many definitions of one kind are taken from one upstream.
+const fn listed_max(kind: Kind) -> usize {
+    match kind {
+        Kind::Tool | Kind::Prompt | Kind::Completion => 500,
+        Kind::Resource | Kind::Template | Kind::Subscription => 5_000,
     }
 }
 
@@ -222,8 +301,11 @@ const VERSION_UNSUPPORTED: i64 = -32022;
 /// Pages of one list: an upstream whose cursors run in circles ends here.
 const PAGES_MAX: usize = 100;
 
+/// As much of an upstream's instructions as anybody could be told.
+const INSTRUCTIONS_CHARS_KEPT: usize = 4_096;
+
 /// Characters of a name that is told for no other reason than that its tool is not served.
 const NAME_CHARS_SHOWN: usize = 128;
 
-/// Tools taken from one upstream, and names of others told.
-const TOOLS_MAX: usize = 500;
+/// Names of what is not served that are told.
+const WITHHELD_MAX: usize = 500;

@@ -289,7 +289,7 @@ impl Peer {
         tripwire: &Tripwire,
     ) -> Result<(Answered, Underway), Undelivered> {
         let Way { id, spoken, .. } = way;
-        let tool = &passage.target.tool;
+        let (definition, method) = (&passage.target.definition, passage.call.method().as_str());
         let meta = passage.call.meta();
         let token = meta.progress_token.is_some().then(|| progress_token(id));
         let message = outbound::Outgoing {
@@ -301,11 +301,12 @@ impl Peer {
             log_level: passage.log_level,
             ..outbound::Outgoing::own(id, spoken.version)
         };
-        let body = Bytes::from(outbound::tools_call(&message, &tool.name, passage.call));
-        let mut headers = self.headers(spoken, "tools/call", Some(&tool.name));
+        let body = Bytes::from(outbound::call(&message, &definition.name, passage.call));
+        let named = headers::name_member(method).map(|_| definition.name.as_str());
+        let mut headers = self.headers(spoken, method, named);
         if spoken.era == Era::Modern {
             headers.extend(passage.unrecognised.iter().cloned());
-            mirrors::mirror(&tool.mirrors, passage.call.arguments(), &mut headers);
+            mirrors::mirror(&definition.mirrors, passage.call.arguments(), &mut headers);
         }
         for (name, value) in [("traceparent", passage.traceparent), ("tracestate", passage.tracestate)] {
             if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
@@ -314,7 +315,7 @@ impl Peer {
         }
         let mut underway = Underway { way, open: true };
         let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
-        let reading = self.reading(tool.timeout, Some(tripwire));
+        let reading = self.reading(definition.timeout, Some(tripwire));
         let answered = transport::post(&self.client, &self.address, &underway.way.grant, outgoing, reading).await;
         underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
         Ok((answered?, underway))
@@ -349,7 +350,7 @@ impl Peer {
         let session = Session {
             id: answered.session,
             version,
-            logs: result.get("capabilities").and_then(|capabilities| capabilities.get("logging")).is_some(),
+            offer: catalogue::offer(result),
             level: Mutex::new(None),
             gone: AtomicBool::new(false),
             farewell: Farewell {

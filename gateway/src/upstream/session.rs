@@ -22,7 +22,7 @@ use super::{
     PROTOCOL_VERSION,
     transport::{self, Address, Outgoing},
 };
-use crate::{egress::Client, exchange::Grant, refusal::Refusal, rpc::meta::LogLevel, tasks};
+use crate::{catalog::Offer, egress::Client, exchange::Grant, refusal::Refusal, rpc::meta::LogLevel, tasks};
 
 /// Who may use a session: one key, one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,8 +42,8 @@ pub(super) struct Session {
     pub(super) id: Option<HeaderValue>,
     /// The version agreed on.
     pub(super) version: &'static str,
-    /// Whether the upstream logs.
-    pub(super) logs: bool,
+    /// What the upstream said of itself.
+    pub(super) offer: Offer,
     /// The most talkative level that was asked of it so far.
     pub(super) level: Mutex<Option<LogLevel>>,
     /// The upstream does not know it any more.
@@ -63,7 +63,7 @@ impl Session {
     /// filtered for itself, so the session is as talkative as any call wants it (spec §2.1).
     pub(super) fn is_quieter_than(&self, level: LogLevel) -> bool {
         let mut asked = self.level.lock();
-        let quieter = self.logs && asked.is_none_or(|asked| level < asked);
+        let quieter = self.offer.logging && asked.is_none_or(|asked| level < asked);
         if quieter {
             *asked = Some(level);
         }

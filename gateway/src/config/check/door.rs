@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{
-        checked::{ArgumentRecord, Audit, Claims, Durability, Gateway, Issuer, Limits, Telemetry, Tls},
+        checked::{ArgumentRecord, Audit, Claims, Durability, Gateway, Issuer, Limits, Prefix, Telemetry, Tls},
         read::nearest,
         written::{self, Key},
     },
@@ -74,6 +74,11 @@ impl Checker<'_> {
             allowed_origins,
             allowed_hosts,
             audiences,
+            prefix: match written.prefix.as_ref().map(Spanned::get_ref) {
+                None | Some(written::Prefix::Always) => Prefix::Always,
+                Some(written::Prefix::OnConflict) => Prefix::OnConflict,
+                Some(written::Prefix::Never) => Prefix::Never,
+            },
             drain,
             workers,
         })

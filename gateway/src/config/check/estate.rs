@@ -1,4 +1,4 @@
-//! What is wrong with `[upstreams.*]` and the rules for their tools?
+//! What is wrong with `[upstreams.*]` and the rules for their tools, prompts and resources?
 //!
 //! It does not look at how credentials are obtained; that is the grant's own check.
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{
-        checked::{ClientCertificate, Grant, ToolRule, Upstream, UpstreamId},
+        checked::{ClientCertificate, Grant, TargetRule, Upstream, UpstreamId},
         written,
     },
     refusal::Era,
@@ -72,7 +72,11 @@ impl Checker<'_> {
         };
         let timeout = self.deadline(&written.timeout_ms, 30_000);
         let refresh = self.seconds(&written.refresh_s, &(1..=86_400), 300);
-        let tools = self.tools(written.tools.as_deref().unwrap_or_default(), grant.as_ref());
+        let mut rules =
+            |written: &Option<Vec<_>>, names| self.rules(written.as_deref().unwrap_or_default(), grant.as_ref(), names);
+        let tools = rules(&written.tools, &TOOLS);
+        let prompts = rules(&written.prompts, &PROMPTS);
+        let resources = rules(&written.resources, &RESOURCES);
         Some(Upstream {
             id: id?.clone(),
             url: url?,
@@ -88,7 +92,10 @@ impl Checker<'_> {
             ca: ca?,
             client_certificate: client_certificate?,
             refresh,
+            instructions: written.instructions.as_ref().is_some_and(|key| *key.get_ref()),
             tools,
+            prompts,
+            resources,
         })
     }
 
@@ -114,7 +121,12 @@ impl Checker<'_> {
         Some(ClientCertificate { certificate, key })
     }
 
-    fn tools(&mut self, written: &[Spanned<written::ToolRule>], grant: Option<&Grant>) -> Vec<ToolRule> {
+    fn rules(
+        &mut self,
+        written: &[Spanned<written::TargetRule>],
+        grant: Option<&Grant>,
+        names: &Names,
+    ) -> Vec<TargetRule> {
         let mut rules = Vec::new();
         let mut seen: Vec<&Spanned<String>> = Vec::new();
         for table in written {
@@ -130,17 +142,22 @@ impl Checker<'_> {
                 }
                 seen.push(pattern);
             }
-            rules.extend(self.tool(table, grant));
+            rules.extend(self.rule(table, grant, names));
         }
         rules
     }
 
-    fn tool(&mut self, table: &Spanned<written::ToolRule>, grant: Option<&Grant>) -> Option<ToolRule> {
+    fn rule(
+        &mut self,
+        table: &Spanned<written::TargetRule>,
+        grant: Option<&Grant>,
+        names: &Names,
+    ) -> Option<TargetRule> {
         let written = table.get_ref();
-        let place = Place { name: "this tool rule".to_owned(), span: table.span() };
-        let pattern = self.required(&written.r#match, &place, "match", "match = \"create_*\"").and_then(|pattern| {
-            self.word(pattern, "a pattern", is_pattern, "a tool's name, 1 to 128 characters, `*` for any run of them")
-        });
+        let place = Place { name: names.place.to_owned(), span: table.span() };
+        let pattern = self
+            .required(&written.r#match, &place, "match", names.example)
+            .and_then(|pattern| self.word(pattern, "a pattern", names.fits, names.form));
         let mints = self.scopes(written.mints.as_ref().map(|mints| mints.get_ref().as_slice()));
         if let (Some(at), Some(Grant::StaticSecret { .. } | Grant::Nothing)) = (&written.mints, grant) {
             let help = "use strategy `exchange` or `client_credentials`, or remove `mints`";
@@ -149,7 +166,7 @@ impl Checker<'_> {
         let requires = self.scopes(written.requires.as_deref());
         let tags = self.words(written.tags.as_deref(), "a tag", is_tag, "1 to 64 of `a-z`, `0-9`, `-` and `_`");
         let timeout = written.timeout_ms.is_some().then(|| self.millis(&written.timeout_ms, &(1..=DAY_MS), 30_000));
-        Some(ToolRule {
+        Some(TargetRule {
             pattern: pattern?,
             requires,
             mints,
@@ -161,10 +178,43 @@ impl Checker<'_> {
     }
 }
 
+/// How the rules of one kind name what they are for.
+struct Names {
+    place: &'static str,
+    example: &'static str,
+    form: &'static str,
+    fits: fn(&str) -> bool,
+}
+
+const TOOLS: Names = Names {
+    place: "this tool rule",
+    example: "match = \"create_*\"",
+    form: "a tool's name, 1 to 128 characters, `*` for any run of them",
+    fits: is_pattern,
+};
+
+const PROMPTS: Names = Names {
+    place: "this prompt rule",
+    example: "match = \"summarise_*\"",
+    form: "a prompt's name, 1 to 128 characters, `*` for any run of them",
+    fits: is_pattern,
+};
+
+const RESOURCES: Names = Names {
+    place: "this resource rule",
+    example: "match = \"file:///public/*\"",
+    form: "a resource's URI, 1 to 2,048 characters, `*` for any run of them",
+    fits: is_uri_pattern,
+};
+
 /// MCP allows any text as a tool's name and recommends `[A-Za-z0-9_./-]`, 128 at most; blanks and control characters
 /// are refused here because nobody would see them.
 fn is_pattern(text: &str) -> bool {
     (1..=128).contains(&text.chars().count()) && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+fn is_uri_pattern(text: &str) -> bool {
+    (1..=2_048).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 fn is_tag(text: &str) -> bool {

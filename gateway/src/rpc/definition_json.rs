@@ -1,22 +1,35 @@
-//! How does one tool's definition look to one client?
+//! How does the definition of a tool, prompt or resource look to one client?
 //!
 //! The bytes that the upstream wrote, with another name and without what the client's revision does not have. It does
-//! not know which tools there are, nor who may see them.
+//! not know what there is, nor who may see it.
 
 use super::{
     json::{Kind, Value},
-    outbound::{member_raw, member_text},
-    versions,
+    outbound::{member, member_raw, member_text},
+    uris, versions,
 };
 use crate::refusal::Era;
 
-/// Writes `tool` under the name `exposed`, for a client of `version`.
-pub fn write(out: &mut Vec<u8>, tool: Value<'_>, exposed: &str, version: &str) {
+/// Writes `definition` with its naming member as `exposed`, for a client of `version`; `prefix` is the upstream's id
+/// where URIs carry it.
+pub fn write(
+    out: &mut Vec<u8>,
+    definition: Value<'_>,
+    (naming, exposed): (&str, &str),
+    version: &str,
+    prefix: Option<&str>,
+) {
     out.push(b'{');
-    member_text(out, "name", exposed);
-    for (name, value) in tool.members() {
+    member_text(out, naming, exposed);
+    for (name, value) in definition.members() {
         let Some(text) = name.text() else { continue };
-        if text != "name" && is_kept(&text, value, version) {
+        if text == naming || !is_kept(&text, value, version) {
+            continue;
+        }
+        if text == "_meta" {
+            member(out, "_meta", b"");
+            uris::write_meta(out, value, prefix);
+        } else {
             member_raw(out, name.raw(), value.raw());
         }
     }
@@ -59,7 +72,7 @@ mod tests {
 
     fn written(tool: &str, version: &str) -> String {
         let mut out = Vec::new();
-        write(&mut out, document(tool).root(), "calc__add", version);
+        write(&mut out, document(tool).root(), ("name", "calc__add"), version, None);
         String::from_utf8(out).unwrap()
     }
 
@@ -74,6 +87,15 @@ mod tests {
         assert_eq!(written(TOOL, "2025-06-18"), newest.replace(r#""icons":[],"#, ""));
         let oldest = format!(r#"{{"name":"calc__add",{common},"annotations":{{}},"vendor":[ 1 ]}}"#);
         assert_eq!(written(TOOL, "2025-03-26"), oldest);
+    }
+
+    #[test]
+    fn a_resource_is_known_by_its_uri() {
+        let resource = r#"{"uri":"a:b","name":"n","title":"N","_meta":{"ui/resourceUri":"ui://v"}}"#;
+        let mut out = Vec::new();
+        write(&mut out, document(resource).root(), ("uri", "crm+a:b"), "2025-06-18", Some("crm"));
+        let expect = r#"{"uri":"crm+a:b","name":"n","title":"N","_meta":{"ui/resourceUri":"ui://crm/v"}}"#;
+        assert_eq!(String::from_utf8(out).unwrap(), expect);
     }
 
     #[test]
