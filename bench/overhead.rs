@@ -40,7 +40,7 @@ use tollgate::{
     ceiling::Ceilings,
     clock::{self, Timestamp},
     config::{self, Config, Environment, Source, UpstreamId},
-    exchange::{Exchange, Tripwire},
+    exchange::Exchange,
     identity::{Authenticator, Identity},
     inspect::{self, Sent},
     policy::Policies,
@@ -355,7 +355,7 @@ fn tripwire() -> Box<dyn FnMut()> {
     let mut headers = bench.headers();
     headers.remove(header::AUTHORIZATION);
     Box::new(move || {
-        let tripwire = Tripwire::new(&identity.credential);
+        let tripwire = identity.credential.tripwire();
         assert!(!black_box(tripwire.trips("http://127.0.0.1:8080/mcp", &headers, body.as_bytes())));
     })
 }

@@ -6,6 +6,7 @@
 // Ground: what every stage stands on.
 pub mod secret;
 pub mod clock;
+pub mod random;
 pub mod tasks;
 pub mod refusal;
 pub mod config;

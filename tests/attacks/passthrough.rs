@@ -112,6 +112,9 @@ fn credential_that_the_caller_hides_in_its_own_call_is_stopped() {
         assert_eq!(answer.status(), 500);
         assert!(!answer.text().contains(signature));
     }
+    let escaped: String = token.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+    let body = call_text("echo", &format!(r#"{{"message":"{escaped}"}}"#));
+    ground.refused("with JSON's escapes", &["credential_leak"], || client.post(&ECHO_HEADERS, body.as_bytes()));
     let with = |name: &'static str, value: &str| {
         let headers = [&ECHO_HEADERS[..], &[(name, value)]].concat();
         client.post(&headers, call_text("echo", "{}").as_bytes())

@@ -260,7 +260,7 @@ fn each_caller_is_told_what_they_can_use() {
     assert_eq!(told["instructions"], "[up]\nask for `file:///public/a`");
     let plain = gateway.client_of(Some("plain"), &issuer, "alice");
     let told = plain.modern("server/discover", &json!({})).json()["result"].clone();
-    assert_eq!(told["capabilities"], json!({ "tools": {} }));
+    assert_eq!(told["capabilities"], json!({ "tools": { "listChanged": true } }));
     assert!(told["instructions"].is_null());
     let session = gateway.client_of(Some("up"), &issuer, "alice").initialize();
     assert!(session.initialized["result"]["capabilities"]["prompts"].is_object(), "{}", session.initialized);
@@ -273,7 +273,7 @@ fn names_carry_their_upstream_as_the_administrator_says() {
     let names = |prefix: &str, known: &str| {
         let setup = Setup::usual("offers-prefix", &issuer).gateway(&format!("prefix = \"{prefix}\""));
         let gateway = setup.open_upstream("up", &one.url()).open_upstream("two", &two.url()).start();
-        let alice = gateway.client_of(None, &issuer, "alice").awaiting(known);
+        let alice = gateway.client_of(None, &issuer, "alice").awaiting("up__echo").awaiting(known);
         let (tools, discovered) = (alice.tools(), alice.modern("prompts/list", &json!({})).json());
         let uris = named(&alice.modern("resources/list", &json!({})).json()["result"]["resources"], "uri");
         (tools, named(&discovered["result"]["prompts"], "name"), uris[2].clone())

@@ -36,6 +36,7 @@ use crate::{
     ceiling::Admission,
     clock,
     config::{Audit, Durability},
+    random,
     refusal::Refusal,
 };
 
@@ -282,10 +283,7 @@ const CLOSE_RETRY: Duration = Duration::from_millis(5);
 /// A name for a call in the journal: UUID version 7 (RFC 9562 §5.7), so that ids sort by time.
 #[must_use]
 pub fn new_id() -> Uuid {
-    let mut random = [0; 10];
-    if aws_lc_rs::rand::fill(&mut random).is_err() {
-        return Uuid::now_v7();
-    }
+    let Some(random) = random::bytes() else { return Uuid::now_v7() };
     uuid::Builder::from_unix_timestamp_millis(clock::now().unix_ms(), &random).into_uuid()
 }
 

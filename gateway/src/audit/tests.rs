@@ -27,7 +27,7 @@ use crate::{
     ceiling::admission,
     clock::Timestamp,
     config::{ArgumentRecord, Audit, Durability},
-    identity::{Agent, Authentication, Identity, User},
+    identity::{Agent, Authentication, Credential, Identity, User},
     policy::{Finding, Shadow},
     refusal::{Era, Refusal},
     secret::Secret,
@@ -55,7 +55,7 @@ fn identity(text: &str) -> Identity {
         },
         principal: [0; 32],
         class: [0; 32],
-        credential: Secret::new("must-never-be-written".to_owned()),
+        credential: Credential::new("must-never-be-written".to_owned()),
     }
 }
 

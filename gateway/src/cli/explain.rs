@@ -10,10 +10,9 @@ use super::{Answer, ConfigFile, Failure, test::reported, tools};
 use crate::{
     clock::{self, Timestamp},
     config,
-    identity::{Agent, Authentication, Identity, User},
+    identity::{Agent, Authentication, Credential, Identity, User},
     policy::{Policies, explain},
     rpc::json::{Bounds, Document},
-    secret::Secret,
 };
 
 /// Say how a call would be decided, and by which policies.
@@ -130,7 +129,7 @@ fn identity(arguments: &Arguments, issuer: String) -> Identity {
         },
         principal: class,
         class,
-        credential: Secret::new(String::new()),
+        credential: Credential::new(String::new()),
     }
 }
 

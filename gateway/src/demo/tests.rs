@@ -15,7 +15,7 @@ use crate::{
     config::{self, ClientAuthentication, OAuthClient, TokenRequest, Upstream, UpstreamId},
     egress::{Bounds, Client, Trust},
     exchange::{Exchange, Grant},
-    identity::{Agent, Authentication, Identity, User},
+    identity::{Agent, Authentication, Credential, Identity, User},
     refusal::Refusal,
     secret::Secret,
 };
@@ -110,7 +110,7 @@ fn identity(name: &str, token: &str) -> Identity {
         },
         principal: [7; 32],
         class: [7; 32],
-        credential: Secret::new(token.to_owned()),
+        credential: Credential::new(token.to_owned()),
     }
 }
 

@@ -12,8 +12,7 @@ use oauth2::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::tripwire::Tripwire;
-use crate::secret::Secret;
+use crate::secret::{Secret, Tripwire};
 
 /// What was asked, as far as an answer is measured by it.
 #[derive(Debug)]

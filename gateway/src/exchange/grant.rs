@@ -26,7 +26,7 @@ use crate::clock::Timestamp;
 ///
 /// ```compile_fail
 /// fn passthrough(identity: &tollgate::identity::Identity) -> tollgate::exchange::Grant {
-///     identity.credential.clone().into()
+///     identity.credential.secret().clone().into()
 /// }
 /// ```
 ///

@@ -7,7 +7,6 @@ mod answer;
 mod endpoint;
 mod flights;
 mod grant;
-mod tripwire;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,15 +21,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
+pub use self::grant::{Grant, GrantKey};
 use self::{
     answer::{Fault, Token},
     endpoint::{Endpoint, Order, append, sha256},
     flights::{Flights, Slot},
     grant::{Facts, Minted},
-};
-pub use self::{
-    grant::{Grant, GrantKey},
-    tripwire::Tripwire,
 };
 use crate::{
     clock::Timestamp,
@@ -177,7 +173,7 @@ impl Exchange {
             return Err(Refusal::TokenInvalid(crate::refusal::TokenFault::Expired));
         }
         let actor = if endpoint.request.actor { Some(self.actor(endpoint, now).await?) } else { None };
-        let order = Order::Exchange { subject: caller.credential.clone(), actor };
+        let order = Order::Exchange { subject: caller.credential.secret().clone(), actor };
         let flight = Flight::new(&self.flights, endpoint, order, scopes);
         self.flights.obtain(slot, now, flight.fly(Some(ends), now)).await
     }

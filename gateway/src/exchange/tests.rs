@@ -18,7 +18,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::{ClientAuthentication, OAuthClient, TokenRequest},
-    identity::{Agent, Authentication, User},
+    identity::{Agent, Authentication, Credential, User},
     refusal::TokenFault,
     tasks,
 };
@@ -183,7 +183,7 @@ fn caller(name: &str, token: &str) -> Identity {
         },
         principal: sha256(name.as_bytes()),
         class: [0; 32],
-        credential: Secret::new(token.to_owned()),
+        credential: Credential::new(token.to_owned()),
     }
 }
 

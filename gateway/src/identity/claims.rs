@@ -6,12 +6,11 @@
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
-use super::{Agent, Authentication, Identity, User, metadata, token};
+use super::{Agent, Authentication, Credential, Identity, User, metadata, token};
 use crate::{
     clock::Timestamp,
     config::Issuer,
     refusal::TokenFault::{self, ClaimMalformed},
-    secret::Secret,
 };
 
 /// A chain of actors longer than this says nothing that a person could still follow.
@@ -49,7 +48,7 @@ pub(super) fn identity(
         },
         principal: [0; 32],
         class: [0; 32],
-        credential: Secret::new(credential.to_owned()),
+        credential: Credential::new(credential.to_owned()),
     };
     identity.principal = principal(&identity);
     identity.class = class(&identity);

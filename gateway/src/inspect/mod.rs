@@ -201,7 +201,7 @@ fn has_structured_content(asker: &Asker, value: Value<'_>) -> bool {
 fn write_meta(out: &mut Vec<u8>, era: Era, upstream: Option<Value<'_>>, prefix: Option<&str>) {
     let mut own = vec![b'{'];
     if era == Era::Modern {
-        outbound::member(&mut own, meta::SERVER_INFO, &outbound::implementation());
+        outbound::member(&mut own, meta::SERVER_INFO, outbound::IMPLEMENTATION);
     }
     for (name, value) in upstream.into_iter().flat_map(Value::members) {
         if name.is(meta::SERVER_INFO) || name.is(meta::DEGRADED) {

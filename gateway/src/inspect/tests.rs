@@ -43,7 +43,7 @@ fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String,
     let head = r#"{"jsonrpc":"2.0","id":"a\u0062","#;
     let rest = text.strip_prefix(head).unwrap().strip_suffix('}').unwrap();
     let server =
-        format!(r#""io.modelcontextprotocol/serverInfo":{}"#, String::from_utf8(outbound::implementation()).unwrap());
+        format!(r#""io.modelcontextprotocol/serverInfo":{}"#, std::str::from_utf8(outbound::IMPLEMENTATION).unwrap());
     Ok((rest.replace(&server, "SERVER"), answer.outcome()))
 }
 

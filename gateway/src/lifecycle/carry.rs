@@ -328,11 +328,11 @@ impl Carriage {
                 // A modern server may ask nothing (RS-07), and a legacy one nothing that was not declared.
                 Ok(Inbound::Request(_)) if reply.spoken.era == Era::Modern => self.dropped("request_unasked"),
                 Ok(Inbound::Request(request)) if request.method() == "ping" => {
-                    reply.respond(outbound::pong(request.id())).await;
+                    Box::pin(reply.respond(outbound::pong(request.id()))).await;
                 }
                 Ok(Inbound::Request(request)) => {
                     self.dropped("request_undeclared");
-                    reply.respond(outbound::method_not_found(request.id())).await;
+                    Box::pin(reply.respond(outbound::method_not_found(request.id()))).await;
                 }
             }
         }

@@ -83,11 +83,11 @@ pub(super) fn in_session(mut response: Response, id: &str) -> Response {
 
 /// Whether the client takes a stream of events; one that does not say takes anything (RFC 9110 §12.5.1).
 pub(super) fn takes_streams(headers: &HeaderMap) -> bool {
-    let mut accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    let mut accepts = headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes).peekable();
     accepts.peek().is_none()
-        || accepts.flat_map(|value| value.split(',')).any(|range| {
-            let range = range.split(';').next().unwrap_or_default().trim();
-            ["text/event-stream", "text/*", "*/*"].iter().any(|taken| range.eq_ignore_ascii_case(taken))
+        || accepts.flat_map(|value| value.split(|byte| *byte == b',')).any(|range| {
+            let range = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+            STREAM_RANGES.iter().any(|taken| range.eq_ignore_ascii_case(taken))
         })
 }
 
@@ -96,6 +96,9 @@ fn whole(status: u16, body: Bytes) -> Response {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Response { status, headers, body: Body::Whole(body) }
 }
+
+/// Media ranges that a stream of events falls under.
+const STREAM_RANGES: [&[u8]; 3] = [b"text/event-stream", b"text/*", b"*/*"];
 
 /// Headers of an ordinary answer, those that the edge adds included.
 const HEADERS: usize = 6;

@@ -185,10 +185,8 @@ impl Trail {
 
     /// Runs `write` with the request as a record has it; `arguments` is their digest.
     pub(super) fn with_request<T>(&self, arguments: Option<&str>, write: impl FnOnce(record::Request<'_>) -> T) -> T {
-        let trace = self
-            .asked
-            .as_ref()
-            .map(|asked| (asked.operation.trace_id().to_string(), asked.operation.span_id().to_string()));
+        let trace =
+            self.asked.as_ref().map(|asked| (asked.operation.trace_id().text(), asked.operation.span_id().text()));
         write(record::Request {
             id: self.request_id.as_ref().map(RequestId::text),
             method: self.asked.as_ref().map(|asked| asked.method),

@@ -260,7 +260,7 @@ impl Policies {
         let mut slice = Slice {
             entities: self.vocabulary.entities(caller, tool)?,
             principal: principal.uid.clone(),
-            base: context_of(caller)?,
+            base: Own::new(),
             enforced: PolicySet::new(),
             listing: PolicySet::new(),
             shadow: Vec::new(),
@@ -280,6 +280,9 @@ impl Policies {
             for (set, policy) in [(&mut slice.enforced, &rule.policy), (&mut slice.listing, &rule.listing)] {
                 set.add(policy.clone()).map_err(|fault| Inexpressible(fault.to_string()))?;
             }
+        }
+        if slice.reads().caller {
+            slice.base = context_of(caller)?;
         }
         Ok(slice)
     }
@@ -430,7 +433,7 @@ pub(super) struct Slice {
     view: Arc<ToolView>,
     principal: EntityUid,
     entities: Entities,
-    /// The caller's part of the context.
+    /// The caller's part of the context, where a policy reads it.
     base: Own,
     /// Places in [`Policies::rules`].
     pub(super) places: Vec<usize>,

@@ -12,9 +12,8 @@ use crate::{
     catalog::{Definition, Kind},
     clock::Timestamp,
     config::{Grant, TargetRule, Upstream, UpstreamId},
-    identity::{Agent, Authentication, Identity, User},
+    identity::{Agent, Authentication, Credential, Identity, User},
     rpc::json::{Bounds, Document},
-    secret::Secret,
 };
 
 /// Noon in UTC, a Monday.
@@ -115,7 +114,7 @@ pub(crate) fn caller(user: &str, tenant: Option<&str>, groups: &[&str], scopes: 
         },
         principal: hash(format!("{user:?} {tenant:?}")),
         class: hash(format!("{user:?} {tenant:?} {groups:?} {scopes:?}")),
-        credential: Secret::new(String::new()),
+        credential: Credential::new(String::new()),
     }
 }
 

@@ -5,19 +5,23 @@
 
 use serde_json::{Map, Value, json};
 
-/// Which parts of the context that change from call to call a policy may read.
+/// Which parts of the context a policy may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Reads {
     /// `context.input`.
     pub(super) input: bool,
     /// `context.time`.
     pub(super) time: bool,
+    /// `context.agent`, `context.authn`, `context.tenant`: the same for all calls of a caller.
+    pub(super) caller: bool,
 }
 
 impl Reads {
+    const WHOLE: Self = Self { input: true, time: true, caller: true };
+
     /// Everything that either reads.
     pub(super) const fn and(self, other: Self) -> Self {
-        Self { input: self.input || other.input, time: self.time || other.time }
+        Self { input: self.input || other.input, time: self.time || other.time, caller: self.caller || other.caller }
     }
 }
 
@@ -27,14 +31,14 @@ pub(super) fn reads(expression: &Value) -> Reads {
         Value::Object(members) => {
             if let Some(attribute) = attribute_of_context(members) {
                 return match attribute {
-                    "input" => Reads { input: true, time: false },
-                    "time" => Reads { input: false, time: true },
-                    "agent" | "authn" | "tenant" => Reads::default(),
-                    _ => Reads { input: true, time: true },
+                    "input" => Reads { input: true, ..Reads::default() },
+                    "time" => Reads { time: true, ..Reads::default() },
+                    "agent" | "authn" | "tenant" => Reads { caller: true, ..Reads::default() },
+                    _ => Reads::WHOLE,
                 };
             }
             if members.get("Var").is_some_and(|variable| variable == "context") {
-                return Reads { input: true, time: true };
+                return Reads::WHOLE;
             }
             members.values().map(reads).fold(Reads::default(), Reads::and)
         }
@@ -114,27 +118,27 @@ mod tests {
 
     #[test]
     fn what_a_policy_reads_is_seen_through_every_operator() {
-        let check = |condition: &str, input, time| {
+        let check = |condition: &str, input, time, caller| {
             let policy = json(&format!("permit(principal, action, resource) when {{ {condition} }};"));
-            assert_eq!(reads(&policy), Reads { input, time }, "{condition}: {policy}");
+            assert_eq!(reads(&policy), Reads { input, time, caller }, "{condition}: {policy}");
         };
-        check("principal.tenant == \"a\"", false, false);
-        check("context.agent.client_id == \"a\" && context has tenant", false, false);
-        check("context.authn has acr", false, false);
-        check("context.input.amount > 5", true, false);
-        check("context has input", true, false);
-        check("context[\"input\"][\"amount\"] == 1", true, false);
-        check("context has input.amount", true, false);
-        check("context.time.hour > 5", false, true);
-        check("{\"a\": context} == {\"a\": context}", true, true);
-        check("{\".\": context} has a", true, true);
-        check("context == context", true, true);
-        check("context.other", true, true);
-        check("[context.input.a].contains(1)", true, false);
-        check("(if principal.tenant == \"a\" then context else context).agent == 1", true, true);
-        check("ip(context.input.a).isLoopback()", true, false);
-        check("context.input.a like \"x*\"", true, false);
-        check("context.input.e is User in Group::\"a\"", true, false);
+        check("principal.tenant == \"a\"", false, false, false);
+        check("context.agent.client_id == \"a\" && context has tenant", false, false, true);
+        check("context.authn has acr", false, false, true);
+        check("context.input.amount > 5", true, false, false);
+        check("context has input", true, false, false);
+        check("context[\"input\"][\"amount\"] == 1", true, false, false);
+        check("context has input.amount", true, false, false);
+        check("context.time.hour > 5", false, true, false);
+        check("{\"a\": context} == {\"a\": context}", true, true, true);
+        check("{\".\": context} has a", true, true, true);
+        check("context == context", true, true, true);
+        check("context.other", true, true, true);
+        check("[context.input.a].contains(1)", true, false, false);
+        check("(if principal.tenant == \"a\" then context else context).agent == 1", true, true, true);
+        check("ip(context.input.a).isLoopback()", true, false, false);
+        check("context.input.a like \"x*\"", true, false, false);
+        check("context.input.e is User in Group::\"a\"", true, false, false);
     }
 
     #[test]

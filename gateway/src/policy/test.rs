@@ -19,9 +19,8 @@ use crate::{
     catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source},
-    identity::{Agent, Authentication, Identity, User},
+    identity::{Agent, Authentication, Credential, Identity, User},
     rpc::json::{Bounds, Document},
-    secret::Secret,
 };
 
 /// One `*.test.toml`.
@@ -196,7 +195,7 @@ fn identity(case: &Case) -> Identity {
         },
         principal: class,
         class,
-        credential: Secret::new(String::new()),
+        credential: Credential::new(String::new()),
     }
 }
 

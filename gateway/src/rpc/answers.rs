@@ -10,7 +10,7 @@ use super::{
     call::{Asker, RequestId},
     json::write_string,
     meta,
-    outbound::{implementation, member, member_text},
+    outbound::{IMPLEMENTATION, member, member_text},
     topics::{Topic, Topics},
     versions,
 };
@@ -169,7 +169,7 @@ pub fn initialize(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "protocolVersion", asker.version);
     served.capabilities.write(&mut out);
-    member(&mut out, "serverInfo", &implementation());
+    member(&mut out, "serverInfo", IMPLEMENTATION);
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);
     }
@@ -252,7 +252,7 @@ pub fn listened(listener: &RequestId) -> Vec<u8> {
     member_text(&mut out, "resultType", "complete");
     let mut own = vec![b'{'];
     member(&mut own, meta::SUBSCRIPTION_ID, listener.raw());
-    member(&mut own, meta::SERVER_INFO, &implementation());
+    member(&mut own, meta::SERVER_INFO, IMPLEMENTATION);
     own.push(b'}');
     member(&mut out, "_meta", &own);
     end(out).into_bytes()
@@ -295,7 +295,7 @@ fn write_caching(out: &mut Vec<u8>, ttl_ms: u64, scope: CacheScope) {
 fn write_meta(out: &mut Vec<u8>, era: Era, degraded: &[Cow<'_, str>]) {
     let mut own = vec![b'{'];
     if era == Era::Modern {
-        member(&mut own, meta::SERVER_INFO, &implementation());
+        member(&mut own, meta::SERVER_INFO, IMPLEMENTATION);
     }
     if !degraded.is_empty() {
         member(&mut own, meta::DEGRADED, &texts(degraded));

@@ -4,6 +4,8 @@
 //! escapes. Numbers stay as they were written, which differs from RFC 8785 §3.2.2.3: no reformatting may hide a change,
 //! and digests of these bytes are compared with each other only. It does not compute digests.
 
+use std::borrow::Cow;
+
 use super::json::{Kind, Value, write_string};
 
 /// The canonical bytes of `value`. Recursion is bounded by the depth that `rpc` lets in.
@@ -15,10 +17,10 @@ pub fn canonical(value: Value<'_>) -> Vec<u8> {
 }
 
 /// Appends the canonical bytes of `value`.
-pub fn write(value: Value<'_>, out: &mut Vec<u8>) {
+pub fn write<'a>(value: Value<'a>, out: &mut Vec<u8>) {
     match value.kind() {
         Kind::Null | Kind::Bool | Kind::Number => out.extend_from_slice(value.raw()),
-        Kind::String => write_string(out, &value.text().unwrap_or_default()),
+        Kind::String => write_text(value, out),
         Kind::Array => {
             out.push(b'[');
             for (nth, element) in value.elements().enumerate() {
@@ -30,20 +32,28 @@ pub fn write(value: Value<'_>, out: &mut Vec<u8>) {
             out.push(b']');
         }
         Kind::Object => {
-            let named = |(name, member): (Value<'_>, _)| (name.text().unwrap_or_default().into_owned(), member);
-            let mut sorted: Vec<_> = value.members().map(named).collect();
-            sorted.sort_by(|(left, _), (right, _)| left.encode_utf16().cmp(right.encode_utf16()));
+            let spelled = |(name, member): (Value<'a>, Value<'a>)| (name.text().unwrap_or_default(), name, member);
+            let mut sorted: Vec<_> = value.members().map(spelled).collect();
+            sorted.sort_by(|(left, ..), (right, ..)| left.encode_utf16().cmp(right.encode_utf16()));
             out.push(b'{');
-            for (nth, (name, member)) in sorted.into_iter().enumerate() {
+            for (nth, (_, name, member)) in sorted.into_iter().enumerate() {
                 if nth > 0 {
                     out.push(b',');
                 }
-                write_string(out, &name);
+                write_text(name, out);
                 out.push(b':');
                 write(member, out);
             }
             out.push(b'}');
         }
+    }
+}
+
+/// A string without escapes needs none: `rpc` lets in no other spelling of it.
+fn write_text(string: Value<'_>, out: &mut Vec<u8>) {
+    match string.text() {
+        Some(Cow::Owned(text)) => write_string(out, &text),
+        Some(Cow::Borrowed(_)) | None => out.extend_from_slice(string.raw()),
     }
 }
 

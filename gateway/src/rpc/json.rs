@@ -301,24 +301,33 @@ impl<'a> Iterator for Elements<'a> {
 /// Writes `text` as a JSON string, quotes included (RFC 8259 §7), with the shortest escapes (RFC 8785 §3.2.2.2).
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    for byte in text.bytes() {
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            0x08 => out.extend_from_slice(b"\\b"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            0x0C => out.extend_from_slice(b"\\f"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            0..=0x1F => {
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX.get(usize::from(byte >> 4)).copied().unwrap_or(b'0'));
-                out.push(HEX.get(usize::from(byte & 0xF)).copied().unwrap_or(b'0'));
-            }
-            _ => out.push(byte),
+    let plain = |byte: u8| (byte >= 0x20) & (byte != b'"') & (byte != b'\\');
+    // Without an early exit, so that the compiler looks at many bytes at once: nearly every text is plain.
+    if text.bytes().fold(true, |all, byte| all & plain(byte)) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        for byte in text.bytes() {
+            if plain(byte) { out.push(byte) } else { write_escape(out, byte) }
         }
     }
     out.push(b'"');
+}
+
+fn write_escape(out: &mut Vec<u8>, byte: u8) {
+    let short = match byte {
+        0x08 => b'b',
+        b'\t' => b't',
+        b'\n' => b'n',
+        0x0C => b'f',
+        b'\r' => b'r',
+        0..=0x1F => {
+            let [high, low] = [byte >> 4, byte & 0xF].map(|half| HEX.get(usize::from(half)).copied().unwrap_or(b'0'));
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+            return;
+        }
+        itself => itself,
+    };
+    out.extend_from_slice(&[b'\\', short]);
 }
 
 struct Scanner<'a> {

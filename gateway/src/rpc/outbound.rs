@@ -3,8 +3,6 @@
 //! Requests are built here, never copied: our id, the original name, the bytes of `arguments` that policy judged, and a
 //! `_meta` of which the gateway owns its part. It does not send, and it does not know credentials.
 
-use std::borrow::Cow;
-
 use super::{
     call::{Call, RequestId},
     json::{Value, write_string},
@@ -149,7 +147,7 @@ pub fn initialize(outgoing: &Outgoing<'_>) -> Vec<u8> {
     out.extend_from_slice(br#","params":{"#);
     member_text(&mut out, "protocolVersion", outgoing.version);
     member_raw(&mut out, br#""capabilities""#, outgoing.capabilities.as_bytes());
-    member_raw(&mut out, br#""clientInfo""#, &client_info(outgoing));
+    member_raw(&mut out, br#""clientInfo""#, client_info(outgoing));
     out.extend_from_slice(b"}}");
     out
 }
@@ -190,17 +188,11 @@ pub fn method_not_found(id: &RequestId) -> Vec<u8> {
 }
 
 /// `Implementation` of the gateway, as JSON text: `clientInfo` up, `serverInfo` down.
-#[must_use]
-pub fn implementation() -> Vec<u8> {
-    let mut out = vec![b'{'];
-    member_text(&mut out, "name", env!("CARGO_PKG_NAME"));
-    member_text(&mut out, "version", env!("CARGO_PKG_VERSION"));
-    out.push(b'}');
-    out
-}
+pub const IMPLEMENTATION: &[u8] =
+    concat!("{\"name\":\"", env!("CARGO_PKG_NAME"), "\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}").as_bytes();
 
-fn client_info<'a>(outgoing: &Outgoing<'a>) -> Cow<'a, [u8]> {
-    outgoing.client_info.map_or_else(|| Cow::Owned(implementation()), Cow::Borrowed)
+fn client_info<'a>(outgoing: &Outgoing<'a>) -> &'a [u8] {
+    outgoing.client_info.unwrap_or(IMPLEMENTATION)
 }
 
 fn begin(id: Option<u64>, method: &str, room: usize) -> Vec<u8> {
@@ -226,7 +218,7 @@ fn write_meta(out: &mut Vec<u8>, outgoing: &Outgoing<'_>, call: Option<&Call>) {
     if outgoing.era() == Era::Modern {
         member_text(&mut own, meta::PROTOCOL_VERSION, outgoing.version);
         member(&mut own, meta::CLIENT_CAPABILITIES, outgoing.capabilities.as_bytes());
-        member(&mut own, meta::CLIENT_INFO, &client_info(outgoing));
+        member(&mut own, meta::CLIENT_INFO, client_info(outgoing));
         if let Some(level) = outgoing.log_level {
             member_text(&mut own, meta::LOG_LEVEL, level.as_str());
         }

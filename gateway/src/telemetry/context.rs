@@ -71,23 +71,62 @@ impl Parent {
 /// The text of `traceparent`.
 #[must_use]
 pub fn traceparent(trace_id: TraceId, span_id: SpanId, sampled: bool) -> String {
-    format!("00-{trace_id}-{span_id}-0{}", u8::from(sampled))
+    let mut text = String::with_capacity(TRACEPARENT_BYTES);
+    text.push_str("00-");
+    push_hex(&mut text, &trace_id.0.to_be_bytes());
+    text.push('-');
+    push_hex(&mut text, &span_id.0.to_be_bytes());
+    text.push_str(if sampled { "-01" } else { "-00" });
+    text
 }
 
+/// Version, two ids and flags.
+const TRACEPARENT_BYTES: usize = 55;
 /// The header and the member of `_meta`.
 pub const TRACEPARENT: &str = "traceparent";
 /// The header and the member of `_meta`.
 pub const TRACESTATE: &str = "tracestate";
 
+impl TraceId {
+    /// 32 hex digits.
+    #[must_use]
+    pub fn text(self) -> String {
+        hex(&self.0.to_be_bytes())
+    }
+}
+
+impl SpanId {
+    /// 16 hex digits.
+    #[must_use]
+    pub fn text(self) -> String {
+        hex(&self.0.to_be_bytes())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().saturating_mul(2));
+    push_hex(&mut text, bytes);
+    text
+}
+
+/// By hand, for every call has a few: the formatter takes ten times as long.
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 0xf] {
+            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+        }
+    }
+}
+
 impl fmt::Display for TraceId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:032x}", self.0)
+        formatter.write_str(&self.text())
     }
 }
 
 impl fmt::Display for SpanId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:016x}", self.0)
+        formatter.write_str(&self.text())
     }
 }
 

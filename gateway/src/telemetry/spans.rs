@@ -9,7 +9,6 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use aws_lc_rs::rand;
 use opentelemetry::{
     Context, KeyValue, Value,
     trace::{
@@ -20,7 +19,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::context::{Parent, SpanId, TraceId, traceparent};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, random};
 
 /// The target of every span that goes to the collector, and of nothing else.
 pub(super) const TARGET: &str = "tollgate::trace";
@@ -215,15 +214,9 @@ fn remote(parent: &Parent) -> SpanContext {
 
 /// Ids that are not zero. Without randomness they are all alike, which spoils traces and nothing else.
 fn random() -> (TraceId, SpanId) {
-    let mut bytes = [0; 24];
-    if rand::fill(&mut bytes).is_err() {
-        return (TraceId(1), SpanId(1));
-    }
-    let mut ids = (0_u128, 0_u64);
-    for (at, byte) in bytes.into_iter().enumerate() {
-        if at < 16 { ids.0 = ids.0 << 8 | u128::from(byte) } else { ids.1 = ids.1 << 8 | u64::from(byte) }
-    }
-    (TraceId(ids.0.max(1)), SpanId(ids.1.max(1)))
+    let trace_id = random::bytes().map_or(1, u128::from_be_bytes);
+    let span_id = random::bytes().map_or(1, u64::from_be_bytes);
+    (TraceId(trace_id.max(1)), SpanId(span_id.max(1)))
 }
 
 /// `ratio` of 2^63.

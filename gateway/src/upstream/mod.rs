@@ -37,7 +37,7 @@ use crate::{
     catalog::Target,
     config::{Limits, Upstream, UpstreamId},
     egress::{Client, EgressError, Trust},
-    exchange::{Grant, Tripwire},
+    exchange::Grant,
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::{
@@ -48,6 +48,7 @@ use crate::{
         reply::{Inbound, Response},
         versions,
     },
+    secret::Tripwire,
     tasks,
 };
 
@@ -233,13 +234,12 @@ impl Peer {
         grant: &Arc<Grant>,
         passage: &Passage<'_>,
     ) -> Result<(Answered, Underway), Refusal> {
-        let tripwire = Tripwire::new(&passage.caller.credential);
         let spoken = self.detect(grant).await?;
         if spoken.era == Era::Legacy {
-            return self.send_in_session(grant, passage, &tripwire).await;
+            return self.send_in_session(grant, passage).await;
         }
         let way = Way { peer: Arc::clone(self), grant: Arc::clone(grant), id: self.next_id(), spoken, session: None };
-        Ok(self.post_call(way, passage, &tripwire).await?)
+        Ok(self.post_call(way, passage).await?)
     }
 
     /// A 404 proves that the session was gone and the call not executed: begun again and sent again, once (RL-13). Many
@@ -248,7 +248,6 @@ impl Peer {
         self: &Arc<Self>,
         grant: &Arc<Grant>,
         passage: &Passage<'_>,
-        tripwire: &Tripwire,
     ) -> Result<(Answered, Underway), Refusal> {
         let key = Key {
             principal: passage.caller.principal,
@@ -269,7 +268,7 @@ impl Peer {
                 spoken,
                 session: Some(Arc::clone(&session)),
             };
-            let (answered, mut underway) = self.post_call(way, passage, tripwire).await?;
+            let (answered, mut underway) = self.post_call(way, passage).await?;
             if session.is_gone(answered.status) {
                 self.sessions.forget(&key, &session);
             }
@@ -282,12 +281,7 @@ impl Peer {
         }
     }
 
-    async fn post_call(
-        &self,
-        way: Way,
-        passage: &Passage<'_>,
-        tripwire: &Tripwire,
-    ) -> Result<(Answered, Underway), Undelivered> {
+    async fn post_call(&self, way: Way, passage: &Passage<'_>) -> Result<(Answered, Underway), Undelivered> {
         let Way { id, spoken, .. } = way;
         let (definition, method) = (&passage.target.definition, passage.call.method().as_str());
         let meta = passage.call.meta();
@@ -315,7 +309,7 @@ impl Peer {
         }
         let mut underway = Underway { way, open: true };
         let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
-        let reading = self.reading(definition.timeout, Some(tripwire));
+        let reading = self.reading(definition.timeout, Some(passage.caller.credential.tripwire()));
         let answered = transport::post(&self.client, &self.address, &underway.way.grant, outgoing, reading).await;
         underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
         Ok((answered?, underway))

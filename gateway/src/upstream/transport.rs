@@ -14,9 +14,10 @@ use url::Url;
 
 use crate::{
     egress::{Body, Client, EgressError},
-    exchange::{Grant, Tripwire},
+    exchange::Grant,
     refusal::Refusal,
     rpc::sse::{Event, Splitter},
+    secret::Tripwire,
 };
 
 /// Where an upstream is: read once, for it goes with every message.

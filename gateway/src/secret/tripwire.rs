@@ -1,14 +1,14 @@
 //! Is the caller's credential about to leave?
 //!
 //! The second line of defence behind the types: looks for the credential's bytes in what goes out, as they are,
-//! percent-encoded and in base64. It does not stop anything; `upstream` does, on a `true`.
+//! percent-encoded, in base64 and with the escapes of JSON. It does not stop anything; `upstream` does, on a `true`.
 
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use http::HeaderMap;
 
-use crate::secret::Secret;
+use super::Secret;
 
 /// What one credential looks like wherever it turns up.
 #[derive(Debug)]
@@ -17,17 +17,12 @@ pub struct Tripwire {
 }
 
 /// A run of bytes that betrays the credential.
+#[derive(Debug)]
 struct Trace {
     /// Short enough for the standard library's vectorised search ([`PROBE_BYTES_MAX`]).
-    probe: String,
+    probe: Secret,
     /// All of it, where the probe alone may stand in an innocent text.
-    whole: Option<String>,
-}
-
-impl std::fmt::Debug for Trace {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Trace")
-    }
+    whole: Option<Secret>,
 }
 
 impl Tripwire {
@@ -41,20 +36,23 @@ impl Tripwire {
         // is one segment, and its end is as random as an opaque token must be (RFC 6749 §10.10).
         let tail = end_of(segments.next().unwrap_or_default(), PROBE_BYTES_MAX);
         if tail.len() >= TAIL_BYTES_MIN {
-            traces.push(Trace { probe: tail.to_owned(), whole: None });
-            traces.extend(in_base64(end_of(tail, BASE64_SOURCE_BYTES)).map(|probe| Trace { probe, whole: None }));
+            traces.push(Trace { probe: Secret::new(tail.to_owned()), whole: None });
+            traces.extend(
+                in_base64(end_of(tail, BASE64_SOURCE_BYTES))
+                    .map(|probe| Trace { probe: Secret::new(probe), whole: None }),
+            );
         } else if !credential.is_empty() {
             // A short secret is looked for whole: its end may well stand in an innocent text.
             traces.push(Trace {
-                probe: end_of(credential, PROBE_BYTES_MAX).to_owned(),
-                whole: Some(credential.to_owned()),
+                probe: Secret::new(end_of(credential, PROBE_BYTES_MAX).to_owned()),
+                whole: Some(Secret::new(credential.to_owned())),
             });
         }
         // The payload says who the caller is even without its signature. The upstream's own token may share runs with
         // it (`iss`, `sub`), so only the whole segment counts.
         if let Some(payload) = segments.next().filter(|segment| segment.len() >= PAYLOAD_BYTES_MIN) {
-            let probe = end_of(payload, PROBE_BYTES_MAX).to_owned();
-            traces.push(Trace { probe, whole: Some(payload.to_owned()) });
+            let probe = Secret::new(end_of(payload, PROBE_BYTES_MAX).to_owned());
+            traces.push(Trace { probe, whole: Some(Secret::new(payload.to_owned())) });
         }
         Self { traces }
     }
@@ -68,6 +66,7 @@ impl Tripwire {
                 self.trips_on(value.as_bytes()) || self.trips_on(name.as_str().as_bytes())
             })
             || self.trips_on(body)
+            || (body.contains(&b'\\') && self.trips_on(&unescaped(body)))
     }
 
     /// Whether the credential stands in `bytes`.
@@ -92,7 +91,7 @@ impl Tripwire {
 impl Trace {
     fn is_in(&self, text: &str) -> bool {
         // The probe decides nearly every search; the whole run is searched for only where the probe is there.
-        text.contains(self.probe.as_str()) && self.whole.as_ref().is_none_or(|whole| text.contains(whole.as_str()))
+        text.contains(self.probe.expose()) && self.whole.as_ref().is_none_or(|whole| text.contains(whole.expose()))
     }
 }
 
@@ -126,6 +125,31 @@ fn percent_decoded(text: &str) -> String {
         rest = after;
     }
     String::from_utf8(out).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// JSON text without the escapes in its strings (RFC 8259 §7); what is not ASCII can be no part of a token and reads as
+/// `?`. The quotes that end strings are no part of one either, so what stands around the strings may stay.
+fn unescaped(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len());
+    let mut rest = json;
+    while let Some((&first, tail)) = rest.split_first() {
+        let (byte, after) = match (first, tail.split_first()) {
+            (b'\\', Some((b'u', tail))) => {
+                tail.split_first_chunk().map_or((b'?', tail), |(hex, after)| (ascii(hex), after))
+            }
+            (b'\\', Some((escaped, after))) => (*escaped, after),
+            (plain, _) => (plain, tail),
+        };
+        out.push(byte);
+        rest = after;
+    }
+    out
+}
+
+/// The character with this number in hex, where it is ASCII.
+fn ascii(hex: &[u8; 4]) -> u8 {
+    let number = std::str::from_utf8(hex).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok());
+    number.filter(u8::is_ascii).unwrap_or(b'?')
 }
 
 /// The standard library searches for needles of up to 32 bytes with vector instructions.
@@ -180,6 +204,20 @@ mod tests {
             assert!(trips("https://crm.internal/mcp", &form, "{}"), "header: {form}");
             let body = format!("{}{form}{}", "é".repeat(100_000), "x".repeat(1000));
             assert!(trips("https://crm.internal/mcp", "a", &body), "body: {form}");
+        }
+    }
+
+    #[test]
+    fn the_escapes_of_json_hide_nothing_in_a_body() {
+        let escaped = |text: &str| text.bytes().map(|byte| format!("\\u{byte:04X}")).collect::<String>();
+        let slashes = STANDARD.encode(format!("~~~?{TOKEN}")).replace('/', "\\/");
+        let half = TOKEN.replace('.', "\\u002e").replace("kd0X", "k\\u00640X").replace("SyRg", "Sy\\u0052g");
+        for form in [escaped(TOKEN), half, slashes, escaped(&TOKEN.replace('.', "%2E")), format!("\\\\{TOKEN}")] {
+            let body = format!("{{\"a\":\"\\ud83d\\ude00\",\"{form}\":\"\\n\"}}");
+            assert!(trips("https://crm.internal/mcp", "a", &body), "{body}");
+        }
+        for cut in ["\\", "\\u", "\\u00", "\\u00e9", "\\uzzzz"] {
+            assert!(!trips("https://crm.internal/mcp", "a", &format!("{{\"a\":\"{cut}")));
         }
     }
 

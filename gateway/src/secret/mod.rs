@@ -3,8 +3,11 @@
 //! A [`Secret`] shows nothing in `Debug`, has no `Display` and no `Serialize`, and is wiped when it is dropped.
 //! It does not decide who may read it: every `expose` call is a place for a reviewer to look at.
 
+mod tripwire;
+
 use std::fmt;
 
+pub use tripwire::Tripwire;
 use zeroize::Zeroizing;
 
 /// Text that must not appear in a log, an error, an audit record or a core of any of them.
