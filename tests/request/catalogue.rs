@@ -345,9 +345,7 @@ fn sessions_of_an_upstream_that_is_taken_away_are_ended_there() {
     let text = std::fs::read_to_string(&file).unwrap();
     let at = text.find("[upstreams.up]").unwrap();
     std::fs::write(&file, &text[..at]).unwrap();
-    let ended = place::wait_for("both sessions are ended", PATIENCE, || {
-        Some(ended()).filter(|ended| ended.len() == 2)
-    });
+    let ended = place::wait_for("both sessions are ended", PATIENCE, || Some(ended()).filter(|ended| ended.len() == 2));
     for delete in ended {
         assert_eq!(delete.header("mcp-session-id"), Some("session-of-the-recorder"));
         assert_eq!(delete.header("mcp-protocol-version"), Some("2025-11-25"));

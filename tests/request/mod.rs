@@ -18,6 +18,7 @@ mod offers;
 mod reload;
 mod sent_at_most_once;
 mod streams;
+mod subscribe;
 mod telemetry;
 mod upstream_tls;
 

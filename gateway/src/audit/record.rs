@@ -608,6 +608,8 @@ pub struct Listen<'a> {
     pub request: Request<'a>,
     /// Of which lists they are told, by name.
     pub topics: &'a [&'a str],
+    /// Of how many resources they are told; each has a record of its own.
+    pub resources: u64,
     /// The digest of the policy set, in hex.
     pub policy_set: &'a str,
 }
@@ -625,6 +627,7 @@ impl Fill for Listen<'_> {
         json.object("listen", |json| {
             json.name("endpoint", self.endpoint);
             json.names("topics", self.topics.iter().copied());
+            json.number("resources", self.resources);
             json.name("policy_set", self.policy_set);
         });
     }

@@ -5,6 +5,7 @@
 //! request is authenticated, and a session answers only to the principal that began it (RR-09).
 
 mod replay;
+mod subscriptions;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use replay::Replay;
+pub use subscriptions::{Sink, Subject, Subscription, Subscriptions, Watching};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
@@ -64,6 +66,9 @@ pub struct Session {
     /// How many streams were opened for what no request asked for; [`ENDED`] when the session is over.
     streams: watch::Sender<u64>,
     replay: Replay,
+    /// The resources that the client wants to be told of, by the URI that it knows.
+    subscriptions: Mutex<HashMap<String, Subscription>>,
+    sink: Arc<Sink>,
 }
 
 /// What `initialize` fixed.
@@ -117,6 +122,8 @@ impl Sessions {
             log_level: Mutex::new(None),
             streams: watch::Sender::new(0),
             replay: Replay::new(Arc::clone(&self.kept)),
+            subscriptions: Mutex::new(HashMap::new()),
+            sink: Arc::default(),
         });
         self.open.insert(id, Arc::clone(&session));
         self.count();
@@ -174,6 +181,7 @@ impl Sessions {
         let lived = clock::now().since(session.began_at);
         metrics().server_sessions.with([session.version]).record(lived);
         session.streams.send_replace(ENDED);
+        session.subscriptions.lock().clear();
         for call in session.calls.lock().values() {
             call.notify_one();
         }
@@ -211,6 +219,40 @@ impl Session {
     #[must_use]
     pub fn log_level(&self) -> Option<LogLevel> {
         *self.log_level.lock()
+    }
+
+    /// Where the changes of the session's resources wait to be told.
+    #[must_use]
+    pub fn sink(&self) -> &Arc<Sink> {
+        &self.sink
+    }
+
+    /// Whether the client has asked to be told of `uri` already.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`] where it has not, and there is no room for another.
+    pub fn is_subscribed(&self, uri: &str) -> Result<bool, Refusal> {
+        let subscriptions = self.subscriptions.lock();
+        match subscriptions.contains_key(uri) {
+            false if subscriptions.len() >= SUBSCRIPTIONS_MAX => {
+                Err(Refusal::Overloaded("resources watched in one session"))
+            }
+            known => Ok(known),
+        }
+    }
+
+    /// The client is told of `uri` until it does not want to be any more, or the session is over.
+    pub fn subscribe(&self, uri: String, subscription: Subscription) {
+        // Where the session has ended in between, nobody would ever take it away.
+        if *self.streams.borrow() != ENDED {
+            self.subscriptions.lock().insert(uri, subscription);
+        }
+    }
+
+    /// The client does not want to be told of `uri` any more; whether it was, nobody need know.
+    pub fn unsubscribe(&self, uri: &str) {
+        let gone = self.subscriptions.lock().remove(uri);
+        drop(gone);
     }
 
     /// The turn of a stream that has just been opened for what no request asked for. A message goes out on one stream
@@ -343,6 +385,9 @@ const ENDED: u64 = u64::MAX;
 
 /// The first version whose clients know an event without a message (RL-08).
 const PRIMING_SINCE: &str = "2025-11-25";
+
+/// Resources that one session may watch.
+const SUBSCRIPTIONS_MAX: usize = 64;
 
 /// Events that may wait for a client that reads slowly.
 const EVENTS_WAITING_MAX: usize = 16;

@@ -21,6 +21,7 @@ use super::{
     Asking, Estate, Gateway, Head, Response,
     hub::{News, Seat, View},
     local, respond,
+    subscribe::may_watch,
     trail::Trail,
 };
 use crate::{
@@ -28,7 +29,7 @@ use crate::{
         journal::Journal,
         record::{self, Who},
     },
-    bridge::Turn,
+    bridge::{Sink, Subscription, Turn},
     clock::{self, Timestamp},
     config::Endpoint,
     identity::{Caller, Identity},
@@ -46,6 +47,8 @@ struct Listener {
     endpoint: Endpoint,
     topics: Topics,
     ear: Ear,
+    /// Where changes of resources wait to be told.
+    sink: Arc<Sink>,
     seen: View,
     /// The policy set and the configuration that `seen` was judged by.
     judged_by: (Arc<str>, Arc<Estate>),
@@ -58,8 +61,8 @@ struct Listener {
 
 /// Where what is told goes.
 enum Ear {
-    /// A request of this id, which gets an answer in the end.
-    Request(RequestId),
+    /// A request of this id, which gets an answer in the end, with the resources that it watches.
+    Request(RequestId, Vec<Subscription>),
     /// A stream of a session.
     Stream(Turn),
 }
@@ -96,7 +99,7 @@ impl End {
 
 impl Gateway {
     /// `subscriptions/listen` (RS-33): the acknowledgement first, then what changes, and an answer at the end.
-    pub(super) fn listen(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
+    pub(super) async fn listen(&self, asking: &Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
         let Asking { head, caller, call, .. } = asking;
         let id = call.id().cloned().ok_or(Refusal::NotARequest("a request without an id"))?;
         let filter = call.filter().ok_or(Refusal::NotARequest("a filter that was not read"))?;
@@ -104,10 +107,15 @@ impl Gateway {
             return Err(Refusal::NotAcceptable);
         }
         let topics = filter.topics.and(local::capabilities(asking.estate, caller, trail).topics());
-        let listener = self.listener((asking.estate, caller), trail, topics, Ear::Request(id.clone()))?;
+        let seat = self.hub.seat(caller.identity().principal)?;
+        let sink = Arc::default();
+        let watched = self.watch_all(asking, trail, filter.uris, &sink).await;
+        let uris: Vec<String> = watched.iter().map(|(uri, _)| uri.clone()).collect();
+        let ear = Ear::Request(id.clone(), watched.into_iter().map(|(_, subscription)| subscription).collect());
+        let listener = self.listener((asking.estate, caller), trail, topics, (ear, sink, seat))?;
         let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
         // The channel is new: there is room in it.
-        drop(events.try_send(sse::message(&answers::acknowledged(&id, topics))));
+        drop(events.try_send(sse::message(&answers::acknowledged(&id, topics, &uris))));
         self.tasks.spawn(listener.run(events));
         Ok(respond::stream(to_body))
     }
@@ -133,7 +141,10 @@ impl Gateway {
         let mut turn = session.take_turn();
         let priming = turn.priming();
         let topics = local::capabilities(estate, caller, trail).topics();
-        let mut listener = self.listener((estate, caller), trail, topics, Ear::Stream(turn))?;
+        let seat = self.hub.seat(caller.identity().principal)?;
+        self.subscriptions.renew(caller.identity());
+        let sink = Arc::clone(session.sink());
+        let mut listener = self.listener((estate, caller), trail, topics, (Ear::Stream(turn), sink, seat))?;
         if last.is_some() {
             // What changed while the client was away, nobody told it.
             listener.seen = View::default();
@@ -151,10 +162,9 @@ impl Gateway {
         (estate, caller): (&Arc<Estate>, &Caller),
         trail: &Trail,
         topics: Topics,
-        ear: Ear,
+        (ear, sink, seat): (Ear, Arc<Sink>, Seat),
     ) -> Result<Listener, Refusal> {
         let identity = caller.identity();
-        let seat = self.hub.seat(identity.principal)?;
         let mut news = self.hub.listen();
         let policy_set = Arc::clone(estate.rules.load().policies.digest());
         let words = Arc::clone(&news.borrow_and_update());
@@ -163,8 +173,9 @@ impl Gateway {
         let recorded = self.journal.healthy()
             && trail.with_request(None, |request| {
                 let (who, endpoint) = (trail.who(), trail.endpoint.path());
-                let listen =
-                    record::Listen { who, endpoint: &endpoint, request, topics: &names, policy_set: &policy_set };
+                let resources = u64::try_from(ear.watched().len()).unwrap_or(u64::MAX);
+                let (topics, policy_set) = (names.as_slice(), &*policy_set);
+                let listen = record::Listen { who, endpoint: &endpoint, request, topics, resources, policy_set };
                 self.journal.note(trail.id, &listen)
             });
         if !recorded {
@@ -180,6 +191,7 @@ impl Gateway {
             endpoint: trail.endpoint.clone(),
             topics,
             ear,
+            sink,
             seen,
             judged_by: (policy_set, Arc::clone(estate)),
             record: trail.id,
@@ -193,7 +205,7 @@ impl Gateway {
 impl Listener {
     async fn run(mut self, events: mpsc::Sender<Bytes>) {
         let end = self.attend(&events).await;
-        if let Ear::Request(id) = &self.ear
+        if let Ear::Request(id, _) = &self.ear
             && end != End::Gone
         {
             drop(timeout(CLIENT_STALL_MAX, events.send(sse::message(&answers::listened(id)))).await);
@@ -207,7 +219,7 @@ impl Listener {
     }
 
     async fn attend(&mut self, events: &mpsc::Sender<Bytes>) -> End {
-        if self.topics.is_empty() {
+        if self.topics.is_empty() && self.ear.watched().is_empty() {
             return End::Nothing;
         }
         loop {
@@ -217,34 +229,49 @@ impl Listener {
                 () = over(&mut self.ear) => return End::Over,
                 // The hub lives as long as the gateway.
                 _changed = self.news.changed() => {}
+                () = self.sink.filled() => {}
             }
             if !self.news.borrow().draining {
                 // What comes in a burst is told once.
                 sleep(COALESCE).await;
             }
-            let news = Arc::clone(&self.news.borrow_and_update());
-            if news.draining {
-                return End::Drained;
+            if let Some(end) = self.tell(events).await {
+                return end;
             }
-            let estate = self.estate.load_full();
-            if !self.is_admitted(&estate) {
-                return End::Withdrawn;
-            }
-            let now = clock::now();
-            let seen = View::of(&estate, &news, (&self.identity, &self.endpoint), now);
-            for topic in seen.differs(&self.seen).and(self.topics).iter() {
-                let message = self.ear.event(topic);
-                // Whoever does not read holds up nobody else: the news wait for them, and are one when they come.
-                match timeout(CLIENT_STALL_MAX, events.send(message)).await {
-                    Ok(Ok(())) => self.told = self.told.saturating_add(1),
-                    Ok(Err(_)) | Err(_) => return End::Gone,
-                }
-            }
-            if self.is_withdrawn(estate, &seen) {
-                return End::Withdrawn;
-            }
-            self.seen = seen;
         }
+    }
+
+    /// Tells what there is to tell, by the rules of now; says whether that was the end.
+    async fn tell(&mut self, events: &mpsc::Sender<Bytes>) -> Option<End> {
+        let changed = self.news.has_changed().unwrap_or(true);
+        let news = Arc::clone(&self.news.borrow_and_update());
+        if news.draining {
+            return Some(End::Drained);
+        }
+        let (estate, now) = (self.estate.load_full(), clock::now());
+        if !self.is_admitted(&estate) {
+            return Some(End::Withdrawn);
+        }
+        let mut messages = Vec::new();
+        let seen = if changed { View::of(&estate, &news, (&self.identity, &self.endpoint), now) } else { self.seen };
+        for topic in seen.differs(&self.seen).and(self.topics).iter() {
+            messages.push(self.ear.event(|listener| answers::changed(topic, listener)));
+        }
+        for (uri, (upstream, own)) in self.sink.take() {
+            if may_watch(&estate, &self.identity, (&upstream, &own), now) {
+                messages.push(self.ear.event(|listener| answers::updated(&uri, listener)));
+            }
+        }
+        for message in messages {
+            // Whoever does not read holds up nobody else: the news wait for them, and are one when they come.
+            match timeout(CLIENT_STALL_MAX, events.send(message)).await {
+                Ok(Ok(())) => self.told = self.told.saturating_add(1),
+                Ok(Err(_)) | Err(_) => return Some(End::Gone),
+            }
+        }
+        let withdrawn = changed && self.is_withdrawn(estate, &seen, now);
+        self.seen = seen;
+        withdrawn.then_some(End::Withdrawn)
     }
 
     /// Whether a request with this credential would still be let in at this endpoint, as far as the configuration says.
@@ -254,21 +281,31 @@ impl Listener {
             && estate.config.issuers.iter().any(|known| known.issuer == *issuer)
     }
 
-    /// Whether other rules than before leave nothing to be seen. A list that is empty because its upstream emptied it is
-    /// only a list that has changed.
-    fn is_withdrawn(&mut self, estate: Arc<Estate>, seen: &View) -> bool {
+    /// Whether other rules than before leave nothing to be seen, or take away a resource that is watched. A list that is
+    /// empty because its upstream emptied it is only a list that has changed.
+    fn is_withdrawn(&mut self, estate: Arc<Estate>, seen: &View, now: Timestamp) -> bool {
         let policy_set = Arc::clone(estate.rules.load().policies.digest());
         let same = policy_set == self.judged_by.0 && Arc::ptr_eq(&estate, &self.judged_by.1);
+        let watched = self.ear.watched();
+        let taken = !same && !watched.iter().all(|one| may_watch(&estate, &self.identity, one.subject(), now));
         self.judged_by = (policy_set, estate);
-        !same && self.seen.any && !seen.any
+        taken || (!same && self.seen.any && !seen.any)
     }
 }
 
 impl Ear {
-    fn event(&mut self, topic: Topic) -> Bytes {
+    fn event(&mut self, message: impl FnOnce(Option<&RequestId>) -> Vec<u8>) -> Bytes {
         match self {
-            Self::Request(id) => sse::message(&answers::changed(topic, Some(id))),
-            Self::Stream(turn) => sse::with_id(&turn.next_id(), &sse::message(&answers::changed(topic, None))),
+            Self::Request(id, _) => sse::message(&message(Some(id))),
+            Self::Stream(turn) => sse::with_id(&turn.next_id(), &sse::message(&message(None))),
+        }
+    }
+
+    /// The resources that this listener watches by itself; those of a session are the session's.
+    fn watched(&self) -> &[Subscription] {
+        match self {
+            Self::Request(_, watched) => watched,
+            Self::Stream(_) => &[],
         }
     }
 }
@@ -276,7 +313,7 @@ impl Ear {
 /// Returns when a stream's turn is over; a request's never is.
 async fn over(ear: &mut Ear) {
     match ear {
-        Ear::Request(_) => std::future::pending().await,
+        Ear::Request(..) => std::future::pending().await,
         Ear::Stream(turn) => turn.over().await,
     }
 }

@@ -10,6 +10,7 @@ mod listen;
 mod local;
 mod refresh;
 mod respond;
+mod subscribe;
 mod trail;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
@@ -25,7 +26,7 @@ use trail::Trail;
 
 use crate::{
     audit::journal::Journal,
-    bridge::{Session, Sessions},
+    bridge::{Session, Sessions, Subscriptions},
     catalog::Kind,
     config::Endpoint,
     identity::Caller,
@@ -97,6 +98,7 @@ pub struct Gateway {
     hub: Hub,
     journal: Arc<Journal>,
     sessions: Sessions,
+    subscriptions: Arc<Subscriptions>,
     spans: Spans,
     tasks: Tasks,
     room: Arc<Semaphore>,
@@ -109,6 +111,7 @@ impl Gateway {
         let limits = &estate.config.limits;
         Self {
             sessions: Sessions::new(limits),
+            subscriptions: Arc::default(),
             room: Arc::new(Semaphore::new(limits.calls_max)),
             hub: Hub::new(limits.listeners_max),
             estate: Arc::new(ArcSwap::from_pointee(estate)),
@@ -225,7 +228,9 @@ impl Gateway {
             rpc::Method::ServerDiscover => self.discover(&asking, trail),
             rpc::Method::Initialize => self.initialize(&asking, trail),
             rpc::Method::Ping => respond::pong(&asking.call),
-            rpc::Method::SubscriptionsListen => self.listen(&asking, trail),
+            rpc::Method::SubscriptionsListen => Box::pin(self.listen(&asking, trail)).await,
+            rpc::Method::ResourcesSubscribe => Box::pin(self.subscribe(&asking, trail)).await,
+            rpc::Method::ResourcesUnsubscribe => Self::unsubscribe(&asking, trail),
             rpc::Method::LoggingSetLevel => Self::set_log_level(&asking, trail),
             rpc::Method::Cancelled => {
                 if let (Some(session), Some(cancelled)) = (asking.session, asking.call.cancelled()) {

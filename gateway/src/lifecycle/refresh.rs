@@ -128,7 +128,7 @@ fn pause(ttl: Option<Duration>, refresh: Duration) -> Duration {
 }
 
 /// Between 90 and 110 per cent of `wait`, so that replicas do not ask in step (RC-12).
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     let mut random = [0_u8; 1];
     if rand::fill(&mut random).is_err() {
         return wait;

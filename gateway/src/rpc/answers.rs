@@ -227,11 +227,14 @@ pub fn pong(id: &RequestId) -> Local {
 
 /// The first message to a listener: of what it will be told (RS-33).
 #[must_use]
-pub fn acknowledged(listener: &RequestId, honoured: Topics) -> Vec<u8> {
+pub fn acknowledged(listener: &RequestId, honoured: Topics, uris: &[String]) -> Vec<u8> {
     let mut out = notice("notifications/subscriptions/acknowledged", Some(listener));
     member(&mut out, "notifications", b"{");
     for topic in honoured.iter() {
         member(&mut out, topic.member(), b"true");
+    }
+    if !uris.is_empty() {
+        member(&mut out, "resourceSubscriptions", &texts(uris));
     }
     out.extend_from_slice(b"}}}");
     out
@@ -241,6 +244,15 @@ pub fn acknowledged(listener: &RequestId, honoured: Topics) -> Vec<u8> {
 #[must_use]
 pub fn changed(topic: Topic, listener: Option<&RequestId>) -> Vec<u8> {
     let mut out = notice(topic.notification(), listener);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// Word that a resource has changed.
+#[must_use]
+pub fn updated(uri: &str, listener: Option<&RequestId>) -> Vec<u8> {
+    let mut out = notice("notifications/resources/updated", listener);
+    member_text(&mut out, "uri", uri);
     out.extend_from_slice(b"}}");
     out
 }

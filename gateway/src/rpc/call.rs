@@ -3,7 +3,7 @@
 //! A [`Call`] owns the bytes that it was read from and knows where everything stands in them. It is made by
 //! [`super::parse`] only, so that whoever holds one knows that every check of the wire has passed.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use bytes::Bytes;
 
@@ -81,6 +81,10 @@ pub enum Method {
     SubscriptionsListen,
     /// `logging/setLevel`, legacy.
     LoggingSetLevel,
+    /// `resources/subscribe`, legacy.
+    ResourcesSubscribe,
+    /// `resources/unsubscribe`, legacy.
+    ResourcesUnsubscribe,
     /// `prompts/list`.
     PromptsList,
     /// `prompts/get`.
@@ -113,6 +117,8 @@ impl Method {
             ("tools/call", _) => Some(Self::ToolsCall),
             ("subscriptions/listen", Era::Modern) => Some(Self::SubscriptionsListen),
             ("logging/setLevel", Era::Legacy) => Some(Self::LoggingSetLevel),
+            ("resources/subscribe", Era::Legacy) => Some(Self::ResourcesSubscribe),
+            ("resources/unsubscribe", Era::Legacy) => Some(Self::ResourcesUnsubscribe),
             ("prompts/list", _) => Some(Self::PromptsList),
             ("prompts/get", _) => Some(Self::PromptsGet),
             ("resources/list", _) => Some(Self::ResourcesList),
@@ -138,7 +144,7 @@ impl Method {
     pub const fn naming(self) -> Option<&'static str> {
         match self {
             Self::ToolsCall | Self::PromptsGet => Some("name"),
-            Self::ResourcesRead => Some("uri"),
+            Self::ResourcesRead | Self::ResourcesSubscribe | Self::ResourcesUnsubscribe => Some("uri"),
             Self::CompletionComplete => Some("ref"),
             Self::ServerDiscover
             | Self::Initialize
@@ -166,6 +172,8 @@ impl Method {
             Self::ToolsCall => "tools/call",
             Self::SubscriptionsListen => "subscriptions/listen",
             Self::LoggingSetLevel => "logging/setLevel",
+            Self::ResourcesSubscribe => "resources/subscribe",
+            Self::ResourcesUnsubscribe => "resources/unsubscribe",
             Self::PromptsList => "prompts/list",
             Self::PromptsGet => "prompts/get",
             Self::ResourcesList => "resources/list",
@@ -330,7 +338,11 @@ impl Call {
         }
         let asked = self.param("notifications")?;
         let wanted = |topic: &Topic| asked.get(topic.member()).is_some_and(|wanted| wanted.raw() == b"true");
-        Some(Filter { topics: Topic::ALL.into_iter().filter(wanted).collect() })
+        let uris = asked.get("resourceSubscriptions").into_iter().flat_map(Value::elements);
+        Some(Filter {
+            topics: Topic::ALL.into_iter().filter(wanted).collect(),
+            uris: uris.filter_map(Value::text).map(Cow::into_owned).collect(),
+        })
     }
 
     /// What `logging/setLevel` carries.
@@ -361,6 +373,8 @@ impl Call {
 pub struct Filter {
     /// The lists of whose changes it wants to be told.
     pub topics: Topics,
+    /// The resources of whose changes it wants to be told.
+    pub uris: BTreeSet<String>,
 }
 
 /// `params.ref` of `completion/complete` (RS-35).

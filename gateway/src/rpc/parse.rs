@@ -288,6 +288,7 @@ impl Asked<'_> {
                 self.named("uri", URI_BYTES_MAX)?;
                 self.fresh()?;
             }
+            Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => self.named("uri", URI_BYTES_MAX)?,
             Method::CompletionComplete => self.completion_params()?,
             Method::ToolsList | Method::PromptsList | Method::ResourcesList | Method::ResourceTemplatesList => {
                 if self.param("cursor").is_some_and(|cursor| cursor.kind() != Kind::String) {
@@ -352,9 +353,13 @@ impl Asked<'_> {
         if !Topic::ALL.into_iter().all(flag) {
             return invalid("a member of `notifications` is not true or false");
         }
-        let uris = asked.get("resourceSubscriptions");
-        if uris.is_some_and(|uris| uris.kind() != Kind::Array) {
-            return invalid("`resourceSubscriptions` is not a list");
+        let Some(uris) = asked.get("resourceSubscriptions") else { return Ok(()) };
+        let fits = |uri: Value<'_>| uri.text().is_some_and(|uri| !uri.is_empty() && uri.len() <= URI_BYTES_MAX);
+        if uris.kind() != Kind::Array || !uris.elements().all(fits) {
+            return invalid("`resourceSubscriptions` is not a list of URIs, or one of them is too long");
+        }
+        if uris.elements().count() > SUBSCRIPTIONS_MAX {
+            return invalid("`resourceSubscriptions` is too long");
         }
         Ok(())
     }
@@ -447,6 +452,8 @@ fn names_collide(arguments: Value<'_>) -> bool {
     folded.iter().zip(folded.iter().skip(1)).any(|(one, other)| one == other)
 }
 
+/// Resources that one listener may watch.
+const SUBSCRIPTIONS_MAX: usize = 64;
 /// Members of `params` that mean something to some revision.
 const PARAMS: &[&str] = &[
     "name",

@@ -169,7 +169,12 @@ impl Peer {
     }
 
     /// Reads all pages of one list.
-    async fn read_all(&self, grant: &Arc<Grant>, (spoken, kind): (Spoken, Kind), read: &mut Read) -> Result<(), Refusal> {
+    async fn read_all(
+        &self,
+        grant: &Arc<Grant>,
+        (spoken, kind): (Spoken, Kind),
+        read: &mut Read,
+    ) -> Result<(), Refusal> {
         let (method, member) = kind.list();
         let mut cursor: Option<String> = None;
         for _page in 0..PAGES_MAX {

@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod session;
+mod subscription;
 mod transport;
 mod watch;
 
@@ -24,6 +25,7 @@ pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use session::{FAREWELLS_MAX, Farewell, Key, Session, Sessions};
+pub use subscription::{Wanted, Watch};
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
@@ -473,14 +475,7 @@ impl Reply {
     /// a page of debugging or an error, would hand it to the caller.
     #[must_use]
     pub fn gives_away(&self, message: &[u8]) -> bool {
-        let Some((_, value)) = self.underway.way.grant.header() else { return false };
-        let secret = value.to_str().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
-        let start = secret.len().saturating_sub(SECRET_BYTES_SEARCHED);
-        // What is not UTF-8 is no message, and goes nowhere.
-        match (secret.get(start..), std::str::from_utf8(message)) {
-            (Some(end), Ok(text)) => end.len() >= SECRET_BYTES_MIN && text.contains(end),
-            _ => false,
-        }
+        gives_away(&self.underway.way.grant, message)
     }
 
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
@@ -491,6 +486,17 @@ impl Reply {
     /// The call's own response is there: nothing is left to be given up.
     pub fn is_answered(&mut self) {
         self.underway.open = false;
+    }
+}
+
+fn gives_away(grant: &Grant, message: &[u8]) -> bool {
+    let Some((_, value)) = grant.header() else { return false };
+    let secret = value.to_str().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
+    let start = secret.len().saturating_sub(SECRET_BYTES_SEARCHED);
+    // What is not UTF-8 is no message, and goes nowhere.
+    match (secret.get(start..), std::str::from_utf8(message)) {
+        (Some(end), Ok(text)) => end.len() >= SECRET_BYTES_MIN && text.contains(end),
+        _ => false,
     }
 }
 
