@@ -8,14 +8,18 @@ mod decision;
 mod drain;
 mod identity;
 pub(crate) mod input;
+mod legacy_streams;
 mod legacy_wire;
 mod list_changed;
+mod listen;
+mod logging;
 mod metadata;
 mod modern_wire;
 mod offers;
 mod reload;
 mod sent_at_most_once;
 mod streams;
+mod subscribe;
 mod telemetry;
 mod upstream_tls;
 

@@ -17,12 +17,14 @@ pub mod outbound;
 mod parse;
 pub mod reply;
 pub mod sse;
+mod topics;
 pub mod uris;
 pub mod versions;
 
-pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Reference, Rejected, RequestId};
+pub use call::{Asker, Call, Cancelled, Filter, Initialize, Message, Method, Reference, Rejected, RequestId};
 pub use capabilities::Capabilities;
 pub use parse::parse;
+pub use topics::{Topic, Topics};
 
 pub use crate::refusal::Era;
 
