@@ -20,6 +20,7 @@ fn upstream(id: &str) -> Upstream {
         grant: Grant::Nothing,
         discovery: None,
         refresh: Duration::from_secs(60),
+        input: crate::config::Input::default(),
         instructions: false,
         tools: Vec::new(),
         prompts: Vec::new(),

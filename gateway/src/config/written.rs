@@ -27,6 +27,7 @@ pub(crate) struct File {
     pub(crate) audit: Key<Audit>,
     pub(crate) telemetry: Key<Telemetry>,
     pub(crate) limits: Key<Limits>,
+    pub(crate) state: Key<State>,
     pub(crate) upstreams: Option<BTreeMap<Spanned<String>, Spanned<Upstream>>>,
 }
 
@@ -141,6 +142,17 @@ pub(crate) struct Limits {
     pub(crate) sessions_max: Key<u64>,
     pub(crate) session_idle_ms: Key<u64>,
     pub(crate) children_max: Key<u64>,
+    pub(crate) listeners_max: Key<u64>,
+    pub(crate) holds_max: Key<u64>,
+    pub(crate) hold_max_ms: Key<u64>,
+}
+
+/// `[state]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct State {
+    pub(crate) sealing_key: Key<Reference>,
+    pub(crate) sealing_key_before: Key<Reference>,
 }
 
 /// `[upstreams.ID]`.
@@ -160,6 +172,7 @@ pub(crate) struct Upstream {
     pub(crate) ca: Key<String>,
     pub(crate) client_certificate: Key<ClientCertificate>,
     pub(crate) refresh_s: Key<u64>,
+    pub(crate) input: List,
     pub(crate) instructions: Key<bool>,
     pub(crate) tools: Option<Vec<Spanned<TargetRule>>>,
     pub(crate) prompts: Option<Vec<Spanned<TargetRule>>>,

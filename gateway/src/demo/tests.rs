@@ -75,6 +75,7 @@ impl Ground {
             grant: config::Grant::Exchange(request),
             discovery: None,
             refresh: Duration::from_secs(60),
+            input: config::Input::default(),
             instructions: false,
             tools: Vec::new(),
             prompts: Vec::new(),

@@ -150,6 +150,7 @@ fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream 
         grant,
         discovery,
         refresh: Duration::from_secs(60),
+        input: config::Input::default(),
         instructions: false,
         tools: Vec::new(),
         prompts: Vec::new(),

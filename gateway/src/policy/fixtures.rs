@@ -33,6 +33,7 @@ pub(crate) fn upstream(id: &str, tools: Vec<TargetRule>) -> Upstream {
         grant: Grant::Nothing,
         discovery: None,
         refresh: Duration::from_secs(60),
+        input: crate::config::Input::default(),
         instructions: false,
         tools,
         prompts: Vec::new(),

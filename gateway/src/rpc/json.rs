@@ -174,6 +174,21 @@ impl<'a> Value<'a> {
         self.document.text.slice_ref(self.raw())
     }
 
+    /// This value as a document of its own, sharing the text.
+    #[must_use]
+    pub fn detached(self) -> Document {
+        let node = self.node();
+        let end = node.next.max(self.index.saturating_add(1));
+        let nodes = self.document.nodes.get(self.index as usize..end as usize).unwrap_or_default();
+        let moved = |node: &Node| Node {
+            start: node.start.saturating_sub(self.node().start),
+            end: node.end.saturating_sub(self.node().start),
+            next: node.next.saturating_sub(self.index),
+            ..*node
+        };
+        Document { text: self.raw_bytes(), nodes: nodes.iter().map(moved).collect() }
+    }
+
     /// The members of an object, in the order written; nothing for any other kind.
     #[must_use]
     pub fn members(self) -> Members<'a> {

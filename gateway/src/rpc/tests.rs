@@ -39,6 +39,9 @@ pub(super) fn limits() -> Limits {
         sessions_max: 100,
         session_idle: Duration::from_secs(600),
         children_max: 4,
+        listeners_max: 100,
+        holds_max: 16,
+        hold_max: Duration::from_secs(60),
     }
 }
 
@@ -225,7 +228,8 @@ fn rs_16_rs_10_rs_11_rs_13_modern_checks_stand_in_this_order() {
         // 13.
         (all.to_vec(), &modern("tools/call", r#","name":"echo","arguments":7"#), -32602),
         (vec![VERSION, method], &modern("tools/call", ""), -32602),
-        (all.to_vec(), &modern("tools/call", r#","name":"echo","requestState":"forged""#), -32602),
+        (all.to_vec(), &modern("tools/call", r#","name":"echo","requestState":1"#), -32602),
+        (all.to_vec(), &modern("tools/call", r#","name":"echo","inputResponses":[]"#), -32602),
     ] {
         check(&fields, body, rpc, Era::Modern);
     }
@@ -289,8 +293,8 @@ fn rl_01_rl_02_legacy_versions_are_negotiated_named_or_assumed() {
 fn rl_05_posted_responses_are_accepted_of_legacy_clients_only() {
     let body = r#"{"jsonrpc":"2.0","id":"srv-1","result":{}}"#;
     let parsed = |fields: &[(&str, &str)]| parse(&headers(fields), Bytes::from_static(body.as_bytes()), &limits());
-    assert!(matches!(parsed(&[]), Ok(Message::Response)));
-    assert!(matches!(parsed(&[("MCP-Protocol-Version", "2025-11-25")]), Ok(Message::Response)));
+    assert!(matches!(parsed(&[]), Ok(Message::Response(_))));
+    assert!(matches!(parsed(&[("MCP-Protocol-Version", "2025-11-25")]), Ok(Message::Response(_))));
     check(&[VERSION], body, -32600, Era::Modern);
 }
 

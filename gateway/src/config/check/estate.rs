@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::{Checker, Place, door::durability, values::DAY_MS};
 use crate::{
     config::{
-        checked::{Grant, TargetRule, Transport, Upstream, UpstreamId},
+        checked::{Grant, Input, TargetRule, Transport, Upstream, UpstreamId},
         written,
     },
     refusal::Era,
@@ -67,6 +67,7 @@ impl Checker<'_> {
         };
         let timeout = self.deadline(&written.timeout_ms, 30_000);
         let refresh = self.seconds(&written.refresh_s, &(1..=86_400), 300);
+        let input = self.input(written.input.as_deref());
         let mut rules =
             |written: &Option<Vec<_>>, names| self.rules(written.as_deref().unwrap_or_default(), grant.as_ref(), names);
         let tools = rules(&written.tools, &TOOLS);
@@ -82,11 +83,24 @@ impl Checker<'_> {
             grant: grant?,
             discovery: discovery?,
             refresh,
+            input,
             instructions: written.instructions.as_ref().is_some_and(|key| *key.get_ref()),
             tools,
             prompts,
             resources,
         })
+    }
+
+    /// What an upstream may ask of clients; everything where nothing is written.
+    fn input(&mut self, written: Option<&[Spanned<String>]>) -> Input {
+        if written.is_none() {
+            return Input::default();
+        }
+        let is_feature = |word: &str| matches!(word, "elicitation" | "sampling" | "roots");
+        let grammar = "`elicitation`, `sampling` or `roots`; an empty list for nothing";
+        let words = self.words(written, "something that an upstream may ask of clients", is_feature, grammar);
+        let named = |feature: &str| words.iter().any(|word| word == feature);
+        Input { elicitation: named("elicitation"), sampling: named("sampling"), roots: named("roots") }
     }
 
     /// The catalogue is read in nobody's name, so there is no token to exchange.
