@@ -15,18 +15,7 @@ use crate::harness::{
 };
 
 /// What belongs to methods that come later, by the beginning of `scenario/check`.
-const NOT_YET: [&str; 10] = [
-    "logging-set-level/",
-    "resources-subscribe",
-    "resources-unsubscribe",
-    "server-stateless/sep-2575-server-honors-notification-filter",
-    "server-stateless/sep-2575-server-sends-prompts-list-changed-on-subscription",
-    "server-stateless/sep-2575-server-sends-subscription-ack",
-    "server-stateless/sep-2575-server-sends-tools-list-changed-on-subscription",
-    "server-stateless/sep-2575-server-tags-subscription-id",
-    "tools-call-with-logging/",
-    "server-sse-polling/",
-];
+const NOT_YET: [&str; 0] = [];
 
 /// What the fixture cannot be asked in the older era: only the newer one has an error for a capability that the client
 /// lacks, and with a legacy server behind it the gateway has nothing to pass on.
