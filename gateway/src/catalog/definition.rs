@@ -131,6 +131,10 @@ pub struct Definition {
     pub idempotent: bool,
     /// At least this durability for the intent record.
     pub durability: Option<Durability>,
+    /// For how long a tool's result may be answered again, where the administrator vouches for that.
+    pub cache: Option<Duration>,
+    /// Whether that may be to other callers too.
+    pub cache_shared: bool,
 }
 
 /// Why a definition is left out of the catalogue.
@@ -238,6 +242,8 @@ impl Definition {
             Kind::Resource | Kind::Template | Kind::Subscription => Rules::of(&upstream.resources, &name)?,
             Kind::Completion => Rules::default(),
         };
+        // RI-06: what needs a step-up is not kept.
+        let never_steps_up = rules.requires.is_empty();
         let digest = hex(digest_of(kind, document.root()).as_ref());
         let of_own = if kind.has_own_action() { digest.as_str() } else { "" };
         Ok(Self {
@@ -255,6 +261,8 @@ impl Definition {
             timeout: rules.timeout.unwrap_or(upstream.timeout),
             idempotent: rules.idempotent,
             durability: rules.durability,
+            cache: rules.cache.filter(|life| !life.is_zero()).filter(|_| kind == Kind::Tool && never_steps_up),
+            cache_shared: rules.cache_shared,
             document,
         })
     }
@@ -364,6 +372,8 @@ struct Rules {
     timeout: Option<Duration>,
     idempotent: bool,
     durability: Option<Durability>,
+    cache: Option<Duration>,
+    cache_shared: bool,
 }
 
 impl Rules {
@@ -378,6 +388,8 @@ impl Rules {
             all.timeout = rule.timeout.or(all.timeout);
             all.idempotent = rule.idempotent.unwrap_or(all.idempotent);
             all.durability = all.durability.max(rule.durability);
+            all.cache = rule.cache.or(all.cache);
+            all.cache_shared = rule.cache_shared.unwrap_or(all.cache_shared);
         }
         for list in [&mut all.tags, &mut all.requires, &mut all.mints] {
             list.sort_unstable();

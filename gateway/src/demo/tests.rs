@@ -79,6 +79,8 @@ impl Ground {
             client_certificate: None,
             refresh: Duration::from_secs(60),
             instructions: false,
+            cache_reads: true,
+            trust_public_cache: false,
             tools: Vec::new(),
             prompts: Vec::new(),
             resources: Vec::new(),

@@ -125,6 +125,8 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             calls_max: 0,
             sessions_max: 0,
             session_idle: Duration::ZERO,
+            list_cache_bytes: 1 << 20,
+            result_cache_bytes: 1 << 20,
         },
         upstreams: BTreeMap::new(),
         digest: String::new(),

@@ -154,6 +154,8 @@ fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream 
         insecure_http: false,
         refresh: Duration::from_secs(60),
         instructions: false,
+        cache_reads: true,
+        trust_public_cache: false,
         tools: Vec::new(),
         prompts: Vec::new(),
         resources: Vec::new(),

@@ -1,5 +1,7 @@
 //! Tables of what upstreams say and what clients get.
 
+use std::time::Duration;
+
 use super::*;
 use crate::rpc::{
     RequestId,
@@ -31,7 +33,7 @@ fn response(text: &str) -> Response {
 }
 
 fn sent(version: &str) -> Sent<'_> {
-    Sent { method: Method::ToolsCall, id: 5, version, prefix: None }
+    Sent { method: Method::ToolsCall, id: 5, version, prefix: None, age: Duration::ZERO }
 }
 
 fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {

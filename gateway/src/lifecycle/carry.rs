@@ -18,7 +18,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Asking, Estate, Response, local, respond, trail::Trail};
+use super::{Asking, Estate, Response, kept::Keeping, local, respond, trail::Trail};
 use crate::{
     audit::{
         journal::{Journal, Receipt},
@@ -56,6 +56,8 @@ pub(super) struct Carriage {
     unrecognised: Vec<(HeaderName, HeaderValue)>,
     /// Whether the client takes a stream of events.
     streams: bool,
+    /// Whether policy might decide otherwise at another time.
+    timed: bool,
     /// The span of the request, and that of the call to the upstream within it.
     spans: (Operation, Operation),
     /// The latter as the upstream gets it.
@@ -125,6 +127,8 @@ struct Ended {
     ending: Ending,
     refusal: Option<Refusal>,
     answer: Option<Answer>,
+    /// Whether the answer is one that was kept.
+    cached: bool,
 }
 
 impl Carriage {
@@ -138,6 +142,7 @@ impl Carriage {
         Ok(Self {
             unrecognised: unrecognised.map(|(name, value)| (name.clone(), value.clone())).collect(),
             streams: respond::takes_streams(&head.headers),
+            timed: trail.verdict.as_ref().is_none_or(|verdict| verdict.is_timed()),
             peer: Arc::clone(peer),
             prefixed: estate.catalogue.load().uri_prefix(&head.endpoint, &target.definition.upstream).is_some(),
             estate: Arc::clone(estate),
@@ -165,7 +170,12 @@ impl Carriage {
 
     async fn carry(self, journal: Arc<Journal>, receipt: Receipt, grant: Grant, mut delivery: Delivery) {
         let open = Open { journal, id: receipt.id(), noted: false };
-        let ended = self.ride((receipt, grant), &open.journal, &mut delivery).await;
+        let keeping = Keeping::of(&self.peer, &self.passage(), &grant, self.timed);
+        let recalled = keeping.as_ref().and_then(|it| it.recall(&self.estate.kept, &self.held.asker, self.prefix()));
+        let ended = match recalled {
+            Some(answer) => Ended { cached: true, ..Ended::answered(answer) },
+            None => self.ride((receipt, grant), &open.journal, (&mut delivery, keeping.as_ref())).await,
+        };
         let outcome = self.outcome(&ended);
         open.close(&outcome);
         self.measure(&ended, &outcome);
@@ -176,7 +186,12 @@ impl Carriage {
         }
     }
 
-    async fn ride(&self, sent: (Receipt, Grant), journal: &Journal, delivery: &mut Delivery) -> Ended {
+    async fn ride(
+        &self,
+        sent: (Receipt, Grant),
+        journal: &Journal,
+        (delivery, keeping): (&mut Delivery, Option<&Keeping>),
+    ) -> Ended {
         let late = self.deadline();
         // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
         let sending = Box::pin(self.send(sent, journal));
@@ -186,7 +201,7 @@ impl Carriage {
             Err(Interrupted::Cancelled) => return Ended::cancelled(),
             Err(Interrupted::Late) => return Ended::refused(Refusal::UpstreamTimeout),
         };
-        self.read(reply, delivery).await
+        self.read(reply, delivery, keeping).await
     }
 
     /// Sends the call. A credential that the upstream refuses is minted anew, once: a 401 proves that nothing was
@@ -255,7 +270,9 @@ impl Carriage {
             version: self.held.asker.version,
         };
         metrics().served(operation, self.times.0.elapsed());
-        metrics().called(self.target.definition.upstream.as_str(), operation, self.times.1.elapsed());
+        if !ended.cached {
+            metrics().called(self.target.definition.upstream.as_str(), operation, self.times.1.elapsed());
+        }
         for operation in [&self.spans.0, &self.spans.1] {
             if !error.is_empty() {
                 operation.fail(error);
@@ -267,7 +284,7 @@ impl Carriage {
     }
 
     /// Reads the upstream's messages until this call's response, and lets through what may go back.
-    async fn read(&self, mut reply: Reply, delivery: &mut Delivery) -> Ended {
+    async fn read(&self, mut reply: Reply, delivery: &mut Delivery, mut keeping: Option<&Keeping>) -> Ended {
         let mut relay = Relay::new(&self.held.asker, reply.progress_token());
         let end_of_stream = self.instant_after(self.estate.config.limits.stream_max);
         let mut late = self.deadline();
@@ -309,7 +326,12 @@ impl Carriage {
                         self.peer.heed(error.code);
                     }
                     return match inspect::admit(&self.held.asker, &self.sent(&reply), &response) {
-                        Ok(answer) => Ended::answered(answer),
+                        Ok(answer) => {
+                            if let Some(keeping) = keeping {
+                                keeping.keep(&self.estate.kept, response, reply.id, reply.spoken);
+                            }
+                            Ended::answered(answer)
+                        }
                         Err(refusal) => Ended::refused(refusal),
                     };
                 }
@@ -331,6 +353,8 @@ impl Carriage {
                     Box::pin(reply.respond(outbound::pong(request.id()))).await;
                 }
                 Ok(Inbound::Request(request)) => {
+                    // What comes of it may be due to what was asked (RI-06).
+                    keeping = None;
                     self.dropped("request_undeclared");
                     Box::pin(reply.respond(outbound::method_not_found(request.id()))).await;
                 }
@@ -343,8 +367,14 @@ impl Carriage {
             method: self.call.method(),
             id: reply.id,
             version: reply.spoken.version,
-            prefix: self.prefixed.then(|| self.target.definition.upstream.as_str()),
+            prefix: self.prefix(),
+            age: Duration::ZERO,
         }
+    }
+
+    /// The upstream's id, where the URIs that the client sees carry it.
+    fn prefix(&self) -> Option<&str> {
+        self.prefixed.then(|| self.target.definition.upstream.as_str())
     }
 
     /// Counts a message that nobody asked for, or that fits nothing.
@@ -400,6 +430,7 @@ impl Carriage {
     fn outcome<'a>(&self, ended: &'a Ended) -> Outcome<'a> {
         let mut outcome = Outcome::new(ended.ending);
         outcome.duration_us = u64::try_from(self.times.0.elapsed().as_micros()).ok();
+        outcome.cached = ended.cached;
         if let Some(answer) = &ended.answer {
             outcome.status = Some(200);
             outcome.rpc_code = match answer.outcome() {
@@ -425,7 +456,7 @@ impl Ended {
             Judged::ToolError => Ending::ToolError,
             Judged::Complete => Ending::Ok,
         };
-        Self { ending, refusal: None, answer: Some(answer) }
+        Self { ending, refusal: None, answer: Some(answer), cached: false }
     }
 
     fn refused(refusal: Refusal) -> Self {
@@ -434,7 +465,7 @@ impl Ended {
         if refusal == Refusal::CredentialLeak {
             metrics().tripwire.increment();
         }
-        Self { ending, refusal: Some(refusal), answer: None }
+        Self { ending, refusal: Some(refusal), answer: None, cached: false }
     }
 
     /// The upstream ended its answer without a response; a status that says why is worth recording.
@@ -447,7 +478,7 @@ impl Ended {
     }
 
     const fn cancelled() -> Self {
-        Self { ending: Ending::Cancelled, refusal: None, answer: None }
+        Self { ending: Ending::Cancelled, refusal: None, answer: None, cached: false }
     }
 }
 

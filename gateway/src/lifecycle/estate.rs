@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::{kept::Kept, lists::Lists};
 use crate::{
     catalog::{Catalogue, Definition, Kind, Listing},
     ceiling::Ceilings,
@@ -37,6 +38,10 @@ pub struct Estate {
     pub exchange: Exchange,
     /// Where to.
     pub upstreams: Upstreams,
+    /// What lists showed, to whom.
+    pub(super) lists: Lists,
+    /// What upstreams answered, to whom.
+    pub(super) kept: Kept,
     audiences: BTreeMap<Endpoint, Vec<String>>,
     in_force: watch::Sender<bool>,
 }
@@ -77,6 +82,8 @@ impl Estate {
             rules: ArcSwap::from_pointee(rules),
             exchange,
             upstreams,
+            lists: Lists::new(config.limits.list_cache_bytes),
+            kept: Kept::new(config.limits.result_cache_bytes, config.upstreams.keys()),
             audiences,
             in_force: watch::Sender::new(true),
             config,

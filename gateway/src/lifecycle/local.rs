@@ -15,7 +15,7 @@ use crate::{
         record,
     },
     bridge::Opening,
-    catalog::{Catalogue, Definition, Exposed, Kind, Listing},
+    catalog::{Catalogue, Definition, Listing},
     ceiling::Admission,
     config::{ArgumentRecord, UpstreamId},
     exchange::Grant,
@@ -23,7 +23,7 @@ use crate::{
     refusal::{Challenge, Era, Refusal},
     rpc::{
         Asker, Call,
-        answers::{self, CacheScope, Capabilities, Page, Served},
+        answers::{self, CacheScope, Capabilities, Served},
         canonical::canonical,
     },
     telemetry::{metrics::metrics, names},
@@ -69,58 +69,6 @@ impl Gateway {
         }
         let arguments = call.arguments().map_or_else(|| b"{}".to_vec(), canonical);
         Some(self.journal.argument_digest(&arguments))
-    }
-
-    /// A list: what this caller may see on this endpoint, by the function that judges calls.
-    pub(super) fn list(&self, asking: &Asking<'_>, kind: Kind, trail: &Trail) -> Result<Response, Refusal> {
-        let Asking { estate, caller, call, .. } = asking;
-        let asker = asker(call)?;
-        let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
-        let withheld = std::cell::Cell::new(0_u64);
-        let visible = |definition: &Definition| {
-            let visible = rules.policies.visible(caller.identity(), definition, trail.now);
-            if !visible {
-                withheld.set(withheld.get().saturating_add(1));
-            }
-            visible
-        };
-        let page = catalogue.page(&trail.endpoint, kind, call.cursor().as_deref(), visible)?;
-        let listed = |exposed: &&Exposed| {
-            let prefix = catalogue.uri_prefix(&trail.endpoint, &exposed.definition.upstream);
-            exposed.definition.listed(&exposed.name, asker.version, prefix)
-        };
-        let definitions: Vec<Vec<u8>> = page.all.iter().map(listed).collect();
-        let degraded = degraded(&catalogue, asking, trail);
-        let recorded = self.journal.healthy()
-            && trail.with_request(None, |request| {
-                self.journal.note(
-                    trail.id,
-                    &record::List {
-                        who: trail.who(),
-                        endpoint: &trail.endpoint.path(),
-                        request,
-                        shown: u64::try_from(definitions.len()).unwrap_or(u64::MAX),
-                        withheld: withheld.get(),
-                        policy_set: rules.policies.digest(),
-                    },
-                )
-            });
-        if !recorded {
-            return Err(Refusal::AuditUnavailable("the list could not be recorded".to_owned()));
-        }
-        let body = answers::list(
-            &asker,
-            &Page {
-                member: kind.list().1,
-                definitions: &definitions,
-                next_cursor: page.next.as_deref(),
-                degraded: &degraded,
-                ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
-                cache_scope: CacheScope::Private,
-            },
-        );
-        trail.measure("", None);
-        Ok(respond::json(body))
     }
 
     /// `server/discover` (RS-23).
@@ -277,7 +225,7 @@ fn served<'a>(degraded: &'a [Cow<'a, str>]) -> Served<'a> {
     }
 }
 
-fn asker(call: &Call) -> Result<Asker, Refusal> {
+pub(super) fn asker(call: &Call) -> Result<Asker, Refusal> {
     call.asker().ok_or(Refusal::NotARequest("a request without an id"))
 }
 
@@ -285,7 +233,7 @@ fn asker(call: &Call) -> Result<Asker, Refusal> {
 const INSTRUCTIONS_BYTES_MAX: usize = 1_024;
 
 /// How long a client may keep a list: a policy change reaches it within this.
-const LIST_TTL_MS: u64 = 30_000;
+pub(super) const LIST_TTL_MS: u64 = 30_000;
 
 /// The same for a list from which an upstream is missing.
-const LIST_TTL_DEGRADED_MS: u64 = 2_000;
+pub(super) const LIST_TTL_DEGRADED_MS: u64 = 2_000;

@@ -5,6 +5,8 @@
 
 mod carry;
 mod estate;
+mod kept;
+mod lists;
 mod local;
 mod refresh;
 mod respond;
@@ -72,6 +74,8 @@ pub enum Body {
     Empty,
     /// All of it.
     Whole(Bytes),
+    /// All of it in two: what is this answer's own, and after it what others have too.
+    Led(Bytes, Bytes),
     /// Server-sent events, each chunk one or more whole events; the stream ends when the channel closes, and a dropped
     /// receiver says that the client is gone.
     Stream(mpsc::Receiver<Bytes>),

@@ -37,6 +37,8 @@ pub(crate) fn upstream(id: &str, tools: Vec<TargetRule>) -> Upstream {
         insecure_http: false,
         refresh: Duration::from_secs(60),
         instructions: false,
+        cache_reads: true,
+        trust_public_cache: false,
         tools,
         prompts: Vec::new(),
         resources: Vec::new(),
@@ -53,6 +55,8 @@ pub(crate) fn tool_rule(pattern: &str, tags: &[&str], requires: &[&str]) -> Targ
         timeout: None,
         idempotent: None,
         durability: None,
+        cache: None,
+        cache_shared: None,
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::{
     call::{Asker, RequestId},
     json::write_string,
@@ -16,13 +18,41 @@ use crate::refusal::{Detail, Era, Outside, VERSION};
 
 /// JSON text that this module wrote: a whole JSON-RPC response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Local(Vec<u8>);
+pub struct Local {
+    own: Vec<u8>,
+    shared: Bytes,
+}
 
 impl Local {
     /// The text.
     #[must_use]
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.0
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.own.extend_from_slice(&self.shared);
+        self.own
+    }
+
+    /// The text in two: what is written for this request, and what other answers have too, which is not copied.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<u8>, Bytes) {
+        (self.own, self.shared)
+    }
+}
+
+/// The result of a list and the end of its answer: the same for all who get to see the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared(Bytes);
+
+impl Shared {
+    /// How much that is.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: an answer has an end.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -132,7 +162,7 @@ pub fn error(outside: &Outside, era: Era, id: Option<&RequestId>) -> Local {
     }
     write_detail(&mut out, &outside.detail);
     out.extend_from_slice(b"}}}");
-    Local(out)
+    Local { own: out, shared: Bytes::new() }
 }
 
 fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
@@ -178,13 +208,13 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     end(out)
 }
 
-/// The answer to a list (RS-25, RS-27); the definitions are copied as they are.
+/// What a list shows (RS-25, RS-27), for whoever asks for it; the definitions are copied as they are.
 #[must_use]
-pub fn list(asker: &Asker, page: &Page<'_>) -> Local {
+pub fn page(era: Era, page: &Page<'_>) -> Shared {
     let room: usize = page.definitions.iter().map(|definition| definition.len().saturating_add(1)).sum();
-    let mut out = begin(&asker.id);
-    out.reserve(room.saturating_add(512));
-    if asker.era == Era::Modern {
+    let mut out = Vec::with_capacity(room.saturating_add(512));
+    out.push(b'{');
+    if era == Era::Modern {
         member_text(&mut out, "resultType", "complete");
     }
     member(&mut out, page.member, b"[");
@@ -198,11 +228,22 @@ pub fn list(asker: &Asker, page: &Page<'_>) -> Local {
     if let Some(cursor) = page.next_cursor {
         member_text(&mut out, "nextCursor", cursor);
     }
-    if asker.era == Era::Modern {
+    if era == Era::Modern {
         write_caching(&mut out, page.ttl_ms, page.cache_scope);
     }
-    write_meta(&mut out, asker.era, page.degraded);
-    end(out)
+    write_meta(&mut out, era, page.degraded);
+    out.extend_from_slice(b"}}");
+    out.shrink_to_fit();
+    Shared(Bytes::from(out))
+}
+
+/// The answer to a list.
+#[must_use]
+pub fn list(id: &RequestId, page: &Shared) -> Local {
+    let mut own = br#"{"jsonrpc":"2.0""#.to_vec();
+    member(&mut own, "id", id.raw());
+    member(&mut own, "result", b"");
+    Local { own, shared: page.0.clone() }
 }
 
 /// The answer to `ping` (RL-09).
@@ -221,7 +262,7 @@ fn begin(id: &RequestId) -> Vec<u8> {
 
 fn end(mut out: Vec<u8>) -> Local {
     out.extend_from_slice(b"}}");
-    Local(out)
+    Local { own: out, shared: Bytes::new() }
 }
 
 fn write_caching(out: &mut Vec<u8>, ttl_ms: u64, scope: CacheScope) {

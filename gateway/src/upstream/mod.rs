@@ -116,6 +116,8 @@ pub struct Peer {
     sessions: Sessions,
     ids: AtomicU64,
     shaken: Notify,
+    /// Counts the changes that it told of: part of every key of what is kept of its answers.
+    changes: AtomicU64,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -176,6 +178,7 @@ impl Peer {
             sessions: Sessions::new(),
             ids: AtomicU64::new(1),
             shaken: Notify::new(),
+            changes: AtomicU64::new(0),
         })
     }
 
@@ -189,6 +192,17 @@ impl Peer {
     #[must_use]
     pub fn spoken(&self) -> Option<Spoken> {
         self.spoken.load().as_deref().copied()
+    }
+
+    /// How often what it said before has become out of date: what was kept under another count is not used any more.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What it said before is out of date: it tells of a change, or may have told of one while nobody listened.
+    pub fn outdate(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Sends one recorded call. The receipt is spent here; it comes back only where nothing was executed.

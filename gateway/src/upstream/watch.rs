@@ -41,11 +41,16 @@ impl Peer {
             Ok(answered) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
             Ok(_) | Err(_) => return Heard::Ended,
         };
+        self.outdate();
         self.shake();
         let listening = async {
             while let Ok(Some(message)) = answered.messages.next().await {
                 match Inbound::parse(message, &self.bounds) {
-                    Ok(Inbound::Notification(word)) if word.method() == TOOLS_CHANGED => self.shake(),
+                    Ok(Inbound::Notification(word)) if word.method() == TOOLS_CHANGED => {
+                        self.outdate();
+                        self.shake();
+                    }
+                    Ok(Inbound::Notification(word)) if CHANGES.contains(&word.method().as_ref()) => self.outdate(),
                     Ok(Inbound::Response(_)) | Err(_) => return,
                     Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
                 }
@@ -85,6 +90,10 @@ fn is_absent(era: Era, status: StatusCode) -> bool {
 
 /// The word itself.
 const TOOLS_CHANGED: &str = "notifications/tools/list_changed";
+
+/// Further words after which nothing that was read before is to be relied on.
+const CHANGES: [&str; 3] =
+    ["notifications/resources/updated", "notifications/resources/list_changed", "notifications/prompts/list_changed"];
 
 /// A stream is opened anew after so long: one whose other end has silently gone is found out by that.
 const STREAM_MAX: Duration = Duration::from_secs(600);
