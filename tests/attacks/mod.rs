@@ -7,6 +7,7 @@ mod algorithm_confusion;
 mod audience_confusion;
 mod audit_log_injection;
 mod batch_smuggling;
+mod cache_confusion;
 mod call_flood;
 mod deep_json;
 mod denied_tool_by_upstream_name;

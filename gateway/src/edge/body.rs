@@ -80,7 +80,10 @@ pub(super) struct Reply {
 enum Content {
     /// What is left, and what comes after it.
     Whole(Bytes, Bytes),
-    Stream { events: mpsc::Receiver<Bytes>, silence: Option<Silence> },
+    Stream {
+        events: mpsc::Receiver<Bytes>,
+        silence: Option<Silence>,
+    },
 }
 
 /// How long a stream has had nothing to say.

@@ -185,7 +185,8 @@ impl Question<'_> {
                 name.pair(b"param", member.raw(), &canonical(value));
             }
         }
-        for (member, value) in call.params().and_then(|params| params.get("_meta")).into_iter().flat_map(Value::members) {
+        for (member, value) in call.params().and_then(|params| params.get("_meta")).into_iter().flat_map(Value::members)
+        {
             if !PASSING.iter().any(|passing| member.is(passing)) {
                 name.pair(b"meta", member.raw(), &canonical(value));
             }

@@ -385,8 +385,7 @@ impl Policies {
             (true, Decision::Allow) => Outcome::Allowed,
             (true, Decision::Deny) => Outcome::Denied,
         };
-        let mut verdict =
-            Verdict { outcome, policies: decided, shadow: Vec::new(), timed: slice.enforced_reads.time };
+        let mut verdict = Verdict { outcome, policies: decided, shadow: Vec::new(), timed: slice.enforced_reads.time };
         for policy in &slice.shadow {
             verdict.shadow.extend(self.finding(policy, slice, &request, &verdict));
         }

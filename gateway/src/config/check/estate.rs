@@ -151,12 +151,7 @@ impl Checker<'_> {
         rules
     }
 
-    fn rule(
-        &mut self,
-        table: &Spanned<written::TargetRule>,
-        around: &Around<'_>,
-        names: &Names,
-    ) -> Option<TargetRule> {
+    fn rule(&mut self, table: &Spanned<written::TargetRule>, around: &Around<'_>, names: &Names) -> Option<TargetRule> {
         let written = table.get_ref();
         let place = Place { name: names.place.to_owned(), span: table.span() };
         let pattern = self
