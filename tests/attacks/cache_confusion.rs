@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Ground, SOON, code};
 use crate::harness::{
     gateway::ALLOW_ALL,
+    issuer::{Issuer, claims_of},
     mcp::Client,
     place,
     recorder::{Era, Recorder, Reply, Seen, tools},
@@ -127,6 +128,56 @@ fn what_is_kept_is_not_answered_against_policy() {
     assert_eq!(alice.tools(), Vec::<String>::new());
     assert_eq!(ground.client("bob").tools(), ["add", "echo", "erase"]);
     assert!(ALLOW_ALL.contains("permit"), "and others may still");
+    ground.good_call();
+}
+
+/// What is shared is shared within one tenant, among those whom the same policies let through and whose credentials for the
+/// upstream are good for the same.
+#[test]
+fn what_is_shared_is_shared_among_equals_only() {
+    let narrowed = |seen: &Seen| {
+        let narrow = claims_of(&seen.field("subject_token")?)["sub"] == "narrow";
+        let form = json!({
+            "access_token": format!("token-of-{narrow}"), "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+            "token_type": "Bearer", "expires_in": 300, "scope": if narrow { "crm.read" } else { "crm.read crm.write" },
+        });
+        (seen.path == "/token").then(|| Reply::json(200, &form))
+    };
+    let guests = "@id(\"guests\")\npermit (principal in Group::\"guests\", action, resource);\n";
+    let ground = Ground::of("cache-equals", Issuer::scripted(narrowed), gossip(Era::Modern), |setup, issuer, up| {
+        let endpoint = format!("token_endpoint = \"{}/token\"", issuer.url());
+        let client = "client = { id = \"gateway\", secret = { env = \"GATEWAY_SECRET\" } }";
+        let grant = format!(
+            "grant = {{ strategy = \"exchange\", {endpoint}, {client}, audience = \"up\", scopes = [\"crm.read\", \"crm.write\"] }}"
+        );
+        let discovery = "discovery = { strategy = \"none\" }";
+        let lines = TRUSTED.replace("grant = { strategy = \"none\" }", &format!("{grant}\n{discovery}"));
+        setup.environment("GATEWAY_SECRET", "s").policy("guests.cedar", guests).upstream("up", &up.url(), &lines)
+    });
+    let caller = |user: &str, change: Value| {
+        let mut claims = ground.issuer.claims(user, &ground.gateway.endpoint(Some("up")));
+        for (name, value) in change.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        ground.gateway.client(Some("up")).token(&ground.issuer.sign(&claims))
+    };
+    let answers = |client: &Client| (called(client, "add", json!({})), read(client, "file:///a"));
+    let one = answers(&caller("alice", json!({})));
+    assert_eq!(
+        answers(&caller("bob", json!({ "client_id": "another-agent", "scope": "tools:read" }))),
+        one,
+        "an equal"
+    );
+    for (user, change) in [
+        ("bob", json!({ "tenant": "other" })),
+        ("bob", json!({ "tenant": null })),
+        ("bob", json!({ "groups": ["guests"] })),
+        ("narrow", json!({})),
+    ] {
+        let other = answers(&caller(user, change.clone()));
+        assert!(other.0 != one.0 && other.1 != one.1, "{user} {change}");
+    }
     ground.good_call();
 }
 

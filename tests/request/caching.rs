@@ -2,6 +2,7 @@
 //! such answer is judged and recorded like the first.
 
 use std::{
+    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -9,11 +10,12 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::text_of;
+use super::{refused, text_of};
 use crate::harness::{
-    gateway::{Gateway, Setup},
+    gateway::{ALLOW_ALL, Gateway, Setup},
     issuer::Issuer,
     mcp::Client,
     place,
@@ -28,7 +30,9 @@ const ECHO_KEPT: &str = "[[upstreams.up.tools]]\nmatch = \"echo\"\ncache_s = 600
 struct Switches {
     answers: AtomicUsize,
     down: AtomicBool,
-    /// Gives `isError`, errors, and results that are not whole.
+    /// Members that the result of a tool has too; those that are `null` it has not.
+    odd: Mutex<Value>,
+    /// Gives an error.
     failing: AtomicBool,
     changed: AtomicBool,
 }
@@ -64,18 +68,30 @@ fn answered(era: Era, seen: &Seen, switches: &Switches) -> Option<Reply> {
         "resources/templates/list" => json!({ "resourceTemplates": [], "ttlMs": 600_000, "cacheScope": "private" }),
         "resources/read" => {
             let uri = call["params"]["uri"].clone();
-            let ttl_ms = if uri == "file:///stale" { 0 } else { 600_000 };
+            let ttl_ms = match uri.as_str() {
+                Some("file:///stale") => 0,
+                Some("file:///brief") => 1_000,
+                _ => 600_000,
+            };
             json!({ "contents": [{ "uri": uri, "text": number().to_string() }], "ttlMs": ttl_ms, "cacheScope": "private" })
         }
-        "tools/call" => {
-            let text = json!([{ "type": "text", "text": number().to_string() }]);
-            json!({ "content": text, "isError": switches.failing.load(Ordering::SeqCst) })
+        "tools/call" if switches.failing.load(Ordering::SeqCst) => {
+            return Some(Reply::error(seen, 200, -32603, &number().to_string()));
         }
+        "tools/call" => json!({ "content": [{ "type": "text", "text": number().to_string() }] }),
         "subscriptions/listen" => return Some(told(switches)),
         _ => return None,
     };
     if era == Era::Modern {
         result["resultType"] = json!("complete");
+    }
+    if call["method"] == "tools/call"
+        && let Some(odd) = switches.odd.lock().as_object()
+    {
+        for (member, value) in odd {
+            result[member] = value.clone();
+        }
+        result.as_object_mut().unwrap().retain(|_, value| !value.is_null());
     }
     let reply = Reply::result(seen, &result);
     Some(if call["method"] == "initialize" { reply.header("mcp-session-id", "session-of-the-recorder") } else { reply })
@@ -138,18 +154,105 @@ fn a_result_that_the_administrator_vouches_for_is_answered_again_and_recorded() 
     }
 }
 
+/// Failures, errors, and what is no whole result; each tried with arguments of its own.
 #[test]
-fn a_result_that_says_that_it_failed_is_not_kept() {
+fn what_is_no_whole_and_good_result_is_not_kept() {
+    for era in [Era::Modern, Era::Legacy] {
+        let issuer = Issuer::good();
+        let (recorder, switches) = numbering(era);
+        let gateway = started("cached-odd", &issuer, &recorder, ECHO_KEPT);
+        let alice = gateway.client_of(Some("up"), &issuer, "alice");
+        let asked = json!({ "method": "elicitation/create", "params": { "message": "who?" } });
+        let odd = [
+            ("isError", json!({ "isError": true })),
+            ("isError that is no boolean", json!({ "isError": "false" })),
+            (
+                "input_required",
+                json!({ "resultType": "input_required", "inputRequests": { "a": asked }, "content": null }),
+            ),
+            ("input_required with content", json!({ "resultType": "input_required" })),
+            ("a type of tomorrow", json!({ "resultType": "task" })),
+            ("no content", json!({ "content": null, "structuredContent": { "a": 1 } })),
+            ("content that is none", json!({ "content": "text" })),
+            ("an error", Value::Null),
+        ];
+        for (what, odd) in odd {
+            switches.failing.store(odd.is_null(), Ordering::SeqCst);
+            *switches.odd.lock() = odd;
+            let before = recorder.seen_method("tools/call").len();
+            drop(alice.call("echo", &json!({ "message": what })));
+            *switches.odd.lock() = Value::Null;
+            switches.failing.store(false, Ordering::SeqCst);
+            let whole = text_of(&alice.call("echo", &json!({ "message": what })));
+            assert_eq!(recorder.seen_method("tools/call").len(), before + 2, "{era:?} {what}");
+            assert_eq!(text_of(&alice.call("echo", &json!({ "message": what }))), whole, "{era:?} {what}");
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_ends_with_its_time_and_with_the_estate_that_kept_it() {
     let issuer = Issuer::good();
-    let (recorder, switches) = numbering(Era::Modern);
-    let gateway = started("cached-failure", &issuer, &recorder, ECHO_KEPT);
+    let (recorder, _switches) = numbering(Era::Modern);
+    let brief = "[[upstreams.up.tools]]\nmatch = \"*\"\ncache_s = 600\n[[upstreams.up.tools]]\nmatch = \"add\"\ncache_s = 1\n[[upstreams.up.tools]]\nmatch = \"erase\"\ncache_s = 0";
+    let gateway = started("cached-time", &issuer, &recorder, brief);
     let alice = gateway.client_of(Some("up"), &issuer, "alice");
-    switches.failing.store(true, Ordering::SeqCst);
-    let failed = text_of(&alice.call("echo", &json!({})));
-    switches.failing.store(false, Ordering::SeqCst);
-    let whole = text_of(&alice.call("echo", &json!({})));
-    assert_ne!(failed, whole);
-    assert_eq!(text_of(&alice.call("echo", &json!({}))), whole);
+    let add = || text_of(&alice.call("add", &json!({})));
+    let brief = || text(&read(&alice, "file:///brief")).to_owned();
+    let kept = text_of(&alice.call("echo", &json!({})));
+    // Twice the same, then another: both sides of the end, however slow the machine is.
+    let twice = |ask: &dyn Fn() -> String| {
+        place::wait_for("the same answer twice", Duration::from_secs(10), || {
+            let one = ask();
+            (ask() == one).then_some(one)
+        })
+    };
+    for ask in [&add as &dyn Fn() -> String, &brief] {
+        let one = twice(ask);
+        place::wait_for("the end of its time", Duration::from_secs(10), || (ask() != one).then_some(()));
+    }
+    assert_ne!(text_of(&alice.call("erase", &json!({}))), text_of(&alice.call("erase", &json!({}))), "the later rule");
+    assert_eq!(text_of(&alice.call("echo", &json!({}))), kept, "whose time is not over");
+
+    let file = gateway.setup().folder().join("upstreams.toml");
+    let changed = fs::read_to_string(&file).unwrap().replace(OPEN, &format!("{OPEN}\ntimeout_ms = 9000"));
+    fs::write(&file, changed).unwrap();
+    place::wait_for("the change", Duration::from_secs(30), || {
+        gateway.journal().into_iter().find(|record| record["event"] == "config")
+    });
+    assert_ne!(text_of(&alice.call("echo", &json!({}))), kept, "another estate");
+}
+
+/// A call that is answered with what is kept passes every stage: ceilings count it, and policy reads its arguments.
+#[test]
+fn what_is_kept_is_counted_and_judged_like_any_call() {
+    let issuer = Issuer::good();
+    let (recorder, _switches) = numbering(Era::Modern);
+    let ceilings = "[[ceilings]]\nname = \"a-few\"\nper = [\"user\"]\nrate = { count = 3, per = \"1h\", burst = 3 }\n";
+    let secret = "@id(\"no-secrets\")\nforbid (principal, action == Action::\"up/echo\", resource)\nwhen { principal.subject == \"bob\" && context.input has message && context.input.message == \"secret\" };\n";
+    let shared = format!("{OPEN}\ntrust_public_cache = true\n{ECHO_KEPT}\ncache = \"shared\"");
+    let setup = Setup::usual("cached-judged", &issuer).policy("ceilings.toml", ceilings).policy("secret.cedar", secret);
+    let gateway = setup.upstream("up", &recorder.url(), &shared).start();
+    drop(gateway.client_of(Some("up"), &issuer, "settler").awaiting("echo"));
+    let (alice, bob) = (gateway.client_of(Some("up"), &issuer, "alice"), gateway.client_of(Some("up"), &issuer, "bob"));
+    let ask = |client: &Client, message: &str| client.call("echo", &json!({ "message": message }));
+    let (secret, open) = (text_of(&ask(&alice, "secret")), text_of(&ask(&alice, "open")));
+    assert_eq!(text_of(&ask(&alice, "secret")), secret);
+    assert_eq!(refused(&ask(&alice, "secret")), (429, 42901, "ceiling_reached".into()));
+    assert_eq!(text_of(&ask(&bob, "open")), open, "shared");
+    assert_eq!(refused(&ask(&bob, "secret")).2, "denied");
+    assert_eq!(recorder.seen_method("tools/call").len(), 2);
+    assert_eq!(outcome(&gateway, "bob", 1)["cached"], true);
+    let record = gateway.recorded("refusal", 2).pop().unwrap();
+    assert_eq!((&record["refused"]["code"], &record["user"]["subject"]), (&json!("denied"), &json!("bob")));
+
+    // Under other policies nothing of before is used, whoever may ask.
+    let file = gateway.setup().folder().join("policies/allow.cedar");
+    fs::write(file, format!("{ALLOW_ALL}@id(\"other\")\npermit (principal is Agent, action, resource);\n")).unwrap();
+    place::wait_for("the policies", Duration::from_secs(30), || {
+        gateway.journal().into_iter().find(|record| record["event"] == "policy")
+    });
+    assert_ne!(text_of(&ask(&bob, "open")), open);
 }
 
 #[test]
@@ -208,6 +311,43 @@ fn reads_are_not_kept_where_the_administrator_says_so() {
     let gateway = started("cached-off", &issuer, &recorder, "cache_reads = false");
     let alice = gateway.client_of(Some("up"), &issuer, "alice");
     assert_ne!(text(&read(&alice, "file:///a")), text(&read(&alice, "file:///a")));
+}
+
+/// No longer than the upstream vouches for its own, and less from moment to moment.
+#[test]
+fn lists_are_stamped_with_what_is_left_of_their_upstreams_word() {
+    let issuer = Issuer::good();
+    let vouching = |ttl_ms: u64| {
+        Recorder::scripted(Era::Modern, move |seen| {
+            let tools = json!([{ "name": "one", "inputSchema": { "type": "object" } }]);
+            let result = json!({ "resultType": "complete", "ttlMs": ttl_ms, "cacheScope": "public", "tools": tools });
+            (seen.rpc_method() == "tools/list").then(|| Reply::result(seen, &result))
+        })
+    };
+    let (short, long, legacy) = (vouching(20_000), vouching(600_000), Recorder::good(Era::Legacy));
+    let mut setup = Setup::usual("list-stamps", &issuer);
+    for (id, recorder) in [("short", &short), ("long", &long), ("legacy", &legacy)] {
+        setup = setup.open_upstream(id, &recorder.url());
+    }
+    let gateway = setup.start();
+    drop(
+        gateway
+            .client_of(None, &issuer, "settler")
+            .awaiting("short__one")
+            .awaiting("long__one")
+            .awaiting("legacy__echo"),
+    );
+    let stamp = |upstream, method| {
+        let result = gateway.client_of(upstream, &issuer, "alice").modern(method, &json!({})).json()["result"].clone();
+        assert_eq!(result["cacheScope"], "private", "{result}");
+        result["ttlMs"].as_u64().unwrap_or_else(|| panic!("no stamp: {result}"))
+    };
+    for method in ["tools/list", "server/discover"] {
+        let first = stamp(None, method);
+        assert!(first < 20_000, "{method}: {first}");
+        place::wait_for("less to be left", Duration::from_secs(5), || (stamp(None, method) < first).then_some(()));
+        assert_eq!((stamp(Some("long"), method), stamp(Some("legacy"), method)), (30_000, 30_000), "{method}");
+    }
 }
 
 /// The same bytes for callers who see the same, a record for each, and a change of the catalogue at once.

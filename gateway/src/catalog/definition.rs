@@ -242,8 +242,11 @@ impl Definition {
             Kind::Resource | Kind::Template | Kind::Subscription => Rules::of(&upstream.resources, &name)?,
             Kind::Completion => Rules::default(),
         };
-        // RI-06: what needs a step-up is not kept.
-        let never_steps_up = rules.requires.is_empty();
+        // RI-06: what needs a step-up is not kept. Neither is what the upstream itself says to change something, however
+        // wide the administrator's pattern is.
+        let says_it_writes = document.root().get("annotations").and_then(|hints| hints.get("readOnlyHint"));
+        let says_it_writes = says_it_writes.is_some_and(|hint| hint.boolean() == Some(false));
+        let may_keep = kind == Kind::Tool && rules.requires.is_empty() && !says_it_writes;
         let digest = hex(digest_of(kind, document.root()).as_ref());
         let of_own = if kind.has_own_action() { digest.as_str() } else { "" };
         Ok(Self {
@@ -261,7 +264,7 @@ impl Definition {
             timeout: rules.timeout.unwrap_or(upstream.timeout),
             idempotent: rules.idempotent,
             durability: rules.durability,
-            cache: rules.cache.filter(|life| !life.is_zero()).filter(|_| kind == Kind::Tool && never_steps_up),
+            cache: rules.cache.filter(|life| may_keep && !life.is_zero()),
             cache_shared: rules.cache_shared,
             document,
         })

@@ -18,7 +18,12 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Asking, Estate, Response, kept::Keeping, local, respond, trail::Trail};
+use super::{
+    Asking, Estate, Response,
+    kept::{Allowed, Keeping},
+    local, respond,
+    trail::Trail,
+};
 use crate::{
     audit::{
         journal::{Journal, Receipt},
@@ -31,7 +36,11 @@ use crate::{
     identity::Identity,
     inspect::{self, Answer, Outcome as Judged, Relay, Sent},
     refusal::{Era, Refusal},
-    rpc::{Asker, Call, mirrors, outbound, reply::Inbound, sse},
+    rpc::{
+        Asker, Call, mirrors, outbound,
+        reply::{self, Inbound},
+        sse,
+    },
     tasks::Tasks,
     telemetry::{
         Operation,
@@ -56,8 +65,8 @@ pub(super) struct Carriage {
     unrecognised: Vec<(HeaderName, HeaderValue)>,
     /// Whether the client takes a stream of events.
     streams: bool,
-    /// Whether policy might decide otherwise at another time.
-    timed: bool,
+    /// What let it through.
+    allowed: Allowed,
     /// The span of the request, and that of the call to the upstream within it.
     spans: (Operation, Operation),
     /// The latter as the upstream gets it.
@@ -138,11 +147,12 @@ impl Carriage {
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let server = trail.asked.take().ok_or(Refusal::Bug("a call that was not read"))?.operation;
         let client = server.client(|| names::span(call.method().as_str(), target.label()));
+        let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;
         let unrecognised = mirrors::unrecognised(&target.definition.mirrors, &head.headers);
         Ok(Self {
             unrecognised: unrecognised.map(|(name, value)| (name.clone(), value.clone())).collect(),
             streams: respond::takes_streams(&head.headers),
-            timed: trail.verdict.as_ref().is_none_or(|verdict| verdict.is_timed()),
+            allowed,
             peer: Arc::clone(peer),
             prefixed: estate.catalogue.load().uri_prefix(&head.endpoint, &target.definition.upstream).is_some(),
             estate: Arc::clone(estate),
@@ -170,7 +180,7 @@ impl Carriage {
 
     async fn carry(self, journal: Arc<Journal>, receipt: Receipt, grant: Grant, mut delivery: Delivery) {
         let open = Open { journal, id: receipt.id(), noted: false };
-        let keeping = Keeping::of(&self.peer, &self.passage(), &grant, self.timed);
+        let keeping = Keeping::of(&self.peer, &self.passage(), &grant, &self.allowed);
         let recalled = keeping.as_ref().and_then(|it| it.recall(&self.estate.kept, &self.held.asker, self.prefix()));
         let ended = match recalled {
             Some(answer) => Ended { cached: true, ..Ended::answered(answer) },
@@ -325,15 +335,7 @@ impl Carriage {
                     {
                         self.peer.heed(error.code);
                     }
-                    return match inspect::admit(&self.held.asker, &self.sent(&reply), &response) {
-                        Ok(answer) => {
-                            if let Some(keeping) = keeping {
-                                keeping.keep(&self.estate.kept, response, reply.id, reply.spoken);
-                            }
-                            Ended::answered(answer)
-                        }
-                        Err(refusal) => Ended::refused(refusal),
-                    };
+                    return self.admit(&reply, response, keeping);
                 }
                 Ok(Inbound::Notification(notification)) => match relay.admit(&notification) {
                     Ok(notification) => {
@@ -359,6 +361,19 @@ impl Carriage {
                     Box::pin(reply.respond(outbound::method_not_found(request.id()))).await;
                 }
             }
+        }
+    }
+
+    /// What may go back, and is kept where it may be.
+    fn admit(&self, reply: &Reply, response: reply::Response, keeping: Option<&Keeping>) -> Ended {
+        match inspect::admit(&self.held.asker, &self.sent(reply), &response) {
+            Ok(answer) => {
+                if let Some(keeping) = keeping {
+                    keeping.keep(&self.estate.kept, response, reply.id, reply.spoken);
+                }
+                Ended::answered(answer)
+            }
+            Err(refusal) => Ended::refused(refusal),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! What an upstream answered is kept for as long as it says itself (`ttlMs` of a resource), or as the administrator says
 //! (`cache_s` of a tool), and answers again only a call that is the same in all that the upstream would see of it, under
-//! the same token (RI-05). A call comes here after every other stage, so what is kept is judged, counted, recorded and
+//! the same token and the same policies (RI-05). A call comes here after every other stage, so what is kept is judged, counted, recorded and
 //! inspected as if it had just arrived. What may serve other callers is the administrator's word, never the upstream's
 //! alone (RI-06). It keeps no refusals, no errors, and nothing that a person was asked for.
 
@@ -21,9 +21,17 @@ use crate::{
     clock,
     config::UpstreamId,
     exchange::Grant,
+    identity::Identity,
     inspect::{self, Answer, Sent},
+    policy::Verdict,
     refusal::Era,
-    rpc::{Asker, Call, Method, canonical::canonical, json::Value, meta, reply::Response},
+    rpc::{
+        Asker, Call, Method,
+        canonical::canonical,
+        json::{Kind as JsonKind, Value},
+        meta::{self, LogLevel},
+        reply::Response,
+    },
     upstream::{Passage, Peer, Spoken},
 };
 
@@ -45,7 +53,7 @@ struct Entry {
 impl Kept {
     /// Room for `bytes` in all.
     pub(super) fn new<'a>(bytes: usize, upstreams: impl ExactSizeIterator<Item = &'a UpstreamId>) -> Self {
-        let share = u64::try_from(bytes / upstreams.len().max(1)).unwrap_or(u64::MAX);
+        let share = bytes.checked_div(upstreams.len()).and_then(|share| u64::try_from(share).ok()).unwrap_or(0);
         Self(upstreams.map(|id| (id.clone(), Cache::with_weighter(ITEMS_EXPECTED, share, ByBytes))).collect())
     }
 }
@@ -66,19 +74,19 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    /// The names of the answer to what `passage` is about to ask of `peer` under `grant`; `None` where it is not to be
-    /// kept. `timed` says that policy might decide otherwise at another time.
-    pub(super) fn of(peer: &Peer, passage: &Passage<'_>, grant: &Grant, timed: bool) -> Option<Self> {
+    /// The names of the answer to what `passage` is about to ask of `peer` under `grant`, as policy `allowed` it; `None` where
+    /// it is not to be kept.
+    pub(super) fn of(peer: &Peer, passage: &Passage<'_>, grant: &Grant, allowed: &Allowed) -> Option<Self> {
         let (definition, call, settings) = (&passage.target.definition, passage.call, peer.settings());
         let may = match definition.kind {
-            Kind::Tool => definition.cache.is_some() && !timed,
+            Kind::Tool => definition.cache.is_some(),
             Kind::Resource => settings.cache_reads && definition.requires.is_empty(),
             Kind::Prompt | Kind::Template | Kind::Subscription | Kind::Completion => false,
         };
         if !may || RETRY.iter().any(|member| call.params().is_some_and(|params| params.get(member).is_some())) {
             return None;
         }
-        let asked = Question { peer, definition, call, passage };
+        let asked = Question { peer, definition, call, passage, policy_set: &allowed.policy_set };
         // Whoever is not trusted with a result for all shall not write into one: a `tracestate` is the caller's own word.
         let shared = settings.trust_public_cache && passage.tracestate.is_none();
         Some(Self {
@@ -93,7 +101,7 @@ impl Keeping {
             shared: shared.then(|| {
                 asked.name(|name| {
                     name.add(b"shared");
-                    name.add(grant.strategy().as_bytes());
+                    name.alike(passage.caller, grant, &allowed.verdict);
                 })
             }),
             rule: definition.cache,
@@ -145,18 +153,29 @@ impl Keeping {
     fn life(&self, result: Value<'_>, spoken: Spoken) -> Option<(Duration, bool)> {
         let modern = spoken.era == Era::Modern;
         let is = |member: &str, text: &str| result.get(member).is_some_and(|value| value.is(text));
-        let complete = !modern || result.get("resultType").is_none() || is("resultType", "complete");
+        let complete = result.get("resultType").is_none() || is("resultType", "complete");
         let failed = result.get("isError").is_some_and(|failed| failed.boolean() != Some(false));
         if !complete || failed {
             return None;
         }
         if self.method == Method::ToolsCall {
-            return self.rule.map(|life| (life, self.rule_shared));
+            // What went back as it was, because its client may make sense of it, is not repeated.
+            let whole = result.get("content").is_some_and(|content| content.kind() == JsonKind::Array);
+            return self.rule.filter(|_| whole).map(|life| (life, self.rule_shared));
         }
         let ttl_ms = result.get("ttlMs").and_then(Value::integer).and_then(|ttl| u64::try_from(ttl).ok());
         let ttl_ms = ttl_ms.filter(|ttl_ms| modern && *ttl_ms > 0)?;
         Some((Duration::from_millis(ttl_ms), is("cacheScope", "public")))
     }
+}
+
+/// What policy said of a call that may go.
+#[derive(Debug)]
+pub(super) struct Allowed {
+    /// By which policies.
+    pub(super) policy_set: Arc<str>,
+    /// And what they said.
+    pub(super) verdict: Arc<Verdict>,
 }
 
 /// All that an upstream sees of a call, and what it is asked about.
@@ -165,13 +184,15 @@ struct Question<'a> {
     definition: &'a Definition,
     call: &'a Call,
     passage: &'a Passage<'a>,
+    policy_set: &'a str,
 }
 
 impl Question<'_> {
     fn name(&self, scope: impl FnOnce(&mut Name)) -> [u8; 32] {
-        let Self { peer, definition, call, passage } = self;
+        let Self { peer, definition, call, passage, policy_set } = self;
         let mut name = Name(digest::Context::new(&digest::SHA256));
         scope(&mut name);
+        name.add(policy_set.as_bytes());
         name.add(definition.upstream.as_str().as_bytes());
         name.add(&peer.changes().to_be_bytes());
         name.add(call.method().as_str().as_bytes());
@@ -179,6 +200,7 @@ impl Question<'_> {
         name.add(&definition.key);
         name.add(definition.digest.as_bytes());
         name.add(call.version().as_bytes());
+        name.add(passage.log_level.map_or("", LogLevel::as_str).as_bytes());
         let naming = call.method().naming().unwrap_or_default();
         for (member, value) in call.params().into_iter().flat_map(Value::members) {
             if !member.is(naming) && !member.is("_meta") {
@@ -205,6 +227,22 @@ impl Name {
     fn add(&mut self, field: &[u8]) {
         self.0.update(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
         self.0.update(field);
+    }
+
+    /// Who shares: those of one tenant whom the same policies let through, and whose credentials for the upstream are of
+    /// one class (RI-06).
+    fn alike(&mut self, caller: &Identity, grant: &Grant, verdict: &Verdict) {
+        self.list(caller.tenant.iter());
+        self.list(verdict.policies().iter());
+        self.add(grant.strategy().as_bytes());
+        self.list(grant.audience().iter());
+        self.list(grant.resource().iter());
+        self.list(grant.scopes().iter());
+    }
+
+    fn list(&mut self, texts: impl ExactSizeIterator<Item = impl AsRef<str>>) {
+        self.add(&texts.len().to_be_bytes());
+        texts.for_each(|text| self.add(text.as_ref().as_bytes()));
     }
 
     fn pair(&mut self, kind: &[u8], name: &[u8], value: &[u8]) {

@@ -49,8 +49,9 @@ impl Gateway {
             return Err(Refusal::AuditUnavailable("the list could not be recorded".to_owned()));
         }
         let page = page(estate, &catalogue, (&trail.endpoint, kind, &asker), &view);
+        let ttl_ms = local::ttl_ms(asking, &catalogue, trail, view.degraded.is_empty());
         trail.measure("", None);
-        Ok(respond::json(answers::list(&asker.id, &page)))
+        Ok(respond::json(answers::list(&asker, &page, ttl_ms, CacheScope::Private)))
     }
 }
 
@@ -200,8 +201,6 @@ fn written(catalogue: &Catalogue, (endpoint, kind, asker): (&Endpoint, Kind, &As
         definitions: &definitions,
         next_cursor: page.next.as_deref(),
         degraded: &degraded,
-        ttl_ms: if degraded.is_empty() { local::LIST_TTL_MS } else { local::LIST_TTL_DEGRADED_MS },
-        cache_scope: CacheScope::Private,
     };
     answers::page(asker.era, &page)
 }

@@ -3,7 +3,7 @@
 //! `initialize`, `server/discover`, lists, refusals, and the record that comes before a call is sent on. Nothing
 //! here reaches an upstream.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use super::{
     Asking, Estate, Gateway, Response, respond,
@@ -80,6 +80,7 @@ impl Gateway {
         let served = Served {
             capabilities: capabilities(&catalogue, asking, trail),
             instructions: instructions.as_deref(),
+            ttl_ms: ttl_ms(asking, &catalogue, trail, degraded.is_empty()),
             ..served(&degraded)
         };
         trail.measure("", None);
@@ -220,9 +221,20 @@ fn served<'a>(degraded: &'a [Cow<'a, str>]) -> Served<'a> {
         capabilities: Capabilities::default(),
         instructions: None,
         degraded,
-        ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
+        ttl_ms: 0, // `initialize` has none
         cache_scope: CacheScope::Private,
     }
+}
+
+/// How long a client may keep what is merged from the upstreams behind its endpoint: no longer than each of them still
+/// vouches for its part (spec §3.4). One that vouches for nothing, as in the legacy era, is read at the administrator's
+/// intervals.
+pub(super) fn ttl_ms(asking: &Asking<'_>, catalogue: &Catalogue, trail: &Trail, whole: bool) -> u64 {
+    let upstreams = &asking.estate.upstreams;
+    let peers = catalogue.behind(&trail.endpoint).filter_map(|(id, _)| upstreams.peer(id));
+    let vouched = peers.filter_map(|peer| peer.vouches(trail.began));
+    let own = Duration::from_millis(if whole { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS });
+    u64::try_from(vouched.fold(own, Duration::min).as_millis()).unwrap_or(0)
 }
 
 pub(super) fn asker(call: &Call) -> Result<Asker, Refusal> {
@@ -233,7 +245,7 @@ pub(super) fn asker(call: &Call) -> Result<Asker, Refusal> {
 const INSTRUCTIONS_BYTES_MAX: usize = 1_024;
 
 /// How long a client may keep a list: a policy change reaches it within this.
-pub(super) const LIST_TTL_MS: u64 = 30_000;
+const LIST_TTL_MS: u64 = 30_000;
 
 /// The same for a list from which an upstream is missing.
-pub(super) const LIST_TTL_DEGRADED_MS: u64 = 2_000;
+const LIST_TTL_DEGRADED_MS: u64 = 2_000;

@@ -385,7 +385,7 @@ impl Policies {
             (true, Decision::Allow) => Outcome::Allowed,
             (true, Decision::Deny) => Outcome::Denied,
         };
-        let mut verdict = Verdict { outcome, policies: decided, shadow: Vec::new(), timed: slice.enforced_reads.time };
+        let mut verdict = Verdict { outcome, policies: decided, shadow: Vec::new() };
         for policy in &slice.shadow {
             verdict.shadow.extend(self.finding(policy, slice, &request, &verdict));
         }
@@ -480,8 +480,6 @@ pub struct Verdict {
     /// Ids of those that decided, sorted.
     pub(super) policies: Vec<Arc<str>>,
     pub(super) shadow: Vec<Finding>,
-    /// Whether a policy that was asked reads the time.
-    timed: bool,
 }
 
 impl Verdict {
@@ -507,12 +505,6 @@ impl Verdict {
         &self.shadow
     }
 
-    /// Whether the same question may get another answer at another time.
-    #[must_use]
-    pub const fn is_timed(&self) -> bool {
-        self.timed
-    }
-
     /// Why this keeps something from the caller, for the journal; `None` where it is allowed.
     fn hides(&self) -> Option<String> {
         match &self.outcome {
@@ -535,7 +527,7 @@ impl Verdict {
 /// An empty verdict denies.
 impl Default for Verdict {
     fn default() -> Self {
-        Self { outcome: Outcome::Denied, policies: Vec::new(), shadow: Vec::new(), timed: false }
+        Self { outcome: Outcome::Denied, policies: Vec::new(), shadow: Vec::new() }
     }
 }
 

@@ -133,10 +133,6 @@ pub struct Page<'a> {
     pub next_cursor: Option<&'a str>,
     /// Upstreams whose part is missing.
     pub degraded: &'a [Cow<'a, str>],
-    /// How long the answer may be kept.
-    pub ttl_ms: u64,
-    /// By whom.
-    pub cache_scope: CacheScope,
 }
 
 /// A refusal as a JSON-RPC error. Without an id, JSON-RPC 2.0 §5 has `null`, and the modern revision leaves it out (RS-20).
@@ -208,15 +204,13 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     end(out)
 }
 
-/// What a list shows (RS-25, RS-27), for whoever asks for it; the definitions are copied as they are.
+/// What a list shows (RS-25) and the end of its answer, for whoever asks for it; the definitions are copied as they are.
 #[must_use]
 pub fn page(era: Era, page: &Page<'_>) -> Shared {
     let room: usize = page.definitions.iter().map(|definition| definition.len().saturating_add(1)).sum();
     let mut out = Vec::with_capacity(room.saturating_add(512));
-    out.push(b'{');
-    if era == Era::Modern {
-        member_text(&mut out, "resultType", "complete");
-    }
+    // In the modern era `list` has begun the result.
+    out.push(if era == Era::Modern { b',' } else { b'{' });
     member(&mut out, page.member, b"[");
     for (index, definition) in page.definitions.iter().enumerate() {
         if index > 0 {
@@ -228,21 +222,24 @@ pub fn page(era: Era, page: &Page<'_>) -> Shared {
     if let Some(cursor) = page.next_cursor {
         member_text(&mut out, "nextCursor", cursor);
     }
-    if era == Era::Modern {
-        write_caching(&mut out, page.ttl_ms, page.cache_scope);
-    }
     write_meta(&mut out, era, page.degraded);
     out.extend_from_slice(b"}}");
     out.shrink_to_fit();
     Shared(Bytes::from(out))
 }
 
-/// The answer to a list.
+/// The answer to a list: `page`, which may be kept for `ttl_ms` by whom `scope` says (RS-27). That runs out while others
+/// are shown the same page, so it stands before it.
 #[must_use]
-pub fn list(id: &RequestId, page: &Shared) -> Local {
+pub fn list(asker: &Asker, page: &Shared, ttl_ms: u64, scope: CacheScope) -> Local {
     let mut own = br#"{"jsonrpc":"2.0""#.to_vec();
-    member(&mut own, "id", id.raw());
+    member(&mut own, "id", asker.id.raw());
     member(&mut own, "result", b"");
+    if asker.era == Era::Modern {
+        own.push(b'{');
+        member_text(&mut own, "resultType", "complete");
+        write_caching(&mut own, ttl_ms, scope);
+    }
     Local { own, shared: page.0.clone() }
 }
 

@@ -391,16 +391,11 @@ fn what_the_gateway_answers_itself() {
         cache_scope: CacheScope::Private,
     };
     let tools = [br#"{"name":"a"}"#.to_vec(), br#"{"name":"b"}"#.to_vec()];
-    let page = Page {
-        member: "tools",
-        definitions: &tools,
-        next_cursor: Some("n"),
-        degraded: &degraded,
-        ttl_ms: 0,
-        cache_scope: CacheScope::Private,
-    };
+    let page = Page { member: "tools", definitions: &tools, next_cursor: Some("n"), degraded: &degraded };
     let last = Page { next_cursor: None, degraded: &[], definitions: &[], ..page };
-    let list = |asker: &crate::rpc::Asker, page: &Page<'_>| answers::list(&asker.id, &answers::page(asker.era, page));
+    let list = |asker: &crate::rpc::Asker, page: &Page<'_>| {
+        answers::list(asker, &answers::page(asker.era, page), 30_000, CacheScope::Private)
+    };
     let error = |refusal: Refusal, era| answers::error(&refusal.outside(era), era, Some(&modern_asker.id));
     insta::assert_snapshot!(
         [

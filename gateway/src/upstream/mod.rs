@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -118,6 +118,8 @@ pub struct Peer {
     shaken: Notify,
     /// Counts the changes that it told of: part of every key of what is kept of its answers.
     changes: AtomicU64,
+    /// Until when it vouches for what it listed.
+    vouched: ArcSwapOption<Instant>,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -179,6 +181,7 @@ impl Peer {
             ids: AtomicU64::new(1),
             shaken: Notify::new(),
             changes: AtomicU64::new(0),
+            vouched: ArcSwapOption::empty(),
         })
     }
 
@@ -203,6 +206,12 @@ impl Peer {
     /// What it said before is out of date: it tells of a change, or may have told of one while nobody listened.
     pub fn outdate(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// For how long after `now` it vouches for its lists, where it said so when they were read.
+    #[must_use]
+    pub fn vouches(&self, now: Instant) -> Option<Duration> {
+        self.vouched.load().as_deref().map(|until| until.saturating_duration_since(now))
     }
 
     /// Sends one recorded call. The receipt is spent here; it comes back only where nothing was executed.
