@@ -304,6 +304,33 @@ fn word_of_a_change_ends_what_was_kept() {
     });
 }
 
+/// Some servers say so on the stream of a call; what came on that very stream is out of date with it.
+#[test]
+fn word_of_a_change_on_the_stream_of_a_call_ends_what_was_kept() {
+    for word in ["notifications/resources/updated", "notifications/prompts/list_changed"] {
+        let issuer = Issuer::good();
+        let answers = AtomicUsize::new(0);
+        let recorder = Recorder::scripted(Era::Modern, move |seen| {
+            let call = seen.json();
+            let name = call["params"]["name"].as_str().filter(|_| call["method"] == "tools/call")?;
+            let text = answers.fetch_add(1, Ordering::SeqCst).to_string();
+            let result = json!({ "resultType": "complete", "content": [{ "type": "text", "text": text }] });
+            let response = json!({ "jsonrpc": "2.0", "id": call["id"], "result": result });
+            let word = json!({ "jsonrpc": "2.0", "method": word, "params": { "uri": "file:///a" } });
+            Some(if name == "erase" { Reply::events(&[word, response]) } else { Reply::events(&[response]) })
+        });
+        let kept = "[[upstreams.up.tools]]\nmatch = \"*\"\ncache_s = 600";
+        let gateway = started("cached-word", &issuer, &recorder, kept);
+        let alice = gateway.client_of(Some("up"), &issuer, "alice");
+        let ask = |tool: &str| text_of(&alice.call(tool, &json!({})));
+        let before = ask("echo");
+        assert_eq!(ask("echo"), before);
+        let erased = ask("erase");
+        assert_ne!(ask("echo"), before, "{word}");
+        assert_ne!(ask("erase"), erased, "{word}");
+    }
+}
+
 #[test]
 fn reads_are_not_kept_where_the_administrator_says_so() {
     let issuer = Issuer::good();

@@ -13,6 +13,7 @@ mod list_changed;
 mod metadata;
 mod modern_wire;
 mod offers;
+mod programs;
 mod reload;
 mod sent_at_most_once;
 mod streams;

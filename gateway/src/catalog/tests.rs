@@ -7,21 +7,18 @@ use proptest::prelude::*;
 
 use super::{Catalogue, Definition, Kind, Listing, Offer, Page, name};
 use crate::{
-    config::{Endpoint, Grant, Prefix, Upstream, UpstreamId},
+    config::{Endpoint, Grant, Prefix, Remote, TargetRule, Transport, Upstream, UpstreamId},
     refusal::Refusal,
 };
 
 fn upstream(id: &str) -> Upstream {
     Upstream {
         id: UpstreamId::parse(id).unwrap(),
-        url: "https://up.example/mcp".parse().unwrap(),
+        transport: Transport::Http(Remote::at("https://up.example/mcp".parse().unwrap())),
         era: None,
         timeout: Duration::from_secs(1),
         grant: Grant::Nothing,
         discovery: None,
-        ca: None,
-        client_certificate: None,
-        insecure_http: false,
         refresh: Duration::from_secs(60),
         instructions: false,
         cache_reads: true,
@@ -138,6 +135,38 @@ fn a_cursor_that_is_not_ours_is_refused() {
         let refused = catalogue.after(&Endpoint::Federated, Kind::Tool, Some(cursor)).unwrap_err();
         assert_eq!(refused, Refusal::CursorInvalid, "{cursor}");
     }
+}
+
+#[test]
+fn what_changes_something_or_needs_a_step_up_is_not_kept() {
+    let rule = |pattern: &str, cache: Option<u64>, requires: &[&str]| TargetRule {
+        pattern: pattern.to_owned(),
+        requires: requires.iter().map(|scope| (*scope).to_owned()).collect(),
+        mints: Vec::new(),
+        tags: Vec::new(),
+        timeout: None,
+        idempotent: None,
+        durability: None,
+        cache: cache.map(Duration::from_secs),
+        cache_shared: None,
+    };
+    let rules =
+        vec![rule("*", Some(60), &[]), rule("find_fresh", Some(0), &[]), rule("*_secret", None, &["crm:secret"])];
+    let upstream = Upstream { tools: rules.clone(), prompts: rules, ..upstream("crm") };
+    let kept = |kind, name: &str, annotations: &str| {
+        let raw = format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}},"annotations":{annotations}}}"#);
+        Definition::read(&upstream, kind, Bytes::from(raw)).unwrap().cache.map(|life| life.as_secs())
+    };
+    for (name, annotations, life) in [
+        ("find", "{}", Some(60)),
+        ("find", r#"{"readOnlyHint":true}"#, Some(60)),
+        ("find", r#"{"readOnlyHint":false}"#, None),
+        ("find_fresh", "{}", None),
+        ("find_secret", "{}", None),
+    ] {
+        assert_eq!(kept(Kind::Tool, name, annotations), life, "{name} {annotations}");
+    }
+    assert_eq!(kept(Kind::Prompt, "find", "{}"), None);
 }
 
 #[test]

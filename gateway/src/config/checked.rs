@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc,
 
 use url::Url;
 
+use super::Tolerance;
 use crate::{refusal::Era, secret::Secret};
 
 /// The whole of `upstreams.toml`, checked.
@@ -47,6 +48,8 @@ pub struct Gateway {
     pub allowed_hosts: Vec<String>,
     /// Further audiences that a caller's token may be made out to, besides the endpoint's own resource.
     pub audiences: Vec<String>,
+    /// Habits of clients that are forgiven.
+    pub tolerate: Vec<Tolerance>,
     /// Which names carry their upstream's id on the federated endpoint.
     pub prefix: Prefix,
     /// How long in-flight work may take after SIGTERM.
@@ -189,6 +192,8 @@ pub struct Limits {
     pub list_cache_bytes: usize,
     /// Bytes of results that are kept to be answered again, in equal shares for the upstreams.
     pub result_cache_bytes: usize,
+    /// Processes at once of one upstream that is a program.
+    pub children_max: usize,
 }
 
 /// A backend MCP server's id: `[a-z0-9-]{1,24}`.
@@ -222,8 +227,8 @@ impl fmt::Display for UpstreamId {
 pub struct Upstream {
     /// Its id.
     pub id: UpstreamId,
-    /// Its MCP endpoint.
-    pub url: Url,
+    /// How it is reached.
+    pub transport: Transport,
     /// Which era it speaks, or that this is to be found out (RC-10).
     pub era: Option<Era>,
     /// A call's deadline where no tool rule says otherwise.
@@ -232,12 +237,6 @@ pub struct Upstream {
     pub grant: Grant,
     /// How the gateway reads its catalogue, where not as `grant` suggests.
     pub discovery: Option<Grant>,
-    /// PEM of authorities for its TLS, besides the system's.
-    pub ca: Option<PathBuf>,
-    /// PEM of the certificate and key that the gateway shows it.
-    pub client_certificate: Option<ClientCertificate>,
-    /// Whether plain HTTP may go to it although it is another machine: only where the administrator said so.
-    pub insecure_http: bool,
     /// How old its catalogue may become before it is read again, where the upstream gives no `ttlMs`.
     pub refresh: Duration,
     /// Whether models are told what the upstream says of itself.
@@ -252,6 +251,53 @@ pub struct Upstream {
     pub prompts: Vec<TargetRule>,
     /// The same for its resources, by URI.
     pub resources: Vec<TargetRule>,
+}
+
+/// How an upstream is reached; no client can see which of these it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// Streamable HTTP.
+    Http(Remote),
+    /// HTTP+SSE of 2024-11-05, deprecated.
+    Sse(Remote),
+    /// stdio: a program that the gateway runs.
+    Stdio(Program),
+}
+
+/// A server somewhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// Its MCP endpoint.
+    pub url: Url,
+    /// PEM of authorities for its TLS, besides the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM of the certificate and key that the gateway shows it.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Whether plain HTTP may go to it although it is another machine: only where the administrator said so.
+    pub insecure_http: bool,
+}
+
+impl Remote {
+    /// A server at `url`, trusted as the system trusts.
+    #[must_use]
+    pub const fn at(url: Url) -> Self {
+        Self { url, ca: None, client_certificate: None, insecure_http: false }
+    }
+}
+
+/// A server that is a program on this machine. It is started as it stands here, without a shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its arguments, each as the program gets it.
+    pub arguments: Vec<String>,
+    /// All variables that it sees, by name.
+    pub environment: BTreeMap<String, Secret>,
+    /// Which of these came by reference: secrets, of which nothing may come back.
+    pub secrets: Vec<Secret>,
+    /// The folder that it starts in.
+    pub directory: PathBuf,
 }
 
 /// `gateway.prefix`: which names carry their upstream's id on the federated endpoint (spec §3.2).

@@ -42,6 +42,7 @@ pub(crate) struct Gateway {
     pub(crate) allowed_origins: List,
     pub(crate) allowed_hosts: List,
     pub(crate) audiences: List,
+    pub(crate) tolerate: List,
     pub(crate) prefix: Key<Prefix>,
     pub(crate) drain_ms: Key<u64>,
     pub(crate) workers: Key<u64>,
@@ -141,6 +142,7 @@ pub(crate) struct Limits {
     pub(crate) session_idle_ms: Key<u64>,
     pub(crate) list_cache_bytes: Key<u64>,
     pub(crate) result_cache_bytes: Key<u64>,
+    pub(crate) children_max: Key<u64>,
 }
 
 /// `[upstreams.ID]`.
@@ -148,6 +150,10 @@ pub(crate) struct Limits {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Upstream {
     pub(crate) url: Key<String>,
+    pub(crate) transport: Key<Transport>,
+    pub(crate) command: Key<Vec<Spanned<String>>>,
+    pub(crate) environment: Key<BTreeMap<Spanned<String>, Spanned<Reference>>>,
+    pub(crate) directory: Key<String>,
     pub(crate) insecure_http: Key<bool>,
     pub(crate) era: Key<Era>,
     pub(crate) timeout_ms: Key<u64>,
@@ -171,6 +177,14 @@ pub(crate) enum Prefix {
     Always,
     OnConflict,
     Never,
+}
+
+/// `upstreams.ID.transport`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    Http,
+    Sse,
 }
 
 /// `upstreams.ID.era`.

@@ -347,7 +347,10 @@ impl Carriage {
                             return Ended::cancelled();
                         }
                     }
-                    Err(why) => self.dropped(why.as_str()),
+                    Err(why) => {
+                        self.peer.heed_word(&notification.method());
+                        self.dropped(why.as_str());
+                    }
                 },
                 // A modern server may ask nothing (RS-07), and a legacy one nothing that was not declared.
                 Ok(Inbound::Request(_)) if reply.spoken.era == Era::Modern => self.dropped("request_unasked"),

@@ -154,7 +154,10 @@ pub(super) fn record_mint(
 }
 
 fn challenge_text(estate: &Estate, trail: &Trail, challenge: &Challenge) -> String {
-    let url = metadata::url(&estate.config.gateway.public_url, &trail.endpoint);
+    let mut url = metadata::url(&estate.config.gateway.public_url, &trail.endpoint);
+    if trail.slashed {
+        url.push('/');
+    }
     let scopes = estate.scopes(&trail.endpoint);
     metadata::challenge(challenge, &url, &scopes.iter().map(String::as_str).collect::<Vec<_>>())
 }

@@ -3,6 +3,7 @@
 //! The whole life of a request in one place: every line of [`Gateway::call`] is a stage, and every stage needs what the
 //! stages above it proved. It does not know sockets; `edge` does.
 
+mod batch;
 mod carry;
 mod estate;
 mod kept;
@@ -26,18 +27,21 @@ use crate::{
     audit::journal::Journal,
     bridge::{Session, Sessions},
     catalog::Kind,
-    config::Endpoint,
+    config::{Endpoint, Tolerance},
     identity::Caller,
     refusal::{Era, Refusal},
-    rpc::{self, Call, Message, mirrors},
+    rpc::{self, Call, Message, headers, mirrors, versions},
     tasks::Tasks,
     telemetry::{Spans, metrics},
 };
 
 /// The head of a request that the edge let in: the path named `endpoint`, `Host` and `Origin` were acceptable.
+#[derive(Clone)]
 pub struct Head {
     /// What the path named.
     pub endpoint: Endpoint,
+    /// Whether the path had a slash at its end: what leads to metadata has to have it too (RFC 9728 §3.3).
+    pub slashed: bool,
     /// `POST`, `GET` or `DELETE`; the edge answers every other method itself.
     pub method: Method,
     /// The query string, if any.
@@ -129,6 +133,11 @@ impl Gateway {
         self.keep_catalogue();
     }
 
+    /// Ends what lasts beyond calls, once none is under way any more: programs behind the door, and streams.
+    pub async fn close(&self) {
+        self.estate().upstreams.close().await;
+    }
+
     /// The journal.
     #[must_use]
     pub fn journal(&self) -> &Arc<Journal> {
@@ -155,8 +164,8 @@ impl Gateway {
     }
 
     /// Answers a request that the edge refused, in the form and with the audit record that every refusal gets.
-    pub async fn refuse(&self, head: Head, refusal: Refusal) -> Response {
-        self.refused(&self.estate.load(), &Trail::new(&head), &refusal)
+    pub fn refuse(&self, head: &Head, refusal: &Refusal) -> Response {
+        self.refused(&self.estate.load(), &Trail::new(head), refusal)
     }
 
     async fn answer<B>(
@@ -179,6 +188,23 @@ impl Gateway {
             return Err(Refusal::MethodNotAllowed("POST, DELETE"));
         }
         let body = body.await?;
+        if rpc::batch::is_batch(&head.headers, &body) {
+            trail.era = Some(Era::Legacy);
+            if versions::has_batches(self.session(head, &caller, trail)?.version) {
+                return self.batch(estate, head, &caller, body).await;
+            }
+        }
+        self.message((estate, head), caller, body, trail).await
+    }
+
+    /// One message, from its bytes on.
+    async fn message(
+        &self,
+        (estate, head): (&Arc<Estate>, &Head),
+        caller: Caller,
+        body: Bytes,
+        trail: &mut Trail,
+    ) -> Result<Response, Refusal> {
         let message =
             rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
         let Message::Call(call) = message else {
@@ -187,10 +213,16 @@ impl Gateway {
         };
         trail.era = Some(call.era());
         trail.request_id = call.id().cloned();
+        if call.era() == Era::Legacy && headers::mirrors_any(&head.headers) && !estate.forgives(Tolerance::StrayHeaders)
+        {
+            return Err(Refusal::HeaderMismatch("Mcp-Method, Mcp-Name".into()));
+        }
         // A modern request has no session, and `initialize` begins one (RL-03).
         let session = match call.era() {
-            Era::Legacy if call.method() != rpc::Method::Initialize => Some(self.session(head, &caller, trail)?),
-            Era::Legacy | Era::Modern => None,
+            Era::Legacy if call.method() == rpc::Method::Initialize => None,
+            Era::Legacy if lacks_session(head)? && estate.forgives(Tolerance::MissingSession) => None,
+            Era::Legacy => Some(self.session(head, &caller, trail)?),
+            Era::Modern => None,
         };
         let call = match &session {
             Some(session) if call.version_assumed() => call.in_version(session.version),
@@ -259,7 +291,7 @@ impl Gateway {
 
     /// The session that a legacy client names.
     fn session(&self, head: &Head, caller: &Caller, trail: &Trail) -> Result<Arc<Session>, Refusal> {
-        let id = rpc::headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
+        let id = headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
         self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now)
     }
 
@@ -269,6 +301,10 @@ impl Gateway {
         self.sessions.end(&session);
         Ok(respond::done())
     }
+}
+
+fn lacks_session(head: &Head) -> Result<bool, Refusal> {
+    Ok(headers::session_id(&head.headers)?.is_none())
 }
 
 #[cfg(test)]
@@ -283,7 +319,8 @@ mod tests {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Bearer hunter2"))]);
         let peer = "192.0.2.1:9".parse().unwrap();
         let query = Some("access_token=hunter2".to_owned());
-        let head = Head { endpoint: Endpoint::Federated, method: Method::POST, query, headers, peer };
+        let endpoint = Endpoint::Federated;
+        let head = Head { endpoint, slashed: false, method: Method::POST, query, headers, peer };
         assert_eq!(format!("{head:?}"), "Head(POST /mcp from 192.0.2.1:9)");
     }
 }

@@ -44,6 +44,19 @@ pub(super) fn answer(answer: Answer) -> Response {
     whole(200, answer.into_body())
 }
 
+/// The answers to a batch, in its order (RL-10).
+pub(super) fn array(answers: &[Bytes]) -> Response {
+    let mut body = vec![b'['];
+    for (index, answer) in answers.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(answer);
+    }
+    body.push(b']');
+    whole(200, Bytes::from(body))
+}
+
 /// A stream of events.
 pub(super) fn stream(events: mpsc::Receiver<Bytes>) -> Response {
     let mut headers = HeaderMap::with_capacity(HEADERS);

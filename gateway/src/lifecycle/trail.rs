@@ -41,6 +41,8 @@ pub(super) struct Trail {
     pub(super) peer: SocketAddr,
     /// Where it came in.
     pub(super) endpoint: Endpoint,
+    /// Whether it was asked for with a slash at its end.
+    pub(super) slashed: bool,
     /// Who asks, once that is proven.
     pub(super) identity: Option<Arc<Identity>>,
     /// The era of the client, once that is known.
@@ -78,6 +80,7 @@ impl Trail {
             began: clock::instant(),
             peer: head.peer,
             endpoint: head.endpoint.clone(),
+            slashed: head.slashed,
             identity: None,
             era: None,
             request_id: None,

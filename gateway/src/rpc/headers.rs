@@ -64,6 +64,12 @@ pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     }
 }
 
+/// Whether a request has a header that mirrors its body.
+#[must_use]
+pub fn mirrors_any(headers: &HeaderMap) -> bool {
+    [METHOD, NAME].iter().any(|name| headers.contains_key(*name))
+}
+
 /// The member of `params` that `Mcp-Name` mirrors for `method` (RS-13).
 #[must_use]
 pub fn name_member(method: &str) -> Option<&'static str> {

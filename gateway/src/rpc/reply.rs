@@ -123,6 +123,12 @@ impl Response {
         }
     }
 
+    /// Which request this answers, where it says so.
+    #[must_use]
+    pub const fn id(&self) -> Option<&RequestId> {
+        self.id.as_ref()
+    }
+
     /// The result, or the error.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::{
     refusal::{Era, Refusal},
 };
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         body_bytes_max: 1 << 20,
         header_bytes_max: 1 << 15,
@@ -40,6 +40,7 @@ fn limits() -> Limits {
         session_idle: Duration::from_secs(600),
         list_cache_bytes: 1 << 20,
         result_cache_bytes: 1 << 20,
+        children_max: 4,
     }
 }
 

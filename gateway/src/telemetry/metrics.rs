@@ -42,6 +42,8 @@ pub struct Metrics {
     /// What policies on trial (`@shadow`) would have done, by policy, that (`permit`, `forbid`, `fail`) and whether it
     /// would have changed the decision (`true`, `false`).
     pub shadow: Family<Counter, 3>,
+    /// Requests that deviate from the specification and were served, by the habit that was forgiven.
+    pub tolerated: Family<Counter, 1>,
     /// Records that wait for the disk.
     pub audit_queue: Gauge,
     /// Time that one group of records took to reach the disk.
@@ -146,6 +148,12 @@ impl Metrics {
                 "What policies on trial would have done.",
                 &[names::POLICY, names::OUTCOME, names::CHANGES],
                 &self.shadow,
+            ),
+            Metric::family(
+                "tollgate.tolerated",
+                "Deviations of clients that were forgiven.",
+                &[names::HABIT],
+                &self.tolerated,
             ),
             Metric::one("tollgate.audit.queue", "Records that wait for the disk.", &self.audit_queue),
             Metric::one(

@@ -65,6 +65,8 @@ pub const POLICY: &str = "tollgate.policy.id";
 pub const CHANGES: &str = "tollgate.policy.changes";
 /// Why something was dropped, in one word.
 pub const REASON: &str = "tollgate.reason";
+/// A habit of clients that was forgiven.
+pub const HABIT: &str = "tollgate.habit";
 /// The issuer's identifier.
 pub const ISSUER: &str = "tollgate.issuer";
 

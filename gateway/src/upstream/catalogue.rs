@@ -112,7 +112,8 @@ impl Peer {
             }
             None
         };
-        tokio::time::timeout(self.settings.timeout, read).await.ok().flatten()
+        // Some legacy programs do not answer what they do not know.
+        tokio::time::timeout(self.settings.timeout.min(PROBE_MAX), read).await.ok().flatten()
     }
 
     /// Reads everything that the upstream lists.
@@ -293,6 +294,9 @@ fn common(supported: Value<'_>) -> Result<Spoken, Refusal> {
 /// Errors that only a modern server gives (RC-10).
 const MODERN_ERRORS: &[i64] = &[-32020, -32021, VERSION_UNSUPPORTED];
 const VERSION_UNSUPPORTED: i64 = -32022;
+
+/// For so long an upstream may think about which era it speaks.
+const PROBE_MAX: Duration = Duration::from_secs(10);
 
 /// Pages of one list: an upstream whose cursors run in circles ends here.
 const PAGES_MAX: usize = 100;

@@ -5,8 +5,13 @@
 //! It does not judge what comes back; `inspect` does.
 
 mod catalogue;
+mod links;
+mod routes;
 mod session;
+mod sse;
+mod stdio;
 mod transport;
+mod warden;
 mod watch;
 
 use std::{
@@ -23,15 +28,19 @@ use bytes::Bytes;
 pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use session::{Key, Session, Sessions};
+use sse::Sse;
+use stdio::Stdio;
 use tokio::{runtime::Handle, sync::Notify};
 pub use transport::Messages;
-use transport::{Address, Answered, Outgoing, Reading, Undelivered};
+use transport::{Address, Answered, Outgoing, Reading, Transport, Undelivered};
+use warden::Warden;
+pub use warden::stand_by;
 pub use watch::Heard;
 
 use crate::{
     audit::journal::Receipt,
     catalog::Target,
-    config::{Limits, Upstream, UpstreamId},
+    config::{self, Limits, Remote, Upstream, UpstreamId},
     egress::{Client, EgressError, Trust},
     exchange::Grant,
     identity::Identity,
@@ -44,7 +53,7 @@ use crate::{
         reply::{Inbound, Response},
         versions,
     },
-    secret::Tripwire,
+    secret::{Secret, Tripwire},
     tasks,
 };
 
@@ -60,24 +69,19 @@ impl Upstreams {
     /// # Errors
     /// [`EgressError::Forbidden`] where a certificate file cannot be used.
     pub fn new(upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>, limits: &Limits) -> Result<Self, EgressError> {
-        let mut clients: Vec<(Trust, Client)> = Vec::new();
+        let (mut clients, warden) = (Clients::default(), Arc::new(Warden::default()));
         let mut peers = BTreeMap::new();
         for (id, settings) in upstreams {
-            let trust = Trust {
-                ca: settings.ca.clone(),
-                client_certificate: settings.client_certificate.clone(),
-                plain_http: settings.insecure_http,
-            };
-            let known = clients.iter().find(|(other, _)| *other == trust).map(|(_, client)| client.clone());
-            let client = match known {
-                Some(client) => client,
-                None => {
-                    let client = Client::new(&trust)?;
-                    clients.push((trust, client.clone()));
-                    client
+            let transport = match &settings.transport {
+                config::Transport::Http(remote) => {
+                    Transport::Http(clients.trusting(remote)?, Address::of(&remote.url)?)
                 }
+                config::Transport::Sse(remote) => {
+                    Transport::Sse(Sse::new(id, &remote.url, clients.trusting(remote)?, limits)?)
+                }
+                config::Transport::Stdio(program) => Transport::Stdio(Stdio::new(id, program, limits, &warden)),
             };
-            peers.insert(id.clone(), Arc::new(Peer::new(Arc::clone(settings), client, limits)?));
+            peers.insert(id.clone(), Arc::new(Peer::new(Arc::clone(settings), transport, limits)));
         }
         Ok(Self { peers })
     }
@@ -91,6 +95,41 @@ impl Upstreams {
     /// All of them.
     pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.peers.values()
+    }
+
+    /// Ends the programs and the lasting streams, once no call is under way any more.
+    pub async fn close(&self) {
+        let close = |peer: &Arc<Peer>| {
+            let peer = Arc::clone(peer);
+            tasks::background(async move { peer.transport.close().await })
+        };
+        let closing: Vec<_> = self.peers().map(close).collect();
+        let all = async {
+            for closed in closing {
+                drop(closed.await);
+            }
+        };
+        drop(tokio::time::timeout(CLOSING_MAX, all).await);
+    }
+}
+
+/// One client for each kind of trust: upstreams of one kind share its connections.
+#[derive(Default)]
+struct Clients(Vec<(Trust, Client)>);
+
+impl Clients {
+    fn trusting(&mut self, remote: &Remote) -> Result<Client, EgressError> {
+        let trust = Trust {
+            ca: remote.ca.clone(),
+            client_certificate: remote.client_certificate.clone(),
+            plain_http: remote.insecure_http,
+        };
+        if let Some((_, client)) = self.0.iter().find(|(other, _)| *other == trust) {
+            return Ok(client.clone());
+        }
+        let client = Client::new(&trust)?;
+        self.0.push((trust, client.clone()));
+        Ok(client)
     }
 }
 
@@ -107,8 +146,7 @@ pub struct Spoken {
 #[derive(Debug)]
 pub struct Peer {
     settings: Arc<Upstream>,
-    address: Address,
-    client: Client,
+    transport: Transport,
     bounds: Bounds,
     reply_bytes_max: usize,
     event_bytes_max: usize,
@@ -167,12 +205,11 @@ pub struct Reply {
 }
 
 impl Peer {
-    fn new(settings: Arc<Upstream>, client: Client, limits: &Limits) -> Result<Self, EgressError> {
+    fn new(settings: Arc<Upstream>, transport: Transport, limits: &Limits) -> Self {
         let spoken = settings.era.map(|era| Arc::new(Spoken { era, version: newest(era) }));
-        Ok(Self {
-            address: Address::of(&settings.url)?,
+        Self {
             settings,
-            client,
+            transport,
             bounds: Bounds::reply(limits),
             reply_bytes_max: limits.reply_bytes_max,
             event_bytes_max: limits.event_bytes_max,
@@ -182,7 +219,7 @@ impl Peer {
             shaken: Notify::new(),
             changes: AtomicU64::new(0),
             vouched: ArcSwapOption::empty(),
-        })
+        }
     }
 
     /// The upstream's settings.
@@ -204,7 +241,7 @@ impl Peer {
     }
 
     /// What it said before is out of date: it tells of a change, or may have told of one while nobody listened.
-    pub fn outdate(&self) {
+    fn outdate(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -322,7 +359,7 @@ impl Peer {
         let mut underway = Underway { way, open: true };
         let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
         let reading = self.reading(definition.timeout, Some(passage.caller.credential.tripwire()));
-        let answered = transport::post(&self.client, &self.address, &underway.way.grant, outgoing, reading).await;
+        let answered = self.transport.post(&underway.way.grant, outgoing, reading).await;
         underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
         Ok((answered?, underway))
     }
@@ -351,7 +388,7 @@ impl Peer {
         let result = result_of(&response, "initialize")?;
         let version = result
             .get("protocolVersion")
-            .and_then(|version| versions::legacy(&version.text()?))
+            .and_then(|version| versions::legacy_upstream(&version.text()?))
             .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
         let session = Session { id: answered.session, version, offer: catalogue::offer(result) };
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
@@ -379,11 +416,11 @@ impl Peer {
 
     async fn exchange(&self, grant: &Grant, outgoing: Outgoing<'_>) -> Result<Answered, Undelivered> {
         let reading = self.reading(self.settings.timeout, None);
-        transport::post(&self.client, &self.address, grant, outgoing, reading).await
+        self.transport.post(grant, outgoing, reading).await
     }
 
-    fn reading<'a>(&self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
-        Reading { first_byte, reply_bytes_max: self.reply_bytes_max, event_bytes_max: self.event_bytes_max, tripwire }
+    fn reading<'a>(&'a self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
+        Reading { first_byte, peer: self, tripwire }
     }
 
     fn next_id(&self) -> u64 {
@@ -425,7 +462,8 @@ impl Way {
 }
 
 /// A call that the upstream works on. Given up before it was answered, it ends there too: a modern upstream sees its
-/// stream closed, and a legacy one, to which that means nothing (RL-07), is told.
+/// stream closed, and a legacy one, to which that means nothing (RL-07), or one without a stream for each call (RC-17),
+/// is told.
 #[derive(Debug)]
 struct Underway {
     way: Way,
@@ -435,7 +473,8 @@ struct Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         // Without a runtime the process is ending, and nothing can be said any more.
-        if self.open && self.way.spoken.era == Era::Legacy && Handle::try_current().is_ok() {
+        let sees_it = self.way.spoken.era == Era::Modern && self.way.peer.transport.closes_streams();
+        if self.open && !sees_it && Handle::try_current().is_ok() {
             let way = self.way.clone();
             tasks::background(
                 async move { way.say(outbound::cancelled(way.id, "nobody waits for it any more")).await },
@@ -461,14 +500,14 @@ impl Reply {
     /// a page of debugging or an error, would hand it to the caller.
     #[must_use]
     pub fn gives_away(&self, message: &[u8]) -> bool {
-        let Some((_, value)) = self.underway.way.grant.header() else { return false };
-        let secret = value.to_str().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
-        let start = secret.len().saturating_sub(SECRET_BYTES_SEARCHED);
         // What is not UTF-8 is no message, and goes nowhere.
-        match (secret.get(start..), std::str::from_utf8(message)) {
-            (Some(end), Ok(text)) => end.len() >= SECRET_BYTES_MIN && text.contains(end),
-            _ => false,
-        }
+        let Ok(text) = std::str::from_utf8(message) else { return false };
+        let way = &self.underway.way;
+        let header = way.grant.header().and_then(|(_, value)| value.to_str().ok()?.rsplit(' ').next());
+        header.into_iter().chain(way.peer.transport.secrets().iter().map(Secret::expose)).any(|secret| {
+            let end = secret.get(secret.len().saturating_sub(SECRET_BYTES_SEARCHED)..).unwrap_or(secret);
+            end.len() >= SECRET_BYTES_MIN && text.contains(end)
+        })
     }
 
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
@@ -502,10 +541,20 @@ fn newest(era: Era) -> &'static str {
     }
 }
 
+/// The request that a progress token of ours belongs to.
+fn progress_of(token: &str) -> Option<u64> {
+    token.strip_prefix(PROGRESS_TOKEN)?.parse().ok()
+}
+
 /// Progress tokens are unique among the calls at one upstream, because its request ids are (spec §3.6).
 fn progress_token(id: u64) -> String {
-    format!("tollgate-{id}")
+    format!("{PROGRESS_TOKEN}{id}")
 }
+
+const PROGRESS_TOKEN: &str = "tollgate-";
+
+/// Programs and streams have so long to end when the gateway does: what MCP gives a program, and a little more.
+const CLOSING_MAX: Duration = Duration::from_secs(6);
 
 /// Room for the headers of an ordinary call.
 const HEADERS: usize = 12;

@@ -10,7 +10,7 @@ use http::StatusCode;
 use super::{
     CAPABILITIES_NONE, Peer, Spoken,
     session::Key,
-    transport::{self, Answered, Outgoing},
+    transport::{Answered, Outgoing},
 };
 use crate::{
     exchange::Grant,
@@ -28,7 +28,7 @@ pub enum Heard {
 }
 
 impl Peer {
-    /// Listens until the stream ends, and shakes the trust at every word that the tools have changed; once also when the
+    /// Listens until the stream ends, and shakes the trust at every word that a list has changed; once also when the
     /// stream begins, because what happened before it is not told.
     pub async fn hear(&self, grant: &Grant) -> Heard {
         let Some(spoken) = self.spoken() else { return Heard::Ended };
@@ -46,18 +46,25 @@ impl Peer {
         let listening = async {
             while let Ok(Some(message)) = answered.messages.next().await {
                 match Inbound::parse(message, &self.bounds) {
-                    Ok(Inbound::Notification(word)) if word.method() == TOOLS_CHANGED => {
-                        self.outdate();
-                        self.shake();
-                    }
-                    Ok(Inbound::Notification(word)) if CHANGES.contains(&word.method().as_ref()) => self.outdate(),
+                    Ok(Inbound::Notification(word)) => self.heed_word(&word.method()),
                     Ok(Inbound::Response(_)) | Err(_) => return,
-                    Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
+                    Ok(Inbound::Request(_)) => {}
                 }
             }
         };
         drop(tokio::time::timeout(STREAM_MAX, listening).await);
         Heard::Ended
+    }
+
+    /// What a notification says about what is known: lists are read again, and answers not given again. Some servers say
+    /// it on the stream of a call.
+    pub fn heed_word(&self, method: &str) {
+        if LISTS_CHANGED.contains(&method) {
+            self.outdate();
+            self.shake();
+        } else if method == RESOURCE_UPDATED {
+            self.outdate();
+        }
     }
 
     async fn subscribe(&self, grant: &Grant, spoken: Spoken) -> Result<Answered, Refusal> {
@@ -72,7 +79,7 @@ impl Peer {
         let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, None);
-        let answered = transport::get(&self.client, &self.address, grant, outgoing, reading).await?;
+        let answered = self.transport.get(grant, outgoing, reading).await?;
         if answered.status == StatusCode::NOT_FOUND {
             self.sessions.forget(&key, &session);
         }
@@ -88,12 +95,12 @@ fn is_absent(era: Era, status: StatusCode) -> bool {
     }
 }
 
-/// The word itself.
-const TOOLS_CHANGED: &str = "notifications/tools/list_changed";
+/// The words themselves.
+const LISTS_CHANGED: [&str; 3] =
+    ["notifications/tools/list_changed", "notifications/prompts/list_changed", "notifications/resources/list_changed"];
 
-/// Further words after which nothing that was read before is to be relied on.
-const CHANGES: [&str; 3] =
-    ["notifications/resources/updated", "notifications/resources/list_changed", "notifications/prompts/list_changed"];
+/// What was read of a resource is not true any more.
+const RESOURCE_UPDATED: &str = "notifications/resources/updated";
 
 /// A stream is opened anew after so long: one whose other end has silently gone is found out by that.
 const STREAM_MAX: Duration = Duration::from_secs(600);

@@ -1,19 +1,15 @@
 //! What is wrong with `[upstreams.*]` and the rules for their tools, prompts and resources?
 //!
-//! It does not look at how credentials are obtained; that is the grant's own check.
+//! It does not look at how an upstream is reached and how credentials are obtained; those have checks of their own.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use toml::Spanned;
 
-use super::{
-    Checker, Place,
-    door::durability,
-    values::{DAY_MS, Plain},
-};
+use super::{Checker, Place, door::durability, values::DAY_MS};
 use crate::{
     config::{
-        checked::{ClientCertificate, Grant, TargetRule, Upstream, UpstreamId},
+        checked::{Grant, TargetRule, Transport, Upstream, UpstreamId},
         written,
     },
     refusal::Era,
@@ -52,23 +48,22 @@ impl Checker<'_> {
     ) -> Option<Upstream> {
         let written = table.get_ref();
         let place = Place { name: format!("`[upstreams.{name}]`"), span: table.span() };
-        let plain = match written.insecure_http.as_ref().map(Spanned::get_ref) {
-            Some(true) => Plain::Anywhere,
-            Some(false) | None => Plain::Loopback,
+        let transport = self.transport(written, &place);
+        let is_program = written.command.is_some() || self.removed.contains(&(place.span.start, "command".to_owned()));
+        let grant = match &written.grant {
+            None if is_program => Some(Grant::Nothing),
+            grant => self
+                .required(grant, &place, "grant", "grant = { strategy = \"exchange\", … }")
+                .and_then(|grant| self.grant(grant, "grant")),
         };
-        let url = self
-            .required(&written.url, &place, "url", "url = \"https://crm.internal/mcp\"")
-            .and_then(|url| self.url(url, "`url`", plain));
-        let grant = self.required(&written.grant, &place, "grant", "grant = { strategy = \"exchange\", … }");
-        let grant = grant.and_then(|grant| self.grant(grant, "grant"));
         let discovery = match &written.discovery {
             Some(discovery) => self.discovery(discovery).map(Some),
             None => Some(None),
         };
-        let ca = self.authorities(&written.ca);
-        let client_certificate = match &written.client_certificate {
-            Some(pair) => self.client_certificate(pair).map(Some),
-            None => Some(None),
+        let era = match written.era.as_ref().map(Spanned::get_ref) {
+            None | Some(written::Era::Auto) => None,
+            Some(written::Era::Modern) => Some(Era::Modern),
+            Some(written::Era::Legacy) => Some(Era::Legacy),
         };
         let timeout = self.deadline(&written.timeout_ms, 30_000);
         let refresh = self.seconds(&written.refresh_s, &(1..=86_400), 300);
@@ -79,20 +74,15 @@ impl Checker<'_> {
         let tools = rules(&written.tools, &TOOLS);
         let prompts = rules(&written.prompts, &PROMPTS);
         let resources = rules(&written.resources, &RESOURCES);
+        self.fits_transport(written, transport.as_ref(), grant.as_ref());
         Some(Upstream {
             id: id?.clone(),
-            url: url?,
-            insecure_http: plain == Plain::Anywhere,
-            era: match written.era.as_ref().map(Spanned::get_ref) {
-                None | Some(written::Era::Auto) => None,
-                Some(written::Era::Modern) => Some(Era::Modern),
-                Some(written::Era::Legacy) => Some(Era::Legacy),
-            },
+            // HTTP+SSE is a transport of the legacy era alone, so there is nothing to find out.
+            era: if matches!(transport, Some(Transport::Sse(_))) { Some(Era::Legacy) } else { era },
+            transport: transport?,
             timeout,
             grant: grant?,
             discovery: discovery?,
-            ca: ca?,
-            client_certificate: client_certificate?,
             refresh,
             instructions: written.instructions.as_ref().is_some_and(|key| *key.get_ref()),
             cache_reads: written.cache_reads.as_ref().is_none_or(|key| *key.get_ref()),
@@ -116,13 +106,6 @@ impl Checker<'_> {
             }
             Grant::ClientCredentials(_) | Grant::StaticSecret { .. } | Grant::Nothing => Some(grant),
         }
-    }
-
-    fn client_certificate(&mut self, pair: &Spanned<written::ClientCertificate>) -> Option<ClientCertificate> {
-        let place = Place { name: "`client_certificate`".to_owned(), span: pair.span() };
-        let written = pair.get_ref();
-        let (certificate, key) = self.certificate_and_key(&written.certificate, &written.key, &place)?;
-        Some(ClientCertificate { certificate, key })
     }
 
     fn rules(
