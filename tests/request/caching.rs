@@ -331,6 +331,39 @@ fn word_of_a_change_on_the_stream_of_a_call_ends_what_was_kept() {
     }
 }
 
+/// What takes more than its upstream's share is not kept, and pushes nothing out; nor does what another upstream says.
+#[test]
+fn what_is_kept_is_bounded() {
+    let issuer = Issuer::good();
+    let (recorder, switches) = numbering(Era::Modern);
+    let (other, _) = numbering(Era::Modern);
+    let setup = Setup::usual("cached-bounds", &issuer).section("[limits]\nresult_cache_bytes = 65536");
+    let kept = |id: &str| format!("{OPEN}\n[[upstreams.{id}.tools]]\nmatch = \"*\"\ncache_s = 600");
+    let setup = setup.upstream("up", &recorder.url(), &kept("up")).upstream("other", &other.url(), &kept("other"));
+    let gateway = setup.start();
+    for upstream in ["up", "other"] {
+        drop(gateway.client_of(Some(upstream), &issuer, "settler").awaiting("echo"));
+    }
+    let alice = |upstream| gateway.client_of(Some(upstream), &issuer, "alice");
+    let (up, other) = (alice("up"), alice("other"));
+    let ask = |client: &Client, n: usize| text_of(&client.call("echo", &json!({ "n": n })));
+    let (small, neighbour) = (ask(&up, 0), ask(&other, 0));
+    *switches.odd.lock() = json!({ "filler": "x".repeat(40_000) });
+    assert_ne!(ask(&up, 1), ask(&up, 1), "more than there is room for");
+    assert_eq!(ask(&up, 0), small, "which is kept still");
+    *switches.odd.lock() = json!({ "filler": "x".repeat(4_000) });
+    for n in 0..40 {
+        ask(&up, 100 + n);
+    }
+    let before = recorder.seen_method("tools/call").len();
+    for n in 0..40 {
+        ask(&up, 100 + n);
+    }
+    let again = recorder.seen_method("tools/call").len() - before;
+    assert!(again >= 32, "{again} of 40 answers of 4 KB were asked for again, and 32 KiB is the room");
+    assert_eq!(ask(&other, 0), neighbour, "another upstream's share");
+}
+
 #[test]
 fn reads_are_not_kept_where_the_administrator_says_so() {
     let issuer = Issuer::good();

@@ -143,8 +143,10 @@ impl Keeping {
             Some(shared) if public && spoken.era == Era::Modern => shared,
             Some(_) | None => self.own,
         };
-        let entry = Entry { response: response.compact(), id, spoken, came: self.asked, life: life.min(LIFE_MAX) };
-        if let Some(cache) = kept.0.get(&self.upstream) {
+        let Some(cache) = kept.0.get(&self.upstream) else { return };
+        // What has no room is not copied first.
+        if u64::try_from(response.bytes()).is_ok_and(|bytes| bytes < cache.capacity()) {
+            let entry = Entry { response: response.compact(), id, spoken, came: self.asked, life: life.min(LIFE_MAX) };
             cache.insert(name, Arc::new(entry));
         }
     }
