@@ -8,6 +8,7 @@ mod answer_in_another_session;
 mod audience_confusion;
 mod audit_log_injection;
 mod batch_smuggling;
+mod cache_confusion;
 mod call_flood;
 mod deep_json;
 mod denied_tool_by_upstream_name;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bounds;
+mod caching;
 mod catalogue;
 mod cells;
 mod decision;

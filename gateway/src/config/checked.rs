@@ -190,6 +190,10 @@ pub struct Limits {
     pub sessions_max: usize,
     /// Time a legacy session may be idle.
     pub session_idle: Duration,
+    /// Bytes of lists that are kept to be answered again.
+    pub list_cache_bytes: usize,
+    /// Bytes of results that are kept to be answered again, in equal shares for the upstreams.
+    pub result_cache_bytes: usize,
     /// Processes at once of one upstream that is a program.
     pub children_max: usize,
     /// Listeners at once, over all callers: streams on which the gateway says what nobody asked for.
@@ -256,6 +260,10 @@ pub struct Upstream {
     pub input: Input,
     /// Whether models are told what the upstream says of itself.
     pub instructions: bool,
+    /// Whether resources that were read are kept for as long as the upstream says (`ttlMs`), for their reader.
+    pub cache_reads: bool,
+    /// Whether what the upstream calls public may serve other callers too (RI-06).
+    pub trust_public_cache: bool,
     /// Rules for its tools, in the order written; all that match apply, later ones win.
     pub tools: Vec<TargetRule>,
     /// The same for its prompts.
@@ -366,6 +374,10 @@ pub struct TargetRule {
     pub idempotent: Option<bool>,
     /// At least this durability for the intent record.
     pub durability: Option<Durability>,
+    /// For how long a result may be answered again; zero takes back what an earlier rule says.
+    pub cache: Option<Duration>,
+    /// Whether that may be to other callers too.
+    pub cache_shared: Option<bool>,
 }
 
 /// How a credential for an upstream is obtained (design: a named strategy, never passthrough).

@@ -77,6 +77,8 @@ impl Ground {
             refresh: Duration::from_secs(60),
             input: config::Input::default(),
             instructions: false,
+            cache_reads: true,
+            trust_public_cache: false,
             tools: Vec::new(),
             prompts: Vec::new(),
             resources: Vec::new(),

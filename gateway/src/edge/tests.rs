@@ -126,6 +126,8 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             calls_max: 0,
             sessions_max: 0,
             session_idle: Duration::ZERO,
+            list_cache_bytes: 1 << 20,
+            result_cache_bytes: 1 << 20,
             children_max: 4,
             listeners_max: 0,
             holds_max: 0,

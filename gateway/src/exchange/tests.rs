@@ -152,6 +152,8 @@ fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream 
         refresh: Duration::from_secs(60),
         input: config::Input::default(),
         instructions: false,
+        cache_reads: true,
+        trust_public_cache: false,
         tools: Vec::new(),
         prompts: Vec::new(),
         resources: Vec::new(),

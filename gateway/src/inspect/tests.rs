@@ -1,5 +1,7 @@
 //! Tables of what upstreams say and what clients get.
 
+use std::time::Duration;
+
 use super::*;
 use crate::rpc::{
     RequestId,
@@ -33,7 +35,14 @@ fn response(text: &str) -> Response {
 fn sent(version: &str) -> Sent<'_> {
     let all = br#"{"elicitation":{"form":{},"url":{}},"roots":{}}"#;
     let declared = Capabilities::declared(Document::parse(Bytes::from_static(all), &BOUNDS).unwrap().root());
-    Sent { method: Method::ToolsCall, id: 5, version, declared: declared.in_version(version), prefix: None }
+    Sent {
+        method: Method::ToolsCall,
+        id: 5,
+        version,
+        declared: declared.in_version(version),
+        prefix: None,
+        age: Duration::ZERO,
+    }
 }
 
 fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {

@@ -7,7 +7,9 @@ mod batch;
 mod carry;
 mod estate;
 mod hub;
+mod kept;
 mod listen;
+mod lists;
 mod local;
 mod refresh;
 mod respond;
@@ -83,6 +85,8 @@ pub enum Body {
     Empty,
     /// All of it.
     Whole(Bytes),
+    /// All of it in two: what is this answer's own, and after it what others have too.
+    Led(Bytes, Bytes),
     /// Server-sent events, each chunk one or more whole events; the stream ends when the channel closes, and a dropped
     /// receiver says that the client is gone.
     Stream(mpsc::Receiver<Bytes>),
@@ -334,6 +338,7 @@ impl Gateway {
         }
         let continues = retry.as_ref().map(|retry| retry.call);
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
+        let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;
         // From here on the work belongs to its record, not to the client's connection.
         let (leg, answered) = Leg::new(&asking, (target.clone(), held), trail, (&self.journal, receipt.id()))?;
         match (claim, retry) {
@@ -344,7 +349,7 @@ impl Gateway {
             }
             (_, retry) => {
                 let first = (receipt.id(), retry.as_ref());
-                let carriage = Carriage::load(asking, target, &self.means, first)?;
+                let carriage = Carriage::load(asking, target, &self.means, allowed, first)?;
                 self.tasks.spawn(carriage.carry(leg, (receipt, grant), retry.as_ref().and_then(Retrying::up)));
             }
         }

@@ -7,7 +7,7 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
-use super::Head;
+use super::{Head, kept::Allowed};
 use crate::{
     audit::{
         journal::{self, Journal},
@@ -169,6 +169,12 @@ impl Trail {
         }
         self.verdict = Some(Arc::clone(verdict));
         Ok(judged?)
+    }
+
+    /// What policy said of the call, once it was asked.
+    pub(super) fn allowed(&self) -> Option<Allowed> {
+        let (policy_set, verdict) = self.policy_set.as_ref().zip(self.verdict.as_ref())?;
+        Some(Allowed { policy_set: Arc::clone(policy_set), verdict: Arc::clone(verdict) })
     }
 
     /// The era to answer in: that of the request, or the one whose errors every client understands.

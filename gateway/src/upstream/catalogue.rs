@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     catalog::{Definition, Kind, Listing, Offer},
+    clock,
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
@@ -128,6 +129,7 @@ impl Peer {
     /// Every refusal that an upstream can cause, as far as its tools are concerned; another list that cannot be read is
     /// told and left out.
     pub async fn read(&self, grant: &Arc<Grant>) -> Result<Read, Refusal> {
+        let asked = clock::instant();
         let spoken = self.detect(grant).await?;
         let offer = Box::pin(self.offered(grant, spoken)).await?;
         let mut read = Read::default();
@@ -148,6 +150,7 @@ impl Peer {
             }
         }
         read.listing.offer = Some(offer);
+        self.vouched.store(read.ttl.and_then(|ttl| asked.checked_add(ttl)).map(Arc::new));
         Ok(read)
     }
 

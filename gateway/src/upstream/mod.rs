@@ -21,7 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -163,6 +163,10 @@ pub struct Peer {
     ids: AtomicU64,
     shaken: Notify,
     said: Mutex<Topics>,
+    /// Counts the changes that it told of: part of every key of what is kept of its answers.
+    changes: AtomicU64,
+    /// Until when it vouches for what it listed.
+    vouched: ArcSwapOption<Instant>,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -229,6 +233,8 @@ impl Peer {
             ids: AtomicU64::new(1),
             shaken: Notify::new(),
             said: Mutex::new(Topics::default()),
+            changes: AtomicU64::new(0),
+            vouched: ArcSwapOption::empty(),
         }
     }
 
@@ -242,6 +248,23 @@ impl Peer {
     #[must_use]
     pub fn spoken(&self) -> Option<Spoken> {
         self.spoken.load().as_deref().copied()
+    }
+
+    /// How often what it said before has become out of date: what was kept under another count is not used any more.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What it said before is out of date: it tells of a change, or may have told of one while nobody listened.
+    fn outdate(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// For how long after `now` it vouches for its lists, where it said so when they were read.
+    #[must_use]
+    pub fn vouches(&self, now: Instant) -> Option<Duration> {
+        self.vouched.load().as_deref().map(|until| until.saturating_duration_since(now))
     }
 
     /// Sends one recorded call. The receipt is spent here; it comes back only where nothing was executed.

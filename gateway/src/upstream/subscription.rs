@@ -124,6 +124,7 @@ impl Peer {
             match Inbound::parse(message, &self.bounds) {
                 Ok(Inbound::Notification(word)) if word.method() == UPDATED => {
                     let uri = word.params().and_then(|params| params.get("uri")).and_then(Value::text);
+                    self.outdate();
                     if let Some(uri) = uri.filter(|uri| uri.len() <= URI_BYTES_MAX) {
                         return Some(uri.into_owned());
                     }

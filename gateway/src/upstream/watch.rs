@@ -41,6 +41,7 @@ impl Peer {
             Ok(answered) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
             Ok(_) | Err(_) => return Heard::Ended,
         };
+        self.outdate();
         self.shake();
         let listening = async {
             while let Ok(Some(message)) = answered.messages.next().await {
@@ -55,12 +56,17 @@ impl Peer {
         Heard::Ended
     }
 
-    fn heed_word(&self, method: &str) {
+    /// What a notification says about what is known: lists are read again, and answers not given again. Some servers say
+    /// it on the stream of a call.
+    pub fn heed_word(&self, method: &str) {
         if let Some(topic) = Topic::of(method) {
             let mut said = self.said.lock();
             *said = said.with(topic);
             drop(said);
+            self.outdate();
             self.shake();
+        } else if method == RESOURCE_UPDATED {
+            self.outdate();
         }
     }
 
@@ -91,6 +97,9 @@ fn is_absent(era: Era, status: StatusCode) -> bool {
         Era::Modern => matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST),
     }
 }
+
+/// What was read of a resource is not true any more.
+const RESOURCE_UPDATED: &str = "notifications/resources/updated";
 
 /// A stream is opened anew after so long: one whose other end has silently gone is found out by that.
 const STREAM_MAX: Duration = Duration::from_secs(600);

@@ -383,6 +383,8 @@ impl Checker<'_> {
             calls_max: self.count(&written.calls_max, &(1..=1_000_000), 4_096),
             sessions_max: self.count(&written.sessions_max, &(1..=1_000_000), 10_000),
             session_idle: self.millis(&written.session_idle_ms, &(1_000..=DAY_MS), 1_800_000),
+            list_cache_bytes: self.count(&written.list_cache_bytes, &(0..=4_294_967_296), 16_777_216),
+            result_cache_bytes: self.count(&written.result_cache_bytes, &(0..=4_294_967_296), 33_554_432),
             // Two at least: one is the gateway's own where the upstream speaks the legacy era.
             children_max: self.count(&written.children_max, &(2..=1_024), 16),
             listeners_max: self.count(&written.listeners_max, &(1..=1_000_000), 10_000),
