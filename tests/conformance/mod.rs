@@ -79,6 +79,7 @@ fn through_is_as_good_as_direct(name: &str, suite: Suite, arguments: &[&str]) {
         found(&folder)
     };
     let direct = run("direct", &server.url(), None);
+    assert!(count(&direct, "SUCCESS") > 0, "{name}: the suite did not run");
     let issuer = Issuer::good();
     let setup = setup.issuer(&issuer.url()).policy("allow.cedar", ALLOW_ALL);
     let legacy = "era = \"legacy\"\ngrant = { strategy = \"none\" }";
