@@ -6,6 +6,7 @@ mod catalogue;
 mod cells;
 mod decision;
 mod drain;
+mod federation;
 mod identity;
 mod legacy_wire;
 mod list_changed;

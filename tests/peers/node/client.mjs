@@ -10,6 +10,7 @@ const client = new Client({ name: 'peer-typescript', version: '2' }, { versionNe
 const transport = new StreamableHTTPClientTransport(new URL(url), TOKEN ? { requestInit: { headers: { Authorization: `Bearer ${TOKEN}` } } } : {});
 
 await converse(commands, {
+  sdk: client,
   connect: async () => {
     await client.connect(transport);
     return { sdk: 'typescript 2', protocol: client.getNegotiatedProtocolVersion?.() ?? transport.protocolVersion, server: client.getServerVersion()?.name };
