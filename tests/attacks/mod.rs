@@ -3,6 +3,7 @@
 //! No attack is judged by the gateway's own word alone: a recorder behind it keeps every byte that it sends up, and each
 //! test first shows that the recorder would have seen the attack succeed.
 
+mod abuse;
 mod algorithm_confusion;
 mod audience_confusion;
 mod audit_log_injection;
@@ -25,7 +26,10 @@ mod program_injection;
 mod query_token;
 mod replay_after_expiry;
 mod sse_endpoint_elsewhere;
+mod sse_link_flood;
 mod stranger_session;
+mod stream_flood;
+mod stream_half_open;
 mod unknown_kid_flood;
 mod upstream_answers_with_another_id;
 mod upstream_catalogue_hostile;

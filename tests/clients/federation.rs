@@ -180,7 +180,7 @@ fn unprefixed(value: &mut Value, prefix: &str) {
                 }
             }
         }
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -193,7 +193,7 @@ fn lasting(line: &Value) -> Value {
             kept.map(|(name, value)| (name.clone(), lasting(value))).collect()
         }
         Value::String(text) if text.contains(" created at ") => json!(text.split(" created at ").next()),
-        other => other.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => line.clone(),
     }
 }
 
