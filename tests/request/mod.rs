@@ -7,6 +7,7 @@ mod catalogue;
 mod cells;
 mod decision;
 mod drain;
+mod federation;
 mod identity;
 pub(crate) mod input;
 mod legacy_streams;
