@@ -165,7 +165,8 @@ pub(crate) enum Suite {
 }
 
 impl Suite {
-    /// Runs all scenarios at the server `url`; what they found lies in `folder`, a folder with `checks.json` each.
+    /// Runs the scenarios of `arguments` at the server `url`; what they found lies in `folder`, a folder with
+    /// `checks.json` each.
     pub(crate) fn run(self, folder: &Path, url: &str, token: Option<&str>, arguments: &[&str]) {
         let packages = place::installed("node").join("node_modules");
         let package = match self {
@@ -175,7 +176,7 @@ impl Suite {
         let mut command = Command::new(node("").get_program());
         command.arg("--import").arg(place::tests().join("peers/node/inject-headers.mjs"));
         command.arg(packages.join(package).join("dist/index.js"));
-        command.args(["server", "--url", url, "--suite", "all"]).args(arguments).arg("-o").arg(folder);
+        command.args(["server", "--url", url]).args(arguments).arg("-o").arg(folder);
         command.envs(token.map(|token| ("MCP_BEARER", token))).env("NO_PROXY", "127.0.0.1,localhost");
         Process::start("suite", folder, command).wait(Duration::from_secs(240));
     }
