@@ -1,13 +1,13 @@
 //! Is the gateway a good client of its upstreams, as the official suite judges clients?
 //!
 //! The suite plays a server; the gateway has it as its only upstream, and a client before the gateway does what the
-//! scenario asks for. What does not pass stands in the page, and in [`DEVIATES`] with its reason.
+//! scenario asks for. It runs what a gateway does as a client; the page says what it leaves out.
 
 use std::{fs, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::found_under;
+use super::{found_under, passed};
 use crate::harness::{
     gateway::{Gateway, Setup},
     http,
@@ -39,10 +39,6 @@ const CLIENT: Table = Table {
     ],
 };
 
-/// Checks that the gateway does not pass, each with the reason.
-const DEVIATES: [(&str, &str); 1] =
-    [("client-sse-graceful-reconnect", "an answer's stream that a legacy server ends early is not taken up again")];
-
 /// What the test does instead of an administrator: the token endpoint stands in the configuration.
 const ADMINISTRATORS: [&str; 2] = ["authorization-server-metadata", "prm-pathbased-requested"];
 
@@ -70,22 +66,15 @@ impl Scenario {
         Setup::usual("client", issuer).upstream("suite", &self.url, lines).start()
     }
 
-    /// Ends the scenario: only what is known does not pass, and the page says what passes.
+    /// Ends the scenario: nothing fails, not even with a warning, and the page says how much passes.
     fn end(mut self) {
         fs::write(self.folder.join("answered"), "").unwrap();
         self.suite.wait(Duration::from_secs(30));
         let mut found = found_under(&self.folder.join("found"));
         found.retain(|check, _| !ADMINISTRATORS.contains(&check.as_str()));
-        let passed: Vec<_> = found.iter().filter(|(_, status)| *status == "SUCCESS").map(|(check, _)| check).collect();
         let bad = |status: &str| ["FAILURE", "WARNING"].iter().any(|begins| status.starts_with(begins));
-        let failed: Vec<_> = found.iter().filter(|(_, status)| bad(status)).collect();
-        let deviates = |check: &String| DEVIATES.iter().any(|(known, _)| known == check);
-        let unknown: Vec<_> = failed.iter().filter(|(check, _)| !deviates(check)).collect();
-        assert!(unknown.is_empty(), "{}: {unknown:#?}", self.row);
-        assert!(!passed.iter().any(|check| deviates(check)), "{}: passes now: {passed:?}", self.row);
-        let names: Vec<String> = failed.iter().map(|(check, _)| format!("`{check}`")).collect();
-        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        CLIENT.has(&self.row, &[passed.len().to_string(), names]);
+        assert!(!found.values().any(|status| bad(status)), "{}: {found:#?}", self.row);
+        CLIENT.has(&self.row, &[passed(&found).to_string()]);
     }
 }
 
@@ -143,7 +132,7 @@ fn it_calls_tools_of_2026_07_28() {
 fn it_comes_back_to_a_stream() {
     open("sse-retry", "2025-11-25", "sse-retry", |_, _, _, client| {
         let answer = client.call("test_reconnection", &json!({})).json();
-        assert_eq!(answer["error"]["data"]["code"], "upstream_lost", "{answer}");
+        assert!(answer["result"].is_object(), "{answer}");
     });
 }
 

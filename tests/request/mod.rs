@@ -14,6 +14,7 @@ mod modern_wire;
 mod offers;
 mod programs;
 mod reload;
+mod resumption;
 mod sent_at_most_once;
 mod streams;
 mod telemetry;
