@@ -20,6 +20,7 @@ mod modern_wire;
 mod offers;
 mod programs;
 mod reload;
+mod resumption;
 mod sent_at_most_once;
 mod streams;
 mod subscribe;
