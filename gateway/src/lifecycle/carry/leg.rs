@@ -182,6 +182,8 @@ impl Leg {
         let outcome = self.outcome(&ended);
         self.open.note(&outcome);
         self.measure(&ended, &outcome);
+        // Over before the client hears so: its next request may come at once.
+        self.held.tracked = None;
         match ended {
             Ended { answer: Some(answer), .. } => self.delivery.answer(answer).await,
             Ended { refusal: Some(refusal), .. } => self.delivery.refuse(&self.held.asker, &refusal).await,
