@@ -44,8 +44,9 @@ const NOT_IN_THE_OLDER_ERA: [&str; 7] = [
 ];
 
 /// What the fixture's own code cannot do in the newer era, by the beginning of `scenario/check`: ask in the middle of a
-/// call.
-const NOT_IN_THE_NEWER_ERA: [&str; 3] = ["elicitation-", "tools-call-elicitation/", "tools-call-sampling/"];
+/// call, and break its stream in the middle of one.
+const NOT_IN_THE_NEWER_ERA: [&str; 4] =
+    ["elicitation-", "server-sse-polling/", "tools-call-elicitation/", "tools-call-sampling/"];
 
 /// The scenario answers what nobody asked: policy judged none of it, and it goes nowhere.
 const NOT_UNASKED: &str = "input-required-result-ignore-extra-params/sep-2322-ignore-unexpected-params";
