@@ -8,6 +8,7 @@
 mod asks;
 mod continuation;
 mod holds;
+mod task;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,6 +27,7 @@ pub use continuation::{Binding, Continuation, ROUNDS_MAX, To};
 pub use holds::{Claim, Holds, Place};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
+pub use task::{Owner, TaskId};
 use tokio::sync::Notify;
 
 use crate::{

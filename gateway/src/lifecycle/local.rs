@@ -244,6 +244,8 @@ fn capabilities(catalogue: &Catalogue, asking: &Asking<'_>, trail: &Trail) -> Ca
         let any = prompts || resources || listing.tools.iter().any(visible);
         served.prompts |= prompts;
         served.resources |= resources;
+        // Those of legacy servers are followed here, and no client sees them.
+        served.tasks |= offer.tasks && listing.tools.iter().any(visible) && asking.call.era() == Era::Modern;
         served.completions |= offer.completions && (prompts || resources);
         // A legacy client sets the level for its session, which is not served.
         served.logging |= offer.logging && any && asking.call.era() == Era::Modern;

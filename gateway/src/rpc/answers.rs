@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use super::{
     call::{Asker, RequestId},
+    capabilities::TASKS_EXTENSION,
     json::write_string,
     meta,
     outbound::{IMPLEMENTATION, member, member_text},
@@ -57,12 +58,14 @@ pub struct Capabilities {
     pub completions: bool,
     /// `logging`.
     pub logging: bool,
+    /// The extension `io.modelcontextprotocol/tasks`.
+    pub tasks: bool,
 }
 
 impl Capabilities {
     fn write(self, out: &mut Vec<u8>) {
         member(out, "capabilities", b"{");
-        let Self { tools, prompts, resources, completions, logging } = self;
+        let Self { tools, prompts, resources, completions, logging, tasks } = self;
         let words = [
             ("tools", tools),
             ("prompts", prompts),
@@ -72,6 +75,10 @@ impl Capabilities {
         ];
         for (word, _) in words.iter().filter(|(_, served)| *served) {
             member(out, word, b"{}");
+        }
+        if tasks {
+            member(out, "extensions", b"{");
+            member(out, TASKS_EXTENSION, b"{}}");
         }
         out.push(b'}');
     }

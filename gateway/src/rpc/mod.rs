@@ -20,8 +20,10 @@ pub mod sse;
 pub mod uris;
 pub mod versions;
 
-pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Reference, Rejected, RequestId};
-pub use capabilities::Capabilities;
+pub use call::{
+    Asker, Call, Cancelled, Initialize, Message, Method, Reference, Rejected, RequestId, TASK_ID_BYTES_MAX,
+};
+pub use capabilities::{Capabilities, TASKS_EXTENSION};
 pub use parse::parse;
 
 pub use crate::refusal::Era;

@@ -182,7 +182,7 @@ impl Leg {
             outcome.status = Some(200);
             outcome.rpc_code = match answer.outcome() {
                 Judged::RpcError(code) => Some(code),
-                Judged::Complete | Judged::ToolError | Judged::InputRequired => None,
+                Judged::Complete | Judged::ToolError | Judged::InputRequired | Judged::Task => None,
             };
             outcome.bytes = u64::try_from(answer.body().len()).ok();
         }
@@ -236,9 +236,15 @@ impl Ended {
             Judged::RpcError(_) => Ending::RpcError,
             Judged::ToolError => Ending::ToolError,
             Judged::InputRequired => Ending::InputRequired,
+            Judged::Task => Ending::Task,
             Judged::Complete => Ending::Ok,
         };
         Self { ending, refusal: None, answer: Some(answer) }
+    }
+
+    /// Whether that is what the upstream said.
+    pub(super) const fn is_answer(&self) -> bool {
+        self.answer.is_some()
     }
 
     pub(in crate::lifecycle) fn refused(refusal: Refusal) -> Self {

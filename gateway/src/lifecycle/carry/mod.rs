@@ -6,6 +6,7 @@
 mod deliver;
 mod input;
 mod leg;
+mod task;
 
 use std::{
     sync::Arc,
@@ -18,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 pub(super) use input::Next;
 use leg::instant_after;
 pub(super) use leg::{Ended, Held, Leg};
+use task::Followed;
 use uuid::Uuid;
 
 use self::input::{Heard, Line};
@@ -29,8 +31,12 @@ use crate::{
     },
     catalog::Target,
     clock,
+    config::Endpoint,
     exchange::Grant,
-    inspect::{self, Admitted, Asked, Sent},
+    inspect::{
+        self, Admitted, Asked, Sent,
+        tasks::{Created, Working},
+    },
     refusal::{Era, Refusal},
     rpc::{
         Call, Capabilities, mirrors,
@@ -49,6 +55,8 @@ pub(super) struct Carriage {
     peer: Arc<Peer>,
     call: Call,
     target: Target,
+    /// Where the client speaks to.
+    endpoint: Endpoint,
     /// Whether the URIs that the client sees carry the upstream's id.
     prefixed: bool,
     /// `Mcp-Param-*` headers that no schema declares: forwarded and otherwise ignored (RI-02).
@@ -61,6 +69,10 @@ pub(super) struct Carriage {
     round: u32,
     /// Pages that a legacy client was sent to.
     visits: Vec<input::Visit>,
+    /// Whether the client follows tasks itself.
+    knows_tasks: bool,
+    /// The task that the call became, where the gateway follows it.
+    task: Option<Followed>,
 }
 
 /// What reading the upstream came to.
@@ -71,6 +83,10 @@ enum Turn {
     Input(Asked),
     /// The upstream asks something in the middle of the call, and the client can only be asked by an answer.
     Requests,
+    /// The call became a task.
+    Task(Created),
+    /// The task that it became has not ended.
+    Working(Working),
 }
 
 impl Carriage {
@@ -81,9 +97,11 @@ impl Carriage {
         means: &Arc<Means>,
         (first, retry): (Uuid, Option<&Retrying>),
     ) -> Result<Self, Refusal> {
-        let capabilities = asking.capabilities(&target)?;
+        let (capabilities, knows_tasks) = (asking.capabilities(&target)?, asking.knows_tasks());
         let Asking { estate, head, call, .. } = asking;
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let resumed = retry.and_then(|retry| Some((retry.task()?, !retry.answers.is_empty())));
+        let task = resumed.map(|(task, answers)| Followed::resumed(task, answers, target.definition.timeout));
         let unrecognised = mirrors::unrecognised(&target.definition.mirrors, &head.headers);
         Ok(Self {
             means: Arc::clone(means),
@@ -91,12 +109,15 @@ impl Carriage {
             peer: Arc::clone(peer),
             prefixed: estate.catalogue.load().uri_prefix(&head.endpoint, &target.definition.upstream).is_some(),
             estate: Arc::clone(estate),
+            endpoint: head.endpoint.clone(),
             call,
             target,
             capabilities,
             first: retry.map_or(first, |retry| retry.call),
             round: retry.map_or(0, |retry| retry.round),
             visits: Vec::new(),
+            knows_tasks,
+            task,
         })
     }
 
@@ -117,6 +138,23 @@ impl Carriage {
                     }
                     Err(ended) => return leg.end(ended).await,
                 },
+                Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
+                    self.hand_out(&leg, &created)
+                }
+                Turn::Task(created) => match Box::pin(self.follow(&mut leg, line, created)).await {
+                    Ok(next) => {
+                        line = next;
+                        continue;
+                    }
+                    Err(ended) => return leg.end(ended).await,
+                },
+                Turn::Working(working) => match Box::pin(self.poll(&mut leg, line, working)).await {
+                    Ok(next) => {
+                        line = next;
+                        continue;
+                    }
+                    Err(ended) => return leg.end(ended).await,
+                },
                 Turn::Requests => match Box::pin(self.hold(leg, &mut line)).await {
                     Some(next) => {
                         leg = next;
@@ -125,13 +163,16 @@ impl Carriage {
                     None => return,
                 },
             };
+            if let Some(task) = self.task.take_if(|_| ended.is_answer()) {
+                task.is_over();
+            }
             self.visited(&mut leg).await;
             return leg.end(ended).await;
         }
     }
 
     /// Sends the call, and gives the line on which the upstream answers.
-    async fn set_out(&self, leg: &mut Leg, sent: (Receipt, Grant), retry: Option<&Retry>) -> Result<Line, Ended> {
+    async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant), retry: Option<&Retry>) -> Result<Line, Ended> {
         let passage = Passage {
             caller: &leg.identity,
             call: &self.call,
@@ -140,12 +181,18 @@ impl Carriage {
             log_level: leg.held.asker.log_level,
             capabilities: self.capabilities,
             retry,
+            task: self.about(),
             traceparent: Some(&leg.traceparent),
             tracestate: leg.spans.1.tracestate(),
         };
         // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
         match leg.delivery.attend(&leg.held, self.deadline(), Box::pin(self.send(sent, &passage))).await {
-            Ok(Ok(reply)) => Ok(Line::new(reply, &leg.held)),
+            Ok(Ok(reply)) => {
+                if let Some(task) = &mut self.task {
+                    task.spoken(&reply);
+                }
+                Ok(Line::new(reply, &leg.held))
+            }
             Ok(Err(refusal)) => Err(Ended::refused(refusal)),
             Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
             Err(Interrupted::Late) => Err(Ended::refused(Refusal::UpstreamTimeout)),
@@ -277,12 +324,26 @@ impl Carriage {
             id: reply.id,
             version,
             declared: self.capabilities.in_version(version),
+            as_task: self.target.definition.needs_task() && self.task.is_none(),
             prefix: self.prefix(),
         };
+        if let Some(turn) = self.of_task(leg, &sent, response) {
+            return turn.map(Read::Turn);
+        }
         match inspect::admit(&leg.held.asker, &sent, response) {
             Ok(Admitted::Answer(answer)) => Err(Ended::answered(answer)),
             Ok(Admitted::Input(asked)) => Ok(Read::Turn(Turn::Input(asked))),
+            Ok(Admitted::Task(created)) => Ok(Read::Turn(Turn::Task(created))),
             Err(refusal) => Err(Ended::refused(refusal)),
+        }
+    }
+
+    /// What is asked of a task, where it is not the call that goes up.
+    fn about(&self) -> Option<(&'static str, &str)> {
+        match (&self.task, &self.target.task) {
+            (Some(followed), _) => Some(followed.request()),
+            (None, Some(task)) => Some((self.call.method().as_str(), &task.id)),
+            (None, None) => None,
         }
     }
 
@@ -306,7 +367,7 @@ impl Carriage {
     }
 
     fn deadline(&self) -> Instant {
-        instant_after(self.target.definition.timeout)
+        self.task.as_ref().map_or_else(|| instant_after(self.target.definition.timeout), Followed::late)
     }
 }
 
