@@ -26,6 +26,7 @@ mod query_token;
 mod replay_after_expiry;
 mod request_state_forged;
 mod stranger_session;
+mod task_forged;
 mod unknown_kid_flood;
 mod upstream_answers_with_another_id;
 mod upstream_asks_undeclared;

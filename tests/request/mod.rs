@@ -16,6 +16,7 @@ mod offers;
 mod reload;
 mod sent_at_most_once;
 mod streams;
+pub(crate) mod tasks;
 mod telemetry;
 mod upstream_tls;
 

@@ -87,9 +87,13 @@ impl<'a> Task<'a> {
     }
 
     fn working(&self) -> Working {
-        let message = self.whole.get("statusMessage").and_then(Value::text);
-        let message = message.map(|text| text.chars().take(MESSAGE_CHARS_MAX).collect());
-        Working { again: self.poll_ms.map(Duration::from_millis), message }
+        let text = |name| self.whole.get(name).and_then(Value::text);
+        let brief = |text: Cow<'_, str>| text.chars().take(MESSAGE_CHARS_MAX).collect();
+        Working {
+            again: self.poll_ms.map(Duration::from_millis),
+            message: text("statusMessage").map(brief),
+            updated: text("lastUpdatedAt").map(brief),
+        }
     }
 }
 
@@ -172,6 +176,8 @@ pub struct Working {
     pub again: Option<Duration>,
     /// What it says of that.
     pub message: Option<String>,
+    /// When it last did something, in its own words.
+    pub updated: Option<String>,
 }
 
 /// Turns an upstream's answer to a request about a task into the client's; and says what the task asks for, if anything.
@@ -246,7 +252,7 @@ pub fn polled(asker: &Asker, sent: &Sent<'_>, id: &str, response: &Response) -> 
         Err(error) => return Err(Refusal::UpstreamLost(format!("the task: error {}", error.code))),
     };
     if sent.method != Method::TasksGet {
-        return Ok(Progress::Working(Working { again: Some(Duration::ZERO), message: None }));
+        return Ok(Progress::Working(Working { again: Some(Duration::ZERO), ..Working::default() }));
     }
     let task = Task::of(result)?;
     if task.id != id {

@@ -33,7 +33,14 @@ fn response(text: &str) -> Response {
 fn sent(version: &str) -> Sent<'_> {
     let all = br#"{"elicitation":{"form":{},"url":{}},"roots":{}}"#;
     let declared = Capabilities::declared(Document::parse(Bytes::from_static(all), &BOUNDS).unwrap().root());
-    Sent { method: Method::ToolsCall, id: 5, version, declared: declared.in_version(version), prefix: None }
+    Sent {
+        method: Method::ToolsCall,
+        id: 5,
+        version,
+        declared: declared.in_version(version),
+        as_task: false,
+        prefix: None,
+    }
 }
 
 fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {
@@ -42,6 +49,7 @@ fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String,
     let answer = match admit(&asker, &sent(upstream), &response)? {
         Admitted::Answer(answer) => answer,
         Admitted::Input(asked) => asked.answer(&asker, "SEALED", None),
+        Admitted::Task(created) => created.answer(&asker, "SEALED", 60_000)?,
     };
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
     // Whatever goes back is itself strict JSON.

@@ -101,7 +101,8 @@ impl Carriage {
         let Asking { estate, head, call, .. } = asking;
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let resumed = retry.and_then(|retry| Some((retry.task()?, !retry.answers.is_empty())));
-        let task = resumed.map(|(task, answers)| Followed::resumed(task, answers, target.definition.timeout));
+        let times = (target.definition.timeout, estate.config.limits.stream_max);
+        let task = resumed.map(|(task, answers)| Followed::resumed(task, answers, times));
         let unrecognised = mirrors::unrecognised(&target.definition.mirrors, &head.headers);
         Ok(Self {
             means: Arc::clone(means),
@@ -367,7 +368,8 @@ impl Carriage {
     }
 
     fn deadline(&self) -> Instant {
-        self.task.as_ref().map_or_else(|| instant_after(self.target.definition.timeout), Followed::late)
+        let followed = self.task.as_ref().and_then(Followed::late);
+        followed.unwrap_or_else(|| instant_after(self.target.definition.timeout))
     }
 }
 

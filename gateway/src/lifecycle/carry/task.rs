@@ -35,8 +35,11 @@ pub(super) struct Followed {
     step: Step,
     /// The keys of everything that was answered: it may be asked for a while longer, and nobody answers twice.
     answered: Vec<String>,
-    /// When the tool's time is over.
+    /// When the upstream last did something, in its own words.
+    updated: Option<String>,
+    /// When the tool's time is over, and when that of all tools is.
     late: Instant,
+    end: Instant,
     /// Cancels it where it is given up; there is nothing to say that by before the upstream was spoken to.
     upstream: Option<Following>,
 }
@@ -54,13 +57,23 @@ enum Step {
 
 impl Followed {
     /// A task that goes on with the answers that its client brings.
-    pub(super) fn resumed((id, answered): (String, Vec<String>), answers: bool, timeout: Duration) -> Self {
-        let step = if answers { Step::Update } else { Step::Get };
-        Self { id, step, answered, late: instant_after(timeout), upstream: None }
+    pub(super) fn resumed((id, answered): (String, Vec<String>), answers: bool, times: (Duration, Duration)) -> Self {
+        Self::new(id, if answers { Step::Update } else { Step::Get }, answered, times)
     }
 
-    pub(super) const fn late(&self) -> Instant {
-        self.late
+    fn new(id: String, step: Step, answered: Vec<String>, (timeout, whole): (Duration, Duration)) -> Self {
+        let (late, end) = (instant_after(timeout), instant_after(whole));
+        Self { id, step, answered, updated: None, late, end, upstream: None }
+    }
+
+    /// A sign of life: the tool's own time begins anew, as with a stream.
+    fn lives(&mut self, timeout: Duration) {
+        self.late = instant_after(timeout).min(self.end);
+    }
+
+    /// When the upstream is no longer asked; that it is waited for is a matter of its stream.
+    pub(super) fn late(&self) -> Option<Instant> {
+        (self.step != Step::Result).then_some(self.late)
     }
 
     /// The request that goes up.
@@ -108,13 +121,7 @@ impl Carriage {
 
     /// Follows the task that the call became.
     pub(super) async fn follow(&mut self, leg: &mut Leg, line: Line, created: Created) -> Result<Line, Ended> {
-        let mut followed = Followed {
-            id: created.id.clone(),
-            step: Step::Result,
-            answered: Vec::new(),
-            late: instant_after(self.target.definition.timeout),
-            upstream: None,
-        };
+        let mut followed = Followed::new(created.id.clone(), Step::Result, Vec::new(), self.times());
         followed.spoken(&line.reply);
         self.task = Some(followed);
         match line.reply.spoken.era {
@@ -129,8 +136,13 @@ impl Carriage {
         if let Some(progress) = line.relay.report(working.message.as_deref()) {
             leg.delivery.event(progress).await;
         }
+        let timeout = self.target.definition.timeout;
         if let Some(task) = &mut self.task {
             task.step = Step::Get;
+            if working.updated.is_some() && task.updated != working.updated {
+                task.updated = working.updated;
+                task.lives(timeout);
+            }
         }
         self.pause(leg, working.again.unwrap_or(POLL).clamp(POLL_MIN, POLL_MAX)).await?;
         self.go_on(leg, line, None).await
@@ -146,10 +158,14 @@ impl Carriage {
         if let Some(task) = &mut self.task {
             task.step = Step::Update;
             task.answered.extend(responses.iter().map(|(key, _)| key.clone()));
-            // A person's time is not the tool's.
-            task.late = instant_after(self.target.definition.timeout);
+            task.lives(self.target.definition.timeout); // a person's time is not the tool's
         }
         self.go_on(leg, line, Some(&Retry { state: None, responses })).await
+    }
+
+    /// How long a tool may be silent, and how long it may take.
+    fn times(&self) -> (Duration, Duration) {
+        (self.target.definition.timeout, self.estate.config.limits.stream_max)
     }
 
     async fn go_on(&mut self, leg: &mut Leg, line: Line, retry: Option<&Retry>) -> Result<Line, Ended> {
