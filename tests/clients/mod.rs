@@ -6,3 +6,4 @@
 mod identity;
 mod input;
 mod matrix;
+mod tasks;

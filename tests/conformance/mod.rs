@@ -12,6 +12,7 @@ use crate::harness::{
     gateway::{ALLOW_ALL, Setup},
     issuer::Issuer,
     peer::{self, Suite},
+    rmcp_tasks,
 };
 
 /// What belongs to methods that come later, by the beginning of `scenario/check`.
@@ -38,6 +39,24 @@ const NOT_IN_THE_OLDER_ERA: [&str; 2] = [
 /// What the fixture's own code cannot do in the newer era: ask in the middle of a call.
 const NOT_IN_THE_NEWER_ERA: [&str; 2] =
     ["tools-call-elicitation/tools-call-elicitation", "tools-call-sampling/tools-call-sampling"];
+
+/// What a server has to refuse to a client that does not know of tasks, and the gateway does for it; and what the
+/// extension sends on streams.
+const TASKS_OTHERWISE: [&str; 2] = ["tasks-required-task-error/", "tasks-status-notifications/"];
+
+/// The scenarios of the extension, which belong to no revision.
+const OF_TASKS: [&str; 10] = [
+    "tasks-lifecycle",
+    "tasks-capability-negotiation",
+    "tasks-wire-fields",
+    "tasks-request-state-removal",
+    "tasks-mrtr-input",
+    "tasks-request-headers",
+    "tasks-dispatch-and-envelope",
+    "tasks-status-notifications",
+    "tasks-required-task-error",
+    "tasks-mrtr-composition",
+];
 
 /// What the suite appends to a folder's name.
 const STAMP: &str = "-2026-11-21T11-45-46-679Z";
@@ -70,6 +89,17 @@ fn count(found: &Found, status: &str) -> usize {
     found.values().filter(|known| known.starts_with(status)).count()
 }
 
+/// What passes directly and not through.
+fn lost<'a>(direct: &'a Found, through: &'a Found) -> BTreeMap<&'a str, &'a str> {
+    // `INFO` is no judgement: whether an answer is a stream, for example, is the server's choice.
+    direct
+        .iter()
+        .filter(|(_, status)| *status == "SUCCESS")
+        .map(|(check, _)| (check.as_str(), through.get(check).map_or("was not made", String::as_str)))
+        .filter(|(_, status)| !["SUCCESS", "INFO"].contains(status))
+        .collect()
+}
+
 fn through_is_as_good_as_direct(name: &str, suite: Suite, arguments: &[&str]) {
     let setup = Setup::new(name);
     let folder = setup.folder().to_owned();
@@ -97,13 +127,7 @@ fn through_is_as_good_as_direct(name: &str, suite: Suite, arguments: &[&str]) {
             count(&direct, "FAILURE"),
             count(&through, "FAILURE"),
         );
-        // `INFO` is no judgement: whether an answer is a stream, for example, is the server's choice.
-        let lost: BTreeMap<&str, &str> = direct
-            .iter()
-            .filter(|(_, status)| *status == "SUCCESS")
-            .map(|(check, _)| (check.as_str(), through.get(check).map_or("was not made", String::as_str)))
-            .filter(|(_, status)| !["SUCCESS", "INFO"].contains(status))
-            .collect();
+        let lost = lost(&direct, &through);
         let known = |check: &str| {
             let older = id == "legacy" && NOT_IN_THE_OLDER_ERA.contains(&check);
             let newer = id == "modern" && NOT_IN_THE_NEWER_ERA.contains(&check);
@@ -132,4 +156,39 @@ fn nothing_of_the_newer_suite_is_lost_at_2025_11_25() {
 #[test]
 fn nothing_of_the_newer_suite_is_lost_at_2026_07_28() {
     through_is_as_good_as_direct("newer-2026-07-28", Suite::Newer, &["--spec-version", "2026-07-28"]);
+}
+
+#[test]
+fn nothing_of_the_tasks_extension_is_lost() {
+    let setup = Setup::new("conformance-tasks");
+    let folder = setup.folder().to_owned();
+    let server = rmcp_tasks::start();
+    let run = |leg: &str, url: &str, token: Option<&str>| {
+        let folder = folder.join(leg);
+        fs::create_dir(&folder).unwrap();
+        for scenario in OF_TASKS {
+            Suite::Newer.run(&folder, url, token, &["--scenario", scenario]);
+        }
+        found(&folder)
+    };
+    let issuer = Issuer::good();
+    let server = format!("{}/mcp", server.origin());
+    let setup = setup.issuer(&issuer.url()).policy("allow.cedar", ALLOW_ALL).open_upstream("modern", &server);
+    let gateway = setup.start();
+    gateway.client_of(Some("modern"), &issuer, "alice").awaiting("greet");
+    let url = gateway.endpoint(Some("modern"));
+    let direct = run("direct", &server, None);
+    let through = run("through", &url, Some(&issuer.token("alice", &url)));
+    eprintln!(
+        "tasks: directly {} checks pass, through the gateway {}; {} and {} fail",
+        count(&direct, "SUCCESS"),
+        count(&through, "SUCCESS"),
+        count(&direct, "FAILURE"),
+        count(&through, "FAILURE"),
+    );
+    assert!(count(&direct, "SUCCESS") > 20, "{direct:#?}");
+    let lost = lost(&direct, &through);
+    let unexpected: BTreeMap<_, _> =
+        lost.iter().filter(|(check, _)| !TASKS_OTHERWISE.iter().any(|known| check.starts_with(known))).collect();
+    assert!(unexpected.is_empty(), "passes directly and not through:\n{unexpected:#?}\n{direct:#?}");
 }

@@ -16,4 +16,5 @@ pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod recorder;
 pub(crate) mod rmcp_server;
+pub(crate) mod rmcp_tasks;
 pub(crate) mod serve;
