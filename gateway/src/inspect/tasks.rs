@@ -149,7 +149,7 @@ impl Created {
 
 /// What a client asked about.
 #[derive(Debug, Clone, Copy)]
-pub struct Followed<'a> {
+pub struct Known<'a> {
     /// What the upstream calls the task.
     pub id: &'a str,
     /// What the client calls it.
@@ -187,7 +187,7 @@ pub struct Working {
 pub fn follow(
     asker: &Asker,
     sent: &Sent<'_>,
-    followed: &Followed<'_>,
+    known: &Known<'_>,
     response: &Response,
 ) -> Result<(Answer, Vec<(String, Ask)>), Refusal> {
     if !response.answers(sent.id) {
@@ -209,10 +209,10 @@ pub fn follow(
     // An update and a cancellation are acknowledged, and no more (ext-tasks).
     if sent.method == Method::TasksGet {
         let task = Task::of(result)?;
-        if task.id != followed.id {
+        if task.id != known.id {
             return invalid("another task than was asked about");
         }
-        task.write(&mut out, followed.shown, followed.life_ms);
+        task.write(&mut out, known.shown, known.life_ms);
         let whole = Sent { method: Method::ToolsCall, ..*sent };
         match task.status {
             Status::Working | Status::Cancelled => {}

@@ -106,11 +106,8 @@ impl Asking<'_> {
         let within = declared.within(peer.settings().input);
         let catalogue = self.estate.catalogue.load();
         let offer = catalogue.listing(&target.definition.upstream).and_then(|listing| listing.offer.as_ref());
-        let tasks = match self.call.method() {
-            rpc::Method::ToolsCall => offer.is_some_and(|offer| offer.tasks),
-            _ => target.task.is_some(),
-        };
-        Ok(if tasks { within.and(Capabilities::TASKS) } else { within })
+        let may_become_one = self.call.method() == rpc::Method::ToolsCall && offer.is_some_and(|offer| offer.tasks);
+        Ok(if may_become_one || target.task.is_some() { within.and(Capabilities::TASKS) } else { within })
     }
 }
 

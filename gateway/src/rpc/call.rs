@@ -265,10 +265,7 @@ impl Call {
     /// `params.taskId` of a request about a task: the id that the gateway gave out.
     #[must_use]
     pub fn task(&self) -> Option<Cow<'_, str>> {
-        match self.method {
-            Method::TasksGet | Method::TasksUpdate | Method::TasksCancel => self.param("taskId")?.text(),
-            _ => None,
-        }
+        self.param("taskId").filter(|_| self.method.naming() == Some("taskId"))?.text()
     }
 
     /// What `completion/complete` is about, and the name of the argument.

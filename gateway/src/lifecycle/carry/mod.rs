@@ -165,7 +165,7 @@ impl Carriage {
                 },
             };
             if let Some(task) = self.task.take_if(|_| ended.is_answer()) {
-                task.is_over();
+                task.leave();
             }
             self.visited(&mut leg).await;
             return leg.end(ended).await;

@@ -92,7 +92,7 @@ impl Followed {
     }
 
     /// It has ended, or waits for its client.
-    pub(super) fn is_over(mut self) {
+    pub(super) fn leave(mut self) {
         if let Some(upstream) = &mut self.upstream {
             upstream.is_over();
         }
@@ -203,8 +203,8 @@ impl Carriage {
     /// The answer for a client that asks about its task itself.
     fn told_of_task(&self, leg: &Leg, task: &Task, sent: &Sent<'_>, response: &Response) -> Result<Turn, Refusal> {
         let shown = self.call.task().unwrap_or_default();
-        let followed = inspect::tasks::Followed { id: &task.id, shown: &shown, life_ms: task.life_ms };
-        let (answer, asks) = inspect::tasks::follow(&leg.held.asker, sent, &followed, response)?;
+        let known = inspect::tasks::Known { id: &task.id, shown: &shown, life_ms: task.life_ms };
+        let (answer, asks) = inspect::tasks::follow(&leg.held.asker, sent, &known, response)?;
         if !asks.is_empty() {
             self.record_asked(leg.id(), asks.iter().map(|(key, ask): &(String, Ask)| (key.as_str(), ask)))?;
         }
