@@ -380,8 +380,14 @@ fn admit() -> Box<dyn FnMut()> {
     let answer = Bytes::from(answer());
     Box::new(move || {
         let Ok(Inbound::Response(response)) = Inbound::parse(answer.clone(), &bounds) else { panic!("no response") };
-        let sent =
-            Sent { method: Method::ToolsCall, id: 7, version: VERSION, declared: Capabilities::NONE, prefix: None };
+        let sent = Sent {
+            method: Method::ToolsCall,
+            id: 7,
+            version: VERSION,
+            declared: Capabilities::NONE,
+            as_task: false,
+            prefix: None,
+        };
         drop(black_box(inspect::admit(&asker, &sent, &response).unwrap()));
     })
 }

@@ -17,6 +17,7 @@ mod header_body_mismatch;
 mod hold_flood;
 mod journal_disk_full;
 mod kill_under_load;
+mod listener_flood;
 mod look_alike_members;
 mod name_tricks;
 mod origin_and_host;

@@ -135,6 +135,14 @@ impl Client {
         self
     }
 
+    /// Begins to listen as a modern client does; the acknowledgement is the first event on the connection.
+    pub(crate) fn listen(&self, id: &Value, notifications: &Value) -> Connection {
+        let mut connection = self.connection();
+        let params = json!({ "notifications": notifications });
+        connection.send(&self.modern_bytes(id, "subscriptions/listen", &params)).unwrap();
+        connection
+    }
+
     /// Initializes as a legacy client does.
     pub(crate) fn initialize(&self) -> Session {
         self.initialize_with(&json!({}))
@@ -192,6 +200,15 @@ impl Session {
     pub(crate) fn notify(&self, method: &str, params: &Value) -> Answer {
         let body = json!({ "jsonrpc": "2.0", "method": method, "params": params });
         self.client.post(&self.headers(), body.to_string().as_bytes())
+    }
+
+    /// Opens the stream for what no request asks for.
+    pub(crate) fn stream(&self) -> Connection {
+        let mut connection = self.client.connection();
+        let mut headers = self.headers();
+        headers.push(("Accept", "text/event-stream"));
+        connection.send(&self.client.bytes("GET", &headers, b"")).unwrap();
+        connection
     }
 
     /// Ends the session.

@@ -108,6 +108,12 @@ impl Step {
     pub(crate) fn later(ready: impl Fn() -> Option<Bytes> + Send + Sync + 'static) -> Self {
         Self::When(When(Arc::new(ready)))
     }
+
+    /// Nothing, until this counter has reached this number.
+    pub(crate) fn until(counter: &Arc<AtomicUsize>, number: usize) -> Self {
+        let counter = Arc::clone(counter);
+        Self::later(move || (counter.load(Ordering::Acquire) >= number).then(Bytes::new))
+    }
 }
 
 impl Reply {
@@ -342,6 +348,7 @@ impl HttpBody for Steps {
                 }
                 Some(Step::Bytes(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Some(Step::When(when)) => match when.0() {
+                    Some(bytes) if bytes.is_empty() => {}
                     Some(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                     None => {
                         self.left.push_front(Step::When(when));

@@ -345,6 +345,17 @@ fn rs_37_nobody_gets_a_task_who_did_not_ask_for_one_and_no_upstream_is_told_what
         let required = refused.json()["error"]["data"]["requiredCapabilities"].clone();
         assert_eq!(required, json!({ "extensions": { EXTENSION: {} } }));
     }
+    let about = json!({ "notifications": { "taskIds": ["x"], "toolsListChanged": true } });
+    let unknowing = client.modern("subscriptions/listen", &about);
+    assert_eq!((unknowing.status(), unknowing.json()["error"]["code"].clone()), (400, json!(-32021)));
+    let mut knowing_about = about;
+    knowing_about["_meta"]["io.modelcontextprotocol/clientCapabilities"] = knowing();
+    let mut connection = client.connection();
+    connection.send(&client.modern_bytes(&json!(1), "subscriptions/listen", &knowing_about)).unwrap();
+    assert_eq!(connection.head().status, 200);
+    let acknowledged = connection.event().unwrap();
+    let honoured = json!({ "toolsListChanged": true });
+    assert_eq!(acknowledged["params"]["notifications"], honoured, "what is not told is not promised: {acknowledged}");
     for method in ["tasks/result", "tasks/list"] {
         let refused = client.modern(method, &json!({ "taskId": "x" }));
         assert_eq!((refused.status(), refused.json()["error"]["code"].clone()), (404, json!(-32601)), "{method}");

@@ -67,6 +67,10 @@ pub enum Event {
     Grant,
     /// A list was answered.
     List,
+    /// Somebody began to listen.
+    Listen,
+    /// Somebody who listened does so no longer.
+    ListenEnd,
     /// The configuration changed, or a change was rejected.
     Config,
     /// The policies changed, or a change was rejected.
@@ -100,6 +104,8 @@ impl Event {
             Self::Refusal => "refusal",
             Self::Grant => "grant",
             Self::List => "list",
+            Self::Listen => "listen",
+            Self::ListenEnd => "listen_end",
             Self::Config => "config",
             Self::Policy => "policy",
             Self::Start => "start",
@@ -732,6 +738,72 @@ impl Fill for List<'_> {
             json.number("shown", self.shown);
             json.number("withheld", self.withheld);
             json.name("policy_set", self.policy_set);
+        });
+    }
+}
+
+/// Somebody begins to listen, and whoever listened has stopped: two records of one id.
+#[derive(Debug, Clone, Copy)]
+pub struct Listen<'a> {
+    /// Who listens.
+    pub who: Who<'a>,
+    /// The path of the MCP endpoint.
+    pub endpoint: &'a str,
+    /// The request.
+    pub request: Request<'a>,
+    /// Of which lists they are told, by name.
+    pub topics: &'a [&'a str],
+    /// Of how many resources they are told; each has a record of its own.
+    pub resources: u64,
+    /// The digest of the policy set, in hex.
+    pub policy_set: &'a str,
+}
+
+impl Record for Listen<'_> {
+    fn event(&self) -> Event {
+        Event::Listen
+    }
+}
+
+impl Fill for Listen<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        self.who.fill(json);
+        self.request.fill(json);
+        json.object("listen", |json| {
+            json.name("endpoint", self.endpoint);
+            json.names("topics", self.topics.iter().copied());
+            json.number("resources", self.resources);
+            json.name("policy_set", self.policy_set);
+        });
+    }
+}
+
+/// The end of a [`Listen`], under its id.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenEnd<'a> {
+    /// Who listened.
+    pub who: Who<'a>,
+    /// Why it ended.
+    pub reason: &'static str,
+    /// Notifications told.
+    pub told: u64,
+    /// For how long.
+    pub duration_us: Option<u64>,
+}
+
+impl Record for ListenEnd<'_> {
+    fn event(&self) -> Event {
+        Event::ListenEnd
+    }
+}
+
+impl Fill for ListenEnd<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        self.who.fill(json);
+        json.object("listened", |json| {
+            json.word("reason", self.reason);
+            json.number("told", self.told);
+            json.number_if("duration_us", self.duration_us);
         });
     }
 }

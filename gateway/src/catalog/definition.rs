@@ -201,12 +201,12 @@ impl Definition {
         Self::of(upstream, parts)
     }
 
-    /// Any resource of an upstream at all: what may be said before a URI is known.
+    /// Any resource of an upstream at all: what may be said before a URI is known; `kind` is what is wanted of it.
     ///
     /// # Errors
     /// [`DefinitionFault::TagMalformed`].
-    pub fn any_resource(upstream: &config::Upstream) -> Result<Self, DefinitionFault> {
-        Ok(Self { given: None, ..Self::resource(upstream, Kind::Template, "")? })
+    pub fn any_resource(upstream: &config::Upstream, kind: Kind) -> Result<Self, DefinitionFault> {
+        Ok(Self { given: None, ..Self::resource(upstream, kind, "")? })
     }
 
     /// The completion of `argument` of what `reference` is called; its rules are those of the thing itself.

@@ -187,6 +187,8 @@ pub struct Limits {
     pub sessions_max: usize,
     /// Time a legacy session may be idle.
     pub session_idle: Duration,
+    /// Listeners at once, over all callers: streams on which the gateway says what nobody asked for.
+    pub listeners_max: usize,
     /// Calls held at once for a modern client's answer to a legacy upstream, over all callers.
     pub holds_max: usize,
     /// Time that a client may take to answer what an upstream asks.

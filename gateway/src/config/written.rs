@@ -140,6 +140,7 @@ pub(crate) struct Limits {
     pub(crate) calls_max: Key<u64>,
     pub(crate) sessions_max: Key<u64>,
     pub(crate) session_idle_ms: Key<u64>,
+    pub(crate) listeners_max: Key<u64>,
     pub(crate) holds_max: Key<u64>,
     pub(crate) hold_max_ms: Key<u64>,
 }

@@ -125,6 +125,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             calls_max: 0,
             sessions_max: 0,
             session_idle: Duration::ZERO,
+            listeners_max: 0,
             holds_max: 0,
             hold_max: Duration::ZERO,
         },

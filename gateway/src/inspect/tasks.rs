@@ -183,7 +183,7 @@ pub struct Working {
 /// Turns an upstream's answer to a request about a task into the client's; and says what the task asks for, if anything.
 ///
 /// # Errors
-/// As [`super::admit`].
+/// As [`super::admit`], and [`Refusal::TaskUnknown`].
 pub fn follow(
     asker: &Asker,
     sent: &Sent<'_>,
@@ -195,6 +195,10 @@ pub fn follow(
     }
     let result = match response.outcome() {
         Ok(result) => result,
+        // In the upstream's words it may be called by the upstream's name for it.
+        Err(error) if error.code == super::INVALID_PARAMS && sent.method != Method::TasksUpdate => {
+            return Err(Refusal::TaskUnknown("one that the upstream does not know any more"));
+        }
         Err(error) => {
             let mut out = super::begin(asker);
             outbound::member(&mut out, "error", b"");

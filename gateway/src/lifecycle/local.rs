@@ -3,7 +3,7 @@
 //! `initialize`, `server/discover`, lists, refusals, and the record that comes before a call is sent on. Nothing
 //! here reaches an upstream.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use uuid::Uuid;
 
@@ -21,8 +21,8 @@ use crate::{
     ceiling::Admission,
     config::{ArgumentRecord, UpstreamId},
     exchange::Grant,
-    identity::metadata,
-    refusal::{Challenge, Era, Refusal},
+    identity::{Caller, metadata},
+    refusal::{Challenge, Refusal},
     rpc::{
         self, Asker, Call,
         answers::{self, CacheScope, Capabilities, Page, Served},
@@ -128,12 +128,13 @@ impl Gateway {
 
     /// `server/discover` (RS-23).
     pub(super) fn discover(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
-        let asker = asker(&asking.call)?;
-        let catalogue = asking.estate.catalogue.load();
+        let Asking { estate, caller, call, .. } = asking;
+        let asker = asker(call)?;
+        let catalogue = estate.catalogue.load();
         let degraded = degraded(&catalogue, asking, trail);
         let instructions = instructions(&catalogue, asking, trail);
         let served = Served {
-            capabilities: capabilities(&catalogue, asking, trail),
+            capabilities: capabilities(estate, caller, trail),
             instructions: instructions.as_deref(),
             ..served(&degraded)
         };
@@ -160,7 +161,7 @@ impl Gateway {
         let degraded = degraded(&catalogue, asking, trail);
         let instructions = instructions(&catalogue, asking, trail);
         let served = Served {
-            capabilities: capabilities(&catalogue, asking, trail),
+            capabilities: capabilities(estate, caller, trail),
             instructions: instructions.as_deref(),
             ..served(&degraded)
         };
@@ -231,33 +232,30 @@ fn sees_any(asking: &Asking<'_>, trail: &Trail, listing: &Listing) -> bool {
 }
 
 /// What this caller can use: the union over the upstreams of which they see something (RS-24, spec §3.4).
-fn capabilities(catalogue: &Catalogue, asking: &Asking<'_>, trail: &Trail) -> Capabilities {
-    let rules = asking.estate.rules.load();
-    let visible =
-        |definition: &Arc<Definition>| rules.policies.visible(asking.caller.identity(), definition, trail.now);
+pub(super) fn capabilities(estate: &Estate, caller: &Caller, trail: &Trail) -> Capabilities {
+    let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
+    let visible = |definition: &Definition| rules.policies.visible(caller.identity(), definition, trail.now);
+    // Whether some resource might be read, or watched, listed or not.
+    let may = |id: &UpstreamId, kind: Kind| {
+        let any = estate.config.upstreams.get(id).and_then(|upstream| Definition::any_resource(upstream, kind).ok());
+        any.is_some_and(|any| visible(&any))
+    };
     // A list that may yet come is served as an empty one: clients that found no tools would not ask again.
     let mut served = Capabilities { tools: true, ..Capabilities::default() };
     for (id, listing) in catalogue.behind(&trail.endpoint) {
         let Some(offer) = &listing.offer else { continue };
-        let prompts = offer.prompts && listing.prompts.iter().any(visible);
-        let resources = offer.resources && may_read(asking, trail, id);
-        let any = prompts || resources || listing.tools.iter().any(visible);
+        let prompts = offer.prompts && listing.prompts.iter().any(|prompt| visible(prompt));
+        let resources = offer.resources && may(id, Kind::Template);
+        let any = prompts || resources || listing.tools.iter().any(|tool| visible(tool));
         served.prompts |= prompts;
         served.resources |= resources;
         // Those of legacy servers are followed here, and no client sees them.
-        served.tasks |= offer.tasks && listing.tools.iter().any(visible) && asking.call.era() == Era::Modern;
+        served.tasks |= offer.tasks && listing.tools.iter().any(|tool| visible(tool));
+        served.subscribe |= resources && offer.subscribe && may(id, Kind::Subscription);
         served.completions |= offer.completions && (prompts || resources);
-        // A legacy client sets the level for its session, which is not served.
-        served.logging |= offer.logging && any && asking.call.era() == Era::Modern;
+        served.logging |= offer.logging && any;
     }
     served
-}
-
-/// Whether some resource of the upstream might be read by this caller, listed or not.
-fn may_read(asking: &Asking<'_>, trail: &Trail, id: &UpstreamId) -> bool {
-    let Some(upstream) = asking.estate.config.upstreams.get(id) else { return false };
-    let Ok(any) = Definition::any_resource(upstream) else { return false };
-    asking.estate.rules.load().policies.visible(asking.caller.identity(), &any, trail.now)
 }
 
 /// What the upstreams tell the model of themselves, where the administrator lets them: each bounded, and labelled with

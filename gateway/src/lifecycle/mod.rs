@@ -5,10 +5,13 @@
 
 mod carry;
 mod estate;
+mod hub;
+mod listen;
 mod local;
 mod refresh;
 mod respond;
 mod retry;
+mod subscribe;
 mod task;
 mod trail;
 
@@ -19,13 +22,14 @@ use bytes::Bytes;
 use carry::{Carriage, Ended, Held, Leg, Next};
 pub use estate::{Estate, Rules, endpoints};
 use http::{HeaderMap, Method};
+use hub::Hub;
 use retry::Retrying;
 use tokio::sync::{Semaphore, mpsc};
 use trail::Trail;
 
 use crate::{
     audit::journal::Journal,
-    bridge::{Holds, Session, Sessions},
+    bridge::{Holds, Session, Sessions, Subscriptions},
     catalog::{Kind, Target},
     config::Endpoint,
     identity::Caller,
@@ -122,10 +126,12 @@ struct Means {
 /// The assembled gateway.
 #[derive(Debug)]
 pub struct Gateway {
-    estate: ArcSwap<Estate>,
+    estate: Arc<ArcSwap<Estate>>,
+    hub: Hub,
     journal: Arc<Journal>,
     means: Arc<Means>,
     sessions: Sessions,
+    subscriptions: Arc<Subscriptions>,
     spans: Spans,
     tasks: Tasks,
     room: Arc<Semaphore>,
@@ -142,8 +148,10 @@ impl Gateway {
         Ok(Self {
             means: Arc::new(Means { journal: Arc::clone(&journal), sealer, holds: Arc::new(Holds::new(limits)) }),
             sessions: Sessions::new(limits),
+            subscriptions: Arc::default(),
             room: Arc::new(Semaphore::new(limits.calls_max)),
-            estate: ArcSwap::from_pointee(estate),
+            hub: Hub::new(limits.listeners_max),
+            estate: Arc::new(ArcSwap::from_pointee(estate)),
             journal,
             spans,
             tasks,
@@ -160,6 +168,18 @@ impl Gateway {
     pub fn succeed(self: &Arc<Self>, estate: Estate) {
         self.estate.swap(Arc::new(estate)).retire();
         self.keep_catalogue();
+        self.hub.changed();
+    }
+
+    /// Judges everything from now on by `rules`, with an estate that stays as it is.
+    pub fn rule(&self, rules: Rules) {
+        self.estate.load().rules.store(Arc::new(rules));
+        self.hub.changed();
+    }
+
+    /// Ends what would not end by itself: nobody listens to a gateway that ends.
+    pub fn drain(&self) {
+        self.hub.drain();
     }
 
     /// The journal.
@@ -205,11 +225,10 @@ impl Gateway {
         let audiences = estate.audiences(&head.endpoint);
         let caller = estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
-        if head.method == Method::DELETE {
-            return self.end_session(head, &caller, trail);
-        }
-        if head.method != Method::POST {
-            return Err(Refusal::MethodNotAllowed("POST, DELETE"));
+        match head.method {
+            Method::DELETE => return self.end_session(head, &caller, trail),
+            Method::GET => return self.stream(estate, head, &caller, trail),
+            _ => {}
         }
         let body = body.await?;
         let message =
@@ -253,6 +272,10 @@ impl Gateway {
             rpc::Method::ServerDiscover => self.discover(&asking, trail),
             rpc::Method::Initialize => self.initialize(&asking, trail),
             rpc::Method::Ping => respond::pong(&asking.call),
+            rpc::Method::SubscriptionsListen => Box::pin(self.listen(&asking, trail)).await,
+            rpc::Method::ResourcesSubscribe => Box::pin(self.subscribe(&asking, trail)).await,
+            rpc::Method::ResourcesUnsubscribe => Self::unsubscribe(&asking, trail),
+            rpc::Method::LoggingSetLevel => Self::set_log_level(&asking, trail),
             rpc::Method::Cancelled => {
                 if let (Some(session), Some(cancelled)) = (asking.session, asking.call.cancelled()) {
                     session.cancel(cancelled.request_id.raw());
@@ -310,10 +333,25 @@ impl Gateway {
     fn hold(&self, call: &Call, session: Option<&Arc<Session>>) -> Result<Held, Refusal> {
         let room =
             Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
-        let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
+        let mut asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
+        asker.log_level = session.map_or(asker.log_level, |session| session.log_level());
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();
         Ok(Held { asker, tracked, _room: room })
+    }
+
+    /// `logging/setLevel` of a legacy client: the level of the calls of its session, where anything is logged (RS-24).
+    fn set_log_level(asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
+        let Asking { estate, caller, call, session, .. } = asking;
+        let (Some(session), Some(level)) = (session, call.level()) else {
+            return Err(Refusal::Bug("a level without a session"));
+        };
+        if !local::capabilities(estate, caller, trail).logging {
+            return Err(Refusal::MethodUnknown);
+        }
+        session.set_log_level(level);
+        trail.measure("", None);
+        respond::pong(call)
     }
 
     /// The session that a legacy client names.

@@ -202,8 +202,13 @@ impl Trail {
     /// Records that the request was refused: one record each for callers who are known, counted for those who are not,
     /// lest a flood of strangers fill the disk.
     pub(super) fn refused(&self, journal: &Journal, refusal: &Refusal, outside: &Outside) {
-        metrics().refusals.with([outside.code]).increment();
         self.measure(outside.code, Some(outside.rpc));
+        self.note_refused(journal, refusal, outside);
+    }
+
+    /// The same for a part of the request, where the whole goes on.
+    pub(super) fn note_refused(&self, journal: &Journal, refusal: &Refusal, outside: &Outside) {
+        metrics().refusals.with([outside.code]).increment();
         if self.identity.is_none() {
             journal.count_refusal(self.peer.ip(), outside.code);
             return;

@@ -1,7 +1,8 @@
 //! What does the gateway answer in its own name?
 //!
-//! The JSON text of errors, `initialize`, `server/discover`, lists and `ping`, for each era. It does not decide what is
-//! answered, and it never holds anything that an upstream said besides definitions and instructions.
+//! The JSON text of errors, `initialize`, `server/discover`, lists, `ping` and of what listeners are told, for each era. It
+//! does not decide what is answered, and it never holds anything that an upstream said besides definitions and
+//! instructions.
 
 use std::borrow::Cow;
 
@@ -11,6 +12,7 @@ use super::{
     json::write_string,
     meta,
     outbound::{IMPLEMENTATION, member, member_text},
+    topics::{Topic, Topics},
     versions,
 };
 use crate::refusal::{Detail, Era, Outside, VERSION};
@@ -54,6 +56,8 @@ pub struct Capabilities {
     pub prompts: bool,
     /// `resources`.
     pub resources: bool,
+    /// `resources.subscribe`.
+    pub subscribe: bool,
     /// `completions`.
     pub completions: bool,
     /// `logging`.
@@ -63,18 +67,28 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// The lists of whose changes this caller can be told.
+    #[must_use]
+    pub fn topics(self) -> Topics {
+        let topics = [(Topic::Tools, self.tools), (Topic::Prompts, self.prompts), (Topic::Resources, self.resources)];
+        topics.into_iter().filter(|(_, served)| *served).map(|(topic, _)| topic).collect()
+    }
+
     fn write(self, out: &mut Vec<u8>) {
         member(out, "capabilities", b"{");
-        let Self { tools, prompts, resources, completions, logging, tasks } = self;
-        let words = [
-            ("tools", tools),
-            ("prompts", prompts),
-            ("resources", resources),
-            ("completions", completions),
-            ("logging", logging),
+        let Self { tools, prompts, resources, subscribe, completions, logging, tasks } = self;
+        // The gateway reads every list again and again, so it can always tell of a change.
+        let (changing, watched) = (br#"{"listChanged":true}"#, br#"{"subscribe":true,"listChanged":true}"#);
+        let words: [(&str, bool, &[u8]); 6] = [
+            ("tools", tools, changing),
+            ("prompts", prompts, changing),
+            ("resources", resources && !subscribe, changing),
+            ("resources", resources && subscribe, watched),
+            ("completions", completions, b"{}"),
+            ("logging", logging, b"{}"),
         ];
-        for (word, _) in words.iter().filter(|(_, served)| *served) {
-            member(out, word, b"{}");
+        for (word, _, what) in words.iter().filter(|(_, served, _)| *served) {
+            member(out, word, what);
         }
         if tasks {
             member(out, "extensions", b"{");
@@ -161,7 +175,8 @@ fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
 pub fn initialize(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "protocolVersion", asker.version);
-    served.capabilities.write(&mut out);
+    // The extension is one of modern requests.
+    Capabilities { tasks: false, ..served.capabilities }.write(&mut out);
     member(&mut out, "serverInfo", IMPLEMENTATION);
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);
@@ -212,10 +227,70 @@ pub fn list(asker: &Asker, page: &Page<'_>) -> Local {
     end(out)
 }
 
-/// The answer to `ping` (RL-09).
+/// The answer to `ping` (RL-09), and to whatever else has nothing to say but that it was done.
 #[must_use]
 pub fn pong(id: &RequestId) -> Local {
     end(begin(id))
+}
+
+/// The first message to a listener: of what it will be told (RS-33).
+#[must_use]
+pub fn acknowledged(listener: &RequestId, honoured: Topics, uris: &[String]) -> Vec<u8> {
+    let mut out = notice("notifications/subscriptions/acknowledged", Some(listener));
+    member(&mut out, "notifications", b"{");
+    for topic in honoured.iter() {
+        member(&mut out, topic.member(), b"true");
+    }
+    if !uris.is_empty() {
+        member(&mut out, "resourceSubscriptions", &texts(uris));
+    }
+    out.extend_from_slice(b"}}}");
+    out
+}
+
+/// Word that a list has changed. A modern listener is named by its request's id; a legacy one has no name.
+#[must_use]
+pub fn changed(topic: Topic, listener: Option<&RequestId>) -> Vec<u8> {
+    let mut out = notice(topic.notification(), listener);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// Word that a resource has changed.
+#[must_use]
+pub fn updated(uri: &str, listener: Option<&RequestId>) -> Vec<u8> {
+    let mut out = notice("notifications/resources/updated", listener);
+    member_text(&mut out, "uri", uri);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// The answer to `subscriptions/listen`, which ends it gracefully (RS-33).
+#[must_use]
+pub fn listened(listener: &RequestId) -> Vec<u8> {
+    let mut out = begin(listener);
+    member_text(&mut out, "resultType", "complete");
+    let mut own = vec![b'{'];
+    member(&mut own, meta::SUBSCRIPTION_ID, listener.raw());
+    member(&mut own, meta::SERVER_INFO, IMPLEMENTATION);
+    own.push(b'}');
+    member(&mut out, "_meta", &own);
+    end(out).into_bytes()
+}
+
+/// A notification up to the members of its `params`.
+fn notice(method: &str, listener: Option<&RequestId>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
+    member_text(&mut out, "method", method);
+    member(&mut out, "params", b"{");
+    if let Some(id) = listener {
+        let mut own = vec![b'{'];
+        member(&mut own, meta::SUBSCRIPTION_ID, id.raw());
+        own.push(b'}');
+        member(&mut out, "_meta", &own);
+    }
+    out
 }
 
 fn begin(id: &RequestId) -> Vec<u8> {

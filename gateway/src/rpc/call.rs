@@ -3,7 +3,7 @@
 //! A [`Call`] owns the bytes that it was read from and knows where everything stands in them. It is made by
 //! [`super::parse`] only, so that whoever holds one knows that every check of the wire has passed.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use bytes::Bytes;
 
@@ -12,6 +12,7 @@ use super::{
     json::{Document, Index, Kind, Value, write_string},
     meta::{LogLevel, Meta},
     reply::Response,
+    topics::{Topic, Topics},
 };
 use crate::refusal::{Era, Refusal};
 
@@ -78,6 +79,14 @@ pub enum Method {
     ToolsList,
     /// `tools/call`.
     ToolsCall,
+    /// `subscriptions/listen`, modern.
+    SubscriptionsListen,
+    /// `logging/setLevel`, legacy.
+    LoggingSetLevel,
+    /// `resources/subscribe`, legacy.
+    ResourcesSubscribe,
+    /// `resources/unsubscribe`, legacy.
+    ResourcesUnsubscribe,
     /// `prompts/list`.
     PromptsList,
     /// `prompts/get`.
@@ -114,6 +123,10 @@ impl Method {
             ("ping", Era::Legacy) => Some(Self::Ping),
             ("tools/list", _) => Some(Self::ToolsList),
             ("tools/call", _) => Some(Self::ToolsCall),
+            ("subscriptions/listen", Era::Modern) => Some(Self::SubscriptionsListen),
+            ("logging/setLevel", Era::Legacy) => Some(Self::LoggingSetLevel),
+            ("resources/subscribe", Era::Legacy) => Some(Self::ResourcesSubscribe),
+            ("resources/unsubscribe", Era::Legacy) => Some(Self::ResourcesUnsubscribe),
             ("prompts/list", _) => Some(Self::PromptsList),
             ("prompts/get", _) => Some(Self::PromptsGet),
             ("resources/list", _) => Some(Self::ResourcesList),
@@ -142,7 +155,7 @@ impl Method {
     pub const fn naming(self) -> Option<&'static str> {
         match self {
             Self::ToolsCall | Self::PromptsGet => Some("name"),
-            Self::ResourcesRead => Some("uri"),
+            Self::ResourcesRead | Self::ResourcesSubscribe | Self::ResourcesUnsubscribe => Some("uri"),
             Self::CompletionComplete => Some("ref"),
             Self::TasksGet | Self::TasksUpdate | Self::TasksCancel => Some("taskId"),
             Self::ServerDiscover
@@ -152,6 +165,8 @@ impl Method {
             | Self::PromptsList
             | Self::ResourcesList
             | Self::ResourceTemplatesList
+            | Self::SubscriptionsListen
+            | Self::LoggingSetLevel
             | Self::Initialized
             | Self::Cancelled
             | Self::OtherNotification => None,
@@ -167,6 +182,10 @@ impl Method {
             Self::Ping => "ping",
             Self::ToolsList => "tools/list",
             Self::ToolsCall => "tools/call",
+            Self::SubscriptionsListen => "subscriptions/listen",
+            Self::LoggingSetLevel => "logging/setLevel",
+            Self::ResourcesSubscribe => "resources/subscribe",
+            Self::ResourcesUnsubscribe => "resources/unsubscribe",
             Self::PromptsList => "prompts/list",
             Self::PromptsGet => "prompts/get",
             Self::ResourcesList => "resources/list",
@@ -363,6 +382,31 @@ impl Call {
         Some(Cancelled { request_id, reason: self.param("reason").and_then(Value::text) })
     }
 
+    /// What `subscriptions/listen` asks for; a member that no revision knows asks for nothing.
+    #[must_use]
+    pub fn filter(&self) -> Option<Filter> {
+        if self.method != Method::SubscriptionsListen {
+            return None;
+        }
+        let asked = self.param("notifications")?;
+        let wanted = |topic: &Topic| asked.get(topic.member()).is_some_and(|wanted| wanted.raw() == b"true");
+        let uris = asked.get("resourceSubscriptions").into_iter().flat_map(Value::elements);
+        Some(Filter {
+            topics: Topic::ALL.into_iter().filter(wanted).collect(),
+            uris: uris.filter_map(Value::text).map(Cow::into_owned).collect(),
+            tasks: asked.get("taskIds").is_some(),
+        })
+    }
+
+    /// What `logging/setLevel` carries.
+    #[must_use]
+    pub fn level(&self) -> Option<LogLevel> {
+        if self.method != Method::LoggingSetLevel {
+            return None;
+        }
+        LogLevel::parse(&self.param("level")?.text()?)
+    }
+
     /// What whoever answers must know; nothing for a notification, which has no answer.
     #[must_use]
     pub fn asker(&self) -> Option<Asker> {
@@ -375,6 +419,17 @@ impl Call {
             log_level: meta.log_level.and_then(Value::text).and_then(|word| LogLevel::parse(&word)),
         })
     }
+}
+
+/// What a listener wants to hear of (RS-33).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// The lists of whose changes it wants to be told.
+    pub topics: Topics,
+    /// The resources of whose changes it wants to be told.
+    pub uris: BTreeSet<String>,
+    /// Whether it wants to be told of tasks.
+    pub tasks: bool,
 }
 
 /// `params.ref` of `completion/complete` (RS-35).

@@ -19,6 +19,8 @@ pub const METHOD: &str = "mcp-method";
 pub const NAME: &str = "mcp-name";
 /// `Mcp-Session-Id`, legacy.
 pub const SESSION_ID: &str = "mcp-session-id";
+/// The event after which a stream goes on.
+pub const LAST_EVENT_ID: &str = "last-event-id";
 /// What the headers start with that mirror arguments.
 pub const PARAM_PREFIX: &str = "mcp-param-";
 
@@ -61,6 +63,15 @@ pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         Field::Absent => Ok(None),
         Field::Text(id) => Ok(Some(id)),
         Field::Unreadable => Err(Refusal::SessionUnknown),
+    }
+}
+
+/// The last event that a client got of a stream which it comes back to (RL-08); what cannot be read names none.
+#[must_use]
+pub fn last_event_id(headers: &HeaderMap) -> Option<&str> {
+    match Field::of(headers, LAST_EVENT_ID) {
+        Field::Text(id) => Some(id),
+        Field::Absent | Field::Unreadable => None,
     }
 }
 

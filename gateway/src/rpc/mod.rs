@@ -17,14 +17,16 @@ pub mod outbound;
 mod parse;
 pub mod reply;
 pub mod sse;
+mod topics;
 pub mod uris;
 pub mod versions;
 
 pub use call::{
-    Asker, Call, Cancelled, Initialize, Message, Method, Reference, Rejected, RequestId, TASK_ID_BYTES_MAX,
+    Asker, Call, Cancelled, Filter, Initialize, Message, Method, Reference, Rejected, RequestId, TASK_ID_BYTES_MAX,
 };
 pub use capabilities::{Capabilities, TASKS_EXTENSION};
 pub use parse::parse;
+pub use topics::{Topic, Topics};
 
 pub use crate::refusal::Era;
 

@@ -9,6 +9,7 @@ use super::{
     call::{Call, RequestId},
     json::{Value, write_string},
     meta::{self, LogLevel},
+    topics::Topic,
     versions,
 };
 use crate::refusal::Era;
@@ -183,12 +184,53 @@ pub fn discover(outgoing: &Outgoing<'_>) -> Vec<u8> {
     out
 }
 
-/// `subscriptions/listen` for changes of the list of tools, in the gateway's own name (RC-15).
+/// `subscriptions/listen` for changes of every list, in the gateway's own name (RC-15).
 #[must_use]
 pub fn listen(outgoing: &Outgoing<'_>) -> Vec<u8> {
     let mut out = begin(Some(outgoing.id), "subscriptions/listen", 0);
-    out.extend_from_slice(br#","params":{"notifications":{"toolsListChanged":true}"#);
+    out.extend_from_slice(br#","params":{"notifications":{"#);
+    for topic in Topic::ALL {
+        member(&mut out, topic.member(), b"true");
+    }
+    out.push(b'}');
     write_meta(&mut out, outgoing, None);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `subscriptions/listen` for changes of these resources (RC-15).
+#[must_use]
+pub fn watch(outgoing: &Outgoing<'_>, uris: &[&str]) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "subscriptions/listen", 0);
+    out.extend_from_slice(br#","params":{"notifications":{"resourceSubscriptions":["#);
+    for (index, uri) in uris.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_string(&mut out, uri);
+    }
+    out.extend_from_slice(b"]}");
+    write_meta(&mut out, outgoing, None);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// A request about one resource: `resources/subscribe` or `resources/unsubscribe` of a legacy session.
+#[must_use]
+pub fn about(outgoing: &Outgoing<'_>, method: &str, uri: &str) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), method, 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "uri", uri);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `logging/setLevel` of a legacy session.
+#[must_use]
+pub fn set_level(outgoing: &Outgoing<'_>, level: LogLevel) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "logging/setLevel", 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "level", level.as_str());
     out.extend_from_slice(b"}}");
     out
 }

@@ -16,6 +16,7 @@ use super::{
     lookalike,
     meta::{self, LogLevel, Meta},
     reply::Inbound,
+    topics::Topic,
     versions,
 };
 use crate::{
@@ -294,6 +295,7 @@ impl Asked<'_> {
                 self.named("uri", URI_BYTES_MAX)?;
                 self.retry_params()?;
             }
+            Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => self.named("uri", URI_BYTES_MAX)?,
             Method::CompletionComplete => self.completion_params()?,
             Method::TasksGet | Method::TasksCancel => self.named("taskId", TASK_ID_BYTES_MAX)?,
             Method::TasksUpdate => self.task_update_params()?,
@@ -303,6 +305,12 @@ impl Asked<'_> {
                 }
             }
             Method::Initialize => self.initialize_params()?,
+            Method::SubscriptionsListen => self.listen_params()?,
+            Method::LoggingSetLevel => {
+                if self.param("level").and_then(Value::text).and_then(|word| LogLevel::parse(&word)).is_none() {
+                    return invalid("`level` is not one of the eight levels");
+                }
+            }
             Method::Cancelled => {
                 if self.param("requestId").and_then(RequestId::of).is_none() {
                     return Ok(Method::OtherNotification);
@@ -342,6 +350,29 @@ impl Asked<'_> {
         }
         if names_collide(arguments) {
             return invalid("two members of `arguments` differ in case only");
+        }
+        Ok(())
+    }
+
+    fn listen_params(&self) -> Result<(), Refusal> {
+        let Some(asked) = self.param("notifications").filter(|asked| asked.is_object()) else {
+            return invalid("`notifications` is missing or not an object");
+        };
+        let flag = |topic: Topic| asked.get(topic.member()).is_none_or(|wanted| wanted.kind() == Kind::Bool);
+        if !Topic::ALL.into_iter().all(flag) {
+            return invalid("a member of `notifications` is not true or false");
+        }
+        let texts = |list: Value<'_>| list.kind() == Kind::Array && list.elements().all(|id| id.kind() == Kind::String);
+        if !asked.get("taskIds").is_none_or(texts) {
+            return invalid("`taskIds` is not a list of ids");
+        }
+        let Some(uris) = asked.get("resourceSubscriptions") else { return Ok(()) };
+        let fits = |uri: Value<'_>| uri.text().is_some_and(|uri| !uri.is_empty() && uri.len() <= URI_BYTES_MAX);
+        if uris.kind() != Kind::Array || !uris.elements().all(fits) {
+            return invalid("`resourceSubscriptions` is not a list of URIs, or one of them is too long");
+        }
+        if uris.elements().count() > SUBSCRIPTIONS_MAX {
+            return invalid("`resourceSubscriptions` is too long");
         }
         Ok(())
     }
@@ -452,6 +483,8 @@ fn names_collide(arguments: Value<'_>) -> bool {
     folded.iter().zip(folded.iter().skip(1)).any(|(one, other)| one == other)
 }
 
+/// Resources that one listener may watch.
+const SUBSCRIPTIONS_MAX: usize = 64;
 /// Members of `params` that mean something to some revision.
 const PARAMS: &[&str] = &[
     "name",
@@ -471,6 +504,8 @@ const PARAMS: &[&str] = &[
     "clientInfo",
     "requestId",
     "reason",
+    "notifications",
+    "level",
 ];
 /// As much of an unknown version as goes back in the error.
 const VERSION_CHARS_MAX: usize = 64;

@@ -38,6 +38,7 @@ fn limits() -> Limits {
         calls_max: 100,
         sessions_max: 100,
         session_idle: Duration::from_secs(600),
+        listeners_max: 100,
         holds_max: 16,
         hold_max: Duration::from_secs(60),
     }

@@ -72,6 +72,8 @@ pub struct Metrics {
     pub calls: Gauge,
     /// Legacy sessions, ours to clients.
     pub sessions: Gauge,
+    /// Streams on which clients wait for changes.
+    pub listeners: Gauge,
     /// Calls held at legacy upstreams until a modern client answers.
     pub holds: Gauge,
     /// Times that clients were asked something in the middle of a call, by upstream.
@@ -186,6 +188,7 @@ impl Metrics {
             Metric::one("tollgate.connections.refused", "Client connections refused.", &self.connections_refused),
             Metric::one("tollgate.calls", "Calls in flight.", &self.calls),
             Metric::one("tollgate.sessions", "Legacy sessions.", &self.sessions),
+            Metric::one("tollgate.listeners", "Streams on which clients wait for changes.", &self.listeners),
             Metric::one("tollgate.holds", "Calls held until a client answers.", &self.holds),
             Metric::family(
                 "tollgate.input.rounds",

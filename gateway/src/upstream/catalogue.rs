@@ -18,7 +18,7 @@ use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
-        Capabilities, TASKS_EXTENSION,
+        Capabilities, TASKS_EXTENSION, Topics,
         json::{self, Value},
         outbound,
         reply::{Inbound, Response},
@@ -58,6 +58,12 @@ impl Peer {
     /// What is known of the upstream is to be found out anew, soon.
     pub fn shake(&self) {
         self.shaken.notify_one();
+    }
+
+    /// The lists of which the upstream has said, since this was last asked, that they have changed.
+    #[must_use]
+    pub fn said(&self) -> Topics {
+        std::mem::take(&mut *self.said.lock())
     }
 
     /// Returns when somebody has shaken the trust in what is known.
@@ -120,7 +126,7 @@ impl Peer {
     /// # Errors
     /// Every refusal that an upstream can cause, as far as its tools are concerned; another list that cannot be read is
     /// told and left out.
-    pub async fn read(&self, grant: &Grant) -> Result<Read, Refusal> {
+    pub async fn read(&self, grant: &Arc<Grant>) -> Result<Read, Refusal> {
         let spoken = self.detect(grant).await?;
         let offer = Box::pin(self.offered(grant, spoken)).await?;
         let mut read = Read::default();
@@ -145,7 +151,7 @@ impl Peer {
     }
 
     /// What the upstream says that it serves.
-    async fn offered(&self, grant: &Grant, spoken: Spoken) -> Result<Offer, Refusal> {
+    async fn offered(&self, grant: &Arc<Grant>, spoken: Spoken) -> Result<Offer, Refusal> {
         if spoken.era == Era::Legacy {
             let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
             return Ok(self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?.offer.clone());
@@ -162,7 +168,12 @@ impl Peer {
     }
 
     /// Reads all pages of one list.
-    async fn read_all(&self, grant: &Grant, (spoken, kind): (Spoken, Kind), read: &mut Read) -> Result<(), Refusal> {
+    async fn read_all(
+        &self,
+        grant: &Arc<Grant>,
+        (spoken, kind): (Spoken, Kind),
+        read: &mut Read,
+    ) -> Result<(), Refusal> {
         let (method, member) = kind.list();
         let mut cursor: Option<String> = None;
         for _page in 0..PAGES_MAX {
@@ -214,7 +225,7 @@ impl Peer {
 
     async fn page(
         &self,
-        grant: &Grant,
+        grant: &Arc<Grant>,
         spoken: Spoken,
         method: &str,
         cursor: Option<&str>,

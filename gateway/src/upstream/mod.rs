@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod session;
+mod subscription;
 mod transport;
 mod watch;
 
@@ -13,7 +14,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,8 +23,13 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use session::{Key, Session, Sessions};
-use tokio::{runtime::Handle, sync::Notify};
+use parking_lot::Mutex;
+use session::{FAREWELLS_MAX, Farewell, Key, Session, Sessions};
+pub use subscription::{Wanted, Watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+};
 pub use transport::Messages;
 use transport::{Address, Answered, Outgoing, Reading, Undelivered};
 pub use watch::Heard;
@@ -37,7 +43,7 @@ use crate::{
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::{
-        Call, Capabilities, headers,
+        Call, Capabilities, Topics, headers,
         json::{Bounds, Value},
         meta::LogLevel,
         mirrors,
@@ -108,15 +114,17 @@ pub struct Spoken {
 #[derive(Debug)]
 pub struct Peer {
     settings: Arc<Upstream>,
-    address: Address,
+    address: Arc<Address>,
     client: Client,
     bounds: Bounds,
     reply_bytes_max: usize,
     event_bytes_max: usize,
     spoken: ArcSwapOption<Spoken>,
     sessions: Sessions,
+    farewells: Arc<Semaphore>,
     ids: AtomicU64,
     shaken: Notify,
+    said: Mutex<Topics>,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -174,7 +182,7 @@ impl Peer {
     fn new(settings: Arc<Upstream>, client: Client, limits: &Limits) -> Result<Self, EgressError> {
         let spoken = settings.era.map(|era| Arc::new(Spoken { era, version: newest(era) }));
         Ok(Self {
-            address: Address::of(&settings.url)?,
+            address: Arc::new(Address::of(&settings.url)?),
             settings,
             client,
             bounds: Bounds::reply(limits),
@@ -182,8 +190,10 @@ impl Peer {
             event_bytes_max: limits.event_bytes_max,
             spoken: ArcSwapOption::from(spoken),
             sessions: Sessions::new(),
+            farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
             ids: AtomicU64::new(1),
             shaken: Notify::new(),
+            said: Mutex::new(Topics::default()),
         })
     }
 
@@ -257,6 +267,9 @@ impl Peer {
         let mut first = true;
         loop {
             let session = self.sessions.take(&key, Box::pin(self.begin(grant, passage.capabilities))).await?;
+            if let Some(level) = passage.log_level.filter(|level| session.is_quieter_than(*level)) {
+                Box::pin(self.set_level(grant, &session, level)).await;
+            }
             let spoken = Spoken { era: Era::Legacy, version: session.version };
             let way = Way {
                 peer: Arc::clone(self),
@@ -333,7 +346,7 @@ impl Peer {
     }
 
     /// A session at a legacy upstream: `initialize`, then `notifications/initialized`.
-    async fn begin(&self, grant: &Grant, capabilities: Capabilities) -> Result<Session, Refusal> {
+    async fn begin(&self, grant: &Arc<Grant>, capabilities: Capabilities) -> Result<Session, Refusal> {
         let id = self.next_id();
         let capabilities = capabilities.in_version(versions::LEGACY_NEWEST).json();
         let own = outbound::Outgoing::own(id, versions::LEGACY_NEWEST);
@@ -348,11 +361,35 @@ impl Peer {
             .get("protocolVersion")
             .and_then(|version| versions::legacy(&version.text()?))
             .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
-        let session = Session { id: answered.session, version, offer: catalogue::offer(result) };
+        let session = Session {
+            id: answered.session,
+            version,
+            offer: catalogue::offer(result),
+            level: Mutex::new(None),
+            gone: AtomicBool::new(false),
+            farewell: Farewell {
+                client: self.client.clone(),
+                address: Arc::clone(&self.address),
+                grant: Arc::clone(grant),
+                turns: Arc::clone(&self.farewells),
+            },
+        };
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
         let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;
         Ok(session)
+    }
+
+    /// Asks for log messages from `level` on, for all calls of the session. Where that fails there are fewer of them.
+    async fn set_level(&self, grant: &Grant, session: &Session, level: LogLevel) {
+        let body = outbound::set_level(&outbound::Outgoing::own(self.next_id(), session.version), level);
+        let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
+        let asked = async {
+            if let Ok(answered) = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await {
+                answered.messages.discard().await;
+            }
+        };
+        drop(tokio::time::timeout(SAYING_MAX, asked).await);
     }
 
     /// Reads messages until the response to `id`; everything before it is not asked for here.
@@ -503,14 +540,7 @@ impl Reply {
     /// a page of debugging or an error, would hand it to the caller.
     #[must_use]
     pub fn gives_away(&self, message: &[u8]) -> bool {
-        let Some((_, value)) = self.underway.way.grant.header() else { return false };
-        let secret = value.to_str().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
-        let start = secret.len().saturating_sub(SECRET_BYTES_SEARCHED);
-        // What is not UTF-8 is no message, and goes nowhere.
-        match (secret.get(start..), std::str::from_utf8(message)) {
-            (Some(end), Ok(text)) => end.len() >= SECRET_BYTES_MIN && text.contains(end),
-            _ => false,
-        }
+        gives_away(&self.underway.way.grant, message)
     }
 
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
@@ -554,6 +584,17 @@ impl Reply {
     /// The call's own response is there: nothing is left to be given up.
     pub fn is_answered(&mut self) {
         self.underway.open = false;
+    }
+}
+
+fn gives_away(grant: &Grant, message: &[u8]) -> bool {
+    let Some((_, value)) = grant.header() else { return false };
+    let secret = value.to_str().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
+    let start = secret.len().saturating_sub(SECRET_BYTES_SEARCHED);
+    // What is not UTF-8 is no message, and goes nowhere.
+    match (secret.get(start..), std::str::from_utf8(message)) {
+        (Some(end), Ok(text)) => end.len() >= SECRET_BYTES_MIN && text.contains(end),
+        _ => false,
     }
 }
 

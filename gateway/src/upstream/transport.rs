@@ -88,6 +88,19 @@ pub(super) async fn get(
     answered(client, request, bounds).await
 }
 
+/// Ends a session of a legacy upstream (RL-04).
+pub(super) async fn delete(
+    client: &Client,
+    to: &Address,
+    grant: &Grant,
+    outgoing: Outgoing<'_>,
+) -> Result<Answered, Undelivered> {
+    let mut request = build(to, grant, Method::DELETE, outgoing);
+    request.headers_mut().remove(CONTENT_TYPE);
+    let bounds = Reading { first_byte: DELETE_MAX, reply_bytes_max: 0, event_bytes_max: 0, tripwire: None };
+    answered(client, request, bounds).await
+}
+
 async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>) -> Result<Answered, Undelivered> {
     let response = client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?;
     let (mut parts, body) = response.into_parts();
@@ -279,6 +292,9 @@ const DISCARD_BYTES_MAX: usize = 16 * 1024;
 
 /// And for so long.
 const DISCARD_MAX: Duration = Duration::from_millis(500);
+
+/// A server has so long to answer that a session is over.
+const DELETE_MAX: Duration = Duration::from_secs(2);
 
 /// `Mcp-Session-Id`.
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");

@@ -1,9 +1,9 @@
-//! Does an upstream say when its tools change?
+//! Does an upstream say when its lists change?
 //!
 //! `subscriptions/listen` where it speaks the modern era, the GET stream of a session where it speaks the legacy one. It
-//! does not read the tools again; whoever keeps the catalogue does.
+//! does not read the lists again; whoever keeps the catalogue does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
-    rpc::{Capabilities, outbound, reply::Inbound},
+    rpc::{Capabilities, Topic, outbound, reply::Inbound},
 };
 
 /// What became of listening.
@@ -28,9 +28,9 @@ pub enum Heard {
 }
 
 impl Peer {
-    /// Listens until the stream ends, and shakes the trust at every word that the tools have changed; once also when the
+    /// Listens until the stream ends, and shakes the trust at every word that a list has changed; once also when the
     /// stream begins, because what happened before it is not told.
-    pub async fn hear(&self, grant: &Grant) -> Heard {
+    pub async fn hear(&self, grant: &Arc<Grant>) -> Heard {
         let Some(spoken) = self.spoken() else { return Heard::Ended };
         let opened = match spoken.era {
             Era::Modern => self.subscribe(grant, spoken).await,
@@ -45,14 +45,23 @@ impl Peer {
         let listening = async {
             while let Ok(Some(message)) = answered.messages.next().await {
                 match Inbound::parse(message, &self.bounds) {
-                    Ok(Inbound::Notification(word)) if word.method() == TOOLS_CHANGED => self.shake(),
+                    Ok(Inbound::Notification(word)) => self.heed_word(&word.method()),
                     Ok(Inbound::Response(_)) | Err(_) => return,
-                    Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
+                    Ok(Inbound::Request(_)) => {}
                 }
             }
         };
         drop(tokio::time::timeout(STREAM_MAX, listening).await);
         Heard::Ended
+    }
+
+    fn heed_word(&self, method: &str) {
+        if let Some(topic) = Topic::of(method) {
+            let mut said = self.said.lock();
+            *said = said.with(topic);
+            drop(said);
+            self.shake();
+        }
     }
 
     async fn subscribe(&self, grant: &Grant, spoken: Spoken) -> Result<Answered, Refusal> {
@@ -61,7 +70,7 @@ impl Peer {
         Ok(self.exchange(grant, Outgoing::new(body, headers, None)).await?)
     }
 
-    async fn attach(&self, grant: &Grant) -> Result<Answered, Refusal> {
+    async fn attach(&self, grant: &Arc<Grant>) -> Result<Answered, Refusal> {
         let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
         let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?;
         let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
@@ -82,9 +91,6 @@ fn is_absent(era: Era, status: StatusCode) -> bool {
         Era::Modern => matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST),
     }
 }
-
-/// The word itself.
-const TOOLS_CHANGED: &str = "notifications/tools/list_changed";
 
 /// A stream is opened anew after so long: one whose other end has silently gone is found out by that.
 const STREAM_MAX: Duration = Duration::from_secs(600);

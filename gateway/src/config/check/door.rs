@@ -359,6 +359,7 @@ impl Checker<'_> {
             calls_max: self.count(&written.calls_max, &(1..=1_000_000), 4_096),
             sessions_max: self.count(&written.sessions_max, &(1..=1_000_000), 10_000),
             session_idle: self.millis(&written.session_idle_ms, &(1_000..=DAY_MS), 1_800_000),
+            listeners_max: self.count(&written.listeners_max, &(1..=1_000_000), 10_000),
             holds_max: self.count(&written.holds_max, &(1..=1_000_000), 1_024),
             hold_max: self.millis(&written.hold_max_ms, &(1_000..=3_600_000), 300_000),
         })

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::leg::Held;
 use crate::{
+    bridge::Tracked,
     clock,
     inspect::Answer,
     lifecycle::{Response, respond},
@@ -34,12 +35,16 @@ pub(super) enum Delivery {
 }
 
 impl Delivery {
-    /// Begins a stream, where nothing was said yet.
-    pub(super) fn open(&mut self) {
+    /// Begins a stream, where nothing was said yet; one of a session can be come back to.
+    pub(super) fn open(&mut self, tracked: Option<&Tracked>) {
         if let Self::Waiting(_) = self
             && let Self::Waiting(to_client) = std::mem::replace(self, Self::Gone)
         {
             let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+            let to_body = match tracked {
+                Some(tracked) => tracked.session().carry(to_body),
+                None => to_body,
+            };
             if to_client.send(respond::stream(to_body)).is_ok() {
                 *self = Self::Streaming(events);
             }

@@ -152,7 +152,7 @@ impl Leg {
     /// From now on the client gets events, where it takes them.
     pub(super) fn open(&mut self) {
         if self.streams {
-            self.delivery.open();
+            self.delivery.open(self.held.tracked.as_ref());
         }
     }
 
