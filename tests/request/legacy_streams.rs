@@ -8,6 +8,7 @@ use std::sync::{
 use serde_json::json;
 
 use super::{
+    input,
     listen::{PATIENCE, Shifting},
     refused,
 };
@@ -180,6 +181,36 @@ fn a_broken_stream_goes_on_where_it_broke() {
         let mut stream = back(session, last);
         opened(&mut stream);
         assert_eq!(stream.event().unwrap()["method"], "notifications/tools/list_changed", "{last}");
+    }
+}
+
+/// What a client is asked on a stream that breaks, it finds where it comes back; and its answer counts, whichever stream it
+/// was asked on.
+#[test]
+fn a_client_that_comes_back_answers_what_it_was_asked() {
+    let issuer = Issuer::good();
+    for (recorder, calls) in
+        [(input::asking(), 2), (input::holding(vec![input::request(json!(7), "elicitation/create", input::form())]), 1)]
+    {
+        let gateway = input::start("resume-asked", &issuer, &recorder);
+        let session = gateway.client_of(Some("up"), &issuer, "alice").initialize_with(&input::capabilities());
+        let mut first = session.client().connection();
+        first.send(&session.bytes(&json!("call"), "tools/call", &json!({ "name": "echo" }))).unwrap();
+        assert_eq!(first.head().status, 200);
+        first.text_until("id: 1-0\nretry: 1000\ndata:\n\n");
+        drop(first);
+        let mut second = back(&session, "1-0");
+        opened(&mut second);
+        let asked = second.event().unwrap();
+        assert_eq!((&asked["method"], &asked["params"]), (&json!("elicitation/create"), &input::form()));
+        let result = json!({ "action": "accept", "content": { "name": "Ada" } });
+        let answer = json!({ "jsonrpc": "2.0", "id": asked["id"], "result": result });
+        assert_eq!(session.client().post(&session.headers(), answer.to_string().as_bytes()).status(), 202);
+        let done = second.event().unwrap();
+        assert_eq!(done["id"], "call");
+        assert!(input::text(&done).contains("Ada"), "{done}");
+        assert_eq!(recorder.seen_method("tools/call").len(), calls);
+        assert_eq!(gateway.recorded("input_answered", 1)[0]["input"]["answers"][0]["action"], "accept");
     }
 }
 

@@ -1,9 +1,10 @@
 //! How is one era's conversation held for a peer of the other?
 //!
-//! Legacy clients speak in sessions; this keeps what a session has to remember, which of its calls are under way and what
-//! it was asked. Legacy upstreams ask in the middle of a call; this keeps the calls that wait for a modern client's retry,
-//! and what that client carries meanwhile. State exists here only because a legacy peer forces it. A session is a handle, never a proof of who asks: every
-//! request is authenticated, and a session answers only to the principal that began it (RR-09).
+//! Legacy clients speak in sessions; this keeps what a session has to remember: which of its calls are under way, what it
+//! was asked, what it was told and may have lost, and which resources it watches. Legacy upstreams ask in the middle of a
+//! call; this keeps the calls that wait for a modern client's retry, and what that client carries meanwhile. State exists
+//! here only because a legacy peer forces it. A session is a handle, never a proof of who asks: every request is
+//! authenticated, and a session answers only to the principal that began it (RR-09).
 
 mod asks;
 mod continuation;
@@ -183,8 +184,8 @@ impl Sessions {
             return Err(Refusal::SessionUnknown);
         }
         let used_at = Timestamp::from_unix_ms(session.used_at.swap(now.unix_ms(), Ordering::Relaxed));
-        // Whoever listens is there, also where they ask for nothing.
-        if now.since(used_at) > self.idle && session.streams.receiver_count() == 0 {
+        // Whoever listens is there, also where they ask for nothing; and so is who waits for an answer, or owes one.
+        if now.since(used_at) > self.idle && session.streams.receiver_count() == 0 && session.calls.lock().is_empty() {
             let _gone = self.open.remove(id);
             return Err(Refusal::SessionUnknown);
         }
@@ -298,7 +299,7 @@ impl Session {
     #[must_use]
     pub fn carry(self: &Arc<Self>, from: mpsc::Receiver<Bytes>) -> mpsc::Receiver<Bytes> {
         let (to, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
-        let stream = self.replay.stream();
+        let stream = self.replay.open();
         // The channel is new: there is room in it.
         drop(self.priming(stream).map(|event| to.try_send(event)));
         let session = Arc::clone(self);
@@ -317,6 +318,10 @@ impl Session {
     #[must_use]
     fn priming(&self, stream: u64) -> Option<Bytes> {
         (self.version >= PRIMING_SINCE).then(|| sse::priming(&replay::id(stream, 0)))
+    }
+
+    fn is_used(&self, now: Timestamp) {
+        self.used_at.store(now.unix_ms(), Ordering::Relaxed);
     }
 
     /// Cancels a call by its id; an id that is not under way is ignored (spec §2.2).
@@ -363,7 +368,7 @@ impl Drop for Turn {
     /// A stream that was open until now was a use of the session.
     fn drop(&mut self) {
         if let Some(session) = self.session.upgrade() {
-            session.used_at.store(clock::now().unix_ms(), Ordering::Relaxed);
+            session.is_used(clock::now());
         }
     }
 }
@@ -397,6 +402,7 @@ impl Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
+        self.session.is_used(clock::now());
         self.session.calls.lock().remove(&self.request_id);
     }
 }
@@ -484,6 +490,9 @@ mod tests {
         let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
         let session = sessions.begin(opening(), now).unwrap();
         let later = now.plus(Duration::from_secs(61));
+        let waiting = sessions.begin(opening(), now).unwrap();
+        let _call = waiting.track(b"7").unwrap();
+        assert!(sessions.find(&waiting.id, &[1; 32], &Endpoint::Federated, later).is_ok(), "a call is under way");
         assert_eq!(
             sessions.find(&session.id, &[1; 32], &Endpoint::Federated, later).unwrap_err(),
             Refusal::SessionUnknown

@@ -56,10 +56,16 @@ impl Replay {
         state.streams
     }
 
+    /// The number of a stream that begins now, whose events [`Self::carry`] keeps.
+    pub(super) fn open(&self) -> u64 {
+        let stream = self.stream();
+        self.state.lock().open.insert(stream, None);
+        stream
+    }
+
     /// Carries the events of `from` to `to`, and keeps them. A client that goes away ends nothing (RL-07): the events wait
     /// for its return, the answer among them.
     pub(super) async fn carry(&self, stream: u64, mut from: mpsc::Receiver<Bytes>, mut to: mpsc::Sender<Bytes>) {
-        self.state.lock().open.insert(stream, None);
         let mut number = 0_u64;
         while let Some(event) = from.recv().await {
             number = number.saturating_add(1);
@@ -174,7 +180,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_comes_back_gets_what_it_missed_and_what_still_comes() {
         let replay = Arc::new(replay());
-        let stream = replay.stream();
+        let stream = replay.open();
         let (said, from) = mpsc::channel(8);
         let (to, mut first) = mpsc::channel(8);
         let carried = {

@@ -231,8 +231,8 @@ impl Listener {
                 () = events.closed() => return End::Gone,
                 () = sleep_until(self.until.into()) => return End::Expired,
                 () = over(&mut self.ear) => return End::Over,
-                // The hub lives as long as the gateway.
-                _changed = self.news.changed() => {}
+                // The hub lives as long as the gateway. What is new is looked at when it is told.
+                _changed = self.news.changed() => self.news.mark_changed(),
                 () = self.sink.filled() => {}
             }
             if !self.news.borrow().draining {

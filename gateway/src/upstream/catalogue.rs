@@ -241,7 +241,7 @@ impl Peer {
         let mut first = true;
         loop {
             let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?;
-            let (id, spoken) = (self.next_id(), Spoken { era: Era::Legacy, version: session.version });
+            let (id, spoken) = (self.next_id(), session.spoken());
             let body = outbound::list(&outbound::Outgoing::own(id, session.version), method, cursor);
             let headers = self.headers(spoken, method, None);
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await?;

@@ -48,7 +48,7 @@ use crate::{
         meta::LogLevel,
         mirrors,
         outbound::{self, Retry},
-        reply::{Inbound, Response},
+        reply::{Inbound, Response, ServerRequest},
         versions,
     },
     secret::Tripwire,
@@ -270,12 +270,11 @@ impl Peer {
             if let Some(level) = passage.log_level.filter(|level| session.is_quieter_than(*level)) {
                 Box::pin(self.set_level(grant, &session, level)).await;
             }
-            let spoken = Spoken { era: Era::Legacy, version: session.version };
             let way = Way {
                 peer: Arc::clone(self),
                 grant: Arc::clone(grant),
                 id: self.next_id(),
-                spoken,
+                spoken: session.spoken(),
                 session: Some(Arc::clone(&session)),
             };
             let (answered, mut underway) = self.post_call(way, passage).await?;
@@ -383,13 +382,32 @@ impl Peer {
     /// Asks for log messages from `level` on, for all calls of the session. Where that fails there are fewer of them.
     async fn set_level(&self, grant: &Grant, session: &Session, level: LogLevel) {
         let body = outbound::set_level(&outbound::Outgoing::own(self.next_id(), session.version), level);
-        let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
-        let asked = async {
-            if let Ok(answered) = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await {
+        self.say(grant, (session.spoken(), session.id.as_ref()), body).await;
+    }
+
+    /// Answers what a legacy upstream asks where no call stands behind it: a ping is our business (RL-09), and for
+    /// anything else there is no client (spec §2.5). A modern one may not ask (RS-07), and waits for nothing.
+    async fn answer(&self, grant: &Grant, session: Option<&Session>, request: &ServerRequest) {
+        let Some(session) = session else { return };
+        let body = match &*request.method() {
+            "ping" => outbound::pong(request.id()),
+            _ => outbound::method_not_found(request.id()),
+        };
+        self.say(grant, (session.spoken(), session.id.as_ref()), body).await;
+    }
+
+    /// Sends a message for whose answer nobody waits long.
+    async fn say(&self, grant: &Grant, (spoken, session): (Spoken, Option<&HeaderValue>), message: Vec<u8>) {
+        self.tell(grant, Outgoing::new(message, self.headers(spoken, "", None), session)).await;
+    }
+
+    async fn tell(&self, grant: &Grant, outgoing: Outgoing<'_>) {
+        let said = async {
+            if let Ok(answered) = self.exchange(grant, outgoing).await {
                 answered.messages.discard().await;
             }
         };
-        drop(tokio::time::timeout(SAYING_MAX, asked).await);
+        drop(tokio::time::timeout(SAYING_MAX, said).await);
     }
 
     /// Reads messages until the response to `id`; everything before it is not asked for here.
@@ -450,19 +468,8 @@ impl Way {
         self.session.as_ref().and_then(|session| session.id.as_ref())
     }
 
-    /// Sends a message for which nobody waits long.
     async fn say(&self, message: Vec<u8>) {
-        self.say_about(message, "", None).await;
-    }
-
-    async fn say_about(&self, message: Vec<u8>, method: &str, name: Option<&str>) {
-        let outgoing = Outgoing::new(message, self.peer.headers(self.spoken, method, name), self.session_id());
-        let said = async {
-            if let Ok(answered) = self.peer.exchange(&self.grant, outgoing).await {
-                answered.messages.discard().await;
-            }
-        };
-        drop(tokio::time::timeout(SAYING_MAX, said).await);
+        self.peer.say(&self.grant, (self.spoken, self.session_id()), message).await;
     }
 }
 
@@ -511,7 +518,8 @@ impl Drop for Following {
                 let capabilities = Capabilities::TASKS.in_version(version).json();
                 let own = outbound::Outgoing::own(way.peer.next_id(), version);
                 let cancel = outbound::task_cancel(&outbound::Outgoing { capabilities: &capabilities, ..own }, &task);
-                way.say_about(cancel, "tasks/cancel", Some(&task)).await;
+                let headers = way.peer.headers(way.spoken, "tasks/cancel", Some(&task));
+                way.peer.tell(&way.grant, Outgoing::new(cancel, headers, way.session_id())).await;
             });
         }
     }

@@ -19,14 +19,14 @@ use quick_cache::sync::Cache;
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{
-    PROTOCOL_VERSION,
+    PROTOCOL_VERSION, Spoken,
     transport::{self, Address, Outgoing},
 };
 use crate::{
     catalog::Offer,
     egress::Client,
     exchange::Grant,
-    refusal::Refusal,
+    refusal::{Era, Refusal},
     rpc::{Capabilities, meta::LogLevel},
     tasks,
 };
@@ -60,6 +60,11 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// What the upstream speaks in it.
+    pub(super) const fn spoken(&self) -> Spoken {
+        Spoken { era: Era::Legacy, version: self.version }
+    }
+
     /// Whether an answer with this status may say that the session is no longer there: 404 does (RL-04), and 400 is what
     /// many servers say of an id that they do not know.
     pub(super) fn is_gone(&self, status: StatusCode) -> bool {

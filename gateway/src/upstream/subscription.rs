@@ -10,7 +10,7 @@ use http::StatusCode;
 use tokio::time::timeout;
 
 use super::{
-    Messages, Peer, Spoken, gives_away,
+    Messages, Peer, gives_away,
     session::{Key, Session},
     status_refusal,
     transport::{self, Answered, Outgoing},
@@ -50,8 +50,8 @@ pub struct Watch {
     messages: Messages,
     grant: Arc<Grant>,
     honoured: BTreeSet<String>,
-    /// The session, where the upstream has one, and its key.
-    session: Option<(Key, Arc<Session>)>,
+    /// The session, where the upstream has one.
+    session: Option<Arc<Session>>,
 }
 
 impl Watch {
@@ -86,7 +86,7 @@ impl Peer {
         caller: &Identity,
         wanted: &[Wanted],
     ) -> Result<Vec<String>, Refusal> {
-        if let Some((_, session)) = &watch.session {
+        if let Some(session) = &watch.session {
             let session = Arc::clone(session);
             let left: Vec<String> =
                 watch.honoured.iter().filter(|uri| !wanted.iter().any(|wanted| wanted.uri == **uri)).cloned().collect();
@@ -128,7 +128,10 @@ impl Peer {
                         return Some(uri.into_owned());
                     }
                 }
-                Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
+                Ok(Inbound::Notification(_)) => {}
+                Ok(Inbound::Request(request)) => {
+                    self.answer(&watch.grant, watch.session.as_deref(), &request).await;
+                }
                 Ok(Inbound::Response(_)) | Err(_) => return None,
             }
         }
@@ -136,7 +139,7 @@ impl Peer {
 
     /// Ends it. A legacy upstream would go on for as long as the session lives, so it is told.
     pub async fn unwatch(&self, mut watch: Watch, caller: &Identity) {
-        if let Some((_, session)) = watch.session.take() {
+        if let Some(session) = watch.session.take() {
             for uri in &watch.honoured {
                 drop(self.ask(&watch.grant, caller, (&session, "resources/unsubscribe"), uri).await);
             }
@@ -185,7 +188,7 @@ impl Peer {
         let capabilities = Capabilities::NONE;
         let key = Key { principal: caller.principal, generation: grant.generation(), capabilities };
         let session = self.sessions.take(&key, Box::pin(self.begin(&grant, capabilities))).await?;
-        let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
+        let headers = self.headers(session.spoken(), "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, Some(caller.credential.tripwire()));
         let answered = transport::get(&self.client, &self.address, &grant, outgoing, reading).await?;
@@ -201,7 +204,7 @@ impl Peer {
                 honoured.insert(wanted.uri.clone());
             }
         }
-        Ok(Watch { messages: answered.messages, grant, honoured, session: Some((key, session)) })
+        Ok(Watch { messages: answered.messages, grant, honoured, session: Some(session) })
     }
 
     /// `resources/subscribe` or `resources/unsubscribe`: whether it was done.
@@ -214,7 +217,7 @@ impl Peer {
     ) -> Result<bool, Refusal> {
         let id = self.next_id();
         let body = outbound::about(&outbound::Outgoing::own(id, session.version), method, uri);
-        let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
+        let headers = self.headers(session.spoken(), "", None);
         let mut answered = self.send_own(grant, caller, Outgoing::new(body, headers, session.id.as_ref())).await?;
         if answered.status == StatusCode::UNAUTHORIZED || answered.status == StatusCode::NOT_FOUND {
             return Err(status_refusal(answered.status, method));

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::{
     Peer, Spoken,
-    session::Key,
+    session::{Key, Session},
     transport::{self, Answered, Outgoing},
 };
 use crate::{
@@ -33,12 +33,14 @@ impl Peer {
     pub async fn hear(&self, grant: &Arc<Grant>) -> Heard {
         let Some(spoken) = self.spoken() else { return Heard::Ended };
         let opened = match spoken.era {
-            Era::Modern => self.subscribe(grant, spoken).await,
-            Era::Legacy => self.attach(grant).await,
+            Era::Modern => self.subscribe(grant, spoken).await.map(|answered| (answered, None)),
+            Era::Legacy => self.attach(grant).await.map(|(answered, session)| (answered, Some(session))),
         };
-        let mut answered = match opened {
-            Ok(answered) if answered.status.is_success() && answered.messages.is_stream() => answered,
-            Ok(answered) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
+        let (mut answered, session) = match opened {
+            Ok((answered, session)) if answered.status.is_success() && answered.messages.is_stream() => {
+                (answered, session)
+            }
+            Ok((answered, _)) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
             Ok(_) | Err(_) => return Heard::Ended,
         };
         self.shake();
@@ -47,7 +49,7 @@ impl Peer {
                 match Inbound::parse(message, &self.bounds) {
                     Ok(Inbound::Notification(word)) => self.heed_word(&word.method()),
                     Ok(Inbound::Response(_)) | Err(_) => return,
-                    Ok(Inbound::Request(_)) => {}
+                    Ok(Inbound::Request(request)) => self.answer(grant, session.as_deref(), &request).await,
                 }
             }
         };
@@ -70,17 +72,17 @@ impl Peer {
         Ok(self.exchange(grant, Outgoing::new(body, headers, None)).await?)
     }
 
-    async fn attach(&self, grant: &Arc<Grant>) -> Result<Answered, Refusal> {
+    async fn attach(&self, grant: &Arc<Grant>) -> Result<(Answered, Arc<Session>), Refusal> {
         let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
         let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?;
-        let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
+        let headers = self.headers(session.spoken(), "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, None);
         let answered = transport::get(&self.client, &self.address, grant, outgoing, reading).await?;
         if answered.status == StatusCode::NOT_FOUND {
             self.sessions.forget(&key, &session);
         }
-        Ok(answered)
+        Ok((answered, session))
     }
 }
 
