@@ -162,6 +162,7 @@ impl Leg {
         let outcome = self.outcome(&ended);
         self.open.note(&outcome);
         self.measure(&ended, &outcome);
+        self.held.tracked = None; // who has the answer may use the id again
         match ended {
             Ended { answer: Some(answer), .. } => self.delivery.answer(answer).await,
             Ended { refusal: Some(refusal), .. } => self.delivery.refuse(&self.held.asker, &refusal).await,
