@@ -41,7 +41,7 @@ use tollgate::{
     clock::{self, Timestamp},
     config::{self, Config, Environment, Source, UpstreamId},
     exchange::Exchange,
-    identity::{Authenticator, Identity},
+    identity::{Audience, Authenticator, Identity},
     inspect::{self, Sent},
     policy::Policies,
     refusal::Era,
@@ -207,8 +207,8 @@ impl Bench {
     }
 
     fn identity(&self) -> Arc<Identity> {
-        let (authenticator, headers) = (self.authenticator(), self.headers());
-        let caller = authenticator.authenticate(&headers, None, &[AUDIENCE], clock::now());
+        let (authenticator, headers, audiences) = (self.authenticator(), self.headers(), audiences());
+        let caller = authenticator.authenticate(&headers, None, &audiences, clock::now());
         Arc::clone(self.runtime.block_on(caller).unwrap().identity())
     }
 
@@ -220,11 +220,15 @@ impl Bench {
     }
 }
 
+fn audiences() -> [Audience; 1] {
+    [Audience { name: AUDIENCE.to_owned(), forgiven: None }]
+}
+
 fn identity() -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (authenticator, headers) = (bench.authenticator(), bench.headers());
+    let (authenticator, headers, audiences) = (bench.authenticator(), bench.headers(), audiences());
     Box::new(move || {
-        let caller = authenticator.authenticate(&headers, None, &[AUDIENCE], clock::now());
+        let caller = authenticator.authenticate(&headers, None, &audiences, clock::now());
         drop(black_box(bench.runtime.block_on(caller).unwrap()));
     })
 }
@@ -387,6 +391,7 @@ fn admit() -> Box<dyn FnMut()> {
             declared: Capabilities::NONE,
             as_task: false,
             prefix: None,
+            age: Duration::ZERO,
         };
         drop(black_box(inspect::admit(&asker, &sent, &response).unwrap()));
     })

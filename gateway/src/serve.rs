@@ -3,7 +3,7 @@
 //! Reads the configuration, opens the journal, puts the stages together and gives them to the edge; keeps configuration,
 //! policies and catalogue up to date while it runs, and closes the journal last. It answers no request itself.
 
-use std::{borrow::Cow, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use crate::{
     ceiling::Ceilings,
     clock,
     config::{
-        Config, Environment, Report,
+        Config, Environment, Report, UpstreamId,
         reload::{self, Change, Parts},
     },
     edge::{self, Edge, Metadata},
@@ -201,7 +201,8 @@ impl Follower {
 }
 
 fn readiness(gateway: &Arc<Gateway>, drains: watch::Receiver<bool>) -> admin::Readiness {
-    let (journal, keys) = (Arc::clone(gateway), Arc::clone(gateway));
+    let (journal, keys, catalogue) = (Arc::clone(gateway), Arc::clone(gateway), Arc::clone(gateway));
+    let waits_until = clock::now().plus(FIRST_READING);
     admin::Readiness::new(drains)
         .with("journal", move || {
             (!journal.journal().healthy()).then_some(Cow::Borrowed("the journal cannot be written"))
@@ -209,6 +210,12 @@ fn readiness(gateway: &Arc<Gateway>, drains: watch::Receiver<bool>) -> admin::Re
         .with("issuer_keys", move || {
             let ready = keys.estate().identity.ready(clock::now());
             (!ready).then_some(Cow::Borrowed("no issuer's keys are known"))
+        })
+        .with("catalogue", move || {
+            let unread = catalogue.estate().unread();
+            let waits = !unread.is_empty() && clock::now() < waits_until;
+            let names = || unread.iter().map(UpstreamId::to_string).collect::<Vec<_>>().join(", ");
+            waits.then(|| Cow::Owned(format!("upstreams not read yet: {}", names())))
         })
 }
 
@@ -223,6 +230,9 @@ fn close(journal: &Journal) -> bool {
 
 /// The file of the ceilings, beside the policies.
 const CEILINGS: &str = "ceilings.toml";
+
+/// After the start, traffic waits this long at most for upstreams that do not answer: they are served as degraded.
+const FIRST_READING: Duration = Duration::from_secs(5);
 
 /// Callers that the ceilings count apart at once. Those with nothing counted are forgotten; were there more with
 /// something, calls of new ones would be refused.

@@ -36,7 +36,7 @@ fn several_messages_in_one_body_are_refused_and_none_runs() {
         assert_eq!(answer.status(), 400, "{body}");
     }
 
-    // The one revision that had batches is served without them.
+    // The header of the one revision that had batches does not make the session one of it.
     let session = client.initialize();
     let batch = r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"erase"}},{"jsonrpc":"2.0","id":2,"method":"tools/list"}]"#;
     let id = session.id().unwrap();

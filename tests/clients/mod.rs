@@ -3,7 +3,10 @@
 //! The gateway stands between programs that were not written for it. What the clients print is compared with what they
 //! print without the gateway.
 
+mod batches;
+mod habits;
 mod identity;
 mod input;
 mod matrix;
 mod tasks;
+mod transports;

@@ -75,6 +75,11 @@ fn missing_keys_are_all_told() {
 }
 
 #[test]
+fn wrong_ways_to_reach_an_upstream_are_all_told() {
+    golden("programs");
+}
+
+#[test]
 fn wrong_values_of_the_door_are_all_told() {
     golden("door");
 }

@@ -90,6 +90,11 @@ impl Setup {
         self.section(&format!("[upstreams.{id}]\nurl = \"{url}\"\n{lines}"))
     }
 
+    /// An upstream that is a program, with these further lines.
+    pub(crate) fn program(self, id: &str, command: &str, lines: &str) -> Self {
+        self.section(&format!("[upstreams.{id}]\n{command}\n{lines}"))
+    }
+
     /// An upstream without a credential of its own.
     pub(crate) fn open_upstream(self, id: &str, url: &str) -> Self {
         self.upstream(id, url, "grant = { strategy = \"none\" }")

@@ -59,6 +59,36 @@ pub(crate) fn everything(folder: &Path) -> Peer {
     Peer::start("everything", folder, node("everything.mjs"))
 }
 
+/// The same on HTTP+SSE of 2024-11-05, at `/sse`.
+pub(crate) fn everything_sse(folder: &Path) -> Peer {
+    let mut command = node("everything.mjs");
+    command.arg("sse");
+    Peer::start("everything-sse", folder, command)
+}
+
+/// PyPI mcp 1 on HTTP+SSE, at `/sse`.
+pub(crate) fn python_legacy_sse(folder: &Path) -> Peer {
+    let mut command = python_script("legacy", "server_legacy.py");
+    command.arg("sse");
+    Peer::start("python-legacy-sse", folder, command)
+}
+
+/// The published servers as programs on standard input and output, by name: a `command` each.
+pub(crate) fn programs() -> [(&'static str, String); 4] {
+    let scripts = [
+        ("typescript", node("server.mjs")),
+        ("everything", node("everything.mjs")),
+        ("python", python_script("modern", "server.py")),
+        ("python-legacy", python_script("legacy", "server_legacy.py")),
+    ];
+    scripts.map(|(name, command)| {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let mut words: Vec<String> = words.map(|word| word.to_str().unwrap().to_owned()).collect();
+        words.push("stdio".to_owned());
+        (name, format!("command = {words:?}"))
+    })
+}
+
 /// PyPI mcp 2: both eras, open.
 pub(crate) fn python(folder: &Path) -> Peer {
     let mut command = Command::new(python_of("modern"));

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{refused, text_of};
 use crate::harness::{
     gateway::{ALLOW_ALL, Setup},
+    http,
     issuer::Issuer,
     mcp::Client,
     place,
@@ -161,6 +162,25 @@ fn an_upstream_that_is_down_is_told_and_hides_nothing_of_the_others() {
     let mallory = gateway.client(None).token(&issuer.sign(&claims));
     assert_eq!(mallory.tools().len(), 3);
     assert_eq!(degraded(&mallory), Value::Null);
+}
+
+/// Traffic comes when every upstream was asked what it offers, and does not wait for one that never answers.
+#[test]
+fn readiness_waits_for_the_first_reading_and_not_for_ever() {
+    let issuer = Issuer::good();
+    let good = Recorder::good(Era::Modern);
+    let silent = Recorder::slow(Era::Modern, Duration::from_secs(600));
+    let setup = Setup::usual("first-reading", &issuer).open_upstream("up", &good.url());
+    let gateway = setup.open_upstream("silent", &silent.url()).launch();
+    let page = format!("{}/readyz", gateway.admin());
+    let waits = || {
+        let answer = (!silent.seen().is_empty()).then(|| http::fetch("GET", &page, &[], b""))?;
+        (answer.json()["reasons"]["catalogue"] == "upstreams not read yet: silent").then_some(answer.status())
+    };
+    assert_eq!(place::wait_for("not ready, and why", PATIENCE, waits), 503);
+    place::wait_for("ready all the same", PATIENCE, || (gateway.readiness() == 200).then_some(()));
+    let client = gateway.client(None).token(&issuer.token("alice", &gateway.endpoint(None)));
+    assert_eq!(client.call("up_echo", &json!({ "text": "hi" })).status(), 200);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bounds;
+mod caching;
 mod catalogue;
 mod cells;
 mod decision;
@@ -16,6 +17,7 @@ mod logging;
 mod metadata;
 mod modern_wire;
 mod offers;
+mod programs;
 mod reload;
 mod sent_at_most_once;
 mod streams;

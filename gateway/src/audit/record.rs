@@ -10,7 +10,7 @@
 //!
 //! | event | when | members |
 //! |---|---|---|
-//! | `intent` | before a call is forwarded | who, `target`, `grant`, `decision`, `ceilings`, `request` |
+//! | `intent` | before a call is forwarded, or answered with what is kept | who, `target`, `grant`, `decision`, `ceilings`, `request` |
 //! | `outcome` | after it, same `id` | `result` |
 //! | `input_requested` | in the middle of a call the client is asked something, same `id` | `input` |
 //! | `input_answered` | the answer, under the `id` of the request that brought it | who, `input` |
@@ -474,6 +474,8 @@ pub struct Outcome<'a> {
     pub digest: Option<&'a str>,
     /// From the request's arrival to its end.
     pub duration_us: Option<u64>,
+    /// Whether it was answered with what an earlier call had brought, and so never reached the upstream.
+    pub cached: bool,
 }
 
 impl Outcome<'_> {
@@ -489,6 +491,7 @@ impl Outcome<'_> {
             bytes: None,
             digest: None,
             duration_us: None,
+            cached: false,
         }
     }
 }
@@ -511,6 +514,9 @@ impl Fill for Outcome<'_> {
             json.number_if("bytes", self.bytes);
             json.name_if("digest", self.digest);
             json.number_if("duration_us", self.duration_us);
+            if self.cached {
+                json.truth("cached", true);
+            }
         });
     }
 }

@@ -178,8 +178,13 @@ impl Matching {
         }
         let unsure = estate.unread.iter().any(|id| within(&id));
         let fits = unsure || estate.tools.iter().any(|tool| self.includes(tool));
-        let unsure = unsure || (self.tool.is_none() && self.method.is_some());
-        (!fits && !unsure).then(|| "no tool fits its `match`".to_owned())
+        // Resources are not known by name, so all that can be said of them is whether a rule gives them the tag.
+        let of_resources = |tag: &String| {
+            let rules = upstreams.iter().filter_map(|id| estate.upstreams.get(*id)).flat_map(|it| &it.resources);
+            rules.into_iter().any(|rule| rule.tags.contains(tag))
+        };
+        let resources = self.tool.is_none() && self.tag.as_ref().map_or(self.method.is_some(), of_resources);
+        (!fits && !resources).then(|| "no tool fits its `match`".to_owned())
     }
 
     fn includes(&self, tool: &Definition) -> bool {

@@ -21,7 +21,10 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Colour, Environment, Report};
+use crate::{
+    config::{Colour, Environment, Report},
+    upstream,
+};
 
 /// A federated gateway for the Model Context Protocol: one authenticated, authorised, audited door in front of an
 /// estate of MCP servers.
@@ -43,6 +46,9 @@ enum Command {
     #[command(subcommand)]
     Audit(Audit),
     Demo(demo::Arguments),
+    /// What `serve` runs beside itself, so that no program outlives it.
+    #[command(hide = true)]
+    Warden,
     /// Print the version.
     Version,
 }
@@ -127,6 +133,10 @@ fn act(command: Command, out: &mut (impl Write + Send)) -> Result<Answer, Failur
         Command::Audit(Audit::Verify(arguments)) => audit::act(&arguments, out),
         Command::Audit(Audit::Show(arguments)) => show::act(&arguments, out),
         Command::Demo(arguments) => demo::act(&arguments, out),
+        Command::Warden => {
+            upstream::stand_by(io::stdin().lock());
+            Ok(Answer::Yes)
+        }
         Command::Version => {
             writeln!(out, "tollgate {}", env!("CARGO_PKG_VERSION"))?;
             Ok(Answer::Yes)

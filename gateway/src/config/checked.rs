@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc,
 
 use url::Url;
 
+use super::Tolerance;
 use crate::{refusal::Era, secret::Secret};
 
 /// The whole of `upstreams.toml`, checked.
@@ -49,6 +50,8 @@ pub struct Gateway {
     pub allowed_hosts: Vec<String>,
     /// Further audiences that a caller's token may be made out to, besides the endpoint's own resource.
     pub audiences: Vec<String>,
+    /// Habits of clients that are forgiven.
+    pub tolerate: Vec<Tolerance>,
     /// Which names carry their upstream's id on the federated endpoint.
     pub prefix: Prefix,
     /// How long in-flight work may take after SIGTERM.
@@ -187,6 +190,12 @@ pub struct Limits {
     pub sessions_max: usize,
     /// Time a legacy session may be idle.
     pub session_idle: Duration,
+    /// Bytes of lists that are kept to be answered again.
+    pub list_cache_bytes: usize,
+    /// Bytes of results that are kept to be answered again, in equal shares for the upstreams.
+    pub result_cache_bytes: usize,
+    /// Processes at once of one upstream that is a program.
+    pub children_max: usize,
     /// Listeners at once, over all callers: streams on which the gateway says what nobody asked for.
     pub listeners_max: usize,
     /// Calls held at once for a modern client's answer to a legacy upstream, over all callers.
@@ -235,8 +244,8 @@ impl fmt::Display for UpstreamId {
 pub struct Upstream {
     /// Its id.
     pub id: UpstreamId,
-    /// Its MCP endpoint.
-    pub url: Url,
+    /// How it is reached.
+    pub transport: Transport,
     /// Which era it speaks, or that this is to be found out (RC-10).
     pub era: Option<Era>,
     /// A call's deadline where no tool rule says otherwise.
@@ -245,24 +254,69 @@ pub struct Upstream {
     pub grant: Grant,
     /// How the gateway reads its catalogue, where not as `grant` suggests.
     pub discovery: Option<Grant>,
-    /// PEM of authorities for its TLS, besides the system's.
-    pub ca: Option<PathBuf>,
-    /// PEM of the certificate and key that the gateway shows it.
-    pub client_certificate: Option<ClientCertificate>,
-    /// Whether plain HTTP may go to it although it is another machine: only where the administrator said so.
-    pub insecure_http: bool,
     /// How old its catalogue may become before it is read again, where the upstream gives no `ttlMs`.
     pub refresh: Duration,
     /// What it may ask of clients in the middle of a call.
     pub input: Input,
     /// Whether models are told what the upstream says of itself.
     pub instructions: bool,
+    /// Whether resources that were read are kept for as long as the upstream says (`ttlMs`), for their reader.
+    pub cache_reads: bool,
+    /// Whether what the upstream calls public may serve other callers too (RI-06).
+    pub trust_public_cache: bool,
     /// Rules for its tools, in the order written; all that match apply, later ones win.
     pub tools: Vec<TargetRule>,
     /// The same for its prompts.
     pub prompts: Vec<TargetRule>,
     /// The same for its resources, by URI.
     pub resources: Vec<TargetRule>,
+}
+
+/// How an upstream is reached; no client can see which of these it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// Streamable HTTP.
+    Http(Remote),
+    /// HTTP+SSE of 2024-11-05, deprecated.
+    Sse(Remote),
+    /// stdio: a program that the gateway runs.
+    Stdio(Program),
+}
+
+/// A server somewhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// Its MCP endpoint.
+    pub url: Url,
+    /// PEM of authorities for its TLS, besides the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM of the certificate and key that the gateway shows it.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Whether plain HTTP may go to it although it is another machine: only where the administrator said so.
+    pub insecure_http: bool,
+}
+
+impl Remote {
+    /// A server at `url`, trusted as the system trusts.
+    #[must_use]
+    pub const fn at(url: Url) -> Self {
+        Self { url, ca: None, client_certificate: None, insecure_http: false }
+    }
+}
+
+/// A server that is a program on this machine. It is started as it stands here, without a shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its arguments, each as the program gets it.
+    pub arguments: Vec<String>,
+    /// All variables that it sees, by name.
+    pub environment: BTreeMap<String, Secret>,
+    /// Which of these came by reference: secrets, of which nothing may come back.
+    pub secrets: Vec<Secret>,
+    /// The folder that it starts in.
+    pub directory: PathBuf,
 }
 
 /// `gateway.prefix`: which names carry their upstream's id on the federated endpoint (spec §3.2).
@@ -320,6 +374,10 @@ pub struct TargetRule {
     pub idempotent: Option<bool>,
     /// At least this durability for the intent record.
     pub durability: Option<Durability>,
+    /// For how long a result may be answered again; zero takes back what an earlier rule says.
+    pub cache: Option<Duration>,
+    /// Whether that may be to other callers too.
+    pub cache_shared: Option<bool>,
 }
 
 /// How a credential for an upstream is obtained (design: a named strategy, never passthrough).

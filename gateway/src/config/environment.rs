@@ -86,6 +86,12 @@ impl Environment {
         Ok(FileContent { bytes, readers: readers(&about) })
     }
 
+    /// Whether a path is a file that may be run.
+    #[must_use]
+    pub fn is_program(&self, path: &Path) -> bool {
+        path.metadata().is_ok_and(|about| about.is_file() && may_run(&about))
+    }
+
     /// Whether a path is a folder.
     #[must_use]
     pub fn is_folder(&self, path: &Path) -> bool {
@@ -114,6 +120,17 @@ fn readers(about: &fs::Metadata) -> Readers {
 #[cfg(not(unix))]
 fn readers(_: &fs::Metadata) -> Readers {
     Readers::Few
+}
+
+#[cfg(unix)]
+fn may_run(about: &fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    about.permissions().mode() & 0o111 != 0
+}
+
+#[cfg(not(unix))]
+fn may_run(_: &fs::Metadata) -> bool {
+    true
 }
 
 /// Bytes of any file that the configuration is or names: thousands of upstreams fit, a device does not.

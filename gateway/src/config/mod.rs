@@ -9,6 +9,7 @@ pub mod diagnose;
 pub mod environment;
 pub(crate) mod read;
 pub mod reload;
+mod tolerance;
 mod written;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub use self::{
     checked::*,
     diagnose::{Colour, Problem, Report, Source},
     environment::Environment,
+    tolerance::Tolerance,
 };
 
 /// Reads and judges the configuration at `path`: all of it is right, or everything that is wrong is told.

@@ -266,11 +266,19 @@ fn is_secret(table: &str, key: &str) -> bool {
     let names_a_file = matches!(table, "tls" | "client_certificate");
     let names_a_place = matches!(key, "env" | "file");
     let key = key.to_ascii_lowercase();
-    let names_a_secret = ["secret", "password", "passphrase", "passwd", "apikey", "api_key", "private", "bearer"];
+    if table == "environment" {
+        return names_secret(&key);
+    }
     !names_a_file
         && (matches!(key.as_str(), "key" | "value" | "token" | "client")
             || (matches!(table, "secret" | "value" | "key") && !names_a_place)
-            || names_a_secret.iter().any(|part| key.contains(part)))
+            || SECRET_WORDS.iter().any(|part| key.contains(part)))
+}
+
+/// Whether a variable of this name is a secret by all that is usual.
+pub(super) fn names_secret(variable: &str) -> bool {
+    let name = variable.to_ascii_lowercase();
+    SECRET_WORDS.iter().chain(&["token", "credential"]).any(|part| name.contains(part)) || name.ends_with("_key")
 }
 
 /// Where in `span` of `text` the userinfo of a URL stands, if there is one.
@@ -280,6 +288,10 @@ fn password(text: &str, span: Range<usize>) -> Option<Range<usize>> {
     let authority = rest.split(['/', '?', '#']).next()?;
     Some(start..start.saturating_add(authority.rfind('@')?))
 }
+
+/// A key with one of these in it names a secret.
+const SECRET_WORDS: [&str; 8] =
+    ["secret", "password", "passphrase", "passwd", "apikey", "api_key", "private", "bearer"];
 
 /// Problems of this kind that are shown at once.
 const ROUNDS_MAX: usize = 200;

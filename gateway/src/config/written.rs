@@ -43,6 +43,7 @@ pub(crate) struct Gateway {
     pub(crate) allowed_origins: List,
     pub(crate) allowed_hosts: List,
     pub(crate) audiences: List,
+    pub(crate) tolerate: List,
     pub(crate) prefix: Key<Prefix>,
     pub(crate) drain_ms: Key<u64>,
     pub(crate) workers: Key<u64>,
@@ -140,6 +141,9 @@ pub(crate) struct Limits {
     pub(crate) calls_max: Key<u64>,
     pub(crate) sessions_max: Key<u64>,
     pub(crate) session_idle_ms: Key<u64>,
+    pub(crate) list_cache_bytes: Key<u64>,
+    pub(crate) result_cache_bytes: Key<u64>,
+    pub(crate) children_max: Key<u64>,
     pub(crate) listeners_max: Key<u64>,
     pub(crate) holds_max: Key<u64>,
     pub(crate) hold_max_ms: Key<u64>,
@@ -158,6 +162,10 @@ pub(crate) struct State {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Upstream {
     pub(crate) url: Key<String>,
+    pub(crate) transport: Key<Transport>,
+    pub(crate) command: Key<Vec<Spanned<String>>>,
+    pub(crate) environment: Key<BTreeMap<Spanned<String>, Spanned<Reference>>>,
+    pub(crate) directory: Key<String>,
     pub(crate) insecure_http: Key<bool>,
     pub(crate) era: Key<Era>,
     pub(crate) timeout_ms: Key<u64>,
@@ -168,6 +176,8 @@ pub(crate) struct Upstream {
     pub(crate) refresh_s: Key<u64>,
     pub(crate) input: List,
     pub(crate) instructions: Key<bool>,
+    pub(crate) cache_reads: Key<bool>,
+    pub(crate) trust_public_cache: Key<bool>,
     pub(crate) tools: Option<Vec<Spanned<TargetRule>>>,
     pub(crate) prompts: Option<Vec<Spanned<TargetRule>>>,
     pub(crate) resources: Option<Vec<Spanned<TargetRule>>>,
@@ -180,6 +190,14 @@ pub(crate) enum Prefix {
     Always,
     OnConflict,
     Never,
+}
+
+/// `upstreams.ID.transport`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    Http,
+    Sse,
 }
 
 /// `upstreams.ID.era`.
@@ -210,6 +228,16 @@ pub(crate) struct TargetRule {
     pub(crate) timeout_ms: Key<u64>,
     pub(crate) idempotent: Key<bool>,
     pub(crate) durability: Key<Durability>,
+    pub(crate) cache_s: Key<u64>,
+    pub(crate) cache: Key<Sharing>,
+}
+
+/// `cache` of a tool rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Sharing {
+    Private,
+    Shared,
 }
 
 /// `upstreams.ID.grant` and `upstreams.ID.discovery`: the keys of all strategies.

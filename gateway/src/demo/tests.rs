@@ -12,7 +12,7 @@ use url::form_urlencoded::Serializer;
 use super::{estate, issuer::Issuer};
 use crate::{
     clock,
-    config::{self, ClientAuthentication, OAuthClient, TokenRequest, Upstream, UpstreamId},
+    config::{self, ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport, Upstream, UpstreamId},
     egress::{Bounds, Client, Trust},
     exchange::{Exchange, Grant},
     identity::{Agent, Authentication, Credential, Identity, User},
@@ -69,17 +69,16 @@ impl Ground {
         };
         let upstream = Arc::new(Upstream {
             id: UpstreamId::parse("any").unwrap(),
-            url: format!("http://{}/mcp", self.crm).parse().unwrap(),
+            transport: Transport::Http(Remote::at(format!("http://{}/mcp", self.crm).parse().unwrap())),
             era: None,
-            insecure_http: false,
             timeout: Duration::from_secs(5),
             grant: config::Grant::Exchange(request),
             discovery: None,
-            ca: None,
-            client_certificate: None,
             refresh: Duration::from_secs(60),
             input: config::Input::default(),
             instructions: false,
+            cache_reads: true,
+            trust_public_cache: false,
             tools: Vec::new(),
             prompts: Vec::new(),
             resources: Vec::new(),

@@ -24,10 +24,13 @@ use super::{
     body::Reply,
     seats::Seats,
     tls::{Certificates, H2},
+    unread::Unread,
     wire::{Transport, Wire},
 };
 use crate::{
     config::Limits,
+    lifecycle,
+    refusal::Refusal,
     tasks::{self, Tasks},
     telemetry::metrics,
 };
@@ -51,6 +54,9 @@ pub(super) trait Answer: Send + Sync + 'static {
         peer: SocketAddr,
         busy: Busy,
     ) -> impl Future<Output = Response<Reply>> + Send;
+
+    /// What is said to a request of `peer` that never became one; `None` leaves hyper its word.
+    fn refuse(&self, refusal: Refusal, peer: SocketAddr) -> Option<lifecycle::Response>;
 }
 
 /// The bounds of one connection.
@@ -121,7 +127,9 @@ impl<A: Answer> Listener<A> {
             let connection = self.http2().serve_connection(io, service);
             self.watch(connection, &activity, shutdown).await;
         } else {
-            let wire = Wire::with_heads(transport, self.bounds.header_read, Arc::clone(&activity));
+            let answer = Arc::clone(&self.answer);
+            let unread = Unread::new(self.bounds.header_bytes_max, move |refusal| answer.refuse(refusal, peer));
+            let wire = Wire::with_heads(transport, self.bounds.header_read, Arc::clone(&activity), unread);
             let connection = self.http1().serve_connection(TokioIo::new(wire), service);
             self.watch(connection, &activity, shutdown).await;
         }

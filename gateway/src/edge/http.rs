@@ -26,7 +26,7 @@ use super::{
     names::{self, Names},
 };
 use crate::{
-    config::{Config, Endpoint, UpstreamId},
+    config::{Config, Endpoint, Tolerance, UpstreamId},
     lifecycle::{self, Body, Gateway, Head},
     refusal::Refusal,
 };
@@ -112,16 +112,25 @@ impl Door {
 
     fn route(&self, parts: &Parts) -> Result<Asked, Refusal> {
         let (path, method) = (parts.uri.path(), &parts.method);
-        if let Some(endpoint) = endpoint(path) {
+        let (endpoint, document) = (endpoint(path), self.document(path));
+        let known = endpoint.is_some() || document.is_some();
+        if known && path.ends_with('/') && !self.inside.forgives(Tolerance::TrailingSlash) {
+            return Err(Refusal::RouteUnknown);
+        }
+        if let Some(endpoint) = endpoint {
             return match *method {
                 Method::POST | Method::GET | Method::DELETE => Ok(Asked::Call(endpoint)),
                 Method::OPTIONS => Ok(Asked::Options(CALL_METHODS)),
                 // A probe before login: it is told where to log in. With a token there is nothing that HEAD could show.
-                Method::HEAD if !parts.headers.contains_key(AUTHORIZATION) => Err(Refusal::TokenMissing),
+                Method::HEAD
+                    if !parts.headers.contains_key(AUTHORIZATION) && self.inside.forgives(Tolerance::HeadProbe) =>
+                {
+                    Err(Refusal::TokenMissing)
+                }
                 _ => Err(Refusal::MethodNotAllowed(CALL_METHODS)),
             };
         }
-        let document = self.document(path).ok_or(Refusal::RouteUnknown)?;
+        let document = document.ok_or(Refusal::RouteUnknown)?;
         match *method {
             Method::GET | Method::HEAD => Ok(Asked::Document(document)),
             Method::OPTIONS => Ok(Asked::Options(DOCUMENT_METHODS)),
@@ -133,8 +142,7 @@ impl Door {
         if !path.starts_with("/.well-known/") {
             return None;
         }
-        let documents = self.metadata.load();
-        documents.get(path).or_else(|| documents.get(path.strip_suffix('/')?)).cloned()
+        self.metadata.load().get(path).cloned()
     }
 
     fn judge_call(&self, parts: &Parts) -> Result<(), Refusal> {
@@ -148,7 +156,19 @@ impl Door {
         if parts.method == Method::POST && !is_json(&parts.headers) {
             return Err(Refusal::ContentTypeUnsupported);
         }
-        if accepts_answers(&parts.headers) { Ok(()) } else { Err(Refusal::NotAcceptable) }
+        self.judge_accept(parts)
+    }
+
+    /// A POST says that it takes both forms of an answer; the other methods have one form or none.
+    fn judge_accept(&self, parts: &Parts) -> Result<(), Refusal> {
+        let posts = parts.method == Method::POST;
+        let good = match accepted(&parts.headers) {
+            Accepted::Both => true,
+            Accepted::One => !posts || self.inside.forgives(Tolerance::PartialAccept),
+            Accepted::Unsaid => !posts || self.inside.forgives(Tolerance::MissingAccept),
+            Accepted::Neither => false,
+        };
+        if good { Ok(()) } else { Err(Refusal::NotAcceptable) }
     }
 }
 
@@ -170,13 +190,23 @@ impl Answer for Door {
             Ok(Asked::Options(methods)) => options(&parts, methods, page.is_some()),
             Err(refusal) => {
                 let endpoint = endpoint(parts.uri.path()).unwrap_or(Endpoint::Federated);
-                self.inside.refuse(head(parts, endpoint, peer), refusal).await
+                self.inside.refuse(head(parts, endpoint, peer), refusal)
             }
         };
         if let Some(page) = page {
             cors::share(&mut response.headers, page);
         }
         written(response, wants_body, busy)
+    }
+
+    fn refuse(&self, refusal: Refusal, peer: SocketAddr) -> Option<lifecycle::Response> {
+        // Nothing is known of it: not the path, and not who asks.
+        let headers = HeaderMap::new();
+        let head =
+            Head { endpoint: Endpoint::Federated, slashed: false, method: Method::GET, query: None, headers, peer };
+        let mut response = self.inside.refuse(head, refusal);
+        finish(&mut response);
+        Some(response)
     }
 }
 
@@ -193,9 +223,17 @@ impl Inside {
         }
     }
 
-    async fn refuse(&self, head: Head, refusal: Refusal) -> lifecycle::Response {
+    fn forgives(&self, habit: Tolerance) -> bool {
         match self {
-            Self::Gateway(gateway) => gateway.refuse(head, refusal).await,
+            Self::Gateway(gateway) => gateway.estate().forgives(habit),
+            #[cfg(test)]
+            Self::Double(_) => true,
+        }
+    }
+
+    fn refuse(&self, head: Head, refusal: Refusal) -> lifecycle::Response {
+        match self {
+            Self::Gateway(gateway) => gateway.refuse(&head, &refusal),
             #[cfg(test)]
             Self::Double(double) => double.refuse(head, refusal),
         }
@@ -204,7 +242,8 @@ impl Inside {
 
 fn head(parts: Parts, endpoint: Endpoint, peer: SocketAddr) -> Head {
     let query = parts.uri.query().map(str::to_owned);
-    Head { endpoint, method: parts.method, query, headers: parts.headers, peer }
+    let slashed = parts.uri.path().ends_with('/');
+    Head { endpoint, slashed, method: parts.method, query, headers: parts.headers, peer }
 }
 
 /// Refuses what another reader in front of us may have understood in another way, and what we do not speak.
@@ -233,7 +272,7 @@ fn unambiguous(parts: &Parts) -> Result<(), Refusal> {
 }
 
 /// The endpoint of a path, compared byte for byte: nothing is decoded, collapsed or lower-cased, so no two readers can
-/// see two paths. One trailing slash is forgiven, as clients add it.
+/// see two paths. One slash may stand at the end; whether it is forgiven, `route` says.
 fn endpoint(path: &str) -> Option<Endpoint> {
     let rest = path.strip_prefix("/mcp")?;
     if rest.is_empty() || rest == "/" {
@@ -250,15 +289,30 @@ fn is_json(headers: &HeaderMap) -> bool {
     second.is_none() && first.is_some_and(|value| essence(value.as_bytes()).eq_ignore_ascii_case(b"application/json"))
 }
 
-/// Whether one of the two forms of an answer is welcome. Clients that say nothing take both.
-fn accepts_answers(headers: &HeaderMap) -> bool {
-    let mut ranges = headers.get_all(ACCEPT).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let Some(first) = ranges.next() else { return true };
-    let welcome = |range: &[u8]| {
-        let range = essence(range);
-        range.is_empty() || ANSWER_RANGES.iter().any(|known| range.eq_ignore_ascii_case(known))
-    };
-    welcome(first) || ranges.any(welcome)
+/// Which of the two forms of an answer a client says that it takes.
+#[derive(Debug, PartialEq, Eq)]
+enum Accepted {
+    Both,
+    One,
+    Neither,
+    Unsaid,
+}
+
+fn accepted(headers: &HeaderMap) -> Accepted {
+    let ranges = headers.get_all(ACCEPT).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let (mut said, mut json, mut events) = (false, false, false);
+    for range in ranges.map(essence).filter(|range| !range.is_empty()) {
+        let is_one_of = |known: [&str; 3]| known.iter().any(|known| range.eq_ignore_ascii_case(known.as_bytes()));
+        said = true;
+        json |= is_one_of(["application/json", "application/*", "*/*"]);
+        events |= is_one_of(["text/event-stream", "text/*", "*/*"]);
+    }
+    match (said, json, events) {
+        (false, ..) => Accepted::Unsaid,
+        (true, true, true) => Accepted::Both,
+        (true, false, false) => Accepted::Neither,
+        (true, ..) => Accepted::One,
+    }
 }
 
 /// A media type or range without its parameters.
@@ -281,20 +335,31 @@ fn options(parts: &Parts, methods: &'static str, from_page: bool) -> lifecycle::
     lifecycle::Response { status: 204, headers, body: Body::Empty }
 }
 
+/// What every answer has in its head; `unread` tells ours by it.
+fn finish(response: &mut lifecycle::Response) {
+    // RI-07: nothing that is said here is for a cache.
+    response.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
 /// The answer as it goes out. `wants_body` is false for `HEAD`, which gets all headers of the body and not the body.
 pub(super) fn written(response: lifecycle::Response, wants_body: bool, busy: Busy) -> Response<Reply> {
+    let mut response = response;
+    finish(&mut response);
     let lifecycle::Response { status, mut headers, mut body } = response;
-    // RI-07: nothing that is said here is for a cache.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Body::Stream(_) = body {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         // RS-08: nginx and its like would hold events back.
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
     if !wants_body {
-        if let Body::Whole(bytes) = &body {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        match &body {
+            Body::Whole(bytes) => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()))),
+            Body::Led(own, shared) => {
+                let length = own.len().saturating_add(shared.len());
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            Body::Empty | Body::Stream(_) => {}
         }
         body = Body::Empty;
     }
@@ -310,8 +375,6 @@ const CALL_METHODS: &str = "POST, GET, DELETE, OPTIONS";
 const DOCUMENT_METHODS: &str = "GET, HEAD, OPTIONS";
 /// Far beyond any path of ours and a generous query.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
-/// Media ranges that one of our two answers falls under.
-const ANSWER_RANGES: [&[u8]; 5] = [b"*/*", b"application/json", b"text/event-stream", b"application/*", b"text/*"];
 
 #[cfg(test)]
 mod tests {
@@ -416,18 +479,31 @@ mod tests {
     }
 
     #[test]
-    fn accept_is_read_generously() {
-        for accept in ["*/*", "application/json", "TEXT/event-stream", "text/html, application/*;q=0.1", ""] {
-            assert!(check("POST", "/mcp", &[HOST_OK, JSON, ("accept", accept)]).is_ok(), "{accept}");
+    fn accept_says_one_form_or_both_or_nothing() {
+        for (accept, expect) in [
+            (vec!["*/*"], Accepted::Both),
+            (vec!["TEXT/event-stream, application/*;q=0.1"], Accepted::Both),
+            (vec!["application/json", "text/event-stream"], Accepted::Both),
+            (vec!["application/json"], Accepted::One),
+            (vec!["text/html, text/*"], Accepted::One),
+            (vec!["text/html, image/*"], Accepted::Neither),
+            (vec!["application/jsonp"], Accepted::Neither),
+            (vec![""], Accepted::Unsaid),
+            (vec![" , "], Accepted::Unsaid),
+            (vec![], Accepted::Unsaid),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.extend(accept.iter().map(|value| (ACCEPT, HeaderValue::from_static(value))));
+            assert_eq!(accepted(&headers), expect, "{accept:?}");
         }
     }
 
     #[test]
-    fn documents_are_found_with_and_without_a_slash() {
-        for path in ["/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource/mcp/"] {
-            assert_eq!(check("GET", path, &[HOST_OK]), Ok(Asked::Document(Bytes::from("{}"))), "{path}");
+    fn a_document_is_found_by_its_exact_path() {
+        let path = "/.well-known/oauth-protected-resource/mcp";
+        assert_eq!(check("GET", path, &[HOST_OK]), Ok(Asked::Document(Bytes::from("{}"))));
+        for other in [format!("{path}/"), format!("{path}/x")] {
+            assert_eq!(check("GET", &other, &[HOST_OK]), Err(Refusal::RouteUnknown), "{other}");
         }
-        let other = check("GET", "/.well-known/oauth-protected-resource/mcp/x", &[HOST_OK]);
-        assert_eq!(other, Err(Refusal::RouteUnknown));
     }
 }

@@ -20,6 +20,7 @@ mod pages;
 mod seats;
 mod server;
 mod tls;
+mod unread;
 mod wire;
 
 #[cfg(test)]

@@ -12,7 +12,10 @@ use http::{
 use hyper::{Request, Response, body::Incoming};
 
 use super::{activity::Busy, body::Reply, connection::Answer, http::written};
-use crate::lifecycle::{self, Body};
+use crate::{
+    lifecycle::{self, Body},
+    refusal::Refusal,
+};
 
 /// One page.
 #[derive(Debug)]
@@ -67,5 +70,9 @@ impl Answer for Pages {
         };
         let response = lifecycle::Response { status, headers, body };
         written(response, *request.method() != Method::HEAD, busy)
+    }
+
+    fn refuse(&self, _refusal: Refusal, _peer: SocketAddr) -> Option<lifecycle::Response> {
+        None
     }
 }

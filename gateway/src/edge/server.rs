@@ -176,6 +176,11 @@ impl Assembly {
         let drain = Drain {
             seats: Arc::clone(&seats),
             tasks: self.tasks.clone(),
+            gateway: match &self.inside {
+                Inside::Gateway(gateway) => Some(Arc::clone(gateway)),
+                #[cfg(test)]
+                Inside::Double(_) => None,
+            },
             draining: self.draining.clone(),
             limit: gateway.drain,
             finish: finish.clone(),
@@ -315,6 +320,8 @@ impl<A: ServerApp + Send + Sync + 'static> Service for Listening<A> {
 struct Drain {
     seats: Arc<Seats>,
     tasks: Tasks,
+    /// Closed when nothing of it is asked any more.
+    gateway: Option<Arc<Gateway>>,
     draining: watch::Sender<bool>,
     limit: Duration,
     finish: finish::SyncSender<Result<(), Failure>>,
@@ -326,6 +333,9 @@ impl Drain {
         let (left, idle) = tokio::join!(timeout(self.limit, self.seats.empty()), self.tasks.idle(self.limit));
         if left.is_err() || !idle {
             tracing::warn!(tasks = self.tasks.running(), "drain.cut_short");
+        }
+        if let Some(gateway) = &self.gateway {
+            gateway.close().await;
         }
     }
 }

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::{ArgumentRecord, Audit, Config, Durability, Endpoint, Gateway, Limits, State, Telemetry, Tls},
+    config::{ArgumentRecord, Audit, Config, Durability, Endpoint, Gateway, Limits, State, Telemetry, Tls, Tolerance},
     lifecycle::{Body, Head, Response},
     refusal::{Era, Refusal},
     tasks::Tasks,
@@ -92,6 +92,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             allowed_origins: vec!["https://claude.ai".to_owned()],
             allowed_hosts: Vec::new(),
             audiences: Vec::new(),
+            tolerate: Tolerance::usual(),
             prefix: crate::config::Prefix::Always,
             drain: Duration::from_secs(10),
             workers: 1,
@@ -125,6 +126,9 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             calls_max: 0,
             sessions_max: 0,
             session_idle: Duration::ZERO,
+            list_cache_bytes: 1 << 20,
+            result_cache_bytes: 1 << 20,
+            children_max: 4,
             listeners_max: 0,
             holds_max: 0,
             hold_max: Duration::ZERO,
@@ -401,6 +405,11 @@ fn what_the_codec_refuses_ends_the_connection() {
         let answer = running.send(&request);
         let found = answer.split(' ').nth(1).unwrap_or_default().to_owned();
         assert_eq!(found, status, "{request}");
+        // The codec's own word has become a refusal, which is told, counted and recorded like any other.
+        let refusals = running.double.refused();
+        let code = refusals.first().map(Refusal::code).unwrap_or_default();
+        assert_eq!(code, if status == "431" { "headers_too_large" } else { "http_malformed" }, "{request}");
+        assert!(refusals.len() == 1 && answer.ends_with(&format!("\r\n\r\n{code}")), "{request} {answer}");
         assert!(running.double.0.endpoints.lock().is_empty(), "{request}");
     }
 }

@@ -8,7 +8,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use tokio::{
     time::Sleep,
 };
 
-use super::activity::Activity;
+use super::{activity::Activity, unread::Unread};
 
 /// The bytes of a connection, in clear.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub(super) enum Transport {
 pub(super) struct Wire {
     transport: Transport,
     head: Option<HeadDeadline>,
+    unread: Option<Unread>,
 }
 
 /// The deadline of slowloris.
@@ -52,14 +53,35 @@ struct HeadDeadline {
 
 impl Wire {
     /// HTTP/1.1: the first head is expected at once, each one within `time`.
-    pub(super) fn with_heads(transport: Transport, time: Duration, activity: Arc<Activity>) -> Self {
+    pub(super) fn with_heads(transport: Transport, time: Duration, activity: Arc<Activity>, unread: Unread) -> Self {
         let head = HeadDeadline { time, activity, begun: 0, partial: true, alarm: None };
-        Self { transport, head: Some(head) }
+        Self { transport, head: Some(head), unread: Some(unread) }
     }
 
     /// HTTP/2, where frames come between requests; the header list is bounded and the idle time covers the rest.
     pub(super) fn plain(transport: Transport) -> Self {
-        Self { transport, head: None }
+        Self { transport, head: None, unread: None }
+    }
+
+    /// Sends what goes out in the place of hyper's own answer.
+    fn poll_unread(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(unread) = &mut self.unread else { return Poll::Ready(Ok(())) };
+        while !unread.left().is_empty() {
+            match ready!(self.transport.poll_write(context, unread.left()))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => unread.sent(sent),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Transport {
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
     }
 }
 
@@ -103,21 +125,27 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        let this = self.get_mut();
+        ready!(this.poll_unread(context))?;
+        if this.unread.as_mut().is_some_and(|unread| unread.takes(bytes)) {
+            return Poll::Ready(Ok(bytes.len()));
         }
+        this.transport.poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
+        let this = self.get_mut();
+        ready!(this.poll_unread(context))?;
+        match &mut this.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(context),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
+        let this = self.get_mut();
+        ready!(this.poll_unread(context))?;
+        match &mut this.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
@@ -128,7 +156,14 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().transport {
+        let this = self.get_mut();
+        ready!(this.poll_unread(context))?;
+        if let [only] = slices
+            && this.unread.as_mut().is_some_and(|unread| unread.takes(only))
+        {
+            return Poll::Ready(Ok(only.len()));
+        }
+        match &mut this.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }

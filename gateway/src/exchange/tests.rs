@@ -17,7 +17,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    config::{ClientAuthentication, OAuthClient, TokenRequest},
+    config::{ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport},
     identity::{Agent, Authentication, Credential, User},
     refusal::TokenFault,
     tasks,
@@ -144,17 +144,16 @@ fn token_answer(count: usize, life: u64) -> String {
 fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream {
     Upstream {
         id: UpstreamId::parse("crm").unwrap(),
-        url: "https://crm.internal/mcp".parse().unwrap(),
+        transport: Transport::Http(Remote::at("https://crm.internal/mcp".parse().unwrap())),
         era: None,
         timeout: Duration::from_secs(1),
         grant,
         discovery,
-        ca: None,
-        client_certificate: None,
-        insecure_http: false,
         refresh: Duration::from_secs(60),
         input: config::Input::default(),
         instructions: false,
+        cache_reads: true,
+        trust_public_cache: false,
         tools: Vec::new(),
         prompts: Vec::new(),
         resources: Vec::new(),

@@ -24,7 +24,7 @@ use quick_cache::{Weighter, sync::Cache};
 
 use crate::{
     clock::Timestamp,
-    config::Issuer,
+    config::{Issuer, Tolerance},
     egress::{Client, EgressError, Trust},
     refusal::{Refusal, TokenFault},
     secret::{Secret, Tripwire},
@@ -96,7 +96,7 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         query: Option<&str>,
-        audiences: &[impl AsRef<str> + Sync],
+        audiences: &[Audience],
         now: Timestamp,
     ) -> Result<Caller, Refusal> {
         if query.is_some_and(carries_token) {
@@ -116,8 +116,9 @@ impl Authenticator {
                 verified
             }
         };
-        if !is_for(&verified.audiences, audiences) {
-            return Err(Refusal::TokenInvalid(TokenFault::AudienceMismatch));
+        let audience = meant(&verified.audiences, audiences)?;
+        if let Some(habit) = audience.forgiven {
+            metrics().tolerated.with([habit.as_str()]).increment();
         }
         Ok(Caller { identity: Arc::clone(&verified.identity) })
     }
@@ -139,12 +140,7 @@ impl Authenticator {
         (now < verified.until && verified.keys.generation() == verified.generation).then_some(verified)
     }
 
-    async fn verify(
-        &self,
-        text: &str,
-        audiences: &[impl AsRef<str> + Sync],
-        now: Timestamp,
-    ) -> Result<Verified, Refusal> {
+    async fn verify(&self, text: &str, audiences: &[Audience], now: Timestamp) -> Result<Verified, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
         let keys = self
@@ -156,9 +152,7 @@ impl Authenticator {
         presented.check(issuer, now).map_err(Refusal::TokenInvalid)?;
         let made_for = presented.audiences().map_err(Refusal::TokenInvalid)?;
         // Also before the signature: a token for somebody else must not cost one.
-        if !is_for(&made_for, audiences) {
-            return Err(Refusal::TokenInvalid(TokenFault::AudienceMismatch));
-        }
+        meant(&made_for, audiences)?;
         // Read before the key is: a rotation in between then makes this verification stale, not immortal.
         let generation = keys.generation();
         let id = presented.key_id.as_deref();
@@ -238,11 +232,13 @@ fn carries_token(query: &str) -> bool {
     url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case("access_token"))
 }
 
-fn is_for(made_for: &[String], audiences: &[impl AsRef<str> + Sync]) -> bool {
-    made_for.iter().any(|one| audiences.iter().any(|other| is_same_resource(one, other.as_ref())))
+/// The first of `audiences` that the token is made out to.
+fn meant<'a>(made_for: &[String], audiences: &'a [Audience]) -> Result<&'a Audience, Refusal> {
+    let found = audiences.iter().find(|audience| made_for.iter().any(|one| is_same_resource(one, &audience.name)));
+    found.ok_or(Refusal::TokenInvalid(TokenFault::AudienceMismatch))
 }
 
-/// Equal, but for the case of scheme and host and for one slash at the end (RR-06, RFC 3986 §6.2.2.1).
+/// Equal, but for the case of scheme and host (RR-06, RFC 3986 §6.2.2.1).
 fn is_same_resource(one: &str, other: &str) -> bool {
     if one == other {
         return true;
@@ -251,10 +247,9 @@ fn is_same_resource(one: &str, other: &str) -> bool {
     else {
         return false;
     };
-    let (rest, other_rest) =
-        (rest.strip_suffix('/').unwrap_or(rest), other_rest.strip_suffix('/').unwrap_or(other_rest));
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (other_host, other_path) = other_rest.split_once('/').unwrap_or((other_rest, ""));
+    let authority = |rest: &str| rest.find('/').unwrap_or(rest.len());
+    let (host, path) = rest.split_at_checked(authority(rest)).unwrap_or((rest, ""));
+    let (other_host, other_path) = other_rest.split_at_checked(authority(other_rest)).unwrap_or((other_rest, ""));
     scheme.eq_ignore_ascii_case(other_scheme) && host.eq_ignore_ascii_case(other_host) && path == other_path
 }
 
@@ -266,8 +261,17 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
+/// What a token may be made out to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audience {
+    /// The resource (RFC 8707), or another name for it.
+    pub name: String,
+    /// The habit for which it is taken, where it is not the endpoint's own name.
+    pub forgiven: Option<Tolerance>,
+}
+
 /// The proven identity behind one request. Only [`Authenticator::authenticate`] makes one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Caller {
     identity: Arc<Identity>,
 }

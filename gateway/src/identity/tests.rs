@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::{
-    Authenticator, Caller,
+    Audience, Authenticator, Caller,
     testing::{AUDIENCE, NOW, Server, Signer, b64, claims, ec, ed, issuer, rsa},
     token,
 };
@@ -26,8 +26,12 @@ fn bearer(token: &str) -> HeaderMap {
     headers
 }
 
+fn audience(name: &str) -> Audience {
+    Audience { name: name.to_owned(), forgiven: None }
+}
+
 async fn ask(authenticator: &Authenticator, token: &str, now: Timestamp) -> Result<Caller, Refusal> {
-    authenticator.authenticate(&bearer(token), None, &[AUDIENCE], now).await
+    authenticator.authenticate(&bearer(token), None, &[audience(AUDIENCE)], now).await
 }
 
 async fn started(server: &Server) -> Authenticator {
@@ -289,7 +293,7 @@ async fn the_authorization_header_is_one_bearer_token() {
         (vec![format!("Bearer {good}")], Some("access_token=x"), Some(Refusal::TokenInQuery)),
         (vec![], Some("a=1&%61ccess_token="), Some(Refusal::TokenInQuery)),
     ] {
-        let refusal = authenticator.authenticate(&header(&values), query, &[AUDIENCE], now).await.err();
+        let refusal = authenticator.authenticate(&header(&values), query, &[audience(AUDIENCE)], now).await.err();
         assert_eq!(refusal, expect, "{values:?} {query:?}");
     }
 }
@@ -306,7 +310,7 @@ async fn a_remembered_token_is_still_compared_with_the_endpoint() {
         (vec!["https://gw.example/mcp/crm"], mismatch.clone()),
         (vec!["https://gw.example/mcp"], None),
         (vec!["https://gw.example/mcp/crm"], mismatch.clone()),
-        (vec!["https://gw.example/mcp/"], None),
+        (vec!["https://gw.example/mcp/"], mismatch.clone()),
         (vec!["HTTPS://GW.example/mcp"], None),
         (vec!["https://gw.example/MCP"], mismatch.clone()),
         (vec!["https://gw.example.evil/mcp"], mismatch.clone()),
@@ -314,7 +318,8 @@ async fn a_remembered_token_is_still_compared_with_the_endpoint() {
         (vec!["extra", "https://gw.example/mcp"], None),
         (vec![], mismatch.clone()),
     ] {
-        let refusal = authenticator.authenticate(&headers, None, &audiences, now).await.err();
+        let accepted: Vec<Audience> = audiences.iter().map(|name| audience(name)).collect();
+        let refusal = authenticator.authenticate(&headers, None, &accepted, now).await.err();
         assert_eq!(refusal, expect, "{audiences:?}");
     }
 }

@@ -7,12 +7,14 @@ use super::invalid;
 use crate::{
     refusal::Refusal,
     rpc::{
+        definition_json,
         json::{Kind, Value, write_string},
         outbound, uris, versions,
     },
 };
 
-/// A `content`: blocks as they are; a client of 2025-03-26 has no links and gets them as text (spec §2.7).
+/// A `content`: blocks as they are, but for links to resources: a client of 2025-06-18 knows no icons in them, and one of
+/// 2025-03-26 no links, which it gets as text (spec §2.7).
 pub(super) fn blocks(
     out: &mut Vec<u8>,
     version: &str,
@@ -22,7 +24,7 @@ pub(super) fn blocks(
     if content.kind() != Kind::Array {
         return invalid("a `content` that is not an array");
     }
-    let untouched = prefix.is_none() && versions::at_least(version, "2025-06-18");
+    let untouched = prefix.is_none() && versions::at_least(version, "2025-11-25");
     if untouched {
         out.extend_from_slice(content.raw());
         return Ok(());
@@ -107,12 +109,16 @@ pub(super) fn completion(out: &mut Vec<u8>, completion: Value<'_>) -> Result<(),
 
 fn block(out: &mut Vec<u8>, version: &str, block: Value<'_>, prefix: Option<&str>) {
     let is_link = block.get("type").is_some_and(|kind| kind.is("resource_link"));
-    if !is_link || versions::at_least(version, "2025-06-18") {
+    if !is_link || versions::at_least(version, "2025-11-25") {
         uris::write_block(out, block, prefix);
         return;
     }
     let uri = block.get("uri").and_then(Value::text).unwrap_or_default();
     let text = prefix.map_or_else(|| uri.clone().into_owned(), |id| uris::outward(id, &uri));
+    if versions::at_least(version, "2025-06-18") {
+        definition_json::write(out, block, ("uri", &text), version, prefix); // a link is a resource's definition
+        return;
+    }
     out.extend_from_slice(br#"{"type":"text","text":"#);
     write_string(out, &text);
     out.push(b'}');

@@ -8,7 +8,7 @@ mod content;
 mod relay;
 pub mod tasks;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 
@@ -20,7 +20,6 @@ use crate::{
     refusal::{Era, Refusal, VERSION},
     rpc::{
         Asker, Capabilities, Method,
-        answers::Local,
         json::{Value, write_string},
         meta, outbound,
         reply::{Response, RpcError},
@@ -55,12 +54,6 @@ pub enum Outcome {
 }
 
 impl Answer {
-    /// What the gateway answers in its own name.
-    #[must_use]
-    pub fn local(local: Local) -> Self {
-        Self { body: Bytes::from(local.into_bytes()), outcome: Outcome::Complete }
-    }
-
     /// A refusal as a result with `isError`: what a legacy client shows to the model, where the model could do something
     /// about it (spec §2.2). It is signed, so that nobody takes it for the tool's own word (RI-10).
     #[must_use]
@@ -123,6 +116,8 @@ pub struct Sent<'a> {
     pub as_task: bool,
     /// The upstream's id, where the URIs that the client sees carry it.
     pub prefix: Option<&'a str>,
+    /// How long ago the answer came, where it was kept since: what it says of its age is stamped down by that (RS-27).
+    pub age: Duration,
 }
 
 impl Sent<'_> {
@@ -269,7 +264,9 @@ fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value
         }
         if asker.era == Era::Modern {
             // RS-27. It was read under this caller's credential, so it is nobody else's (RI-06).
-            let ttl_ms = kept.ttl_ms.filter(|_| versions::era(sent.version) == Era::Modern).unwrap_or(0).max(0);
+            let ttl_ms = kept.ttl_ms.filter(|_| versions::era(sent.version) == Era::Modern).unwrap_or(0);
+            let age_ms = i64::try_from(sent.age.as_millis()).unwrap_or(i64::MAX);
+            let ttl_ms = ttl_ms.saturating_sub(age_ms).max(0);
             outbound::member(out, "ttlMs", ttl_ms.to_string().as_bytes());
             outbound::member_text(out, "cacheScope", "private");
         }

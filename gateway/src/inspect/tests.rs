@@ -1,5 +1,7 @@
 //! Tables of what upstreams say and what clients get.
 
+use std::time::Duration;
+
 use super::*;
 use crate::rpc::{
     RequestId,
@@ -40,6 +42,7 @@ fn sent(version: &str) -> Sent<'_> {
         declared: declared.in_version(version),
         as_task: false,
         prefix: None,
+        age: Duration::ZERO,
     }
 }
 
@@ -96,7 +99,13 @@ fn legacy_results_lose_what_legacy_clients_do_not_know() {
     let body = r#""result":{"content":[{"type":"resource_link","uri":"x:1","name":"n"},{"type":"text","text":"t"}]}"#;
     let texts = r#""result":{"content":[{"type":"text","text":"x:1"},{"type":"text","text":"t"}]}"#;
     check("2025-03-26", LEGACY, body, texts, Outcome::Complete);
-    check("2025-06-18", LEGACY, body, body, Outcome::Complete);
+    let linked = r#""result":{"content":[{"uri":"x:1","type":"resource_link","name":"n"},{"type":"text","text":"t"}]}"#;
+    check("2025-06-18", LEGACY, body, linked, Outcome::Complete);
+    let body = r#""result":{"content":[{"type":"resource_link","uri":"x:1","icons":[{"src":"data:,"}],"name":"n"}]}"#;
+    check(LEGACY, LEGACY, body, body, Outcome::Complete);
+    let linked = r#""result":{"content":[{"uri":"x:1","type":"resource_link","name":"n"}]}"#;
+    check("2025-06-18", MODERN, body, linked, Outcome::Complete);
+    check("2025-03-26", MODERN, body, r#""result":{"content":[{"type":"text","text":"x:1"}]}"#, Outcome::Complete);
 }
 
 #[test]

@@ -10,15 +10,18 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::{kept::Kept, lists::Lists};
 use crate::{
     catalog::{Catalogue, Definition, Kind, Listing},
     ceiling::Ceilings,
-    config::{Config, Endpoint, UpstreamId},
+    config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Authenticator, metadata},
+    identity::{Audience, Authenticator, metadata},
     policy::Policies,
+    telemetry::metrics,
     upstream::Upstreams,
 };
 
@@ -37,7 +40,12 @@ pub struct Estate {
     pub exchange: Exchange,
     /// Where to.
     pub upstreams: Upstreams,
-    audiences: BTreeMap<Endpoint, Vec<String>>,
+    /// What lists showed, to whom.
+    pub(super) lists: Lists,
+    /// What upstreams answered, to whom.
+    pub(super) kept: Kept,
+    audiences: BTreeMap<Endpoint, Vec<Audience>>,
+    unread: Mutex<BTreeSet<UpstreamId>>,
     in_force: watch::Sender<bool>,
 }
 
@@ -66,8 +74,7 @@ impl Estate {
         let catalogue = Catalogue::merge(0, config.gateway.prefix, config.upstreams.keys().map(unread).collect());
         let audiences = endpoints(&config)
             .map(|endpoint| {
-                let mut accepted = vec![config.resource(&endpoint)];
-                accepted.extend(config.gateway.audiences.iter().cloned());
+                let accepted = audiences(&config, &endpoint);
                 (endpoint, accepted)
             })
             .collect();
@@ -77,7 +84,10 @@ impl Estate {
             rules: ArcSwap::from_pointee(rules),
             exchange,
             upstreams,
+            lists: Lists::new(config.limits.list_cache_bytes),
+            kept: Kept::new(config.limits.result_cache_bytes, config.upstreams.keys()),
             audiences,
+            unread: Mutex::new(config.upstreams.keys().cloned().collect()),
             in_force: watch::Sender::new(true),
             config,
         })
@@ -92,9 +102,10 @@ impl Estate {
         let mut next = Self::build(Arc::clone(&config), rules)?;
         next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
         next.identity.inherit(&self.identity);
+        next.unread = Mutex::default();
         let known = self.catalogue.load();
         for (id, upstream) in &config.upstreams {
-            let moved = self.config.upstreams.get(id).is_none_or(|before| before.url != upstream.url);
+            let moved = self.config.upstreams.get(id).is_none_or(|before| before.transport != upstream.transport);
             let Some(listing) = known.listing(id).filter(|_| !moved) else { continue };
             let mut next_listing =
                 Listing { offer: listing.offer.clone(), degraded: listing.degraded.clone(), ..Listing::default() };
@@ -106,6 +117,18 @@ impl Estate {
             next.publish(id, next_listing);
         }
         Ok(next)
+    }
+
+    /// The upstreams that were not asked yet what they offer. None after a change of the configuration: what was served
+    /// before it goes on being served.
+    #[must_use]
+    pub fn unread(&self) -> Vec<UpstreamId> {
+        self.unread.lock().iter().cloned().collect()
+    }
+
+    /// An upstream was asked, whatever it answered.
+    pub(super) fn asked(&self, upstream: &UpstreamId) {
+        self.unread.lock().remove(upstream);
     }
 
     /// Another estate is in force: nobody keeps this one up to date any longer.
@@ -121,8 +144,19 @@ impl Estate {
 
     /// The audiences that a token for `endpoint` may be made out to; none where there is no such endpoint.
     #[must_use]
-    pub fn audiences(&self, endpoint: &Endpoint) -> &[String] {
+    pub fn audiences(&self, endpoint: &Endpoint) -> &[Audience] {
         self.audiences.get(endpoint).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a deviation from the specification is forgiven; where it is, that is counted, so that operators can see
+    /// who still needs it.
+    #[must_use]
+    pub fn forgives(&self, habit: Tolerance) -> bool {
+        let forgiven = self.config.gateway.tolerate.contains(&habit);
+        if forgiven {
+            metrics().tolerated.with([habit.as_str()]).increment();
+        }
+        forgiven
     }
 
     /// The scopes that calls on `endpoint` may need: what a client should ask for (RFC 9728 `scopes_supported`).
@@ -146,12 +180,15 @@ impl Estate {
         for endpoint in endpoints(&self.config) {
             let scopes = self.scopes(&endpoint);
             let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
-            let resource = self.config.resource(&endpoint);
-            let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate"));
-            if endpoint == Endpoint::Federated {
-                documents.insert(metadata::WELL_KNOWN.to_owned(), document.clone());
+            // The resource has to be the very URL that the client has (RFC 9728 §3.3), so both forms have a document.
+            for slash in ["", "/"] {
+                let resource = format!("{}{slash}", self.config.resource(&endpoint));
+                let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate"));
+                if endpoint == Endpoint::Federated {
+                    documents.insert(format!("{}{slash}", metadata::WELL_KNOWN), document.clone());
+                }
+                documents.insert(format!("{}{}{slash}", metadata::WELL_KNOWN, endpoint.path()), document);
             }
-            documents.insert(format!("{}{}", metadata::WELL_KNOWN, endpoint.path()), document);
         }
         documents
     }
@@ -169,6 +206,33 @@ impl Estate {
         self.catalogue.rcu(|current| Arc::new(current.with(upstream.clone(), listing.clone())));
         true
     }
+}
+
+/// What a token for `endpoint` may be made out to: first what the specification says, then what is forgiven.
+fn audiences(config: &Config, endpoint: &Endpoint) -> Vec<Audience> {
+    let mut names = vec![config.resource(endpoint)];
+    names.extend(config.gateway.audiences.iter().cloned());
+    let mut accepted: Vec<Audience> = names.iter().cloned().map(|name| Audience { name, forgiven: None }).collect();
+    for habit in &config.gateway.tolerate {
+        let forms: Vec<String> = match habit {
+            Tolerance::AudienceSlash => names
+                .iter()
+                .map(|name| name.strip_suffix('/').map_or_else(|| format!("{name}/"), str::to_owned))
+                .collect(),
+            Tolerance::OriginAudience => {
+                let origin = config.gateway.public_url.as_str().trim_end_matches('/');
+                vec![origin.to_owned(), format!("{origin}/")]
+            }
+            Tolerance::TrailingSlash
+            | Tolerance::HeadProbe
+            | Tolerance::MissingAccept
+            | Tolerance::PartialAccept
+            | Tolerance::StrayHeaders
+            | Tolerance::MissingSession => continue,
+        };
+        accepted.extend(forms.into_iter().map(|name| Audience { name, forgiven: Some(*habit) }));
+    }
+    accepted
 }
 
 /// Every endpoint of an estate: the federated one, and one an upstream.

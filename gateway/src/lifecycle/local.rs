@@ -3,7 +3,7 @@
 //! `initialize`, `server/discover`, lists, refusals, and the record that comes before a call is sent on. Nothing
 //! here reaches an upstream.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use crate::{
         record,
     },
     bridge::Opening,
-    catalog::{Catalogue, Definition, Exposed, Kind, Listing},
+    catalog::{Catalogue, Definition, Kind, Listing},
     ceiling::Admission,
     config::{ArgumentRecord, UpstreamId},
     exchange::Grant,
@@ -25,7 +25,7 @@ use crate::{
     refusal::{Challenge, Refusal},
     rpc::{
         self, Asker, Call,
-        answers::{self, CacheScope, Capabilities, Page, Served},
+        answers::{self, CacheScope, Capabilities, Served},
         canonical::canonical,
     },
     telemetry::{metrics::metrics, names},
@@ -74,58 +74,6 @@ impl Gateway {
         Some(self.journal.argument_digest(&arguments))
     }
 
-    /// A list: what this caller may see on this endpoint, by the function that judges calls.
-    pub(super) fn list(&self, asking: &Asking<'_>, kind: Kind, trail: &Trail) -> Result<Response, Refusal> {
-        let Asking { estate, caller, call, .. } = asking;
-        let asker = asker(call)?;
-        let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
-        let withheld = std::cell::Cell::new(0_u64);
-        let visible = |definition: &Definition| {
-            let visible = rules.policies.visible(caller.identity(), definition, trail.now);
-            if !visible {
-                withheld.set(withheld.get().saturating_add(1));
-            }
-            visible
-        };
-        let page = catalogue.page(&trail.endpoint, kind, call.cursor().as_deref(), visible)?;
-        let listed = |exposed: &&Exposed| {
-            let prefix = catalogue.uri_prefix(&trail.endpoint, &exposed.definition.upstream);
-            exposed.definition.listed(&exposed.name, asker.version, prefix)
-        };
-        let definitions: Vec<Vec<u8>> = page.all.iter().map(listed).collect();
-        let degraded = degraded(&catalogue, asking, trail);
-        let recorded = self.journal.healthy()
-            && trail.with_request(None, |request| {
-                self.journal.note(
-                    trail.id,
-                    &record::List {
-                        who: trail.who(),
-                        endpoint: &trail.endpoint.path(),
-                        request,
-                        shown: u64::try_from(definitions.len()).unwrap_or(u64::MAX),
-                        withheld: withheld.get(),
-                        policy_set: rules.policies.digest(),
-                    },
-                )
-            });
-        if !recorded {
-            return Err(Refusal::AuditUnavailable("the list could not be recorded".to_owned()));
-        }
-        let body = answers::list(
-            &asker,
-            &Page {
-                member: kind.list().1,
-                definitions: &definitions,
-                next_cursor: page.next.as_deref(),
-                degraded: &degraded,
-                ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
-                cache_scope: CacheScope::Private,
-            },
-        );
-        trail.measure("", None);
-        Ok(respond::json(body))
-    }
-
     /// `server/discover` (RS-23).
     pub(super) fn discover(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
         let Asking { estate, caller, call, .. } = asking;
@@ -136,6 +84,7 @@ impl Gateway {
         let served = Served {
             capabilities: capabilities(estate, caller, trail),
             instructions: instructions.as_deref(),
+            ttl_ms: ttl_ms(asking, &catalogue, trail, degraded.is_empty()),
             ..served(&degraded)
         };
         trail.measure("", None);
@@ -210,7 +159,10 @@ pub(super) fn record_mint(
 }
 
 fn challenge_text(estate: &Estate, trail: &Trail, challenge: &Challenge) -> String {
-    let url = metadata::url(&estate.config.gateway.public_url, &trail.endpoint);
+    let mut url = metadata::url(&estate.config.gateway.public_url, &trail.endpoint);
+    if trail.slashed {
+        url.push('/');
+    }
     let scopes = estate.scopes(&trail.endpoint);
     metadata::challenge(challenge, &url, &scopes.iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -276,12 +228,23 @@ fn served<'a>(degraded: &'a [Cow<'a, str>]) -> Served<'a> {
         capabilities: Capabilities::default(),
         instructions: None,
         degraded,
-        ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
+        ttl_ms: 0, // `initialize` has none
         cache_scope: CacheScope::Private,
     }
 }
 
-fn asker(call: &Call) -> Result<Asker, Refusal> {
+/// How long a client may keep what is merged from the upstreams behind its endpoint: no longer than each of them still
+/// vouches for its part (spec §3.4). One that vouches for nothing, as in the legacy era, is read at the administrator's
+/// intervals.
+pub(super) fn ttl_ms(asking: &Asking<'_>, catalogue: &Catalogue, trail: &Trail, whole: bool) -> u64 {
+    let upstreams = &asking.estate.upstreams;
+    let peers = catalogue.behind(&trail.endpoint).filter_map(|(id, _)| upstreams.peer(id));
+    let vouched = peers.filter_map(|peer| peer.vouches(trail.began));
+    let own = Duration::from_millis(if whole { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS });
+    u64::try_from(vouched.fold(own, Duration::min).as_millis()).unwrap_or(0)
+}
+
+pub(super) fn asker(call: &Call) -> Result<Asker, Refusal> {
     call.asker().ok_or(Refusal::NotARequest("a request without an id"))
 }
 

@@ -3,10 +3,13 @@
 //! The whole life of a request in one place: every line of [`Gateway::call`] is a stage, and every stage needs what the
 //! stages above it proved. It does not know sockets; `edge` does.
 
+mod batch;
 mod carry;
 mod estate;
 mod hub;
+mod kept;
 mod listen;
+mod lists;
 mod local;
 mod refresh;
 mod respond;
@@ -31,19 +34,22 @@ use crate::{
     audit::journal::Journal,
     bridge::{Holds, Session, Sessions, Subscriptions},
     catalog::{Kind, Target},
-    config::Endpoint,
+    config::{Endpoint, Tolerance},
     identity::Caller,
     refusal::{Era, Refusal},
-    rpc::{self, Call, Capabilities, Message, mirrors},
+    rpc::{self, Call, Capabilities, Message, headers, mirrors, versions},
     state::Sealer,
     tasks::Tasks,
     telemetry::{Spans, metrics},
 };
 
 /// The head of a request that the edge let in: the path named `endpoint`, `Host` and `Origin` were acceptable.
+#[derive(Clone)]
 pub struct Head {
     /// What the path named.
     pub endpoint: Endpoint,
+    /// Whether the path had a slash at its end: what leads to metadata has to have it too (RFC 9728 §3.3).
+    pub slashed: bool,
     /// `POST`, `GET` or `DELETE`; the edge answers every other method itself.
     pub method: Method,
     /// The query string, if any.
@@ -80,6 +86,8 @@ pub enum Body {
     Empty,
     /// All of it.
     Whole(Bytes),
+    /// All of it in two: what is this answer's own, and after it what others have too.
+    Led(Bytes, Bytes),
     /// Server-sent events, each chunk one or more whole events; the stream ends when the channel closes, and a dropped
     /// receiver says that the client is gone.
     Stream(mpsc::Receiver<Bytes>),
@@ -182,6 +190,11 @@ impl Gateway {
         self.hub.drain();
     }
 
+    /// Ends what lasts beyond calls, once none is under way any more: programs behind the door, and streams.
+    pub async fn close(&self) {
+        self.estate().upstreams.close().await;
+    }
+
     /// The journal.
     #[must_use]
     pub fn journal(&self) -> &Arc<Journal> {
@@ -208,8 +221,8 @@ impl Gateway {
     }
 
     /// Answers a request that the edge refused, in the form and with the audit record that every refusal gets.
-    pub async fn refuse(&self, head: Head, refusal: Refusal) -> Response {
-        self.refused(&self.estate.load(), &Trail::new(&head), &refusal)
+    pub fn refuse(&self, head: &Head, refusal: &Refusal) -> Response {
+        self.refused(&self.estate.load(), &Trail::new(head), refusal)
     }
 
     async fn answer<B>(
@@ -231,6 +244,23 @@ impl Gateway {
             _ => {}
         }
         let body = body.await?;
+        if rpc::batch::is_batch(&head.headers, &body) {
+            trail.era = Some(Era::Legacy);
+            if versions::has_batches(self.session(head, &caller, trail)?.version) {
+                return self.batch(estate, head, &caller, body).await;
+            }
+        }
+        self.message((estate, head), caller, body, trail).await
+    }
+
+    /// One message, from its bytes on.
+    async fn message(
+        &self,
+        (estate, head): (&Arc<Estate>, &Head),
+        caller: Caller,
+        body: Bytes,
+        trail: &mut Trail,
+    ) -> Result<Response, Refusal> {
         let message =
             rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
         let call = match message {
@@ -243,10 +273,16 @@ impl Gateway {
         };
         trail.era = Some(call.era());
         trail.request_id = call.id().cloned();
+        if call.era() == Era::Legacy && headers::mirrors_any(&head.headers) && !estate.forgives(Tolerance::StrayHeaders)
+        {
+            return Err(Refusal::HeaderMismatch("Mcp-Method, Mcp-Name".into()));
+        }
         // A modern request has no session, and `initialize` begins one (RL-03).
         let session = match call.era() {
-            Era::Legacy if call.method() != rpc::Method::Initialize => Some(self.session(head, &caller, trail)?),
-            Era::Legacy | Era::Modern => None,
+            Era::Legacy if call.method() == rpc::Method::Initialize => None,
+            Era::Legacy if lacks_session(head)? && estate.forgives(Tolerance::MissingSession) => None,
+            Era::Legacy => Some(self.session(head, &caller, trail)?),
+            Era::Modern => None,
         };
         let call = match &session {
             Some(session) if call.version_assumed() => call.in_version(session.version),
@@ -312,6 +348,7 @@ impl Gateway {
         self.record_update(&asking, &target, trail)?;
         let continues = retry.as_ref().map(|retry| retry.call).or(target.task.as_ref().map(|task| task.call));
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
+        let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;
         // From here on the work belongs to its record, not to the client's connection.
         let (leg, answered) = Leg::new(&asking, (target.clone(), held), trail, (&self.journal, receipt.id()))?;
         match (claim, retry) {
@@ -322,7 +359,7 @@ impl Gateway {
             }
             (_, retry) => {
                 let first = (receipt.id(), retry.as_ref());
-                let carriage = Carriage::load(asking, target, &self.means, first)?;
+                let carriage = Carriage::load(asking, target, &self.means, allowed, first)?;
                 self.tasks.spawn(carriage.carry(leg, (receipt, grant), retry.as_ref().and_then(Retrying::up)));
             }
         }
@@ -343,9 +380,8 @@ impl Gateway {
     /// `logging/setLevel` of a legacy client: the level of the calls of its session, where anything is logged (RS-24).
     fn set_log_level(asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
         let Asking { estate, caller, call, session, .. } = asking;
-        let (Some(session), Some(level)) = (session, call.level()) else {
-            return Err(Refusal::Bug("a level without a session"));
-        };
+        let session = session.as_ref().ok_or(Refusal::SessionMissing)?;
+        let level = call.level().ok_or(Refusal::Bug("a call without its level"))?;
         if !local::capabilities(estate, caller, trail).logging {
             return Err(Refusal::MethodUnknown);
         }
@@ -356,7 +392,7 @@ impl Gateway {
 
     /// The session that a legacy client names.
     fn session(&self, head: &Head, caller: &Caller, trail: &Trail) -> Result<Arc<Session>, Refusal> {
-        let id = rpc::headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
+        let id = headers::session_id(&head.headers)?.ok_or(Refusal::SessionMissing)?;
         self.sessions.find(id, &caller.identity().principal, &head.endpoint, trail.now)
     }
 
@@ -366,6 +402,10 @@ impl Gateway {
         self.sessions.end(&session);
         Ok(respond::done())
     }
+}
+
+fn lacks_session(head: &Head) -> Result<bool, Refusal> {
+    Ok(headers::session_id(&head.headers)?.is_none())
 }
 
 #[cfg(test)]
@@ -380,7 +420,8 @@ mod tests {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Bearer hunter2"))]);
         let peer = "192.0.2.1:9".parse().unwrap();
         let query = Some("access_token=hunter2".to_owned());
-        let head = Head { endpoint: Endpoint::Federated, method: Method::POST, query, headers, peer };
+        let endpoint = Endpoint::Federated;
+        let head = Head { endpoint, slashed: false, method: Method::POST, query, headers, peer };
         assert_eq!(format!("{head:?}"), "Head(POST /mcp from 192.0.2.1:9)");
     }
 }

@@ -59,6 +59,7 @@ async fn keep(estate: &Estate, peer: &Peer, hub: &Hub) {
                 RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(RETRY_DOUBLINGS_MAX)))
             }
         };
+        estate.asked(&id);
         // Whichever comes first: its time, or word of a change; however much an upstream has to say, not without a rest.
         let (rest, wait) = (REST.min(wait), jittered(wait));
         tokio::time::sleep(rest).await;

@@ -31,8 +31,9 @@ impl Gateway {
     /// `resources/subscribe` of a legacy client: told on the stream of its session (spec §2.2).
     pub(super) async fn subscribe(&self, asking: &Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
         let Asking { call, session, .. } = asking;
-        let (Some(session), Some(uri), Some(id)) = (session, call.uri(), call.id()) else {
-            return Err(Refusal::Bug("a subscription without a session"));
+        let session = session.as_ref().ok_or(Refusal::SessionMissing)?;
+        let (Some(uri), Some(id)) = (call.uri(), call.id()) else {
+            return Err(Refusal::Bug("a subscription without its resource"));
         };
         if !session.is_subscribed(&uri)? {
             let mut subscription = Box::pin(self.watch(asking, trail, &uri, session.sink())).await?;

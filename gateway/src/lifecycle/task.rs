@@ -11,14 +11,14 @@ use crate::{
     catalog::{Target, Task},
     inspect::asks::Kind,
     policy::{Denial, Permit, Policies},
-    refusal::Refusal,
+    refusal::{Era, Refusal},
     rpc::{Capabilities, Method, json::Value},
 };
 
 impl Asking<'_> {
-    /// Whether this request says that its client knows of tasks. Legacy sessions cannot say that.
+    /// Whether this request says that its client knows of tasks, as only modern ones can.
     pub(super) fn knows_tasks(&self) -> bool {
-        let declared = self.call.meta().client_capabilities.filter(|_| self.session.is_none());
+        let declared = self.call.meta().client_capabilities.filter(|_| self.call.era() == Era::Modern);
         declared.map(Capabilities::declared).unwrap_or_default().has(Capabilities::TASKS)
     }
 

@@ -7,7 +7,7 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
-use super::Head;
+use super::{Head, kept::Allowed};
 use crate::{
     audit::{
         journal::{self, Journal},
@@ -41,6 +41,8 @@ pub(super) struct Trail {
     pub(super) peer: SocketAddr,
     /// Where it came in.
     pub(super) endpoint: Endpoint,
+    /// Whether it was asked for with a slash at its end.
+    pub(super) slashed: bool,
     /// Who asks, once that is proven.
     pub(super) identity: Option<Arc<Identity>>,
     /// The era of the client, once that is known.
@@ -78,6 +80,7 @@ impl Trail {
             began: clock::instant(),
             peer: head.peer,
             endpoint: head.endpoint.clone(),
+            slashed: head.slashed,
             identity: None,
             era: None,
             request_id: None,
@@ -166,6 +169,12 @@ impl Trail {
         }
         self.verdict = Some(Arc::clone(verdict));
         Ok(judged?)
+    }
+
+    /// What policy said of the call, once it was asked.
+    pub(super) fn allowed(&self) -> Option<Allowed> {
+        let (policy_set, verdict) = self.policy_set.as_ref().zip(self.verdict.as_ref())?;
+        Some(Allowed { policy_set: Arc::clone(policy_set), verdict: Arc::clone(verdict) })
     }
 
     /// The era to answer in: that of the request, or the one whose errors every client understands.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     catalog::{Definition, Kind},
     clock::Timestamp,
-    config::{Grant, TargetRule, Upstream, UpstreamId},
+    config::{Grant, Remote, TargetRule, Transport, Upstream, UpstreamId},
     identity::{Agent, Authentication, Credential, Identity, User},
     rpc::json::{Bounds, Document},
 };
@@ -27,17 +27,16 @@ pub(crate) fn shipped() -> PathBuf {
 pub(crate) fn upstream(id: &str, tools: Vec<TargetRule>) -> Upstream {
     Upstream {
         id: UpstreamId::parse(id).unwrap(),
-        url: "https://upstream.example/mcp".parse().unwrap(),
+        transport: Transport::Http(Remote::at("https://upstream.example/mcp".parse().unwrap())),
         era: None,
         timeout: Duration::from_secs(30),
         grant: Grant::Nothing,
         discovery: None,
-        ca: None,
-        client_certificate: None,
-        insecure_http: false,
         refresh: Duration::from_secs(60),
         input: crate::config::Input::default(),
         instructions: false,
+        cache_reads: true,
+        trust_public_cache: false,
         tools,
         prompts: Vec::new(),
         resources: Vec::new(),
@@ -54,6 +53,8 @@ pub(crate) fn tool_rule(pattern: &str, tags: &[&str], requires: &[&str]) -> Targ
         timeout: None,
         idempotent: None,
         durability: None,
+        cache: None,
+        cache_shared: None,
     }
 }
 

@@ -103,6 +103,8 @@ pub enum Refusal {
     ContentTypeUnsupported,
     /// The client accepts neither of the two forms an answer can take.
     NotAcceptable,
+    /// The request line and the headers are larger than the limit, in bytes.
+    HeadersTooLarge(usize),
     /// The body is larger than the limit, in bytes.
     BodyTooLarge(usize),
     /// The body did not arrive within the time allowed.
@@ -379,6 +381,7 @@ impl Refusal {
             Self::MethodNotAllowed(_) => Row("method_not_allowed", 405, 40501, false),
             Self::ContentTypeUnsupported => Row("content_type_unsupported", 415, 41501, false),
             Self::NotAcceptable => Row("not_acceptable", 406, 40601, false),
+            Self::HeadersTooLarge(_) => Row("headers_too_large", 431, 43101, false),
             Self::BodyTooLarge(_) => Row("body_too_large", 413, 41301, false),
             Self::BodyTooSlow => Row("body_too_slow", 408, 40801, true),
             Self::BodyIncomplete => Row("body_incomplete", 400, -32700, true),
@@ -462,6 +465,7 @@ impl Refusal {
             Self::MethodNotAllowed(_) => "this endpoint does not answer that HTTP method",
             Self::ContentTypeUnsupported => "send the request as `application/json`",
             Self::NotAcceptable => "accept `application/json` and `text/event-stream`",
+            Self::HeadersTooLarge(_) => "the headers are larger than this gateway takes",
             Self::BodyTooLarge(_) => "the request body is larger than this gateway takes",
             Self::BodyTooSlow => "the request body did not arrive in time",
             Self::BodyIncomplete => "the request body ended early",
@@ -560,7 +564,7 @@ impl Refusal {
         if let Self::ScopeInsufficient(scopes) = self {
             return Detail::Scopes(scopes.clone());
         }
-        if let Self::BodyTooLarge(limit) = self {
+        if let Self::HeadersTooLarge(limit) | Self::BodyTooLarge(limit) = self {
             return Detail::Limit(*limit);
         }
         if let Self::MethodNotAllowed(allow) = self {

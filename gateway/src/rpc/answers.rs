@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::{
     call::{Asker, RequestId},
     capabilities::TASKS_EXTENSION,
@@ -19,13 +21,41 @@ use crate::refusal::{Detail, Era, Outside, VERSION};
 
 /// JSON text that this module wrote: a whole JSON-RPC response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Local(Vec<u8>);
+pub struct Local {
+    own: Vec<u8>,
+    shared: Bytes,
+}
 
 impl Local {
     /// The text.
     #[must_use]
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.0
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.own.extend_from_slice(&self.shared);
+        self.own
+    }
+
+    /// The text in two: what is written for this request, and what other answers have too, which is not copied.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<u8>, Bytes) {
+        (self.own, self.shared)
+    }
+}
+
+/// The result of a list and the end of its answer: the same for all who get to see the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared(Bytes);
+
+impl Shared {
+    /// How much that is.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: an answer has an end.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -124,10 +154,6 @@ pub struct Page<'a> {
     pub next_cursor: Option<&'a str>,
     /// Upstreams whose part is missing.
     pub degraded: &'a [Cow<'a, str>],
-    /// How long the answer may be kept.
-    pub ttl_ms: u64,
-    /// By whom.
-    pub cache_scope: CacheScope,
 }
 
 /// A refusal as a JSON-RPC error. Without an id, JSON-RPC 2.0 §5 has `null`, and the modern revision leaves it out (RS-20).
@@ -153,7 +179,7 @@ pub fn error(outside: &Outside, era: Era, id: Option<&RequestId>) -> Local {
     }
     write_detail(&mut out, &outside.detail);
     out.extend_from_slice(b"}}}");
-    Local(out)
+    Local { own: out, shared: Bytes::new() }
 }
 
 fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
@@ -200,15 +226,13 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     end(out)
 }
 
-/// The answer to a list (RS-25, RS-27); the definitions are copied as they are.
+/// What a list shows (RS-25) and the end of its answer, for whoever asks for it; the definitions are copied as they are.
 #[must_use]
-pub fn list(asker: &Asker, page: &Page<'_>) -> Local {
+pub fn page(era: Era, page: &Page<'_>) -> Shared {
     let room: usize = page.definitions.iter().map(|definition| definition.len().saturating_add(1)).sum();
-    let mut out = begin(&asker.id);
-    out.reserve(room.saturating_add(512));
-    if asker.era == Era::Modern {
-        member_text(&mut out, "resultType", "complete");
-    }
+    let mut out = Vec::with_capacity(room.saturating_add(512));
+    // In the modern era `list` has begun the result.
+    out.push(if era == Era::Modern { b',' } else { b'{' });
     member(&mut out, page.member, b"[");
     for (index, definition) in page.definitions.iter().enumerate() {
         if index > 0 {
@@ -220,11 +244,25 @@ pub fn list(asker: &Asker, page: &Page<'_>) -> Local {
     if let Some(cursor) = page.next_cursor {
         member_text(&mut out, "nextCursor", cursor);
     }
+    write_meta(&mut out, era, page.degraded);
+    out.extend_from_slice(b"}}");
+    out.shrink_to_fit();
+    Shared(Bytes::from(out))
+}
+
+/// The answer to a list: `page`, which may be kept for `ttl_ms` by whom `scope` says (RS-27). That runs out while others
+/// are shown the same page, so it stands before it.
+#[must_use]
+pub fn list(asker: &Asker, page: &Shared, ttl_ms: u64, scope: CacheScope) -> Local {
+    let mut own = br#"{"jsonrpc":"2.0""#.to_vec();
+    member(&mut own, "id", asker.id.raw());
+    member(&mut own, "result", b"");
     if asker.era == Era::Modern {
-        write_caching(&mut out, page.ttl_ms, page.cache_scope);
+        own.push(b'{');
+        member_text(&mut own, "resultType", "complete");
+        write_caching(&mut own, ttl_ms, scope);
     }
-    write_meta(&mut out, asker.era, page.degraded);
-    end(out)
+    Local { own, shared: page.0.clone() }
 }
 
 /// The answer to `ping` (RL-09), and to whatever else has nothing to say but that it was done.
@@ -303,7 +341,7 @@ fn begin(id: &RequestId) -> Vec<u8> {
 
 fn end(mut out: Vec<u8>) -> Local {
     out.extend_from_slice(b"}}");
-    Local(out)
+    Local { own: out, shared: Bytes::new() }
 }
 
 fn write_caching(out: &mut Vec<u8>, ttl_ms: u64, scope: CacheScope) {

@@ -66,6 +66,12 @@ pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     }
 }
 
+/// Whether a request has a header that mirrors its body.
+#[must_use]
+pub fn mirrors_any(headers: &HeaderMap) -> bool {
+    [METHOD, NAME].iter().any(|name| headers.contains_key(*name))
+}
+
 /// The last event that a client got of a stream which it comes back to (RL-08); what cannot be read names none.
 #[must_use]
 pub fn last_event_id(headers: &HeaderMap) -> Option<&str> {

@@ -116,6 +116,21 @@ impl Document {
         &self.text
     }
 
+    /// The same with a copy of its own of the text, and no more room than it needs: whoever keeps it for long keeps
+    /// nothing else alive.
+    #[must_use]
+    pub fn compact(mut self) -> Self {
+        self.text = Bytes::copy_from_slice(&self.text);
+        self.nodes.shrink_to_fit();
+        self
+    }
+
+    /// The memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.len().saturating_add(self.nodes.capacity().saturating_mul(size_of::<Node>()))
+    }
+
     /// The value that [`Value::index`] named.
     #[must_use]
     pub fn at(&self, index: Index) -> Value<'_> {

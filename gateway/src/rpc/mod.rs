@@ -4,6 +4,7 @@
 //! of checks that the specification fixes. It does not know which tools exist, nor who asks.
 
 pub mod answers;
+pub mod batch;
 mod call;
 mod capabilities;
 pub mod canonical;

@@ -337,6 +337,16 @@ fn client_info<'a>(outgoing: &Outgoing<'a>) -> &'a [u8] {
     outgoing.client_info.unwrap_or(IMPLEMENTATION)
 }
 
+/// The id and the method of a request that was built here; `None` for what wants no answer. On a channel that many
+/// messages share it says what an answer will belong to.
+#[must_use]
+pub fn asked(message: &[u8]) -> Option<(u64, &str)> {
+    let text = std::str::from_utf8(message).ok()?;
+    let (id, rest) = text.strip_prefix(REQUEST)?.split_once(',')?;
+    let (method, _) = rest.strip_prefix(METHOD)?.split_once('"')?;
+    Some((id.parse().ok()?, method))
+}
+
 fn begin(id: Option<u64>, method: &str, room: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(room.saturating_add(512));
     out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
@@ -412,5 +422,25 @@ pub(crate) fn member_text(out: &mut Vec<u8>, name: &str, text: &str) {
 fn comma(out: &mut Vec<u8>) {
     if !matches!(out.last(), None | Some(b'{' | b'[' | b':' | b',')) {
         out.push(b',');
+    }
+}
+
+/// How a request begins.
+const REQUEST: &str = r#"{"jsonrpc":"2.0","id":"#;
+const METHOD: &str = r#""method":""#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_says_what_its_answer_will_belong_to() {
+        let own = Outgoing::own(7, versions::LEGACY_NEWEST);
+        assert_eq!(asked(&initialize(&own)), Some((7, "initialize")));
+        assert_eq!(asked(&discover(&own)), Some((7, "server/discover")));
+        assert_eq!(asked(&list(&own, "tools/list", Some("{\"jsonrpc\""))), Some((7, "tools/list")));
+        for silent in [initialized(), cancelled(7, "no"), br#"{"jsonrpc":"2.0","id":7,"result":{}}"#.to_vec()] {
+            assert_eq!(asked(&silent), None);
+        }
     }
 }

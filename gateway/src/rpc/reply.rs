@@ -147,6 +147,19 @@ impl Response {
         }
     }
 
+    /// The same, to be kept for long.
+    #[must_use]
+    pub fn compact(mut self) -> Self {
+        self.document = self.document.compact();
+        self
+    }
+
+    /// The memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.document.bytes()
+    }
+
     /// The message as it came.
     #[must_use]
     pub fn text(&self) -> &Bytes {

@@ -20,7 +20,7 @@ use crate::{
     refusal::{Era, Refusal},
 };
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         body_bytes_max: 1 << 20,
         header_bytes_max: 1 << 15,
@@ -38,6 +38,9 @@ fn limits() -> Limits {
         calls_max: 100,
         sessions_max: 100,
         session_idle: Duration::from_secs(600),
+        list_cache_bytes: 1 << 20,
+        result_cache_bytes: 1 << 20,
+        children_max: 4,
         listeners_max: 100,
         holds_max: 16,
         hold_max: Duration::from_secs(60),
@@ -393,24 +396,20 @@ fn what_the_gateway_answers_itself() {
         cache_scope: CacheScope::Private,
     };
     let tools = [br#"{"name":"a"}"#.to_vec(), br#"{"name":"b"}"#.to_vec()];
-    let page = Page {
-        member: "tools",
-        definitions: &tools,
-        next_cursor: Some("n"),
-        degraded: &degraded,
-        ttl_ms: 0,
-        cache_scope: CacheScope::Private,
-    };
+    let page = Page { member: "tools", definitions: &tools, next_cursor: Some("n"), degraded: &degraded };
     let last = Page { next_cursor: None, degraded: &[], definitions: &[], ..page };
+    let list = |asker: &crate::rpc::Asker, page: &Page<'_>| {
+        answers::list(asker, &answers::page(asker.era, page), 30_000, CacheScope::Private)
+    };
     let error = |refusal: Refusal, era| answers::error(&refusal.outside(era), era, Some(&modern_asker.id));
     insta::assert_snapshot!(
         [
             answers::initialize(&legacy_asker, &served),
             answers::discover(&modern_asker, &served),
-            answers::list(&modern_asker, &page),
-            answers::list(&legacy_asker, &page),
-            answers::list(&modern_asker, &last),
-            answers::list(&legacy_asker, &last),
+            list(&modern_asker, &page),
+            list(&legacy_asker, &page),
+            list(&modern_asker, &last),
+            list(&legacy_asker, &last),
             answers::pong(&legacy_asker.id),
             error(Refusal::CapabilityMissing(r#"{"sampling":{}}"#.into()), Era::Modern),
             error(Refusal::ScopeInsufficient(vec!["a:b".to_owned(), "c".to_owned()]), Era::Modern),

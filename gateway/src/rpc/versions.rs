@@ -17,7 +17,10 @@ pub const LEGACY_NEWEST: &str = "2025-11-25";
 pub const LEGACY_ASSUMED: &str = "2025-03-26";
 
 /// Legacy revisions that are known and not served; their header must not make a request look modern.
-const LEGACY_UNSERVED: &[&str] = &["2024-11-05", "2024-10-07"];
+const LEGACY_UNSERVED: &[&str] = &[LEGACY_OLDEST, "2024-10-07"];
+
+/// Spoken to upstreams only: programs and servers on HTTP+SSE that were never renewed agree on nothing newer.
+const LEGACY_OLDEST: &str = "2024-11-05";
 
 /// The served modern version that `text` names.
 #[must_use]
@@ -29,6 +32,12 @@ pub fn modern(text: &str) -> Option<&'static str> {
 #[must_use]
 pub fn legacy(text: &str) -> Option<&'static str> {
     LEGACY.iter().copied().find(|version| *version == text)
+}
+
+/// The legacy version that `text` names, of those that an upstream may agree on.
+#[must_use]
+pub fn legacy_upstream(text: &str) -> Option<&'static str> {
+    legacy(text).or_else(|| (text == LEGACY_OLDEST).then_some(LEGACY_OLDEST))
 }
 
 /// Any version of either era that is served.
@@ -47,6 +56,12 @@ pub fn is_known_legacy(text: &str) -> bool {
 #[must_use]
 pub fn era(version: &str) -> Era {
     if is_known_legacy(version) { Era::Legacy } else { Era::Modern }
+}
+
+/// Whether messages may come in batches (RL-10).
+#[must_use]
+pub fn has_batches(version: &str) -> bool {
+    version == "2025-03-26"
 }
 
 /// Versions are dates, so their order as text is their order in time.

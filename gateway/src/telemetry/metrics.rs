@@ -42,6 +42,8 @@ pub struct Metrics {
     /// What policies on trial (`@shadow`) would have done, by policy, that (`permit`, `forbid`, `fail`) and whether it
     /// would have changed the decision (`true`, `false`).
     pub shadow: Family<Counter, 3>,
+    /// Requests that deviate from the specification and were served, by the habit that was forgiven.
+    pub tolerated: Family<Counter, 1>,
     /// Records that wait for the disk.
     pub audit_queue: Gauge,
     /// Time that one group of records took to reach the disk.
@@ -56,6 +58,10 @@ pub struct Metrics {
     pub grant_cache: Family<Counter, 1>,
     /// Looks into the cache of verified tokens, by outcome (`hit`, `miss`).
     pub token_cache: Family<Counter, 1>,
+    /// Looks for what was answered before, by what ([`names::CACHE`]) and outcome (`hit`, `miss`).
+    pub answer_cache: Family<Counter, 2>,
+    /// Bytes of lists that went out, by whether they were written for it (`miss`) or had been before (`hit`).
+    pub list_bytes: Family<Counter, 1>,
     /// Readings of issuers' keys, by issuer and outcome (`ok`, `failed`).
     pub key_fetches: Family<Counter, 2>,
     /// 1 where the upstream answers, 0 where not; by upstream.
@@ -112,6 +118,7 @@ impl Metrics {
     pub(super) fn all(&self) -> Vec<Metric<'_>> {
         let mut all = self.of_protocol();
         all.extend(self.of_gateway());
+        all.extend(self.of_room());
         all
     }
 
@@ -149,6 +156,12 @@ impl Metrics {
                 &[names::POLICY, names::OUTCOME, names::CHANGES],
                 &self.shadow,
             ),
+            Metric::family(
+                "tollgate.tolerated",
+                "Deviations of clients that were forgiven.",
+                &[names::HABIT],
+                &self.tolerated,
+            ),
             Metric::one("tollgate.audit.queue", "Records that wait for the disk.", &self.audit_queue),
             Metric::one(
                 "tollgate.audit.commit.duration",
@@ -165,6 +178,13 @@ impl Metrics {
             ),
             Metric::family("tollgate.exchange.cache", "Looks into the grant cache.", &OUTCOME, &self.grant_cache),
             Metric::family("tollgate.identity.cache", "Looks for a verified token.", &OUTCOME, &self.token_cache),
+            Metric::family(
+                "tollgate.answers.cache",
+                "Looks for what was answered before.",
+                &[names::CACHE, names::OUTCOME],
+                &self.answer_cache,
+            ),
+            Metric::family("tollgate.lists.bytes", "Bytes of lists that went out.", &OUTCOME, &self.list_bytes),
             Metric::family(
                 "tollgate.identity.key_fetches",
                 "Readings of issuers' keys.",
@@ -184,6 +204,12 @@ impl Metrics {
                 &self.upstream_dropped,
             ),
             Metric::one("tollgate.tripwire", "Credentials stopped on their way out.", &self.tripwire),
+        ]
+    }
+
+    /// What is open, under way or held at this moment.
+    fn of_room(&self) -> Vec<Metric<'_>> {
+        vec![
             Metric::one("tollgate.connections", "Client connections open.", &self.connections),
             Metric::one("tollgate.connections.refused", "Client connections refused.", &self.connections_refused),
             Metric::one("tollgate.calls", "Calls in flight.", &self.calls),

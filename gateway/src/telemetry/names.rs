@@ -57,12 +57,16 @@ pub const GRANT_STRATEGY: &str = "tollgate.grant.strategy";
 pub const AGENT: &str = "tollgate.agent.id";
 /// How an attempt ended: `ok` or `failed`, `hit` or `miss`, `allow` or `deny`.
 pub const OUTCOME: &str = "tollgate.outcome";
+/// What was looked for among answers: `view` who sees what, `page` a part of a list, `read` a resource, `tool` a result.
+pub const CACHE: &str = "tollgate.cache";
 /// The id of a policy.
 pub const POLICY: &str = "tollgate.policy.id";
 /// Whether a policy on trial would have changed the decision.
 pub const CHANGES: &str = "tollgate.policy.changes";
 /// Why something was dropped, in one word.
 pub const REASON: &str = "tollgate.reason";
+/// A habit of clients that was forgiven.
+pub const HABIT: &str = "tollgate.habit";
 /// The issuer's identifier.
 pub const ISSUER: &str = "tollgate.issuer";
 

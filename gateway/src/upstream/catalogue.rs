@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     catalog::{Definition, Kind, Listing, Offer},
+    clock,
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
@@ -118,7 +119,8 @@ impl Peer {
             }
             None
         };
-        tokio::time::timeout(self.settings.timeout, read).await.ok().flatten()
+        // Some legacy programs do not answer what they do not know.
+        tokio::time::timeout(self.settings.timeout.min(PROBE_MAX), read).await.ok().flatten()
     }
 
     /// Reads everything that the upstream lists.
@@ -127,6 +129,7 @@ impl Peer {
     /// Every refusal that an upstream can cause, as far as its tools are concerned; another list that cannot be read is
     /// told and left out.
     pub async fn read(&self, grant: &Arc<Grant>) -> Result<Read, Refusal> {
+        let asked = clock::instant();
         let spoken = self.detect(grant).await?;
         let offer = Box::pin(self.offered(grant, spoken)).await?;
         let mut read = Read::default();
@@ -147,6 +150,7 @@ impl Peer {
             }
         }
         read.listing.offer = Some(offer);
+        self.vouched.store(read.ttl.and_then(|ttl| asked.checked_add(ttl)).map(Arc::new));
         Ok(read)
     }
 
@@ -306,6 +310,9 @@ fn common(supported: Value<'_>) -> Result<Spoken, Refusal> {
 /// Errors that only a modern server gives (RC-10).
 const MODERN_ERRORS: &[i64] = &[-32020, -32021, VERSION_UNSUPPORTED];
 const VERSION_UNSUPPORTED: i64 = -32022;
+
+/// For so long an upstream may think about which era it speaks.
+const PROBE_MAX: Duration = Duration::from_secs(10);
 
 /// Pages of one list: an upstream whose cursors run in circles ends here.
 const PAGES_MAX: usize = 100;

@@ -5,9 +5,14 @@
 //! It does not judge what comes back; `inspect` does.
 
 mod catalogue;
+mod links;
+mod routes;
 mod session;
+mod sse;
+mod stdio;
 mod subscription;
 mod transport;
+mod warden;
 mod watch;
 
 use std::{
@@ -16,7 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -25,19 +30,23 @@ pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use session::{FAREWELLS_MAX, Farewell, Key, Session, Sessions};
+use sse::Sse;
+use stdio::Stdio;
 pub use subscription::{Wanted, Watch};
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
 };
 pub use transport::Messages;
-use transport::{Address, Answered, Outgoing, Reading, Undelivered};
+use transport::{Address, Answered, Outgoing, Reading, Transport, Undelivered};
+use warden::Warden;
+pub use warden::stand_by;
 pub use watch::Heard;
 
 use crate::{
     audit::journal::Receipt,
     catalog::{Definition, Target},
-    config::{Limits, Upstream, UpstreamId},
+    config::{self, Limits, Remote, Upstream, UpstreamId},
     egress::{Client, EgressError, Trust},
     exchange::Grant,
     identity::Identity,
@@ -51,7 +60,7 @@ use crate::{
         reply::{Inbound, Response, ServerRequest},
         versions,
     },
-    secret::Tripwire,
+    secret::{Secret, Tripwire},
     tasks,
 };
 
@@ -67,24 +76,19 @@ impl Upstreams {
     /// # Errors
     /// [`EgressError::Forbidden`] where a certificate file cannot be used.
     pub fn new(upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>, limits: &Limits) -> Result<Self, EgressError> {
-        let mut clients: Vec<(Trust, Client)> = Vec::new();
+        let (mut clients, warden) = (Clients::default(), Arc::new(Warden::default()));
         let mut peers = BTreeMap::new();
         for (id, settings) in upstreams {
-            let trust = Trust {
-                ca: settings.ca.clone(),
-                client_certificate: settings.client_certificate.clone(),
-                plain_http: settings.insecure_http,
-            };
-            let known = clients.iter().find(|(other, _)| *other == trust).map(|(_, client)| client.clone());
-            let client = match known {
-                Some(client) => client,
-                None => {
-                    let client = Client::new(&trust)?;
-                    clients.push((trust, client.clone()));
-                    client
+            let transport = match &settings.transport {
+                config::Transport::Http(remote) => {
+                    Transport::Http(clients.trusting(remote)?, Address::of(&remote.url)?)
                 }
+                config::Transport::Sse(remote) => {
+                    Transport::Sse(Sse::new(id, &remote.url, clients.trusting(remote)?, limits)?)
+                }
+                config::Transport::Stdio(program) => Transport::Stdio(Stdio::new(id, program, limits, &warden)),
             };
-            peers.insert(id.clone(), Arc::new(Peer::new(Arc::clone(settings), client, limits)?));
+            peers.insert(id.clone(), Arc::new(Peer::new(Arc::clone(settings), Arc::new(transport), limits)));
         }
         Ok(Self { peers })
     }
@@ -98,6 +102,41 @@ impl Upstreams {
     /// All of them.
     pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.peers.values()
+    }
+
+    /// Ends the programs and the lasting streams, once no call is under way any more.
+    pub async fn close(&self) {
+        let close = |peer: &Arc<Peer>| {
+            let peer = Arc::clone(peer);
+            tasks::background(async move { peer.transport.close().await })
+        };
+        let closing: Vec<_> = self.peers().map(close).collect();
+        let all = async {
+            for closed in closing {
+                drop(closed.await);
+            }
+        };
+        drop(tokio::time::timeout(CLOSING_MAX, all).await);
+    }
+}
+
+/// One client for each kind of trust: upstreams of one kind share its connections.
+#[derive(Default)]
+struct Clients(Vec<(Trust, Client)>);
+
+impl Clients {
+    fn trusting(&mut self, remote: &Remote) -> Result<Client, EgressError> {
+        let trust = Trust {
+            ca: remote.ca.clone(),
+            client_certificate: remote.client_certificate.clone(),
+            plain_http: remote.insecure_http,
+        };
+        if let Some((_, client)) = self.0.iter().find(|(other, _)| *other == trust) {
+            return Ok(client.clone());
+        }
+        let client = Client::new(&trust)?;
+        self.0.push((trust, client.clone()));
+        Ok(client)
     }
 }
 
@@ -114,8 +153,7 @@ pub struct Spoken {
 #[derive(Debug)]
 pub struct Peer {
     settings: Arc<Upstream>,
-    address: Arc<Address>,
-    client: Client,
+    transport: Arc<Transport>,
     bounds: Bounds,
     reply_bytes_max: usize,
     event_bytes_max: usize,
@@ -125,6 +163,10 @@ pub struct Peer {
     ids: AtomicU64,
     shaken: Notify,
     said: Mutex<Topics>,
+    /// Counts the changes that it told of: part of every key of what is kept of its answers.
+    changes: AtomicU64,
+    /// Until when it vouches for what it listed.
+    vouched: ArcSwapOption<Instant>,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -179,12 +221,11 @@ pub struct Reply {
 }
 
 impl Peer {
-    fn new(settings: Arc<Upstream>, client: Client, limits: &Limits) -> Result<Self, EgressError> {
+    fn new(settings: Arc<Upstream>, transport: Arc<Transport>, limits: &Limits) -> Self {
         let spoken = settings.era.map(|era| Arc::new(Spoken { era, version: newest(era) }));
-        Ok(Self {
-            address: Arc::new(Address::of(&settings.url)?),
+        Self {
             settings,
-            client,
+            transport,
             bounds: Bounds::reply(limits),
             reply_bytes_max: limits.reply_bytes_max,
             event_bytes_max: limits.event_bytes_max,
@@ -194,7 +235,9 @@ impl Peer {
             ids: AtomicU64::new(1),
             shaken: Notify::new(),
             said: Mutex::new(Topics::default()),
-        })
+            changes: AtomicU64::new(0),
+            vouched: ArcSwapOption::empty(),
+        }
     }
 
     /// The upstream's settings.
@@ -207,6 +250,23 @@ impl Peer {
     #[must_use]
     pub fn spoken(&self) -> Option<Spoken> {
         self.spoken.load().as_deref().copied()
+    }
+
+    /// How often what it said before has become out of date: what was kept under another count is not used any more.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What it said before is out of date: it tells of a change, or may have told of one while nobody listened.
+    fn outdate(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// For how long after `now` it vouches for its lists, where it said so when they were read.
+    #[must_use]
+    pub fn vouches(&self, now: Instant) -> Option<Duration> {
+        self.vouched.load().as_deref().map(|until| until.saturating_duration_since(now))
     }
 
     /// Sends one recorded call. The receipt is spent here; it comes back only where nothing was executed.
@@ -327,7 +387,7 @@ impl Peer {
         let mut underway = Underway { way, open: true };
         let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
         let reading = self.reading(definition.timeout, Some(passage.caller.credential.tripwire()));
-        let answered = transport::post(&self.client, &self.address, &underway.way.grant, outgoing, reading).await;
+        let answered = self.transport.post(&underway.way.grant, outgoing, reading).await;
         underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
         Ok((answered?, underway))
     }
@@ -358,7 +418,7 @@ impl Peer {
         let result = result_of(&response, "initialize")?;
         let version = result
             .get("protocolVersion")
-            .and_then(|version| versions::legacy(&version.text()?))
+            .and_then(|version| versions::legacy_upstream(&version.text()?))
             .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
         let session = Session {
             id: answered.session,
@@ -367,8 +427,7 @@ impl Peer {
             level: Mutex::new(None),
             gone: AtomicBool::new(false),
             farewell: Farewell {
-                client: self.client.clone(),
-                address: Arc::clone(&self.address),
+                transport: Arc::clone(&self.transport),
                 grant: Arc::clone(grant),
                 turns: Arc::clone(&self.farewells),
             },
@@ -429,11 +488,22 @@ impl Peer {
 
     async fn exchange(&self, grant: &Grant, outgoing: Outgoing<'_>) -> Result<Answered, Undelivered> {
         let reading = self.reading(self.settings.timeout, None);
-        transport::post(&self.client, &self.address, grant, outgoing, reading).await
+        self.transport.post(grant, outgoing, reading).await
     }
 
-    fn reading<'a>(&self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
-        Reading { first_byte, reply_bytes_max: self.reply_bytes_max, event_bytes_max: self.event_bytes_max, tripwire }
+    /// Whether `message` holds a secret: the credential of `grant`, or one that the transport was given.
+    fn gives_away(&self, grant: &Grant, message: &[u8]) -> bool {
+        // What is not UTF-8 is no message, and goes nowhere.
+        let Ok(text) = std::str::from_utf8(message) else { return false };
+        let header = grant.header().and_then(|(_, value)| value.to_str().ok()?.rsplit(' ').next());
+        header.into_iter().chain(self.transport.secrets().iter().map(Secret::expose)).any(|secret| {
+            let end = secret.get(secret.len().saturating_sub(SECRET_BYTES_SEARCHED)..).unwrap_or(secret);
+            end.len() >= SECRET_BYTES_MIN && text.contains(end)
+        })
+    }
+
+    fn reading<'a>(&'a self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
+        Reading { first_byte, peer: self, tripwire }
     }
 
     fn next_id(&self) -> u64 {
@@ -474,7 +544,8 @@ impl Way {
 }
 
 /// A call that the upstream works on. Given up before it was answered, it ends there too: a modern upstream sees its
-/// stream closed, and a legacy one, to which that means nothing (RL-07), is told.
+/// stream closed, and a legacy one, to which that means nothing (RL-07), or one without a stream for each call (RC-17),
+/// is told.
 #[derive(Debug)]
 struct Underway {
     way: Way,
@@ -484,7 +555,8 @@ struct Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         // Without a runtime the process is ending, and nothing can be said any more.
-        if self.open && self.way.spoken.era == Era::Legacy && Handle::try_current().is_ok() {
+        let sees_it = self.way.spoken.era == Era::Modern && self.way.peer.transport.closes_streams();
+        if self.open && !sees_it && Handle::try_current().is_ok() {
             let way = self.way.clone();
             tasks::background(
                 async move { way.say(outbound::cancelled(way.id, "nobody waits for it any more")).await },
@@ -548,7 +620,8 @@ impl Reply {
     /// a page of debugging or an error, would hand it to the caller.
     #[must_use]
     pub fn gives_away(&self, message: &[u8]) -> bool {
-        gives_away(&self.underway.way.grant, message)
+        let way = &self.underway.way;
+        way.peer.gives_away(&way.grant, message)
     }
 
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
@@ -595,17 +668,6 @@ impl Reply {
     }
 }
 
-fn gives_away(grant: &Grant, message: &[u8]) -> bool {
-    let Some((_, value)) = grant.header() else { return false };
-    let secret = value.to_str().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
-    let start = secret.len().saturating_sub(SECRET_BYTES_SEARCHED);
-    // What is not UTF-8 is no message, and goes nowhere.
-    match (secret.get(start..), std::str::from_utf8(message)) {
-        (Some(end), Ok(text)) => end.len() >= SECRET_BYTES_MIN && text.contains(end),
-        _ => false,
-    }
-}
-
 fn status_refusal(status: StatusCode, what: &str) -> Refusal {
     if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
         return Refusal::UpstreamUnauthorized;
@@ -626,10 +688,20 @@ fn newest(era: Era) -> &'static str {
     }
 }
 
+/// The request that a progress token of ours belongs to.
+fn progress_of(token: &str) -> Option<u64> {
+    token.strip_prefix(PROGRESS_TOKEN)?.parse().ok()
+}
+
 /// Progress tokens are unique among the calls at one upstream, because its request ids are (spec §3.6).
 fn progress_token(id: u64) -> String {
-    format!("tollgate-{id}")
+    format!("{PROGRESS_TOKEN}{id}")
 }
+
+const PROGRESS_TOKEN: &str = "tollgate-";
+
+/// Programs and streams have so long to end when the gateway does: what MCP gives a program, and a little more.
+const CLOSING_MAX: Duration = Duration::from_secs(6);
 
 /// Room for the headers of an ordinary call.
 const HEADERS: usize = 12;

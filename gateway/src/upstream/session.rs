@@ -20,11 +20,10 @@ use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{
     PROTOCOL_VERSION, Spoken,
-    transport::{self, Address, Outgoing},
+    transport::{Outgoing, Transport},
 };
 use crate::{
     catalog::Offer,
-    egress::Client,
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{Capabilities, meta::LogLevel},
@@ -98,8 +97,7 @@ impl Drop for Session {
 /// What it takes to end a session at its upstream.
 #[derive(Debug, Clone)]
 pub(super) struct Farewell {
-    pub(super) client: Client,
-    pub(super) address: Arc<Address>,
+    pub(super) transport: Arc<Transport>,
     pub(super) grant: Arc<Grant>,
     /// When a whole pool is over, not all of it speaks at once.
     pub(super) turns: Arc<Semaphore>,
@@ -111,9 +109,7 @@ impl Farewell {
             let Ok(_turn) = self.turns.acquire().await else { return };
             let headers = [(PROTOCOL_VERSION, HeaderValue::from_static(version))].into_iter().collect();
             let outgoing = Outgoing::new(Vec::new(), headers, Some(&session));
-            if let Ok(answered) = transport::delete(&self.client, &self.address, &self.grant, outgoing).await {
-                answered.messages.discard().await;
-            }
+            self.transport.end(&self.grant, outgoing).await;
         };
         // Nothing depends on it: a server that does not listen ends its sessions by itself.
         drop(tokio::time::timeout(FAREWELL_MAX, said).await);

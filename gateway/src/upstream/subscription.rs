@@ -10,10 +10,10 @@ use http::StatusCode;
 use tokio::time::timeout;
 
 use super::{
-    Messages, Peer, gives_away,
+    Messages, Peer,
     session::{Key, Session},
     status_refusal,
-    transport::{self, Answered, Outgoing},
+    transport::{Answered, Outgoing},
 };
 use crate::{
     audit::journal::Receipt,
@@ -118,12 +118,13 @@ impl Peer {
     pub async fn told(&self, watch: &mut Watch) -> Option<String> {
         loop {
             let message = watch.messages.next().await.ok()??;
-            if gives_away(&watch.grant, &message) {
+            if self.gives_away(&watch.grant, &message) {
                 return None;
             }
             match Inbound::parse(message, &self.bounds) {
                 Ok(Inbound::Notification(word)) if word.method() == UPDATED => {
                     let uri = word.params().and_then(|params| params.get("uri")).and_then(Value::text);
+                    self.outdate();
                     if let Some(uri) = uri.filter(|uri| uri.len() <= URI_BYTES_MAX) {
                         return Some(uri.into_owned());
                     }
@@ -191,7 +192,7 @@ impl Peer {
         let headers = self.headers(session.spoken(), "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, Some(caller.credential.tripwire()));
-        let answered = transport::get(&self.client, &self.address, &grant, outgoing, reading).await?;
+        let answered = self.transport.get(&grant, outgoing, reading).await?;
         if session.is_gone(answered.status) {
             self.sessions.forget(&key, &session);
         }
@@ -228,7 +229,7 @@ impl Peer {
     /// A message of the gateway's own, in the name of `caller`, whose credential must not be in it.
     async fn send_own(&self, grant: &Grant, caller: &Identity, outgoing: Outgoing<'_>) -> Result<Answered, Refusal> {
         let reading = self.reading(self.settings.timeout, Some(caller.credential.tripwire()));
-        Ok(transport::post(&self.client, &self.address, grant, outgoing, reading).await?)
+        Ok(self.transport.post(grant, outgoing, reading).await?)
     }
 }
 

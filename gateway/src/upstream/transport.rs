@@ -1,7 +1,9 @@
 //! How does one message get to an upstream, and its answers back?
 //!
-//! Streamable HTTP as a client (MCP basic/transports/streamable-http): a request that is built here from nothing, and a
-//! reader that yields one JSON-RPC message at a time. It does not know what the messages mean.
+//! The one of three ways that the configuration names: Streamable HTTP, which is here, HTTP+SSE, or a program's standard
+//! input and output. Each takes a message and gives a status and a reader that yields one JSON-RPC message at a time, in
+//! the terms of Streamable HTTP (MCP basic/transports), so that nobody else has to know which one it is. It does not know
+//! what the messages mean.
 
 use std::{time::Duration, vec};
 
@@ -12,13 +14,93 @@ use http::{
 };
 use url::Url;
 
+use super::{Peer, routes::Routed, sse::Sse, stdio::Stdio};
 use crate::{
     egress::{Body, Client, EgressError},
     exchange::Grant,
     refusal::Refusal,
-    rpc::sse::{Event, Splitter},
-    secret::Tripwire,
+    rpc::{
+        batch,
+        headers::{Field, PROTOCOL_VERSION},
+        json::Bounds,
+        sse::{Event, Splitter},
+        versions,
+    },
+    secret::{Secret, Tripwire},
 };
+
+/// The way to one upstream.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// Streamable HTTP.
+    Http(Client, Address),
+    /// HTTP+SSE of 2024-11-05.
+    Sse(Sse),
+    /// A program.
+    Stdio(Stdio),
+}
+
+impl Transport {
+    /// Sends `outgoing` under `grant`. The caller's credential is looked for in everything that is about to leave.
+    pub(super) async fn post(
+        &self,
+        grant: &Grant,
+        outgoing: Outgoing<'_>,
+        bounds: Reading<'_>,
+    ) -> Result<Answered, Undelivered> {
+        match self {
+            Self::Http(client, to) => post(client, to, grant, outgoing, bounds).await,
+            Self::Sse(sse) => Box::pin(sse.post(grant, outgoing, bounds)).await,
+            Self::Stdio(stdio) => Box::pin(stdio.post(outgoing, bounds)).await,
+        }
+    }
+
+    /// Opens the stream on which a legacy upstream says what no request asked for (RL-04).
+    pub(super) async fn get(
+        &self,
+        grant: &Grant,
+        outgoing: Outgoing<'_>,
+        bounds: Reading<'_>,
+    ) -> Result<Answered, Undelivered> {
+        match self {
+            Self::Http(client, to) => get(client, to, grant, outgoing, bounds).await,
+            Self::Sse(sse) => Ok(sse.listen(outgoing.session)),
+            Self::Stdio(stdio) => Ok(stdio.listen(outgoing.session)),
+        }
+    }
+
+    /// Ends the session that `outgoing` names, which nobody needs any more.
+    pub(super) async fn end(&self, grant: &Grant, outgoing: Outgoing<'_>) {
+        match self {
+            Self::Http(client, to) => delete(client, to, grant, outgoing).await,
+            Self::Sse(sse) => sse.end(outgoing.session),
+            Self::Stdio(stdio) => stdio.end(outgoing.session),
+        }
+    }
+
+    /// Whether closing an answer's stream tells a modern upstream that its call was given up: only where each call has a
+    /// stream of its own (RC-17).
+    pub(super) const fn closes_streams(&self) -> bool {
+        matches!(self, Self::Http(..))
+    }
+
+    /// What the upstream was given as a secret, besides what grants hold.
+    pub(super) fn secrets(&self) -> &[Secret] {
+        match self {
+            Self::Http(..) | Self::Sse(_) => &[],
+            Self::Stdio(stdio) => stdio.secrets(),
+        }
+    }
+
+    /// Ends what lasts.
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Http(..) => {}
+            Self::Sse(sse) => sse.close().await,
+            Self::Stdio(stdio) => stdio.close().await,
+        }
+    }
+}
 
 /// Where an upstream is: read once, for it goes with every message.
 #[derive(Debug)]
@@ -57,7 +139,19 @@ pub(super) struct Answered {
     pub(super) messages: Messages,
 }
 
-/// Sends `outgoing` under `grant`. The caller's credential is looked for in everything that is about to leave.
+impl Answered {
+    /// The session is not there (any more): nothing was executed.
+    pub(super) fn gone() -> Self {
+        Self { status: StatusCode::NOT_FOUND, session: None, messages: Messages::of(Source::Nothing) }
+    }
+
+    /// What comes back comes over a channel that others share; nothing does where nothing was asked.
+    pub(super) fn routed(routed: Option<Routed>) -> Self {
+        let status = if routed.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+        Self { status, session: None, messages: Messages::of(routed.map_or(Source::Nothing, Source::Routed)) }
+    }
+}
+
 pub(super) async fn post(
     client: &Client,
     to: &Address,
@@ -74,8 +168,7 @@ pub(super) async fn post(
     answered(client, request, bounds).await
 }
 
-/// Opens the stream on which a legacy upstream says what no request asked for (RL-04).
-pub(super) async fn get(
+async fn get(
     client: &Client,
     to: &Address,
     grant: &Grant,
@@ -88,33 +181,58 @@ pub(super) async fn get(
     answered(client, request, bounds).await
 }
 
-/// Ends a session of a legacy upstream (RL-04).
-pub(super) async fn delete(
+/// Ends a session of a legacy upstream (RL-04). What it answers changes nothing.
+async fn delete(client: &Client, to: &Address, grant: &Grant, outgoing: Outgoing<'_>) {
+    let mut request = build(to, grant, Method::DELETE, outgoing);
+    request.headers_mut().remove(CONTENT_TYPE);
+    drop(client.open(request, DELETE_MAX).await);
+}
+
+/// Opens a stream of events that lasts; the whole answer where it is none.
+pub(super) async fn open_stream(
     client: &Client,
     to: &Address,
     grant: &Grant,
     outgoing: Outgoing<'_>,
-) -> Result<Answered, Undelivered> {
-    let mut request = build(to, grant, Method::DELETE, outgoing);
-    request.headers_mut().remove(CONTENT_TYPE);
-    let bounds = Reading { first_byte: DELETE_MAX, reply_bytes_max: 0, event_bytes_max: 0, tripwire: None };
-    answered(client, request, bounds).await
+    bounds: Reading<'_>,
+) -> Result<Result<Body, Box<Answered>>, Undelivered> {
+    let answered = get(client, to, grant, outgoing, bounds).await?;
+    if answered.status.is_success() && !answered.messages.is_stream() {
+        let why = "no event stream where the configuration says HTTP+SSE".to_owned();
+        return Err(Undelivered::NotSent(Refusal::UpstreamInvalid(why)));
+    }
+    match answered.messages.source {
+        Source::Body(reader) if answered.status.is_success() => Ok(Ok(reader.body)),
+        source @ (Source::Body(_) | Source::Routed(_) | Source::Nothing) => {
+            Ok(Err(Box::new(Answered { messages: Messages::of(source), ..answered })))
+        }
+    }
+}
+
+/// A message of the gateway's own to `to`, under the credential of a stream that is open.
+pub(super) fn message_to(to: &Address, credential: Option<(HeaderName, HeaderValue)>, body: Bytes) -> Request<Bytes> {
+    let mut request = framed(to, Method::POST, Outgoing { body, session: None, headers: HeaderMap::new() });
+    request.headers_mut().extend(credential);
+    request
 }
 
 async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>) -> Result<Answered, Undelivered> {
+    let spoken = Field::of(request.headers(), PROTOCOL_VERSION);
+    let batches = matches!(spoken, Field::Text(version) if versions::has_batches(version))
+        .then(|| Box::new(Batches { bounds: bounds.peer.bounds, waiting: Vec::new().into_iter() }));
     let response = client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?;
     let (mut parts, body) = response.into_parts();
-    let framing = framing(&parts.headers, bounds.event_bytes_max);
+    let framing = framing(&parts.headers, bounds.peer.event_bytes_max);
     Ok(Answered {
         status: parts.status,
         session: parts.headers.remove(&SESSION_ID),
-        messages: Messages {
+        messages: Messages::of(Source::Body(Box::new(Reader {
             body,
             framing,
-            bytes_max: bounds.reply_bytes_max,
-            event_bytes_max: bounds.event_bytes_max,
-            bytes: 0,
-        },
+            batches,
+            bytes_max: bounds.peer.reply_bytes_max,
+            event_bytes_max: bounds.peer.event_bytes_max,
+        }))),
     })
 }
 
@@ -123,10 +241,8 @@ async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>)
 pub(super) struct Reading<'a> {
     /// Until the head is there.
     pub(super) first_byte: Duration,
-    /// Bytes of a whole answer.
-    pub(super) reply_bytes_max: usize,
-    /// Bytes of one event.
-    pub(super) event_bytes_max: usize,
+    /// Whose bounds on answers, events and messages these are.
+    pub(super) peer: &'a Peer,
     /// The caller's credential, where there is a caller.
     pub(super) tripwire: Option<&'a Tripwire>,
 }
@@ -162,6 +278,12 @@ impl From<Undelivered> for Refusal {
 }
 
 fn build(to: &Address, grant: &Grant, method: Method, outgoing: Outgoing<'_>) -> Request<Bytes> {
+    let mut request = framed(to, method, outgoing);
+    authorize(request.headers_mut(), grant);
+    request
+}
+
+fn framed(to: &Address, method: Method, outgoing: Outgoing<'_>) -> Request<Bytes> {
     let mut request = Request::new(outgoing.body);
     *request.method_mut() = method;
     *request.uri_mut() = to.uri.clone();
@@ -173,7 +295,6 @@ fn build(to: &Address, grant: &Grant, method: Method, outgoing: Outgoing<'_>) ->
     if let Some(session) = outgoing.session {
         headers.insert(SESSION_ID, session.clone());
     }
-    authorize(headers, grant);
     request
 }
 
@@ -211,21 +332,45 @@ fn framing(headers: &HeaderMap, event_bytes_max: usize) -> Framing {
     }
 }
 
+/// The messages of arrays, one at a time.
+#[derive(Debug)]
+struct Batches {
+    bounds: Bounds,
+    /// What is left of the last one.
+    waiting: vec::IntoIter<Bytes>,
+}
+
 /// The messages of one answer, one at a time; what is not asked for is not read from the upstream.
 #[derive(Debug)]
 pub struct Messages {
-    body: Body,
-    framing: Framing,
-    bytes_max: usize,
-    event_bytes_max: usize,
+    source: Source,
     bytes: usize,
 }
 
+/// Where messages come from.
+#[derive(Debug)]
+enum Source {
+    /// The body of an HTTP answer.
+    Body(Box<Reader>),
+    /// A channel that others share.
+    Routed(Routed),
+    /// Nowhere.
+    Nothing,
+}
+
 impl Messages {
-    /// Whether the upstream answered with a stream of events.
+    const fn of(source: Source) -> Self {
+        Self { source, bytes: 0 }
+    }
+
+    /// Whether there may be more than one.
     #[must_use]
     pub fn is_stream(&self) -> bool {
-        matches!(self.framing, Framing::Events(..))
+        match &self.source {
+            Source::Body(reader) => matches!(reader.framing, Framing::Events(..)),
+            Source::Routed(_) => true,
+            Source::Nothing => false,
+        }
     }
 
     /// Bytes read so far.
@@ -239,23 +384,67 @@ impl Messages {
     /// # Errors
     /// [`Refusal::UpstreamLost`], [`Refusal::UpstreamTooLarge`], [`Refusal::UpstreamInvalid`].
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        match &mut self.source {
+            Source::Nothing => Ok(None),
+            Source::Body(reader) => reader.next(&mut self.bytes).await,
+            Source::Routed(routed) => {
+                let message = routed.next().await?;
+                self.bytes = self.bytes.saturating_add(message.as_ref().map_or(0, Bytes::len));
+                Ok(message)
+            }
+        }
+    }
+
+    /// Reads what is left of a small answer and throws it away, so that the connection can be used again; what does not
+    /// end soon costs its connection.
+    pub(super) async fn discard(self) {
+        if let Source::Body(mut reader) = self.source {
+            drop(tokio::time::timeout(DISCARD_MAX, reader.body.whole(DISCARD_BYTES_MAX)).await);
+        }
+    }
+}
+
+/// Reads the body of an HTTP answer.
+#[derive(Debug)]
+struct Reader {
+    body: Body,
+    framing: Framing,
+    /// Only in the one revision that has them (RL-10).
+    batches: Option<Box<Batches>>,
+    bytes_max: usize,
+    event_bytes_max: usize,
+}
+
+impl Reader {
+    async fn next(&mut self, bytes: &mut usize) -> Result<Option<Bytes>, Refusal> {
+        if let Some(message) = self.batches.as_mut().and_then(|batches| batches.waiting.next()) {
+            return Ok(Some(message));
+        }
+        let text = self.read(bytes).await?;
+        let (Some(batches), Some(text)) = (&mut self.batches, &text) else { return Ok(text) };
+        let messages = batch::messages(text.clone(), &batches.bounds);
+        batches.waiting = messages.map_err(|why| Refusal::UpstreamInvalid(why.to_owned()))?.into_iter();
+        Ok(batches.waiting.next())
+    }
+
+    async fn read(&mut self, bytes: &mut usize) -> Result<Option<Bytes>, Refusal> {
         match &mut self.framing {
             Framing::Ended => Ok(None),
             Framing::Json => {
                 self.framing = Framing::Ended;
                 let whole = self.body.whole(self.bytes_max).await.map_err(lost)?;
-                self.bytes = whole.len();
+                *bytes = whole.len();
                 Ok((!whole.is_empty()).then_some(whole))
             }
             Framing::Other => {
                 self.framing = Framing::Ended;
                 Err(Refusal::UpstreamInvalid("an answer that is neither JSON nor an event stream".to_owned()))
             }
-            Framing::Events(..) => self.next_event().await,
+            Framing::Events(..) => self.next_event(bytes).await,
         }
     }
 
-    async fn next_event(&mut self) -> Result<Option<Bytes>, Refusal> {
+    async fn next_event(&mut self, bytes: &mut usize) -> Result<Option<Bytes>, Refusal> {
         loop {
             let Framing::Events(splitter, waiting) = &mut self.framing else { return Ok(None) };
             if let Some(event) = waiting.find(Event::is_message) {
@@ -266,17 +455,11 @@ impl Messages {
                 return Ok(None);
             };
             let chunk = chunk.map_err(lost)?;
-            self.bytes = self.bytes.saturating_add(chunk.len());
+            *bytes = bytes.saturating_add(chunk.len());
             let mut events = Vec::new();
             splitter.push(&chunk, &mut events).map_err(|_size| Refusal::UpstreamTooLarge(self.event_bytes_max))?;
             *waiting = events.into_iter();
         }
-    }
-
-    /// Reads what is left of a small answer and throws it away, so that the connection can be used again; what does not
-    /// end soon costs its connection.
-    pub(super) async fn discard(mut self) {
-        drop(tokio::time::timeout(DISCARD_MAX, self.body.whole(DISCARD_BYTES_MAX)).await);
     }
 }
 

@@ -10,7 +10,7 @@ use http::StatusCode;
 use super::{
     Peer, Spoken,
     session::{Key, Session},
-    transport::{self, Answered, Outgoing},
+    transport::{Answered, Outgoing},
 };
 use crate::{
     exchange::Grant,
@@ -43,6 +43,7 @@ impl Peer {
             Ok((answered, _)) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
             Ok(_) | Err(_) => return Heard::Ended,
         };
+        self.outdate();
         self.shake();
         let listening = async {
             while let Ok(Some(message)) = answered.messages.next().await {
@@ -57,12 +58,17 @@ impl Peer {
         Heard::Ended
     }
 
-    fn heed_word(&self, method: &str) {
+    /// What a notification says about what is known: lists are read again, and answers not given again. Some servers say
+    /// it on the stream of a call.
+    pub fn heed_word(&self, method: &str) {
         if let Some(topic) = Topic::of(method) {
             let mut said = self.said.lock();
             *said = said.with(topic);
             drop(said);
+            self.outdate();
             self.shake();
+        } else if method == RESOURCE_UPDATED {
+            self.outdate();
         }
     }
 
@@ -78,7 +84,7 @@ impl Peer {
         let headers = self.headers(session.spoken(), "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, None);
-        let answered = transport::get(&self.client, &self.address, grant, outgoing, reading).await?;
+        let answered = self.transport.get(grant, outgoing, reading).await?;
         if answered.status == StatusCode::NOT_FOUND {
             self.sessions.forget(&key, &session);
         }
@@ -93,6 +99,9 @@ fn is_absent(era: Era, status: StatusCode) -> bool {
         Era::Modern => matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST),
     }
 }
+
+/// What was read of a resource is not true any more.
+const RESOURCE_UPDATED: &str = "notifications/resources/updated";
 
 /// A stream is opened anew after so long: one whose other end has silently gone is found out by that.
 const STREAM_MAX: Duration = Duration::from_secs(600);

@@ -1,4 +1,5 @@
-// npm server-everything, streamable HTTP with sessions, the revisions before 2026-07-28. Prints `listening PORT`.
+// npm server-everything, the revisions before 2026-07-28, on the transport that is named: `streamableHttp` with sessions
+// unless another is, `sse`, or `stdio`. Over HTTP it prints `listening PORT`.
 // The package takes its port from the environment and cannot choose one, so one is chosen for it.
 import net from 'node:net';
 
@@ -13,9 +14,11 @@ const answers = (port) => new Promise((resolve) => {
   socket.on('error', () => resolve(false));
 });
 
+process.argv[2] ??= 'streamableHttp';
 const port = await free();
 process.env.PORT = String(port);
-process.argv[2] = 'streamableHttp';
 await import('@modelcontextprotocol/server-everything/dist/index.js');
-while (!(await answers(port))) await new Promise((resolve) => setTimeout(resolve, 20));
-console.log(`listening ${port}`);
+if (process.argv[2] !== 'stdio') {
+  while (!(await answers(port))) await new Promise((resolve) => setTimeout(resolve, 20));
+  console.log(`listening ${port}`);
+}

@@ -1,9 +1,11 @@
 // An MCP server on the TypeScript SDK 2.x: 2026-07-28 and, statelessly, the older revisions.
 // It is open, or takes only access tokens made out to itself: signature by the issuer's keys, issuer, audience, scope.
-// Environment: ISSUER (absent: open), RESOURCE (default http://127.0.0.1:PORT/mcp), NAME. Prints `listening PORT`.
+// Environment: ISSUER (absent: open), RESOURCE (default http://127.0.0.1:PORT/mcp), NAME. Prints `listening PORT`, or
+// with the argument `stdio` serves there.
 import http from 'node:http';
 import { createMcpExpressApp, getOAuthProtectedResourceMetadataUrl, requireBearerAuth } from '@modelcontextprotocol/express';
 import { toNodeHandler } from '@modelcontextprotocol/node';
+import { serveStdio } from '@modelcontextprotocol/server/stdio';
 import { createMcpHandler, McpServer, OAuthError, OAuthErrorCode } from '@modelcontextprotocol/server';
 import { createRemoteJWKSet, jwtVerify } from 'jose';
 import * as z from 'zod/v4';
@@ -62,7 +64,9 @@ function guard(resource) {
 }
 
 const app = createMcpExpressApp();
-const listener = http.createServer(app).listen(0, '127.0.0.1', () => {
+const listener = http.createServer(app);
+if (process.argv[2] === 'stdio') serveStdio(() => build({}));
+else listener.listen(0, '127.0.0.1', () => {
   const { port } = listener.address();
   const handler = toNodeHandler(createMcpHandler(build, { onerror: (error) => console.error(error.message) }));
   const checks = ISSUER ? [guard(process.env.RESOURCE ?? `http://127.0.0.1:${port}/mcp`)] : [];

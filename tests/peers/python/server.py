@@ -1,10 +1,11 @@
 """An MCP server on the Python SDK `mcp` 2.x: both eras on one endpoint, a port of its own choice.
 
-Prints `listening PORT` once it takes connections.
+Prints `listening PORT` once it takes connections, or with the argument `stdio` serves there.
 """
 
 import asyncio
 import socket
+import sys
 
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
@@ -65,4 +66,7 @@ async def main():
     await web.serve(sockets=[listener])
 
 
-asyncio.run(main())
+if sys.argv[1:] == ["stdio"]:
+    server.run("stdio")
+else:
+    asyncio.run(main())

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     config::{
+        Tolerance,
         checked::{ArgumentRecord, Audit, Claims, Durability, Gateway, Issuer, Limits, Prefix, State, Telemetry, Tls},
         read::nearest,
         written::{self, Key},
@@ -61,6 +62,7 @@ impl Checker<'_> {
         let allowed_origins = self.origins(written.allowed_origins.as_deref().unwrap_or_default());
         let allowed_hosts = self.words(written.allowed_hosts.as_deref(), "a host", is_host, "`name` or `name:port`");
         let audiences = self.words(written.audiences.as_deref(), "an audience", is_name, "1 to 256 characters of text");
+        let tolerate = self.tolerances(written.tolerate.as_deref());
         let drain = self.millis(&written.drain_ms, &(0..=3_600_000), 30_000);
         let workers = self.count(&written.workers, &(0..=1024), 0);
         Some(Gateway {
@@ -75,6 +77,7 @@ impl Checker<'_> {
             allowed_origins,
             allowed_hosts,
             audiences,
+            tolerate,
             prefix: match written.prefix.as_ref().map(Spanned::get_ref) {
                 None | Some(written::Prefix::Always) => Prefix::Always,
                 Some(written::Prefix::OnConflict) => Prefix::OnConflict,
@@ -274,6 +277,27 @@ impl Checker<'_> {
         })
     }
 
+    /// The habits that are forgiven, each once; none at all is the specification to the letter.
+    fn tolerances(&mut self, written: Option<&[Spanned<String>]>) -> Vec<Tolerance> {
+        let Some(written) = written else { return Tolerance::usual() };
+        let mut forgiven = Vec::new();
+        for word in written {
+            let name = word.get_ref().as_str();
+            match Tolerance::ALL.iter().find(|(known, _)| *known == name) {
+                None => {
+                    let message = format!("no habit of clients is called `{}`", name.escape_debug());
+                    let help = nearest(name, &Tolerance::ALL.map(|(known, _)| known));
+                    self.problem(message, word.span(), "not on the list", help);
+                }
+                Some((_, habit)) if forgiven.contains(habit) => {
+                    self.problem(format!("`{name}` stands twice in the list"), word.span(), "again", "remove one");
+                }
+                Some((_, habit)) => forgiven.push(*habit),
+            }
+        }
+        forgiven
+    }
+
     pub(super) fn audit(&mut self, written: &written::Audit, place: &Place) -> Option<Audit> {
         let directory = self
             .required(&written.directory, place, "directory", "directory = \"/var/lib/tollgate/audit\"")
@@ -359,6 +383,10 @@ impl Checker<'_> {
             calls_max: self.count(&written.calls_max, &(1..=1_000_000), 4_096),
             sessions_max: self.count(&written.sessions_max, &(1..=1_000_000), 10_000),
             session_idle: self.millis(&written.session_idle_ms, &(1_000..=DAY_MS), 1_800_000),
+            list_cache_bytes: self.count(&written.list_cache_bytes, &(0..=4_294_967_296), 16_777_216),
+            result_cache_bytes: self.count(&written.result_cache_bytes, &(0..=4_294_967_296), 33_554_432),
+            // Two at least: one is the gateway's own where the upstream speaks the legacy era.
+            children_max: self.count(&written.children_max, &(2..=1_024), 16),
             listeners_max: self.count(&written.listeners_max, &(1..=1_000_000), 10_000),
             holds_max: self.count(&written.holds_max, &(1..=1_000_000), 1_024),
             hold_max: self.millis(&written.hold_max_ms, &(1_000..=3_600_000), 300_000),

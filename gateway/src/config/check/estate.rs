@@ -1,19 +1,15 @@
 //! What is wrong with `[upstreams.*]` and the rules for their tools, prompts and resources?
 //!
-//! It does not look at how credentials are obtained; that is the grant's own check.
+//! It does not look at how an upstream is reached and how credentials are obtained; those have checks of their own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use toml::Spanned;
 
-use super::{
-    Checker, Place,
-    door::durability,
-    values::{DAY_MS, Plain},
-};
+use super::{Checker, Place, door::durability, values::DAY_MS};
 use crate::{
     config::{
-        checked::{ClientCertificate, Grant, Input, TargetRule, Upstream, UpstreamId},
+        checked::{Grant, Input, TargetRule, Transport, Upstream, UpstreamId},
         written,
     },
     refusal::Era,
@@ -52,49 +48,47 @@ impl Checker<'_> {
     ) -> Option<Upstream> {
         let written = table.get_ref();
         let place = Place { name: format!("`[upstreams.{name}]`"), span: table.span() };
-        let plain = match written.insecure_http.as_ref().map(Spanned::get_ref) {
-            Some(true) => Plain::Anywhere,
-            Some(false) | None => Plain::Loopback,
+        let transport = self.transport(written, &place);
+        let is_program = written.command.is_some() || self.removed.contains(&(place.span.start, "command".to_owned()));
+        let grant = match &written.grant {
+            None if is_program => Some(Grant::Nothing),
+            grant => self
+                .required(grant, &place, "grant", "grant = { strategy = \"exchange\", … }")
+                .and_then(|grant| self.grant(grant, "grant")),
         };
-        let url = self
-            .required(&written.url, &place, "url", "url = \"https://crm.internal/mcp\"")
-            .and_then(|url| self.url(url, "`url`", plain));
-        let grant = self.required(&written.grant, &place, "grant", "grant = { strategy = \"exchange\", … }");
-        let grant = grant.and_then(|grant| self.grant(grant, "grant"));
         let discovery = match &written.discovery {
             Some(discovery) => self.discovery(discovery).map(Some),
             None => Some(None),
         };
-        let ca = self.authorities(&written.ca);
-        let client_certificate = match &written.client_certificate {
-            Some(pair) => self.client_certificate(pair).map(Some),
-            None => Some(None),
+        let era = match written.era.as_ref().map(Spanned::get_ref) {
+            None | Some(written::Era::Auto) => None,
+            Some(written::Era::Modern) => Some(Era::Modern),
+            Some(written::Era::Legacy) => Some(Era::Legacy),
         };
         let timeout = self.deadline(&written.timeout_ms, 30_000);
         let refresh = self.seconds(&written.refresh_s, &(1..=86_400), 300);
         let input = self.input(written.input.as_deref());
+        let trust_public_cache = written.trust_public_cache.as_ref().is_some_and(|key| *key.get_ref());
+        let around = Around { grant: grant.as_ref(), trust_public_cache };
         let mut rules =
-            |written: &Option<Vec<_>>, names| self.rules(written.as_deref().unwrap_or_default(), grant.as_ref(), names);
+            |written: &Option<Vec<_>>, names| self.rules(written.as_deref().unwrap_or_default(), &around, names);
         let tools = rules(&written.tools, &TOOLS);
         let prompts = rules(&written.prompts, &PROMPTS);
         let resources = rules(&written.resources, &RESOURCES);
+        self.fits_transport(written, transport.as_ref(), grant.as_ref());
         Some(Upstream {
             id: id?.clone(),
-            url: url?,
-            insecure_http: plain == Plain::Anywhere,
-            era: match written.era.as_ref().map(Spanned::get_ref) {
-                None | Some(written::Era::Auto) => None,
-                Some(written::Era::Modern) => Some(Era::Modern),
-                Some(written::Era::Legacy) => Some(Era::Legacy),
-            },
+            // HTTP+SSE is a transport of the legacy era alone, so there is nothing to find out.
+            era: if matches!(transport, Some(Transport::Sse(_))) { Some(Era::Legacy) } else { era },
+            transport: transport?,
             timeout,
             grant: grant?,
             discovery: discovery?,
-            ca: ca?,
-            client_certificate: client_certificate?,
             refresh,
             input,
             instructions: written.instructions.as_ref().is_some_and(|key| *key.get_ref()),
+            cache_reads: written.cache_reads.as_ref().is_none_or(|key| *key.get_ref()),
+            trust_public_cache,
             tools,
             prompts,
             resources,
@@ -128,17 +122,10 @@ impl Checker<'_> {
         }
     }
 
-    fn client_certificate(&mut self, pair: &Spanned<written::ClientCertificate>) -> Option<ClientCertificate> {
-        let place = Place { name: "`client_certificate`".to_owned(), span: pair.span() };
-        let written = pair.get_ref();
-        let (certificate, key) = self.certificate_and_key(&written.certificate, &written.key, &place)?;
-        Some(ClientCertificate { certificate, key })
-    }
-
     fn rules(
         &mut self,
         written: &[Spanned<written::TargetRule>],
-        grant: Option<&Grant>,
+        around: &Around<'_>,
         names: &Names,
     ) -> Vec<TargetRule> {
         let mut rules = Vec::new();
@@ -156,30 +143,26 @@ impl Checker<'_> {
                 }
                 seen.push(pattern);
             }
-            rules.extend(self.rule(table, grant, names));
+            rules.extend(self.rule(table, around, names));
         }
         rules
     }
 
-    fn rule(
-        &mut self,
-        table: &Spanned<written::TargetRule>,
-        grant: Option<&Grant>,
-        names: &Names,
-    ) -> Option<TargetRule> {
+    fn rule(&mut self, table: &Spanned<written::TargetRule>, around: &Around<'_>, names: &Names) -> Option<TargetRule> {
         let written = table.get_ref();
         let place = Place { name: names.place.to_owned(), span: table.span() };
         let pattern = self
             .required(&written.r#match, &place, "match", names.example)
             .and_then(|pattern| self.word(pattern, "a pattern", names.fits, names.form));
         let mints = self.scopes(written.mints.as_ref().map(|mints| mints.get_ref().as_slice()));
-        if let (Some(at), Some(Grant::StaticSecret { .. } | Grant::Nothing)) = (&written.mints, grant) {
+        if let (Some(at), Some(Grant::StaticSecret { .. } | Grant::Nothing)) = (&written.mints, around.grant) {
             let help = "use strategy `exchange` or `client_credentials`, or remove `mints`";
             self.problem("`mints` asks for scopes where none are minted", at.span(), "of no effect", help);
         }
         let requires = self.scopes(written.requires.as_deref());
         let tags = self.words(written.tags.as_deref(), "a tag", is_tag, "1 to 64 of `a-z`, `0-9`, `-` and `_`");
         let timeout = written.timeout_ms.is_some().then(|| self.millis(&written.timeout_ms, &(1..=DAY_MS), 30_000));
+        let cache = self.kept(written, around, names);
         Some(TargetRule {
             pattern: pattern?,
             requires,
@@ -188,8 +171,37 @@ impl Checker<'_> {
             timeout,
             idempotent: written.idempotent.as_ref().map(|key| *key.get_ref()),
             durability: written.durability.as_ref().map(|key| durability(*key.get_ref())),
+            cache,
+            cache_shared: written.cache.as_ref().map(|key| *key.get_ref() == written::Sharing::Shared),
         })
     }
+
+    /// What keeps no promise is told: a result that is never kept, or never shared.
+    fn kept(&mut self, written: &written::TargetRule, around: &Around<'_>, names: &Names) -> Option<Duration> {
+        let at = written.cache_s.as_ref().map(Spanned::span).or(written.cache.as_ref().map(Spanned::span))?;
+        if !names.cached {
+            let help = "remove it; what is read is kept for as long as the upstream says, see `cache_reads`";
+            self.problem("only results of tools are kept by a rule", at.clone(), "of no effect", help);
+        }
+        if let (Some(cache), Some(written::Sharing::Shared), false) =
+            (&written.cache, written.cache.as_ref().map(Spanned::get_ref), around.trust_public_cache)
+        {
+            let help = "add `trust_public_cache = true` to the upstream, or write `cache = \"private\"`";
+            self.problem("`cache` shares results of an upstream that is not trusted so", cache.span(), "shared", help);
+        }
+        let steps_up = written.requires.as_ref().is_some_and(|scopes| !scopes.is_empty());
+        if steps_up && written.cache_s.as_ref().is_some_and(|cache| *cache.get_ref() > 0) {
+            let help = "remove `cache_s`, or give the scopes to a rule of their own";
+            self.problem("what needs further scopes is not kept (RI-06)", at, "of no effect", help);
+        }
+        written.cache_s.is_some().then(|| self.seconds(&written.cache_s, &(0..=86_400), 0))
+    }
+}
+
+/// What a rule has to fit.
+struct Around<'a> {
+    grant: Option<&'a Grant>,
+    trust_public_cache: bool,
 }
 
 /// How the rules of one kind name what they are for.
@@ -198,6 +210,8 @@ struct Names {
     example: &'static str,
     form: &'static str,
     fits: fn(&str) -> bool,
+    /// Whether results are kept by rule.
+    cached: bool,
 }
 
 const TOOLS: Names = Names {
@@ -205,6 +219,7 @@ const TOOLS: Names = Names {
     example: "match = \"create_*\"",
     form: "a tool's name, 1 to 128 characters, `*` for any run of them",
     fits: is_pattern,
+    cached: true,
 };
 
 const PROMPTS: Names = Names {
@@ -212,6 +227,7 @@ const PROMPTS: Names = Names {
     example: "match = \"summarise_*\"",
     form: "a prompt's name, 1 to 128 characters, `*` for any run of them",
     fits: is_pattern,
+    cached: false,
 };
 
 const RESOURCES: Names = Names {
@@ -219,6 +235,7 @@ const RESOURCES: Names = Names {
     example: "match = \"file:///public/*\"",
     form: "a resource's URI, 1 to 2,048 characters, `*` for any run of them",
     fits: is_uri_pattern,
+    cached: false,
 };
 
 /// MCP allows any text as a tool's name and recommends `[A-Za-z0-9_./-]`, 128 at most; blanks and control characters

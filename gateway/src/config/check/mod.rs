@@ -7,6 +7,7 @@
 mod door;
 mod estate;
 mod grant;
+mod transport;
 mod values;
 
 use std::{
@@ -108,6 +109,7 @@ impl Checker<'_> {
         let mut own: BTreeSet<String> = gateway.audiences.iter().cloned().collect();
         own.extend([root.clone(), format!("{root}/"), format!("{root}/mcp")]);
         own.extend(upstreams.keys().map(|id| format!("{root}/mcp/{id}")));
+        own.extend(own.clone().into_iter().map(|name| format!("{name}/")));
         for (id, upstream) in file.upstreams.iter().flatten() {
             let grant = upstream.get_ref().grant.as_ref().map(Spanned::get_ref);
             let named = grant.into_iter().flat_map(|grant| [&grant.audience, &grant.resource]).flatten();

@@ -25,7 +25,7 @@ use crate::{
         Asked, Relay,
         asks::{ASKS_MAX, Ask, Kind, Unfit},
     },
-    lifecycle::retry::Given,
+    lifecycle::{kept::Keeping, retry::Given},
     refusal::{Era, Refusal},
     rpc::{
         RequestId, outbound,
@@ -58,6 +58,8 @@ pub(super) struct Line {
     conversation: Option<Conversation>,
     /// Of a held call.
     place: Option<Place<Next>>,
+    /// How the answer is kept, where it may be.
+    pub(super) keeping: Option<Keeping>,
     /// The upstream's answer, where it came while nobody was there to take it.
     kept: Option<Bytes>,
 }
@@ -99,6 +101,7 @@ impl Line {
             asked: 0,
             conversation: held.tracked.as_ref().map(|tracked| tracked.conversation()),
             place: None,
+            keeping: None,
             kept: None,
         }
     }

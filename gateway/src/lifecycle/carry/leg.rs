@@ -27,7 +27,7 @@ use crate::{
     inspect::{Answer, Outcome as Judged},
     lifecycle::{Asking, Response, respond, trail::Trail},
     refusal::{Era, Refusal},
-    rpc::{Asker, Method},
+    rpc::{Asker, Method, meta::LogLevel},
     telemetry::{
         Operation,
         metrics::{self, metrics},
@@ -55,6 +55,15 @@ pub(in crate::lifecycle) struct Leg {
     /// When the request came in, and when the call set out.
     times: (Instant, Instant),
     open: Open,
+}
+
+/// What an upstream sees of a leg.
+#[derive(Clone, Copy)]
+pub(super) struct Outbound<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) log_level: Option<LogLevel>,
+    pub(super) traceparent: &'a str,
+    pub(super) tracestate: Option<&'a str>,
 }
 
 /// What a request holds besides the ceilings' room, given back when it ends.
@@ -130,6 +139,17 @@ impl Leg {
         Ok((leg, answered))
     }
 
+    /// Its way back, and what goes out.
+    pub(super) fn outbound(&mut self) -> ((&mut Delivery, &Held), Outbound<'_>) {
+        let outbound = Outbound {
+            identity: &self.identity,
+            log_level: self.held.asker.log_level,
+            traceparent: &self.traceparent,
+            tracestate: self.spans.1.tracestate(),
+        };
+        ((&mut self.delivery, &self.held), outbound)
+    }
+
     /// The id of its record.
     pub(super) const fn id(&self) -> Uuid {
         self.open.id
@@ -173,6 +193,7 @@ impl Leg {
     fn outcome<'a>(&self, ended: &'a Ended) -> Outcome<'a> {
         let mut outcome = Outcome::new(ended.ending);
         outcome.duration_us = u64::try_from(self.times.0.elapsed().as_micros()).ok();
+        outcome.cached = ended.cached;
         if let Some(refusal) = &ended.refusal {
             let outside = refusal.outside(self.era());
             outcome.status = Some(outside.status);
@@ -211,7 +232,9 @@ impl Leg {
             version: self.held.asker.version,
         };
         metrics().served(operation, self.times.0.elapsed());
-        metrics().called(self.target.definition.upstream.as_str(), operation, self.times.1.elapsed());
+        if !ended.cached {
+            metrics().called(self.target.definition.upstream.as_str(), operation, self.times.1.elapsed());
+        }
         for operation in [&self.spans.0, &self.spans.1] {
             if !error.is_empty() {
                 operation.fail(error);
@@ -229,6 +252,8 @@ pub(in crate::lifecycle) struct Ended {
     ending: Ending,
     refusal: Option<Refusal>,
     answer: Option<Answer>,
+    /// Whether the answer is one that was kept.
+    cached: bool,
 }
 
 impl Ended {
@@ -240,7 +265,12 @@ impl Ended {
             Judged::Task => Ending::Task,
             Judged::Complete => Ending::Ok,
         };
-        Self { ending, refusal: None, answer: Some(answer) }
+        Self { ending, refusal: None, answer: Some(answer), cached: false }
+    }
+
+    /// The answer is one that was kept.
+    pub(super) fn kept(answer: Answer) -> Self {
+        Self { cached: true, ..Self::answered(answer) }
     }
 
     /// Whether that is what the upstream said.
@@ -254,7 +284,7 @@ impl Ended {
         if refusal == Refusal::CredentialLeak {
             metrics().tripwire.increment();
         }
-        Self { ending, refusal: Some(refusal), answer: None }
+        Self { ending, refusal: Some(refusal), answer: None, cached: false }
     }
 
     /// The upstream ended its answer without a response; a status that says why is worth recording.
@@ -267,7 +297,7 @@ impl Ended {
     }
 
     pub(super) const fn cancelled() -> Self {
-        Self { ending: Ending::Cancelled, refusal: None, answer: None }
+        Self { ending: Ending::Cancelled, refusal: None, answer: None, cached: false }
     }
 
     /// Where a legacy client could not be asked, or would not answer, its model is told so (spec §2.2).

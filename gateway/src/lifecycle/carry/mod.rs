@@ -17,13 +17,19 @@ use bytes::Bytes;
 use deliver::Interrupted;
 use http::{HeaderName, HeaderValue};
 pub(super) use input::Next;
+use leg::Outbound;
 use leg::instant_after;
 pub(super) use leg::{Ended, Held, Leg};
 use task::Followed;
 use uuid::Uuid;
 
 use self::input::{Heard, Line};
-use super::{Asking, Estate, Means, local, retry::Retrying};
+use super::{
+    Asking, Estate, Means,
+    kept::{Allowed, Keeping},
+    local,
+    retry::Retrying,
+};
 use crate::{
     audit::{
         journal::Receipt,
@@ -61,6 +67,8 @@ pub(super) struct Carriage {
     prefixed: bool,
     /// `Mcp-Param-*` headers that no schema declares: forwarded and otherwise ignored (RI-02).
     unrecognised: Vec<(HeaderName, HeaderValue)>,
+    /// What let it through.
+    allowed: Allowed,
     /// What the client can do for this upstream.
     capabilities: Capabilities,
     /// The first intent of the call, which all that continue it name.
@@ -95,6 +103,7 @@ impl Carriage {
         asking: Asking<'_>,
         target: Target,
         means: &Arc<Means>,
+        allowed: Allowed,
         (first, retry): (Uuid, Option<&Retrying>),
     ) -> Result<Self, Refusal> {
         let (capabilities, knows_tasks) = (asking.capabilities(&target)?, asking.knows_tasks());
@@ -113,6 +122,7 @@ impl Carriage {
             endpoint: head.endpoint.clone(),
             call,
             target,
+            allowed,
             capabilities,
             first: retry.map_or(first, |retry| retry.call),
             round: retry.map_or(0, |retry| retry.round),
@@ -124,38 +134,27 @@ impl Carriage {
 
     /// Carries the call to its end.
     pub(super) async fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant), retry: Option<Retry>) {
+        let passage = self.passage(leg.outbound().1, retry.as_ref());
+        let keeping = Keeping::of(&self.peer, &passage, &sent.1, &self.allowed);
+        let kept = &self.estate.kept;
+        if let Some(answer) = keeping.as_ref().and_then(|it| it.recall(kept, &leg.held.asker, self.prefix())) {
+            return leg.end(Ended::kept(answer)).await;
+        }
         let mut line = match Box::pin(self.set_out(&mut leg, sent, retry.as_ref())).await {
             Ok(line) => line,
             Err(ended) => return leg.end(ended).await,
         };
+        line.keeping = keeping;
         loop {
-            let ended = match self.read(&mut leg, &mut line).await {
-                Turn::Ended(ended) => ended,
-                Turn::Input(asked) if leg.era() == Era::Modern => self.hand_over(&leg, &line, &asked),
-                Turn::Input(asked) => match Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await {
-                    Ok(again) => {
-                        line = again;
-                        continue;
-                    }
-                    Err(ended) => return leg.end(ended).await,
-                },
+            let next = match self.read(&mut leg, &mut line).await {
+                Turn::Ended(ended) => Err(ended),
+                Turn::Input(asked) if leg.era() == Era::Modern => Err(self.hand_over(&leg, &line, &asked)),
+                Turn::Input(asked) => Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await,
                 Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
-                    self.hand_out(&leg, &created)
+                    Err(self.hand_out(&leg, &created))
                 }
-                Turn::Task(created) => match Box::pin(self.follow(&mut leg, line, created)).await {
-                    Ok(next) => {
-                        line = next;
-                        continue;
-                    }
-                    Err(ended) => return leg.end(ended).await,
-                },
-                Turn::Working(working) => match Box::pin(self.poll(&mut leg, line, working)).await {
-                    Ok(next) => {
-                        line = next;
-                        continue;
-                    }
-                    Err(ended) => return leg.end(ended).await,
-                },
+                Turn::Task(created) => Box::pin(self.follow(&mut leg, line, created)).await,
+                Turn::Working(working) => Box::pin(self.poll(&mut leg, line, working)).await,
                 Turn::Requests => match Box::pin(self.hold(leg, &mut line)).await {
                     Some(next) => {
                         leg = next;
@@ -163,6 +162,13 @@ impl Carriage {
                     }
                     None => return,
                 },
+            };
+            let ended = match next {
+                Ok(next) => {
+                    line = next;
+                    continue;
+                }
+                Err(ended) => ended,
             };
             if let Some(task) = self.task.take_if(|_| ended.is_answer()) {
                 task.leave();
@@ -174,20 +180,12 @@ impl Carriage {
 
     /// Sends the call, and gives the line on which the upstream answers.
     async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant), retry: Option<&Retry>) -> Result<Line, Ended> {
-        let passage = Passage {
-            caller: &leg.identity,
-            call: &self.call,
-            target: &self.target,
-            unrecognised: &self.unrecognised,
-            log_level: leg.held.asker.log_level,
-            capabilities: self.capabilities,
-            retry,
-            task: self.about(),
-            traceparent: Some(&leg.traceparent),
-            tracestate: leg.spans.1.tracestate(),
-        };
         // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
-        match leg.delivery.attend(&leg.held, self.deadline(), Box::pin(self.send(sent, &passage))).await {
+        let ((delivery, held), outbound) = leg.outbound();
+        let passage = self.passage(outbound, retry);
+        let sending = Box::pin(self.send(sent, &passage));
+        let sent = delivery.attend(held, self.deadline(), sending).await;
+        match sent {
             Ok(Ok(reply)) => {
                 if let Some(task) = &mut self.task {
                     task.spoken(&reply);
@@ -197,6 +195,22 @@ impl Carriage {
             Ok(Err(refusal)) => Err(Ended::refused(refusal)),
             Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
             Err(Interrupted::Late) => Err(Ended::refused(Refusal::UpstreamTimeout)),
+        }
+    }
+
+    /// What goes up for `leg`; its way back is not part of that.
+    fn passage<'a>(&'a self, leg: Outbound<'a>, retry: Option<&'a Retry>) -> Passage<'a> {
+        Passage {
+            caller: leg.identity,
+            call: &self.call,
+            target: &self.target,
+            unrecognised: &self.unrecognised,
+            log_level: leg.log_level,
+            capabilities: self.capabilities,
+            retry,
+            task: self.about(),
+            traceparent: Some(leg.traceparent),
+            tracestate: leg.tracestate,
         }
     }
 
@@ -284,7 +298,7 @@ impl Carriage {
         match Inbound::parse(message, line.reply.bounds()) {
             Err(_) if !line.reply.status.is_success() => Err(Ended::lost(line.reply.status)),
             Err(why) => Err(Ended::refused(Refusal::UpstreamInvalid(why.to_owned()))),
-            Ok(Inbound::Response(response)) => self.response(leg, line, &response),
+            Ok(Inbound::Response(response)) => self.response(leg, line, response),
             Ok(Inbound::Notification(notification)) => match line.relay.admit(&notification) {
                 Ok(notification) => {
                     leg.open();
@@ -294,17 +308,22 @@ impl Carriage {
                     Ok(Read::Life)
                 }
                 Err(why) => {
+                    self.peer.heed_word(&notification.method());
                     if !line.withdraw(&notification, leg).await {
                         self.dropped(why.as_str());
                     }
                     Ok(Read::More)
                 }
             },
-            Ok(Inbound::Request(request)) => self.asked(leg, line, &request).await,
+            Ok(Inbound::Request(request)) => {
+                // What comes of it may be due to what was asked (RI-06).
+                line.keeping = None;
+                self.asked(leg, line, &request).await
+            }
         }
     }
 
-    fn response(&self, leg: &Leg, line: &mut Line, response: &Response) -> Result<Read, Ended> {
+    fn response(&self, leg: &Leg, line: &mut Line, response: Response) -> Result<Read, Ended> {
         let reply = &mut line.reply;
         if !response.answers(reply.id) && reply.messages.is_stream() {
             self.dropped("id_unknown");
@@ -327,12 +346,18 @@ impl Carriage {
             declared: self.capabilities.in_version(version),
             as_task: self.target.definition.needs_task() && self.task.is_none(),
             prefix: self.prefix(),
+            age: Duration::ZERO,
         };
-        if let Some(turn) = self.of_task(leg, &sent, response) {
+        if let Some(turn) = self.of_task(leg, &sent, &response) {
             return turn.map(Read::Turn);
         }
-        match inspect::admit(&leg.held.asker, &sent, response) {
-            Ok(Admitted::Answer(answer)) => Err(Ended::answered(answer)),
+        match inspect::admit(&leg.held.asker, &sent, &response) {
+            Ok(Admitted::Answer(answer)) => {
+                if let Some(keeping) = &line.keeping {
+                    keeping.keep(&self.estate.kept, response, reply.id, reply.spoken);
+                }
+                Err(Ended::answered(answer))
+            }
             Ok(Admitted::Input(asked)) => Ok(Read::Turn(Turn::Input(asked))),
             Ok(Admitted::Task(created)) => Ok(Read::Turn(Turn::Task(created))),
             Err(refusal) => Err(Ended::refused(refusal)),
