@@ -4,6 +4,7 @@
 //! print without the gateway.
 
 mod batches;
+mod federation;
 mod habits;
 mod identity;
 mod input;

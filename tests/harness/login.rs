@@ -31,7 +31,9 @@ pub(crate) fn login(issuer: &str, user: &str, resource: &str, scope: &str) -> St
         ("login_hint", user),
         ("resource", resource),
     ]);
-    let code = follow(&format!("{issuer}/auth?{query}"));
+    let back = follow(&format!("{issuer}/auth?{query}"), CALLBACK);
+    let code = back.query_pairs().find(|(name, _)| name == "code");
+    let code = code.unwrap_or_else(|| panic!("no code: {back}")).1.into_owned();
     let fields = [
         ("grant_type", "authorization_code"),
         ("code", &code),
@@ -55,14 +57,13 @@ pub(crate) fn ask(issuer: &str, client: &str, secret: &str, fields: &[(&str, &st
     fetch("POST", &format!("{issuer}/token"), &headers, form(fields).as_bytes())
 }
 
-/// Follows redirects with cookies as far as the callback, and gives the code.
-fn follow(start: &str) -> String {
+/// Follows redirects with cookies, as far as `callback`.
+pub(crate) fn follow(start: &str, callback: &str) -> Url {
     let mut at = Url::parse(start).unwrap();
     let mut cookies: Vec<(String, String)> = Vec::new();
     for _ in 0..REDIRECTS_MAX {
-        if at.as_str().starts_with(CALLBACK) {
-            let code = at.query_pairs().find(|(name, _)| name == "code");
-            return code.unwrap_or_else(|| panic!("no code: {at}")).1.into_owned();
+        if at.as_str().starts_with(callback) {
+            return at;
         }
         let jar: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let answer = fetch("GET", at.as_str(), &[("Cookie", &jar.join("; "))], b"");

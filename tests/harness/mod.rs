@@ -11,6 +11,7 @@ pub(crate) mod issuer;
 mod itself;
 pub(crate) mod login;
 pub(crate) mod mcp;
+pub(crate) mod page;
 pub(crate) mod peer;
 pub(crate) mod place;
 pub(crate) mod process;

@@ -168,19 +168,39 @@ pub(crate) enum Suite {
 }
 
 impl Suite {
-    /// Runs all scenarios at the server `url`; what they found lies in `folder`, a folder with `checks.json` each.
+    /// Runs the scenarios of `arguments` at the server `url`; what they found lies in `folder`, a folder with
+    /// `checks.json` each.
     pub(crate) fn run(self, folder: &Path, url: &str, token: Option<&str>, arguments: &[&str]) {
-        let packages = place::installed("node").join("node_modules");
+        let mut command = Command::new(node("").get_program());
+        command.arg("--import").arg(place::tests().join("peers/node/inject-headers.mjs"));
+        command.arg(self.script()).args(["server", "--url", url]).args(arguments).arg("-o").arg(folder);
+        command.envs(token.map(|token| ("MCP_BEARER", token))).env("NO_PROXY", "127.0.0.1,localhost");
+        Process::start("suite", folder, command).wait(Duration::from_secs(240));
+    }
+
+    /// Starts a scenario for clients, for `tests/conformance/stand_in.sh` in `folder`; what it finds lies in `found`.
+    pub(crate) fn client(self, folder: &Path, scenario: &str, version: &str) -> Process {
+        let mut command = Command::new(node("").get_program());
+        command.arg(self.script()).args(["client", "--command", "sh \"$STAND_IN\"", "--scenario", scenario]);
+        command.args(["--spec-version", version, "--force", "-o", "found"]).current_dir(folder);
+        command.env("STAND_IN", place::tests().join("conformance/stand_in.sh"));
+        Process::start("suite", folder, command)
+    }
+
+    /// Starts the scenarios for authorization servers; what they find lies in `found`.
+    pub(crate) fn authorization(self, folder: &Path, issuer: &str, arguments: &[&str]) -> Process {
+        let mut command = Command::new(node("").get_program());
+        command.arg(self.script()).args(["authorization", "--url", issuer, "-o", "found"]).args(arguments);
+        command.env("NO_PROXY", "127.0.0.1,localhost").current_dir(folder);
+        Process::start("suite", folder, command)
+    }
+
+    fn script(self) -> PathBuf {
         let package = match self {
             Self::Older => "conformance-older",
             Self::Newer => "@modelcontextprotocol/conformance",
         };
-        let mut command = Command::new(node("").get_program());
-        command.arg("--import").arg(place::tests().join("peers/node/inject-headers.mjs"));
-        command.arg(packages.join(package).join("dist/index.js"));
-        command.args(["server", "--url", url, "--suite", "all"]).args(arguments).arg("-o").arg(folder);
-        command.envs(token.map(|token| ("MCP_BEARER", token))).env("NO_PROXY", "127.0.0.1,localhost");
-        Process::start("suite", folder, command).wait(Duration::from_secs(240));
+        place::installed("node").join("node_modules").join(package).join("dist/index.js")
     }
 }
 

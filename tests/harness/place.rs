@@ -34,7 +34,14 @@ pub(crate) fn installed(what: &str) -> PathBuf {
 pub(crate) fn scratch(name: &str) -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let folder = tests().join(".run").join(format!("{}-{number}-{name}", std::process::id()));
+    let folder = scratch_root().join(format!("{}-{number}-{name}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// The folder of everything that a run writes.
+pub(crate) fn scratch_root() -> PathBuf {
+    let folder = tests().join(".run");
     fs::create_dir_all(&folder).unwrap();
     folder
 }

@@ -365,7 +365,13 @@ fn write_error(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, error: RpcErro
     outbound::member(out, "code", code.to_string().as_bytes());
     outbound::member_text(out, "message", &message);
     if let Some(data) = error.data().filter(|data| !claims_gateway(*data)) {
-        outbound::member(out, "data", data.raw());
+        outbound::member(out, "data", b"");
+        if sent.method == Method::ResourcesRead && data.is_object() {
+            // The resource that is not there, under the URI that the client asked for (MCP server/resources, errors).
+            uris::write_object(out, data, sent.prefix);
+        } else {
+            out.extend_from_slice(data.raw());
+        }
     }
     out.push(b'}');
 }

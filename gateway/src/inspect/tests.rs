@@ -202,6 +202,19 @@ fn rs_30_an_upstream_asks_what_the_protocol_has_and_the_client_declared() {
 }
 
 #[test]
+fn a_resource_that_is_not_there_is_named_as_the_client_named_it() {
+    let body = r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32602,"message":"m","data":{"uri":"note:a","of":"uri"}}}"#;
+    let data = |method, prefix| {
+        let sent = Sent { method, prefix, ..sent(MODERN) };
+        let Ok(Admitted::Answer(answer)) = admit(&asker("1", MODERN), &sent, &response(body)) else { panic!() };
+        String::from_utf8(answer.body().to_vec()).unwrap().split_once("\"data\":").unwrap().1.to_owned()
+    };
+    assert_eq!(data(Method::ResourcesRead, Some("crm")), r#"{"uri":"crm+note:a","of":"uri"}}}"#);
+    assert_eq!(data(Method::ResourcesRead, None), r#"{"uri":"note:a","of":"uri"}}}"#);
+    assert_eq!(data(Method::ToolsCall, Some("crm")), r#"{"uri":"note:a","of":"uri"}}}"#, "what it means is not known");
+}
+
+#[test]
 fn ids_are_restored_with_their_type() {
     for id in ["1", "\"1\"", "-9007199254740993", r#""\u0000\"""#] {
         let answer =

@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod links;
+mod resume;
 mod routes;
 mod session;
 mod sse;
@@ -295,7 +296,10 @@ impl Peer {
             return Err(Refusal::UpstreamInvalid("a redirect, which is never followed".to_owned()));
         }
         let Way { id, spoken, .. } = underway.way;
-        let (messages, status) = (answered.messages, answered.status);
+        let (mut messages, status) = (answered.messages, answered.status);
+        if spoken.era == Era::Legacy && status.is_success() && messages.is_stream() {
+            messages.resume_by(&underway.way);
+        }
         Ok(Forwarded::Answered(Box::new(Reply { messages, id, spoken, status, underway, receipt: Some(receipt) })))
     }
 

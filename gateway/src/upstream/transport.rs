@@ -14,7 +14,13 @@ use http::{
 };
 use url::Url;
 
-use super::{Peer, routes::Routed, sse::Sse, stdio::Stdio};
+use super::{
+    Peer, Way,
+    resume::{Mark, Resume},
+    routes::Routed,
+    sse::Sse,
+    stdio::Stdio,
+};
 use crate::{
     egress::{Body, Client, EgressError},
     exchange::Grant,
@@ -230,6 +236,7 @@ async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>)
             body,
             framing,
             batches,
+            mark: Mark::new(),
             bytes_max: bounds.peer.reply_bytes_max,
             event_bytes_max: bounds.peer.event_bytes_max,
         }))),
@@ -345,6 +352,7 @@ struct Batches {
 pub struct Messages {
     source: Source,
     bytes: usize,
+    resume: Option<Box<Resume>>,
 }
 
 /// Where messages come from.
@@ -360,7 +368,12 @@ enum Source {
 
 impl Messages {
     const fn of(source: Source) -> Self {
-        Self { source, bytes: 0 }
+        Self { source, bytes: 0, resume: None }
+    }
+
+    /// Where the stream ends too early, it is taken up again.
+    pub(super) fn resume_by(&mut self, way: &Way) {
+        self.resume = Some(Box::new(Resume::new(way.clone())));
     }
 
     /// Whether there may be more than one.
@@ -384,6 +397,15 @@ impl Messages {
     /// # Errors
     /// [`Refusal::UpstreamLost`], [`Refusal::UpstreamTooLarge`], [`Refusal::UpstreamInvalid`].
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            let next = self.read().await;
+            if !matches!(next, Ok(None) | Err(Refusal::UpstreamLost(_))) || !self.resumed().await {
+                return next;
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, Refusal> {
         match &mut self.source {
             Source::Nothing => Ok(None),
             Source::Body(reader) => reader.next(&mut self.bytes).await,
@@ -393,6 +415,17 @@ impl Messages {
                 Ok(message)
             }
         }
+    }
+
+    /// Whether there is more after what seemed to be the end.
+    async fn resumed(&mut self) -> bool {
+        let (Some(resume), Source::Body(reader)) = (&mut self.resume, &self.source) else { return false };
+        let Some(Self { source: Source::Body(mut next), .. }) = Box::pin(resume.after(&reader.mark)).await else {
+            return false;
+        };
+        next.mark = reader.mark.clone();
+        self.source = Source::Body(next);
+        true
     }
 
     /// Reads what is left of a small answer and throws it away, so that the connection can be used again; what does not
@@ -411,6 +444,7 @@ struct Reader {
     framing: Framing,
     /// Only in the one revision that has them (RL-10).
     batches: Option<Box<Batches>>,
+    mark: Mark,
     bytes_max: usize,
     event_bytes_max: usize,
 }
@@ -447,8 +481,11 @@ impl Reader {
     async fn next_event(&mut self, bytes: &mut usize) -> Result<Option<Bytes>, Refusal> {
         loop {
             let Framing::Events(splitter, waiting) = &mut self.framing else { return Ok(None) };
-            if let Some(event) = waiting.find(Event::is_message) {
-                return Ok(Some(event.data));
+            for event in waiting.by_ref() {
+                self.mark.pass(&event);
+                if event.is_message() {
+                    return Ok(Some(event.data));
+                }
             }
             let Some(chunk) = self.body.chunk().await else {
                 self.framing = Framing::Ended;
