@@ -35,6 +35,7 @@ mod sse_link_flood;
 mod stranger_session;
 mod stream_flood;
 mod stream_half_open;
+mod task_forged;
 mod unknown_kid_flood;
 mod upstream_answers_with_another_id;
 mod upstream_asks_undeclared;

@@ -9,4 +9,5 @@ mod habits;
 mod identity;
 mod input;
 mod matrix;
+mod tasks;
 mod transports;

@@ -5,6 +5,7 @@
 
 mod authorization;
 mod client;
+mod tasks;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
