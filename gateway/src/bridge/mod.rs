@@ -9,6 +9,7 @@
 mod asks;
 mod continuation;
 mod holds;
+mod queue;
 mod replay;
 mod subscriptions;
 mod task;
@@ -30,6 +31,7 @@ use bytes::Bytes;
 pub use continuation::{Binding, Continuation, ROUNDS_MAX, To};
 pub use holds::{Claim, Holds, Place};
 use parking_lot::Mutex;
+pub use queue::Queue;
 use quick_cache::sync::Cache;
 use replay::Replay;
 pub use subscriptions::{Sink, Subject, Subscription, Subscriptions, Watching};
@@ -298,10 +300,10 @@ impl Session {
     /// The events of an answer under ids, kept so that a client which loses the stream can come back to it (RL-08).
     #[must_use]
     pub fn carry(self: &Arc<Self>, from: mpsc::Receiver<Bytes>) -> mpsc::Receiver<Bytes> {
-        let (to, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+        let (to, to_body) = Queue::new();
         let stream = self.replay.open();
-        // The channel is new: there is room in it.
-        drop(self.priming(stream).map(|event| to.try_send(event)));
+        // It is new: there is room in it.
+        self.priming(stream).into_iter().for_each(|event| to.offer(event));
         let session = Arc::clone(self);
         tasks::background(async move { session.replay.carry(stream, from, to).await });
         to_body
@@ -422,9 +424,6 @@ const PRIMING_SINCE: &str = "2025-11-25";
 
 /// Resources that one session may watch.
 const SUBSCRIPTIONS_MAX: usize = 64;
-
-/// Events that may wait for a client that reads slowly.
-const EVENTS_WAITING_MAX: usize = 16;
 
 /// As much of a claim as the journal writes down.
 const CLAIM_BYTES_MAX: usize = 256;

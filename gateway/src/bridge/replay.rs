@@ -9,13 +9,13 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::sync::mpsc;
 
+use super::queue::{self, Queue};
 use crate::rpc::sse;
 
 /// The events of one session that can still be had.
@@ -33,7 +33,7 @@ struct State {
     kept: VecDeque<Kept>,
     bytes: usize,
     /// Streams that still have something to say; and where a client has come back to one, where that goes from now on.
-    open: HashMap<u64, Option<mpsc::Sender<Bytes>>>,
+    open: HashMap<u64, Option<Queue>>,
 }
 
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Replay {
 
     /// Carries the events of `from` to `to`, and keeps them. A client that goes away ends nothing (RL-07): the events wait
     /// for its return, the answer among them.
-    pub(super) async fn carry(&self, stream: u64, mut from: mpsc::Receiver<Bytes>, mut to: mpsc::Sender<Bytes>) {
+    pub(super) async fn carry(&self, stream: u64, mut from: mpsc::Receiver<Bytes>, mut to: Queue) {
         let mut number = 0_u64;
         while let Some(event) = from.recv().await {
             number = number.saturating_add(1);
@@ -73,16 +73,16 @@ impl Replay {
             if let Some(again) = self.keep(Kept { stream, number, event: event.clone() }) {
                 to = again;
             }
-            if !to.is_closed() && !matches!(timeout(CLIENT_STALL_MAX, to.send(event)).await, Ok(Ok(()))) {
-                // Closed at once: nobody waits for a client that takes nothing a second time.
-                to = mpsc::channel(1).0;
+            if !to.is_closed() && !to.send(event).await {
+                // At once: nobody waits for a client that takes nothing a second time.
+                to.close();
             }
         }
         self.state.lock().open.remove(&stream);
     }
 
     /// Keeps an event, the oldest going first where there is no room; where a client has come back, gives the way to it.
-    fn keep(&self, kept: Kept) -> Option<mpsc::Sender<Bytes>> {
+    fn keep(&self, kept: Kept) -> Option<Queue> {
         let mut state = self.state.lock();
         let size = kept.event.len();
         while state.kept.len() >= EVENTS_MAX || state.bytes.saturating_add(size) > BYTES_MAX {
@@ -113,9 +113,9 @@ impl Replay {
         if !whole {
             return None;
         }
-        let (events, to_body) = mpsc::channel(EVENTS_MAX.saturating_add(EVENTS_WAITING));
+        let (events, to_body) = Queue::holding(EVENTS_MAX.saturating_add(queue::EVENTS_MAX));
         for kept in kept.iter().filter(|kept| kept.stream == stream && kept.number > number) {
-            drop(events.try_send(kept.event.clone()));
+            events.offer(kept.event.clone());
         }
         if let Some(way) = open.get_mut(&stream) {
             *way = Some(events);
@@ -143,12 +143,6 @@ const BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes that all sessions keep together; beyond that nothing is kept, and a stream that breaks is lost.
 const ALL_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Events that may wait for a client that has come back, besides those that were kept for it.
-const EVENTS_WAITING: usize = 16;
-
-/// A client that takes no event for so long is taken to be gone.
-const CLIENT_STALL_MAX: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {
@@ -182,7 +176,7 @@ mod tests {
         let replay = Arc::new(replay());
         let stream = replay.open();
         let (said, from) = mpsc::channel(8);
-        let (to, mut first) = mpsc::channel(8);
+        let (to, mut first) = Queue::new();
         let carried = {
             let replay = Arc::clone(&replay);
             crate::tasks::background(async move { replay.carry(stream, from, to).await })

@@ -263,11 +263,19 @@ impl Watching {
     pub fn updated(&self, uri: &str) {
         for (wanted, want) in self.wants.lock().iter() {
             if uri == wanted || is_below(uri, wanted) {
-                for by in &want.by {
-                    let exposed = by.prefix.as_deref().map_or_else(|| uri.to_owned(), |id| uris::outward(id, uri));
-                    by.sink.push(exposed, (self.key.upstream.clone(), uri.to_owned()));
-                }
+                want.by.iter().for_each(|by| self.tell(by, uri, wanted));
             }
+        }
+    }
+
+    /// Parts of a resource are without number: where there is no room for one more of them, the whole has changed.
+    fn tell(&self, by: &Interest, uri: &str, wanted: &str) {
+        let change = |uri: &str| {
+            let exposed = by.prefix.as_deref().map_or_else(|| uri.to_owned(), |id| uris::outward(id, uri));
+            (exposed, (self.key.upstream.clone(), uri.to_owned()))
+        };
+        if uri == wanted || !by.sink.push_part(change(uri)) {
+            by.sink.push(change(wanted));
         }
     }
 }
@@ -329,24 +337,43 @@ impl Drop for Subscription {
 /// Where the changes of one listener's resources wait to be told: each once, however often it changes.
 #[derive(Debug, Default)]
 pub struct Sink {
-    waiting: Mutex<BTreeMap<String, (UpstreamId, String)>>,
+    waiting: Mutex<Waiting>,
     filled: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Waiting {
+    changes: BTreeMap<String, (UpstreamId, String)>,
+    bytes: usize,
+}
+
 impl Sink {
-    /// `exposed`, as the listener knows it, has changed; `own` says whose it is and what they call it.
-    fn push(&self, exposed: String, own: (UpstreamId, String)) {
+    /// A resource that is watched has changed: as the listener knows it, and whose it is and what they call it. There are
+    /// only so many of them.
+    fn push(&self, (exposed, own): (String, (UpstreamId, String))) {
+        self.waiting.lock().changes.insert(exposed, own);
+        self.filled.notify_one();
+    }
+
+    /// A part of one has changed, if there is room to say so.
+    fn push_part(&self, (exposed, own): (String, (UpstreamId, String))) -> bool {
         let mut waiting = self.waiting.lock();
-        if waiting.len() < WAITING_MAX || waiting.contains_key(&exposed) {
-            waiting.insert(exposed, own);
+        if !waiting.changes.contains_key(&exposed) {
+            let bytes = waiting.bytes.saturating_add(exposed.len()).saturating_add(own.1.len());
+            if bytes > PARTS_BYTES_MAX {
+                return false;
+            }
+            waiting.bytes = bytes;
+            waiting.changes.insert(exposed, own);
         }
         drop(waiting);
         self.filled.notify_one();
+        true
     }
 
     /// Returns when there is something to tell.
     pub async fn filled(&self) {
-        while self.waiting.lock().is_empty() {
+        while self.waiting.lock().changes.is_empty() {
             self.filled.notified().await;
         }
     }
@@ -354,12 +381,12 @@ impl Sink {
     /// What there is to tell: the URI as the listener knows it, whose it is, and what they call it.
     #[must_use]
     pub fn take(&self) -> BTreeMap<String, (UpstreamId, String)> {
-        std::mem::take(&mut self.waiting.lock())
+        std::mem::take(&mut *self.waiting.lock()).changes
     }
 }
 
-/// Changes that wait for one listener. Parts of a resource are without number; whoever reads so slowly hears of some.
-const WAITING_MAX: usize = 256;
+/// Bytes of the URIs of parts that wait for one listener.
+const PARTS_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
