@@ -1,4 +1,5 @@
-//! What does a call through the door cost, beside nginx, haproxy and a direct call, in one run?
+//! What does a call through the door cost, beside nginx, haproxy and a direct call, in one run? And with `lists`, what does
+//! a list?
 //!
 //! Starts one upstream (here, in this process), nginx and haproxy as plain TLS reverse proxies and Tollgate with
 //! everything on, and gives each the same calls in turn. What counts is CPU time a request, read from the kernel for the
@@ -21,6 +22,7 @@
 )]
 
 mod estate;
+mod lists;
 mod parties;
 mod peers;
 mod wire;
@@ -41,7 +43,14 @@ What a call costs through Tollgate, nginx and haproxy. Run it as `bench/run`.
   --policies A,B  sizes of the policy set, one Tollgate each (10,100,1000)
   --streams N     event streams held at once (200)
   --only TEXT     only parties with TEXT in their name, besides nginx
-  --profile S     run nothing but the first Tollgate under load, S seconds long, and print its process id";
+  --profile S     run nothing but the first Tollgate under load, S seconds long, and print its process id
+
+And what a list of tools costs, as `bench/run lists`:
+
+  --callers N     who each see another part of it (100)
+  --upstreams N   that the tools are of (20)
+  --tools N       in all (500)
+  --rounds N      of five lists a caller (5)";
 
 struct Settings {
     rounds: usize,
@@ -50,6 +59,7 @@ struct Settings {
     policies: Vec<usize>,
     only: Option<String>,
     profile: Option<u64>,
+    lists: Option<lists::Settings>,
 }
 
 /// One party in one round.
@@ -64,7 +74,8 @@ struct Sample {
 fn main() {
     rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
     let settings = settings();
-    for program in ["nginx", "haproxy", "taskset"] {
+    let proxies: &[&str] = if settings.lists.is_some() { &[] } else { &["nginx", "haproxy"] };
+    for program in proxies.iter().chain(&["taskset"]) {
         if !parties::installed(program) {
             eprintln!("`{program}` is missing: apt-get install -y nginx-light haproxy util-linux, or run `bench/run`");
             std::process::exit(1);
@@ -76,7 +87,10 @@ fn main() {
         Command::new("taskset").args(["-acp", "0", &own]).output().unwrap();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(run(&settings));
+    match settings.lists {
+        Some(lists) => runtime.block_on(lists::run(lists)),
+        None => runtime.block_on(run(&settings)),
+    }
 }
 
 fn settings() -> Settings {
@@ -89,6 +103,14 @@ fn settings() -> Settings {
     let number = |name: &str, otherwise: u64| {
         text(name).map_or(otherwise, |value| value.parse().unwrap_or_else(|_| panic!("{name} {value}: not a number")))
     };
+    let upstreams = number("--upstreams", 20).clamp(2, 100) as usize;
+    let lists = lists::Settings {
+        upstreams,
+        // As many as have pairs of teams of their own.
+        callers: number("--callers", 100).clamp(1, (upstreams * (upstreams - 1) / 2) as u64) as usize,
+        tools: number("--tools", 500).clamp(upstreams as u64, 500) as usize,
+        rounds: number("--rounds", 5).clamp(1, 100) as usize,
+    };
     let policies = text("--policies").unwrap_or_else(|| "10,100,1000".to_owned());
     Settings {
         rounds: number("--rounds", 5).clamp(1, 100) as usize,
@@ -97,6 +119,7 @@ fn settings() -> Settings {
         policies: policies.split(',').map(|count| count.parse().expect("--policies A,B,C")).collect(),
         only: text("--only"),
         profile: text("--profile").map(|_| number("--profile", 10)),
+        lists: (arguments.get(1).is_some_and(|first| first == "lists")).then_some(lists),
     }
 }
 

@@ -45,7 +45,10 @@ use tollgate::{
     inspect::{self, Sent},
     policy::Policies,
     refusal::Era,
-    rpc::{self, Call, Message, Method, canonical::canonical, json::Bounds, outbound, reply::Inbound, sse::Splitter},
+    rpc::{
+        self, Call, Capabilities, Message, Method, canonical::canonical, json::Bounds, outbound, reply::Inbound,
+        sse::Splitter,
+    },
     state::Rates,
 };
 
@@ -336,6 +339,7 @@ fn audit() -> Box<dyn FnMut()> {
                 peer: Some("127.0.0.1:50000".parse().unwrap()),
                 ..Default::default()
             },
+            continues: None,
         };
         bench.runtime.block_on(journal.write(&intent)).unwrap();
         let mut outcome = Outcome::new(Ending::Ok);
@@ -380,7 +384,14 @@ fn admit() -> Box<dyn FnMut()> {
     let answer = Bytes::from(answer());
     Box::new(move || {
         let Ok(Inbound::Response(response)) = Inbound::parse(answer.clone(), &bounds) else { panic!("no response") };
-        let sent = Sent { method: Method::ToolsCall, id: 7, version: VERSION, prefix: None };
+        let sent = Sent {
+            method: Method::ToolsCall,
+            id: 7,
+            version: VERSION,
+            declared: Capabilities::NONE,
+            prefix: None,
+            age: Duration::ZERO,
+        };
         drop(black_box(inspect::admit(&asker, &sent, &response).unwrap()));
     })
 }

@@ -163,7 +163,7 @@ impl Party {
             }
             last = format!("HTTP {}: {}", answer.status(), answer.text());
         }
-        let log = self.process.as_ref().map(|process| fs::read_to_string(&process.log).unwrap()).unwrap_or_default();
+        let log = self.process.as_ref().map(|process| process.output()).unwrap_or_default();
         panic!("{} does not answer: {last}\n{log}", self.name);
     }
 }
@@ -273,14 +273,14 @@ backend up
 }
 
 /// A proxy's process, ended when dropped.
-struct Process {
+pub struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// On core 1, where there is one: load and upstream have core 0 (see `load.rs`).
-    fn start(folder: &Path, program: &str, arguments: &[&str]) -> Self {
+    pub fn start(folder: &Path, program: &str, arguments: &[&str]) -> Self {
         let log = folder.join("output.log");
         let output = fs::File::create(&log).unwrap();
         let mut command = Command::new("taskset");
@@ -297,8 +297,13 @@ impl Process {
         std::iter::once(id).chain(children.split_whitespace().map(|child| child.parse().unwrap())).collect()
     }
 
+    /// What it said.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
     /// `utime` and `stime` of proc_pid_stat(5), in ticks of 10 ms.
-    fn cpu_us(&self) -> f64 {
+    pub fn cpu_us(&self) -> f64 {
         let ticks = |id: u32| {
             let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
             let after_name = stat.rsplit_once(')').unwrap().1;
@@ -307,7 +312,7 @@ impl Process {
         self.ids().into_iter().map(ticks).sum::<f64>() * 10_000.0
     }
 
-    fn rss_mib(&self) -> f64 {
+    pub fn rss_mib(&self) -> f64 {
         let kib = |id: u32| {
             let rollup = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap();
             let line = rollup.lines().find(|line| line.starts_with("Rss:")).unwrap();
@@ -342,12 +347,12 @@ pub fn installed(program: &str) -> bool {
     Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status().unwrap().success()
 }
 
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// An authority, a certificate by it in `folder`, and who trusts it.
-fn certificates(folder: &Path) -> TlsConnector {
+pub fn certificates(folder: &Path) -> TlsConnector {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::wire::{Message, Wire};
 
 /// What goes back.
-enum Reply {
+pub enum Reply {
     /// All of it, as JSON.
     Json(String),
     /// The same with 404: the method is not served.
@@ -22,7 +22,7 @@ enum Reply {
 }
 
 /// Answers every request to a free port with `answer`, until the process ends.
-async fn serve(answer: impl Fn(&Message<'_>) -> Reply + Send + Sync + 'static) -> SocketAddr {
+pub async fn serve(answer: impl Fn(&Message<'_>) -> Reply + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
@@ -87,7 +87,7 @@ pub async fn upstream() -> SocketAddr {
 }
 
 /// The JSON text of a scalar after `name`, in JSON that has no blanks and where `name` comes but once.
-fn member<'a>(body: &'a str, name: &str) -> &'a str {
+pub fn member<'a>(body: &'a str, name: &str) -> &'a str {
     let from = body.find(name).unwrap_or_else(|| panic!("no {name} in {body}")) + name.len();
     let rest = &body[from..];
     &rest[..rest.find([',', '}']).unwrap()]
@@ -102,6 +102,13 @@ fn progress(body: &str) -> String {
 }
 
 pub fn tools() -> Value {
+    json!({
+        "resultType": "complete", "ttlMs": 3_600_000, "cacheScope": "public",
+        "tools": [tool("echo"), tool("pay"), tool("hold")],
+    })
+}
+
+pub fn tool(name: &str) -> Value {
     let schema = json!({
         "type": "object",
         "properties": {
@@ -113,14 +120,10 @@ pub fn tools() -> Value {
         },
         "required": ["text"],
     });
-    let tool = |name: &str| json!({ "name": name, "description": "A tool of the bench.", "inputSchema": schema });
-    json!({
-        "resultType": "complete", "ttlMs": 3_600_000, "cacheScope": "public",
-        "tools": [tool("echo"), tool("pay"), tool("hold")],
-    })
+    json!({ "name": name, "description": "A tool of the bench.", "inputSchema": schema })
 }
 
-fn discovery() -> Value {
+pub fn discovery() -> Value {
     json!({
         "resultType": "complete", "ttlMs": 3_600_000, "cacheScope": "public",
         "supportedVersions": ["2026-07-28"], "capabilities": { "tools": {} },
@@ -158,9 +161,15 @@ impl Issuer {
 
     /// The token of somebody with a handful of groups, for the resource `audience`; about 800 bytes.
     pub fn caller(&self, audience: &str) -> String {
+        let groups = ["staff", "support", "emea", "oncall"].map(str::to_owned);
+        self.token(audience, "5f0c1a52-6ad4-4b0e-9a53-0d6ad0c4f6b1", &groups)
+    }
+
+    /// The same of anybody.
+    pub fn token(&self, audience: &str, subject: &str, groups: &[String]) -> String {
         let claims = json!({
-            "iss": self.url, "aud": audience, "sub": "5f0c1a52-6ad4-4b0e-9a53-0d6ad0c4f6b1", "client_id": "bench-agent",
-            "scope": "bench:read bench:call", "tenant": "acme", "groups": ["staff", "support", "emea", "oncall"],
+            "iss": self.url, "aud": audience, "sub": subject, "client_id": "bench-agent",
+            "scope": "bench:read bench:call", "tenant": "acme", "groups": groups,
             "jti": "2c9f2f2e-0b1e-4a68-8a3a-6a6f4d7a8f10", "iat": now(), "exp": now() + 3_600,
         });
         sign(&self.key, &claims)

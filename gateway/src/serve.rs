@@ -78,10 +78,11 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let estate = Estate::build(Arc::clone(&config), rules).map_err(Failure::Part)?;
     let metadata = Arc::new(ArcSwap::from_pointee(estate.metadata()));
     let tasks = Tasks::default();
-    let gateway = Arc::new(Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone()));
+    let gateway = Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone());
+    let gateway = Arc::new(gateway.map_err(Failure::Part)?);
 
     let (draining, drains) = watch::channel(false);
-    let begin = work(Arc::clone(&gateway), config.digest.clone(), policy_set);
+    let begin = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
     let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates };
     let follow = watch.run(move |change| follower.apply(change));
     let served = edge::run(Edge {
@@ -123,12 +124,15 @@ pub fn rules(config: &Config, rates: &Arc<Rates>) -> Result<Rules, Report> {
 }
 
 /// Everything that goes on beside the listeners.
-async fn work(gateway: Arc<Gateway>, config_digest: String, policy_set: Arc<str>) {
+async fn work(gateway: Arc<Gateway>, config_digest: String, policy_set: Arc<str>, mut drains: watch::Receiver<bool>) {
     let start = record::Start { version: env!("CARGO_PKG_VERSION"), config: &config_digest, policy_set: &policy_set };
     if let Err(refusal) = gateway.journal().write(&start).await {
         tracing::error!(why = %refusal.inside(), "the start could not be recorded");
     }
     gateway.keep_catalogue();
+    // An error says that nobody can say so any more, which comes to the same.
+    drop(drains.wait_for(|draining| *draining).await);
+    gateway.drain();
 }
 
 /// Takes changes of files over into the gateway that runs: all of a change, or nothing of it.
@@ -171,7 +175,7 @@ impl Follower {
             Err(report) => self.rejected(Subject::Policy, &before, report.messages()),
             Ok(rules) => {
                 let digest = Arc::clone(rules.policies.digest());
-                estate.rules.store(Arc::new(rules));
+                self.gateway.rule(rules);
                 self.applied(Subject::Policy, &digest, &before);
             }
         }

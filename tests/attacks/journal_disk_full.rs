@@ -121,6 +121,37 @@ fn full_disk_stops_every_call_and_room_lets_them_go_on() {
     }
 }
 
+/// Nor is a call answered with what is kept of an earlier one.
+#[test]
+fn full_disk_stops_what_is_kept_too() {
+    let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
+    let kept = "grant = { strategy = \"none\" }\n[[upstreams.up.tools]]\nmatch = \"add\"\ncache_s = 600";
+    let setup = Setup::usual("disk-kept", &issuer).upstream("up", &upstream.url(), kept);
+    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 2000");
+    let Some(disk) = Disk::mount(setup.folder().join("audit")) else { return };
+    let ground = Ground { gateway: setup.start(), issuer, upstream };
+    ground.settle();
+    let client = ground.client("alice");
+    let call = || client.call("add", &json!({}));
+    assert_eq!((call().status(), call().status(), ground.calls()), (200, 200, 1));
+    disk.fill();
+    let refused = (0..4_000).map(|_| call()).find(|answer| answer.status() != 200).expect("a full disk");
+    assert_eq!((refused.status(), code(&refused).as_str()), (503, "audit_unavailable"), "{}", refused.text());
+    for _ in 0..30 {
+        ground.refused("no room", &["audit_unavailable"], call);
+    }
+    fs::remove_file(disk.filler()).unwrap();
+    place::wait_for("ready again", Duration::from_secs(30), || (ground.gateway.readiness() == 200).then_some(()));
+    assert_eq!(call().status(), 200);
+    ground.good_call();
+    let Ground { mut gateway, upstream, .. } = ground;
+    gateway.stop();
+    let recorded = gateway.journal();
+    let intents = recorded.iter().filter(|record| record["event"] == "intent" && record["target"]["name"] == "add");
+    assert!(intents.count() > upstream.seen_method("tools/call").len(), "answers that no record tells of");
+    drop(disk);
+}
+
 /// A gateway that ends while there is no room starts again when there is, and not before.
 #[test]
 fn full_disk_stops_a_start_and_nothing_of_before_is_lost() {

@@ -4,17 +4,21 @@
 //! test first shows that the recorder would have seen the attack succeed.
 
 mod algorithm_confusion;
+mod answer_in_another_session;
 mod audience_confusion;
 mod audit_log_injection;
 mod batch_smuggling;
+mod cache_confusion;
 mod call_flood;
 mod deep_json;
 mod denied_tool_by_upstream_name;
 mod duplicate_members;
 mod exchange_down;
 mod header_body_mismatch;
+mod hold_flood;
 mod journal_disk_full;
 mod kill_under_load;
+mod listener_flood;
 mod look_alike_members;
 mod name_tricks;
 mod origin_and_host;
@@ -24,10 +28,12 @@ mod program_hostile;
 mod program_injection;
 mod query_token;
 mod replay_after_expiry;
+mod request_state_forged;
 mod sse_endpoint_elsewhere;
 mod stranger_session;
 mod unknown_kid_flood;
 mod upstream_answers_with_another_id;
+mod upstream_asks_undeclared;
 mod upstream_catalogue_hostile;
 mod upstream_credential_leak;
 mod upstream_hostile;

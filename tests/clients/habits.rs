@@ -100,7 +100,8 @@ fn trailing_slash() {
     ground.counted("trailing_slash", 3.0);
 
     for (sdk, era) in [(Sdk::TypeScript, MODERN), (Sdk::TypeScriptLegacy, "legacy"), (Sdk::Python, "auto")] {
-        let dial = Dial { url: slashed(&ground.usual), token: Some(token(&ground.usual)), era, authority: None };
+        let dial =
+            Dial { url: slashed(&ground.usual), token: Some(token(&ground.usual)), era, authority: None, input: false };
         let lines = sdk.run(ground.usual.setup().folder(), &dial, &json!([{ "call": "echo", "arguments": {} }]));
         assert_eq!(lines[1]["result"]["content"][0]["text"], "echo {}", "{sdk:?} {era}: {lines:?}");
     }
@@ -244,6 +245,15 @@ fn missing_session_id() {
         br#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#,
     );
     assert_eq!(refused(&strange), (404, "session_unknown".into()));
+    // What is kept for a session needs one.
+    for (method, params) in
+        [("resources/subscribe", json!({ "uri": "test://a" })), ("logging/setLevel", json!({ "level": "info" }))]
+    {
+        let lasting = json!({ "jsonrpc": "2.0", "id": 8, "method": method, "params": params });
+        let answer =
+            ground.alice(&ground.usual).post(&[("MCP-Protocol-Version", LEGACY)], lasting.to_string().as_bytes());
+        assert_eq!(refused(&answer), (400, "session_missing".into()), "{method}");
+    }
 }
 
 /// RL-02: the version of the session is meant, which is what the specification says.

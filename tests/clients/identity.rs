@@ -53,7 +53,7 @@ fn a_person_who_logs_in_is_known_upstream_by_an_exchanged_credential() {
         assert_eq!(json!(given), scopes, "{tool}");
     }
     // The same through a published client.
-    let dial = Dial { url: gateway.endpoint(None), token: Some(token), era: "auto", authority: None };
+    let dial = Dial { url: gateway.endpoint(None), token: Some(token), era: "auto", authority: None, input: false };
     let lines = Sdk::TypeScript.run(&folder, &dial, &json!([{ "call": "reader__whoami" }]));
     assert_eq!(known(&lines[1])["sub"], "alice");
 

@@ -61,7 +61,8 @@ impl Estate {
     fn run(&self, (sdk, era): (Sdk, &'static str), endpoint: Option<&str>, commands: &Value) -> Vec<Value> {
         let url = self.gateway.endpoint(endpoint);
         let token = self.issuer.token("alice", &url);
-        let lines = sdk.run(self.folder(), &Dial { url, token: Some(token), era, authority: None }, commands);
+        let lines =
+            sdk.run(self.folder(), &Dial { url, token: Some(token), era, authority: None, input: false }, commands);
         assert!(lines[0]["connected"].is_object(), "{sdk:?} {era} {endpoint:?}: {}", lines[0]);
         lines
     }
@@ -194,13 +195,19 @@ fn every_client_gets_through_by_tls() {
     gateway.client_of(None, &issuer, "alice").awaiting("rust__add");
     for (sdk, era) in CLIENTS {
         let token = Some(issuer.token("alice", &url));
-        let dial = Dial { url: url.clone(), token, era, authority: gateway.authority() };
+        let dial = Dial { url: url.clone(), token, era, authority: gateway.authority(), input: false };
         let commands = json!([{ "list": true }, { "call": "rust__add", "arguments": { "a": 1, "b": 2 } }]);
         let lines = sdk.run(gateway.setup().folder(), &dial, &commands);
         assert_eq!(lines[1]["tools"], json!(["rust__add"]), "{sdk:?} {era}: {}", lines[0]);
         assert_eq!(text_of(&lines[2]), "3", "{sdk:?} {era}");
     }
-    let blind = Dial { url: url.clone(), token: Some(issuer.token("alice", &url)), era: "legacy", authority: None };
+    let blind = Dial {
+        url: url.clone(),
+        token: Some(issuer.token("alice", &url)),
+        era: "legacy",
+        authority: None,
+        input: false,
+    };
     let lines = Sdk::TypeScript.run(gateway.setup().folder(), &blind, &json!([{ "list": true }]));
     assert!(lines[0]["failed"].is_object(), "nobody else is believed: {}", lines[0]);
 }

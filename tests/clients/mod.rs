@@ -6,5 +6,6 @@
 mod batches;
 mod habits;
 mod identity;
+mod input;
 mod matrix;
 mod transports;

@@ -61,7 +61,7 @@ impl Estate {
         let url = self.gateway.endpoint(Some(id));
         let token = self.issuer.token("alice", &url);
         let folder = self.gateway.setup().folder();
-        let lines = sdk.run(folder, &Dial { url, token: Some(token), era, authority: None }, commands);
+        let lines = sdk.run(folder, &Dial { url, token: Some(token), era, authority: None, input: false }, commands);
         assert!(lines[0]["connected"].is_object(), "{sdk:?} {era} {id}: {}", lines[0]);
         lines
     }

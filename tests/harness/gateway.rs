@@ -218,6 +218,11 @@ impl Gateway {
         self.setup.endpoint(upstream)
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.setup.port).into()
+    }
+
     /// `http://127.0.0.1:PORT` of the admin listener.
     pub(crate) fn admin(&self) -> String {
         format!("http://127.0.0.1:{}", self.setup.admin_port)

@@ -191,6 +191,15 @@ impl Connection {
         None
     }
 
+    /// The text of a chunked body up to this one, which has to come.
+    pub(crate) fn text_until(&mut self, end: &str) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(end.as_bytes()) {
+            text.extend(self.chunk().unwrap().unwrap_or_else(|| panic!("ended: {}", String::from_utf8_lossy(&text))));
+        }
+        String::from_utf8(text).unwrap()
+    }
+
     /// Whether the other end closes the connection within `limit` without another byte.
     pub(crate) fn closes_within(&mut self, limit: Duration) -> bool {
         let began = Instant::now();

@@ -135,10 +135,23 @@ impl Client {
         self
     }
 
+    /// Begins to listen as a modern client does; the acknowledgement is the first event on the connection.
+    pub(crate) fn listen(&self, id: &Value, notifications: &Value) -> Connection {
+        let mut connection = self.connection();
+        let params = json!({ "notifications": notifications });
+        connection.send(&self.modern_bytes(id, "subscriptions/listen", &params)).unwrap();
+        connection
+    }
+
     /// Initializes as a legacy client does.
     pub(crate) fn initialize(&self) -> Session {
+        self.initialize_with(&json!({}))
+    }
+
+    /// The same, with these capabilities.
+    pub(crate) fn initialize_with(&self, capabilities: &Value) -> Session {
         let params = json!({
-            "protocolVersion": LEGACY, "capabilities": {}, "clientInfo": { "name": "tests", "version": "1" },
+            "protocolVersion": LEGACY, "capabilities": capabilities, "clientInfo": { "name": "tests", "version": "1" },
         });
         let body = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
         let answer = self.post(&[], body.to_string().as_bytes());
@@ -189,6 +202,15 @@ impl Session {
         self.client.post(&self.headers(), body.to_string().as_bytes())
     }
 
+    /// Opens the stream for what no request asks for.
+    pub(crate) fn stream(&self) -> Connection {
+        let mut connection = self.client.connection();
+        let mut headers = self.headers();
+        headers.push(("Accept", "text/event-stream"));
+        connection.send(&self.client.bytes("GET", &headers, b"")).unwrap();
+        connection
+    }
+
     /// Ends the session.
     pub(crate) fn delete(&self) -> Answer {
         self.client.connection().exchange(&self.client.bytes("DELETE", &self.headers(), b""))
@@ -201,6 +223,8 @@ pub(crate) fn modern_body(id: &Value, method: &str, params: &Value) -> Value {
     let meta = &mut params["_meta"];
     meta["io.modelcontextprotocol/protocolVersion"] = json!(MODERN);
     meta["io.modelcontextprotocol/clientInfo"] = json!({ "name": "tests", "version": "1" });
-    meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+    if meta["io.modelcontextprotocol/clientCapabilities"].is_null() {
+        meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+    }
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })
 }

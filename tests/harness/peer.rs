@@ -130,6 +130,8 @@ pub(crate) struct Dial {
     pub(crate) era: &'static str,
     /// The authority to trust, as a PEM file.
     pub(crate) authority: Option<PathBuf>,
+    /// Whether it answers what servers ask in the middle of a call.
+    pub(crate) input: bool,
 }
 
 impl Sdk {
@@ -145,6 +147,7 @@ impl Sdk {
         };
         command.arg(&dial.url).arg(commands.to_string());
         command.env("ERA", if dial.era.is_empty() { "auto" } else { dial.era });
+        command.envs(dial.input.then_some(("INPUT", "1")));
         command.envs(dial.token.as_ref().map(|token| ("TOKEN", token)));
         command.envs(dial.authority.iter().flat_map(|file| [("CA", file), ("NODE_EXTRA_CA_CERTS", file)]));
         let mut process = Process::start(&format!("{self:?}-{}", dial.era), folder, command);

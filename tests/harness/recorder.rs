@@ -87,8 +87,33 @@ pub(crate) enum Step {
     Pause(Duration),
     /// These bytes again and again, without end.
     Forever(Bytes),
+    /// These bytes, once there are any.
+    When(When),
     /// The connection breaks.
     Cut,
+}
+
+/// Bytes that come when something else has happened.
+#[derive(Clone)]
+pub(crate) struct When(Arc<dyn Fn() -> Option<Bytes> + Send + Sync>);
+
+impl std::fmt::Debug for When {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("When")
+    }
+}
+
+impl Step {
+    /// The bytes that `ready` gives, once it gives any.
+    pub(crate) fn later(ready: impl Fn() -> Option<Bytes> + Send + Sync + 'static) -> Self {
+        Self::When(When(Arc::new(ready)))
+    }
+
+    /// Nothing, until this counter has reached this number.
+    pub(crate) fn until(counter: &Arc<AtomicUsize>, number: usize) -> Self {
+        let counter = Arc::clone(counter);
+        Self::later(move || (counter.load(Ordering::Acquire) >= number).then(Bytes::new))
+    }
 }
 
 impl Reply {
@@ -322,6 +347,14 @@ impl HttpBody for Steps {
                     return Poll::Ready(None);
                 }
                 Some(Step::Bytes(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(Step::When(when)) => match when.0() {
+                    Some(bytes) if bytes.is_empty() => {}
+                    Some(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    None => {
+                        self.left.push_front(Step::When(when));
+                        self.pause = Some(Box::pin(tokio::time::sleep(Duration::from_millis(5))));
+                    }
+                },
                 Some(Step::Pause(span)) => self.pause = Some(Box::pin(tokio::time::sleep(span))),
                 Some(Step::Forever(bytes)) => {
                     self.left.push_front(Step::Forever(bytes.clone()));

@@ -348,3 +348,27 @@ fn names_of_two_upstreams_never_meet() {
         assert_eq!(after.0 + after.1, before.0 + before.1 + 1);
     }
 }
+
+/// RL-13: a server keeps a session until it is told that nobody needs it any more.
+#[test]
+fn sessions_of_an_upstream_that_is_taken_away_are_ended_there() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Legacy);
+    let stays = Recorder::good(Era::Modern);
+    let setup = Setup::usual("farewell", &issuer).open_upstream("stays", &stays.url());
+    let gateway = setup.open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    let ended = || recorder.seen().into_iter().filter(|seen| seen.method == "DELETE").collect::<Vec<_>>();
+    assert!(ended().is_empty());
+    let file = gateway.setup().folder().join("upstreams.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let at = text.find("[upstreams.up]").unwrap();
+    std::fs::write(&file, &text[..at]).unwrap();
+    let ended = place::wait_for("both sessions are ended", PATIENCE, || Some(ended()).filter(|ended| ended.len() == 2));
+    for delete in ended {
+        assert_eq!(delete.header("mcp-session-id"), Some("session-of-the-recorder"));
+        assert_eq!(delete.header("mcp-protocol-version"), Some("2025-11-25"));
+        assert!(delete.body.is_empty() && delete.header("content-type").is_none());
+    }
+}

@@ -62,3 +62,24 @@ fn word_of_a_change_is_heard_in_both_eras() {
         });
     }
 }
+
+/// Behind what a legacy server asks on the stream of its session stands no call, and so no client: a ping is answered, and
+/// anything else refused, so that it does not wait.
+#[test]
+fn what_is_asked_on_the_stream_of_no_call_is_answered_by_the_gateway() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Legacy, |seen| {
+        let asked = |id: &str, method: &str| json!({ "jsonrpc": "2.0", "id": id, "method": method });
+        let stream = || Reply::stream().event(&asked("p", "ping")).event(&asked("r", "roots/list"));
+        (seen.method == "GET").then(|| stream().step(Step::Pause(Duration::from_secs(60))))
+    });
+    let gateway = Setup::usual("asked-alone", &issuer).open_upstream("up", &recorder.url()).start();
+    let answers = place::wait_for("both answers", Duration::from_secs(20), || {
+        let answers: Vec<_> = recorder.seen().into_iter().filter(|seen| seen.json()["id"].is_string()).collect();
+        (answers.len() == 2).then_some(answers)
+    });
+    assert_eq!(answers[0].json(), json!({ "jsonrpc": "2.0", "id": "p", "result": {} }));
+    assert_eq!((&answers[1].json()["id"], &answers[1].json()["error"]["code"]), (&json!("r"), &json!(-32601)));
+    assert!(answers.iter().all(|seen| seen.header("mcp-session-id").is_some()), "in its session");
+    assert_eq!(gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo").call("echo", &json!({})).status(), 200);
+}

@@ -2,13 +2,18 @@
 
 mod audit;
 mod bounds;
+mod caching;
 mod catalogue;
 mod cells;
 mod decision;
 mod drain;
 mod identity;
+pub(crate) mod input;
+mod legacy_streams;
 mod legacy_wire;
 mod list_changed;
+mod listen;
+mod logging;
 mod metadata;
 mod modern_wire;
 mod offers;
@@ -17,6 +22,7 @@ mod reload;
 mod resumption;
 mod sent_at_most_once;
 mod streams;
+mod subscribe;
 mod telemetry;
 mod upstream_tls;
 

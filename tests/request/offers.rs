@@ -260,7 +260,7 @@ fn each_caller_is_told_what_they_can_use() {
     assert_eq!(told["instructions"], "[up]\nask for `file:///public/a`");
     let plain = gateway.client_of(Some("plain"), &issuer, "alice");
     let told = plain.modern("server/discover", &json!({})).json()["result"].clone();
-    assert_eq!(told["capabilities"], json!({ "tools": {} }));
+    assert_eq!(told["capabilities"], json!({ "tools": { "listChanged": true } }));
     assert!(told["instructions"].is_null());
     let session = gateway.client_of(Some("up"), &issuer, "alice").initialize();
     assert!(session.initialized["result"]["capabilities"]["prompts"].is_object(), "{}", session.initialized);

@@ -163,6 +163,9 @@ fn a_legacy_client_that_says_so_ends_the_call_upstream() {
         assert_eq!(connection.event(), None, "nothing more is said about the call");
         place::wait_for("the upstream is abandoned", PATIENCE, || (recorder.abandoned() > 0).then_some(()));
         assert_eq!(outcome(&gateway)["result"]["ending"], "cancelled");
+        if up == Era::Legacy {
+            told_of(&recorder);
+        }
         assert_eq!(recorder.seen_method("notifications/cancelled").len(), usize::from(up == Era::Legacy));
     }
 }

@@ -10,8 +10,11 @@
 //!
 //! | event | when | members |
 //! |---|---|---|
-//! | `intent` | before a call is forwarded | who, `target`, `grant`, `decision`, `ceilings`, `request` |
+//! | `intent` | before a call is forwarded, or answered with what is kept | who, `target`, `grant`, `decision`, `ceilings`, `request` |
 //! | `outcome` | after it, same `id` | `result` |
+//! | `input_requested` | in the middle of a call the client is asked something, same `id` | `input` |
+//! | `input_answered` | the answer, under the `id` of the request that brought it | who, `input` |
+//! | `input_abandoned` | nobody answered in time, same `id` as the asking | `input` |
 //! | `refusal` | instead of it | who, `target`, `decision`, `ceilings`, `request`, `refused` |
 //! | `grant` | a credential was minted | who, `upstream`, `grant`, `request` |
 //! | `list` | a list was answered | who, `request`, `list` |
@@ -22,7 +25,8 @@
 //! | `segment`, `open_calls`, `checkpoint` | the journal's own | see [`super::chain`] |
 //!
 //! *who* is `user {issuer, subject}`, `agent {client_id, actors, unverified {name, version}}`, `tenant` and
-//! `authentication {method, issuer, token_id, token_digest, acr}`. What a client claims about itself stands only under
+//! `authentication {method, issuer, token_id, token_digest, acr}`. `input` is `asks [{key, method, mode, digest}]`,
+//! `answers [{key, method, action}]` or `reason`, with `upstream` and `call`, the `id` of the first intent of one call. What a client claims about itself stands only under
 //! `unverified`. No token, secret, cookie or argument is ever a member.
 
 use std::{net::SocketAddr, sync::Arc};
@@ -51,12 +55,22 @@ pub enum Event {
     Intent,
     /// A call that was forwarded has ended.
     Outcome,
+    /// The client is asked something in the middle of a call.
+    InputRequested,
+    /// The client answered.
+    InputAnswered,
+    /// The client did not answer.
+    InputAbandoned,
     /// A request was refused.
     Refusal,
     /// A credential was minted.
     Grant,
     /// A list was answered.
     List,
+    /// Somebody began to listen.
+    Listen,
+    /// Somebody who listened does so no longer.
+    ListenEnd,
     /// The configuration changed, or a change was rejected.
     Config,
     /// The policies changed, or a change was rejected.
@@ -84,9 +98,14 @@ impl Event {
         match self {
             Self::Intent => "intent",
             Self::Outcome => "outcome",
+            Self::InputRequested => "input_requested",
+            Self::InputAnswered => "input_answered",
+            Self::InputAbandoned => "input_abandoned",
             Self::Refusal => "refusal",
             Self::Grant => "grant",
             Self::List => "list",
+            Self::Listen => "listen",
+            Self::ListenEnd => "listen_end",
             Self::Config => "config",
             Self::Policy => "policy",
             Self::Start => "start",
@@ -367,6 +386,8 @@ pub struct Intent<'a> {
     pub ceilings: Words<'a>,
     /// The request.
     pub request: Request<'a>,
+    /// The first intent of the call that this one continues.
+    pub continues: Option<Uuid>,
 }
 
 impl Record for Intent<'_> {
@@ -383,6 +404,13 @@ impl Fill for Intent<'_> {
         self.decision.fill(json);
         self.ceilings.fill("ceilings", json);
         self.request.fill(json);
+        fill_id("continues", self.continues, json);
+    }
+}
+
+fn fill_id(key: &str, id: Option<Uuid>, json: &mut Json<'_>) {
+    if let Some(id) = id {
+        json.shown(key, format_args!("{}", id.hyphenated()));
     }
 }
 
@@ -393,6 +421,8 @@ pub enum Ending {
     Ok,
     /// With a result that says `isError`.
     ToolError,
+    /// The client is asked something first; its next request goes on.
+    InputRequired,
     /// With a JSON-RPC error of the upstream.
     RpcError,
     /// The gateway ended it: `code` says why.
@@ -412,6 +442,7 @@ impl Ending {
         match self {
             Self::Ok => "ok",
             Self::ToolError => "tool_error",
+            Self::InputRequired => "input_required",
             Self::RpcError => "rpc_error",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -440,6 +471,8 @@ pub struct Outcome<'a> {
     pub digest: Option<&'a str>,
     /// From the request's arrival to its end.
     pub duration_us: Option<u64>,
+    /// Whether it was answered with what an earlier call had brought, and so never reached the upstream.
+    pub cached: bool,
 }
 
 impl Outcome<'_> {
@@ -455,6 +488,7 @@ impl Outcome<'_> {
             bytes: None,
             digest: None,
             duration_us: None,
+            cached: false,
         }
     }
 }
@@ -469,7 +503,7 @@ impl Fill for Outcome<'_> {
     fn fill(&self, json: &mut Json<'_>) {
         json.object("result", |json| {
             json.word("ending", self.ending.as_str());
-            json.truth("is_error", self.ending != Ending::Ok);
+            json.truth("is_error", !matches!(self.ending, Ending::Ok | Ending::InputRequired));
             json.number_if("status", self.status.map(u64::from));
             json.signed_if("rpc_code", self.rpc_code);
             json.name_if("code", self.code);
@@ -477,6 +511,126 @@ impl Fill for Outcome<'_> {
             json.number_if("bytes", self.bytes);
             json.name_if("digest", self.digest);
             json.number_if("duration_us", self.duration_us);
+            if self.cached {
+                json.truth("cached", true);
+            }
+        });
+    }
+}
+
+/// One thing that a client is asked; never the text of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Under which key, or which JSON-RPC id.
+    pub key: &'a str,
+    /// `elicitation/create`, `sampling/createMessage` or `roots/list`.
+    pub method: &'a str,
+    /// `form`, `url`, `sampling` or `roots`.
+    pub mode: &'a str,
+    /// The keyed digest of its parameters, in hex.
+    pub digest: &'a str,
+}
+
+/// The client is asked something in the middle of a call; the id is the call's intent.
+#[derive(Debug, Clone, Copy)]
+pub struct InputRequested<'a> {
+    /// Who asks.
+    pub upstream: &'a str,
+    /// The first intent of the call.
+    pub call: Uuid,
+    /// What.
+    pub asks: &'a [Asked<'a>],
+}
+
+impl Record for InputRequested<'_> {
+    fn event(&self) -> Event {
+        Event::InputRequested
+    }
+}
+
+impl Fill for InputRequested<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        json.object("input", |json| {
+            json.name("upstream", self.upstream);
+            fill_id("call", Some(self.call), json);
+            json.objects("asks", self.asks, |ask, json| {
+                json.name("key", ask.key);
+                json.word("method", ask.method);
+                json.word("mode", ask.mode);
+                json.name("digest", ask.digest);
+            });
+        });
+    }
+}
+
+/// What became of one thing that was asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered<'a> {
+    /// Under which key, or which JSON-RPC id.
+    pub key: &'a str,
+    /// The method that it answers.
+    pub method: &'a str,
+    /// `accept`, `decline`, `cancel`, `answer`, `error`, `invalid` or `missing`.
+    pub action: &'a str,
+}
+
+/// The client answered; the id is that of the request under which it did.
+#[derive(Debug, Clone, Copy)]
+pub struct InputAnswered<'a> {
+    /// Who answered.
+    pub who: Who<'a>,
+    /// Whom.
+    pub upstream: &'a str,
+    /// The first intent of the call.
+    pub call: Uuid,
+    /// What.
+    pub answers: &'a [Answered<'a>],
+}
+
+impl Record for InputAnswered<'_> {
+    fn event(&self) -> Event {
+        Event::InputAnswered
+    }
+}
+
+impl Fill for InputAnswered<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        self.who.fill(json);
+        json.object("input", |json| {
+            json.name("upstream", self.upstream);
+            fill_id("call", Some(self.call), json);
+            json.objects("answers", self.answers, |answer, json| {
+                json.name("key", answer.key);
+                json.word("method", answer.method);
+                json.word("action", answer.action);
+            });
+        });
+    }
+}
+
+/// Nobody answered what was asked.
+#[derive(Debug, Clone, Copy)]
+pub struct InputAbandoned<'a> {
+    /// Who asked.
+    pub upstream: &'a str,
+    /// The first intent of the call.
+    pub call: Uuid,
+    /// Why.
+    pub reason: &'a str,
+}
+
+impl Record for InputAbandoned<'_> {
+    fn event(&self) -> Event {
+        Event::InputAbandoned
+    }
+}
+
+impl Fill for InputAbandoned<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        json.object("input", |json| {
+            json.name("upstream", self.upstream);
+            fill_id("call", Some(self.call), json);
+            json.word("reason", self.reason);
         });
     }
 }
@@ -587,6 +741,72 @@ impl Fill for List<'_> {
             json.number("shown", self.shown);
             json.number("withheld", self.withheld);
             json.name("policy_set", self.policy_set);
+        });
+    }
+}
+
+/// Somebody begins to listen, and whoever listened has stopped: two records of one id.
+#[derive(Debug, Clone, Copy)]
+pub struct Listen<'a> {
+    /// Who listens.
+    pub who: Who<'a>,
+    /// The path of the MCP endpoint.
+    pub endpoint: &'a str,
+    /// The request.
+    pub request: Request<'a>,
+    /// Of which lists they are told, by name.
+    pub topics: &'a [&'a str],
+    /// Of how many resources they are told; each has a record of its own.
+    pub resources: u64,
+    /// The digest of the policy set, in hex.
+    pub policy_set: &'a str,
+}
+
+impl Record for Listen<'_> {
+    fn event(&self) -> Event {
+        Event::Listen
+    }
+}
+
+impl Fill for Listen<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        self.who.fill(json);
+        self.request.fill(json);
+        json.object("listen", |json| {
+            json.name("endpoint", self.endpoint);
+            json.names("topics", self.topics.iter().copied());
+            json.number("resources", self.resources);
+            json.name("policy_set", self.policy_set);
+        });
+    }
+}
+
+/// The end of a [`Listen`], under its id.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenEnd<'a> {
+    /// Who listened.
+    pub who: Who<'a>,
+    /// Why it ended.
+    pub reason: &'static str,
+    /// Notifications told.
+    pub told: u64,
+    /// For how long.
+    pub duration_us: Option<u64>,
+}
+
+impl Record for ListenEnd<'_> {
+    fn event(&self) -> Event {
+        Event::ListenEnd
+    }
+}
+
+impl Fill for ListenEnd<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        self.who.fill(json);
+        json.object("listened", |json| {
+            json.word("reason", self.reason);
+            json.number("told", self.told);
+            json.number_if("duration_us", self.duration_us);
         });
     }
 }

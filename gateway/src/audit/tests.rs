@@ -109,6 +109,7 @@ fn intent<'a>(identity: &'a Identity, text: &'a str, words: &'a [&'a str]) -> In
         decision: decision(text, words),
         ceilings: Words::Borrowed(words),
         request: request(text),
+        continues: None,
     }
 }
 

@@ -1,28 +1,45 @@
 //! How is one era's conversation held for a peer of the other?
 //!
-//! Legacy clients speak in sessions; this keeps what a session has to remember and which of its calls are under way.
-//! State exists here only because a legacy peer forces it. A session is a handle, never a proof of who asks: every
-//! request is authenticated, and a session answers only to the principal that began it (RR-09).
+//! Legacy clients speak in sessions; this keeps what a session has to remember: which of its calls are under way, what it
+//! was asked, what it was told and may have lost, and which resources it watches. Legacy upstreams ask in the middle of a
+//! call; this keeps the calls that wait for a modern client's retry, and what that client carries meanwhile. State exists
+//! here only because a legacy peer forces it. A session is a handle, never a proof of who asks: every request is
+//! authenticated, and a session answers only to the principal that began it (RR-09).
+
+mod asks;
+mod continuation;
+mod holds;
+mod replay;
+mod subscriptions;
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use asks::Asks;
+pub use asks::Conversation;
 use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+pub use continuation::{Binding, Continuation, ROUNDS_MAX, To};
+pub use holds::{Claim, Holds, Place};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use tokio::sync::Notify;
+use replay::Replay;
+pub use subscriptions::{Sink, Subject, Subscription, Subscriptions, Watching};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
     clock::{self, Timestamp},
     config::{Endpoint, Limits},
     refusal::Refusal,
+    rpc::{Capabilities, meta::LogLevel, reply::Response, sse},
+    tasks,
     telemetry::metrics,
 };
 
@@ -36,6 +53,8 @@ pub struct Sessions {
     given: Mutex<HashMap<[u8; 32], VecDeque<String>>>,
     share: usize,
     principals_max: usize,
+    /// Bytes of events that all sessions keep.
+    kept: Arc<AtomicUsize>,
 }
 
 /// One conversation with a legacy client.
@@ -47,11 +66,21 @@ pub struct Session {
     pub version: &'static str,
     /// Name and version that the client claims.
     pub client: (String, String),
+    /// What the client can be asked.
+    pub capabilities: Capabilities,
     principal: [u8; 32],
     endpoint: Endpoint,
     began_at: Timestamp,
     used_at: AtomicU64,
     calls: Mutex<HashMap<Box<[u8]>, Arc<Notify>>>,
+    asks: Arc<Asks>,
+    log_level: Mutex<Option<LogLevel>>,
+    /// How many streams were opened for what no request asked for; [`ENDED`] when the session is over.
+    streams: watch::Sender<u64>,
+    replay: Replay,
+    /// The resources that the client wants to be told of, by the URI that it knows.
+    subscriptions: Mutex<HashMap<String, Subscription>>,
+    sink: Arc<Sink>,
 }
 
 /// What `initialize` fixed.
@@ -65,6 +94,8 @@ pub struct Opening {
     pub version: &'static str,
     /// Name and version that the client claims.
     pub client: (String, String),
+    /// What the client declares that it can be asked.
+    pub capabilities: Capabilities,
 }
 
 impl Sessions {
@@ -81,6 +112,7 @@ impl Sessions {
             given: Mutex::new(HashMap::new()),
             share: max.div_ceil(SHARES),
             principals_max: max,
+            kept: Arc::default(),
         }
     }
 
@@ -96,11 +128,18 @@ impl Sessions {
             id: id.clone(),
             version: opening.version,
             client: (brief(opening.client.0), brief(opening.client.1)),
+            capabilities: opening.capabilities.in_version(opening.version),
             principal: opening.principal,
             endpoint: opening.endpoint,
             began_at: now,
             used_at: AtomicU64::new(now.unix_ms()),
             calls: Mutex::new(HashMap::new()),
+            asks: Arc::default(),
+            log_level: Mutex::new(None),
+            streams: watch::Sender::new(0),
+            replay: Replay::new(Arc::clone(&self.kept)),
+            subscriptions: Mutex::new(HashMap::new()),
+            sink: Arc::default(),
         });
         self.open.insert(id, Arc::clone(&session));
         self.count();
@@ -143,19 +182,22 @@ impl Sessions {
             return Err(Refusal::SessionUnknown);
         }
         let used_at = Timestamp::from_unix_ms(session.used_at.swap(now.unix_ms(), Ordering::Relaxed));
-        if now.since(used_at) > self.idle {
+        // Whoever listens is there, also where they ask for nothing; and so is who waits for an answer, or owes one.
+        if now.since(used_at) > self.idle && session.streams.receiver_count() == 0 && session.calls.lock().is_empty() {
             let _gone = self.open.remove(id);
             return Err(Refusal::SessionUnknown);
         }
         Ok(session)
     }
 
-    /// Ends a session and cancels what it has under way (RL-04).
+    /// Ends a session, its stream, and what it has under way (RL-04).
     pub fn end(&self, session: &Session) {
         let _gone = self.open.remove(&session.id);
         self.count();
         let lived = clock::now().since(session.began_at);
         metrics().server_sessions.with([session.version]).record(lived);
+        session.streams.send_replace(ENDED);
+        session.subscriptions.lock().clear();
         for call in session.calls.lock().values() {
             call.notify_one();
         }
@@ -184,10 +226,147 @@ impl Session {
         Ok(Tracked { session: Arc::clone(self), request_id: Box::from(request_id), cancelled })
     }
 
+    /// Brings the client's answer to the call that asked for it; what nobody asked is ignored.
+    pub fn answer(&self, response: Response) {
+        self.asks.answer(response);
+    }
+
+    /// The least severe log message that the client wants from now on.
+    pub fn set_log_level(&self, level: LogLevel) {
+        *self.log_level.lock() = Some(level);
+    }
+
+    /// The least severe log message that the client wants, where it said so.
+    #[must_use]
+    pub fn log_level(&self) -> Option<LogLevel> {
+        *self.log_level.lock()
+    }
+
+    /// Where the changes of the session's resources wait to be told.
+    #[must_use]
+    pub fn sink(&self) -> &Arc<Sink> {
+        &self.sink
+    }
+
+    /// Whether the client has asked to be told of `uri` already.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`] where it has not, and there is no room for another.
+    pub fn is_subscribed(&self, uri: &str) -> Result<bool, Refusal> {
+        let subscriptions = self.subscriptions.lock();
+        match subscriptions.contains_key(uri) {
+            false if subscriptions.len() >= SUBSCRIPTIONS_MAX => {
+                Err(Refusal::Overloaded("resources watched in one session"))
+            }
+            known => Ok(known),
+        }
+    }
+
+    /// The client is told of `uri` until it does not want to be any more, or the session is over.
+    pub fn subscribe(&self, uri: String, subscription: Subscription) {
+        // Where the session has ended in between, nobody would ever take it away.
+        if *self.streams.borrow() != ENDED {
+            self.subscriptions.lock().insert(uri, subscription);
+        }
+    }
+
+    /// The client does not want to be told of `uri` any more; whether it was, nobody need know.
+    pub fn unsubscribe(&self, uri: &str) {
+        let gone = self.subscriptions.lock().remove(uri);
+        drop(gone);
+    }
+
+    /// The turn of a stream that has just been opened for what no request asked for. A message goes out on one stream
+    /// (RL-05), the newest: its turn ends those before it.
+    #[must_use]
+    pub fn take_turn(self: &Arc<Self>) -> Turn {
+        let mut turn = ENDED;
+        self.streams.send_if_modified(|streams| {
+            if *streams != ENDED {
+                *streams = streams.saturating_add(1);
+                turn = *streams;
+            }
+            turn != ENDED
+        });
+        let stream = self.replay.stream();
+        let priming = self.priming(stream);
+        Turn { turn, streams: self.streams.subscribe(), session: Arc::downgrade(self), stream, events: 0, priming }
+    }
+
+    /// The events of an answer under ids, kept so that a client which loses the stream can come back to it (RL-08).
+    #[must_use]
+    pub fn carry(self: &Arc<Self>, from: mpsc::Receiver<Bytes>) -> mpsc::Receiver<Bytes> {
+        let (to, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+        let stream = self.replay.open();
+        // The channel is new: there is room in it.
+        drop(self.priming(stream).map(|event| to.try_send(event)));
+        let session = Arc::clone(self);
+        tasks::background(async move { session.replay.carry(stream, from, to).await });
+        to_body
+    }
+
+    /// What followed the event called `last`, and what still comes of its stream; nothing where that is not known any
+    /// more.
+    #[must_use]
+    pub fn resume(&self, last: &str) -> Option<mpsc::Receiver<Bytes>> {
+        self.replay.resume(last)
+    }
+
+    /// The first event of a stream, where this client's version has it: older clients take it for a message.
+    #[must_use]
+    fn priming(&self, stream: u64) -> Option<Bytes> {
+        (self.version >= PRIMING_SINCE).then(|| sse::priming(&replay::id(stream, 0)))
+    }
+
+    fn is_used(&self, now: Timestamp) {
+        self.used_at.store(now.unix_ms(), Ordering::Relaxed);
+    }
+
     /// Cancels a call by its id; an id that is not under way is ignored (spec §2.2).
     pub fn cancel(&self, request_id: &[u8]) {
         if let Some(call) = self.calls.lock().get(request_id) {
             call.notify_one();
+        }
+    }
+}
+
+/// What one stream of a session has until a newer one is opened, or the session is over. It does not keep the session.
+#[derive(Debug)]
+pub struct Turn {
+    turn: u64,
+    streams: watch::Receiver<u64>,
+    session: Weak<Session>,
+    stream: u64,
+    events: u64,
+    priming: Option<Bytes>,
+}
+
+impl Turn {
+    /// What the stream begins with.
+    pub fn priming(&mut self) -> Option<Bytes> {
+        self.priming.take()
+    }
+
+    /// The id of the stream's next event. What is told here is not kept: a client that comes back is told that everything
+    /// may have changed.
+    pub fn next_id(&mut self) -> String {
+        self.events = self.events.saturating_add(1);
+        replay::id(self.stream, self.events)
+    }
+
+    /// Returns when the turn is over.
+    pub async fn over(&mut self) {
+        let turn = self.turn;
+        // An error says that the session is gone, which ends the turn as well.
+        drop(self.streams.wait_for(|streams| *streams != turn || turn == ENDED).await);
+    }
+}
+
+impl Drop for Turn {
+    /// A stream that was open until now was a use of the session.
+    fn drop(&mut self) {
+        if let Some(session) = self.session.upgrade() {
+            session.is_used(clock::now());
         }
     }
 }
@@ -201,14 +380,27 @@ pub struct Tracked {
 }
 
 impl Tracked {
+    /// A way to ask the client something on behalf of this call.
+    #[must_use]
+    pub fn conversation(&self) -> Conversation {
+        Conversation::new(&self.session.asks)
+    }
+
     /// Returns when the client cancels the call.
     pub async fn cancelled(&self) {
         self.cancelled.notified().await;
+    }
+
+    /// The session that the call belongs to.
+    #[must_use]
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
     }
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
+        self.session.is_used(clock::now());
         self.session.calls.lock().remove(&self.request_id);
     }
 }
@@ -219,6 +411,18 @@ fn brief(mut claim: String) -> String {
     claim.shrink_to_fit();
     claim
 }
+
+/// No stream has this number: the session is over.
+const ENDED: u64 = u64::MAX;
+
+/// The first version whose clients know an event without a message (RL-08).
+const PRIMING_SINCE: &str = "2025-11-25";
+
+/// Resources that one session may watch.
+const SUBSCRIPTIONS_MAX: usize = 64;
+
+/// Events that may wait for a client that reads slowly.
+const EVENTS_WAITING_MAX: usize = 16;
 
 /// As much of a claim as the journal writes down.
 const CLAIM_BYTES_MAX: usize = 256;
@@ -237,7 +441,13 @@ mod tests {
     use crate::{clock::Timestamp, config::Endpoint, refusal::Refusal};
 
     fn opening() -> Opening {
-        Opening { principal: [1; 32], endpoint: Endpoint::Federated, version: "2025-11-25", client: Default::default() }
+        Opening {
+            principal: [1; 32],
+            endpoint: Endpoint::Federated,
+            version: "2025-11-25",
+            client: Default::default(),
+            capabilities: Default::default(),
+        }
     }
 
     fn sessions() -> Sessions {
@@ -278,6 +488,9 @@ mod tests {
         let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
         let session = sessions.begin(opening(), now).unwrap();
         let later = now.plus(Duration::from_secs(61));
+        let waiting = sessions.begin(opening(), now).unwrap();
+        let _call = waiting.track(b"7").unwrap();
+        assert!(sessions.find(&waiting.id, &[1; 32], &Endpoint::Federated, later).is_ok(), "a call is under way");
         assert_eq!(
             sessions.find(&session.id, &[1; 32], &Endpoint::Federated, later).unwrap_err(),
             Refusal::SessionUnknown

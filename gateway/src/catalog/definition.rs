@@ -131,6 +131,10 @@ pub struct Definition {
     pub idempotent: bool,
     /// At least this durability for the intent record.
     pub durability: Option<Durability>,
+    /// For how long a tool's result may be answered again, where the administrator vouches for that.
+    pub cache: Option<Duration>,
+    /// Whether that may be to other callers too.
+    pub cache_shared: bool,
 }
 
 /// Why a definition is left out of the catalogue.
@@ -201,12 +205,12 @@ impl Definition {
         Self::of(upstream, parts)
     }
 
-    /// Any resource of an upstream at all: what may be said before a URI is known.
+    /// Any resource of an upstream at all: what may be said before a URI is known; `kind` is what is wanted of it.
     ///
     /// # Errors
     /// [`DefinitionFault::TagMalformed`].
-    pub fn any_resource(upstream: &config::Upstream) -> Result<Self, DefinitionFault> {
-        Ok(Self { given: None, ..Self::resource(upstream, Kind::Template, "")? })
+    pub fn any_resource(upstream: &config::Upstream, kind: Kind) -> Result<Self, DefinitionFault> {
+        Ok(Self { given: None, ..Self::resource(upstream, kind, "")? })
     }
 
     /// The completion of `argument` of what `reference` is called; its rules are those of the thing itself.
@@ -238,6 +242,11 @@ impl Definition {
             Kind::Resource | Kind::Template | Kind::Subscription => Rules::of(&upstream.resources, &name)?,
             Kind::Completion => Rules::default(),
         };
+        // RI-06: what needs a step-up is not kept. Neither is what the upstream itself says to change something, however
+        // wide the administrator's pattern is.
+        let says_it_writes = document.root().get("annotations").and_then(|hints| hints.get("readOnlyHint"));
+        let says_it_writes = says_it_writes.is_some_and(|hint| hint.boolean() == Some(false));
+        let may_keep = kind == Kind::Tool && rules.requires.is_empty() && !says_it_writes;
         let digest = hex(digest_of(kind, document.root()).as_ref());
         let of_own = if kind.has_own_action() { digest.as_str() } else { "" };
         Ok(Self {
@@ -255,6 +264,8 @@ impl Definition {
             timeout: rules.timeout.unwrap_or(upstream.timeout),
             idempotent: rules.idempotent,
             durability: rules.durability,
+            cache: rules.cache.filter(|life| may_keep && !life.is_zero()),
+            cache_shared: rules.cache_shared,
             document,
         })
     }
@@ -364,6 +375,8 @@ struct Rules {
     timeout: Option<Duration>,
     idempotent: bool,
     durability: Option<Durability>,
+    cache: Option<Duration>,
+    cache_shared: bool,
 }
 
 impl Rules {
@@ -378,6 +391,8 @@ impl Rules {
             all.timeout = rule.timeout.or(all.timeout);
             all.idempotent = rule.idempotent.unwrap_or(all.idempotent);
             all.durability = all.durability.max(rule.durability);
+            all.cache = rule.cache.or(all.cache);
+            all.cache_shared = rule.cache_shared.unwrap_or(all.cache_shared);
         }
         for list in [&mut all.tags, &mut all.requires, &mut all.mints] {
             list.sort_unstable();

@@ -349,37 +349,41 @@ impl Catalogue {
         }
     }
 
-    /// One page of what is listed of `kind` on `endpoint` and `visible` lets through, in the order of names, after
-    /// `cursor`.
+    /// Where the part of `endpoint`'s list of `kind` begins that comes after `cursor`.
     ///
     /// # Errors
     /// [`Refusal::CursorInvalid`]; [`Refusal::CatalogueUnavailable`] where the endpoint's one upstream was never read.
-    pub fn page<'a>(
-        &'a self,
+    pub fn after(&self, endpoint: &Endpoint, kind: Kind, cursor: Option<&str>) -> Result<usize, Refusal> {
+        let table = self.tables(endpoint)?.of(kind);
+        let Some(cursor) = cursor else { return Ok(0) };
+        let last = name::from_cursor(kind, cursor).ok_or(Refusal::CursorInvalid)?;
+        Ok(table.sorted.partition_point(|exposed| *exposed.name <= *last))
+    }
+
+    /// Which things of a list are on the page that begins at `start`: those that `visible` lets through, in the order of
+    /// names.
+    pub fn choose(
+        &self,
         endpoint: &Endpoint,
         kind: Kind,
-        cursor: Option<&str>,
-        visible: impl Fn(&Definition) -> bool,
-    ) -> Result<Page<'a>, Refusal> {
-        let table = self.tables(endpoint)?.of(kind);
-        let start = match cursor {
-            None => 0,
-            Some(cursor) => {
-                let last = name::from_cursor(kind, cursor).ok_or(Refusal::CursorInvalid)?;
-                table.sorted.partition_point(|exposed| *exposed.name <= *last)
-            }
-        };
-        let mut all: Vec<&Exposed> = table
-            .sorted
-            .iter()
-            .skip(start)
-            .filter(|exposed| visible(&exposed.definition))
-            .take(PAGE_MAX.saturating_add(1))
-            .collect();
-        let more = all.len() > PAGE_MAX;
-        all.truncate(PAGE_MAX);
-        let next = all.last().filter(|_| more).map(|last| name::to_cursor(kind, &last.name));
-        Ok(Page { all, next })
+        start: usize,
+        mut visible: impl FnMut(&Definition) -> bool,
+    ) -> Chosen {
+        let sorted = self.tables(endpoint).map_or(&[][..], |tables| &tables.of(kind).sorted);
+        let chosen = sorted.iter().enumerate().skip(start).filter(|(_, exposed)| visible(&exposed.definition));
+        let mut places: Vec<usize> = chosen.map(|(place, _)| place).take(PAGE_MAX.saturating_add(1)).collect();
+        let more = places.len() > PAGE_MAX;
+        places.truncate(PAGE_MAX);
+        Chosen { places, more }
+    }
+
+    /// One page, as [`Catalogue::choose`] chose it from this very catalogue.
+    #[must_use]
+    pub fn page<'a>(&'a self, endpoint: &Endpoint, kind: Kind, chosen: &Chosen) -> Page<'a> {
+        let sorted = self.tables(endpoint).map_or(&[][..], |tables| &tables.of(kind).sorted);
+        let all: Vec<&Exposed> = chosen.places.iter().filter_map(|place| sorted.get(*place)).collect();
+        let next = all.last().filter(|_| chosen.more).map(|last| name::to_cursor(kind, &last.name));
+        Page { all, next }
     }
 
     /// The upstreams of `endpoint`, and what is known of them.
@@ -424,6 +428,15 @@ fn unknown(kind: Kind, name: &str) -> Refusal {
         Kind::Resource | Kind::Template | Kind::Subscription => Refusal::ResourceUnknown(name),
         Kind::Completion => Refusal::ReferenceUnknown(name),
     }
+}
+
+/// What is on a page, by the places in one catalogue's list.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The places, in order.
+    pub places: Vec<usize>,
+    /// Whether there is more after them.
+    pub more: bool,
 }
 
 /// Part of a list.

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Catalogue, Definition, Kind, Listing, Offer, name};
+use super::{Catalogue, Definition, Kind, Listing, Offer, Page, name};
 use crate::{
-    config::{Endpoint, Grant, Prefix, Remote, Transport, Upstream, UpstreamId},
+    config::{Endpoint, Grant, Prefix, Remote, TargetRule, Transport, Upstream, UpstreamId},
     refusal::Refusal,
 };
 
@@ -20,7 +20,10 @@ fn upstream(id: &str) -> Upstream {
         grant: Grant::Nothing,
         discovery: None,
         refresh: Duration::from_secs(60),
+        input: crate::config::Input::default(),
         instructions: false,
+        cache_reads: true,
+        trust_public_cache: false,
         tools: Vec::new(),
         prompts: Vec::new(),
         resources: Vec::new(),
@@ -102,8 +105,14 @@ fn a_name_that_models_cannot_take_is_changed_and_still_unique() {
 fn two_tools_of_one_name_are_both_withheld() {
     let catalogue = catalogue(&[("crm", &["find", "find", "other"])]);
     assert!(catalogue.listed(&Endpoint::Federated, Kind::Tool, "crm__find").is_err());
-    assert_eq!(catalogue.page(&Endpoint::Federated, Kind::Tool, None, |_| true).unwrap().all.len(), 1);
+    assert_eq!(page(&catalogue, None, |_| true).all.len(), 1);
     assert_eq!(catalogue.ambiguous(), ["crm__find", "find"]);
+}
+
+fn page<'a>(catalogue: &'a Catalogue, cursor: Option<&str>, visible: impl Fn(&Definition) -> bool) -> Page<'a> {
+    let start = catalogue.after(&Endpoint::Federated, Kind::Tool, cursor).unwrap();
+    let chosen = catalogue.choose(&Endpoint::Federated, Kind::Tool, start, visible);
+    catalogue.page(&Endpoint::Federated, Kind::Tool, &chosen)
 }
 
 #[test]
@@ -111,12 +120,12 @@ fn pages_are_in_order_and_end() {
     let names: Vec<String> = (0..501).map(|number| format!("t{number:04}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let catalogue = catalogue(&[("a", &names[..250]), ("b", &names[250..])]);
-    let first = catalogue.page(&Endpoint::Federated, Kind::Tool, None, |_| true).unwrap();
+    let first = page(&catalogue, None, |_| true);
     assert_eq!(first.all.len(), 500);
-    let second = catalogue.page(&Endpoint::Federated, Kind::Tool, first.next.as_deref(), |_| true).unwrap();
+    let second = page(&catalogue, first.next.as_deref(), |_| true);
     assert_eq!(second.all.iter().map(|tool| &*tool.name).collect::<Vec<_>>(), ["b__t0500"]);
     assert_eq!(second.next, None);
-    let hidden = catalogue.page(&Endpoint::Federated, Kind::Tool, None, |tool| tool.name == "t0007").unwrap();
+    let hidden = page(&catalogue, None, |tool| tool.name == "t0007");
     assert_eq!((hidden.all.len(), hidden.next), (1, None));
 }
 
@@ -124,9 +133,41 @@ fn pages_are_in_order_and_end() {
 fn a_cursor_that_is_not_ours_is_refused() {
     let catalogue = catalogue(&[("crm", &["find"])]);
     for cursor in ["", "!!!", "bm90IG91cnM", &"A".repeat(1_000)] {
-        let refused = catalogue.page(&Endpoint::Federated, Kind::Tool, Some(cursor), |_| true).unwrap_err();
+        let refused = catalogue.after(&Endpoint::Federated, Kind::Tool, Some(cursor)).unwrap_err();
         assert_eq!(refused, Refusal::CursorInvalid, "{cursor}");
     }
+}
+
+#[test]
+fn what_changes_something_or_needs_a_step_up_is_not_kept() {
+    let rule = |pattern: &str, cache: Option<u64>, requires: &[&str]| TargetRule {
+        pattern: pattern.to_owned(),
+        requires: requires.iter().map(|scope| (*scope).to_owned()).collect(),
+        mints: Vec::new(),
+        tags: Vec::new(),
+        timeout: None,
+        idempotent: None,
+        durability: None,
+        cache: cache.map(Duration::from_secs),
+        cache_shared: None,
+    };
+    let rules =
+        vec![rule("*", Some(60), &[]), rule("find_fresh", Some(0), &[]), rule("*_secret", None, &["crm:secret"])];
+    let upstream = Upstream { tools: rules.clone(), prompts: rules, ..upstream("crm") };
+    let kept = |kind, name: &str, annotations: &str| {
+        let raw = format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}},"annotations":{annotations}}}"#);
+        Definition::read(&upstream, kind, Bytes::from(raw)).unwrap().cache.map(|life| life.as_secs())
+    };
+    for (name, annotations, life) in [
+        ("find", "{}", Some(60)),
+        ("find", r#"{"readOnlyHint":true}"#, Some(60)),
+        ("find", r#"{"readOnlyHint":false}"#, None),
+        ("find_fresh", "{}", None),
+        ("find_secret", "{}", None),
+    ] {
+        assert_eq!(kept(Kind::Tool, name, annotations), life, "{name} {annotations}");
+    }
+    assert_eq!(kept(Kind::Prompt, "find", "{}"), None);
 }
 
 #[test]

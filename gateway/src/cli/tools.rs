@@ -156,7 +156,7 @@ async fn ask(peer: Arc<Peer>, exchange: Arc<Exchange>) -> Result<crate::upstream
     let read = async {
         let grant = exchange.service(peer.settings(), clock::now()).await?;
         // Large; kept off the future that waits for it.
-        Box::pin(peer.read(&grant)).await
+        Box::pin(peer.read(&Arc::new(grant))).await
     };
     match tokio::time::timeout(ASK_MAX, read).await {
         Ok(read) => read.map_err(|refusal| format!("{}: {}", refusal.code(), refusal.inside())),

@@ -23,6 +23,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[state]`.
+    pub state: State,
     /// `[upstreams.*]`, by id.
     pub upstreams: BTreeMap<UpstreamId, Arc<Upstream>>,
     /// SHA-256 of the file's bytes, in hex: the configuration's name in the audit.
@@ -188,8 +190,27 @@ pub struct Limits {
     pub sessions_max: usize,
     /// Time a legacy session may be idle.
     pub session_idle: Duration,
+    /// Bytes of lists that are kept to be answered again.
+    pub list_cache_bytes: usize,
+    /// Bytes of results that are kept to be answered again, in equal shares for the upstreams.
+    pub result_cache_bytes: usize,
     /// Processes at once of one upstream that is a program.
     pub children_max: usize,
+    /// Listeners at once, over all callers: streams on which the gateway says what nobody asked for.
+    pub listeners_max: usize,
+    /// Calls held at once for a modern client's answer to a legacy upstream, over all callers.
+    pub holds_max: usize,
+    /// Time that a client may take to answer what an upstream asks.
+    pub hold_max: Duration,
+}
+
+/// `[state]`: what replicas share.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// 32 bytes that seal what clients carry between two requests; random where not given.
+    pub sealing_key: Option<Secret>,
+    /// The one before it, which still opens.
+    pub sealing_key_before: Option<Secret>,
 }
 
 /// A backend MCP server's id: `[a-z0-9-]{1,24}`.
@@ -235,8 +256,14 @@ pub struct Upstream {
     pub discovery: Option<Grant>,
     /// How old its catalogue may become before it is read again, where the upstream gives no `ttlMs`.
     pub refresh: Duration,
+    /// What it may ask of clients in the middle of a call.
+    pub input: Input,
     /// Whether models are told what the upstream says of itself.
     pub instructions: bool,
+    /// Whether resources that were read are kept for as long as the upstream says (`ttlMs`), for their reader.
+    pub cache_reads: bool,
+    /// Whether what the upstream calls public may serve other callers too (RI-06).
+    pub trust_public_cache: bool,
     /// Rules for its tools, in the order written; all that match apply, later ones win.
     pub tools: Vec<TargetRule>,
     /// The same for its prompts.
@@ -304,6 +331,23 @@ pub enum Prefix {
     Never,
 }
 
+/// `upstreams.ID.input`: which of the features that a client provides an upstream may learn of, and use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Input {
+    /// `elicitation/create`.
+    pub elicitation: bool,
+    /// `sampling/createMessage`.
+    pub sampling: bool,
+    /// `roots/list`.
+    pub roots: bool,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self { elicitation: true, sampling: true, roots: true }
+    }
+}
+
 /// A certificate that the gateway shows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientCertificate {
@@ -330,6 +374,10 @@ pub struct TargetRule {
     pub idempotent: Option<bool>,
     /// At least this durability for the intent record.
     pub durability: Option<Durability>,
+    /// For how long a result may be answered again; zero takes back what an earlier rule says.
+    pub cache: Option<Duration>,
+    /// Whether that may be to other callers too.
+    pub cache_shared: Option<bool>,
 }
 
 /// How a credential for an upstream is obtained (design: a named strategy, never passthrough).

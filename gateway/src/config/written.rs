@@ -27,6 +27,7 @@ pub(crate) struct File {
     pub(crate) audit: Key<Audit>,
     pub(crate) telemetry: Key<Telemetry>,
     pub(crate) limits: Key<Limits>,
+    pub(crate) state: Key<State>,
     pub(crate) upstreams: Option<BTreeMap<Spanned<String>, Spanned<Upstream>>>,
 }
 
@@ -140,7 +141,20 @@ pub(crate) struct Limits {
     pub(crate) calls_max: Key<u64>,
     pub(crate) sessions_max: Key<u64>,
     pub(crate) session_idle_ms: Key<u64>,
+    pub(crate) list_cache_bytes: Key<u64>,
+    pub(crate) result_cache_bytes: Key<u64>,
     pub(crate) children_max: Key<u64>,
+    pub(crate) listeners_max: Key<u64>,
+    pub(crate) holds_max: Key<u64>,
+    pub(crate) hold_max_ms: Key<u64>,
+}
+
+/// `[state]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct State {
+    pub(crate) sealing_key: Key<Reference>,
+    pub(crate) sealing_key_before: Key<Reference>,
 }
 
 /// `[upstreams.ID]`.
@@ -160,7 +174,10 @@ pub(crate) struct Upstream {
     pub(crate) ca: Key<String>,
     pub(crate) client_certificate: Key<ClientCertificate>,
     pub(crate) refresh_s: Key<u64>,
+    pub(crate) input: List,
     pub(crate) instructions: Key<bool>,
+    pub(crate) cache_reads: Key<bool>,
+    pub(crate) trust_public_cache: Key<bool>,
     pub(crate) tools: Option<Vec<Spanned<TargetRule>>>,
     pub(crate) prompts: Option<Vec<Spanned<TargetRule>>>,
     pub(crate) resources: Option<Vec<Spanned<TargetRule>>>,
@@ -211,6 +228,16 @@ pub(crate) struct TargetRule {
     pub(crate) timeout_ms: Key<u64>,
     pub(crate) idempotent: Key<bool>,
     pub(crate) durability: Key<Durability>,
+    pub(crate) cache_s: Key<u64>,
+    pub(crate) cache: Key<Sharing>,
+}
+
+/// `cache` of a tool rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Sharing {
+    Private,
+    Shared,
 }
 
 /// `upstreams.ID.grant` and `upstreams.ID.discovery`: the keys of all strategies.

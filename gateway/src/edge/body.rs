@@ -78,8 +78,12 @@ pub(super) struct Reply {
 
 #[derive(Debug)]
 enum Content {
-    Whole(Bytes),
-    Stream { events: mpsc::Receiver<Bytes>, silence: Option<Silence> },
+    /// What is left, and what comes after it.
+    Whole(Bytes, Bytes),
+    Stream {
+        events: mpsc::Receiver<Bytes>,
+        silence: Option<Silence>,
+    },
 }
 
 /// How long a stream has had nothing to say.
@@ -93,12 +97,13 @@ impl Reply {
     /// `body`, for a request that is `busy` until this reply is gone.
     pub(super) fn new(body: lifecycle::Body, busy: Option<Busy>) -> Self {
         let content = match body {
-            lifecycle::Body::Empty => Content::Whole(Bytes::new()),
-            lifecycle::Body::Whole(bytes) => Content::Whole(bytes),
+            lifecycle::Body::Empty => Content::Whole(Bytes::new(), Bytes::new()),
+            lifecycle::Body::Whole(bytes) => Content::Whole(bytes, Bytes::new()),
+            lifecycle::Body::Led(own, shared) => Content::Whole(own, shared),
             lifecycle::Body::Stream(events) => Content::Stream { events, silence: None },
         };
         let pieces = match &content {
-            Content::Whole(bytes) => bytes.len() > PIECE_BYTES_MAX,
+            Content::Whole(bytes, then) => bytes.len() > PIECE_BYTES_MAX || !then.is_empty(),
             Content::Stream { .. } => true,
         };
         let flow = busy.as_ref().filter(|_| pieces).map(Busy::flow);
@@ -115,9 +120,14 @@ impl HttpBody for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = match &mut self.content {
-            Content::Whole(rest) if rest.is_empty() => Poll::Ready(None),
+            Content::Whole(rest, then) if rest.is_empty() && then.is_empty() => Poll::Ready(None),
             // In pieces, so that a client that takes nothing is seen to take nothing.
-            Content::Whole(rest) => Poll::Ready(Some(rest.split_to(rest.len().min(PIECE_BYTES_MAX)))),
+            Content::Whole(rest, then) => {
+                if rest.is_empty() {
+                    std::mem::swap(rest, then);
+                }
+                Poll::Ready(Some(rest.split_to(rest.len().min(PIECE_BYTES_MAX))))
+            }
             Content::Stream { events, silence } => poll_stream(events, silence, context),
         };
         if let Some(flow) = &self.flow {
@@ -127,12 +137,15 @@ impl HttpBody for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.content, Content::Whole(rest) if rest.is_empty())
+        matches!(&self.content, Content::Whole(rest, then) if rest.is_empty() && then.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Whole(rest) => SizeHint::with_exact(u64::try_from(rest.len()).unwrap_or(u64::MAX)),
+            Content::Whole(rest, then) => {
+                let left = rest.len().saturating_add(then.len());
+                SizeHint::with_exact(u64::try_from(left).unwrap_or(u64::MAX))
+            }
             Content::Stream { .. } => SizeHint::default(),
         }
     }

@@ -353,8 +353,13 @@ pub(super) fn written(response: lifecycle::Response, wants_body: bool, busy: Bus
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
     if !wants_body {
-        if let Body::Whole(bytes) = &body {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        match &body {
+            Body::Whole(bytes) => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()))),
+            Body::Led(own, shared) => {
+                let length = own.len().saturating_add(shared.len());
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            Body::Empty | Body::Stream(_) => {}
         }
         body = Body::Empty;
     }

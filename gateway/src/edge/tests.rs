@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::{ArgumentRecord, Audit, Config, Durability, Endpoint, Gateway, Limits, Telemetry, Tls, Tolerance},
+    config::{ArgumentRecord, Audit, Config, Durability, Endpoint, Gateway, Limits, State, Telemetry, Tls, Tolerance},
     lifecycle::{Body, Head, Response},
     refusal::{Era, Refusal},
     tasks::Tasks,
@@ -126,8 +126,14 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             calls_max: 0,
             sessions_max: 0,
             session_idle: Duration::ZERO,
+            list_cache_bytes: 1 << 20,
+            result_cache_bytes: 1 << 20,
             children_max: 4,
+            listeners_max: 0,
+            holds_max: 0,
+            hold_max: Duration::ZERO,
         },
+        state: State::default(),
         upstreams: BTreeMap::new(),
         digest: String::new(),
     };

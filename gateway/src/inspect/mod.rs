@@ -3,19 +3,22 @@
 //! What an upstream said in, an [`Answer`] out: correlated, well-formed, in the client's revision, with the client's own
 //! id. It does not read streams, and it does not know policies.
 
+pub mod asks;
 mod content;
 mod relay;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 
-pub use self::relay::{Dropped, Relay};
+pub use self::{
+    asks::Asked,
+    relay::{Dropped, Relay},
+};
 use crate::{
     refusal::{Era, Refusal, VERSION},
     rpc::{
-        Asker, Method,
-        answers::Local,
+        Asker, Capabilities, Method,
         json::{Value, write_string},
         meta, outbound,
         reply::{Response, RpcError},
@@ -41,15 +44,28 @@ pub enum Outcome {
     Complete,
     /// A result with `isError`: the tool ran, and says that it failed.
     ToolError,
+    /// A modern client is asked for something before there is a result.
+    InputRequired,
     /// A JSON-RPC error, with the upstream's own code.
     RpcError(i64),
 }
 
 impl Answer {
-    /// What the gateway answers in its own name.
+    /// A refusal as a result with `isError`: what a legacy client shows to the model, where the model could do something
+    /// about it (spec §2.2). It is signed, so that nobody takes it for the tool's own word (RI-10).
     #[must_use]
-    pub fn local(local: Local) -> Self {
-        Self { body: Bytes::from(local.into_bytes()), outcome: Outcome::Complete }
+    pub fn failed(asker: &Asker, refusal: &Refusal) -> Self {
+        let outside = refusal.outside(asker.era);
+        let mut out = br#"{"jsonrpc":"2.0""#.to_vec();
+        outbound::member(&mut out, "id", asker.id.raw());
+        out.extend_from_slice(br#","result":{"content":[{"type":"text","text":"#);
+        write_string(&mut out, &outside.message);
+        out.extend_from_slice(br#"}],"isError":true,"_meta":{"#);
+        outbound::member(&mut out, meta::ERROR, b"{");
+        outbound::member_text(&mut out, "code", outside.code);
+        outbound::member_text(&mut out, "version", VERSION);
+        out.extend_from_slice(b"}}}}");
+        Self { body: Bytes::from(out), outcome: Outcome::ToolError }
     }
 
     /// The text that goes back.
@@ -71,6 +87,15 @@ impl Answer {
     }
 }
 
+/// What an upstream's answer comes to.
+#[derive(Debug)]
+pub enum Admitted {
+    /// The client's answer.
+    Answer(Answer),
+    /// There is none before the client has been asked something.
+    Input(Asked),
+}
+
 /// What was sent, and how its answer has to look.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent<'a> {
@@ -80,20 +105,65 @@ pub struct Sent<'a> {
     pub id: u64,
     /// The revision that it was sent in.
     pub version: &'a str,
+    /// What it said that the client can do.
+    pub declared: Capabilities,
     /// The upstream's id, where the URIs that the client sees carry it.
     pub prefix: Option<&'a str>,
+    /// How long ago the answer came, where it was kept since: what it says of its age is stamped down by that (RS-27).
+    pub age: Duration,
+}
+
+impl Sent<'_> {
+    fn era(&self) -> Era {
+        versions::era(self.version)
+    }
+
+    /// RS-30: whether the upstream may ask for something before it answers.
+    const fn may_ask(&self) -> bool {
+        matches!(self.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
+    }
 }
 
 /// Turns an upstream's answer into the client's.
 ///
 /// # Errors
-/// [`Refusal::UpstreamInvalid`], with the reason for the journal, and [`Refusal::CapabilityMissing`] where the upstream
-/// says that of a modern client's request (RS-17).
-pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Answer, Refusal> {
+/// [`Refusal::UpstreamInvalid`], with the reason for the journal, [`Refusal::CapabilityMissing`] where the upstream
+/// says that of a modern client's request (RS-17), and [`Refusal::InputUndeclared`] where it asks for what the client
+/// cannot do.
+pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Admitted, Refusal> {
     if !response.answers(sent.id) {
         return invalid("an answer with another id");
     }
-    let upstream_era = versions::era(sent.version);
+    let upstream = sent.era();
+    match response.outcome() {
+        Ok(result)
+            if upstream == Era::Modern
+                && sent.may_ask()
+                && result.get("resultType").is_some_and(|kind| kind.is("input_required")) =>
+        {
+            return Asked::by_result(result, sent).map(Admitted::Input);
+        }
+        // The client visits the pages and makes the call again: a modern one is asked to, a legacy one knows the error.
+        Err(error)
+            if error.code == URL_ELICITATION_REQUIRED
+                && sent.may_ask()
+                && (asker.era, upstream) == (Era::Modern, Era::Legacy) =>
+        {
+            return match Asked::by_error(error.data(), sent) {
+                Err(Refusal::InputUndeclared(needed)) => Err(Refusal::CapabilityMissing(needed)),
+                asked => asked.map(Admitted::Input),
+            };
+        }
+        // The one protocol error of the modern era that is about the client, and no more than that is taken of it.
+        Err(error) if error.code == CAPABILITY_MISSING && upstream == Era::Modern => {
+            let required = required_capabilities(error);
+            return Err(match asker.era {
+                Era::Modern => Refusal::CapabilityMissing(required),
+                Era::Legacy => Refusal::InputUndeclared(required),
+            });
+        }
+        Ok(_) | Err(_) => {}
+    }
     let mut out = Vec::with_capacity(response.text().len().saturating_add(256));
     out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
     outbound::member(&mut out, "id", asker.id.raw());
@@ -102,10 +172,6 @@ pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Answ
             outbound::member(&mut out, "result", b"");
             write_result(&mut out, asker, sent, result)?
         }
-        // The one protocol error of the modern era that is about the client, and no more than that is taken of it.
-        Err(error) if error.code == CAPABILITY_MISSING && (asker.era, upstream_era) == (Era::Modern, Era::Modern) => {
-            return Err(Refusal::CapabilityMissing(required_capabilities(error)));
-        }
         Err(error) => {
             outbound::member(&mut out, "error", b"");
             write_error(&mut out, asker, sent, error);
@@ -113,7 +179,7 @@ pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Answ
         }
     };
     out.push(b'}');
-    Ok(Answer { body: Bytes::from(out), outcome })
+    Ok(Admitted::Answer(Answer { body: Bytes::from(out), outcome }))
 }
 
 /// A result: checked as far as the gateway's own acts depend on it, then copied member by member.
@@ -128,9 +194,8 @@ fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value
     for (name, value) in result.members() {
         match (name.text().as_deref(), sent.method) {
             (Some("resultType"), _) => {
-                // Nothing was declared that any other type could answer (RS-30).
                 if versions::era(sent.version) == Era::Modern && !value.is("complete") {
-                    return invalid("a `resultType` other than `complete`");
+                    return invalid("a `resultType` other than `complete` and `input_required`");
                 }
             }
             (Some("ttlMs"), _) => kept.ttl_ms = value.integer(),
@@ -173,7 +238,9 @@ fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value
         }
         if asker.era == Era::Modern {
             // RS-27. It was read under this caller's credential, so it is nobody else's (RI-06).
-            let ttl_ms = kept.ttl_ms.filter(|_| versions::era(sent.version) == Era::Modern).unwrap_or(0).max(0);
+            let ttl_ms = kept.ttl_ms.filter(|_| versions::era(sent.version) == Era::Modern).unwrap_or(0);
+            let age_ms = i64::try_from(sent.age.as_millis()).unwrap_or(i64::MAX);
+            let ttl_ms = ttl_ms.saturating_sub(age_ms).max(0);
             outbound::member(out, "ttlMs", ttl_ms.to_string().as_bytes());
             outbound::member_text(out, "cacheScope", "private");
         }
@@ -240,6 +307,11 @@ fn passage(code: i64, era: Era, sent: &Sent<'_>) -> Passage {
         (INVALID_PARAMS | INTERNAL_ERROR, _) => Passage::Through,
         (RESOURCE_NOT_FOUND, Era::Legacy) => Passage::Through,
         (RESOURCE_NOT_FOUND, Era::Modern) => Passage::As(INVALID_PARAMS),
+        (URL_ELICITATION_REQUIRED, Era::Legacy)
+            if sent.era() == Era::Legacy && sent.declared.has(Capabilities::URL) =>
+        {
+            Passage::Through
+        }
         // What JSON-RPC 2.0 §5.1 reserves. Outside of it an application speaks for itself.
         (-32768..=-32000, _) => Passage::Wrapped,
         _ => Passage::Through,
@@ -293,6 +365,8 @@ const INVALID_PARAMS: i64 = -32602;
 const INTERNAL_ERROR: i64 = -32603;
 /// MissingRequiredClientCapability (MCP 2026-07-28 basic), from a modern upstream.
 const CAPABILITY_MISSING: i64 = -32021;
+/// URLElicitationRequired (MCP 2025-11-25 client/elicitation), from a legacy upstream.
+const URL_ELICITATION_REQUIRED: i64 = -32042;
 /// Far beyond what the protocol's capabilities take.
 const CAPABILITIES_BYTES_MAX: usize = 1024;
 /// MCP up to 2025-11-25, server/resources.

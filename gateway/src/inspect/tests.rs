@@ -1,5 +1,7 @@
 //! Tables of what upstreams say and what clients get.
 
+use std::time::Duration;
+
 use super::*;
 use crate::rpc::{
     RequestId,
@@ -31,12 +33,25 @@ fn response(text: &str) -> Response {
 }
 
 fn sent(version: &str) -> Sent<'_> {
-    Sent { method: Method::ToolsCall, id: 5, version, prefix: None }
+    let all = br#"{"elicitation":{"form":{},"url":{}},"roots":{}}"#;
+    let declared = Capabilities::declared(Document::parse(Bytes::from_static(all), &BOUNDS).unwrap().root());
+    Sent {
+        method: Method::ToolsCall,
+        id: 5,
+        version,
+        declared: declared.in_version(version),
+        prefix: None,
+        age: Duration::ZERO,
+    }
 }
 
 fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String, Outcome), Refusal> {
     let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#));
-    let answer = admit(&asker(r#""a\u0062""#, client), &sent(upstream), &response)?;
+    let asker = asker(r#""a\u0062""#, client);
+    let answer = match admit(&asker, &sent(upstream), &response)? {
+        Admitted::Answer(answer) => answer,
+        Admitted::Input(asked) => asked.answer(&asker, "SEALED", None),
+    };
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
     // Whatever goes back is itself strict JSON.
     Document::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS).unwrap();
@@ -47,7 +62,7 @@ fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String,
     Ok((rest.replace(&server, "SERVER"), answer.outcome()))
 }
 
-fn check(client: &'static str, upstream: &str, body: &str, expect: &str, outcome: Outcome) {
+fn check(client: &'static str, upstream: &'static str, body: &str, expect: &str, outcome: Outcome) {
     assert_eq!(admitted(client, upstream, body).unwrap(), (expect.to_owned(), outcome), "{client} {upstream} {body}");
 }
 
@@ -116,8 +131,8 @@ fn spec_2_1_errors_keep_their_provenance() {
     };
     for code in [-32700, -32600, -32601, -32000, -32001, -32003, -32020, -32021, -32022, -32042, -32099, -32768] {
         let body = format!(r#""error":{{"code":{code},"message":"m","data":{{"host":"internal"}}}}"#);
-        check(LEGACY, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
         if code != -32021 {
+            check(LEGACY, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
             check(MODERN, MODERN, &body, &wrapped(code), Outcome::RpcError(code));
         }
     }
@@ -145,10 +160,51 @@ fn spec_2_1_errors_keep_their_provenance() {
 }
 
 #[test]
+fn spec_2_2_pages_to_visit_are_the_clients_business_where_it_knows_such_an_error() {
+    let page = r#"{"mode":"url","elicitationId":"e","url":"https://up.example/","message":"m"}"#;
+    let body = format!(r#""error":{{"code":-32042,"message":"m","data":{{"elicitations":[{page}]}}}}"#);
+    check(LEGACY, LEGACY, &body, &body, Outcome::RpcError(-32042));
+    let told = r#"{"mode":"url","url":"https://up.example/","message":"m"}"#;
+    let expect = format!(
+        r#""result":{{"resultType":"input_required","inputRequests":{{"url-0":{{"method":"elicitation/create","params":{told}}}}},"requestState":"SEALED","_meta":{{SERVER}}}}"#
+    );
+    check(MODERN, LEGACY, &body, &expect, Outcome::InputRequired);
+    let older = admitted(MODERN, "2025-06-18", &body).unwrap_err();
+    assert_eq!(older, Refusal::CapabilityMissing(r#"{"elicitation":{"url":{}}}"#.into()));
+}
+
+#[test]
+fn rs_30_an_upstream_asks_what_the_protocol_has_and_the_client_declared() {
+    let asks = |requests: &str| format!(r#""result":{{"resultType":"input_required","inputRequests":{{{requests}}}}}"#);
+    let good = r#""a":{"method":"elicitation/create","params":{"message":"m","requestedSchema":{"type":"object"},"_meta":{"progressToken":1,"v":2}}},"b":{"method":"roots/list"}"#;
+    let expect = r#""result":{"resultType":"input_required","inputRequests":{"a":{"method":"elicitation/create","params":{"message":"m","requestedSchema":{"type":"object"},"_meta":{"v":2}}},"b":{"method":"roots/list"}},"requestState":"SEALED","_meta":{SERVER}}"#;
+    check(MODERN, MODERN, &asks(good), expect, Outcome::InputRequired);
+    for bad in [
+        "",
+        r#""a":{"method":"tools/list"}"#,
+        r#""a":{"method":"elicitation/create"}"#,
+        r#""a":{"method":"elicitation/create","params":{"mode":"voice","message":"m"}}"#,
+        r#""a":{"method":"elicitation/create","params":{"mode":"url","message":"m","url":"javascript:alert(1)"}}"#,
+        r#""a":{"params":{}}"#,
+        r#""a":7"#,
+    ] {
+        assert!(matches!(admitted(MODERN, MODERN, &asks(bad)), Err(Refusal::UpstreamInvalid(_))), "{bad}");
+    }
+    let sampling = r#""a":{"method":"sampling/createMessage","params":{"messages":[],"maxTokens":1,"tools":[]}}"#;
+    for client in [MODERN, LEGACY] {
+        let refused = admitted(client, MODERN, &asks(sampling)).unwrap_err();
+        assert_eq!(refused, Refusal::InputUndeclared(r#"{"sampling":{"tools":{}}}"#.into()));
+    }
+    let state = r#""result":{"resultType":"input_required","requestState":7}"#;
+    assert!(matches!(admitted(MODERN, MODERN, state), Err(Refusal::UpstreamInvalid(_))));
+}
+
+#[test]
 fn ids_are_restored_with_their_type() {
     for id in ["1", "\"1\"", "-9007199254740993", r#""\u0000\"""#] {
         let answer =
             admit(&asker(id, MODERN), &sent(MODERN), &response(r#"{"jsonrpc":"2.0","id":5,"result":{}}"#)).unwrap();
+        let Admitted::Answer(answer) = answer else { panic!("no answer") };
         assert!(answer.body().starts_with(format!(r#"{{"jsonrpc":"2.0","id":{id},"#).as_bytes()));
     }
 }

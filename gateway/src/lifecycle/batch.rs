@@ -31,15 +31,15 @@ impl Gateway {
         let (mut answers, mut bytes) = (Vec::new(), 0_usize);
         for item in items {
             let room = bytes <= estate.config.limits.reply_bytes_max;
-            match self.item((estate, &head), caller, item, room).await {
-                Body::Whole(answer) => {
-                    bytes = bytes.saturating_add(answer.len());
-                    answers.push(answer);
-                }
+            let answer = match self.item((estate, &head), caller, item, room).await {
+                Body::Whole(answer) => answer,
+                Body::Led(own, shared) => Bytes::from([own, shared].concat()),
                 // A notification, or a call that was taken back.
-                Body::Empty => {}
+                Body::Empty => continue,
                 Body::Stream(_) => return Err(Refusal::Bug("a stream inside a batch")),
-            }
+            };
+            bytes = bytes.saturating_add(answer.len());
+            answers.push(answer);
         }
         Ok(if answers.is_empty() { respond::accepted() } else { respond::array(&answers) })
     }

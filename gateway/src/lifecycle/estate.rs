@@ -13,6 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::{kept::Kept, lists::Lists};
 use crate::{
     catalog::{Catalogue, Definition, Kind, Listing},
     ceiling::Ceilings,
@@ -39,6 +40,10 @@ pub struct Estate {
     pub exchange: Exchange,
     /// Where to.
     pub upstreams: Upstreams,
+    /// What lists showed, to whom.
+    pub(super) lists: Lists,
+    /// What upstreams answered, to whom.
+    pub(super) kept: Kept,
     audiences: BTreeMap<Endpoint, Vec<Audience>>,
     unread: Mutex<BTreeSet<UpstreamId>>,
     in_force: watch::Sender<bool>,
@@ -79,6 +84,8 @@ impl Estate {
             rules: ArcSwap::from_pointee(rules),
             exchange,
             upstreams,
+            lists: Lists::new(config.limits.list_cache_bytes),
+            kept: Kept::new(config.limits.result_cache_bytes, config.upstreams.keys()),
             audiences,
             unread: Mutex::new(config.upstreams.keys().cloned().collect()),
             in_force: watch::Sender::new(true),

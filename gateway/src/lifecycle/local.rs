@@ -3,7 +3,9 @@
 //! `initialize`, `server/discover`, lists, refusals, and the record that comes before a call is sent on. Nothing
 //! here reaches an upstream.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, time::Duration};
+
+use uuid::Uuid;
 
 use super::{
     Asking, Estate, Gateway, Response, respond,
@@ -15,15 +17,15 @@ use crate::{
         record,
     },
     bridge::Opening,
-    catalog::{Catalogue, Definition, Exposed, Kind, Listing},
+    catalog::{Catalogue, Definition, Kind, Listing},
     ceiling::Admission,
     config::{ArgumentRecord, UpstreamId},
     exchange::Grant,
-    identity::metadata,
-    refusal::{Challenge, Era, Refusal},
+    identity::{Caller, metadata},
+    refusal::{Challenge, Refusal},
     rpc::{
-        Asker, Call,
-        answers::{self, CacheScope, Capabilities, Page, Served},
+        self, Asker, Call,
+        answers::{self, CacheScope, Capabilities, Served},
         canonical::canonical,
     },
     telemetry::{metrics::metrics, names},
@@ -36,7 +38,7 @@ impl Gateway {
         estate: &Estate,
         trail: &Trail,
         (admission, grant): (Admission, &Grant),
-        call: &Call,
+        (call, continues): (&Call, Option<Uuid>),
     ) -> Result<Receipt, Refusal> {
         let target = trail.target.as_ref().ok_or(Refusal::Bug("a record of a call without a target"))?;
         let path = trail.endpoint.path();
@@ -57,6 +59,7 @@ impl Gateway {
                 },
                 ceilings: record::Words::Shared(admission.ceilings()),
                 request,
+                continues,
             };
             self.journal.commit(trail.id, &intent, durability)
         });
@@ -71,67 +74,17 @@ impl Gateway {
         Some(self.journal.argument_digest(&arguments))
     }
 
-    /// A list: what this caller may see on this endpoint, by the function that judges calls.
-    pub(super) fn list(&self, asking: &Asking<'_>, kind: Kind, trail: &Trail) -> Result<Response, Refusal> {
-        let Asking { estate, caller, call, .. } = asking;
-        let asker = asker(call)?;
-        let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
-        let withheld = std::cell::Cell::new(0_u64);
-        let visible = |definition: &Definition| {
-            let visible = rules.policies.visible(caller.identity(), definition, trail.now);
-            if !visible {
-                withheld.set(withheld.get().saturating_add(1));
-            }
-            visible
-        };
-        let page = catalogue.page(&trail.endpoint, kind, call.cursor().as_deref(), visible)?;
-        let listed = |exposed: &&Exposed| {
-            let prefix = catalogue.uri_prefix(&trail.endpoint, &exposed.definition.upstream);
-            exposed.definition.listed(&exposed.name, asker.version, prefix)
-        };
-        let definitions: Vec<Vec<u8>> = page.all.iter().map(listed).collect();
-        let degraded = degraded(&catalogue, asking, trail);
-        let recorded = self.journal.healthy()
-            && trail.with_request(None, |request| {
-                self.journal.note(
-                    trail.id,
-                    &record::List {
-                        who: trail.who(),
-                        endpoint: &trail.endpoint.path(),
-                        request,
-                        shown: u64::try_from(definitions.len()).unwrap_or(u64::MAX),
-                        withheld: withheld.get(),
-                        policy_set: rules.policies.digest(),
-                    },
-                )
-            });
-        if !recorded {
-            return Err(Refusal::AuditUnavailable("the list could not be recorded".to_owned()));
-        }
-        let body = answers::list(
-            &asker,
-            &Page {
-                member: kind.list().1,
-                definitions: &definitions,
-                next_cursor: page.next.as_deref(),
-                degraded: &degraded,
-                ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
-                cache_scope: CacheScope::Private,
-            },
-        );
-        trail.measure("", None);
-        Ok(respond::json(body))
-    }
-
     /// `server/discover` (RS-23).
     pub(super) fn discover(&self, asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
-        let asker = asker(&asking.call)?;
-        let catalogue = asking.estate.catalogue.load();
+        let Asking { estate, caller, call, .. } = asking;
+        let asker = asker(call)?;
+        let catalogue = estate.catalogue.load();
         let degraded = degraded(&catalogue, asking, trail);
         let instructions = instructions(&catalogue, asking, trail);
         let served = Served {
-            capabilities: capabilities(&catalogue, asking, trail),
+            capabilities: capabilities(estate, caller, trail),
             instructions: instructions.as_deref(),
+            ttl_ms: ttl_ms(asking, &catalogue, trail, degraded.is_empty()),
             ..served(&degraded)
         };
         trail.measure("", None);
@@ -149,6 +102,7 @@ impl Gateway {
                 endpoint: trail.endpoint.clone(),
                 version: asker.version,
                 client: (asked.client_name.into_owned(), asked.client_version.into_owned()),
+                capabilities: rpc::Capabilities::declared(asked.capabilities),
             },
             trail.now,
         )?;
@@ -156,7 +110,7 @@ impl Gateway {
         let degraded = degraded(&catalogue, asking, trail);
         let instructions = instructions(&catalogue, asking, trail);
         let served = Served {
-            capabilities: capabilities(&catalogue, asking, trail),
+            capabilities: capabilities(estate, caller, trail),
             instructions: instructions.as_deref(),
             ..served(&degraded)
         };
@@ -230,31 +184,28 @@ fn sees_any(asking: &Asking<'_>, trail: &Trail, listing: &Listing) -> bool {
 }
 
 /// What this caller can use: the union over the upstreams of which they see something (RS-24, spec §3.4).
-fn capabilities(catalogue: &Catalogue, asking: &Asking<'_>, trail: &Trail) -> Capabilities {
-    let rules = asking.estate.rules.load();
-    let visible =
-        |definition: &Arc<Definition>| rules.policies.visible(asking.caller.identity(), definition, trail.now);
+pub(super) fn capabilities(estate: &Estate, caller: &Caller, trail: &Trail) -> Capabilities {
+    let (rules, catalogue) = (estate.rules.load(), estate.catalogue.load());
+    let visible = |definition: &Definition| rules.policies.visible(caller.identity(), definition, trail.now);
+    // Whether some resource might be read, or watched, listed or not.
+    let may = |id: &UpstreamId, kind: Kind| {
+        let any = estate.config.upstreams.get(id).and_then(|upstream| Definition::any_resource(upstream, kind).ok());
+        any.is_some_and(|any| visible(&any))
+    };
     // A list that may yet come is served as an empty one: clients that found no tools would not ask again.
     let mut served = Capabilities { tools: true, ..Capabilities::default() };
     for (id, listing) in catalogue.behind(&trail.endpoint) {
         let Some(offer) = &listing.offer else { continue };
-        let prompts = offer.prompts && listing.prompts.iter().any(visible);
-        let resources = offer.resources && may_read(asking, trail, id);
-        let any = prompts || resources || listing.tools.iter().any(visible);
+        let prompts = offer.prompts && listing.prompts.iter().any(|prompt| visible(prompt));
+        let resources = offer.resources && may(id, Kind::Template);
+        let any = prompts || resources || listing.tools.iter().any(|tool| visible(tool));
         served.prompts |= prompts;
         served.resources |= resources;
+        served.subscribe |= resources && offer.subscribe && may(id, Kind::Subscription);
         served.completions |= offer.completions && (prompts || resources);
-        // A legacy client sets the level for its session, which is not served.
-        served.logging |= offer.logging && any && asking.call.era() == Era::Modern;
+        served.logging |= offer.logging && any;
     }
     served
-}
-
-/// Whether some resource of the upstream might be read by this caller, listed or not.
-fn may_read(asking: &Asking<'_>, trail: &Trail, id: &UpstreamId) -> bool {
-    let Some(upstream) = asking.estate.config.upstreams.get(id) else { return false };
-    let Ok(any) = Definition::any_resource(upstream) else { return false };
-    asking.estate.rules.load().policies.visible(asking.caller.identity(), &any, trail.now)
 }
 
 /// What the upstreams tell the model of themselves, where the administrator lets them: each bounded, and labelled with
@@ -275,12 +226,23 @@ fn served<'a>(degraded: &'a [Cow<'a, str>]) -> Served<'a> {
         capabilities: Capabilities::default(),
         instructions: None,
         degraded,
-        ttl_ms: if degraded.is_empty() { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS },
+        ttl_ms: 0, // `initialize` has none
         cache_scope: CacheScope::Private,
     }
 }
 
-fn asker(call: &Call) -> Result<Asker, Refusal> {
+/// How long a client may keep what is merged from the upstreams behind its endpoint: no longer than each of them still
+/// vouches for its part (spec §3.4). One that vouches for nothing, as in the legacy era, is read at the administrator's
+/// intervals.
+pub(super) fn ttl_ms(asking: &Asking<'_>, catalogue: &Catalogue, trail: &Trail, whole: bool) -> u64 {
+    let upstreams = &asking.estate.upstreams;
+    let peers = catalogue.behind(&trail.endpoint).filter_map(|(id, _)| upstreams.peer(id));
+    let vouched = peers.filter_map(|peer| peer.vouches(trail.began));
+    let own = Duration::from_millis(if whole { LIST_TTL_MS } else { LIST_TTL_DEGRADED_MS });
+    u64::try_from(vouched.fold(own, Duration::min).as_millis()).unwrap_or(0)
+}
+
+pub(super) fn asker(call: &Call) -> Result<Asker, Refusal> {
     call.asker().ok_or(Refusal::NotARequest("a request without an id"))
 }
 

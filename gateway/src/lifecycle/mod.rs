@@ -6,29 +6,38 @@
 mod batch;
 mod carry;
 mod estate;
+mod hub;
+mod kept;
+mod listen;
+mod lists;
 mod local;
 mod refresh;
 mod respond;
+mod retry;
+mod subscribe;
 mod trail;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use carry::{Carriage, Held};
+use carry::{Carriage, Ended, Held, Leg, Next};
 pub use estate::{Estate, Rules, endpoints};
 use http::{HeaderMap, Method};
+use hub::Hub;
+use retry::Retrying;
 use tokio::sync::{Semaphore, mpsc};
 use trail::Trail;
 
 use crate::{
     audit::journal::Journal,
-    bridge::{Session, Sessions},
-    catalog::Kind,
+    bridge::{Holds, Session, Sessions, Subscriptions},
+    catalog::{Kind, Target},
     config::{Endpoint, Tolerance},
     identity::Caller,
     refusal::{Era, Refusal},
-    rpc::{self, Call, Message, headers, mirrors, versions},
+    rpc::{self, Call, Capabilities, Message, headers, mirrors, versions},
+    state::Sealer,
     tasks::Tasks,
     telemetry::{Spans, metrics},
 };
@@ -76,6 +85,8 @@ pub enum Body {
     Empty,
     /// All of it.
     Whole(Bytes),
+    /// All of it in two: what is this answer's own, and after it what others have too.
+    Led(Bytes, Bytes),
     /// Server-sent events, each chunk one or more whole events; the stream ends when the channel closes, and a dropped
     /// receiver says that the client is gone.
     Stream(mpsc::Receiver<Bytes>),
@@ -91,12 +102,38 @@ struct Asking<'h> {
     session: Option<Arc<Session>>,
 }
 
+impl Asking<'_> {
+    /// What the client can do for the upstream behind `target`: what this request declares, or its session, less what
+    /// the administrator withholds (spec §3.5). A legacy client that takes no stream cannot be asked anything.
+    fn capabilities(&self, target: &Target) -> Result<Capabilities, Refusal> {
+        let peer =
+            self.estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let declared = match &self.session {
+            Some(session) if respond::takes_streams(&self.head.headers) => session.capabilities,
+            Some(_) => Capabilities::NONE,
+            None => self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default(),
+        };
+        Ok(declared.within(peer.settings().input))
+    }
+}
+
+/// What calls need besides the estate, for as long as the process runs.
+#[derive(Debug)]
+struct Means {
+    journal: Arc<Journal>,
+    sealer: Sealer,
+    holds: Arc<Holds<Next>>,
+}
+
 /// The assembled gateway.
 #[derive(Debug)]
 pub struct Gateway {
-    estate: ArcSwap<Estate>,
+    estate: Arc<ArcSwap<Estate>>,
+    hub: Hub,
     journal: Arc<Journal>,
+    means: Arc<Means>,
     sessions: Sessions,
+    subscriptions: Arc<Subscriptions>,
     spans: Spans,
     tasks: Tasks,
     room: Arc<Semaphore>,
@@ -104,17 +141,23 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway over `estate`; it serves at once, and knows no tools until they have been read.
-    #[must_use]
-    pub fn new(estate: Estate, journal: Arc<Journal>, spans: Spans, tasks: Tasks) -> Self {
+    ///
+    /// # Errors
+    /// Where there is no key to seal with, in words for the operator.
+    pub fn new(estate: Estate, journal: Arc<Journal>, spans: Spans, tasks: Tasks) -> Result<Self, String> {
         let limits = &estate.config.limits;
-        Self {
+        let sealer = Sealer::new(&estate.config.state)?;
+        Ok(Self {
+            means: Arc::new(Means { journal: Arc::clone(&journal), sealer, holds: Arc::new(Holds::new(limits)) }),
             sessions: Sessions::new(limits),
+            subscriptions: Arc::default(),
             room: Arc::new(Semaphore::new(limits.calls_max)),
-            estate: ArcSwap::from_pointee(estate),
+            hub: Hub::new(limits.listeners_max),
+            estate: Arc::new(ArcSwap::from_pointee(estate)),
             journal,
             spans,
             tasks,
-        }
+        })
     }
 
     /// What requests are judged against now.
@@ -127,6 +170,18 @@ impl Gateway {
     pub fn succeed(self: &Arc<Self>, estate: Estate) {
         self.estate.swap(Arc::new(estate)).retire();
         self.keep_catalogue();
+        self.hub.changed();
+    }
+
+    /// Judges everything from now on by `rules`, with an estate that stays as it is.
+    pub fn rule(&self, rules: Rules) {
+        self.estate.load().rules.store(Arc::new(rules));
+        self.hub.changed();
+    }
+
+    /// Ends what would not end by itself: nobody listens to a gateway that ends.
+    pub fn drain(&self) {
+        self.hub.drain();
     }
 
     /// Ends what lasts beyond calls, once none is under way any more: programs behind the door, and streams.
@@ -177,11 +232,10 @@ impl Gateway {
         let audiences = estate.audiences(&head.endpoint);
         let caller = estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
-        if head.method == Method::DELETE {
-            return self.end_session(head, &caller, trail);
-        }
-        if head.method != Method::POST {
-            return Err(Refusal::MethodNotAllowed("POST, DELETE"));
+        match head.method {
+            Method::DELETE => return self.end_session(head, &caller, trail),
+            Method::GET => return self.stream(estate, head, &caller, trail),
+            _ => {}
         }
         let body = body.await?;
         if rpc::batch::is_batch(&head.headers, &body) {
@@ -203,9 +257,13 @@ impl Gateway {
     ) -> Result<Response, Refusal> {
         let message =
             rpc::parse(&head.headers, body, &estate.config.limits).map_err(|rejected| trail.reject(rejected))?;
-        let Message::Call(call) = message else {
-            trail.era = Some(Era::Legacy);
-            return self.session(head, &caller, trail).map(|_theirs| respond::accepted());
+        let call = match message {
+            Message::Call(call) => call,
+            Message::Response(response) => {
+                trail.era = Some(Era::Legacy);
+                self.session(head, &caller, trail)?.answer(response);
+                return Ok(respond::accepted());
+            }
         };
         trail.era = Some(call.era());
         trail.request_id = call.id().cloned();
@@ -241,6 +299,10 @@ impl Gateway {
             rpc::Method::ServerDiscover => self.discover(&asking, trail),
             rpc::Method::Initialize => self.initialize(&asking, trail),
             rpc::Method::Ping => respond::pong(&asking.call),
+            rpc::Method::SubscriptionsListen => Box::pin(self.listen(&asking, trail)).await,
+            rpc::Method::ResourcesSubscribe => Box::pin(self.subscribe(&asking, trail)).await,
+            rpc::Method::ResourcesUnsubscribe => Self::unsubscribe(&asking, trail),
+            rpc::Method::LoggingSetLevel => Self::set_log_level(&asking, trail),
             rpc::Method::Cancelled => {
                 if let (Some(session), Some(cancelled)) = (asking.session, asking.call.cancelled()) {
                     session.cancel(cancelled.request_id.raw());
@@ -261,6 +323,7 @@ impl Gateway {
         if target.of.as_ref().is_some_and(|of| !rules.policies.visible(identity, of, now)) {
             return Err(Refusal::ReferenceUnknown("hidden: what it is of".to_owned()));
         }
+        let retry = self.retry(&asking, &target, trail)?;
         let permit = trail.judge(rules.policies.decide(identity, &target.definition, call.arguments(), now))?;
         if call.era() == Era::Modern {
             mirrors::check(&target.definition.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
@@ -269,20 +332,52 @@ impl Gateway {
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let grant = estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await?;
         let held = self.hold(call, session.as_ref())?;
-        let receipt = self.record(estate, trail, (admission, &grant), call).await?; // durable, or we stop here
+        let claim = retry.as_ref().map(|retry| retry.claim(self)).transpose()?.flatten();
+        if let Some(retry) = &retry {
+            retry.record(self, trail, target.definition.upstream.as_str())?;
+        }
+        let continues = retry.as_ref().map(|retry| retry.call);
+        let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
+        let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;
         // From here on the work belongs to its record, not to the client's connection.
-        let carriage = Carriage::load(asking, target, held, trail)?;
-        carriage.depart((&self.tasks, &self.journal), receipt, grant).await
+        let (leg, answered) = Leg::new(&asking, (target.clone(), held), trail, (&self.journal, receipt.id()))?;
+        match (claim, retry) {
+            (Some(claim), Some(Retrying { answers, .. })) => {
+                if let Err(next) = claim.enter(Next { leg, receipt, grant, answers }) {
+                    next.leg.end(Ended::refused(Refusal::ContinuationLost)).await;
+                }
+            }
+            (_, retry) => {
+                let first = (receipt.id(), retry.as_ref());
+                let carriage = Carriage::load(asking, target, &self.means, allowed, first)?;
+                self.tasks.spawn(carriage.carry(leg, (receipt, grant), retry.as_ref().and_then(Retrying::up)));
+            }
+        }
+        answered.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))
     }
 
     /// Room for one more call in flight, and in its session a place from which it can be cancelled.
     fn hold(&self, call: &Call, session: Option<&Arc<Session>>) -> Result<Held, Refusal> {
         let room =
             Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
-        let asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
+        let mut asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
+        asker.log_level = session.map_or(asker.log_level, |session| session.log_level());
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();
         Ok(Held { asker, tracked, _room: room })
+    }
+
+    /// `logging/setLevel` of a legacy client: the level of the calls of its session, where anything is logged (RS-24).
+    fn set_log_level(asking: &Asking<'_>, trail: &Trail) -> Result<Response, Refusal> {
+        let Asking { estate, caller, call, session, .. } = asking;
+        let session = session.as_ref().ok_or(Refusal::SessionMissing)?;
+        let level = call.level().ok_or(Refusal::Bug("a call without its level"))?;
+        if !local::capabilities(estate, caller, trail).logging {
+            return Err(Refusal::MethodUnknown);
+        }
+        session.set_log_level(level);
+        trail.measure("", None);
+        respond::pong(call)
     }
 
     /// The session that a legacy client names.

@@ -7,12 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
 
-use super::{Estate, Gateway};
+use super::{Estate, Gateway, hub::Hub};
 use crate::{
     catalog::Listing,
     clock,
     config::UpstreamId,
     refusal::Refusal,
+    rpc::Topics,
     tasks,
     telemetry::metrics::metrics,
     upstream::{Heard, Peer, Read},
@@ -24,11 +25,11 @@ impl Gateway {
         let estate = self.estate();
         estate.identity.start();
         for peer in estate.upstreams.peers() {
-            let (estate, peer) = (Arc::clone(&estate), Arc::clone(peer));
+            let (gateway, estate, peer) = (Arc::clone(self), Arc::clone(&estate), Arc::clone(peer));
             tasks::background(async move {
                 tokio::select! {
                     () = estate.retired() => {}
-                    ((), ()) = async { tokio::join!(keep(&estate, &peer), hear(&estate, &peer)) } => {}
+                    ((), ()) = async { tokio::join!(keep(&estate, &peer, &gateway.hub), hear(&estate, &peer)) } => {}
                 }
             });
         }
@@ -36,15 +37,20 @@ impl Gateway {
 }
 
 /// Reads what one upstream offers, again and again.
-async fn keep(estate: &Estate, peer: &Peer) {
+async fn keep(estate: &Estate, peer: &Peer, hub: &Hub) {
     let id = peer.settings().id.clone();
     let mut failures = 0_u32;
+    let mut said = Topics::default();
     loop {
+        said = said.or(peer.said());
         let wait = match read(estate, peer).await {
             Ok(read) => {
                 failures = 0;
                 let wait = pause(read.ttl, peer.settings().refresh);
-                publish(estate, &id, read);
+                // What is known first, then word of it: who is told finds the new list.
+                if publish(estate, &id, read) || !said.is_empty() {
+                    hub.said(&id, std::mem::take(&mut said));
+                }
                 wait
             }
             Err(refusal) => {
@@ -68,7 +74,7 @@ async fn hear(estate: &Estate, peer: &Peer) {
         // The era is found out by whoever reads first.
         if peer.spoken().is_some()
             && let Ok(grant) = estate.exchange.service(peer.settings(), clock::now()).await
-            && let Heard::Nothing = peer.hear(&grant).await
+            && let Heard::Nothing = peer.hear(&Arc::new(grant)).await
         {
             tracing::debug!(upstream = %peer.settings().id, "an upstream does not say when its tools change");
             return;
@@ -78,7 +84,7 @@ async fn hear(estate: &Estate, peer: &Peer) {
 }
 
 async fn read(estate: &Estate, peer: &Peer) -> Result<Read, Refusal> {
-    let grant = estate.exchange.service(peer.settings(), clock::now()).await?;
+    let grant = Arc::new(estate.exchange.service(peer.settings(), clock::now()).await?);
     let key = grant.key();
     let read = peer.read(&grant).await;
     if matches!(read, Err(Refusal::UpstreamUnauthorized)) {
@@ -87,12 +93,13 @@ async fn read(estate: &Estate, peer: &Peer) -> Result<Read, Refusal> {
     read
 }
 
-fn publish(estate: &Estate, id: &UpstreamId, read: Read) {
+/// Says whether that changed anything that a client can see.
+fn publish(estate: &Estate, id: &UpstreamId, read: Read) -> bool {
     metrics().upstream_up.with([id.as_str()]).set(1);
     let Read { listing, withheld, .. } = read;
     let (tools, prompts, resources) = (listing.tools.len(), listing.prompts.len(), listing.resources.len());
     if !estate.publish(id, listing) {
-        return;
+        return false;
     }
     tracing::info!(upstream = %id, tools, prompts, resources, "read what an upstream offers");
     for (name, why) in withheld {
@@ -101,6 +108,7 @@ fn publish(estate: &Estate, id: &UpstreamId, read: Read) {
     for name in estate.catalogue.load().ambiguous() {
         tracing::warn!(name, "two things claim one name; neither is served");
     }
+    true
 }
 
 /// What was read before stays in use: the calls themselves will find out whether the upstream is there.
@@ -121,7 +129,7 @@ fn pause(ttl: Option<Duration>, refresh: Duration) -> Duration {
 }
 
 /// Between 90 and 110 per cent of `wait`, so that replicas do not ask in step (RC-12).
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     let mut random = [0_u8; 1];
     if rand::fill(&mut random).is_err() {
         return wait;

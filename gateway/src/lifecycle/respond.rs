@@ -31,7 +31,12 @@ pub(super) fn done() -> Response {
 
 /// What the gateway answers in its own name.
 pub(super) fn json(local: Local) -> Response {
-    answer(Answer::local(local))
+    let (mut own, shared) = local.into_parts();
+    if shared.len() > COPIED_BYTES_MAX {
+        return with_body(200, Body::Led(Bytes::from(own), shared));
+    }
+    own.extend_from_slice(&shared);
+    whole(200, Bytes::from(own))
 }
 
 /// An inspected answer.
@@ -105,13 +110,20 @@ pub(super) fn takes_streams(headers: &HeaderMap) -> bool {
 }
 
 fn whole(status: u16, body: Bytes) -> Response {
+    with_body(status, Body::Whole(body))
+}
+
+fn with_body(status: u16, body: Body) -> Response {
     let mut headers = HeaderMap::with_capacity(HEADERS);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Response { status, headers, body: Body::Whole(body) }
+    Response { status, headers, body }
 }
 
 /// Media ranges that a stream of events falls under.
 const STREAM_RANGES: [&[u8]; 3] = [b"text/event-stream", b"text/*", b"*/*"];
+
+/// What is shared and no longer than a TLS record is copied behind what is not: it then goes out in one piece.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
 
 /// Headers of an ordinary answer, those that the edge adds included.
 const HEADERS: usize = 6;

@@ -7,7 +7,7 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
-use super::Head;
+use super::{Head, kept::Allowed};
 use crate::{
     audit::{
         journal::{self, Journal},
@@ -171,6 +171,12 @@ impl Trail {
         Ok(judged?)
     }
 
+    /// What policy said of the call, once it was asked.
+    pub(super) fn allowed(&self) -> Option<Allowed> {
+        let (policy_set, verdict) = self.policy_set.as_ref().zip(self.verdict.as_ref())?;
+        Some(Allowed { policy_set: Arc::clone(policy_set), verdict: Arc::clone(verdict) })
+    }
+
     /// The era to answer in: that of the request, or the one whose errors every client understands.
     pub(super) fn answer_era(&self) -> Era {
         self.era.unwrap_or(Era::Modern)
@@ -205,8 +211,13 @@ impl Trail {
     /// Records that the request was refused: one record each for callers who are known, counted for those who are not,
     /// lest a flood of strangers fill the disk.
     pub(super) fn refused(&self, journal: &Journal, refusal: &Refusal, outside: &Outside) {
-        metrics().refusals.with([outside.code]).increment();
         self.measure(outside.code, Some(outside.rpc));
+        self.note_refused(journal, refusal, outside);
+    }
+
+    /// The same for a part of the request, where the whole goes on.
+    pub(super) fn note_refused(&self, journal: &Journal, refusal: &Refusal, outside: &Outside) {
+        metrics().refusals.with([outside.code]).increment();
         if self.identity.is_none() {
             journal.count_refusal(self.peer.ip(), outside.code);
             return;

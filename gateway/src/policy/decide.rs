@@ -16,6 +16,7 @@ use super::{
     input::{self, Fields},
     parse::{self, Rule},
     reads::Reads,
+    sight::Sight,
     slice::{Principal, Subject, ToolSlice},
     vocabulary::{Inexpressible, Own, Vocabulary, context_of, context_with, id},
 };
@@ -243,6 +244,12 @@ impl Policies {
         verdict.is_ok_and(|verdict| verdict.hides().is_none())
     }
 
+    /// What `caller` gets to see at `now`, for many questions: each is answered as [`Policies::visible`] answers it.
+    #[must_use]
+    pub fn sight<'a>(&'a self, caller: &'a Identity, now: Timestamp) -> Sight<'a> {
+        Sight::new(self, caller, now)
+    }
+
     pub(super) fn slice(&self, caller: &Identity, tool: &Definition) -> Result<Arc<Slice>, Inexpressible> {
         let key = (caller.class, tool.key);
         if let Some(slice) = self.slices.get(&key) {
@@ -254,9 +261,7 @@ impl Policies {
     }
 
     fn cut(&self, caller: &Identity, tool: &Definition) -> Result<Slice, Inexpressible> {
-        let view = self.view(tool);
-        let principal =
-            Principal { uid: self.vocabulary.principal(caller), memberships: self.vocabulary.memberships(caller) };
+        let (view, principal) = (self.view(tool), self.principal(caller));
         let mut slice = Slice {
             entities: self.vocabulary.entities(caller, tool)?,
             principal: principal.uid.clone(),
@@ -285,6 +290,15 @@ impl Policies {
             slice.base = context_of(caller)?;
         }
         Ok(slice)
+    }
+
+    pub(super) fn principal(&self, caller: &Identity) -> Principal {
+        Principal { uid: self.vocabulary.principal(caller), memberships: self.vocabulary.memberships(caller) }
+    }
+
+    /// The places of the policies that can apply.
+    pub(super) fn places(&self, principal: &Principal, tool: &Definition) -> Vec<usize> {
+        self.view(tool).slice.places(principal)
     }
 
     fn view(&self, tool: &Definition) -> Arc<ToolView> {

@@ -33,7 +33,10 @@ pub(crate) fn upstream(id: &str, tools: Vec<TargetRule>) -> Upstream {
         grant: Grant::Nothing,
         discovery: None,
         refresh: Duration::from_secs(60),
+        input: crate::config::Input::default(),
         instructions: false,
+        cache_reads: true,
+        trust_public_cache: false,
         tools,
         prompts: Vec::new(),
         resources: Vec::new(),
@@ -50,6 +53,8 @@ pub(crate) fn tool_rule(pattern: &str, tags: &[&str], requires: &[&str]) -> Targ
         timeout: None,
         idempotent: None,
         durability: None,
+        cache: None,
+        cache_shared: None,
     }
 }
 

@@ -27,6 +27,7 @@ pub mod load;
 mod parse;
 mod reads;
 mod schema;
+mod sight;
 mod slice;
 pub mod test;
 mod vocabulary;
@@ -37,3 +38,4 @@ pub(crate) mod fixtures;
 mod tests;
 
 pub use decide::{Denial, Finding, Permit, Policies, Shadow, Verdict};
+pub use sight::Sight;

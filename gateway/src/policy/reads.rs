@@ -14,14 +14,21 @@ pub(super) struct Reads {
     pub(super) time: bool,
     /// `context.agent`, `context.authn`, `context.tenant`: the same for all calls of a caller.
     pub(super) caller: bool,
+    /// `action` or `resource`, in a condition and not in the scope alone.
+    pub(super) target: bool,
 }
 
 impl Reads {
-    const WHOLE: Self = Self { input: true, time: true, caller: true };
+    const WHOLE: Self = Self { input: true, time: true, caller: true, target: false };
 
     /// Everything that either reads.
     pub(super) const fn and(self, other: Self) -> Self {
-        Self { input: self.input || other.input, time: self.time || other.time, caller: self.caller || other.caller }
+        Self {
+            input: self.input || other.input,
+            time: self.time || other.time,
+            caller: self.caller || other.caller,
+            target: self.target || other.target,
+        }
     }
 }
 
@@ -37,8 +44,10 @@ pub(super) fn reads(expression: &Value) -> Reads {
                     _ => Reads::WHOLE,
                 };
             }
-            if members.get("Var").is_some_and(|variable| variable == "context") {
-                return Reads::WHOLE;
+            match members.get("Var").and_then(Value::as_str) {
+                Some("context") => return Reads::WHOLE,
+                Some("action" | "resource") => return Reads { target: true, ..Reads::default() },
+                Some(_) | None => {}
             }
             members.values().map(reads).fold(Reads::default(), Reads::and)
         }
@@ -120,7 +129,7 @@ mod tests {
     fn what_a_policy_reads_is_seen_through_every_operator() {
         let check = |condition: &str, input, time, caller| {
             let policy = json(&format!("permit(principal, action, resource) when {{ {condition} }};"));
-            assert_eq!(reads(&policy), Reads { input, time, caller }, "{condition}: {policy}");
+            assert_eq!(reads(&policy), Reads { input, time, caller, target: false }, "{condition}: {policy}");
         };
         check("principal.tenant == \"a\"", false, false, false);
         check("context.agent.client_id == \"a\" && context has tenant", false, false, true);
@@ -139,6 +148,19 @@ mod tests {
         check("ip(context.input.a).isLoopback()", true, false, false);
         check("context.input.a like \"x*\"", true, false, false);
         check("context.input.e is User in Group::\"a\"", true, false, false);
+    }
+
+    #[test]
+    fn a_scope_is_no_reading_of_the_target_and_a_condition_is() {
+        for (policy, target) in [
+            ("permit(principal, action == Action::\"a\", resource == Upstream::\"u\");", false),
+            ("permit(principal, action, resource) when { principal.tenant == \"a\" };", false),
+            ("permit(principal, action, resource) when { resource == Upstream::\"u\" };", true),
+            ("forbid(principal, action, resource) unless { action in Action::\"read\" };", true),
+            ("forbid(principal, action, resource) when { principal.a && [resource].contains(principal) };", true),
+        ] {
+            assert_eq!(reads(&json(policy)).target, target, "{policy}");
+        }
     }
 
     #[test]

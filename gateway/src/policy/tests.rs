@@ -352,6 +352,8 @@ fn expression() -> impl Strategy<Value = String> {
         Just("context.input has n".to_owned()),
         Just("context.time.hour == 12".to_owned()),
         Just("context.agent.client_id == \"desk\"".to_owned()),
+        "(write|read)".prop_map(|tag| format!("action in Action::\"{tag}\"")),
+        "(crm|notes)".prop_map(|id| format!("resource == Upstream::\"{id}\"")),
         Just("true".to_owned()),
     ];
     leaf.prop_recursive(3, 12, 2, |inner| {
@@ -442,6 +444,12 @@ proptest! {
             }
             let hidden = matches!(&decision, Err(Denial { refusal: Refusal::ToolUnknown(_), .. }));
             prop_assert_eq!(hidden, !set.visible(who, tool, NOON));
+        }
+        for who in &who {
+            let mut sight = set.sight(who, NOON);
+            for tool in tools.iter().rev().chain(&tools) {
+                prop_assert_eq!(sight.sees(tool), set.visible(who, tool, NOON));
+            }
         }
     }
 

@@ -185,6 +185,26 @@ pub enum Refusal {
     /// The authorization server cannot be reached, or answers nonsense.
     GrantUnavailable(String),
 
+    // ── input: what an upstream asks of the client in the middle of a call ──
+    /// The `requestState` is not one that the gateway gave this caller; why is for the journal (RS-31).
+    RequestStateInvalid(&'static str),
+    /// The `requestState` was not used in time.
+    RequestStateExpired,
+    /// The retry is not the request that the `requestState` was given for.
+    RequestStateMismatch,
+    /// The `requestState` was used already: its call goes on, or has ended.
+    RequestStateUsed,
+    /// The call that waited for this retry is no longer held; whether it acted is unknown, and it is not made again.
+    ContinuationLost,
+    /// The upstream asks for what this client cannot be asked; the field is the ClientCapabilities object.
+    InputUndeclared(Cow<'static, str>),
+    /// The client would not answer what the upstream asks, in a way that no upstream can be told (spec §2.2).
+    InputRefused(String),
+    /// The client did not answer in time what the upstream asks.
+    InputTimeout,
+    /// The upstream asked again and again.
+    InputRoundsExceeded,
+
     // ── audit ──
     /// The record could not be made durable, so nothing is forwarded.
     AuditUnavailable(String),
@@ -331,6 +351,7 @@ impl Refusal {
         | Self::UpstreamUnreachable(why)
         | Self::UpstreamLost(why)
         | Self::UpstreamInvalid(why)
+        | Self::InputRefused(why)
         | Self::ToolUnknown(why)
         | Self::PromptUnknown(why)
         | Self::ResourceUnknown(why)
@@ -338,7 +359,11 @@ impl Refusal {
         {
             return Some(why);
         }
-        if let Self::Bug(what) | Self::Overloaded(what) = self { Some(what) } else { None }
+        if let Self::Bug(what) | Self::Overloaded(what) | Self::RequestStateInvalid(what) = self {
+            Some(what)
+        } else {
+            None
+        }
     }
 
     /// code, HTTP status, JSON-RPC code, retryable.
@@ -384,6 +409,15 @@ impl Refusal {
             Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
             Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
             Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
+            Self::RequestStateInvalid(_) => Row("request_state_invalid", 200, -32602, false),
+            Self::RequestStateExpired => Row("request_state_expired", 200, -32602, false),
+            Self::RequestStateMismatch => Row("request_state_mismatch", 200, -32602, false),
+            Self::RequestStateUsed => Row("request_state_used", 200, -32602, false),
+            Self::ContinuationLost => Row("continuation_lost", 200, -32603, false),
+            Self::InputUndeclared(_) => Row("input_undeclared", 502, 50207, false),
+            Self::InputRefused(_) => Row("input_refused", 502, 50208, false),
+            Self::InputTimeout => Row("input_timeout", 504, 50402, false),
+            Self::InputRoundsExceeded => Row("input_rounds_exceeded", 502, 50209, false),
             Self::AuditUnavailable(_) => Row("audit_unavailable", 503, 50305, true),
             Self::UpstreamUnreachable(_) => Row("upstream_unreachable", 502, 50202, true),
             Self::UpstreamTimeout => Row("upstream_timeout", 504, 50401, false),
@@ -413,6 +447,7 @@ impl Refusal {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: one text a variant")]
     fn message(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::HttpMalformed(why) => {
@@ -466,6 +501,20 @@ impl Refusal {
             Self::CeilingReached { .. } => "a rate ceiling is reached; try again later",
             Self::GrantRefused(_) => "no credential could be obtained for this call's server",
             Self::GrantUnavailable(_) => "the authorization server for this call cannot be used now; try again",
+            Self::RequestStateInvalid(_) => "invalid `requestState`",
+            Self::RequestStateExpired => "this `requestState` has expired: make the call again without it",
+            Self::RequestStateMismatch => "this `requestState` belongs to another request",
+            Self::RequestStateUsed => "this `requestState` was used already",
+            Self::ContinuationLost => "the call that waited for these answers was lost; the outcome is unknown",
+            Self::InputUndeclared(needed) => {
+                return Cow::Owned(format!(
+                    "the server behind this tool asks what this client cannot be asked: {needed}"
+                ));
+            }
+            Self::InputRefused(_) | Self::InputTimeout => {
+                "the client did not provide what the server behind this tool asked"
+            }
+            Self::InputRoundsExceeded => "the server behind this tool asked for more again and again",
             Self::AuditUnavailable(_) => "the call could not be recorded, so it was not made; try again",
             Self::UpstreamUnreachable(_) => "the server behind this tool cannot be reached; the call was not made",
             Self::UpstreamTimeout => "the server behind this tool did not answer in time; the outcome is unknown",

@@ -1,28 +1,60 @@
 //! What does the gateway answer in its own name?
 //!
-//! The JSON text of errors, `initialize`, `server/discover`, lists and `ping`, for each era. It does not decide what is
-//! answered, and it never holds anything that an upstream said besides definitions and instructions.
+//! The JSON text of errors, `initialize`, `server/discover`, lists, `ping` and of what listeners are told, for each era. It
+//! does not decide what is answered, and it never holds anything that an upstream said besides definitions and
+//! instructions.
 
 use std::borrow::Cow;
+
+use bytes::Bytes;
 
 use super::{
     call::{Asker, RequestId},
     json::write_string,
     meta,
     outbound::{IMPLEMENTATION, member, member_text},
+    topics::{Topic, Topics},
     versions,
 };
 use crate::refusal::{Detail, Era, Outside, VERSION};
 
 /// JSON text that this module wrote: a whole JSON-RPC response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Local(Vec<u8>);
+pub struct Local {
+    own: Vec<u8>,
+    shared: Bytes,
+}
 
 impl Local {
     /// The text.
     #[must_use]
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.0
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.own.extend_from_slice(&self.shared);
+        self.own
+    }
+
+    /// The text in two: what is written for this request, and what other answers have too, which is not copied.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<u8>, Bytes) {
+        (self.own, self.shared)
+    }
+}
+
+/// The result of a list and the end of its answer: the same for all who get to see the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared(Bytes);
+
+impl Shared {
+    /// How much that is.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: an answer has an end.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -53,6 +85,8 @@ pub struct Capabilities {
     pub prompts: bool,
     /// `resources`.
     pub resources: bool,
+    /// `resources.subscribe`.
+    pub subscribe: bool,
     /// `completions`.
     pub completions: bool,
     /// `logging`.
@@ -60,18 +94,28 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// The lists of whose changes this caller can be told.
+    #[must_use]
+    pub fn topics(self) -> Topics {
+        let topics = [(Topic::Tools, self.tools), (Topic::Prompts, self.prompts), (Topic::Resources, self.resources)];
+        topics.into_iter().filter(|(_, served)| *served).map(|(topic, _)| topic).collect()
+    }
+
     fn write(self, out: &mut Vec<u8>) {
         member(out, "capabilities", b"{");
-        let Self { tools, prompts, resources, completions, logging } = self;
-        let words = [
-            ("tools", tools),
-            ("prompts", prompts),
-            ("resources", resources),
-            ("completions", completions),
-            ("logging", logging),
+        let Self { tools, prompts, resources, subscribe, completions, logging } = self;
+        // The gateway reads every list again and again, so it can always tell of a change.
+        let (changing, watched) = (br#"{"listChanged":true}"#, br#"{"subscribe":true,"listChanged":true}"#);
+        let words: [(&str, bool, &[u8]); 6] = [
+            ("tools", tools, changing),
+            ("prompts", prompts, changing),
+            ("resources", resources && !subscribe, changing),
+            ("resources", resources && subscribe, watched),
+            ("completions", completions, b"{}"),
+            ("logging", logging, b"{}"),
         ];
-        for (word, _) in words.iter().filter(|(_, served)| *served) {
-            member(out, word, b"{}");
+        for (word, _, what) in words.iter().filter(|(_, served, _)| *served) {
+            member(out, word, what);
         }
         out.push(b'}');
     }
@@ -103,10 +147,6 @@ pub struct Page<'a> {
     pub next_cursor: Option<&'a str>,
     /// Upstreams whose part is missing.
     pub degraded: &'a [Cow<'a, str>],
-    /// How long the answer may be kept.
-    pub ttl_ms: u64,
-    /// By whom.
-    pub cache_scope: CacheScope,
 }
 
 /// A refusal as a JSON-RPC error. Without an id, JSON-RPC 2.0 §5 has `null`, and the modern revision leaves it out (RS-20).
@@ -132,7 +172,7 @@ pub fn error(outside: &Outside, era: Era, id: Option<&RequestId>) -> Local {
     }
     write_detail(&mut out, &outside.detail);
     out.extend_from_slice(b"}}}");
-    Local(out)
+    Local { own: out, shared: Bytes::new() }
 }
 
 fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
@@ -178,15 +218,13 @@ pub fn discover(asker: &Asker, served: &Served<'_>) -> Local {
     end(out)
 }
 
-/// The answer to a list (RS-25, RS-27); the definitions are copied as they are.
+/// What a list shows (RS-25) and the end of its answer, for whoever asks for it; the definitions are copied as they are.
 #[must_use]
-pub fn list(asker: &Asker, page: &Page<'_>) -> Local {
+pub fn page(era: Era, page: &Page<'_>) -> Shared {
     let room: usize = page.definitions.iter().map(|definition| definition.len().saturating_add(1)).sum();
-    let mut out = begin(&asker.id);
-    out.reserve(room.saturating_add(512));
-    if asker.era == Era::Modern {
-        member_text(&mut out, "resultType", "complete");
-    }
+    let mut out = Vec::with_capacity(room.saturating_add(512));
+    // In the modern era `list` has begun the result.
+    out.push(if era == Era::Modern { b',' } else { b'{' });
     member(&mut out, page.member, b"[");
     for (index, definition) in page.definitions.iter().enumerate() {
         if index > 0 {
@@ -198,17 +236,91 @@ pub fn list(asker: &Asker, page: &Page<'_>) -> Local {
     if let Some(cursor) = page.next_cursor {
         member_text(&mut out, "nextCursor", cursor);
     }
-    if asker.era == Era::Modern {
-        write_caching(&mut out, page.ttl_ms, page.cache_scope);
-    }
-    write_meta(&mut out, asker.era, page.degraded);
-    end(out)
+    write_meta(&mut out, era, page.degraded);
+    out.extend_from_slice(b"}}");
+    out.shrink_to_fit();
+    Shared(Bytes::from(out))
 }
 
-/// The answer to `ping` (RL-09).
+/// The answer to a list: `page`, which may be kept for `ttl_ms` by whom `scope` says (RS-27). That runs out while others
+/// are shown the same page, so it stands before it.
+#[must_use]
+pub fn list(asker: &Asker, page: &Shared, ttl_ms: u64, scope: CacheScope) -> Local {
+    let mut own = br#"{"jsonrpc":"2.0""#.to_vec();
+    member(&mut own, "id", asker.id.raw());
+    member(&mut own, "result", b"");
+    if asker.era == Era::Modern {
+        own.push(b'{');
+        member_text(&mut own, "resultType", "complete");
+        write_caching(&mut own, ttl_ms, scope);
+    }
+    Local { own, shared: page.0.clone() }
+}
+
+/// The answer to `ping` (RL-09), and to whatever else has nothing to say but that it was done.
 #[must_use]
 pub fn pong(id: &RequestId) -> Local {
     end(begin(id))
+}
+
+/// The first message to a listener: of what it will be told (RS-33).
+#[must_use]
+pub fn acknowledged(listener: &RequestId, honoured: Topics, uris: &[String]) -> Vec<u8> {
+    let mut out = notice("notifications/subscriptions/acknowledged", Some(listener));
+    member(&mut out, "notifications", b"{");
+    for topic in honoured.iter() {
+        member(&mut out, topic.member(), b"true");
+    }
+    if !uris.is_empty() {
+        member(&mut out, "resourceSubscriptions", &texts(uris));
+    }
+    out.extend_from_slice(b"}}}");
+    out
+}
+
+/// Word that a list has changed. A modern listener is named by its request's id; a legacy one has no name.
+#[must_use]
+pub fn changed(topic: Topic, listener: Option<&RequestId>) -> Vec<u8> {
+    let mut out = notice(topic.notification(), listener);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// Word that a resource has changed.
+#[must_use]
+pub fn updated(uri: &str, listener: Option<&RequestId>) -> Vec<u8> {
+    let mut out = notice("notifications/resources/updated", listener);
+    member_text(&mut out, "uri", uri);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// The answer to `subscriptions/listen`, which ends it gracefully (RS-33).
+#[must_use]
+pub fn listened(listener: &RequestId) -> Vec<u8> {
+    let mut out = begin(listener);
+    member_text(&mut out, "resultType", "complete");
+    let mut own = vec![b'{'];
+    member(&mut own, meta::SUBSCRIPTION_ID, listener.raw());
+    member(&mut own, meta::SERVER_INFO, IMPLEMENTATION);
+    own.push(b'}');
+    member(&mut out, "_meta", &own);
+    end(out).into_bytes()
+}
+
+/// A notification up to the members of its `params`.
+fn notice(method: &str, listener: Option<&RequestId>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
+    member_text(&mut out, "method", method);
+    member(&mut out, "params", b"{");
+    if let Some(id) = listener {
+        let mut own = vec![b'{'];
+        member(&mut own, meta::SUBSCRIPTION_ID, id.raw());
+        own.push(b'}');
+        member(&mut out, "_meta", &own);
+    }
+    out
 }
 
 fn begin(id: &RequestId) -> Vec<u8> {
@@ -221,7 +333,7 @@ fn begin(id: &RequestId) -> Vec<u8> {
 
 fn end(mut out: Vec<u8>) -> Local {
     out.extend_from_slice(b"}}");
-    Local(out)
+    Local { own: out, shared: Bytes::new() }
 }
 
 fn write_caching(out: &mut Vec<u8>, ttl_ms: u64, scope: CacheScope) {

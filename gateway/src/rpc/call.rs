@@ -3,13 +3,16 @@
 //! A [`Call`] owns the bytes that it was read from and knows where everything stands in them. It is made by
 //! [`super::parse`] only, so that whoever holds one knows that every check of the wire has passed.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use bytes::Bytes;
 
 use super::{
-    json::{Document, Index, Kind, Value},
+    canonical,
+    json::{Document, Index, Kind, Value, write_string},
     meta::{LogLevel, Meta},
+    reply::Response,
+    topics::{Topic, Topics},
 };
 use crate::refusal::{Era, Refusal};
 
@@ -19,7 +22,7 @@ pub enum Message {
     /// A request or a notification.
     Call(Call),
     /// A legacy client's answer to a request of ours; accepted with 202 (RL-05).
-    Response,
+    Response(Response),
 }
 
 /// A message that was refused, with what its answer needs.
@@ -76,6 +79,14 @@ pub enum Method {
     ToolsList,
     /// `tools/call`.
     ToolsCall,
+    /// `subscriptions/listen`, modern.
+    SubscriptionsListen,
+    /// `logging/setLevel`, legacy.
+    LoggingSetLevel,
+    /// `resources/subscribe`, legacy.
+    ResourcesSubscribe,
+    /// `resources/unsubscribe`, legacy.
+    ResourcesUnsubscribe,
     /// `prompts/list`.
     PromptsList,
     /// `prompts/get`.
@@ -106,6 +117,10 @@ impl Method {
             ("ping", Era::Legacy) => Some(Self::Ping),
             ("tools/list", _) => Some(Self::ToolsList),
             ("tools/call", _) => Some(Self::ToolsCall),
+            ("subscriptions/listen", Era::Modern) => Some(Self::SubscriptionsListen),
+            ("logging/setLevel", Era::Legacy) => Some(Self::LoggingSetLevel),
+            ("resources/subscribe", Era::Legacy) => Some(Self::ResourcesSubscribe),
+            ("resources/unsubscribe", Era::Legacy) => Some(Self::ResourcesUnsubscribe),
             ("prompts/list", _) => Some(Self::PromptsList),
             ("prompts/get", _) => Some(Self::PromptsGet),
             ("resources/list", _) => Some(Self::ResourcesList),
@@ -131,7 +146,7 @@ impl Method {
     pub const fn naming(self) -> Option<&'static str> {
         match self {
             Self::ToolsCall | Self::PromptsGet => Some("name"),
-            Self::ResourcesRead => Some("uri"),
+            Self::ResourcesRead | Self::ResourcesSubscribe | Self::ResourcesUnsubscribe => Some("uri"),
             Self::CompletionComplete => Some("ref"),
             Self::ServerDiscover
             | Self::Initialize
@@ -140,6 +155,8 @@ impl Method {
             | Self::PromptsList
             | Self::ResourcesList
             | Self::ResourceTemplatesList
+            | Self::SubscriptionsListen
+            | Self::LoggingSetLevel
             | Self::Initialized
             | Self::Cancelled
             | Self::OtherNotification => None,
@@ -155,6 +172,10 @@ impl Method {
             Self::Ping => "ping",
             Self::ToolsList => "tools/list",
             Self::ToolsCall => "tools/call",
+            Self::SubscriptionsListen => "subscriptions/listen",
+            Self::LoggingSetLevel => "logging/setLevel",
+            Self::ResourcesSubscribe => "resources/subscribe",
+            Self::ResourcesUnsubscribe => "resources/unsubscribe",
             Self::PromptsList => "prompts/list",
             Self::PromptsGet => "prompts/get",
             Self::ResourcesList => "resources/list",
@@ -279,6 +300,37 @@ impl Call {
         self.param("cursor")?.text()
     }
 
+    /// `params.requestState`: what a retry echoes (RS-31).
+    #[must_use]
+    pub fn request_state(&self) -> Option<Value<'_>> {
+        self.param("requestState")
+    }
+
+    /// `params.inputResponses`, always an object.
+    #[must_use]
+    pub fn input_responses(&self) -> Option<Value<'_>> {
+        self.param("inputResponses")
+    }
+
+    /// What a retry has to repeat: the method, and every parameter but those of the retry itself and of the envelope, in
+    /// canonical form (mrtr §Server Requirements 5, spec §3.8).
+    #[must_use]
+    pub fn repeated(&self) -> Vec<u8> {
+        let mut out = self.method.as_str().as_bytes().to_vec();
+        let members = self.params().into_iter().flat_map(Value::members);
+        let mut sorted: Vec<_> = members
+            .map(|(name, value)| (name.text().unwrap_or_default(), value))
+            .filter(|(name, _)| !RETRY.contains(&name.as_ref()))
+            .collect();
+        sorted.sort_by(|(left, _), (right, _)| left.cmp(right));
+        for (name, value) in sorted {
+            out.push(b'\n');
+            write_string(&mut out, &name);
+            canonical::write(value, &mut out);
+        }
+        out
+    }
+
     /// `params._meta`.
     #[must_use]
     pub fn meta(&self) -> Meta<'_> {
@@ -311,6 +363,30 @@ impl Call {
         Some(Cancelled { request_id, reason: self.param("reason").and_then(Value::text) })
     }
 
+    /// What `subscriptions/listen` asks for; a member that no revision knows asks for nothing.
+    #[must_use]
+    pub fn filter(&self) -> Option<Filter> {
+        if self.method != Method::SubscriptionsListen {
+            return None;
+        }
+        let asked = self.param("notifications")?;
+        let wanted = |topic: &Topic| asked.get(topic.member()).is_some_and(|wanted| wanted.raw() == b"true");
+        let uris = asked.get("resourceSubscriptions").into_iter().flat_map(Value::elements);
+        Some(Filter {
+            topics: Topic::ALL.into_iter().filter(wanted).collect(),
+            uris: uris.filter_map(Value::text).map(Cow::into_owned).collect(),
+        })
+    }
+
+    /// What `logging/setLevel` carries.
+    #[must_use]
+    pub fn level(&self) -> Option<LogLevel> {
+        if self.method != Method::LoggingSetLevel {
+            return None;
+        }
+        LogLevel::parse(&self.param("level")?.text()?)
+    }
+
     /// What whoever answers must know; nothing for a notification, which has no answer.
     #[must_use]
     pub fn asker(&self) -> Option<Asker> {
@@ -323,6 +399,15 @@ impl Call {
             log_level: meta.log_level.and_then(Value::text).and_then(|word| LogLevel::parse(&word)),
         })
     }
+}
+
+/// What a listener wants to hear of (RS-33).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// The lists of whose changes it wants to be told.
+    pub topics: Topics,
+    /// The resources of whose changes it wants to be told.
+    pub uris: BTreeSet<String>,
 }
 
 /// `params.ref` of `completion/complete` (RS-35).
@@ -372,6 +457,9 @@ pub struct Asker {
     /// The least severe log message it wants, where it wants any.
     pub log_level: Option<LogLevel>,
 }
+
+/// Members of `params` that differ from one retry to the next.
+const RETRY: &[&str] = &["inputResponses", "requestState", "_meta"];
 
 /// Ids go into the journal and into spans.
 const ID_BYTES_MAX: usize = 256;

@@ -19,6 +19,8 @@ pub const METHOD: &str = "mcp-method";
 pub const NAME: &str = "mcp-name";
 /// `Mcp-Session-Id`, legacy.
 pub const SESSION_ID: &str = "mcp-session-id";
+/// The event after which a stream goes on.
+pub const LAST_EVENT_ID: &str = "last-event-id";
 /// What the headers start with that mirror arguments.
 pub const PARAM_PREFIX: &str = "mcp-param-";
 
@@ -68,6 +70,15 @@ pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
 #[must_use]
 pub fn mirrors_any(headers: &HeaderMap) -> bool {
     [METHOD, NAME].iter().any(|name| headers.contains_key(*name))
+}
+
+/// The last event that a client got of a stream which it comes back to (RL-08); what cannot be read names none.
+#[must_use]
+pub fn last_event_id(headers: &HeaderMap) -> Option<&str> {
+    match Field::of(headers, LAST_EVENT_ID) {
+        Field::Text(id) => Some(id),
+        Field::Absent | Field::Unreadable => None,
+    }
 }
 
 /// The member of `params` that `Mcp-Name` mirrors for `method` (RS-13).

@@ -116,6 +116,21 @@ impl Document {
         &self.text
     }
 
+    /// The same with a copy of its own of the text, and no more room than it needs: whoever keeps it for long keeps
+    /// nothing else alive.
+    #[must_use]
+    pub fn compact(mut self) -> Self {
+        self.text = Bytes::copy_from_slice(&self.text);
+        self.nodes.shrink_to_fit();
+        self
+    }
+
+    /// The memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.len().saturating_add(self.nodes.capacity().saturating_mul(size_of::<Node>()))
+    }
+
     /// The value that [`Value::index`] named.
     #[must_use]
     pub fn at(&self, index: Index) -> Value<'_> {
@@ -172,6 +187,21 @@ impl<'a> Value<'a> {
     #[must_use]
     pub fn raw_bytes(self) -> Bytes {
         self.document.text.slice_ref(self.raw())
+    }
+
+    /// This value as a document of its own, sharing the text.
+    #[must_use]
+    pub fn detached(self) -> Document {
+        let node = self.node();
+        let end = node.next.max(self.index.saturating_add(1));
+        let nodes = self.document.nodes.get(self.index as usize..end as usize).unwrap_or_default();
+        let moved = |node: &Node| Node {
+            start: node.start.saturating_sub(self.node().start),
+            end: node.end.saturating_sub(self.node().start),
+            next: node.next.saturating_sub(self.index),
+            ..*node
+        };
+        Document { text: self.raw_bytes(), nodes: nodes.iter().map(moved).collect() }
     }
 
     /// The members of an object, in the order written; nothing for any other kind.

@@ -15,6 +15,8 @@ pub const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilitie
 pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 /// The least severe log message that the client wants for this request (RS-34).
 pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+/// Which `subscriptions/listen` a message belongs to: the client's id of it (RS-33).
+pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 /// What the server calls itself, in a modern result (RS-18).
 pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 /// The handle of progress notifications.
@@ -27,6 +29,9 @@ pub const TRACESTATE: &str = "tracestate";
 pub const BAGGAGE: &str = "baggage";
 /// Upstreams whose part of a list is missing.
 pub const DEGRADED: &str = "dev.tollgate/degraded";
+
+/// Who failed, in a result that the gateway wrote.
+pub const ERROR: &str = "dev.tollgate/error";
 
 /// Names that the gateway writes itself, or drops; the client's values never travel up.
 pub const OWNED: &[&str] =

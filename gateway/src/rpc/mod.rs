@@ -6,6 +6,7 @@
 pub mod answers;
 pub mod batch;
 mod call;
+mod capabilities;
 pub mod canonical;
 pub mod definition_json;
 pub mod headers;
@@ -17,11 +18,14 @@ pub mod outbound;
 mod parse;
 pub mod reply;
 pub mod sse;
+mod topics;
 pub mod uris;
 pub mod versions;
 
-pub use call::{Asker, Call, Cancelled, Initialize, Message, Method, Reference, Rejected, RequestId};
+pub use call::{Asker, Call, Cancelled, Filter, Initialize, Message, Method, Reference, Rejected, RequestId};
+pub use capabilities::Capabilities;
 pub use parse::parse;
+pub use topics::{Topic, Topics};
 
 pub use crate::refusal::Era;
 

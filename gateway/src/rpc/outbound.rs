@@ -3,10 +3,13 @@
 //! Requests are built here, never copied: our id, the original name, the bytes of `arguments` that policy judged, and a
 //! `_meta` of which the gateway owns its part. It does not send, and it does not know credentials.
 
+use bytes::Bytes;
+
 use super::{
     call::{Call, RequestId},
     json::{Value, write_string},
     meta::{self, LogLevel},
+    topics::Topic,
     versions,
 };
 use crate::refusal::Era;
@@ -31,6 +34,17 @@ pub struct Outgoing<'a> {
     pub client_info: Option<&'a [u8]>,
     /// The least severe log message wanted.
     pub log_level: Option<LogLevel>,
+    /// What a retry brings, where this is one.
+    pub retry: Option<&'a Retry>,
+}
+
+/// What a call brings when it is made again, because a modern upstream asked for input (RC-09).
+#[derive(Debug, Clone, Default)]
+pub struct Retry {
+    /// The upstream's own state, as JSON text; left out where it gave none.
+    pub state: Option<Bytes>,
+    /// The answers, by the upstream's keys, as JSON text.
+    pub responses: Vec<(String, Bytes)>,
 }
 
 impl<'a> Outgoing<'a> {
@@ -46,6 +60,7 @@ impl<'a> Outgoing<'a> {
             capabilities: "{}",
             client_info: None,
             log_level: None,
+            retry: None,
         }
     }
 
@@ -71,14 +86,30 @@ pub fn call(outgoing: &Outgoing<'_>, original: &str, call: &Call) -> Vec<u8> {
             }
             continue;
         }
-        // `task` asks a legacy server for a task, which the gateway does not declare; `_meta` is its own.
-        if !name.is("_meta") && !name.is("task") {
+        // `task` asks a legacy server for a task, which the gateway does not declare; the others are its own.
+        if !["_meta", "task", "requestState", "inputResponses"].iter().any(|own| name.is(own)) {
             member_raw(&mut out, name.raw(), value.raw());
         }
+    }
+    if let Some(retry) = outgoing.retry {
+        write_retry(&mut out, retry);
     }
     write_meta(&mut out, outgoing, Some(call));
     out.extend_from_slice(b"}}");
     out
+}
+
+fn write_retry(out: &mut Vec<u8>, retry: &Retry) {
+    if !retry.responses.is_empty() {
+        member(out, "inputResponses", b"{");
+        for (key, response) in &retry.responses {
+            member(out, key, response);
+        }
+        out.push(b'}');
+    }
+    if let Some(state) = &retry.state {
+        member(out, "requestState", state);
+    }
 }
 
 fn write_reference(out: &mut Vec<u8>, original: &str, reference: Value<'_>) {
@@ -115,12 +146,53 @@ pub fn discover(outgoing: &Outgoing<'_>) -> Vec<u8> {
     out
 }
 
-/// `subscriptions/listen` for changes of the list of tools, in the gateway's own name (RC-15).
+/// `subscriptions/listen` for changes of every list, in the gateway's own name (RC-15).
 #[must_use]
 pub fn listen(outgoing: &Outgoing<'_>) -> Vec<u8> {
     let mut out = begin(Some(outgoing.id), "subscriptions/listen", 0);
-    out.extend_from_slice(br#","params":{"notifications":{"toolsListChanged":true}"#);
+    out.extend_from_slice(br#","params":{"notifications":{"#);
+    for topic in Topic::ALL {
+        member(&mut out, topic.member(), b"true");
+    }
+    out.push(b'}');
     write_meta(&mut out, outgoing, None);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `subscriptions/listen` for changes of these resources (RC-15).
+#[must_use]
+pub fn watch(outgoing: &Outgoing<'_>, uris: &[&str]) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "subscriptions/listen", 0);
+    out.extend_from_slice(br#","params":{"notifications":{"resourceSubscriptions":["#);
+    for (index, uri) in uris.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_string(&mut out, uri);
+    }
+    out.extend_from_slice(b"]}");
+    write_meta(&mut out, outgoing, None);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// A request about one resource: `resources/subscribe` or `resources/unsubscribe` of a legacy session.
+#[must_use]
+pub fn about(outgoing: &Outgoing<'_>, method: &str, uri: &str) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), method, 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "uri", uri);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `logging/setLevel` of a legacy session.
+#[must_use]
+pub fn set_level(outgoing: &Outgoing<'_>, level: LogLevel) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "logging/setLevel", 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "level", level.as_str());
     out.extend_from_slice(b"}}");
     out
 }
@@ -167,8 +239,55 @@ pub fn pong(id: &RequestId) -> Vec<u8> {
 /// The answer to any other request of an upstream: no capability was declared that would allow it.
 #[must_use]
 pub fn method_not_found(id: &RequestId) -> Vec<u8> {
+    failure(id, -32601, "method not found")
+}
+
+/// A client's answer to a request of an upstream, passed on: its result or its error, as JSON text.
+#[must_use]
+pub fn response(id: &RequestId, outcome: Result<&[u8], &[u8]>) -> Vec<u8> {
     let mut out = respond(id);
-    out.extend_from_slice(br#","error":{"code":-32601,"message":"method not found"}}"#);
+    match outcome {
+        Ok(result) => member(&mut out, "result", result),
+        Err(error) => member(&mut out, "error", error),
+    }
+    out.push(b'}');
+    out
+}
+
+/// The answer to a request of an upstream whose parameters are not those of its method.
+#[must_use]
+pub fn invalid_params(id: &RequestId) -> Vec<u8> {
+    failure(id, -32602, "invalid params")
+}
+
+/// An error of the gateway's own in answer to a request of an upstream.
+#[must_use]
+pub fn failure(id: &RequestId, code: i64, message: &str) -> Vec<u8> {
+    let mut out = respond(id);
+    member(&mut out, "error", b"{");
+    member(&mut out, "code", code.to_string().as_bytes());
+    member_text(&mut out, "message", message);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `notifications/elicitation/complete` for a legacy client.
+#[must_use]
+pub fn elicitation_complete(elicitation_id: &str) -> Vec<u8> {
+    let mut out = begin(None, "notifications/elicitation/complete", 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "elicitationId", elicitation_id);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `notifications/cancelled` for a request of ours to a legacy client, which its upstream no longer wants answered.
+#[must_use]
+pub fn withdrawn(id: &str) -> Vec<u8> {
+    let mut out = begin(None, "notifications/cancelled", 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "requestId", id);
+    out.extend_from_slice(b"}}");
     out
 }
 

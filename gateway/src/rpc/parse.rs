@@ -15,6 +15,8 @@ use super::{
     json::{Bounds, Document, Kind, Value},
     lookalike,
     meta::{self, LogLevel, Meta},
+    reply::Inbound,
+    topics::Topic,
     versions,
 };
 use crate::{
@@ -42,7 +44,13 @@ pub fn parse(headers: &HeaderMap, body: Bytes, limits: &Limits) -> Result<Messag
     let (method, params) = match envelope {
         Envelope::Response => {
             return match claims.era() {
-                Era::Legacy => Ok(Message::Response),
+                Era::Legacy => match Inbound::of(document) {
+                    Ok(Inbound::Response(response)) => Ok(Message::Response(response)),
+                    Ok(Inbound::Notification(_) | Inbound::Request(_)) | Err(_) => {
+                        let refusal = Refusal::NotARequest("a response that is neither a result nor an error");
+                        Err(Rejected { refusal, id, era: Era::Legacy })
+                    }
+                },
                 Era::Modern => {
                     let refusal = Refusal::NotARequest("a response, which clients of this revision do not send");
                     Err(Rejected { refusal, id, era: Era::Modern })
@@ -285,8 +293,9 @@ impl Asked<'_> {
             Method::PromptsGet => self.prompts_get_params()?,
             Method::ResourcesRead => {
                 self.named("uri", URI_BYTES_MAX)?;
-                self.fresh()?;
+                self.retry_params()?;
             }
+            Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => self.named("uri", URI_BYTES_MAX)?,
             Method::CompletionComplete => self.completion_params()?,
             Method::ToolsList | Method::PromptsList | Method::ResourcesList | Method::ResourceTemplatesList => {
                 if self.param("cursor").is_some_and(|cursor| cursor.kind() != Kind::String) {
@@ -294,6 +303,12 @@ impl Asked<'_> {
                 }
             }
             Method::Initialize => self.initialize_params()?,
+            Method::SubscriptionsListen => self.listen_params()?,
+            Method::LoggingSetLevel => {
+                if self.param("level").and_then(Value::text).and_then(|word| LogLevel::parse(&word)).is_none() {
+                    return invalid("`level` is not one of the eight levels");
+                }
+            }
             Method::Cancelled => {
                 if self.param("requestId").and_then(RequestId::of).is_none() {
                     return Ok(Method::OtherNotification);
@@ -326,7 +341,7 @@ impl Asked<'_> {
 
     fn tools_call_params(&self) -> Result<(), Refusal> {
         self.named("name", NAME_BYTES_MAX)?;
-        self.fresh()?;
+        self.retry_params()?;
         let Some(arguments) = self.param("arguments") else { return Ok(()) };
         if !arguments.is_object() {
             return invalid("`arguments` is not an object");
@@ -337,10 +352,29 @@ impl Asked<'_> {
         Ok(())
     }
 
+    fn listen_params(&self) -> Result<(), Refusal> {
+        let Some(asked) = self.param("notifications").filter(|asked| asked.is_object()) else {
+            return invalid("`notifications` is missing or not an object");
+        };
+        let flag = |topic: Topic| asked.get(topic.member()).is_none_or(|wanted| wanted.kind() == Kind::Bool);
+        if !Topic::ALL.into_iter().all(flag) {
+            return invalid("a member of `notifications` is not true or false");
+        }
+        let Some(uris) = asked.get("resourceSubscriptions") else { return Ok(()) };
+        let fits = |uri: Value<'_>| uri.text().is_some_and(|uri| !uri.is_empty() && uri.len() <= URI_BYTES_MAX);
+        if uris.kind() != Kind::Array || !uris.elements().all(fits) {
+            return invalid("`resourceSubscriptions` is not a list of URIs, or one of them is too long");
+        }
+        if uris.elements().count() > SUBSCRIPTIONS_MAX {
+            return invalid("`resourceSubscriptions` is too long");
+        }
+        Ok(())
+    }
+
     /// A prompt's arguments are strings (MCP server/prompts).
     fn prompts_get_params(&self) -> Result<(), Refusal> {
         self.named("name", NAME_BYTES_MAX)?;
-        self.fresh()?;
+        self.retry_params()?;
         let Some(arguments) = self.param("arguments") else { return Ok(()) };
         if !arguments.is_object() || arguments.members().any(|(_, value)| value.kind() != Kind::String) {
             return invalid("`arguments` is not an object of strings");
@@ -384,10 +418,13 @@ impl Asked<'_> {
         }
     }
 
-    /// No `input_required` was ever sent, so a state is forged (RS-31).
-    fn fresh(&self) -> Result<(), Refusal> {
-        if self.param("requestState").is_some() || self.param("inputResponses").is_some() {
-            return invalid("`requestState` is not one that this gateway gave out");
+    /// What a retry brings; whether it may is found out with what it is about (RS-31).
+    fn retry_params(&self) -> Result<(), Refusal> {
+        if self.param("requestState").is_some_and(|state| state.kind() != Kind::String) {
+            return invalid("`requestState` is not a string");
+        }
+        if self.param("inputResponses").is_some_and(|responses| !responses.is_object()) {
+            return invalid("`inputResponses` is not an object");
         }
         Ok(())
     }
@@ -425,6 +462,8 @@ fn names_collide(arguments: Value<'_>) -> bool {
     folded.iter().zip(folded.iter().skip(1)).any(|(one, other)| one == other)
 }
 
+/// Resources that one listener may watch.
+const SUBSCRIPTIONS_MAX: usize = 64;
 /// Members of `params` that mean something to some revision.
 const PARAMS: &[&str] = &[
     "name",
@@ -444,6 +483,8 @@ const PARAMS: &[&str] = &[
     "clientInfo",
     "requestId",
     "reason",
+    "notifications",
+    "level",
 ];
 /// As much of an unknown version as goes back in the error.
 const VERSION_CHARS_MAX: usize = 64;

@@ -29,7 +29,14 @@ impl Inbound {
     /// # Errors
     /// What is wrong with it, for the journal; it holds nothing of the message.
     pub fn parse(text: Bytes, bounds: &Bounds) -> Result<Self, &'static str> {
-        let document = Document::parse(text, bounds)?;
+        Self::of(Document::parse(text, bounds)?)
+    }
+
+    /// What kind of message a text is that was read already.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn of(document: Document) -> Result<Self, &'static str> {
         let root = document.root();
         if !root.is_object() {
             return Err("a message that is not one JSON-RPC object");
@@ -123,7 +130,7 @@ impl Response {
         }
     }
 
-    /// Which request this answers, where it says so.
+    /// The id that it answers to.
     #[must_use]
     pub const fn id(&self) -> Option<&RequestId> {
         self.id.as_ref()
@@ -138,6 +145,19 @@ impl Response {
             Body::Result(index) => Ok(self.document.at(index)),
             Body::Error { error, code } => Err(RpcError { code, error: self.document.at(error) }),
         }
+    }
+
+    /// The same, to be kept for long.
+    #[must_use]
+    pub fn compact(mut self) -> Self {
+        self.document = self.document.compact();
+        self
+    }
+
+    /// The memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.document.bytes()
     }
 
     /// The message as it came.
@@ -185,6 +205,12 @@ impl ServerRequest {
     #[must_use]
     pub fn method(&self) -> Cow<'_, str> {
         self.document.root().get("method").and_then(Value::text).unwrap_or_default()
+    }
+
+    /// `params`.
+    #[must_use]
+    pub fn params(&self) -> Option<Value<'_>> {
+        self.document.root().get("params")
     }
 }
 

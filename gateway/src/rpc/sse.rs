@@ -146,6 +146,21 @@ pub fn message(json: &[u8]) -> Bytes {
     Bytes::from(out)
 }
 
+/// The same event under an id, by which a client can come back to it (WHATWG HTML §9.2.4).
+#[must_use]
+pub fn with_id(id: &str, event: &[u8]) -> Bytes {
+    Bytes::from([b"id: ", id.as_bytes(), b"\n", event].concat())
+}
+
+/// An event without a message, which only says where a stream begins and how long to wait before coming back to it.
+#[must_use]
+pub fn priming(id: &str) -> Bytes {
+    Bytes::from(format!("id: {id}\nretry: {RETRY_MS}\ndata:\n\n"))
+}
+
+/// Long enough that clients that have lost their streams do not come back in one rush.
+const RETRY_MS: u32 = 1_000;
+
 const EVENT_START: &[u8] = b"event: message\ndata: ";
 
 #[cfg(test)]

@@ -38,7 +38,12 @@ pub(super) fn limits() -> Limits {
         calls_max: 100,
         sessions_max: 100,
         session_idle: Duration::from_secs(600),
+        list_cache_bytes: 1 << 20,
+        result_cache_bytes: 1 << 20,
         children_max: 4,
+        listeners_max: 100,
+        holds_max: 16,
+        hold_max: Duration::from_secs(60),
     }
 }
 
@@ -225,7 +230,8 @@ fn rs_16_rs_10_rs_11_rs_13_modern_checks_stand_in_this_order() {
         // 13.
         (all.to_vec(), &modern("tools/call", r#","name":"echo","arguments":7"#), -32602),
         (vec![VERSION, method], &modern("tools/call", ""), -32602),
-        (all.to_vec(), &modern("tools/call", r#","name":"echo","requestState":"forged""#), -32602),
+        (all.to_vec(), &modern("tools/call", r#","name":"echo","requestState":1"#), -32602),
+        (all.to_vec(), &modern("tools/call", r#","name":"echo","inputResponses":[]"#), -32602),
     ] {
         check(&fields, body, rpc, Era::Modern);
     }
@@ -289,8 +295,8 @@ fn rl_01_rl_02_legacy_versions_are_negotiated_named_or_assumed() {
 fn rl_05_posted_responses_are_accepted_of_legacy_clients_only() {
     let body = r#"{"jsonrpc":"2.0","id":"srv-1","result":{}}"#;
     let parsed = |fields: &[(&str, &str)]| parse(&headers(fields), Bytes::from_static(body.as_bytes()), &limits());
-    assert!(matches!(parsed(&[]), Ok(Message::Response)));
-    assert!(matches!(parsed(&[("MCP-Protocol-Version", "2025-11-25")]), Ok(Message::Response)));
+    assert!(matches!(parsed(&[]), Ok(Message::Response(_))));
+    assert!(matches!(parsed(&[("MCP-Protocol-Version", "2025-11-25")]), Ok(Message::Response(_))));
     check(&[VERSION], body, -32600, Era::Modern);
 }
 
@@ -390,24 +396,20 @@ fn what_the_gateway_answers_itself() {
         cache_scope: CacheScope::Private,
     };
     let tools = [br#"{"name":"a"}"#.to_vec(), br#"{"name":"b"}"#.to_vec()];
-    let page = Page {
-        member: "tools",
-        definitions: &tools,
-        next_cursor: Some("n"),
-        degraded: &degraded,
-        ttl_ms: 0,
-        cache_scope: CacheScope::Private,
-    };
+    let page = Page { member: "tools", definitions: &tools, next_cursor: Some("n"), degraded: &degraded };
     let last = Page { next_cursor: None, degraded: &[], definitions: &[], ..page };
+    let list = |asker: &crate::rpc::Asker, page: &Page<'_>| {
+        answers::list(asker, &answers::page(asker.era, page), 30_000, CacheScope::Private)
+    };
     let error = |refusal: Refusal, era| answers::error(&refusal.outside(era), era, Some(&modern_asker.id));
     insta::assert_snapshot!(
         [
             answers::initialize(&legacy_asker, &served),
             answers::discover(&modern_asker, &served),
-            answers::list(&modern_asker, &page),
-            answers::list(&legacy_asker, &page),
-            answers::list(&modern_asker, &last),
-            answers::list(&legacy_asker, &last),
+            list(&modern_asker, &page),
+            list(&legacy_asker, &page),
+            list(&modern_asker, &last),
+            list(&legacy_asker, &last),
             answers::pong(&legacy_asker.id),
             error(Refusal::CapabilityMissing(r#"{"sampling":{}}"#.into()), Era::Modern),
             error(Refusal::ScopeInsufficient(vec!["a:b".to_owned(), "c".to_owned()]), Era::Modern),

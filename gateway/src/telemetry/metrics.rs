@@ -58,6 +58,10 @@ pub struct Metrics {
     pub grant_cache: Family<Counter, 1>,
     /// Looks into the cache of verified tokens, by outcome (`hit`, `miss`).
     pub token_cache: Family<Counter, 1>,
+    /// Looks for what was answered before, by what ([`names::CACHE`]) and outcome (`hit`, `miss`).
+    pub answer_cache: Family<Counter, 2>,
+    /// Bytes of lists that went out, by whether they were written for it (`miss`) or had been before (`hit`).
+    pub list_bytes: Family<Counter, 1>,
     /// Readings of issuers' keys, by issuer and outcome (`ok`, `failed`).
     pub key_fetches: Family<Counter, 2>,
     /// 1 where the upstream answers, 0 where not; by upstream.
@@ -74,6 +78,12 @@ pub struct Metrics {
     pub calls: Gauge,
     /// Legacy sessions, ours to clients.
     pub sessions: Gauge,
+    /// Streams on which clients wait for changes.
+    pub listeners: Gauge,
+    /// Calls held at legacy upstreams until a modern client answers.
+    pub holds: Gauge,
+    /// Times that clients were asked something in the middle of a call, by upstream.
+    pub input_rounds: Family<Counter, 1>,
 }
 
 /// What tells one kind of operation from another, in the order of the labels of [`Metrics::server`].
@@ -108,6 +118,7 @@ impl Metrics {
     pub(super) fn all(&self) -> Vec<Metric<'_>> {
         let mut all = self.of_protocol();
         all.extend(self.of_gateway());
+        all.extend(self.of_room());
         all
     }
 
@@ -168,6 +179,13 @@ impl Metrics {
             Metric::family("tollgate.exchange.cache", "Looks into the grant cache.", &OUTCOME, &self.grant_cache),
             Metric::family("tollgate.identity.cache", "Looks for a verified token.", &OUTCOME, &self.token_cache),
             Metric::family(
+                "tollgate.answers.cache",
+                "Looks for what was answered before.",
+                &[names::CACHE, names::OUTCOME],
+                &self.answer_cache,
+            ),
+            Metric::family("tollgate.lists.bytes", "Bytes of lists that went out.", &OUTCOME, &self.list_bytes),
+            Metric::family(
                 "tollgate.identity.key_fetches",
                 "Readings of issuers' keys.",
                 &[names::ISSUER, names::OUTCOME],
@@ -186,10 +204,24 @@ impl Metrics {
                 &self.upstream_dropped,
             ),
             Metric::one("tollgate.tripwire", "Credentials stopped on their way out.", &self.tripwire),
+        ]
+    }
+
+    /// What is open, under way or held at this moment.
+    fn of_room(&self) -> Vec<Metric<'_>> {
+        vec![
             Metric::one("tollgate.connections", "Client connections open.", &self.connections),
             Metric::one("tollgate.connections.refused", "Client connections refused.", &self.connections_refused),
             Metric::one("tollgate.calls", "Calls in flight.", &self.calls),
             Metric::one("tollgate.sessions", "Legacy sessions.", &self.sessions),
+            Metric::one("tollgate.listeners", "Streams on which clients wait for changes.", &self.listeners),
+            Metric::one("tollgate.holds", "Calls held until a client answers.", &self.holds),
+            Metric::family(
+                "tollgate.input.rounds",
+                "Times that clients were asked something.",
+                &[names::UPSTREAM],
+                &self.input_rounds,
+            ),
         ]
     }
 }

@@ -57,6 +57,8 @@ pub const GRANT_STRATEGY: &str = "tollgate.grant.strategy";
 pub const AGENT: &str = "tollgate.agent.id";
 /// How an attempt ended: `ok` or `failed`, `hit` or `miss`, `allow` or `deny`.
 pub const OUTCOME: &str = "tollgate.outcome";
+/// What was looked for among answers: `view` who sees what, `page` a part of a list, `read` a resource, `tool` a result.
+pub const CACHE: &str = "tollgate.cache";
 /// The id of a policy.
 pub const POLICY: &str = "tollgate.policy.id";
 /// Whether a policy on trial would have changed the decision.

@@ -15,9 +15,11 @@ use super::{
 };
 use crate::{
     catalog::{Definition, Kind, Listing, Offer},
+    clock,
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
+        Capabilities, Topics,
         json::{self, Value},
         outbound,
         reply::{Inbound, Response},
@@ -57,6 +59,12 @@ impl Peer {
     /// What is known of the upstream is to be found out anew, soon.
     pub fn shake(&self) {
         self.shaken.notify_one();
+    }
+
+    /// The lists of which the upstream has said, since this was last asked, that they have changed.
+    #[must_use]
+    pub fn said(&self) -> Topics {
+        std::mem::take(&mut *self.said.lock())
     }
 
     /// Returns when somebody has shaken the trust in what is known.
@@ -120,7 +128,8 @@ impl Peer {
     /// # Errors
     /// Every refusal that an upstream can cause, as far as its tools are concerned; another list that cannot be read is
     /// told and left out.
-    pub async fn read(&self, grant: &Grant) -> Result<Read, Refusal> {
+    pub async fn read(&self, grant: &Arc<Grant>) -> Result<Read, Refusal> {
+        let asked = clock::instant();
         let spoken = self.detect(grant).await?;
         let offer = Box::pin(self.offered(grant, spoken)).await?;
         let mut read = Read::default();
@@ -141,15 +150,15 @@ impl Peer {
             }
         }
         read.listing.offer = Some(offer);
+        self.vouched.store(read.ttl.and_then(|ttl| asked.checked_add(ttl)).map(Arc::new));
         Ok(read)
     }
 
     /// What the upstream says that it serves.
-    async fn offered(&self, grant: &Grant, spoken: Spoken) -> Result<Offer, Refusal> {
+    async fn offered(&self, grant: &Arc<Grant>, spoken: Spoken) -> Result<Offer, Refusal> {
         if spoken.era == Era::Legacy {
-            let key =
-                Key { principal: [0; 32], generation: grant.generation(), capabilities: super::CAPABILITIES_NONE };
-            return Ok(self.sessions.take(&key, Box::pin(self.begin(grant))).await?.offer.clone());
+            let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
+            return Ok(self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?.offer.clone());
         }
         let id = self.next_id();
         let body = outbound::discover(&outbound::Outgoing::own(id, spoken.version));
@@ -163,7 +172,12 @@ impl Peer {
     }
 
     /// Reads all pages of one list.
-    async fn read_all(&self, grant: &Grant, (spoken, kind): (Spoken, Kind), read: &mut Read) -> Result<(), Refusal> {
+    async fn read_all(
+        &self,
+        grant: &Arc<Grant>,
+        (spoken, kind): (Spoken, Kind),
+        read: &mut Read,
+    ) -> Result<(), Refusal> {
         let (method, member) = kind.list();
         let mut cursor: Option<String> = None;
         for _page in 0..PAGES_MAX {
@@ -215,7 +229,7 @@ impl Peer {
 
     async fn page(
         &self,
-        grant: &Grant,
+        grant: &Arc<Grant>,
         spoken: Spoken,
         method: &str,
         cursor: Option<&str>,
@@ -227,11 +241,11 @@ impl Peer {
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, None)).await?;
             return self.list_response(&mut answered, method, id).await;
         }
-        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: super::CAPABILITIES_NONE };
+        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
-            let (id, spoken) = (self.next_id(), Spoken { era: Era::Legacy, version: session.version });
+            let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?;
+            let (id, spoken) = (self.next_id(), session.spoken());
             let body = outbound::list(&outbound::Outgoing::own(id, session.version), method, cursor);
             let headers = self.headers(spoken, method, None);
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await?;

@@ -107,6 +107,13 @@ impl<W> Links<W> {
         }
     }
 
+    /// Ends the link with this name.
+    pub(super) fn end(&self, name: Option<&HeaderValue>) {
+        if let Some(link) = name.and_then(|name| self.find(name)) {
+            link.end();
+        }
+    }
+
     /// Ends all links, and waits until they have let go of their seats.
     pub(super) async fn close(&self) {
         let open = std::mem::take(&mut *self.open.lock());

@@ -11,6 +11,7 @@ mod routes;
 mod session;
 mod sse;
 mod stdio;
+mod subscription;
 mod transport;
 mod warden;
 mod watch;
@@ -19,19 +20,24 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use session::{Key, Session, Sessions};
+use parking_lot::Mutex;
+use session::{FAREWELLS_MAX, Farewell, Key, Session, Sessions};
 use sse::Sse;
 use stdio::Stdio;
-use tokio::{runtime::Handle, sync::Notify};
+pub use subscription::{Wanted, Watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+};
 pub use transport::Messages;
 use transport::{Address, Answered, Outgoing, Reading, Transport, Undelivered};
 use warden::Warden;
@@ -47,11 +53,12 @@ use crate::{
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::{
-        Call, headers,
+        Call, Capabilities, Topics, headers,
         json::{Bounds, Value},
         meta::LogLevel,
-        mirrors, outbound,
-        reply::{Inbound, Response},
+        mirrors,
+        outbound::{self, Retry},
+        reply::{Inbound, Response, ServerRequest},
         versions,
     },
     secret::{Secret, Tripwire},
@@ -82,7 +89,7 @@ impl Upstreams {
                 }
                 config::Transport::Stdio(program) => Transport::Stdio(Stdio::new(id, program, limits, &warden)),
             };
-            peers.insert(id.clone(), Arc::new(Peer::new(Arc::clone(settings), transport, limits)));
+            peers.insert(id.clone(), Arc::new(Peer::new(Arc::clone(settings), Arc::new(transport), limits)));
         }
         Ok(Self { peers })
     }
@@ -147,14 +154,20 @@ pub struct Spoken {
 #[derive(Debug)]
 pub struct Peer {
     settings: Arc<Upstream>,
-    transport: Transport,
+    transport: Arc<Transport>,
     bounds: Bounds,
     reply_bytes_max: usize,
     event_bytes_max: usize,
     spoken: ArcSwapOption<Spoken>,
     sessions: Sessions,
+    farewells: Arc<Semaphore>,
     ids: AtomicU64,
     shaken: Notify,
+    said: Mutex<Topics>,
+    /// Counts the changes that it told of: part of every key of what is kept of its answers.
+    changes: AtomicU64,
+    /// Until when it vouches for what it listed.
+    vouched: ArcSwapOption<Instant>,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -170,6 +183,10 @@ pub struct Passage<'a> {
     pub unrecognised: &'a [(HeaderName, HeaderValue)],
     /// The least severe log message that the client wants.
     pub log_level: Option<LogLevel>,
+    /// What the client can do for this upstream.
+    pub capabilities: Capabilities,
+    /// What a retry brings.
+    pub retry: Option<&'a Retry>,
     /// Our own span, as `traceparent`.
     pub traceparent: Option<&'a str>,
     /// The caller's `tracestate`, unchanged.
@@ -197,12 +214,13 @@ pub struct Reply {
     /// The HTTP status of the answer.
     pub status: StatusCode,
     underway: Underway,
-    /// Spent, and held until the call ends: with it goes the room in the ceilings.
-    _receipt: Receipt,
+    /// Spent, and held until the call ends: with it goes the room in the ceilings. A call that waits for its client has
+    /// given it back.
+    receipt: Option<Receipt>,
 }
 
 impl Peer {
-    fn new(settings: Arc<Upstream>, transport: Transport, limits: &Limits) -> Self {
+    fn new(settings: Arc<Upstream>, transport: Arc<Transport>, limits: &Limits) -> Self {
         let spoken = settings.era.map(|era| Arc::new(Spoken { era, version: newest(era) }));
         Self {
             settings,
@@ -212,8 +230,12 @@ impl Peer {
             event_bytes_max: limits.event_bytes_max,
             spoken: ArcSwapOption::from(spoken),
             sessions: Sessions::new(),
+            farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
             ids: AtomicU64::new(1),
             shaken: Notify::new(),
+            said: Mutex::new(Topics::default()),
+            changes: AtomicU64::new(0),
+            vouched: ArcSwapOption::empty(),
         }
     }
 
@@ -227,6 +249,23 @@ impl Peer {
     #[must_use]
     pub fn spoken(&self) -> Option<Spoken> {
         self.spoken.load().as_deref().copied()
+    }
+
+    /// How often what it said before has become out of date: what was kept under another count is not used any more.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What it said before is out of date: it tells of a change, or may have told of one while nobody listened.
+    fn outdate(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// For how long after `now` it vouches for its lists, where it said so when they were read.
+    #[must_use]
+    pub fn vouches(&self, now: Instant) -> Option<Duration> {
+        self.vouched.load().as_deref().map(|until| until.saturating_duration_since(now))
     }
 
     /// Sends one recorded call. The receipt is spent here; it comes back only where nothing was executed.
@@ -259,7 +298,7 @@ impl Peer {
         if spoken.era == Era::Legacy && status.is_success() && messages.is_stream() {
             messages.resume_by(&underway.way);
         }
-        Ok(Forwarded::Answered(Box::new(Reply { messages, id, spoken, status, underway, _receipt: receipt })))
+        Ok(Forwarded::Answered(Box::new(Reply { messages, id, spoken, status, underway, receipt: Some(receipt) })))
     }
 
     async fn send(
@@ -285,17 +324,19 @@ impl Peer {
         let key = Key {
             principal: passage.caller.principal,
             generation: grant.generation(),
-            capabilities: CAPABILITIES_NONE,
+            capabilities: passage.capabilities,
         };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
-            let spoken = Spoken { era: Era::Legacy, version: session.version };
+            let session = self.sessions.take(&key, Box::pin(self.begin(grant, passage.capabilities))).await?;
+            if let Some(level) = passage.log_level.filter(|level| session.is_quieter_than(*level)) {
+                Box::pin(self.set_level(grant, &session, level)).await;
+            }
             let way = Way {
                 peer: Arc::clone(self),
                 grant: Arc::clone(grant),
                 id: self.next_id(),
-                spoken,
+                spoken: session.spoken(),
                 session: Some(Arc::clone(&session)),
             };
             let (answered, mut underway) = self.post_call(way, passage).await?;
@@ -320,9 +361,10 @@ impl Peer {
             progress_token: token.as_deref(),
             traceparent: passage.traceparent,
             tracestate: passage.tracestate,
-            capabilities: CAPABILITIES_NONE,
+            capabilities: &passage.capabilities.in_version(spoken.version).json(),
             client_info: meta.client_info.map(Value::raw),
             log_level: passage.log_level,
+            retry: passage.retry,
             ..outbound::Outgoing::own(id, spoken.version)
         };
         let body = Bytes::from(outbound::call(&message, &definition.name, passage.call));
@@ -358,9 +400,11 @@ impl Peer {
     }
 
     /// A session at a legacy upstream: `initialize`, then `notifications/initialized`.
-    async fn begin(&self, grant: &Grant) -> Result<Session, Refusal> {
+    async fn begin(&self, grant: &Arc<Grant>, capabilities: Capabilities) -> Result<Session, Refusal> {
         let id = self.next_id();
-        let body = outbound::initialize(&outbound::Outgoing::own(id, versions::LEGACY_NEWEST));
+        let capabilities = capabilities.in_version(versions::LEGACY_NEWEST).json();
+        let own = outbound::Outgoing::own(id, versions::LEGACY_NEWEST);
+        let body = outbound::initialize(&outbound::Outgoing { capabilities: &capabilities, ..own });
         let mut answered = self.exchange(grant, Outgoing::new(body, HeaderMap::new(), None)).await?;
         if !answered.status.is_success() {
             return Err(status_refusal(answered.status, "initialize"));
@@ -371,11 +415,50 @@ impl Peer {
             .get("protocolVersion")
             .and_then(|version| versions::legacy_upstream(&version.text()?))
             .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
-        let session = Session { id: answered.session, version, offer: catalogue::offer(result) };
+        let session = Session {
+            id: answered.session,
+            version,
+            offer: catalogue::offer(result),
+            level: Mutex::new(None),
+            gone: AtomicBool::new(false),
+            farewell: Farewell {
+                transport: Arc::clone(&self.transport),
+                grant: Arc::clone(grant),
+                turns: Arc::clone(&self.farewells),
+            },
+        };
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
         let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;
         Ok(session)
+    }
+
+    /// Asks for log messages from `level` on, for all calls of the session. Where that fails there are fewer of them.
+    async fn set_level(&self, grant: &Grant, session: &Session, level: LogLevel) {
+        let body = outbound::set_level(&outbound::Outgoing::own(self.next_id(), session.version), level);
+        self.say(grant, (session.spoken(), session.id.as_ref()), body).await;
+    }
+
+    /// Answers what a legacy upstream asks where no call stands behind it: a ping is our business (RL-09), and for
+    /// anything else there is no client (spec §2.5). A modern one may not ask (RS-07), and waits for nothing.
+    async fn answer(&self, grant: &Grant, session: Option<&Session>, request: &ServerRequest) {
+        let Some(session) = session else { return };
+        let body = match &*request.method() {
+            "ping" => outbound::pong(request.id()),
+            _ => outbound::method_not_found(request.id()),
+        };
+        self.say(grant, (session.spoken(), session.id.as_ref()), body).await;
+    }
+
+    /// Sends a message for whose answer nobody waits long.
+    async fn say(&self, grant: &Grant, (spoken, session): (Spoken, Option<&HeaderValue>), message: Vec<u8>) {
+        let outgoing = Outgoing::new(message, self.headers(spoken, "", None), session);
+        let said = async {
+            if let Ok(answered) = self.exchange(grant, outgoing).await {
+                answered.messages.discard().await;
+            }
+        };
+        drop(tokio::time::timeout(SAYING_MAX, said).await);
     }
 
     /// Reads messages until the response to `id`; everything before it is not asked for here.
@@ -398,6 +481,17 @@ impl Peer {
     async fn exchange(&self, grant: &Grant, outgoing: Outgoing<'_>) -> Result<Answered, Undelivered> {
         let reading = self.reading(self.settings.timeout, None);
         self.transport.post(grant, outgoing, reading).await
+    }
+
+    /// Whether `message` holds a secret: the credential of `grant`, or one that the transport was given.
+    fn gives_away(&self, grant: &Grant, message: &[u8]) -> bool {
+        // What is not UTF-8 is no message, and goes nowhere.
+        let Ok(text) = std::str::from_utf8(message) else { return false };
+        let header = grant.header().and_then(|(_, value)| value.to_str().ok()?.rsplit(' ').next());
+        header.into_iter().chain(self.transport.secrets().iter().map(Secret::expose)).any(|secret| {
+            let end = secret.get(secret.len().saturating_sub(SECRET_BYTES_SEARCHED)..).unwrap_or(secret);
+            end.len() >= SECRET_BYTES_MIN && text.contains(end)
+        })
     }
 
     fn reading<'a>(&'a self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
@@ -430,15 +524,8 @@ impl Way {
         self.session.as_ref().and_then(|session| session.id.as_ref())
     }
 
-    /// Sends a message of the gateway's own, for which nobody waits long.
     async fn say(&self, message: Vec<u8>) {
-        let outgoing = Outgoing::new(message, self.peer.headers(self.spoken, "", None), self.session_id());
-        let said = async {
-            if let Ok(answered) = self.peer.exchange(&self.grant, outgoing).await {
-                answered.messages.discard().await;
-            }
-        };
-        drop(tokio::time::timeout(SAYING_MAX, said).await);
+        self.peer.say(&self.grant, (self.spoken, self.session_id()), message).await;
     }
 }
 
@@ -481,19 +568,46 @@ impl Reply {
     /// a page of debugging or an error, would hand it to the caller.
     #[must_use]
     pub fn gives_away(&self, message: &[u8]) -> bool {
-        // What is not UTF-8 is no message, and goes nowhere.
-        let Ok(text) = std::str::from_utf8(message) else { return false };
         let way = &self.underway.way;
-        let header = way.grant.header().and_then(|(_, value)| value.to_str().ok()?.rsplit(' ').next());
-        header.into_iter().chain(way.peer.transport.secrets().iter().map(Secret::expose)).any(|secret| {
-            let end = secret.get(secret.len().saturating_sub(SECRET_BYTES_SEARCHED)..).unwrap_or(secret);
-            end.len() >= SECRET_BYTES_MIN && text.contains(end)
-        })
+        way.peer.gives_away(&way.grant, message)
     }
 
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
     pub async fn respond(&self, message: Vec<u8>) {
         self.underway.way.say(message).await;
+    }
+
+    /// Sends a client's answer to a request that the upstream made. What `caller` was known by is looked for in it.
+    ///
+    /// # Errors
+    /// [`Refusal::CredentialLeak`].
+    pub async fn pass_on(&self, caller: &Identity, message: Vec<u8>) -> Result<(), Refusal> {
+        if caller.credential.tripwire().trips_on(&message) {
+            return Err(Refusal::CredentialLeak);
+        }
+        self.underway.way.say(message).await;
+        Ok(())
+    }
+
+    /// Gives the room in the ceilings back while the call waits for its client.
+    pub fn rest(&mut self) {
+        self.receipt = None;
+    }
+
+    /// The call goes on for another request of the same principal, recorded and counted anew, under the credential that
+    /// was minted for that one.
+    pub fn resume(&mut self, receipt: Receipt, grant: Grant) {
+        self.receipt = Some(receipt);
+        self.underway.way.grant = Arc::new(grant);
+    }
+
+    /// The receipt again, from a modern upstream's `input_required`: the upstream's own word that it awaits the call once
+    /// more, so one record stands for all of it.
+    ///
+    /// # Errors
+    /// [`Refusal::Bug`] for a call that waits.
+    pub fn into_receipt(self) -> Result<Receipt, Refusal> {
+        self.receipt.ok_or(Refusal::Bug("a call without its receipt"))
     }
 
     /// The call's own response is there: nothing is left to be given up.
@@ -545,9 +659,6 @@ const SAYING_MAX: Duration = Duration::from_secs(2);
 
 /// `MCP-Protocol-Version`.
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-
-/// In this version nothing is asked of the client in the middle of a call, so nothing is declared.
-const CAPABILITIES_NONE: &str = "{}";
 
 /// The end of a credential is the random part of it, and short enough for the standard library's vectorised search.
 const SECRET_BYTES_SEARCHED: usize = 32;

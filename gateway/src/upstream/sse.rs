@@ -105,6 +105,11 @@ impl Sse {
         link.and_then(|link| link.routes.listen()).map_or_else(Answered::gone, |heard| Answered::routed(Some(heard)))
     }
 
+    /// Closes the stream of a session.
+    pub(super) fn end(&self, session: Option<&HeaderValue>) {
+        self.links.end(session);
+    }
+
     /// Closes all streams.
     pub(super) async fn close(&self) {
         self.links.close().await;

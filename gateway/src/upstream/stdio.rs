@@ -116,6 +116,11 @@ impl Stdio {
         link.and_then(|link| link.routes.listen()).map_or_else(Answered::gone, |heard| Answered::routed(Some(heard)))
     }
 
+    /// Ends the process of a session.
+    pub(super) fn end(&self, session: Option<&HeaderValue>) {
+        self.links.end(session);
+    }
+
     /// Ends all processes, in the order that MCP asks for.
     pub(super) async fn close(&self) {
         self.links.close().await;

@@ -75,6 +75,15 @@ impl Transport {
         }
     }
 
+    /// Ends the session that `outgoing` names, which nobody needs any more.
+    pub(super) async fn end(&self, grant: &Grant, outgoing: Outgoing<'_>) {
+        match self {
+            Self::Http(client, to) => delete(client, to, grant, outgoing).await,
+            Self::Sse(sse) => sse.end(outgoing.session),
+            Self::Stdio(stdio) => stdio.end(outgoing.session),
+        }
+    }
+
     /// Whether closing an answer's stream tells a modern upstream that its call was given up: only where each call has a
     /// stream of its own (RC-17).
     pub(super) const fn closes_streams(&self) -> bool {
@@ -176,6 +185,13 @@ async fn get(
     request.headers_mut().remove(CONTENT_TYPE);
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
     answered(client, request, bounds).await
+}
+
+/// Ends a session of a legacy upstream (RL-04). What it answers changes nothing.
+async fn delete(client: &Client, to: &Address, grant: &Grant, outgoing: Outgoing<'_>) {
+    let mut request = build(to, grant, Method::DELETE, outgoing);
+    request.headers_mut().remove(CONTENT_TYPE);
+    drop(client.open(request, DELETE_MAX).await);
 }
 
 /// Opens a stream of events that lasts; the whole answer where it is none.
@@ -496,6 +512,9 @@ const DISCARD_BYTES_MAX: usize = 16 * 1024;
 
 /// And for so long.
 const DISCARD_MAX: Duration = Duration::from_millis(500);
+
+/// A server has so long to answer that a session is over.
+const DELETE_MAX: Duration = Duration::from_secs(2);
 
 /// `Mcp-Session-Id`.
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");

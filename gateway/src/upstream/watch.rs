@@ -1,21 +1,21 @@
-//! Does an upstream say when its tools change?
+//! Does an upstream say when its lists change?
 //!
 //! `subscriptions/listen` where it speaks the modern era, the GET stream of a session where it speaks the legacy one. It
-//! does not read the tools again; whoever keeps the catalogue does.
+//! does not read the lists again; whoever keeps the catalogue does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
 use super::{
-    CAPABILITIES_NONE, Peer, Spoken,
-    session::Key,
+    Peer, Spoken,
+    session::{Key, Session},
     transport::{Answered, Outgoing},
 };
 use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
-    rpc::{outbound, reply::Inbound},
+    rpc::{Capabilities, Topic, outbound, reply::Inbound},
 };
 
 /// What became of listening.
@@ -28,31 +28,48 @@ pub enum Heard {
 }
 
 impl Peer {
-    /// Listens until the stream ends, and shakes the trust at every word that the tools have changed; once also when the
+    /// Listens until the stream ends, and shakes the trust at every word that a list has changed; once also when the
     /// stream begins, because what happened before it is not told.
-    pub async fn hear(&self, grant: &Grant) -> Heard {
+    pub async fn hear(&self, grant: &Arc<Grant>) -> Heard {
         let Some(spoken) = self.spoken() else { return Heard::Ended };
         let opened = match spoken.era {
-            Era::Modern => self.subscribe(grant, spoken).await,
-            Era::Legacy => self.attach(grant).await,
+            Era::Modern => self.subscribe(grant, spoken).await.map(|answered| (answered, None)),
+            Era::Legacy => self.attach(grant).await.map(|(answered, session)| (answered, Some(session))),
         };
-        let mut answered = match opened {
-            Ok(answered) if answered.status.is_success() && answered.messages.is_stream() => answered,
-            Ok(answered) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
+        let (mut answered, session) = match opened {
+            Ok((answered, session)) if answered.status.is_success() && answered.messages.is_stream() => {
+                (answered, session)
+            }
+            Ok((answered, _)) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
             Ok(_) | Err(_) => return Heard::Ended,
         };
+        self.outdate();
         self.shake();
         let listening = async {
             while let Ok(Some(message)) = answered.messages.next().await {
                 match Inbound::parse(message, &self.bounds) {
-                    Ok(Inbound::Notification(word)) if word.method() == TOOLS_CHANGED => self.shake(),
+                    Ok(Inbound::Notification(word)) => self.heed_word(&word.method()),
                     Ok(Inbound::Response(_)) | Err(_) => return,
-                    Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
+                    Ok(Inbound::Request(request)) => self.answer(grant, session.as_deref(), &request).await,
                 }
             }
         };
         drop(tokio::time::timeout(STREAM_MAX, listening).await);
         Heard::Ended
+    }
+
+    /// What a notification says about what is known: lists are read again, and answers not given again. Some servers say
+    /// it on the stream of a call.
+    pub fn heed_word(&self, method: &str) {
+        if let Some(topic) = Topic::of(method) {
+            let mut said = self.said.lock();
+            *said = said.with(topic);
+            drop(said);
+            self.outdate();
+            self.shake();
+        } else if method == RESOURCE_UPDATED {
+            self.outdate();
+        }
     }
 
     async fn subscribe(&self, grant: &Grant, spoken: Spoken) -> Result<Answered, Refusal> {
@@ -61,17 +78,17 @@ impl Peer {
         Ok(self.exchange(grant, Outgoing::new(body, headers, None)).await?)
     }
 
-    async fn attach(&self, grant: &Grant) -> Result<Answered, Refusal> {
-        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: CAPABILITIES_NONE };
-        let session = self.sessions.take(&key, Box::pin(self.begin(grant))).await?;
-        let headers = self.headers(Spoken { era: Era::Legacy, version: session.version }, "", None);
+    async fn attach(&self, grant: &Arc<Grant>) -> Result<(Answered, Arc<Session>), Refusal> {
+        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
+        let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?;
+        let headers = self.headers(session.spoken(), "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, None);
         let answered = self.transport.get(grant, outgoing, reading).await?;
         if answered.status == StatusCode::NOT_FOUND {
             self.sessions.forget(&key, &session);
         }
-        Ok(answered)
+        Ok((answered, session))
     }
 }
 
@@ -83,8 +100,8 @@ fn is_absent(era: Era, status: StatusCode) -> bool {
     }
 }
 
-/// The word itself.
-const TOOLS_CHANGED: &str = "notifications/tools/list_changed";
+/// What was read of a resource is not true any more.
+const RESOURCE_UPDATED: &str = "notifications/resources/updated";
 
 /// A stream is opened anew after so long: one whose other end has silently gone is found out by that.
 const STREAM_MAX: Duration = Duration::from_secs(600);

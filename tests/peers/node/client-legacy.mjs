@@ -1,12 +1,15 @@
 // A client on the TypeScript SDK 1.x, the revisions before 2026-07-28. `client-legacy.mjs URL COMMANDS`.
-// Environment: TOKEN (bearer), NODE_EXTRA_CA_CERTS (PEM of the authority to trust).
+// Environment: TOKEN (bearer), INPUT (answers what servers ask), NODE_EXTRA_CA_CERTS (PEM of the authority to trust).
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
-import { converse } from './converse.mjs';
+import { CreateMessageRequestSchema, ElicitRequestSchema, ListRootsRequestSchema } from '@modelcontextprotocol/sdk/types.js';
+import { answers, converse, provided } from './converse.mjs';
 
 const [url, commands] = process.argv.slice(2);
-const { TOKEN } = process.env;
-const client = new Client({ name: 'peer-typescript', version: '1' }, { capabilities: {} });
+const { TOKEN, INPUT } = process.env;
+const client = new Client({ name: 'peer-typescript', version: '1' }, { capabilities: INPUT ? provided : {} });
+const asked = { 'elicitation/create': ElicitRequestSchema, 'sampling/createMessage': CreateMessageRequestSchema, 'roots/list': ListRootsRequestSchema };
+if (INPUT) for (const [method, answer] of Object.entries(answers)) client.setRequestHandler(asked[method], answer);
 const transport = new StreamableHTTPClientTransport(new URL(url), TOKEN ? { requestInit: { headers: { Authorization: `Bearer ${TOKEN}` } } } : {});
 
 await converse(commands, {

@@ -1,12 +1,13 @@
 // A client on the TypeScript SDK 2.x, both eras. `client.mjs URL COMMANDS`; the README beside the peers has the commands.
-// Environment: TOKEN (bearer), ERA (auto, legacy or 2026-07-28), NODE_EXTRA_CA_CERTS (PEM of the authority to trust).
+// Environment: TOKEN (bearer), INPUT (answers what servers ask), ERA (auto, legacy or 2026-07-28), NODE_EXTRA_CA_CERTS (PEM of the authority to trust).
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
-import { converse } from './converse.mjs';
+import { answers, converse, provided } from './converse.mjs';
 
 const [url, commands] = process.argv.slice(2);
-const { TOKEN, ERA = 'auto' } = process.env;
+const { TOKEN, ERA = 'auto', INPUT } = process.env;
 const mode = ERA === 'auto' || ERA === 'legacy' ? ERA : { pin: ERA };
-const client = new Client({ name: 'peer-typescript', version: '2' }, { versionNegotiation: { mode } });
+const client = new Client({ name: 'peer-typescript', version: '2' }, { versionNegotiation: { mode }, capabilities: INPUT ? provided : {} });
+if (INPUT) for (const [method, answer] of Object.entries(answers)) client.setRequestHandler(method, answer);
 const transport = new StreamableHTTPClientTransport(new URL(url), TOKEN ? { requestInit: { headers: { Authorization: `Bearer ${TOKEN}` } } } : {});
 
 await converse(commands, {

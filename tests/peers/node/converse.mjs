@@ -1,4 +1,12 @@
 // What the two TypeScript clients share: run the commands in order, print one JSON line for each.
+export const provided = { elicitation: { form: {}, url: {} }, sampling: {}, roots: {} };
+// Forms are filled in with one value for every field, the model says one thing, and there is one root.
+export const answers = {
+  'elicitation/create': async ({ params }) => ({ action: 'accept', content: Object.fromEntries(Object.entries(params.requestedSchema?.properties ?? {})
+    .map(([name, { type }]) => [name, type === 'boolean' ? true : type === 'string' ? `ada-${name}@example.test` : 1])) }),
+  'sampling/createMessage': async () => ({ role: 'assistant', model: 'test', content: { type: 'text', text: 'sampled' } }),
+  'roots/list': async () => ({ roots: [{ uri: 'file:///work', name: 'work' }] }),
+};
 const say = (line) => console.log(JSON.stringify(line));
 const described = (error) => ({ code: error.code ?? null, message: error.message, data: error.data ?? null });
 

@@ -1,6 +1,6 @@
 """A client on the Python SDK `mcp` 2.x. `client.py URL COMMANDS`; the README beside the peers has the commands.
 
-Environment: TOKEN (bearer), ERA (auto, legacy or 2026-07-28), CA (PEM of the authority to trust).
+Environment: TOKEN (bearer), INPUT (answers what servers ask), ERA (auto, legacy or 2026-07-28), CA (PEM of the authority to trust).
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import ssl
 import sys
 
 import httpx2
+from mcp import types
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
@@ -52,13 +53,31 @@ async def act(client, command):
     return await call(client, command)
 
 
+async def elicit(context, params):
+    properties = (getattr(params, "requestedSchema", None) or getattr(params, "requested_schema", None) or {}).get("properties", {})
+    filled = {name: True if field.get("type") == "boolean" else f"ada-{name}@example.test" for name, field in properties.items()}
+    return types.ElicitResult(action="accept", content=filled)
+
+
+async def sample(context, params):
+    return types.CreateMessageResult(role="assistant", model="test", content=types.TextContent(type="text", text="sampled"))
+
+
+async def roots(context):
+    return types.ListRootsResult(roots=[types.Root(uri="file:///work", name="work")])
+
+
+# What servers ask is answered: forms with one value for every field, one text, one root.
+INPUT = {"elicitation_callback": elicit, "sampling_callback": sample, "list_roots_callback": roots} if os.environ.get("INPUT") else {}
+
+
 async def main():
     url, commands = sys.argv[1], json.loads(sys.argv[2])
     token, authority = os.environ.get("TOKEN"), os.environ.get("CA")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     verify = ssl.create_default_context(cafile=authority) if authority else True
     async with httpx2.AsyncClient(headers=headers, timeout=30, verify=verify) as http:
-        async with Client(streamable_http_client(url, http_client=http), mode=os.environ.get("ERA", "auto")) as client:
+        async with Client(streamable_http_client(url, http_client=http), mode=os.environ.get("ERA", "auto"), **INPUT) as client:
             say({"connected": {"sdk": "python 2", "protocol": client.session.protocol_version}})
             for command in commands:
                 try:

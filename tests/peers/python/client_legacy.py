@@ -1,6 +1,6 @@
 """A client on the Python SDK `mcp` 1.x, the revisions before 2026-07-28. `client_legacy.py URL COMMANDS`.
 
-Environment: TOKEN (bearer), CA (PEM of the authority to trust).
+Environment: TOKEN (bearer), INPUT (answers what servers ask), CA (PEM of the authority to trust).
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import sys
 from datetime import timedelta
 
 import httpx
-from mcp import ClientSession
+from mcp import ClientSession, types
 from mcp.client.streamable_http import streamable_http_client
 
 
@@ -48,13 +48,31 @@ async def act(session, command):
     return await call(session, command)
 
 
+async def elicit(context, params):
+    properties = (getattr(params, "requestedSchema", None) or getattr(params, "requested_schema", None) or {}).get("properties", {})
+    filled = {name: True if field.get("type") == "boolean" else f"ada-{name}@example.test" for name, field in properties.items()}
+    return types.ElicitResult(action="accept", content=filled)
+
+
+async def sample(context, params):
+    return types.CreateMessageResult(role="assistant", model="test", content=types.TextContent(type="text", text="sampled"))
+
+
+async def roots(context):
+    return types.ListRootsResult(roots=[types.Root(uri="file:///work", name="work")])
+
+
+# What servers ask is answered: forms with one value for every field, one text, one root.
+INPUT = {"elicitation_callback": elicit, "sampling_callback": sample, "list_roots_callback": roots} if os.environ.get("INPUT") else {}
+
+
 async def main():
     url, commands = sys.argv[1], json.loads(sys.argv[2])
     token, authority = os.environ.get("TOKEN"), os.environ.get("CA")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     verify = ssl.create_default_context(cafile=authority) if authority else True
     async with httpx.AsyncClient(headers=headers, timeout=30, verify=verify, follow_redirects=True) as http:
-        async with streamable_http_client(url, http_client=http) as (read, write, _), ClientSession(read, write) as session:
+        async with streamable_http_client(url, http_client=http) as (read, write, _), ClientSession(read, write, **INPUT) as session:
             began = await session.initialize()
             say({"connected": {"sdk": "python 1", "protocol": began.protocolVersion, "server": began.serverInfo.name}})
             for command in commands:

@@ -1,4 +1,5 @@
-//! What is wrong with the gateway's own tables: `[gateway]`, `[[issuers]]`, `[audit]`, `[telemetry]`, `[limits]`?
+//! What is wrong with the gateway's own tables: `[gateway]`, `[[issuers]]`, `[audit]`, `[telemetry]`, `[limits]`,
+//! `[state]`?
 //!
 //! It does not look at upstreams.
 
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     config::{
         Tolerance,
-        checked::{ArgumentRecord, Audit, Claims, Durability, Gateway, Issuer, Limits, Prefix, Telemetry, Tls},
+        checked::{ArgumentRecord, Audit, Claims, Durability, Gateway, Issuer, Limits, Prefix, State, Telemetry, Tls},
         read::nearest,
         written::{self, Key},
     },
@@ -302,7 +303,7 @@ impl Checker<'_> {
             .required(&written.directory, place, "directory", "directory = \"/var/lib/tollgate/audit\"")
             .and_then(|directory| self.path(directory));
         let key = match &written.key {
-            Some(key) => self.secret(key, "the audit key").and_then(|secret| self.audit_key(key, secret)).map(Some),
+            Some(key) => self.key(key, "the audit key").map(Some),
             None => Some(None),
         };
         let segment_bytes_max = self.number(&written.segment_bytes_max, &(65_536..=4_294_967_296), 67_108_864);
@@ -324,13 +325,15 @@ impl Checker<'_> {
         })
     }
 
-    fn audit_key(&mut self, written: &Spanned<written::Reference>, secret: Secret) -> Option<Secret> {
+    /// A secret of 32 bytes.
+    fn key(&mut self, written: &Spanned<written::Reference>, what: &str) -> Option<Secret> {
+        let secret = self.secret(written, what)?;
         let text = secret.expose();
         let is_hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let is_base64 = STANDARD.decode(text).is_ok_and(|bytes| bytes.len() == 32);
         if self.environment.is_here() && !is_hex && !is_base64 {
             let help = "give 32 bytes as 64 hex digits or in base64: `openssl rand -hex 32`";
-            self.problem("the audit key is not 32 bytes", written.span(), "what this points to", help);
+            self.problem(format!("{what} is not 32 bytes"), written.span(), "what this points to", help);
             return None;
         }
         Some(secret)
@@ -380,9 +383,26 @@ impl Checker<'_> {
             calls_max: self.count(&written.calls_max, &(1..=1_000_000), 4_096),
             sessions_max: self.count(&written.sessions_max, &(1..=1_000_000), 10_000),
             session_idle: self.millis(&written.session_idle_ms, &(1_000..=DAY_MS), 1_800_000),
+            list_cache_bytes: self.count(&written.list_cache_bytes, &(0..=4_294_967_296), 16_777_216),
+            result_cache_bytes: self.count(&written.result_cache_bytes, &(0..=4_294_967_296), 33_554_432),
             // Two at least: one is the gateway's own where the upstream speaks the legacy era.
             children_max: self.count(&written.children_max, &(2..=1_024), 16),
+            listeners_max: self.count(&written.listeners_max, &(1..=1_000_000), 10_000),
+            holds_max: self.count(&written.holds_max, &(1..=1_000_000), 1_024),
+            hold_max: self.millis(&written.hold_max_ms, &(1_000..=3_600_000), 300_000),
         })
+    }
+
+    pub(super) fn state(&mut self, written: &written::State) -> Option<State> {
+        let sealing_key = match &written.sealing_key {
+            Some(key) => self.key(key, "the sealing key").map(Some),
+            None => Some(None),
+        };
+        let sealing_key_before = match &written.sealing_key_before {
+            Some(key) => self.key(key, "the sealing key before").map(Some),
+            None => Some(None),
+        };
+        Some(State { sealing_key: sealing_key?, sealing_key_before: sealing_key_before? })
     }
 }
 

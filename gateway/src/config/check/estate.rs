@@ -2,14 +2,14 @@
 //!
 //! It does not look at how an upstream is reached and how credentials are obtained; those have checks of their own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use toml::Spanned;
 
 use super::{Checker, Place, door::durability, values::DAY_MS};
 use crate::{
     config::{
-        checked::{Grant, TargetRule, Transport, Upstream, UpstreamId},
+        checked::{Grant, Input, TargetRule, Transport, Upstream, UpstreamId},
         written,
     },
     refusal::Era,
@@ -67,8 +67,11 @@ impl Checker<'_> {
         };
         let timeout = self.deadline(&written.timeout_ms, 30_000);
         let refresh = self.seconds(&written.refresh_s, &(1..=86_400), 300);
+        let input = self.input(written.input.as_deref());
+        let trust_public_cache = written.trust_public_cache.as_ref().is_some_and(|key| *key.get_ref());
+        let around = Around { grant: grant.as_ref(), trust_public_cache };
         let mut rules =
-            |written: &Option<Vec<_>>, names| self.rules(written.as_deref().unwrap_or_default(), grant.as_ref(), names);
+            |written: &Option<Vec<_>>, names| self.rules(written.as_deref().unwrap_or_default(), &around, names);
         let tools = rules(&written.tools, &TOOLS);
         let prompts = rules(&written.prompts, &PROMPTS);
         let resources = rules(&written.resources, &RESOURCES);
@@ -82,11 +85,26 @@ impl Checker<'_> {
             grant: grant?,
             discovery: discovery?,
             refresh,
+            input,
             instructions: written.instructions.as_ref().is_some_and(|key| *key.get_ref()),
+            cache_reads: written.cache_reads.as_ref().is_none_or(|key| *key.get_ref()),
+            trust_public_cache,
             tools,
             prompts,
             resources,
         })
+    }
+
+    /// What an upstream may ask of clients; everything where nothing is written.
+    fn input(&mut self, written: Option<&[Spanned<String>]>) -> Input {
+        if written.is_none() {
+            return Input::default();
+        }
+        let is_feature = |word: &str| matches!(word, "elicitation" | "sampling" | "roots");
+        let grammar = "`elicitation`, `sampling` or `roots`; an empty list for nothing";
+        let words = self.words(written, "something that an upstream may ask of clients", is_feature, grammar);
+        let named = |feature: &str| words.iter().any(|word| word == feature);
+        Input { elicitation: named("elicitation"), sampling: named("sampling"), roots: named("roots") }
     }
 
     /// The catalogue is read in nobody's name, so there is no token to exchange.
@@ -107,7 +125,7 @@ impl Checker<'_> {
     fn rules(
         &mut self,
         written: &[Spanned<written::TargetRule>],
-        grant: Option<&Grant>,
+        around: &Around<'_>,
         names: &Names,
     ) -> Vec<TargetRule> {
         let mut rules = Vec::new();
@@ -125,30 +143,26 @@ impl Checker<'_> {
                 }
                 seen.push(pattern);
             }
-            rules.extend(self.rule(table, grant, names));
+            rules.extend(self.rule(table, around, names));
         }
         rules
     }
 
-    fn rule(
-        &mut self,
-        table: &Spanned<written::TargetRule>,
-        grant: Option<&Grant>,
-        names: &Names,
-    ) -> Option<TargetRule> {
+    fn rule(&mut self, table: &Spanned<written::TargetRule>, around: &Around<'_>, names: &Names) -> Option<TargetRule> {
         let written = table.get_ref();
         let place = Place { name: names.place.to_owned(), span: table.span() };
         let pattern = self
             .required(&written.r#match, &place, "match", names.example)
             .and_then(|pattern| self.word(pattern, "a pattern", names.fits, names.form));
         let mints = self.scopes(written.mints.as_ref().map(|mints| mints.get_ref().as_slice()));
-        if let (Some(at), Some(Grant::StaticSecret { .. } | Grant::Nothing)) = (&written.mints, grant) {
+        if let (Some(at), Some(Grant::StaticSecret { .. } | Grant::Nothing)) = (&written.mints, around.grant) {
             let help = "use strategy `exchange` or `client_credentials`, or remove `mints`";
             self.problem("`mints` asks for scopes where none are minted", at.span(), "of no effect", help);
         }
         let requires = self.scopes(written.requires.as_deref());
         let tags = self.words(written.tags.as_deref(), "a tag", is_tag, "1 to 64 of `a-z`, `0-9`, `-` and `_`");
         let timeout = written.timeout_ms.is_some().then(|| self.millis(&written.timeout_ms, &(1..=DAY_MS), 30_000));
+        let cache = self.kept(written, around, names);
         Some(TargetRule {
             pattern: pattern?,
             requires,
@@ -157,8 +171,37 @@ impl Checker<'_> {
             timeout,
             idempotent: written.idempotent.as_ref().map(|key| *key.get_ref()),
             durability: written.durability.as_ref().map(|key| durability(*key.get_ref())),
+            cache,
+            cache_shared: written.cache.as_ref().map(|key| *key.get_ref() == written::Sharing::Shared),
         })
     }
+
+    /// What keeps no promise is told: a result that is never kept, or never shared.
+    fn kept(&mut self, written: &written::TargetRule, around: &Around<'_>, names: &Names) -> Option<Duration> {
+        let at = written.cache_s.as_ref().map(Spanned::span).or(written.cache.as_ref().map(Spanned::span))?;
+        if !names.cached {
+            let help = "remove it; what is read is kept for as long as the upstream says, see `cache_reads`";
+            self.problem("only results of tools are kept by a rule", at.clone(), "of no effect", help);
+        }
+        if let (Some(cache), Some(written::Sharing::Shared), false) =
+            (&written.cache, written.cache.as_ref().map(Spanned::get_ref), around.trust_public_cache)
+        {
+            let help = "add `trust_public_cache = true` to the upstream, or write `cache = \"private\"`";
+            self.problem("`cache` shares results of an upstream that is not trusted so", cache.span(), "shared", help);
+        }
+        let steps_up = written.requires.as_ref().is_some_and(|scopes| !scopes.is_empty());
+        if steps_up && written.cache_s.as_ref().is_some_and(|cache| *cache.get_ref() > 0) {
+            let help = "remove `cache_s`, or give the scopes to a rule of their own";
+            self.problem("what needs further scopes is not kept (RI-06)", at, "of no effect", help);
+        }
+        written.cache_s.is_some().then(|| self.seconds(&written.cache_s, &(0..=86_400), 0))
+    }
+}
+
+/// What a rule has to fit.
+struct Around<'a> {
+    grant: Option<&'a Grant>,
+    trust_public_cache: bool,
 }
 
 /// How the rules of one kind name what they are for.
@@ -167,6 +210,8 @@ struct Names {
     example: &'static str,
     form: &'static str,
     fits: fn(&str) -> bool,
+    /// Whether results are kept by rule.
+    cached: bool,
 }
 
 const TOOLS: Names = Names {
@@ -174,6 +219,7 @@ const TOOLS: Names = Names {
     example: "match = \"create_*\"",
     form: "a tool's name, 1 to 128 characters, `*` for any run of them",
     fits: is_pattern,
+    cached: true,
 };
 
 const PROMPTS: Names = Names {
@@ -181,6 +227,7 @@ const PROMPTS: Names = Names {
     example: "match = \"summarise_*\"",
     form: "a prompt's name, 1 to 128 characters, `*` for any run of them",
     fits: is_pattern,
+    cached: false,
 };
 
 const RESOURCES: Names = Names {
@@ -188,6 +235,7 @@ const RESOURCES: Names = Names {
     example: "match = \"file:///public/*\"",
     form: "a resource's URI, 1 to 2,048 characters, `*` for any run of them",
     fits: is_uri_pattern,
+    cached: false,
 };
 
 /// MCP allows any text as a tool's name and recommends `[A-Za-z0-9_./-]`, 128 at most; blanks and control characters

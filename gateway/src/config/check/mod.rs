@@ -86,11 +86,15 @@ impl Checker<'_> {
             Some(limits) => self.limits(limits.get_ref()),
             None => self.limits(&written::Limits::default()),
         };
+        let state = match &file.state {
+            Some(state) => self.state(state.get_ref()),
+            None => Some(checked::State::default()),
+        };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
-        let (gateway, audit, telemetry, limits) = (gateway?, audit?, telemetry?, limits?);
+        let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
-        Some(Config { gateway, issuers, audit, telemetry, limits, upstreams, digest })
+        Some(Config { gateway, issuers, audit, telemetry, limits, state, upstreams, digest })
     }
 
     /// A token for the gateway must be of no use at an upstream, nor one for an upstream here (audience confusion):

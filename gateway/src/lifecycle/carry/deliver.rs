@@ -1,0 +1,151 @@
+//! How does something get to the client?
+//!
+//! One answer, or a stream that is opened when there is something to say before it. It does not know what is said.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep_until,
+};
+
+use super::leg::Held;
+use crate::{
+    bridge::Tracked,
+    clock,
+    inspect::Answer,
+    lifecycle::{Response, respond},
+    refusal::{Era, Refusal},
+    rpc::{Asker, sse},
+};
+
+/// The way to the client.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    /// Nothing was said yet.
+    Waiting(oneshot::Sender<Response>),
+    /// A stream is open.
+    Streaming(mpsc::Sender<Bytes>),
+    /// The client went away.
+    Gone,
+}
+
+impl Delivery {
+    /// Begins a stream, where nothing was said yet; one of a session can be come back to.
+    pub(super) fn open(&mut self, tracked: Option<&Tracked>) {
+        if let Self::Waiting(_) = self
+            && let Self::Waiting(to_client) = std::mem::replace(self, Self::Gone)
+        {
+            let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+            let to_body = match tracked {
+                Some(tracked) => tracked.session().carry(to_body),
+                None => to_body,
+            };
+            if to_client.send(respond::stream(to_body)).is_ok() {
+                *self = Self::Streaming(events);
+            }
+        }
+    }
+
+    /// Sends a notification, where a stream is open; says whether somebody is there. A client that does not read holds
+    /// up only its own call, and that until the deadline.
+    pub(super) async fn event(&mut self, message: Bytes) -> bool {
+        match self {
+            Self::Waiting(_) => true,
+            Self::Gone => false,
+            Self::Streaming(events) => {
+                let sent = tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(&message))).await;
+                let there = matches!(sent, Ok(Ok(())));
+                if !there {
+                    *self = Self::Gone;
+                }
+                there
+            }
+        }
+    }
+
+    pub(super) async fn answer(self, answer: Answer) {
+        match self {
+            Self::Waiting(to_client) => drop(to_client.send(respond::answer(answer))),
+            Self::Streaming(events) => {
+                drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(answer.body()))).await)
+            }
+            Self::Gone => {}
+        }
+    }
+
+    pub(super) async fn refuse(self, asker: &Asker, refusal: &Refusal) {
+        match self {
+            Self::Waiting(to_client) => {
+                drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, refusal, None)))
+            }
+            Self::Streaming(events) => {
+                let body = respond::error_body(Some(&asker.id), asker.era, refusal);
+                drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(&body))).await);
+            }
+            Self::Gone => {}
+        }
+    }
+
+    /// Ends what was said, which may be nothing: a client that took its call back waits for no answer, but HTTP has one.
+    pub(super) fn end(self) {
+        if let Self::Waiting(to_client) = self {
+            drop(to_client.send(respond::accepted()));
+        }
+    }
+
+    /// Waits for `work`, unless the client takes the call back or time runs out.
+    pub(super) async fn attend<T>(
+        &mut self,
+        held: &Held,
+        late: Instant,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Interrupted> {
+        if clock::instant() >= late {
+            return Err(Interrupted::Late); // also where there is always something to do
+        }
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = self.taken_back(held) => Err(Interrupted::Cancelled),
+            () = sleep_until(late.into()) => Err(Interrupted::Late),
+        }
+    }
+
+    /// A modern client takes a call back by closing the stream (RS-09); a legacy client says so, and going away means
+    /// nothing (RL-07).
+    async fn taken_back(&mut self, held: &Held) {
+        match (held.asker.era, &held.tracked) {
+            (Era::Modern, _) => self.closed().await,
+            (Era::Legacy, Some(tracked)) => tracked.cancelled().await,
+            (Era::Legacy, None) => std::future::pending().await,
+        }
+    }
+
+    /// Returns when the client has gone away.
+    async fn closed(&mut self) {
+        match self {
+            Self::Waiting(to_client) => to_client.closed().await,
+            Self::Streaming(events) => events.closed().await,
+            Self::Gone => {}
+        }
+    }
+}
+
+/// Why the carriage stopped waiting.
+pub(super) enum Interrupted {
+    /// The client took the call back.
+    Cancelled,
+    /// The deadline passed.
+    Late,
+}
+
+/// Events that may wait for a client that reads slowly; beyond that the upstream is not read.
+const EVENTS_WAITING_MAX: usize = 16;
+
+/// A client that takes no event for so long is taken to be gone.
+const CLIENT_STALL_MAX: Duration = Duration::from_secs(20);

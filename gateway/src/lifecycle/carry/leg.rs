@@ -1,0 +1,312 @@
+//! For which request is a call carried?
+//!
+//! A call is carried for one request of a client, with its record, its spans and its way back; one that is held goes on
+//! for the next request of the same client, which has its own. However it ends, its outcome is written down. It does not
+//! know the upstream.
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use uuid::Uuid;
+
+use super::deliver::Delivery;
+use crate::{
+    audit::{
+        journal::Journal,
+        record::{Ending, Outcome, Who},
+    },
+    bridge::Tracked,
+    catalog::Target,
+    clock,
+    identity::Identity,
+    inspect::{Answer, Outcome as Judged},
+    lifecycle::{Asking, Response, respond, trail::Trail},
+    refusal::{Era, Refusal},
+    rpc::{Asker, Method, meta::LogLevel},
+    telemetry::{
+        Operation,
+        metrics::{self, metrics},
+        names,
+    },
+};
+
+/// One request for which a call is carried.
+#[derive(Debug)]
+pub(in crate::lifecycle) struct Leg {
+    /// Who asks.
+    pub(super) identity: Arc<Identity>,
+    /// Name and version that the client claims.
+    claimed: (Option<String>, Option<String>),
+    method: Method,
+    target: Target,
+    pub(super) held: Held,
+    /// Whether the client takes a stream of events.
+    pub(super) streams: bool,
+    pub(super) delivery: Delivery,
+    /// The span of the request, and that of the call to the upstream within it.
+    pub(super) spans: (Operation, Operation),
+    /// The latter as the upstream gets it.
+    pub(super) traceparent: String,
+    /// When the request came in, and when the call set out.
+    times: (Instant, Instant),
+    open: Open,
+}
+
+/// What an upstream sees of a leg.
+#[derive(Clone, Copy)]
+pub(super) struct Outbound<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) log_level: Option<LogLevel>,
+    pub(super) traceparent: &'a str,
+    pub(super) tracestate: Option<&'a str>,
+}
+
+/// What a request holds besides the ceilings' room, given back when it ends.
+#[derive(Debug)]
+pub(in crate::lifecycle) struct Held {
+    /// To whom the answer goes, and in what form.
+    pub(in crate::lifecycle) asker: Asker,
+    /// Its place in a legacy session.
+    pub(in crate::lifecycle) tracked: Option<Tracked>,
+    /// Its room among the calls in flight.
+    pub(in crate::lifecycle) _room: OwnedSemaphorePermit,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        metrics().calls.decrement();
+    }
+}
+
+/// A record whose outcome is not written yet. It gets one however the request ends: also where a bug stops the carriage,
+/// or the drain's time is up before the upstream has answered.
+#[derive(Debug)]
+struct Open {
+    journal: Arc<Journal>,
+    id: Uuid,
+    noted: bool,
+}
+
+impl Open {
+    fn note(&mut self, outcome: &Outcome<'_>) {
+        self.noted = true;
+        if !self.journal.note(self.id, outcome) {
+            metrics().audit_failures.increment();
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.noted {
+            let mut outcome = Outcome::new(Ending::Unknown);
+            outcome.reason = Some("the gateway stopped waiting for the call");
+            self.note(&outcome);
+        }
+    }
+}
+
+impl Leg {
+    /// Puts together what is known of a request whose record is `id`; what comes back with it brings the answer.
+    pub(in crate::lifecycle) fn new(
+        asking: &Asking<'_>,
+        (target, held): (Target, Held),
+        trail: &mut Trail,
+        (journal, id): (&Arc<Journal>, Uuid),
+    ) -> Result<(Self, oneshot::Receiver<Response>), Refusal> {
+        let open = Open { journal: Arc::clone(journal), id, noted: false };
+        let asked = trail.asked.take().ok_or(Refusal::Bug("a call that was not read"))?;
+        let client = asked.operation.client(|| names::span(asking.call.method().as_str(), target.label()));
+        let (to_client, answered) = oneshot::channel();
+        let leg = Self {
+            identity: Arc::clone(asking.caller.identity()),
+            claimed: asked.client,
+            method: asking.call.method(),
+            target,
+            held,
+            streams: respond::takes_streams(&asking.head.headers),
+            delivery: Delivery::Waiting(to_client),
+            traceparent: client.traceparent(),
+            spans: (asked.operation, client),
+            times: (trail.began, clock::instant()),
+            open,
+        };
+        Ok((leg, answered))
+    }
+
+    /// Its way back, and what goes out.
+    pub(super) fn outbound(&mut self) -> ((&mut Delivery, &Held), Outbound<'_>) {
+        let outbound = Outbound {
+            identity: &self.identity,
+            log_level: self.held.asker.log_level,
+            traceparent: &self.traceparent,
+            tracestate: self.spans.1.tracestate(),
+        };
+        ((&mut self.delivery, &self.held), outbound)
+    }
+
+    /// The id of its record.
+    pub(super) const fn id(&self) -> Uuid {
+        self.open.id
+    }
+
+    /// The client's era.
+    pub(super) const fn era(&self) -> Era {
+        self.held.asker.era
+    }
+
+    /// Who asks, for a record.
+    pub(super) fn who(&self) -> Who<'_> {
+        Who {
+            identity: Some(&self.identity),
+            claimed_name: self.claimed.0.as_deref(),
+            claimed_version: self.claimed.1.as_deref(),
+        }
+    }
+
+    /// From now on the client gets events, where it takes them.
+    pub(super) fn open(&mut self) {
+        if self.streams {
+            self.delivery.open(self.held.tracked.as_ref());
+        }
+    }
+
+    /// Writes down how it ended, and tells the client.
+    pub(in crate::lifecycle) async fn end(mut self, ended: Ended) {
+        let ended = ended.told_by(&self.held.asker, self.method);
+        let outcome = self.outcome(&ended);
+        self.open.note(&outcome);
+        self.measure(&ended, &outcome);
+        match ended {
+            Ended { answer: Some(answer), .. } => self.delivery.answer(answer).await,
+            Ended { refusal: Some(refusal), .. } => self.delivery.refuse(&self.held.asker, &refusal).await,
+            Ended { .. } => self.delivery.end(),
+        }
+    }
+
+    fn outcome<'a>(&self, ended: &'a Ended) -> Outcome<'a> {
+        let mut outcome = Outcome::new(ended.ending);
+        outcome.duration_us = u64::try_from(self.times.0.elapsed().as_micros()).ok();
+        outcome.cached = ended.cached;
+        if let Some(refusal) = &ended.refusal {
+            let outside = refusal.outside(self.era());
+            outcome.status = Some(outside.status);
+            outcome.rpc_code = Some(i64::from(outside.rpc));
+            outcome.code = Some(outside.code);
+        }
+        if let Some(answer) = &ended.answer {
+            outcome.status = Some(200);
+            outcome.rpc_code = match answer.outcome() {
+                Judged::RpcError(code) => Some(code),
+                Judged::Complete | Judged::ToolError | Judged::InputRequired => None,
+            };
+            outcome.bytes = u64::try_from(answer.body().len()).ok();
+        }
+        outcome
+    }
+
+    /// Counts the request, and closes its two spans.
+    fn measure(&self, ended: &Ended, outcome: &Outcome<'_>) {
+        let rpc = match (&ended.refusal, outcome.rpc_code) {
+            (_, None) => Cow::Borrowed(""),
+            (Some(_), Some(own)) => Cow::Owned(own.to_string()),
+            (None, Some(upstreams)) => Cow::Borrowed(names::rpc_code(upstreams)),
+        };
+        let error = match (&ended.refusal, ended.ending) {
+            (Some(refusal), _) => refusal.code(),
+            (None, Ending::ToolError) => names::TOOL_ERROR,
+            (None, Ending::Cancelled) => "cancelled",
+            (None, _) => &rpc,
+        };
+        let operation = metrics::Operation {
+            method: self.method.as_str(),
+            target: self.target.label().unwrap_or_default(),
+            error,
+            status: &rpc,
+            version: self.held.asker.version,
+        };
+        metrics().served(operation, self.times.0.elapsed());
+        if !ended.cached {
+            metrics().called(self.target.definition.upstream.as_str(), operation, self.times.1.elapsed());
+        }
+        for operation in [&self.spans.0, &self.spans.1] {
+            if !error.is_empty() {
+                operation.fail(error);
+            }
+            if let Some(code) = outcome.rpc_code {
+                operation.note(names::RPC_STATUS, code.to_string());
+            }
+        }
+    }
+}
+
+/// How a request ended, for its record and its client.
+#[derive(Debug)]
+pub(in crate::lifecycle) struct Ended {
+    ending: Ending,
+    refusal: Option<Refusal>,
+    answer: Option<Answer>,
+    /// Whether the answer is one that was kept.
+    cached: bool,
+}
+
+impl Ended {
+    pub(super) fn answered(answer: Answer) -> Self {
+        let ending = match answer.outcome() {
+            Judged::RpcError(_) => Ending::RpcError,
+            Judged::ToolError => Ending::ToolError,
+            Judged::InputRequired => Ending::InputRequired,
+            Judged::Complete => Ending::Ok,
+        };
+        Self { ending, refusal: None, answer: Some(answer), cached: false }
+    }
+
+    /// The answer is one that was kept.
+    pub(super) fn kept(answer: Answer) -> Self {
+        Self { cached: true, ..Self::answered(answer) }
+    }
+
+    pub(in crate::lifecycle) fn refused(refusal: Refusal) -> Self {
+        let kept = matches!(refusal, Refusal::UpstreamUnreachable(_) | Refusal::CredentialLeak);
+        let ending = if kept { Ending::NotForwarded } else { Ending::Failed };
+        if refusal == Refusal::CredentialLeak {
+            metrics().tripwire.increment();
+        }
+        Self { ending, refusal: Some(refusal), answer: None, cached: false }
+    }
+
+    /// The upstream ended its answer without a response; a status that says why is worth recording.
+    pub(super) fn lost(status: StatusCode) -> Self {
+        Self::refused(match status {
+            StatusCode::FORBIDDEN => Refusal::UpstreamUnauthorized,
+            _ if status.is_success() => Refusal::UpstreamLost("the answer ended without a response".to_owned()),
+            _ => Refusal::UpstreamInvalid(format!("HTTP {} without a JSON-RPC message", status.as_u16())),
+        })
+    }
+
+    pub(super) const fn cancelled() -> Self {
+        Self { ending: Ending::Cancelled, refusal: None, answer: None, cached: false }
+    }
+
+    /// Where a legacy client could not be asked, or would not answer, its model is told so (spec §2.2).
+    fn told_by(mut self, asker: &Asker, method: Method) -> Self {
+        if let Some(refusal) = &self.refusal
+            && (asker.era, method) == (Era::Legacy, Method::ToolsCall)
+            && matches!(refusal, Refusal::InputUndeclared(_) | Refusal::InputRefused(_) | Refusal::InputTimeout)
+        {
+            self.answer = Some(Answer::failed(asker, refusal));
+        }
+        self
+    }
+}
+
+/// The time after `span` from now.
+pub(super) fn instant_after(span: Duration) -> Instant {
+    let now = clock::instant();
+    now.checked_add(span).unwrap_or(now)
+}

@@ -1,0 +1,360 @@
+//! What happens to a call once it is recorded?
+//!
+//! A task of its own carries it: out under its grant, the messages of the answer inspected one by one on their way back,
+//! and the outcome written down however it ends. A client that goes away does not take the outcome with it.
+
+mod deliver;
+mod input;
+mod leg;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use deliver::Interrupted;
+use http::{HeaderName, HeaderValue};
+pub(super) use input::Next;
+use leg::Outbound;
+use leg::instant_after;
+pub(super) use leg::{Ended, Held, Leg};
+use uuid::Uuid;
+
+use self::input::{Heard, Line};
+use super::{
+    Asking, Estate, Means,
+    kept::{Allowed, Keeping},
+    local,
+    retry::Retrying,
+};
+use crate::{
+    audit::{
+        journal::Receipt,
+        record::{self, Who},
+    },
+    catalog::Target,
+    clock,
+    exchange::Grant,
+    inspect::{self, Admitted, Asked, Sent},
+    refusal::{Era, Refusal},
+    rpc::{
+        Call, Capabilities, mirrors,
+        outbound::Retry,
+        reply::{Inbound, Response},
+    },
+    telemetry::metrics::metrics,
+    upstream::{Forwarded, Passage, Peer, Reply},
+};
+
+/// A call under way, for whichever request it is carried.
+#[derive(Debug)]
+pub(super) struct Carriage {
+    means: Arc<Means>,
+    estate: Arc<Estate>,
+    peer: Arc<Peer>,
+    call: Call,
+    target: Target,
+    /// Whether the URIs that the client sees carry the upstream's id.
+    prefixed: bool,
+    /// `Mcp-Param-*` headers that no schema declares: forwarded and otherwise ignored (RI-02).
+    unrecognised: Vec<(HeaderName, HeaderValue)>,
+    /// What let it through.
+    allowed: Allowed,
+    /// What the client can do for this upstream.
+    capabilities: Capabilities,
+    /// The first intent of the call, which all that continue it name.
+    first: Uuid,
+    /// How often the client was asked something.
+    round: u32,
+    /// Pages that a legacy client was sent to.
+    visits: Vec<input::Visit>,
+}
+
+/// What reading the upstream came to.
+enum Turn {
+    /// The request has ended.
+    Ended(Ended),
+    /// The upstream answered that it needs something from the client first.
+    Input(Asked),
+    /// The upstream asks something in the middle of the call, and the client can only be asked by an answer.
+    Requests,
+}
+
+impl Carriage {
+    /// Puts together what the call needs on its way. `first` is the record of its first request.
+    pub(super) fn load(
+        asking: Asking<'_>,
+        target: Target,
+        means: &Arc<Means>,
+        allowed: Allowed,
+        (first, retry): (Uuid, Option<&Retrying>),
+    ) -> Result<Self, Refusal> {
+        let capabilities = asking.capabilities(&target)?;
+        let Asking { estate, head, call, .. } = asking;
+        let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let unrecognised = mirrors::unrecognised(&target.definition.mirrors, &head.headers);
+        Ok(Self {
+            means: Arc::clone(means),
+            unrecognised: unrecognised.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            peer: Arc::clone(peer),
+            prefixed: estate.catalogue.load().uri_prefix(&head.endpoint, &target.definition.upstream).is_some(),
+            estate: Arc::clone(estate),
+            call,
+            target,
+            allowed,
+            capabilities,
+            first: retry.map_or(first, |retry| retry.call),
+            round: retry.map_or(0, |retry| retry.round),
+            visits: Vec::new(),
+        })
+    }
+
+    /// Carries the call to its end.
+    pub(super) async fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant), retry: Option<Retry>) {
+        let passage = self.passage(leg.outbound().1, retry.as_ref());
+        let keeping = Keeping::of(&self.peer, &passage, &sent.1, &self.allowed);
+        let kept = &self.estate.kept;
+        if let Some(answer) = keeping.as_ref().and_then(|it| it.recall(kept, &leg.held.asker, self.prefix())) {
+            return leg.end(Ended::kept(answer)).await;
+        }
+        let mut line = match Box::pin(self.set_out(&mut leg, sent, retry.as_ref())).await {
+            Ok(line) => line,
+            Err(ended) => return leg.end(ended).await,
+        };
+        line.keeping = keeping;
+        loop {
+            let ended = match self.read(&mut leg, &mut line).await {
+                Turn::Ended(ended) => ended,
+                Turn::Input(asked) if leg.era() == Era::Modern => self.hand_over(&leg, &line, &asked),
+                Turn::Input(asked) => match Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await {
+                    Ok(again) => {
+                        line = again;
+                        continue;
+                    }
+                    Err(ended) => return leg.end(ended).await,
+                },
+                Turn::Requests => match Box::pin(self.hold(leg, &mut line)).await {
+                    Some(next) => {
+                        leg = next;
+                        continue;
+                    }
+                    None => return,
+                },
+            };
+            self.visited(&mut leg).await;
+            return leg.end(ended).await;
+        }
+    }
+
+    /// Sends the call, and gives the line on which the upstream answers.
+    async fn set_out(&self, leg: &mut Leg, sent: (Receipt, Grant), retry: Option<&Retry>) -> Result<Line, Ended> {
+        // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
+        let ((delivery, held), outbound) = leg.outbound();
+        let passage = self.passage(outbound, retry);
+        let sending = Box::pin(self.send(sent, &passage));
+        match delivery.attend(held, self.deadline(), sending).await {
+            Ok(Ok(reply)) => Ok(Line::new(reply, &leg.held)),
+            Ok(Err(refusal)) => Err(Ended::refused(refusal)),
+            Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
+            Err(Interrupted::Late) => Err(Ended::refused(Refusal::UpstreamTimeout)),
+        }
+    }
+
+    /// What goes up for `leg`; its way back is not part of that.
+    fn passage<'a>(&'a self, leg: Outbound<'a>, retry: Option<&'a Retry>) -> Passage<'a> {
+        Passage {
+            caller: leg.identity,
+            call: &self.call,
+            target: &self.target,
+            unrecognised: &self.unrecognised,
+            log_level: leg.log_level,
+            capabilities: self.capabilities,
+            retry,
+            traceparent: Some(leg.traceparent),
+            tracestate: leg.tracestate,
+        }
+    }
+
+    /// Sends the call. A credential that the upstream refuses is minted anew, once: a 401 proves that nothing was
+    /// executed (spec §2.6).
+    async fn send(&self, (receipt, grant): (Receipt, Grant), passage: &Passage<'_>) -> Result<Box<Reply>, Refusal> {
+        let key = grant.key();
+        let receipt = match self.peer.forward(receipt, grant, passage).await? {
+            Forwarded::Answered(reply) => return Ok(reply),
+            Forwarded::Unauthorized(receipt) => receipt,
+        };
+        self.estate.exchange.drop_grant(&key);
+        let grant = self.mint(passage).await?;
+        if grant.key() == key {
+            // The same credential always: it would be refused again.
+            return Err(Refusal::UpstreamUnauthorized);
+        }
+        let key = grant.key();
+        match Box::pin(self.peer.forward(receipt, grant, passage)).await? {
+            Forwarded::Answered(reply) => Ok(reply),
+            Forwarded::Unauthorized(_receipt) => {
+                self.estate.exchange.drop_grant(&key);
+                Err(Refusal::UpstreamUnauthorized)
+            }
+        }
+    }
+
+    /// Another grant for the same call.
+    async fn mint(&self, passage: &Passage<'_>) -> Result<Grant, Refusal> {
+        let (exchange, identity) = (&self.estate.exchange, passage.caller);
+        let grant = exchange.mint(identity, self.peer.settings(), &self.target.definition.mints, clock::now()).await?;
+        let who = Who { identity: Some(identity), ..Who::default() };
+        let request = record::Request::default();
+        local::record_mint(&self.means.journal, &grant, self.target.definition.upstream.as_str(), (who, request));
+        Ok(grant)
+    }
+
+    /// Reads the upstream's messages until this call's response, and lets through what may go back.
+    async fn read(&self, leg: &mut Leg, line: &mut Line) -> Turn {
+        let end_of_stream = instant_after(self.estate.config.limits.stream_max);
+        let mut late = self.patience(line);
+        let mut opens = line.reply.messages.is_stream().then(|| instant_after(STREAM_OPENS_AFTER));
+        loop {
+            let until = [opens, line.collected].into_iter().flatten().fold(late, Instant::min).min(end_of_stream);
+            let heard = match leg.delivery.attend(&leg.held, until, line.hear()).await {
+                Ok(heard) => heard,
+                Err(Interrupted::Cancelled) => return Turn::Ended(Ended::cancelled()),
+                Err(Interrupted::Late) if line.collected.is_some_and(|at| at <= until) => return Turn::Requests,
+                Err(Interrupted::Late) if opens.take().is_some_and(|opens| opens < late) => {
+                    leg.open();
+                    continue;
+                }
+                Err(Interrupted::Late) if line.awaits_session() && until == late => {
+                    self.abandon(leg, line, "nobody answered in time").await;
+                    late = self.patience(line);
+                    continue;
+                }
+                Err(Interrupted::Late) => return Turn::Ended(Ended::refused(Refusal::UpstreamTimeout)),
+            };
+            let turn = match heard {
+                Heard::Answer(id, response) => self.pass_on(leg, line, (&id, &response)).await,
+                Heard::Message(Ok(Some(message))) => self.message(leg, line, message).await,
+                Heard::Message(Ok(None)) => Err(Ended::lost(line.reply.status)),
+                Heard::Message(Err(_)) if !line.reply.status.is_success() => Err(Ended::lost(line.reply.status)),
+                Heard::Message(Err(refusal)) => Err(Ended::refused(refusal)),
+            };
+            match turn {
+                Ok(Read::More) => {}
+                Ok(Read::Life) => {
+                    // A sign of life: the tool's own time begins anew, within the life of a stream.
+                    late = self.patience(line);
+                    opens = None;
+                }
+                Ok(Read::Turn(turn)) => return turn,
+                Err(ended) => return Turn::Ended(ended),
+            }
+        }
+    }
+
+    async fn message(&self, leg: &mut Leg, line: &mut Line, message: Bytes) -> Result<Read, Ended> {
+        if line.reply.gives_away(&message) {
+            let why = "the answer holds the gateway's credential".to_owned();
+            return Err(Ended::refused(Refusal::UpstreamInvalid(why)));
+        }
+        match Inbound::parse(message, line.reply.bounds()) {
+            Err(_) if !line.reply.status.is_success() => Err(Ended::lost(line.reply.status)),
+            Err(why) => Err(Ended::refused(Refusal::UpstreamInvalid(why.to_owned()))),
+            Ok(Inbound::Response(response)) => self.response(leg, line, response),
+            Ok(Inbound::Notification(notification)) => match line.relay.admit(&notification) {
+                Ok(notification) => {
+                    leg.open();
+                    if !leg.delivery.event(notification).await && leg.era() == Era::Modern {
+                        return Err(Ended::cancelled());
+                    }
+                    Ok(Read::Life)
+                }
+                Err(why) => {
+                    self.peer.heed_word(&notification.method());
+                    if !line.withdraw(&notification, leg).await {
+                        self.dropped(why.as_str());
+                    }
+                    Ok(Read::More)
+                }
+            },
+            Ok(Inbound::Request(request)) => {
+                // What comes of it may be due to what was asked (RI-06).
+                line.keeping = None;
+                self.asked(leg, line, &request).await
+            }
+        }
+    }
+
+    fn response(&self, leg: &Leg, line: &mut Line, response: Response) -> Result<Read, Ended> {
+        let reply = &mut line.reply;
+        if !response.answers(reply.id) && reply.messages.is_stream() {
+            self.dropped("id_unknown");
+            return Ok(Read::More);
+        }
+        reply.is_answered();
+        if !reply.status.is_success() && (response.outcome().is_ok() || !response.answers(reply.id)) {
+            return Err(Ended::lost(reply.status));
+        }
+        if reply.spoken.era == Era::Modern
+            && let Err(error) = response.outcome()
+        {
+            self.peer.heed(error.code);
+        }
+        let version = reply.spoken.version;
+        let sent = Sent {
+            method: self.call.method(),
+            id: reply.id,
+            version,
+            declared: self.capabilities.in_version(version),
+            prefix: self.prefix(),
+            age: Duration::ZERO,
+        };
+        match inspect::admit(&leg.held.asker, &sent, &response) {
+            Ok(Admitted::Answer(answer)) => {
+                if let Some(keeping) = &line.keeping {
+                    keeping.keep(&self.estate.kept, response, reply.id, reply.spoken);
+                }
+                Err(Ended::answered(answer))
+            }
+            Ok(Admitted::Input(asked)) => Ok(Read::Turn(Turn::Input(asked))),
+            Err(refusal) => Err(Ended::refused(refusal)),
+        }
+    }
+
+    /// The upstream's id, where the URIs that the client sees carry it.
+    fn prefix(&self) -> Option<&str> {
+        self.prefixed.then(|| self.target.definition.upstream.as_str())
+    }
+
+    /// Counts a message that nobody asked for, or that fits nothing.
+    fn dropped(&self, reason: &str) {
+        metrics().upstream_dropped.with([self.target.definition.upstream.as_str(), reason]).increment();
+        tracing::debug!(upstream = %self.target.definition.upstream, reason, "dropped a message of an upstream");
+    }
+
+    /// How long the upstream may be silent: a person needs longer than a tool.
+    fn patience(&self, line: &Line) -> Instant {
+        if line.awaits_session() {
+            return instant_after(self.estate.config.limits.hold_max);
+        }
+        self.deadline()
+    }
+
+    fn deadline(&self) -> Instant {
+        instant_after(self.target.definition.timeout)
+    }
+}
+
+/// What one message came to, where the request goes on.
+enum Read {
+    /// Nothing.
+    More,
+    /// The upstream is at work.
+    Life,
+    /// Something has to be done first.
+    Turn(Turn),
+}
+
+/// An upstream's stream that has said nothing for so long is opened towards the client, so that it hears keep-alives; an
+/// answer that comes sooner goes back as plain JSON.
+const STREAM_OPENS_AFTER: Duration = Duration::from_millis(500);

@@ -1,0 +1,338 @@
+//! How is somebody told what they did not ask for at that moment?
+//!
+//! `subscriptions/listen` of modern clients, and the GET stream of legacy ones: a task each, which waits for news, looks
+//! whether what its caller sees is another than before, and says so. It learns of changes from `hub`, and reads no
+//! upstream.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, sleep_until, timeout},
+};
+use uuid::Uuid;
+
+use super::{
+    Asking, Estate, Gateway, Head, Response,
+    hub::{News, Seat, View},
+    local, respond,
+    subscribe::may_watch,
+    trail::Trail,
+};
+use crate::{
+    audit::{
+        journal::Journal,
+        record::{self, Who},
+    },
+    bridge::{Sink, Subscription, Turn},
+    clock::{self, Timestamp},
+    config::Endpoint,
+    identity::{Caller, Identity},
+    refusal::{Era, Refusal},
+    rpc::{self, RequestId, Topic, Topics, answers, sse},
+    telemetry::metrics::metrics,
+};
+
+/// Somebody who waits for changes, with everything that this takes until it ends.
+struct Listener {
+    estate: Arc<ArcSwap<Estate>>,
+    news: watch::Receiver<Arc<News>>,
+    journal: Arc<Journal>,
+    identity: Arc<Identity>,
+    endpoint: Endpoint,
+    topics: Topics,
+    ear: Ear,
+    /// Where changes of resources wait to be told.
+    sink: Arc<Sink>,
+    seen: View,
+    /// The policy set and the configuration that `seen` was judged by.
+    judged_by: (Arc<str>, Arc<Estate>),
+    until: Instant,
+    record: Uuid,
+    began: Instant,
+    told: u64,
+    _seat: Seat,
+}
+
+/// Where what is told goes.
+enum Ear {
+    /// A request of this id, which gets an answer in the end, with the resources that it watches.
+    Request(RequestId, Vec<Subscription>),
+    /// A stream of a session.
+    Stream(Turn),
+}
+
+/// Why a listener ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The client went away, or took nothing for too long.
+    Gone,
+    /// The credential, or the life of a stream, is over.
+    Expired,
+    /// What could be seen may be seen no longer.
+    Withdrawn,
+    /// A newer stream has taken over, or the session is over.
+    Over,
+    /// The gateway ends.
+    Drained,
+    /// Nothing of what was asked for can be told of.
+    Nothing,
+}
+
+impl End {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Expired => "expired",
+            Self::Withdrawn => "withdrawn",
+            Self::Over => "over",
+            Self::Drained => "drained",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+impl Gateway {
+    /// `subscriptions/listen` (RS-33): the acknowledgement first, then what changes, and an answer at the end.
+    pub(super) async fn listen(&self, asking: &Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
+        let Asking { head, caller, call, .. } = asking;
+        let id = call.id().cloned().ok_or(Refusal::NotARequest("a request without an id"))?;
+        let filter = call.filter().ok_or(Refusal::NotARequest("a filter that was not read"))?;
+        if !respond::takes_streams(&head.headers) {
+            return Err(Refusal::NotAcceptable);
+        }
+        let topics = filter.topics.and(local::capabilities(asking.estate, caller, trail).topics());
+        let seat = self.hub.seat(caller.identity().principal)?;
+        let sink = Arc::default();
+        let watched = self.watch_all(asking, trail, filter.uris, &sink).await;
+        let uris: Vec<String> = watched.iter().map(|(uri, _)| uri.clone()).collect();
+        let ear = Ear::Request(id.clone(), watched.into_iter().map(|(_, subscription)| subscription).collect());
+        let listener = self.listener((asking.estate, caller), trail, topics, (ear, sink, seat))?;
+        let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+        // The channel is new: there is room in it.
+        drop(events.try_send(sse::message(&answers::acknowledged(&id, topics, &uris))));
+        self.tasks.spawn(listener.run(events));
+        Ok(respond::stream(to_body))
+    }
+
+    /// The GET stream of a legacy session (RL-04, RL-05): what `initialize` said that the client would be told of.
+    pub(super) fn stream(
+        &self,
+        estate: &Arc<Estate>,
+        head: &Head,
+        caller: &Caller,
+        trail: &mut Trail,
+    ) -> Result<Response, Refusal> {
+        // Without a session it is either no client of ours or one that only tries what there is (RS-22).
+        if !respond::takes_streams(&head.headers) || rpc::headers::session_id(&head.headers)?.is_none() {
+            return Err(Refusal::MethodNotAllowed("POST, DELETE"));
+        }
+        trail.era = Some(Era::Legacy);
+        let session = self.session(head, caller, trail)?;
+        let last = rpc::headers::last_event_id(&head.headers);
+        if let Some(rest) = last.and_then(|last| session.resume(last)) {
+            return Ok(respond::stream(rest));
+        }
+        let mut turn = session.take_turn();
+        let priming = turn.priming();
+        let topics = local::capabilities(estate, caller, trail).topics();
+        let seat = self.hub.seat(caller.identity().principal)?;
+        self.subscriptions.renew(caller.identity());
+        let sink = Arc::clone(session.sink());
+        let mut listener = self.listener((estate, caller), trail, topics, (Ear::Stream(turn), sink, seat))?;
+        if last.is_some() {
+            // What changed while the client was away, nobody told it.
+            listener.seen = View::default();
+            listener.news.mark_changed();
+        }
+        let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+        // The channel is new: there is room in it.
+        drop(priming.map(|event| events.try_send(event)));
+        self.tasks.spawn(listener.run(events));
+        Ok(respond::stream(to_body))
+    }
+
+    fn listener(
+        &self,
+        (estate, caller): (&Arc<Estate>, &Caller),
+        trail: &Trail,
+        topics: Topics,
+        (ear, sink, seat): (Ear, Arc<Sink>, Seat),
+    ) -> Result<Listener, Refusal> {
+        let identity = caller.identity();
+        let mut news = self.hub.listen();
+        let policy_set = Arc::clone(estate.rules.load().policies.digest());
+        let words = Arc::clone(&news.borrow_and_update());
+        let seen = View::of(estate, &words, (identity, &trail.endpoint), trail.now);
+        let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+        let recorded = self.journal.healthy()
+            && trail.with_request(None, |request| {
+                let (who, endpoint) = (trail.who(), trail.endpoint.path());
+                let resources = u64::try_from(ear.watched().len()).unwrap_or(u64::MAX);
+                let (topics, policy_set) = (names.as_slice(), &*policy_set);
+                let listen = record::Listen { who, endpoint: &endpoint, request, topics, resources, policy_set };
+                self.journal.note(trail.id, &listen)
+            });
+        if !recorded {
+            return Err(Refusal::AuditUnavailable("the listener could not be recorded".to_owned()));
+        }
+        trail.measure("", None);
+        Ok(Listener {
+            estate: Arc::clone(&self.estate),
+            news,
+            journal: Arc::clone(&self.journal),
+            until: last_moment(estate, identity, trail.now),
+            identity: Arc::clone(identity),
+            endpoint: trail.endpoint.clone(),
+            topics,
+            ear,
+            sink,
+            seen,
+            judged_by: (policy_set, Arc::clone(estate)),
+            record: trail.id,
+            began: trail.began,
+            told: 0,
+            _seat: seat,
+        })
+    }
+}
+
+impl Listener {
+    async fn run(mut self, events: mpsc::Sender<Bytes>) {
+        let end = self.attend(&events).await;
+        if let Ear::Request(id, _) = &self.ear
+            && end != End::Gone
+        {
+            drop(timeout(CLIENT_STALL_MAX, events.send(sse::message(&answers::listened(id)))).await);
+        }
+        let who = Who { identity: Some(&self.identity), ..Who::default() };
+        let duration_us = u64::try_from(self.began.elapsed().as_micros()).ok();
+        let ended = record::ListenEnd { who, reason: end.as_str(), told: self.told, duration_us };
+        if !self.journal.note(self.record, &ended) {
+            metrics().audit_failures.increment();
+        }
+    }
+
+    async fn attend(&mut self, events: &mpsc::Sender<Bytes>) -> End {
+        if self.topics.is_empty() && self.ear.watched().is_empty() {
+            return End::Nothing;
+        }
+        loop {
+            tokio::select! {
+                () = events.closed() => return End::Gone,
+                () = sleep_until(self.until.into()) => return End::Expired,
+                () = over(&mut self.ear) => return End::Over,
+                // The hub lives as long as the gateway. What is new is looked at when it is told.
+                _changed = self.news.changed() => self.news.mark_changed(),
+                () = self.sink.filled() => {}
+            }
+            if !self.news.borrow().draining {
+                // What comes in a burst is told once.
+                sleep(COALESCE).await;
+            }
+            if let Some(end) = self.tell(events).await {
+                return end;
+            }
+        }
+    }
+
+    /// Tells what there is to tell, by the rules of now; says whether that was the end.
+    async fn tell(&mut self, events: &mpsc::Sender<Bytes>) -> Option<End> {
+        let changed = self.news.has_changed().unwrap_or(true);
+        let news = Arc::clone(&self.news.borrow_and_update());
+        if news.draining {
+            return Some(End::Drained);
+        }
+        let (estate, now) = (self.estate.load_full(), clock::now());
+        if !self.is_admitted(&estate) {
+            return Some(End::Withdrawn);
+        }
+        let mut messages = Vec::new();
+        let seen = if changed { View::of(&estate, &news, (&self.identity, &self.endpoint), now) } else { self.seen };
+        for topic in seen.differs(&self.seen).and(self.topics).iter() {
+            messages.push(self.ear.event(|listener| answers::changed(topic, listener)));
+        }
+        for (uri, (upstream, own)) in self.sink.take() {
+            if may_watch(&estate, &self.identity, (&upstream, &own), now) {
+                messages.push(self.ear.event(|listener| answers::updated(&uri, listener)));
+            }
+        }
+        for message in messages {
+            // Whoever does not read holds up nobody else: the news wait for them, and are one when they come.
+            match timeout(CLIENT_STALL_MAX, events.send(message)).await {
+                Ok(Ok(())) => self.told = self.told.saturating_add(1),
+                Ok(Err(_)) | Err(_) => return Some(End::Gone),
+            }
+        }
+        let withdrawn = changed && self.is_withdrawn(estate, &seen, now);
+        self.seen = seen;
+        withdrawn.then_some(End::Withdrawn)
+    }
+
+    /// Whether a request with this credential would still be let in at this endpoint, as far as the configuration says.
+    fn is_admitted(&self, estate: &Estate) -> bool {
+        let issuer = &self.identity.authentication.issuer;
+        !estate.audiences(&self.endpoint).is_empty()
+            && estate.config.issuers.iter().any(|known| known.issuer == *issuer)
+    }
+
+    /// Whether other rules than before leave nothing to be seen, or take away a resource that is watched. A list that is
+    /// empty because its upstream emptied it is only a list that has changed.
+    fn is_withdrawn(&mut self, estate: Arc<Estate>, seen: &View, now: Timestamp) -> bool {
+        let policy_set = Arc::clone(estate.rules.load().policies.digest());
+        let same = policy_set == self.judged_by.0 && Arc::ptr_eq(&estate, &self.judged_by.1);
+        let watched = self.ear.watched();
+        let taken = !same && !watched.iter().all(|one| may_watch(&estate, &self.identity, one.subject(), now));
+        self.judged_by = (policy_set, estate);
+        taken || (!same && self.seen.any && !seen.any)
+    }
+}
+
+impl Ear {
+    fn event(&mut self, message: impl FnOnce(Option<&RequestId>) -> Vec<u8>) -> Bytes {
+        match self {
+            Self::Request(id, _) => sse::message(&message(Some(id))),
+            Self::Stream(turn) => sse::with_id(&turn.next_id(), &sse::message(&message(None))),
+        }
+    }
+
+    /// The resources that this listener watches by itself; those of a session are the session's.
+    fn watched(&self) -> &[Subscription] {
+        match self {
+            Self::Request(_, watched) => watched,
+            Self::Stream(_) => &[],
+        }
+    }
+}
+
+/// Returns when a stream's turn is over; a request's never is.
+async fn over(ear: &mut Ear) {
+    match ear {
+        Ear::Request(..) => std::future::pending().await,
+        Ear::Stream(turn) => turn.over().await,
+    }
+}
+
+/// Until when `identity` may listen: no longer than its credential is taken, and than a stream may live.
+fn last_moment(estate: &Estate, identity: &Identity, now: Timestamp) -> Instant {
+    let authentication = &identity.authentication;
+    let issuer = estate.config.issuers.iter().find(|issuer| issuer.issuer == authentication.issuer);
+    let leeway = issuer.map_or(Duration::ZERO, |issuer| issuer.leeway);
+    let left = authentication.expires_at.plus(leeway).since(now).min(estate.config.limits.stream_max);
+    let start = clock::instant();
+    start.checked_add(left).unwrap_or(start)
+}
+
+/// Changes within so long are told as one (spec §3.7).
+const COALESCE: Duration = Duration::from_millis(300);
+
+/// Messages that may wait for a listener who reads slowly: one of each topic.
+const EVENTS_WAITING_MAX: usize = 4;
+
+/// A listener who takes nothing for so long is taken to be gone.
+const CLIENT_STALL_MAX: Duration = Duration::from_secs(20);

@@ -1,0 +1,152 @@
+//! How does something leave the gateway and come back unchanged and unread?
+//!
+//! AES-256-GCM under a key that replicas may share: text out, bytes in, and nothing of the latter but what some replica
+//! sealed. A random key serves where none is configured, so that nothing sealed outlives the process. The key before the
+//! present one still opens, so that a rotation loses nothing. It does not know what is sealed, nor for how long.
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    digest, rand,
+};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use zeroize::Zeroizing;
+
+use crate::{config, refusal::Refusal, secret::Secret};
+
+/// Seals and opens.
+#[derive(Debug)]
+pub struct Sealer {
+    present: Key,
+    before: Option<Key>,
+}
+
+#[derive(Debug)]
+struct Key {
+    id: [u8; ID_BYTES],
+    key: RandomizedNonceKey,
+}
+
+impl Sealer {
+    /// With the keys of `[state]`, or a random one.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub fn new(keys: &config::State) -> Result<Self, String> {
+        let present = match &keys.sealing_key {
+            Some(secret) => Key::of(secret)?,
+            None => Key::random()?,
+        };
+        Ok(Self { present, before: keys.sealing_key_before.as_ref().map(Key::of).transpose()? })
+    }
+
+    /// Seals `plain`, to be opened for the same `purpose` only.
+    ///
+    /// # Errors
+    /// [`Refusal::Bug`] where the cipher will not.
+    pub fn seal(&self, purpose: &str, plain: Vec<u8>) -> Result<String, Refusal> {
+        let mut sealed = plain;
+        let nonce = self
+            .present
+            .key
+            .seal_in_place_append_tag(Aad::from(purpose.as_bytes()), &mut sealed)
+            .map_err(|_unspecified| Refusal::Bug("nothing can be sealed"))?;
+        let whole = [self.present.id.as_slice(), nonce.as_ref().as_slice(), sealed.as_slice()].concat();
+        Ok(URL_SAFE_NO_PAD.encode(whole))
+    }
+
+    /// Opens what was sealed for `purpose`; `None` for everything else.
+    #[must_use]
+    pub fn open(&self, purpose: &str, text: &str) -> Option<Vec<u8>> {
+        let whole = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (id, rest) = whole.split_first_chunk::<ID_BYTES>()?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let key = [Some(&self.present), self.before.as_ref()].into_iter().flatten().find(|key| key.id == *id)?;
+        let mut sealed = sealed.to_vec();
+        let plain = key.key.open_in_place(Nonce::from(nonce), Aad::from(purpose.as_bytes()), &mut sealed).ok()?.len();
+        sealed.truncate(plain);
+        Some(sealed)
+    }
+}
+
+impl Key {
+    fn of(secret: &Secret) -> Result<Self, String> {
+        let bytes = key_bytes(secret.expose()).ok_or("a sealing key is not 32 bytes")?;
+        Self::from_bytes(&bytes)
+    }
+
+    fn random() -> Result<Self, String> {
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        rand::fill(bytes.as_mut_slice()).map_err(|_unspecified| "the machine gave no randomness for a sealing key")?;
+        Self::from_bytes(&bytes)
+    }
+
+    fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Result<Self, String> {
+        // The name tells the key from another, and nothing of the key itself.
+        let mut named = digest::Context::new(&digest::SHA256);
+        named.update(b"tollgate sealing key ");
+        named.update(bytes);
+        let id = named.finish().as_ref().first_chunk().copied().ok_or("a digest without bytes")?;
+        let key = RandomizedNonceKey::new(&AES_256_GCM, bytes).map_err(|_unspecified| "the cipher takes no key")?;
+        Ok(Self { id, key })
+    }
+}
+
+/// 32 bytes as 64 hex digits or in base64.
+fn key_bytes(text: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+    if text.len() == 2 * KEY_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        for (byte, at) in bytes.iter_mut().zip((0..text.len()).step_by(2)) {
+            *byte = u8::from_str_radix(text.get(at..at.saturating_add(2))?, 16).ok()?;
+        }
+        return Some(bytes);
+    }
+    let decoded = Zeroizing::new(STANDARD.decode(text).ok()?);
+    *bytes = <[u8; KEY_BYTES]>::try_from(decoded.as_slice()).ok()?;
+    Some(bytes)
+}
+
+/// AES-256.
+const KEY_BYTES: usize = 32;
+
+/// Enough to tell two keys apart.
+const ID_BYTES: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::Sealer;
+    use crate::{config::State, secret::Secret};
+
+    fn sealer(present: &str, before: Option<&str>) -> Sealer {
+        let secret = |text: &str| Secret::new(text.to_owned());
+        Sealer::new(&State { sealing_key: Some(secret(present)), sealing_key_before: before.map(secret) }).unwrap()
+    }
+
+    #[test]
+    fn what_was_sealed_opens_for_its_purpose_and_unchanged_only() {
+        let sealer = Sealer::new(&State::default()).unwrap();
+        let text = sealer.seal("a", b"the state".to_vec()).unwrap();
+        assert_ne!(text, sealer.seal("a", b"the state".to_vec()).unwrap(), "never the same twice");
+        assert_eq!(sealer.open("a", &text).unwrap(), b"the state");
+        assert_eq!(sealer.open("b", &text), None);
+        for at in 0..text.len() {
+            let mut forged = text.clone().into_bytes();
+            forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+            let forged = String::from_utf8(forged).unwrap();
+            assert_ne!(sealer.open("a", &forged).as_deref(), Some(b"the state".as_slice()), "byte {at}");
+        }
+        assert_eq!(sealer.open("a", ""), None);
+        assert_eq!(Sealer::new(&State::default()).unwrap().open("a", &text), None, "another process");
+    }
+
+    #[test]
+    fn the_key_before_still_opens_and_no_older_one() {
+        let (one, two, three) = ("11".repeat(32), "22".repeat(32), "33".repeat(32));
+        let text = sealer(&one, None).seal("a", b"x".to_vec()).unwrap();
+        assert!(sealer(&one, None).open("a", &text).is_some(), "another replica");
+        assert!(sealer(&two, Some(&one)).open("a", &text).is_some());
+        assert!(sealer(&three, Some(&two)).open("a", &text).is_none());
+    }
+}
