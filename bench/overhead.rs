@@ -389,6 +389,7 @@ fn admit() -> Box<dyn FnMut()> {
             id: 7,
             version: VERSION,
             declared: Capabilities::NONE,
+            as_task: false,
             prefix: None,
             age: Duration::ZERO,
         };

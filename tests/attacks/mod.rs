@@ -3,6 +3,7 @@
 //! No attack is judged by the gateway's own word alone: a recorder behind it keeps every byte that it sends up, and each
 //! test first shows that the recorder would have seen the attack succeed.
 
+mod abuse;
 mod algorithm_confusion;
 mod answer_in_another_session;
 mod audience_confusion;
@@ -30,7 +31,11 @@ mod query_token;
 mod replay_after_expiry;
 mod request_state_forged;
 mod sse_endpoint_elsewhere;
+mod sse_link_flood;
 mod stranger_session;
+mod stream_flood;
+mod stream_half_open;
+mod task_forged;
 mod unknown_kid_flood;
 mod upstream_answers_with_another_id;
 mod upstream_asks_undeclared;

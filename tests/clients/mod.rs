@@ -4,8 +4,10 @@
 //! print without the gateway.
 
 mod batches;
+mod federation;
 mod habits;
 mod identity;
 mod input;
 mod matrix;
+mod tasks;
 mod transports;

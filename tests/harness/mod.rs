@@ -18,4 +18,5 @@ pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod recorder;
 pub(crate) mod rmcp_server;
+pub(crate) mod rmcp_tasks;
 pub(crate) mod serve;

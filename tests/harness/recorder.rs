@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -192,6 +192,7 @@ pub(crate) struct Recorder {
 struct Memory {
     seen: Mutex<Vec<Seen>>,
     abandoned: AtomicUsize,
+    poured: AtomicU64,
 }
 
 impl Recorder {
@@ -257,6 +258,11 @@ impl Recorder {
     /// How many answers the client did not wait for.
     pub(crate) fn abandoned(&self) -> usize {
         self.memory.abandoned.load(Ordering::Acquire)
+    }
+
+    /// How many bytes of answers in pieces went out.
+    pub(crate) fn poured(&self) -> u64 {
+        self.memory.poured.load(Ordering::Acquire)
     }
 
     /// Every byte that came in.
@@ -334,6 +340,17 @@ impl HttpBody for Steps {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let polled = self.as_mut().next(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.open.memory.poured.fetch_add(bytes as u64, Ordering::AcqRel);
+        }
+        polled
+    }
+}
+
+impl Steps {
+    fn next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         loop {
             if let Some(pause) = &mut self.pause {
                 if pause.as_mut().poll(context).is_pending() {

@@ -103,7 +103,11 @@ fn calls(recorder: &Recorder) -> Vec<Seen> {
 }
 
 /// A legacy client's call, and its answers to what it is asked on the way; gives what it was asked and the result.
-fn converse(session: &Session, params: &Value, answer: impl Fn(&Value) -> Option<Value>) -> (Vec<Value>, Value) {
+pub(crate) fn converse(
+    session: &Session,
+    params: &Value,
+    answer: impl Fn(&Value) -> Option<Value>,
+) -> (Vec<Value>, Value) {
     let mut connection = session.client().connection();
     connection.send(&session.bytes(&json!("call"), "tools/call", params)).unwrap();
     assert_eq!(connection.head().status, 200);

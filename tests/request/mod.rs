@@ -7,6 +7,7 @@ mod catalogue;
 mod cells;
 mod decision;
 mod drain;
+mod federation;
 mod identity;
 pub(crate) mod input;
 mod legacy_streams;
@@ -23,6 +24,7 @@ mod resumption;
 mod sent_at_most_once;
 mod streams;
 mod subscribe;
+pub(crate) mod tasks;
 mod telemetry;
 mod upstream_tls;
 

@@ -423,6 +423,8 @@ pub enum Ending {
     ToolError,
     /// The client is asked something first; its next request goes on.
     InputRequired,
+    /// The call became a task; requests about that go on.
+    Task,
     /// With a JSON-RPC error of the upstream.
     RpcError,
     /// The gateway ended it: `code` says why.
@@ -443,6 +445,7 @@ impl Ending {
             Self::Ok => "ok",
             Self::ToolError => "tool_error",
             Self::InputRequired => "input_required",
+            Self::Task => "task",
             Self::RpcError => "rpc_error",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -503,7 +506,7 @@ impl Fill for Outcome<'_> {
     fn fill(&self, json: &mut Json<'_>) {
         json.object("result", |json| {
             json.word("ending", self.ending.as_str());
-            json.truth("is_error", !matches!(self.ending, Ending::Ok | Ending::InputRequired));
+            json.truth("is_error", !matches!(self.ending, Ending::Ok | Ending::InputRequired | Ending::Task));
             json.number_if("status", self.status.map(u64::from));
             json.signed_if("rpc_code", self.rpc_code);
             json.name_if("code", self.code);

@@ -33,6 +33,14 @@ pub enum To {
     Upstream(Option<String>),
     /// To a call that is held here.
     Hold(Uuid),
+    /// To a task that the gateway follows for the client: the upstream's id of it, and what was answered before. What is
+    /// answered may still be asked for a while (ext-tasks, Task Update Requests).
+    Task {
+        /// The upstream's id.
+        id: String,
+        /// The keys.
+        answered: Vec<String>,
+    },
     /// Nowhere: the call is made again (error -32042 of a legacy upstream).
     Again,
 }

@@ -11,6 +11,7 @@ mod continuation;
 mod holds;
 mod replay;
 mod subscriptions;
+mod task;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,6 +33,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use replay::Replay;
 pub use subscriptions::{Sink, Subject, Subscription, Subscriptions, Watching};
+pub use task::{Owner, TaskId};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{

@@ -276,6 +276,13 @@ impl Definition {
         self.given.as_ref().map(Document::root)
     }
 
+    /// Whether a server of 2025-11-25 serves this tool as a task only.
+    #[must_use]
+    pub fn needs_task(&self) -> bool {
+        let execution = self.document.root().get("execution").filter(|_| self.kind == Kind::Tool);
+        execution.and_then(|execution| execution.get("taskSupport")).is_some_and(|support| support.is("required"))
+    }
+
     /// The definition's JSON as the upstream gave it.
     #[must_use]
     pub fn raw(&self) -> &Bytes {

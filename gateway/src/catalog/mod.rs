@@ -12,6 +12,7 @@ use std::{
 };
 
 pub use definition::{Definition, Kind};
+use uuid::Uuid;
 
 use crate::{
     config::{Endpoint, Prefix, Upstream, UpstreamId},
@@ -51,6 +52,10 @@ pub struct Offer {
     pub completions: bool,
     /// It sends log messages.
     pub logging: bool,
+    /// Its calls may become tasks, by the extension.
+    pub tasks: bool,
+    /// Its calls may become tasks as MCP 2025-11-25 has them.
+    pub tasks_of_2025: bool,
     /// What it tells the model of itself.
     pub instructions: Option<String>,
 }
@@ -101,11 +106,24 @@ pub struct Target {
     pub exposed: Arc<str>,
     /// What an argument is completed of: who may not see that gets no completion.
     pub of: Option<Arc<Definition>>,
+    /// The task that a call of it became, where that is what is asked about.
+    pub task: Option<Arc<Task>>,
+}
+
+/// A task that a call became.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Task {
+    /// What the upstream calls it.
+    pub id: String,
+    /// The intent of the call.
+    pub call: Uuid,
+    /// How long after its creation the client's id for it is good.
+    pub life_ms: u64,
 }
 
 impl Target {
     fn new(definition: Arc<Definition>, exposed: Arc<str>) -> Self {
-        Self { definition, exposed, of: None }
+        Self { definition, exposed, of: None, task: None }
     }
 
     /// What spans and metrics are told apart by: names are as few as the catalogue has, URIs have no end (MCP in
@@ -279,6 +297,30 @@ impl Catalogue {
         match self.tables(endpoint)?.of(kind).find(name) {
             Some(exposed) => Ok(Target::new(Arc::clone(&exposed.definition), Arc::clone(&exposed.name))),
             None => Err(unknown(kind, name)),
+        }
+    }
+
+    /// The tool of `upstream`, by its own name, whose call became `task`.
+    ///
+    /// # Errors
+    /// [`Refusal::ToolUnknown`] where `endpoint` does not show it; [`Refusal::CatalogueUnavailable`] where nobody can tell,
+    /// because the upstream was never read.
+    pub fn following(
+        &self,
+        endpoint: &Endpoint,
+        (upstream, name): (&str, &str),
+        task: Task,
+    ) -> Result<Target, Refusal> {
+        let is_it = |it: &&Exposed| it.definition.upstream.as_str() == upstream && it.definition.name == name;
+        if let Some(exposed) = self.tables(endpoint)?.of(Kind::Tool).sorted.iter().find(is_it) {
+            let target = Target::new(Arc::clone(&exposed.definition), Arc::clone(&exposed.name));
+            return Ok(Target { task: Some(Arc::new(task)), ..target });
+        }
+        match UpstreamId::parse(upstream).and_then(|id| self.listings.get(&id)) {
+            Some(Listing { offer: None, degraded, .. }) => {
+                Err(Refusal::CatalogueUnavailable(degraded.clone().unwrap_or_default()))
+            }
+            _ => Err(unknown(Kind::Tool, name)),
         }
     }
 

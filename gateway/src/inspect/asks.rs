@@ -15,7 +15,7 @@ use crate::{
     rpc::{
         Asker, Capabilities,
         json::{Document, Kind as Json, Value},
-        meta::Meta,
+        meta::{Meta, RELATED_TASK},
         outbound, versions,
     },
 };
@@ -70,6 +70,13 @@ impl Kind {
             Self::Sampling => Capabilities::SAMPLING,
             Self::Roots => Capabilities::ROOTS,
         }
+    }
+
+    /// What `result` answers, as far as it shows: where nobody knows any more what was asked.
+    #[must_use]
+    pub fn answered_by(result: Value<'_>) -> Self {
+        let fits = |kind: &Self| kind.action(result).is_some();
+        [Self::Form, Self::Roots].into_iter().find(fits).unwrap_or(Self::Sampling)
     }
 
     /// What the client did, for the record: `accept`, `decline`, `cancel` or `answer`; nothing where `result` is no
@@ -189,7 +196,7 @@ impl Ask {
 /// `_meta` without the members that belong to the conversation with the upstream.
 fn write_others(out: &mut Vec<u8>, meta: Value<'_>) {
     let mut own = vec![b'{'];
-    for (name, value) in Meta::of(Some(meta)).others() {
+    for (name, value) in Meta::of(Some(meta)).others().filter(|(name, _)| !name.is(RELATED_TASK)) {
         outbound::member_raw(&mut own, name.raw(), value.raw());
     }
     own.push(b'}');
@@ -296,6 +303,13 @@ impl Asked {
         Self::by_requests(asks).bounded()
     }
 
+    /// What of it was not answered yet.
+    #[must_use]
+    pub fn without(mut self, answered: &[String]) -> Self {
+        self.asks.retain(|(key, _)| !answered.contains(key));
+        self
+    }
+
     fn bounded(self) -> Result<Self, Refusal> {
         let keys: usize = self.asks.iter().map(|(key, _)| key.len()).sum();
         let state = self.state.as_ref().map_or(0, Bytes::len);
@@ -315,17 +329,22 @@ impl Asked {
         outbound::member(&mut out, "result", b"{");
         outbound::member_text(&mut out, "resultType", "input_required");
         if !self.asks.is_empty() {
-            outbound::member(&mut out, "inputRequests", b"{");
-            for (key, ask) in &self.asks {
-                outbound::member(&mut out, key, b"");
-                ask.write_input_request(&mut out, asker.version);
-            }
-            out.push(b'}');
+            self.write_requests(&mut out, asker.version);
         }
         outbound::member_text(&mut out, "requestState", state);
         super::write_meta(&mut out, asker.era, self.meta.as_ref().map(Document::root), prefix);
         out.extend_from_slice(b"}}");
         Answer { body: Bytes::from(out), outcome: Outcome::InputRequired }
+    }
+
+    /// `inputRequests` for a modern client.
+    pub(super) fn write_requests(&self, out: &mut Vec<u8>, version: &str) {
+        outbound::member(out, "inputRequests", b"{");
+        for (key, ask) in &self.asks {
+            outbound::member(out, key, b"");
+            ask.write_input_request(out, version);
+        }
+        out.push(b'}');
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod asks;
 mod content;
 mod relay;
+pub mod tasks;
 
 use std::{borrow::Cow, time::Duration};
 
@@ -46,6 +47,8 @@ pub enum Outcome {
     ToolError,
     /// A modern client is asked for something before there is a result.
     InputRequired,
+    /// The call became a task, which the client follows.
+    Task,
     /// A JSON-RPC error, with the upstream's own code.
     RpcError(i64),
 }
@@ -94,6 +97,8 @@ pub enum Admitted {
     Answer(Answer),
     /// There is none before the client has been asked something.
     Input(Asked),
+    /// The call became a task: there is one when that has ended.
+    Task(tasks::Created),
 }
 
 /// What was sent, and how its answer has to look.
@@ -107,6 +112,8 @@ pub struct Sent<'a> {
     pub version: &'a str,
     /// What it said that the client can do.
     pub declared: Capabilities,
+    /// Whether a legacy upstream was told to make a task of the call.
+    pub as_task: bool,
     /// The upstream's id, where the URIs that the client sees carry it.
     pub prefix: Option<&'a str>,
     /// How long ago the answer came, where it was kept since: what it says of its age is stamped down by that (RS-27).
@@ -116,6 +123,17 @@ pub struct Sent<'a> {
 impl Sent<'_> {
     fn era(&self) -> Era {
         versions::era(self.version)
+    }
+
+    /// The task that a call became. Where nobody said that they would follow it, it is as invalid as any other type of
+    /// result (RS-37).
+    fn task<'v>(&self, result: Value<'v>) -> Option<Value<'v>> {
+        match self.era() {
+            _ if self.method != Method::ToolsCall => None,
+            Era::Modern if !self.declared.has(Capabilities::TASKS) => None,
+            Era::Modern => result.get("resultType").is_some_and(|kind| kind.is("task")).then_some(result),
+            Era::Legacy => result.get("task").filter(|task| self.as_task && task.is_object()),
+        }
     }
 
     /// RS-30: whether the upstream may ask for something before it answers.
@@ -135,6 +153,9 @@ pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Admi
         return invalid("an answer with another id");
     }
     let upstream = sent.era();
+    if let Some(task) = response.outcome().ok().and_then(|result| sent.task(result)) {
+        return tasks::Created::of(task, upstream).map(Admitted::Task);
+    }
     match response.outcome() {
         Ok(result)
             if upstream == Era::Modern
@@ -164,9 +185,8 @@ pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Admi
         }
         Ok(_) | Err(_) => {}
     }
-    let mut out = Vec::with_capacity(response.text().len().saturating_add(256));
-    out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
-    outbound::member(&mut out, "id", asker.id.raw());
+    let mut out = begin(asker);
+    out.reserve(response.text().len().saturating_add(256));
     let outcome = match response.outcome() {
         Ok(result) => {
             outbound::member(&mut out, "result", b"");
@@ -182,6 +202,12 @@ pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Admi
     Ok(Admitted::Answer(Answer { body: Bytes::from(out), outcome }))
 }
 
+fn begin(asker: &Asker) -> Vec<u8> {
+    let mut out = br#"{"jsonrpc":"2.0""#.to_vec();
+    outbound::member(&mut out, "id", asker.id.raw());
+    out
+}
+
 /// A result: checked as far as the gateway's own acts depend on it, then copied member by member.
 fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value<'_>) -> Result<Outcome, Refusal> {
     let mut outcome = Outcome::Complete;
@@ -195,7 +221,7 @@ fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value
         match (name.text().as_deref(), sent.method) {
             (Some("resultType"), _) => {
                 if versions::era(sent.version) == Era::Modern && !value.is("complete") {
-                    return invalid("a `resultType` other than `complete` and `input_required`");
+                    return invalid("a `resultType` that nothing was declared for");
                 }
             }
             (Some("ttlMs"), _) => kept.ttl_ms = value.integer(),
@@ -271,7 +297,7 @@ fn write_meta(out: &mut Vec<u8>, era: Era, upstream: Option<Value<'_>>, prefix: 
         outbound::member(&mut own, meta::SERVER_INFO, outbound::IMPLEMENTATION);
     }
     for (name, value) in upstream.into_iter().flat_map(Value::members) {
-        if name.is(meta::SERVER_INFO) || name.is(meta::DEGRADED) {
+        if [meta::SERVER_INFO, meta::DEGRADED, meta::RELATED_TASK].iter().any(|own| name.is(own)) {
             continue;
         }
         match prefix {
@@ -339,7 +365,13 @@ fn write_error(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, error: RpcErro
     outbound::member(out, "code", code.to_string().as_bytes());
     outbound::member_text(out, "message", &message);
     if let Some(data) = error.data().filter(|data| !claims_gateway(*data)) {
-        outbound::member(out, "data", data.raw());
+        outbound::member(out, "data", b"");
+        if sent.method == Method::ResourcesRead && data.is_object() {
+            // The resource that is not there, under the URI that the client asked for (MCP server/resources, errors).
+            uris::write_object(out, data, sent.prefix);
+        } else {
+            out.extend_from_slice(data.raw());
+        }
     }
     out.push(b'}');
 }

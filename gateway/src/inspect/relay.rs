@@ -82,6 +82,24 @@ impl Relay {
         Ok(end(out))
     }
 
+    /// Progress in the gateway's own words, where the client wants any: the upstream is at work. One step more each time,
+    /// because nobody says how much there is to do.
+    pub fn report(&mut self, message: Option<&str>) -> Option<Bytes> {
+        let client_token = self.client_token.as_deref()?;
+        let progress = self.reached.unwrap_or(0.0).max(0.0).floor() + 1.0;
+        if self.reached.is_some_and(|reached| progress <= reached) {
+            return None;
+        }
+        let mut out = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"#.to_vec();
+        outbound::member(&mut out, "progressToken", client_token);
+        outbound::member(&mut out, "progress", progress.to_string().as_bytes());
+        if let Some(message) = message {
+            outbound::member_text(&mut out, "message", message);
+        }
+        self.reached = Some(progress);
+        Some(end(out))
+    }
+
     fn log(&self, params: Value<'_>) -> Result<Bytes, Dropped> {
         let level = params.get("level").and_then(Value::text).and_then(|word| LogLevel::parse(&word));
         let level = level.ok_or(Dropped::Malformed)?;

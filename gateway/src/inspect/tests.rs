@@ -40,6 +40,7 @@ fn sent(version: &str) -> Sent<'_> {
         id: 5,
         version,
         declared: declared.in_version(version),
+        as_task: false,
         prefix: None,
         age: Duration::ZERO,
     }
@@ -51,6 +52,7 @@ fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String,
     let answer = match admit(&asker, &sent(upstream), &response)? {
         Admitted::Answer(answer) => answer,
         Admitted::Input(asked) => asked.answer(&asker, "SEALED", None),
+        Admitted::Task(created) => created.answer(&asker, "SEALED", 60_000)?,
     };
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
     // Whatever goes back is itself strict JSON.
@@ -200,6 +202,19 @@ fn rs_30_an_upstream_asks_what_the_protocol_has_and_the_client_declared() {
 }
 
 #[test]
+fn a_resource_that_is_not_there_is_named_as_the_client_named_it() {
+    let body = r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32602,"message":"m","data":{"uri":"note:a","of":"uri"}}}"#;
+    let data = |method, prefix| {
+        let sent = Sent { method, prefix, ..sent(MODERN) };
+        let Ok(Admitted::Answer(answer)) = admit(&asker("1", MODERN), &sent, &response(body)) else { panic!() };
+        String::from_utf8(answer.body().to_vec()).unwrap().split_once("\"data\":").unwrap().1.to_owned()
+    };
+    assert_eq!(data(Method::ResourcesRead, Some("crm")), r#"{"uri":"crm+note:a","of":"uri"}}}"#);
+    assert_eq!(data(Method::ResourcesRead, None), r#"{"uri":"note:a","of":"uri"}}}"#);
+    assert_eq!(data(Method::ToolsCall, Some("crm")), r#"{"uri":"note:a","of":"uri"}}}"#, "what it means is not known");
+}
+
+#[test]
 fn ids_are_restored_with_their_type() {
     for id in ["1", "\"1\"", "-9007199254740993", r#""\u0000\"""#] {
         let answer =
@@ -250,4 +265,107 @@ fn rs_34_logs_go_back_where_they_were_asked_for() {
     assert_eq!(silent.admit(&log("emergency")), Err(Dropped::LogUnasked));
     let other = notification(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
     assert_eq!(silent.admit(&other), Err(Dropped::Unsolicited));
+}
+
+#[test]
+fn progress_of_our_own_goes_on_where_the_upstreams_ended() {
+    let mut relay = Relay::new(&asker("1", MODERN), "ours".to_owned());
+    let theirs = notification(
+        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"ours","progress":1.5}}"#,
+    );
+    assert!(relay.admit(&theirs).is_ok());
+    let expect = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":17,"progress":2,"message":"\"m\""}}"#;
+    assert_eq!(relay.report(Some("\"m\"")).unwrap(), expect);
+    assert!(relay.report(None).unwrap().ends_with(br#""progress":3}}"#));
+    let mut nobody = Relay::new(&Asker { progress_token: None, ..asker("1", MODERN) }, "ours".to_owned());
+    assert_eq!(nobody.report(None), None);
+}
+
+/// What a client that knows of tasks is told of the task `raw`, which it calls `SEALED`.
+fn told(method: Method, body: &str) -> Result<(String, Outcome, usize), Refusal> {
+    let sent = Sent { method, prefix: Some("up"), ..sent(MODERN) };
+    let known = tasks::Known { id: "raw", shown: "SEALED", life_ms: 500 };
+    let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,"result":{body}}}"#));
+    let (answer, asks) = tasks::follow(&asker("1", MODERN), &sent, &known, &response)?;
+    let text = String::from_utf8(answer.body().to_vec()).unwrap();
+    Document::parse(Bytes::copy_from_slice(text.as_bytes()), &BOUNDS).unwrap();
+    let server =
+        format!(r#""io.modelcontextprotocol/serverInfo":{}"#, std::str::from_utf8(outbound::IMPLEMENTATION).unwrap());
+    let rest = text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,"result":"#).unwrap().strip_suffix('}').unwrap();
+    Ok((rest.replace(&server, "SERVER"), answer.outcome(), asks.len()))
+}
+
+#[test]
+fn rs_37_a_task_goes_back_under_our_name_for_it() {
+    let base = r#""resultType":"task","taskId":"raw","createdAt":"t","lastUpdatedAt":"t""#;
+    let task = |more: &str| format!("{{{base},{more}}}");
+    let head = r#"{"resultType":"complete","taskId":"SEALED""#;
+    let tail = r#""createdAt":"t","lastUpdatedAt":"t""#;
+    for (more, expect, outcome) in [
+        // Our name is not good for longer than we said.
+        (r#""status":"working","ttlMs":null"#, format!(r#","status":"working","ttlMs":500,{tail}"#), Outcome::Complete),
+        (
+            r#""status":"cancelled","ttlMs":5,"pollIntervalMs":7,"v":[1]"#,
+            format!(r#","status":"cancelled","ttlMs":5,"pollIntervalMs":7,{tail},"v":[1]"#),
+            Outcome::Complete,
+        ),
+        (
+            r#""status":"completed","ttlMs":5,"requestState":"s","inputRequests":{},"result":{"isError":true,"content":[{"type":"resource_link","uri":"file:///x","name":"x"}]}"#,
+            format!(
+                r#","status":"completed","ttlMs":5,{tail},"result":{{"resultType":"complete","isError":true,"content":[{{"type":"resource_link","uri":"up+file:///x","name":"x"}}],"_meta":{{SERVER}}}}"#
+            ),
+            Outcome::ToolError,
+        ),
+        (
+            r#""status":"failed","ttlMs":5,"error":{"code":-32603,"message":"m"}"#,
+            format!(r#","status":"failed","ttlMs":5,{tail},"error":{{"code":-32603,"message":"m"}}"#),
+            Outcome::RpcError(-32603),
+        ),
+        (
+            r#""status":"input_required","ttlMs":5,"inputRequests":{"k":{"method":"roots/list"}}"#,
+            format!(r#","status":"input_required","ttlMs":5,{tail},"inputRequests":{{"k":{{"method":"roots/list"}}}}"#),
+            Outcome::Complete,
+        ),
+    ] {
+        let (text, found, _) = told(Method::TasksGet, &task(more)).unwrap();
+        assert_eq!((text, found), (format!(r#"{head}{expect},"_meta":{{SERVER}}}}"#), outcome), "{more}");
+    }
+    let acknowledged = (r#"{"resultType":"complete","_meta":{SERVER}}"#.to_owned(), Outcome::Complete, 0);
+    assert_eq!(told(Method::TasksCancel, &task(r#""status":"working""#)).unwrap(), acknowledged);
+    assert_eq!(told(Method::TasksUpdate, "{}").unwrap(), acknowledged);
+}
+
+#[test]
+fn what_is_no_task_does_not_go_back() {
+    for body in [
+        "{}",
+        r#"{"taskId":"","status":"working"}"#,
+        r#"{"taskId":7,"status":"working"}"#,
+        r#"{"taskId":"other","status":"working"}"#,
+        r#"{"taskId":"raw"}"#,
+        r#"{"taskId":"raw","status":"Working"}"#,
+        r#"{"taskId":"raw","status":"working","ttlMs":-1}"#,
+        r#"{"taskId":"raw","status":"working","pollIntervalMs":"1"}"#,
+        r#"{"taskId":"raw","status":"completed"}"#,
+        r#"{"taskId":"raw","status":"completed","result":[]}"#,
+        r#"{"taskId":"raw","status":"completed","result":{"resultType":"task"}}"#,
+        r#"{"taskId":"raw","status":"failed","error":{"code":"1","message":"m"}}"#,
+        r#"{"taskId":"raw","status":"input_required"}"#,
+        r#"{"taskId":"raw","status":"input_required","inputRequests":{"k":{"method":"tools/call"}}}"#,
+    ] {
+        assert_eq!(told(Method::TasksGet, body).unwrap_err().code(), "upstream_invalid", "{body}");
+    }
+    let sampling =
+        r#"{"taskId":"raw","status":"input_required","inputRequests":{"k":{"method":"sampling/createMessage"}}}"#;
+    assert_eq!(told(Method::TasksGet, sampling).unwrap_err().code(), "input_undeclared");
+    let long = format!(r#"{{"taskId":"{}","status":"working"}}"#, "x".repeat(513));
+    assert_eq!(told(Method::TasksGet, &long).unwrap_err().code(), "upstream_invalid");
+}
+
+#[test]
+fn rs_37_a_task_that_nobody_asked_for_is_no_answer() {
+    let created = r#""result":{"resultType":"task","taskId":"raw","status":"working"}"#;
+    assert_eq!(admitted(MODERN, MODERN, created).unwrap_err().code(), "upstream_invalid");
+    let of_2025 = r#""result":{"task":{"taskId":"raw","status":"working"}}"#;
+    assert!(admitted(MODERN, LEGACY, of_2025).unwrap().0.contains(r#""task":{"#), "a member like any other");
 }

@@ -83,7 +83,7 @@ impl Keeping {
             Kind::Resource => settings.cache_reads && definition.requires.is_empty(),
             Kind::Prompt | Kind::Template | Kind::Subscription | Kind::Completion => false,
         };
-        if !may || passage.retry.is_some() || call.params().is_some_and(is_retry) {
+        if !may || passage.retry.is_some() || passage.task.is_some() || call.params().is_some_and(is_retry) {
             return None;
         }
         let asked = Question { peer, definition, call, passage, policy_set: &allowed.policy_set };
@@ -115,9 +115,13 @@ impl Keeping {
         let answer = self.find(kept).and_then(|(entry, age)| {
             let Entry { id, spoken, .. } = &*entry;
             let (method, version, declared) = (self.method, spoken.version, Capabilities::NONE);
-            match inspect::admit(asker, &Sent { method, id: *id, version, declared, prefix, age }, &entry.response) {
+            match inspect::admit(
+                asker,
+                &Sent { method, id: *id, version, declared, as_task: false, prefix, age },
+                &entry.response,
+            ) {
                 Ok(Admitted::Answer(answer)) => Some(answer),
-                Ok(Admitted::Input(_)) | Err(_) => None,
+                Ok(Admitted::Input(_) | Admitted::Task(_)) | Err(_) => None,
             }
         });
         looked(if self.method == Method::ToolsCall { "tool" } else { "read" }, answer.is_some());

@@ -106,6 +106,10 @@ impl Gateway {
         if !respond::takes_streams(&head.headers) {
             return Err(Refusal::NotAcceptable);
         }
+        // Who knows of tasks asks about them; that nobody is told of them, the acknowledgement says by leaving them out.
+        if filter.tasks && !asking.knows_tasks() {
+            return Err(Refusal::CapabilityMissing(rpc::Capabilities::TASKS.json()));
+        }
         let topics = filter.topics.and(local::capabilities(asking.estate, caller, trail).topics());
         let seat = self.hub.seat(caller.identity().principal)?;
         let sink = Arc::default();

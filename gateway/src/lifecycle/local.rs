@@ -201,6 +201,8 @@ pub(super) fn capabilities(estate: &Estate, caller: &Caller, trail: &Trail) -> C
         let any = prompts || resources || listing.tools.iter().any(|tool| visible(tool));
         served.prompts |= prompts;
         served.resources |= resources;
+        // Those of legacy servers are followed here, and no client sees them.
+        served.tasks |= offer.tasks && listing.tools.iter().any(|tool| visible(tool));
         served.subscribe |= resources && offer.subscribe && may(id, Kind::Subscription);
         served.completions |= offer.completions && (prompts || resources);
         served.logging |= offer.logging && any;

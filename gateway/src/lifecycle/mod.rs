@@ -15,6 +15,7 @@ mod refresh;
 mod respond;
 mod retry;
 mod subscribe;
+mod task;
 mod trail;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
@@ -104,7 +105,8 @@ struct Asking<'h> {
 
 impl Asking<'_> {
     /// What the client can do for the upstream behind `target`: what this request declares, or its session, less what
-    /// the administrator withholds (spec §3.5). A legacy client that takes no stream cannot be asked anything.
+    /// the administrator withholds (spec §3.5). A legacy client that takes no stream cannot be asked anything. Tasks the
+    /// gateway follows itself where the client cannot, so they are declared wherever the upstream has them.
     fn capabilities(&self, target: &Target) -> Result<Capabilities, Refusal> {
         let peer =
             self.estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
@@ -113,7 +115,11 @@ impl Asking<'_> {
             Some(_) => Capabilities::NONE,
             None => self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default(),
         };
-        Ok(declared.within(peer.settings().input))
+        let within = declared.within(peer.settings().input);
+        let catalogue = self.estate.catalogue.load();
+        let offer = catalogue.listing(&target.definition.upstream).and_then(|listing| listing.offer.as_ref());
+        let may_become_one = self.call.method() == rpc::Method::ToolsCall && offer.is_some_and(|offer| offer.tasks);
+        Ok(if may_become_one || target.task.is_some() { within.and(Capabilities::TASKS) } else { within })
     }
 }
 
@@ -291,7 +297,10 @@ impl Gateway {
             rpc::Method::ToolsCall
             | rpc::Method::PromptsGet
             | rpc::Method::ResourcesRead
-            | rpc::Method::CompletionComplete => self.call(asking, trail).await,
+            | rpc::Method::CompletionComplete
+            | rpc::Method::TasksGet
+            | rpc::Method::TasksUpdate
+            | rpc::Method::TasksCancel => self.call(asking, trail).await,
             rpc::Method::ToolsList => self.list(&asking, Kind::Tool, trail),
             rpc::Method::PromptsList => self.list(&asking, Kind::Prompt, trail),
             rpc::Method::ResourcesList => self.list(&asking, Kind::Resource, trail),
@@ -319,13 +328,13 @@ impl Gateway {
         let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
 
-        let target = trail.aim(estate.catalogue.load().resolve(&estate.config.upstreams, &head.endpoint, call)?);
+        let target = trail.aim(asking.target(self, trail)?);
         if target.of.as_ref().is_some_and(|of| !rules.policies.visible(identity, of, now)) {
             return Err(Refusal::ReferenceUnknown("hidden: what it is of".to_owned()));
         }
         let retry = self.retry(&asking, &target, trail)?;
-        let permit = trail.judge(rules.policies.decide(identity, &target.definition, call.arguments(), now))?;
-        if call.era() == Era::Modern {
+        let permit = trail.judge(asking.decide(&rules.policies, &target, trail))?;
+        if call.era() == Era::Modern && target.task.is_none() {
             mirrors::check(&target.definition.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
         }
         let admission = rules.ceilings.admit(permit, identity, &target.definition, now)?;
@@ -336,7 +345,8 @@ impl Gateway {
         if let Some(retry) = &retry {
             retry.record(self, trail, target.definition.upstream.as_str())?;
         }
-        let continues = retry.as_ref().map(|retry| retry.call);
+        self.record_update(&asking, &target, trail)?;
+        let continues = retry.as_ref().map(|retry| retry.call).or(target.task.as_ref().map(|task| task.call));
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
         let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;
         // From here on the work belongs to its record, not to the client's connection.

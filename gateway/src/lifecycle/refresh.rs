@@ -39,7 +39,7 @@ impl Gateway {
 /// Reads what one upstream offers, again and again.
 async fn keep(estate: &Estate, peer: &Peer, hub: &Hub) {
     let id = peer.settings().id.clone();
-    let mut failures = 0_u32;
+    let (mut failures, mut rest) = (0_u32, REST_FIRST);
     let mut said = Topics::default();
     loop {
         said = said.or(peer.said());
@@ -60,10 +60,13 @@ async fn keep(estate: &Estate, peer: &Peer, hub: &Hub) {
             }
         };
         estate.asked(&id);
-        // Whichever comes first: its time, or word of a change; however much an upstream has to say, not without a rest.
-        let (rest, wait) = (REST.min(wait), jittered(wait));
-        tokio::time::sleep(rest).await;
+        // Whichever comes first: its time, or word of a change; however much an upstream has to say, not without a rest,
+        // and a longer one each time that it has more to say at once.
+        let wait = jittered(wait);
+        tokio::time::sleep(rest.min(wait)).await;
+        let waiting = clock::instant();
         drop(tokio::time::timeout(wait.saturating_sub(rest), peer.shaken()).await);
+        rest = if waiting.elapsed() < REST_MAX { rest.saturating_mul(2).min(REST_MAX) } else { REST_FIRST };
     }
 }
 
@@ -141,8 +144,9 @@ pub(super) fn jittered(wait: Duration) -> Duration {
 /// Between the end of one listening and the next.
 const LISTEN_AGAIN: Duration = Duration::from_secs(3);
 
-/// Between two readings, whatever an upstream says.
-const REST: Duration = Duration::from_secs(1);
+/// Between two readings, whatever an upstream says: doubled where word of a change waits already, up to the other.
+const REST_FIRST: Duration = Duration::from_millis(100);
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// However short-lived an upstream says its list is.
 const REFRESH_MIN: Duration = Duration::from_secs(2);

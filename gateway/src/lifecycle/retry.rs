@@ -52,6 +52,9 @@ impl Gateway {
         trail: &Trail,
     ) -> Result<Option<Retrying>, Refusal> {
         let Asking { caller, call, .. } = asking;
+        if target.task.is_some() {
+            return Ok(None); // `tasks/update` brings answers without a state: the task's id says what they are for
+        }
         let (state, responses) = (call.request_state(), call.input_responses());
         if call.era() == Era::Legacy && (state.is_some() || responses.is_some()) {
             return Err(Refusal::RequestStateInvalid("from a client whose revision has none"));
@@ -90,15 +93,26 @@ impl Retrying {
     pub(super) fn claim(&self, gateway: &Gateway) -> Result<Option<Claim<Next>>, Refusal> {
         match self.to {
             To::Hold(id) => Arc::clone(&gateway.means.holds).claim(id, self.round).map(Some),
-            To::Upstream(_) | To::Again => Ok(None),
+            To::Upstream(_) | To::Task { .. } | To::Again => Ok(None),
         }
     }
 
     /// What goes up with the call, where it is made again.
     pub(super) fn up(&self) -> Option<Retry> {
-        let To::Upstream(state) = &self.to else { return None };
+        let state = match &self.to {
+            To::Upstream(state) => state.as_ref().map(|state| Bytes::copy_from_slice(state.as_bytes())),
+            To::Task { .. } => None,
+            To::Hold(_) | To::Again => return None,
+        };
         let responses = self.answers.iter().map(|given| (given.key.clone(), given.response.clone())).collect();
-        Some(Retry { state: state.as_ref().map(|state| Bytes::copy_from_slice(state.as_bytes())), responses })
+        Some(Retry { state, responses })
+    }
+
+    /// The task that the answers are for, where the gateway follows one: the upstream's id, and all that was answered.
+    pub(super) fn task(&self) -> Option<(String, Vec<String>)> {
+        let To::Task { id, answered } = &self.to else { return None };
+        let now = self.answers.iter().map(|given| given.key.clone());
+        Some((id.clone(), answered.iter().cloned().chain(now).collect()))
     }
 
     /// Records who answered what.

@@ -222,11 +222,30 @@ impl Policies {
             }
             Outcome::Failed(why) => return Err(verdict.denial(Refusal::PolicyFailed(why.clone()))),
         }
+        self.permit(caller, tool, verdict)
+    }
+
+    fn permit(&self, caller: &Identity, tool: &Definition, verdict: Arc<Verdict>) -> Result<Permit, Denial> {
         if tool.requires.iter().any(|scope| caller.scopes.binary_search(scope).is_err()) {
             return Err(verdict.denial(Refusal::ScopeInsufficient(tool.requires.clone())));
         }
         let given = tool.given().map(|given| given.raw_bytes());
         Ok(Permit { verdict, policy_set: Arc::clone(&self.digest), tool: tool.key, given, principal: caller.principal })
+    }
+
+    /// Whether `caller` may follow a task that a call of `tool` became: whether they may still see the tool, and hold its
+    /// scopes. The arguments were judged when the call was made, and are not there any more.
+    ///
+    /// # Errors
+    /// [`Refusal::ToolUnknown`] where the caller may no longer see it, [`Refusal::PolicyFailed`],
+    /// [`Refusal::ScopeInsufficient`].
+    pub fn follow(&self, caller: &Identity, tool: &Definition, now: Timestamp) -> Result<Permit, Denial> {
+        let slice = self.slice(caller, tool).map_err(|fault| failed(&fault))?;
+        let verdict = self.listing(&slice, now).map_err(|fault| failed(&fault))?;
+        if let Some(why) = verdict.hides() {
+            return Err(verdict.denial(hidden(tool.kind, why)));
+        }
+        self.permit(caller, tool, verdict)
     }
 
     /// Whether `caller` gets to see `tool`: the first half of [`Policies::decide`], so that what is hidden cannot be called;

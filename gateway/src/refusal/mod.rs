@@ -161,6 +161,9 @@ pub enum Refusal {
     ResourceUnknown(String),
     /// There is nothing of this name for this caller whose arguments could be completed.
     ReferenceUnknown(String),
+    /// There is no such task for this caller: the id is forged, has expired, or was given to somebody else or for another
+    /// endpoint; which is for the journal.
+    TaskUnknown(&'static str),
     /// The cursor is not one that the gateway gave out for this list.
     CursorInvalid,
     /// The upstream's definition of this tool has not been read yet, or cannot be.
@@ -359,7 +362,9 @@ impl Refusal {
         {
             return Some(why);
         }
-        if let Self::Bug(what) | Self::Overloaded(what) | Self::RequestStateInvalid(what) = self {
+        if let Self::Bug(what) | Self::Overloaded(what) | Self::RequestStateInvalid(what) | Self::TaskUnknown(what) =
+            self
+        {
             Some(what)
         } else {
             None
@@ -402,6 +407,7 @@ impl Refusal {
             Self::PromptUnknown(_) => Row("prompt_unknown", 200, -32602, false),
             Self::ResourceUnknown(_) => Row("resource_unknown", 200, -32602, false),
             Self::ReferenceUnknown(_) => Row("reference_unknown", 200, -32602, false),
+            Self::TaskUnknown(_) => Row("task_unknown", 200, -32602, false),
             Self::CursorInvalid => Row("cursor_invalid", 200, -32602, false),
             Self::CatalogueUnavailable(_) => Row("catalogue_unavailable", 503, 50304, true),
             Self::Denied(_) => Row("denied", 403, 40304, false),
@@ -495,6 +501,7 @@ impl Refusal {
             Self::PromptUnknown(_) => "unknown prompt",
             Self::ResourceUnknown(_) => "resource not found",
             Self::ReferenceUnknown(_) => "unknown prompt or resource template",
+            Self::TaskUnknown(_) => "unknown task",
             Self::CursorInvalid => "invalid cursor",
             Self::CatalogueUnavailable(_) => "the tools of this server cannot be read now; try again",
             Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",

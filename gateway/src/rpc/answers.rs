@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::{
     call::{Asker, RequestId},
+    capabilities::TASKS_EXTENSION,
     json::write_string,
     meta,
     outbound::{IMPLEMENTATION, member, member_text},
@@ -91,6 +92,8 @@ pub struct Capabilities {
     pub completions: bool,
     /// `logging`.
     pub logging: bool,
+    /// The extension `io.modelcontextprotocol/tasks`.
+    pub tasks: bool,
 }
 
 impl Capabilities {
@@ -103,7 +106,7 @@ impl Capabilities {
 
     fn write(self, out: &mut Vec<u8>) {
         member(out, "capabilities", b"{");
-        let Self { tools, prompts, resources, subscribe, completions, logging } = self;
+        let Self { tools, prompts, resources, subscribe, completions, logging, tasks } = self;
         // The gateway reads every list again and again, so it can always tell of a change.
         let (changing, watched) = (br#"{"listChanged":true}"#, br#"{"subscribe":true,"listChanged":true}"#);
         let words: [(&str, bool, &[u8]); 6] = [
@@ -116,6 +119,10 @@ impl Capabilities {
         ];
         for (word, _, what) in words.iter().filter(|(_, served, _)| *served) {
             member(out, word, what);
+        }
+        if tasks {
+            member(out, "extensions", b"{");
+            member(out, TASKS_EXTENSION, b"{}}");
         }
         out.push(b'}');
     }
@@ -194,7 +201,8 @@ fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
 pub fn initialize(asker: &Asker, served: &Served<'_>) -> Local {
     let mut out = begin(&asker.id);
     member_text(&mut out, "protocolVersion", asker.version);
-    served.capabilities.write(&mut out);
+    // The extension is one of modern requests.
+    Capabilities { tasks: false, ..served.capabilities }.write(&mut out);
     member(&mut out, "serverInfo", IMPLEMENTATION);
     if let Some(instructions) = served.instructions {
         member_text(&mut out, "instructions", instructions);

@@ -99,6 +99,12 @@ pub enum Method {
     ResourcesRead,
     /// `completion/complete`.
     CompletionComplete,
+    /// `tasks/get`, modern.
+    TasksGet,
+    /// `tasks/update`, modern.
+    TasksUpdate,
+    /// `tasks/cancel`, modern.
+    TasksCancel,
     /// `notifications/initialized`.
     Initialized,
     /// `notifications/cancelled` that names a request.
@@ -127,6 +133,9 @@ impl Method {
             ("resources/templates/list", _) => Some(Self::ResourceTemplatesList),
             ("resources/read", _) => Some(Self::ResourcesRead),
             ("completion/complete", _) => Some(Self::CompletionComplete),
+            ("tasks/get", Era::Modern) => Some(Self::TasksGet),
+            ("tasks/update", Era::Modern) => Some(Self::TasksUpdate),
+            ("tasks/cancel", Era::Modern) => Some(Self::TasksCancel),
             _ => None,
         }
     }
@@ -148,6 +157,7 @@ impl Method {
             Self::ToolsCall | Self::PromptsGet => Some("name"),
             Self::ResourcesRead | Self::ResourcesSubscribe | Self::ResourcesUnsubscribe => Some("uri"),
             Self::CompletionComplete => Some("ref"),
+            Self::TasksGet | Self::TasksUpdate | Self::TasksCancel => Some("taskId"),
             Self::ServerDiscover
             | Self::Initialize
             | Self::Ping
@@ -182,6 +192,9 @@ impl Method {
             Self::ResourceTemplatesList => "resources/templates/list",
             Self::ResourcesRead => "resources/read",
             Self::CompletionComplete => "completion/complete",
+            Self::TasksGet => "tasks/get",
+            Self::TasksUpdate => "tasks/update",
+            Self::TasksCancel => "tasks/cancel",
             Self::Initialized => "notifications/initialized",
             Self::Cancelled => "notifications/cancelled",
             Self::OtherNotification => "notifications/_OTHER",
@@ -266,6 +279,12 @@ impl Call {
     #[must_use]
     pub fn uri(&self) -> Option<Cow<'_, str>> {
         self.param("uri")?.text()
+    }
+
+    /// `params.taskId` of a request about a task: the id that the gateway gave out.
+    #[must_use]
+    pub fn task(&self) -> Option<Cow<'_, str>> {
+        self.param("taskId").filter(|_| self.method.naming() == Some("taskId"))?.text()
     }
 
     /// What `completion/complete` is about, and the name of the argument.
@@ -375,6 +394,7 @@ impl Call {
         Some(Filter {
             topics: Topic::ALL.into_iter().filter(wanted).collect(),
             uris: uris.filter_map(Value::text).map(Cow::into_owned).collect(),
+            tasks: asked.get("taskIds").is_some(),
         })
     }
 
@@ -408,6 +428,8 @@ pub struct Filter {
     pub topics: Topics,
     /// The resources of whose changes it wants to be told.
     pub uris: BTreeSet<String>,
+    /// Whether it wants to be told of tasks.
+    pub tasks: bool,
 }
 
 /// `params.ref` of `completion/complete` (RS-35).
@@ -460,6 +482,9 @@ pub struct Asker {
 
 /// Members of `params` that differ from one retry to the next.
 const RETRY: &[&str] = &["inputResponses", "requestState", "_meta"];
+
+/// A task's id travels in a header: the gateway's own, with an upstream's within.
+pub const TASK_ID_BYTES_MAX: usize = 2_048;
 
 /// Ids go into the journal and into spans.
 const ID_BYTES_MAX: usize = 256;

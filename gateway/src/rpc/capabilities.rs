@@ -2,13 +2,16 @@
 //!
 //! The client's side of MCP as a handful of bits: read from what a client declares, reduced to what an upstream may learn
 //! of, written as JSON where the gateway declares it in turn (spec §3.5). As a value it is the capability fingerprint by
-//! which sessions at legacy upstreams are told apart. Extensions and `roots.listChanged` are not among the bits: the
-//! gateway does not carry them.
+//! which sessions at legacy upstreams are told apart. `roots.listChanged` and all extensions but tasks are not among the
+//! bits: the gateway does not carry them.
 
 use std::borrow::Cow;
 
 use super::{json::Value, versions};
-use crate::config::Input;
+use crate::{config::Input, refusal::Era};
+
+/// The extension by which a call may become a task.
+pub const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";
 
 /// A set of features that a client provides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -29,6 +32,8 @@ impl Capabilities {
     pub const SAMPLING_CONTEXT: Self = Self(1 << 4);
     /// `roots`: folders that the client works in.
     pub const ROOTS: Self = Self(1 << 5);
+    /// `io.modelcontextprotocol/tasks`: a call may become a task, which the client follows, or the gateway for it.
+    pub const TASKS: Self = Self(1 << 6);
 
     /// What a ClientCapabilities object declares. `elicitation` without a mode means forms (MCP client/elicitation).
     #[must_use]
@@ -45,7 +50,8 @@ impl Capabilities {
                 .with(Self::SAMPLING_TOOLS, has(sampling, "tools"))
                 .with(Self::SAMPLING_CONTEXT, has(sampling, "context"));
         }
-        all.with(Self::ROOTS, has(object, "roots"))
+        let tasks = object.get("extensions").is_some_and(|extensions| has(extensions, TASKS_EXTENSION));
+        all.with(Self::ROOTS, has(object, "roots")).with(Self::TASKS, tasks)
     }
 
     /// These without what the administrator withholds from an upstream.
@@ -67,7 +73,8 @@ impl Capabilities {
             .with(Self::FORM, !forms)
             .with(Self::URL, !newest)
             .with(Self::SAMPLING_TOOLS, !newest)
-            .with(Self::SAMPLING_CONTEXT, !newest);
+            .with(Self::SAMPLING_CONTEXT, !newest)
+            .with(Self::TASKS, versions::era(version) == Era::Legacy);
         Self(self.0 & !lacking.0)
     }
 
@@ -103,6 +110,9 @@ impl Capabilities {
         }
         if self.has(Self::ROOTS) {
             features.push(self.feature("roots", &[]));
+        }
+        if self.has(Self::TASKS) {
+            features.push(self.feature("extensions", &[(TASKS_EXTENSION, Self::TASKS)]));
         }
         Cow::Owned(format!("{{{}}}", features.join(",")))
     }
@@ -149,6 +159,9 @@ mod tests {
         assert_eq!(all.in_version("2025-11-25"), all);
         assert_eq!(all.in_version("2025-06-18").json(), r#"{"elicitation":{"form":{}},"sampling":{},"roots":{}}"#);
         assert_eq!(all.in_version("2025-03-26").json(), r#"{"sampling":{},"roots":{}}"#);
+        let tasks = declared(r#"{"extensions":{"io.modelcontextprotocol/tasks":{},"io.modelcontextprotocol/ui":{}}}"#);
+        assert_eq!(tasks.json(), r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#);
+        assert_eq!(tasks.in_version("2025-11-25"), Capabilities::NONE);
         let input = Input { elicitation: true, sampling: false, roots: false };
         assert_eq!(all.within(input).json(), r#"{"elicitation":{"form":{},"url":{}}}"#);
     }

@@ -38,7 +38,7 @@ pub fn write(
 
 fn is_kept(name: &str, value: Value<'_>, version: &str) -> bool {
     match name {
-        // It says how the tool takes part in the tasks of 2025-11-25, which the gateway serves to nobody.
+        // It says how the tool takes part in the tasks of 2025-11-25, which the gateway follows itself.
         "execution" => false,
         "title" | "_meta" => versions::at_least(version, "2025-06-18"),
         "icons" => versions::at_least(version, "2025-11-25"),

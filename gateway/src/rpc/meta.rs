@@ -29,6 +29,8 @@ pub const TRACESTATE: &str = "tracestate";
 pub const BAGGAGE: &str = "baggage";
 /// Upstreams whose part of a list is missing.
 pub const DEGRADED: &str = "dev.tollgate/degraded";
+/// Which task a message of MCP 2025-11-25 is about: an upstream's id, which stays here.
+pub const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 
 /// Who failed, in a result that the gateway wrote.
 pub const ERROR: &str = "dev.tollgate/error";

@@ -22,8 +22,10 @@ mod topics;
 pub mod uris;
 pub mod versions;
 
-pub use call::{Asker, Call, Cancelled, Filter, Initialize, Message, Method, Reference, Rejected, RequestId};
-pub use capabilities::Capabilities;
+pub use call::{
+    Asker, Call, Cancelled, Filter, Initialize, Message, Method, Reference, Rejected, RequestId, TASK_ID_BYTES_MAX,
+};
+pub use capabilities::{Capabilities, TASKS_EXTENSION};
 pub use parse::parse;
 pub use topics::{Topic, Topics};
 

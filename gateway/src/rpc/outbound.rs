@@ -36,6 +36,8 @@ pub struct Outgoing<'a> {
     pub log_level: Option<LogLevel>,
     /// What a retry brings, where this is one.
     pub retry: Option<&'a Retry>,
+    /// For how long the task is wanted that the call shall become, in milliseconds (MCP 2025-11-25 utilities/tasks).
+    pub task_ms: Option<u128>,
 }
 
 /// What a call brings when it is made again, because a modern upstream asked for input (RC-09).
@@ -61,6 +63,7 @@ impl<'a> Outgoing<'a> {
             client_info: None,
             log_level: None,
             retry: None,
+            task_ms: None,
         }
     }
 
@@ -86,13 +89,16 @@ pub fn call(outgoing: &Outgoing<'_>, original: &str, call: &Call) -> Vec<u8> {
             }
             continue;
         }
-        // `task` asks a legacy server for a task, which the gateway does not declare; the others are its own.
+        // `task` asks for a task of MCP 2025-11-25, which the gateway does not offer; the others are its own.
         if !["_meta", "task", "requestState", "inputResponses"].iter().any(|own| name.is(own)) {
             member_raw(&mut out, name.raw(), value.raw());
         }
     }
     if let Some(retry) = outgoing.retry {
         write_retry(&mut out, retry);
+    }
+    if let Some(task_ms) = outgoing.task_ms {
+        member(&mut out, "task", format!(r#"{{"ttl":{task_ms}}}"#).as_bytes());
     }
     write_meta(&mut out, outgoing, Some(call));
     out.extend_from_slice(b"}}");
@@ -110,6 +116,38 @@ fn write_retry(out: &mut Vec<u8>, retry: &Retry) {
     if let Some(state) = &retry.state {
         member(out, "requestState", state);
     }
+}
+
+/// A request about a task that an upstream calls `id`: the client's own, with everything in it that is not the gateway's,
+/// or one that the gateway makes while it follows a task for a client that cannot.
+#[must_use]
+pub fn task(outgoing: &Outgoing<'_>, (method, id): (&str, &str), call: &Call) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), method, 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "taskId", id);
+    let own = call.task().is_some() && call.method().as_str() == method;
+    for (name, value) in call.params().filter(|_| own).into_iter().flat_map(Value::members) {
+        if !["taskId", "_meta", "task", "requestState"].iter().any(|own| name.is(own)) {
+            member_raw(&mut out, name.raw(), value.raw());
+        }
+    }
+    if let Some(retry) = outgoing.retry {
+        write_retry(&mut out, retry);
+    }
+    write_meta(&mut out, outgoing, Some(call));
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// `tasks/cancel` of a task that nobody waits for.
+#[must_use]
+pub fn task_cancel(outgoing: &Outgoing<'_>, id: &str) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), "tasks/cancel", 0);
+    out.extend_from_slice(br#","params":{"#);
+    member_text(&mut out, "taskId", id);
+    write_meta(&mut out, outgoing, None);
+    out.extend_from_slice(b"}}");
+    out
 }
 
 fn write_reference(out: &mut Vec<u8>, original: &str, reference: Value<'_>) {

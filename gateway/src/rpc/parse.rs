@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::{
-    call::{Call, Message, Method, Rejected, RequestId},
+    call::{Call, Message, Method, Rejected, RequestId, TASK_ID_BYTES_MAX},
     headers::{self, Field},
     json::{Bounds, Document, Kind, Value},
     lookalike,
@@ -297,6 +297,8 @@ impl Asked<'_> {
             }
             Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => self.named("uri", URI_BYTES_MAX)?,
             Method::CompletionComplete => self.completion_params()?,
+            Method::TasksGet | Method::TasksCancel => self.named("taskId", TASK_ID_BYTES_MAX)?,
+            Method::TasksUpdate => self.task_update_params()?,
             Method::ToolsList | Method::PromptsList | Method::ResourcesList | Method::ResourceTemplatesList => {
                 if self.param("cursor").is_some_and(|cursor| cursor.kind() != Kind::String) {
                     return invalid("`cursor` is not a string");
@@ -360,6 +362,10 @@ impl Asked<'_> {
         if !Topic::ALL.into_iter().all(flag) {
             return invalid("a member of `notifications` is not true or false");
         }
+        let texts = |list: Value<'_>| list.kind() == Kind::Array && list.elements().all(|id| id.kind() == Kind::String);
+        if !asked.get("taskIds").is_none_or(texts) {
+            return invalid("`taskIds` is not a list of ids");
+        }
         let Some(uris) = asked.get("resourceSubscriptions") else { return Ok(()) };
         let fits = |uri: Value<'_>| uri.text().is_some_and(|uri| !uri.is_empty() && uri.len() <= URI_BYTES_MAX);
         if uris.kind() != Kind::Array || !uris.elements().all(fits) {
@@ -381,6 +387,21 @@ impl Asked<'_> {
         }
         if names_collide(arguments) {
             return invalid("two members of `arguments` differ in case only");
+        }
+        Ok(())
+    }
+
+    /// The extension's `tasks/update`: answers to what the task asked, by its keys.
+    fn task_update_params(&self) -> Result<(), Refusal> {
+        self.named("taskId", TASK_ID_BYTES_MAX)?;
+        let Some(responses) = self.param("inputResponses").filter(|responses| responses.is_object()) else {
+            return invalid("`inputResponses` is missing or not an object");
+        };
+        if responses.members().any(|(_, response)| !response.is_object()) {
+            return invalid("an entry of `inputResponses` is not an object");
+        }
+        if responses.members().count() > UPDATE_ANSWERS_MAX {
+            return invalid("`inputResponses` has more entries than can be asked for");
         }
         Ok(())
     }
@@ -490,5 +511,7 @@ const PARAMS: &[&str] = &[
 const VERSION_CHARS_MAX: usize = 64;
 /// MCP server/tools advises 128 characters; exposed names carry a prefix on top.
 const NAME_BYTES_MAX: usize = 256;
+/// More no upstream may ask at once (`inspect::asks::ASKS_MAX`).
+const UPDATE_ANSWERS_MAX: usize = 16;
 /// What upstreams may list, with room for the prefix.
 const URI_BYTES_MAX: usize = 8_192;

@@ -19,7 +19,7 @@ use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
     rpc::{
-        Capabilities, Topics,
+        Capabilities, TASKS_EXTENSION, Topics,
         json::{self, Value},
         outbound,
         reply::{Inbound, Response},
@@ -272,6 +272,9 @@ pub(super) fn offer(result: Value<'_>) -> Offer {
     let has = |name: &str| capabilities.and_then(|all| all.get(name)).is_some_and(Value::is_object);
     let resources = capabilities.and_then(|all| all.get("resources"));
     let text = result.get("instructions").and_then(Value::text);
+    let offers = |path: &[&str]| {
+        path.iter().try_fold(capabilities?, |value, name| value.get(name)).filter(|value| value.is_object())
+    };
     Offer {
         tools: has("tools"),
         prompts: has("prompts"),
@@ -279,6 +282,8 @@ pub(super) fn offer(result: Value<'_>) -> Offer {
         subscribe: resources.and_then(|resources| resources.get("subscribe")).and_then(Value::boolean).unwrap_or(false),
         completions: has("completions"),
         logging: has("logging"),
+        tasks: offers(&["extensions", TASKS_EXTENSION]).is_some(),
+        tasks_of_2025: offers(&["tasks", "requests", "tools", "call"]).is_some(),
         instructions: text.map(|text| text.chars().take(INSTRUCTIONS_CHARS_KEPT).collect()),
     }
 }

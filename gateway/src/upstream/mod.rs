@@ -46,7 +46,7 @@ pub use watch::Heard;
 
 use crate::{
     audit::journal::Receipt,
-    catalog::Target,
+    catalog::{Definition, Target},
     config::{self, Limits, Remote, Upstream, UpstreamId},
     egress::{Client, EgressError, Trust},
     exchange::Grant,
@@ -187,6 +187,8 @@ pub struct Passage<'a> {
     pub capabilities: Capabilities,
     /// What a retry brings.
     pub retry: Option<&'a Retry>,
+    /// Where it is not the call that goes up, but a request about a task: its method, and the upstream's id of the task.
+    pub task: Option<(&'static str, &'a str)>,
     /// Our own span, as `traceparent`.
     pub traceparent: Option<&'a str>,
     /// The caller's `tracestate`, unchanged.
@@ -324,7 +326,7 @@ impl Peer {
         let key = Key {
             principal: passage.caller.principal,
             generation: grant.generation(),
-            capabilities: passage.capabilities,
+            capabilities: passage.capabilities.in_version(versions::LEGACY_NEWEST),
         };
         let mut first = true;
         loop {
@@ -354,9 +356,10 @@ impl Peer {
 
     async fn post_call(&self, way: Way, passage: &Passage<'_>) -> Result<(Answered, Underway), Undelivered> {
         let Way { id, spoken, .. } = way;
-        let (definition, method) = (&passage.target.definition, passage.call.method().as_str());
+        let definition = &passage.target.definition;
         let meta = passage.call.meta();
-        let token = meta.progress_token.is_some().then(|| progress_token(id));
+        // There is no progress on tasks (ext-tasks, Task Status Notifications).
+        let token = (meta.progress_token.is_some() && passage.task.is_none()).then(|| progress_token(id));
         let message = outbound::Outgoing {
             progress_token: token.as_deref(),
             traceparent: passage.traceparent,
@@ -365,14 +368,20 @@ impl Peer {
             client_info: meta.client_info.map(Value::raw),
             log_level: passage.log_level,
             retry: passage.retry,
+            task_ms: way.serves_tasks(definition).then_some(definition.timeout.as_millis()),
             ..outbound::Outgoing::own(id, spoken.version)
         };
-        let body = Bytes::from(outbound::call(&message, &definition.name, passage.call));
-        let named = headers::name_member(method).map(|_| definition.name.as_str());
-        let mut headers = self.headers(spoken, method, named);
+        let (method, about) = passage.task.unwrap_or((passage.call.method().as_str(), &definition.name));
+        let body = Bytes::from(match passage.task {
+            Some(task) => outbound::task(&message, task, passage.call),
+            None => outbound::call(&message, about, passage.call),
+        });
+        let mut headers = self.headers(spoken, method, headers::name_member(method).map(|_| about));
         if spoken.era == Era::Modern {
             headers.extend(passage.unrecognised.iter().cloned());
-            mirrors::mirror(&definition.mirrors, passage.call.arguments(), &mut headers);
+            if passage.task.is_none() {
+                mirrors::mirror(&definition.mirrors, passage.call.arguments(), &mut headers);
+            }
         }
         for (name, value) in [("traceparent", passage.traceparent), ("tracestate", passage.tracestate)] {
             if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
@@ -452,7 +461,10 @@ impl Peer {
 
     /// Sends a message for whose answer nobody waits long.
     async fn say(&self, grant: &Grant, (spoken, session): (Spoken, Option<&HeaderValue>), message: Vec<u8>) {
-        let outgoing = Outgoing::new(message, self.headers(spoken, "", None), session);
+        self.tell(grant, Outgoing::new(message, self.headers(spoken, "", None), session)).await;
+    }
+
+    async fn tell(&self, grant: &Grant, outgoing: Outgoing<'_>) {
         let said = async {
             if let Ok(answered) = self.exchange(grant, outgoing).await {
                 answered.messages.discard().await;
@@ -520,6 +532,12 @@ struct Way {
 }
 
 impl Way {
+    /// Whether a call of `definition` has to become a task of MCP 2025-11-25: where the server does not offer tasks, what
+    /// it says of its tools does not count.
+    fn serves_tasks(&self, definition: &Definition) -> bool {
+        definition.needs_task() && self.session.as_ref().is_some_and(|session| session.offer.tasks_of_2025)
+    }
+
     fn session_id(&self) -> Option<&HeaderValue> {
         self.session.as_ref().and_then(|session| session.id.as_ref())
     }
@@ -551,7 +569,45 @@ impl Drop for Underway {
     }
 }
 
+/// A task that the gateway follows for a client that cannot. Given up before it ended, it is cancelled, by the one way
+/// that tasks have for that (spec §2.1).
+#[derive(Debug)]
+pub struct Following {
+    way: Way,
+    task: String,
+    open: bool,
+}
+
+impl Following {
+    /// It has ended, or somebody else follows it from now on.
+    pub fn is_over(&mut self) {
+        self.open = false;
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if self.open && Handle::try_current().is_ok() {
+            let (way, task) = (self.way.clone(), std::mem::take(&mut self.task));
+            tasks::background(async move {
+                let version = way.spoken.version;
+                let capabilities = Capabilities::TASKS.in_version(version).json();
+                let own = outbound::Outgoing::own(way.peer.next_id(), version);
+                let cancel = outbound::task_cancel(&outbound::Outgoing { capabilities: &capabilities, ..own }, &task);
+                let headers = way.peer.headers(way.spoken, "tasks/cancel", Some(&task));
+                way.peer.tell(&way.grant, Outgoing::new(cancel, headers, way.session_id())).await;
+            });
+        }
+    }
+}
+
 impl Reply {
+    /// The upstream's task of this id, under the credential of this reply.
+    #[must_use]
+    pub fn following(&self, task: &str) -> Following {
+        Following { way: self.underway.way.clone(), task: task.to_owned(), open: true }
+    }
+
     /// The progress token under which the upstream reports on this call.
     #[must_use]
     pub fn progress_token(&self) -> String {

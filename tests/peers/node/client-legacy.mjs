@@ -13,6 +13,7 @@ if (INPUT) for (const [method, answer] of Object.entries(answers)) client.setReq
 const transport = new StreamableHTTPClientTransport(new URL(url), TOKEN ? { requestInit: { headers: { Authorization: `Bearer ${TOKEN}` } } } : {});
 
 await converse(commands, {
+  sdk: client,
   connect: async () => {
     await client.connect(transport);
     return { sdk: 'typescript 1', protocol: transport.protocolVersion, server: client.getServerVersion()?.name, session: Boolean(transport.sessionId) };

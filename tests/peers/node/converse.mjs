@@ -10,6 +10,12 @@ export const answers = {
 const say = (line) => console.log(JSON.stringify(line));
 const described = (error) => ({ code: error.code ?? null, message: error.message, data: error.data ?? null });
 
+// What servers offer besides calls: both generations of the SDK have the same names for it.
+const offers = {
+  'tools/list': 'listTools', 'prompts/list': 'listPrompts', 'prompts/get': 'getPrompt', 'completion/complete': 'complete',
+  'resources/list': 'listResources', 'resources/templates/list': 'listResourceTemplates', 'resources/read': 'readResource',
+};
+
 async function call(client, command) {
   const seen = [];
   const options = { timeout: 30_000 };
@@ -26,6 +32,12 @@ async function call(client, command) {
   return { cancelled };
 }
 
+async function act(client, command) {
+  if (command.list) return { tools: (await client.list()).map((tool) => tool.name) };
+  if (command.ask) return { result: await client.sdk[offers[command.ask]](command.params) };
+  return call(client, command);
+}
+
 export async function converse(commands, client) {
   try {
     say({ connected: await client.connect() });
@@ -35,7 +47,7 @@ export async function converse(commands, client) {
   }
   for (const command of JSON.parse(commands)) {
     try {
-      say(command.list ? { tools: (await client.list()).map((tool) => tool.name) } : await call(client, command));
+      say(await act(client, command));
     } catch (error) {
       say({ error: described(error) });
     }

@@ -6,7 +6,7 @@ import http from 'node:http';
 import { createMcpExpressApp, getOAuthProtectedResourceMetadataUrl, requireBearerAuth } from '@modelcontextprotocol/express';
 import { toNodeHandler } from '@modelcontextprotocol/node';
 import { serveStdio } from '@modelcontextprotocol/server/stdio';
-import { createMcpHandler, McpServer, OAuthError, OAuthErrorCode } from '@modelcontextprotocol/server';
+import { completable, createMcpHandler, McpServer, OAuthError, OAuthErrorCode, ResourceTemplate } from '@modelcontextprotocol/server';
 import { createRemoteJWKSet, jwtVerify } from 'jose';
 import * as z from 'zod/v4';
 
@@ -44,6 +44,16 @@ function build({ authInfo }) {
       await pause(ms, context.mcpReq.signal).catch((error) => { console.log('wait cancelled'); throw error; });
       return text(`waited ${ms}`);
     });
+  server.registerResource('all', 'note://all', { description: 'All notes.', mimeType: 'text/plain' },
+    async ({ href }) => ({ contents: [{ uri: href, mimeType: 'text/plain', text: 'all notes' }] }));
+  const names = (value) => ['ada', 'alan', 'grace'].filter((name) => name.startsWith(value));
+  server.registerResource('one', new ResourceTemplate('note://of/{name}', { list: undefined, complete: { name: names } }), { description: 'The note of somebody.' },
+    async ({ href }, { name }) => ({ contents: [{ uri: href, mimeType: 'text/plain', text: `the note of ${name}` }] }));
+  server.registerPrompt('greet', { description: 'A greeting, and where to read on.', argsSchema: z.object({ name: completable(z.string(), names) }) },
+    async ({ name }) => ({ messages: [
+      { role: 'user', content: { type: 'text', text: `Greet ${name}.` } },
+      { role: 'user', content: { type: 'resource_link', uri: `note://of/${name}`, name: 'one' } },
+    ] }));
   return server;
 }
 

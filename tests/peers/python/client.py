@@ -13,6 +13,7 @@ import httpx2
 from mcp import types
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import PromptReference, ResourceTemplateReference
 
 
 def say(line):
@@ -43,13 +44,39 @@ async def call(client, command):
         await asyncio.sleep(0.2)
         return {"cancelled": work.cancelled()}
     result = await work
-    answer = {"result": json.loads(result.model_dump_json(exclude_none=True, by_alias=True))}
+    answer = {"result": printed(result)}
     return {**answer, "progress": seen} if command.get("progress") else answer
+
+
+async def ask(client, method, params):
+    """What servers offer besides calls."""
+    match method:
+        case "tools/list":
+            return await client.list_tools()
+        case "prompts/list":
+            return await client.list_prompts()
+        case "prompts/get":
+            return await client.get_prompt(params["name"], params.get("arguments"))
+        case "resources/list":
+            return await client.list_resources()
+        case "resources/templates/list":
+            return await client.list_resource_templates()
+        case "resources/read":
+            return await client.read_resource(params["uri"])
+        case "completion/complete":
+            ref, kind = params["ref"], PromptReference if "name" in params["ref"] else ResourceTemplateReference
+            return await client.complete(kind.model_validate(ref), params["argument"], params.get("context", {}).get("arguments"))
+
+
+def printed(result):
+    return json.loads(result.model_dump_json(exclude_none=True, by_alias=True))
 
 
 async def act(client, command):
     if "list" in command:
         return {"tools": [tool.name for tool in (await client.list_tools()).tools]}
+    if "ask" in command:
+        return {"result": printed(await ask(client, command["ask"], command.get("params", {})))}
     return await call(client, command)
 
 

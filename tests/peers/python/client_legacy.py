@@ -13,6 +13,8 @@ from datetime import timedelta
 import httpx
 from mcp import ClientSession, types
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import PromptReference, ResourceTemplateReference
+from pydantic import AnyUrl
 
 
 def say(line):
@@ -38,13 +40,39 @@ async def call(session, command):
         read_timeout_seconds=timedelta(seconds=30),
         progress_callback=progress if command.get("progress") else None,
     )
-    answer = {"result": json.loads(result.model_dump_json(exclude_none=True, by_alias=True))}
+    answer = {"result": printed(result)}
     return {**answer, "progress": seen} if command.get("progress") else answer
+
+
+async def ask(session, method, params):
+    """What servers offer besides calls."""
+    match method:
+        case "tools/list":
+            return await session.list_tools()
+        case "prompts/list":
+            return await session.list_prompts()
+        case "prompts/get":
+            return await session.get_prompt(params["name"], params.get("arguments"))
+        case "resources/list":
+            return await session.list_resources()
+        case "resources/templates/list":
+            return await session.list_resource_templates()
+        case "resources/read":
+            return await session.read_resource(AnyUrl(params["uri"]))
+        case "completion/complete":
+            ref, kind = params["ref"], PromptReference if "name" in params["ref"] else ResourceTemplateReference
+            return await session.complete(kind.model_validate(ref), params["argument"], params.get("context", {}).get("arguments"))
+
+
+def printed(result):
+    return json.loads(result.model_dump_json(exclude_none=True, by_alias=True))
 
 
 async def act(session, command):
     if "list" in command:
         return {"tools": [tool.name for tool in (await session.list_tools()).tools]}
+    if "ask" in command:
+        return {"result": printed(await ask(session, command["ask"], command.get("params", {})))}
     return await call(session, command)
 
 

@@ -252,9 +252,10 @@ impl Carriage {
     /// Ends a modern client's request with what a modern upstream asks: all that goes on is in the client's hands.
     pub(super) fn hand_over(&self, leg: &Leg, line: &Line, asked: &Asked) -> Ended {
         let state = |state: &Bytes| String::from_utf8_lossy(state).into_owned();
-        let to = match line.reply.spoken.era {
-            Era::Modern => To::Upstream(asked.state.as_ref().map(state)),
-            Era::Legacy => To::Again,
+        let to = match (&self.task, line.reply.spoken.era) {
+            (Some(task), _) => task.to(),
+            (None, Era::Modern) => To::Upstream(asked.state.as_ref().map(state)),
+            (None, Era::Legacy) => To::Again,
         };
         let told = asked.asks.iter().map(|(key, ask)| (key.as_str(), ask));
         let told = self.seal(leg, asked, self.round, (to, STATE_LIFE)).and_then(|state| {
@@ -391,10 +392,14 @@ impl Carriage {
 
     /// Asks a legacy client what a modern upstream needs, and makes the call again with the answers: the upstream said
     /// itself that it awaits that.
-    pub(super) async fn ask_and_go_on(&mut self, leg: &mut Leg, line: Line, asked: Asked) -> Result<Line, Ended> {
+    pub(super) async fn ask_and_go_on(&mut self, leg: &mut Leg, mut line: Line, asked: Asked) -> Result<Line, Ended> {
         self.round = self.round.saturating_add(1);
         if self.round > ROUNDS_MAX {
             return Err(Ended::refused(Refusal::InputRoundsExceeded));
+        }
+        if self.task.is_some() {
+            let responses = self.interview(leg, line.conversation.take(), asked.asks).await?;
+            return self.update(leg, line, responses).await;
         }
         let mut responses = Vec::new();
         let mut anew = Vec::new();
@@ -407,24 +412,26 @@ impl Carriage {
             }
         }
         if anew.is_empty() {
-            self.pause(leg).await?;
+            // Longer from round to round: the upstream is asked again and does not know yet.
+            self.pause(leg, AGAIN_AFTER.saturating_mul(1 << self.round.min(5))).await?;
         } else {
             responses.extend(self.interview(leg, line.conversation, anew).await?);
         }
-        let receipt = line.reply.into_receipt().map_err(Ended::refused)?;
+        self.again(leg, line.reply, Some(&Retry { state: asked.state, responses })).await
+    }
+
+    /// Sends again what the upstream said itself that it awaits, under the same record.
+    pub(super) async fn again(
+        &mut self,
+        leg: &mut Leg,
+        reply: Box<Reply>,
+        retry: Option<&Retry>,
+    ) -> Result<Line, Ended> {
+        let receipt = reply.into_receipt().map_err(Ended::refused)?;
         let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
         let grant = exchange.mint(&leg.identity, self.peer.settings(), mints, clock::now()).await;
         let sent = (receipt, grant.map_err(Ended::refused)?);
-        self.set_out(leg, sent, Some(&Retry { state: asked.state, responses })).await
-    }
-
-    /// Longer from round to round: the upstream is asked again and does not know yet.
-    async fn pause(&self, leg: &mut Leg) -> Result<(), Ended> {
-        let late = instant_after(AGAIN_AFTER.saturating_mul(1 << self.round.min(5)));
-        match leg.delivery.attend(&leg.held, late, std::future::pending::<()>()).await {
-            Ok(()) | Err(Interrupted::Late) => Ok(()),
-            Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
-        }
+        self.set_out(leg, sent, retry).await
     }
 
     /// Asks a legacy client everything at once, and waits for all answers.
@@ -477,7 +484,7 @@ impl Carriage {
         }
     }
 
-    fn record_asked<'a>(
+    pub(super) fn record_asked<'a>(
         &self,
         record: Uuid,
         asks: impl IntoIterator<Item = (&'a str, &'a Ask)>,

@@ -182,6 +182,7 @@ impl Leg {
         let outcome = self.outcome(&ended);
         self.open.note(&outcome);
         self.measure(&ended, &outcome);
+        self.held.tracked = None; // who has the answer may use the id again
         match ended {
             Ended { answer: Some(answer), .. } => self.delivery.answer(answer).await,
             Ended { refusal: Some(refusal), .. } => self.delivery.refuse(&self.held.asker, &refusal).await,
@@ -203,7 +204,7 @@ impl Leg {
             outcome.status = Some(200);
             outcome.rpc_code = match answer.outcome() {
                 Judged::RpcError(code) => Some(code),
-                Judged::Complete | Judged::ToolError | Judged::InputRequired => None,
+                Judged::Complete | Judged::ToolError | Judged::InputRequired | Judged::Task => None,
             };
             outcome.bytes = u64::try_from(answer.body().len()).ok();
         }
@@ -261,6 +262,7 @@ impl Ended {
             Judged::RpcError(_) => Ending::RpcError,
             Judged::ToolError => Ending::ToolError,
             Judged::InputRequired => Ending::InputRequired,
+            Judged::Task => Ending::Task,
             Judged::Complete => Ending::Ok,
         };
         Self { ending, refusal: None, answer: Some(answer), cached: false }
@@ -269,6 +271,11 @@ impl Ended {
     /// The answer is one that was kept.
     pub(super) fn kept(answer: Answer) -> Self {
         Self { cached: true, ..Self::answered(answer) }
+    }
+
+    /// Whether that is what the upstream said.
+    pub(super) const fn is_answer(&self) -> bool {
+        self.answer.is_some()
     }
 
     pub(in crate::lifecycle) fn refused(refusal: Refusal) -> Self {

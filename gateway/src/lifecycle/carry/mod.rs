@@ -6,6 +6,7 @@
 mod deliver;
 mod input;
 mod leg;
+mod task;
 
 use std::{
     sync::Arc,
@@ -19,6 +20,7 @@ pub(super) use input::Next;
 use leg::Outbound;
 use leg::instant_after;
 pub(super) use leg::{Ended, Held, Leg};
+use task::Followed;
 use uuid::Uuid;
 
 use self::input::{Heard, Line};
@@ -35,8 +37,12 @@ use crate::{
     },
     catalog::Target,
     clock,
+    config::Endpoint,
     exchange::Grant,
-    inspect::{self, Admitted, Asked, Sent},
+    inspect::{
+        self, Admitted, Asked, Sent,
+        tasks::{Created, Working},
+    },
     refusal::{Era, Refusal},
     rpc::{
         Call, Capabilities, mirrors,
@@ -55,6 +61,8 @@ pub(super) struct Carriage {
     peer: Arc<Peer>,
     call: Call,
     target: Target,
+    /// Where the client speaks to.
+    endpoint: Endpoint,
     /// Whether the URIs that the client sees carry the upstream's id.
     prefixed: bool,
     /// `Mcp-Param-*` headers that no schema declares: forwarded and otherwise ignored (RI-02).
@@ -69,6 +77,10 @@ pub(super) struct Carriage {
     round: u32,
     /// Pages that a legacy client was sent to.
     visits: Vec<input::Visit>,
+    /// Whether the client follows tasks itself.
+    knows_tasks: bool,
+    /// The task that the call became, where the gateway follows it.
+    task: Option<Followed>,
 }
 
 /// What reading the upstream came to.
@@ -79,6 +91,10 @@ enum Turn {
     Input(Asked),
     /// The upstream asks something in the middle of the call, and the client can only be asked by an answer.
     Requests,
+    /// The call became a task.
+    Task(Created),
+    /// The task that it became has not ended.
+    Working(Working),
 }
 
 impl Carriage {
@@ -90,9 +106,12 @@ impl Carriage {
         allowed: Allowed,
         (first, retry): (Uuid, Option<&Retrying>),
     ) -> Result<Self, Refusal> {
-        let capabilities = asking.capabilities(&target)?;
+        let (capabilities, knows_tasks) = (asking.capabilities(&target)?, asking.knows_tasks());
         let Asking { estate, head, call, .. } = asking;
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
+        let resumed = retry.and_then(|retry| Some((retry.task()?, !retry.answers.is_empty())));
+        let times = (target.definition.timeout, estate.config.limits.stream_max);
+        let task = resumed.map(|(task, answers)| Followed::resumed(task, answers, times));
         let unrecognised = mirrors::unrecognised(&target.definition.mirrors, &head.headers);
         Ok(Self {
             means: Arc::clone(means),
@@ -100,6 +119,7 @@ impl Carriage {
             peer: Arc::clone(peer),
             prefixed: estate.catalogue.load().uri_prefix(&head.endpoint, &target.definition.upstream).is_some(),
             estate: Arc::clone(estate),
+            endpoint: head.endpoint.clone(),
             call,
             target,
             allowed,
@@ -107,6 +127,8 @@ impl Carriage {
             first: retry.map_or(first, |retry| retry.call),
             round: retry.map_or(0, |retry| retry.round),
             visits: Vec::new(),
+            knows_tasks,
+            task,
         })
     }
 
@@ -124,16 +146,15 @@ impl Carriage {
         };
         line.keeping = keeping;
         loop {
-            let ended = match self.read(&mut leg, &mut line).await {
-                Turn::Ended(ended) => ended,
-                Turn::Input(asked) if leg.era() == Era::Modern => self.hand_over(&leg, &line, &asked),
-                Turn::Input(asked) => match Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await {
-                    Ok(again) => {
-                        line = again;
-                        continue;
-                    }
-                    Err(ended) => return leg.end(ended).await,
-                },
+            let next = match self.read(&mut leg, &mut line).await {
+                Turn::Ended(ended) => Err(ended),
+                Turn::Input(asked) if leg.era() == Era::Modern => Err(self.hand_over(&leg, &line, &asked)),
+                Turn::Input(asked) => Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await,
+                Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
+                    Err(self.hand_out(&leg, &created))
+                }
+                Turn::Task(created) => Box::pin(self.follow(&mut leg, line, created)).await,
+                Turn::Working(working) => Box::pin(self.poll(&mut leg, line, working)).await,
                 Turn::Requests => match Box::pin(self.hold(leg, &mut line)).await {
                     Some(next) => {
                         leg = next;
@@ -142,19 +163,35 @@ impl Carriage {
                     None => return,
                 },
             };
+            let ended = match next {
+                Ok(next) => {
+                    line = next;
+                    continue;
+                }
+                Err(ended) => ended,
+            };
+            if let Some(task) = self.task.take_if(|_| ended.is_answer()) {
+                task.leave();
+            }
             self.visited(&mut leg).await;
             return leg.end(ended).await;
         }
     }
 
     /// Sends the call, and gives the line on which the upstream answers.
-    async fn set_out(&self, leg: &mut Leg, sent: (Receipt, Grant), retry: Option<&Retry>) -> Result<Line, Ended> {
+    async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant), retry: Option<&Retry>) -> Result<Line, Ended> {
         // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
         let ((delivery, held), outbound) = leg.outbound();
         let passage = self.passage(outbound, retry);
         let sending = Box::pin(self.send(sent, &passage));
-        match delivery.attend(held, self.deadline(), sending).await {
-            Ok(Ok(reply)) => Ok(Line::new(reply, &leg.held)),
+        let sent = delivery.attend(held, self.deadline(), sending).await;
+        match sent {
+            Ok(Ok(reply)) => {
+                if let Some(task) = &mut self.task {
+                    task.spoken(&reply);
+                }
+                Ok(Line::new(reply, &leg.held))
+            }
             Ok(Err(refusal)) => Err(Ended::refused(refusal)),
             Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
             Err(Interrupted::Late) => Err(Ended::refused(Refusal::UpstreamTimeout)),
@@ -171,6 +208,7 @@ impl Carriage {
             log_level: leg.log_level,
             capabilities: self.capabilities,
             retry,
+            task: self.about(),
             traceparent: Some(leg.traceparent),
             tracestate: leg.tracestate,
         }
@@ -306,9 +344,13 @@ impl Carriage {
             id: reply.id,
             version,
             declared: self.capabilities.in_version(version),
+            as_task: self.target.definition.needs_task() && self.task.is_none(),
             prefix: self.prefix(),
             age: Duration::ZERO,
         };
+        if let Some(turn) = self.of_task(leg, &sent, &response) {
+            return turn.map(Read::Turn);
+        }
         match inspect::admit(&leg.held.asker, &sent, &response) {
             Ok(Admitted::Answer(answer)) => {
                 if let Some(keeping) = &line.keeping {
@@ -317,7 +359,17 @@ impl Carriage {
                 Err(Ended::answered(answer))
             }
             Ok(Admitted::Input(asked)) => Ok(Read::Turn(Turn::Input(asked))),
+            Ok(Admitted::Task(created)) => Ok(Read::Turn(Turn::Task(created))),
             Err(refusal) => Err(Ended::refused(refusal)),
+        }
+    }
+
+    /// What is asked of a task, where it is not the call that goes up.
+    fn about(&self) -> Option<(&'static str, &str)> {
+        match (&self.task, &self.target.task) {
+            (Some(followed), _) => Some(followed.request()),
+            (None, Some(task)) => Some((self.call.method().as_str(), &task.id)),
+            (None, None) => None,
         }
     }
 
@@ -341,7 +393,8 @@ impl Carriage {
     }
 
     fn deadline(&self) -> Instant {
-        instant_after(self.target.definition.timeout)
+        let followed = self.task.as_ref().and_then(Followed::late);
+        followed.unwrap_or_else(|| instant_after(self.target.definition.timeout))
     }
 }
 
