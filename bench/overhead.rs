@@ -161,6 +161,7 @@ impl Bench {
             listen,
             admin: "127.0.0.1:9443".parse().unwrap(),
             upstream,
+            era: Era::Modern,
             issuer: issuer.url.clone(),
             collector: None,
             certificates: None,
@@ -188,7 +189,7 @@ impl Bench {
     }
 
     fn call(&self) -> Call {
-        match rpc::parse(&self.headers(), Bytes::from(estate::body("echo", TRACE)), &self.config.limits) {
+        match rpc::parse(&self.headers(), Bytes::from(estate::body(Era::Modern, "echo", TRACE)), &self.config.limits) {
             Ok(Message::Call(call)) => call,
             other => panic!("{other:?}"),
         }
@@ -235,7 +236,7 @@ fn identity() -> Box<dyn FnMut()> {
 
 fn parse() -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (headers, body) = (bench.headers(), Bytes::from(estate::body("echo", TRACE)));
+    let (headers, body) = (bench.headers(), Bytes::from(estate::body(Era::Modern, "echo", TRACE)));
     Box::new(move || drop(black_box(rpc::parse(&headers, body.clone(), &bench.config.limits))))
 }
 
@@ -359,7 +360,7 @@ fn outbound() -> Box<dyn FnMut()> {
 
 fn tripwire() -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (identity, body) = (bench.identity(), estate::body("echo", TRACE));
+    let (identity, body) = (bench.identity(), estate::body(Era::Modern, "echo", TRACE));
     let mut headers = bench.headers();
     headers.remove(header::AUTHORIZATION);
     Box::new(move || {
