@@ -189,11 +189,11 @@ impl Party {
         self.process.as_ref().unwrap().child.id()
     }
 
-    /// What it counts of itself just now.
-    pub async fn gauge(&self, name: &str) -> usize {
+    /// What a Tollgate counts just now, under each of these names.
+    pub async fn gauges<const N: usize>(&self, names: [&str; N]) -> [usize; N] {
         let metrics = metrics(self.admin.expect("a Tollgate")).await;
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-        value.unwrap_or_else(|| panic!("no {name} in {metrics}"))
+        let value = |name| metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        names.map(|name| value(name).unwrap_or_else(|| panic!("no {name} in {metrics}")))
     }
 
     /// Waits until a call succeeds. A modern client's does not begin with a session, which would be one too many.
