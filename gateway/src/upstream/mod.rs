@@ -638,7 +638,7 @@ impl Reply {
     /// # Errors
     /// [`Refusal::CredentialLeak`].
     pub async fn pass_on(&self, caller: &Identity, message: Vec<u8>) -> Result<(), Refusal> {
-        if caller.credential.tripwire().trips_on(&message) {
+        if caller.credential.tripwire().trips("", &HeaderMap::new(), &message) {
             return Err(Refusal::CredentialLeak);
         }
         self.underway.way.say(message).await;
