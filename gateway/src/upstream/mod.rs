@@ -312,7 +312,8 @@ impl Peer {
         if spoken.era == Era::Legacy {
             return self.send_in_session(grant, passage).await;
         }
-        let way = Way { peer: Arc::clone(self), grant: Arc::clone(grant), id: self.next_id(), spoken, session: None };
+        let shown = Shown::first(Arc::clone(grant));
+        let way = Way { peer: Arc::clone(self), shown, id: self.next_id(), spoken, session: None };
         Ok(self.post_call(way, passage).await?)
     }
 
@@ -336,7 +337,7 @@ impl Peer {
             }
             let way = Way {
                 peer: Arc::clone(self),
-                grant: Arc::clone(grant),
+                shown: Shown::first(Arc::clone(grant)),
                 id: self.next_id(),
                 spoken: session.spoken(),
                 session: Some(Arc::clone(&session)),
@@ -391,7 +392,7 @@ impl Peer {
         let mut underway = Underway { way, open: true };
         let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
         let reading = self.reading(definition.timeout, Some(passage.caller.credential.tripwire()));
-        let answered = self.transport.post(&underway.way.grant, outgoing, reading).await;
+        let answered = self.transport.post(&underway.way.shown.now, outgoing, reading).await;
         underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
         Ok((answered?, underway))
     }
@@ -521,11 +522,37 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// The credentials of one conversation, which may outlive the first of them: the upstream can repeat each that it was shown.
+#[derive(Debug, Clone)]
+struct Shown {
+    now: Arc<Grant>,
+    /// No more than a call has rounds, or a watch sets of resources.
+    before: Vec<Arc<Grant>>,
+}
+
+impl Shown {
+    const fn first(grant: Arc<Grant>) -> Self {
+        Self { now: grant, before: Vec::new() }
+    }
+
+    /// What is said from now on is said under `grant`.
+    fn renew(&mut self, grant: Arc<Grant>) {
+        let before = std::mem::replace(&mut self.now, grant);
+        if before.generation() != self.now.generation() {
+            self.before.push(before);
+        }
+    }
+
+    fn given_away(&self, peer: &Peer, message: &[u8]) -> bool {
+        std::iter::once(&self.now).chain(&self.before).any(|grant| peer.gives_away(grant, message))
+    }
+}
+
 /// How a call went, for what has to be said about it afterwards.
 #[derive(Debug, Clone)]
 struct Way {
     peer: Arc<Peer>,
-    grant: Arc<Grant>,
+    shown: Shown,
     id: u64,
     spoken: Spoken,
     session: Option<Arc<Session>>,
@@ -543,7 +570,7 @@ impl Way {
     }
 
     async fn say(&self, message: Vec<u8>) {
-        self.peer.say(&self.grant, (self.spoken, self.session_id()), message).await;
+        self.peer.say(&self.shown.now, (self.spoken, self.session_id()), message).await;
     }
 }
 
@@ -595,7 +622,7 @@ impl Drop for Following {
                 let own = outbound::Outgoing::own(way.peer.next_id(), version);
                 let cancel = outbound::task_cancel(&outbound::Outgoing { capabilities: &capabilities, ..own }, &task);
                 let headers = way.peer.headers(way.spoken, "tasks/cancel", Some(&task));
-                way.peer.tell(&way.grant, Outgoing::new(cancel, headers, way.session_id())).await;
+                way.peer.tell(&way.shown.now, Outgoing::new(cancel, headers, way.session_id())).await;
             });
         }
     }
@@ -620,12 +647,12 @@ impl Reply {
         &self.underway.way.peer.bounds
     }
 
-    /// Whether `message` holds the credential that the call went out under: an upstream that repeats what it was sent, in
+    /// Whether `message` holds a credential that the call was carried under: an upstream that repeats what it was sent, in
     /// a page of debugging or an error, would hand it to the caller.
     #[must_use]
     pub fn gives_away(&self, message: &[u8]) -> bool {
         let way = &self.underway.way;
-        way.peer.gives_away(&way.grant, message)
+        way.shown.given_away(&way.peer, message)
     }
 
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
@@ -654,7 +681,8 @@ impl Reply {
     /// was minted for that one.
     pub fn resume(&mut self, receipt: Receipt, grant: Grant) {
         self.receipt = Some(receipt);
-        self.underway.way.grant = Arc::new(grant);
+        self.underway.way.shown.renew(Arc::new(grant));
+        self.messages.renew(&self.underway.way);
     }
 
     /// The receipt again, from a modern upstream's `input_required`: the upstream's own word that it awaits the call once

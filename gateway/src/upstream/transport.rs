@@ -376,6 +376,13 @@ impl Messages {
         self.resume = Some(Box::new(Resume::new(way.clone())));
     }
 
+    /// The call goes on under another credential.
+    pub(super) fn renew(&mut self, way: &Way) {
+        if let Some(resume) = &mut self.resume {
+            resume.renew(way.clone());
+        }
+    }
+
     /// Whether there may be more than one.
     #[must_use]
     pub fn is_stream(&self) -> bool {
