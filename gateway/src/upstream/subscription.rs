@@ -240,7 +240,7 @@ fn uris_of(word: &Notification, asked: &[&str]) -> BTreeSet<String> {
     uris.filter(|uri| asked.contains(&uri.as_ref())).map(std::borrow::Cow::into_owned).collect()
 }
 
-const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+pub(super) const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 const UPDATED: &str = "notifications/resources/updated";
 
 /// As long as a URI may be that a client asks for.
