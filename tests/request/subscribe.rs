@@ -342,3 +342,25 @@ fn an_upstream_without_subscriptions_is_not_asked() {
         assert!(recorder.seen_method("resources/subscribe").is_empty());
     }
 }
+
+/// A conversation may go on under an older token of the same person, which says nothing of the newer one.
+#[test]
+fn a_uri_that_holds_the_callers_credential_is_not_watched() {
+    let issuer = Issuer::good();
+    for era in [Era::Modern, Era::Legacy] {
+        let watched = Watched::new(era);
+        let gateway = behind("watch-leak", &issuer, &watched);
+        let endpoint = gateway.endpoint(Some("up"));
+        let session = gateway.client_of(Some("up"), &issuer, "alice").initialize();
+        let done = session.request("resources/subscribe", &json!({ "uri": "file:///a" }));
+        assert_eq!(done.status(), 200, "{}", done.text());
+        let mut claims = issuer.claims("alice", &endpoint);
+        claims["exp"] = json!(claims["exp"].as_u64().unwrap() - 60);
+        let token = issuer.sign(&claims);
+        let params = json!({ "uri": format!("file:///{token}") });
+        let body = json!({ "jsonrpc": "2.0", "id": 2, "method": "resources/subscribe", "params": params }).to_string();
+        let answer = gateway.client(Some("up")).token(&token).post(&session.headers(), body.as_bytes());
+        assert_eq!(refused(&answer).2, "credential_leak", "{era:?}");
+        assert!(!watched.recorder.saw_text(&token), "{era:?}");
+    }
+}
