@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Ground, SOON, code};
 use crate::{
     harness::{
+        gateway::Setup,
         http::Answer,
         issuer::Issuer,
         place,
@@ -242,4 +243,32 @@ fn credential_that_a_held_call_began_under_does_not_come_down_either() {
     assert_ne!(began, continued);
     assert_eq!(code(&answer), "upstream_invalid", "{}", answer.text());
     assert!(!answer.text().contains(began.strip_prefix("Bearer ").unwrap()));
+}
+
+/// What a server lists is shown to everybody; the credential that it was listed under is not.
+#[test]
+fn credential_that_a_list_repeats_is_published_to_nobody() {
+    let issuer = Issuer::good();
+    let key = "key-0f4c9e77ab5541e09d3e6c1b2a7f8d60";
+    let recorders = [Era::Modern, Era::Legacy].map(|era| {
+        Recorder::scripted(era, |seen| {
+            let description = format!("Asked with {}.", seen.header("x-key").unwrap_or("nothing"));
+            let tools = json!([{ "name": "echo", "description": description, "inputSchema": { "type": "object" } }]);
+            let result = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": tools });
+            (seen.rpc_method() == "tools/list").then(|| Reply::result(seen, &result))
+        })
+    });
+    let grant = "grant = { strategy = \"static_secret\", header = \"x-key\", value = { env = \"UP_KEY\" } }";
+    let gateway = Setup::usual("leak-list", &issuer)
+        .environment("UP_KEY", key)
+        .upstream("modern", &recorders[0].url(), grant)
+        .upstream("legacy", &recorders[1].url(), grant)
+        .start();
+    place::wait_for("both lists", SOON, || {
+        recorders.iter().all(|recorder| recorder.seen_method("tools/list").len() > 1).then_some(())
+    });
+    let listed = gateway.client_of(None, &issuer, "alice").modern("tools/list", &json!({}));
+    assert!(!listed.text().contains(key), "{}", listed.text());
+    assert_eq!(listed.json()["result"]["_meta"]["dev.tollgate/degraded"], json!(["legacy", "modern"]));
+    assert!(!gateway.process.errors().contains(key) && !gateway.process.output().contains(key));
 }

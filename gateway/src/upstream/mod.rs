@@ -419,7 +419,7 @@ impl Peer {
         if !answered.status.is_success() {
             return Err(status_refusal(answered.status, "initialize"));
         }
-        let response = self.response(&mut answered.messages, id).await?;
+        let response = self.response(grant, &mut answered.messages, id).await?;
         let result = result_of(&response, "initialize")?;
         let version = result
             .get("protocolVersion")
@@ -474,10 +474,14 @@ impl Peer {
         drop(tokio::time::timeout(SAYING_MAX, said).await);
     }
 
-    /// Reads messages until the response to `id`; everything before it is not asked for here.
-    async fn response(&self, messages: &mut Messages, id: u64) -> Result<Response, Refusal> {
+    /// Reads messages until the response to `id`; everything before it is not asked for here. What is listed is shown to
+    /// everybody, so an answer that holds the credential of `grant` is none.
+    async fn response(&self, grant: &Grant, messages: &mut Messages, id: u64) -> Result<Response, Refusal> {
         let read = async {
             while let Some(message) = messages.next().await? {
+                if self.gives_away(grant, &message) {
+                    return Err(Refusal::UpstreamInvalid("the answer holds the gateway's credential".to_owned()));
+                }
                 let message =
                     Inbound::parse(message, &self.bounds).map_err(|why| Refusal::UpstreamInvalid(why.to_owned()))?;
                 if let Inbound::Response(response) = message

@@ -223,7 +223,7 @@ impl Peer {
         if answered.status == StatusCode::UNAUTHORIZED || answered.status == StatusCode::NOT_FOUND {
             return Err(status_refusal(answered.status, method));
         }
-        Ok(self.response(&mut answered.messages, id).await?.outcome().is_ok())
+        Ok(self.response(grant, &mut answered.messages, id).await?.outcome().is_ok())
     }
 
     /// A message of the gateway's own, in the name of `caller`, whose credential must not be in it.
