@@ -249,11 +249,11 @@ impl Peer {
             let body = outbound::list(&outbound::Outgoing::own(id, session.version), method, cursor);
             let headers = self.headers(spoken, method, None);
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await?;
-            if !(first && session.is_gone(answered.status)) {
+            if !(first && session.may_be_gone(answered.status)) {
                 return self.list_response(grant, &mut answered, (method, id)).await;
             }
             first = false;
-            self.sessions.forget(&key, &session);
+            self.sessions.forget(&key, &session, answered.status);
             answered.messages.discard().await;
         }
     }

@@ -343,8 +343,8 @@ impl Peer {
                 session: Some(Arc::clone(&session)),
             };
             let (answered, mut underway) = self.post_call(way, passage).await?;
-            if session.is_gone(answered.status) {
-                self.sessions.forget(&key, &session);
+            if session.may_be_gone(answered.status) {
+                self.sessions.forget(&key, &session, answered.status);
             }
             if !(first && answered.status == StatusCode::NOT_FOUND && session.id.is_some()) {
                 return Ok((answered, underway));

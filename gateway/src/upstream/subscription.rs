@@ -193,8 +193,8 @@ impl Peer {
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, Some(caller.credential.tripwire()));
         let answered = self.transport.get(&grant, outgoing, reading).await?;
-        if session.is_gone(answered.status) {
-            self.sessions.forget(&key, &session);
+        if session.may_be_gone(answered.status) {
+            self.sessions.forget(&key, &session, answered.status);
         }
         if !answered.status.is_success() || !answered.messages.is_stream() {
             return Err(status_refusal(answered.status, "the stream of a session"));

@@ -110,7 +110,7 @@ impl Peer {
         let reading = self.reading(self.settings.timeout, None);
         let answered = self.transport.get(grant, outgoing, reading).await?;
         if answered.status == StatusCode::NOT_FOUND {
-            self.sessions.forget(&key, &session);
+            self.sessions.forget(&key, &session, answered.status);
         }
         Ok((answered, session))
     }
