@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
@@ -341,4 +342,57 @@ fn an_upstream_without_subscriptions_is_not_asked() {
         assert_eq!(connection.event().unwrap()["result"]["resultType"], "complete");
         assert!(recorder.seen_method("resources/subscribe").is_empty());
     }
+}
+
+/// A conversation may go on under an older token of the same person, which says nothing of the newer one.
+#[test]
+fn a_uri_that_holds_the_callers_credential_is_not_watched() {
+    let issuer = Issuer::good();
+    for era in [Era::Modern, Era::Legacy] {
+        let watched = Watched::new(era);
+        let gateway = behind("watch-leak", &issuer, &watched);
+        let endpoint = gateway.endpoint(Some("up"));
+        let session = gateway.client_of(Some("up"), &issuer, "alice").initialize();
+        let done = session.request("resources/subscribe", &json!({ "uri": "file:///a" }));
+        assert_eq!(done.status(), 200, "{}", done.text());
+        let mut claims = issuer.claims("alice", &endpoint);
+        claims["exp"] = json!(claims["exp"].as_u64().unwrap() - 60);
+        let token = issuer.sign(&claims);
+        let params = json!({ "uri": format!("file:///{token}") });
+        let body = json!({ "jsonrpc": "2.0", "id": 2, "method": "resources/subscribe", "params": params }).to_string();
+        let answer = gateway.client(Some("up")).token(&token).post(&session.headers(), body.as_bytes());
+        assert_eq!(refused(&answer).2, "credential_leak", "{era:?}");
+        assert!(!watched.recorder.saw_text(&token), "{era:?}");
+    }
+}
+
+/// A server that knows a caller's token, wherever from, does not get it back as the name of its session.
+#[test]
+fn a_session_whose_name_is_the_callers_credential_is_not_listened_to() {
+    let issuer = Issuer::good();
+    let known = Arc::new(Mutex::new(None::<String>));
+    let (shared, counter) = (Arc::clone(&known), Arc::new(AtomicUsize::new(0)));
+    let recorder = Recorder::scripted(Era::Legacy, move |seen| {
+        match (seen.rpc_method().as_str(), seen.method.as_str()) {
+            ("initialize", _) if shared.lock().is_some() => {
+                let capabilities = json!({ "tools": {}, "resources": { "subscribe": true } });
+                let result = json!({
+                    "protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": { "name": "recorder", "version": "1" },
+                });
+                Some(Reply::result(seen, &result).header("mcp-session-id", shared.lock().as_deref().unwrap()))
+            }
+            ("notifications/initialized", _) => Some(Reply::status(202)),
+            _ => answer(Era::Legacy, seen, &counter),
+        }
+    });
+    let gateway = Setup::usual("watch-session", &issuer).open_upstream("up", &recorder.url()).start();
+    let endpoint = gateway.endpoint(Some("up"));
+    gateway.client_of(Some("up"), &issuer, "bob").awaiting("echo");
+    let token = issuer.token("alice", &endpoint);
+    *known.lock() = Some(token.clone());
+    let session = gateway.client(Some("up")).token(&token).initialize();
+    let done = session.request("resources/subscribe", &json!({ "uri": "file:///a" }));
+    assert_eq!(refused(&done).2, "credential_leak");
+    let listened = |seen: &Seen| seen.method == "GET" && seen.header("mcp-session-id") == Some(&*token);
+    assert!(!recorder.seen().iter().any(listened));
 }

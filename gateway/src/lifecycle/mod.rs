@@ -267,7 +267,14 @@ impl Gateway {
             Message::Call(call) => call,
             Message::Response(response) => {
                 trail.era = Some(Era::Legacy);
-                self.session(head, &caller, trail)?.answer(response);
+                let session = self.session(head, &caller, trail)?;
+                // It goes up for a call that may have come under another token of the same person.
+                let tripwire = caller.identity().credential.tripwire();
+                if tripwire.trips("", &HeaderMap::new(), response.text()) {
+                    metrics().tripwire.increment();
+                    return Err(Refusal::CredentialLeak);
+                }
+                session.answer(response);
                 return Ok(respond::accepted());
             }
         };

@@ -24,6 +24,7 @@ use crate::{
     identity::Identity,
     refusal::Refusal,
     tasks,
+    telemetry::metrics::metrics,
     upstream::{Peer, Wanted, Watch},
 };
 
@@ -98,6 +99,11 @@ impl Gateway {
         let Asking { estate, caller, call, .. } = asking;
         let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
+        // It may go up in a conversation that was begun under another token of the same person.
+        if identity.credential.tripwire().trips_on(uri.as_bytes()) {
+            metrics().tripwire.increment();
+            return Err(Refusal::CredentialLeak);
+        }
 
         let catalogue = estate.catalogue.load_full();
         let found = catalogue.resource(&estate.config.upstreams, &trail.endpoint, Kind::Subscription, uri)?;

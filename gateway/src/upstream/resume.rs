@@ -62,6 +62,11 @@ impl Resume {
         Self { way, asking: None }
     }
 
+    /// From now on it is asked for as the call goes now; a question that is out already stays.
+    pub(super) fn renew(&mut self, way: Way) {
+        self.way = way;
+    }
+
     /// What comes after `mark`, once the server wants to be asked; nothing where it cannot be had.
     pub(super) async fn after(&mut self, mark: &Mark) -> Option<Messages> {
         let last = mark.last.clone()?;
@@ -80,7 +85,7 @@ async fn ask(way: Way, last: HeaderValue, wait: Duration) -> Option<Messages> {
     headers.insert(LAST_EVENT_ID, last);
     let outgoing = Outgoing::new(Vec::new(), headers, way.session_id());
     let reading = way.peer.reading(way.peer.settings.timeout, None);
-    let answered = way.peer.transport.get(&way.grant, outgoing, reading).await.ok()?;
+    let answered = way.peer.transport.get(&way.shown.now, outgoing, reading).await.ok()?;
     (answered.status.is_success() && answered.messages.is_stream()).then_some(answered.messages)
 }
 
