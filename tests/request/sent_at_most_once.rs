@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::{refused, text_of};
+use super::{
+    input::{capabilities, converse, form},
+    refused, text_of,
+};
 use crate::harness::{
     gateway::{Gateway, Setup},
     issuer::Issuer,
@@ -166,6 +169,35 @@ fn an_upstream_that_is_not_there_was_not_called() {
         gateway.recorded("outcome", calls).pop()
     });
     assert_eq!(last["result"]["ending"], "not_forwarded");
+}
+
+/// The upstream said that it awaits the call once more, and has seen it by then.
+#[test]
+fn what_fails_after_the_call_was_sent_is_not_to_be_tried_again() {
+    let away = Arc::new(Mutex::new(false));
+    let (issuers, upstreams) = (Arc::clone(&away), Arc::clone(&away));
+    let issuer = Issuer::scripted(move |seen| {
+        (seen.field("subject_token").is_some() && *issuers.lock()).then(|| Reply::status(503))
+    });
+    let recorder = Recorder::scripted(Era::Modern, move |seen| match seen.rpc_method().as_str() {
+        "tools/call" if seen.json()["params"]["inputResponses"].is_null() => {
+            let asks = json!({ "who": { "method": "elicitation/create", "params": form() } });
+            Some(Reply::result(seen, &json!({ "resultType": "input_required", "inputRequests": asks })))
+        }
+        "tools/call" => {
+            *upstreams.lock() = true;
+            Some(Reply::status(401))
+        }
+        _ => None,
+    });
+    let (gateway, client) = behind("sent", &issuer, &recorder);
+    let session = client.initialize_with(&capabilities());
+    let answer = |_: &Value| Some(json!({ "result": { "action": "decline" } }));
+    let (_asked, ended) = converse(&session, &json!({ "name": "echo" }), answer);
+    assert_eq!(ended["error"]["code"], 50210, "{ended}");
+    assert_eq!(ended["error"]["data"]["code"], "outcome_unknown");
+    assert_eq!(ended["error"]["data"]["retryable"], false);
+    assert_eq!(gateway.recorded("outcome", 1)[0]["result"]["ending"], "failed");
 }
 
 fn exchanges(issuer: &Issuer) -> usize {

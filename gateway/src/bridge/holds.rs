@@ -35,6 +35,13 @@ struct Seat<T> {
     door: Option<oneshot::Sender<T>>,
 }
 
+impl<T> Seat<T> {
+    /// Whether its call waits or has waited: the room is taken before anybody knows whether it comes to that.
+    const fn is_held(&self) -> bool {
+        self.round > 0
+    }
+}
+
 impl<T> Holds<T> {
     /// No holds yet, at most `limits.holds_max`, and for one principal a share of them.
     #[must_use]
@@ -47,7 +54,7 @@ impl<T> Holds<T> {
         }
     }
 
-    /// A place for one more call.
+    /// A place for one more call that may have to be held.
     ///
     /// # Errors
     /// [`Refusal::Overloaded`] where there is none, in all or for this principal.
@@ -63,7 +70,6 @@ impl<T> Holds<T> {
         *own = own.saturating_add(1);
         let id = Uuid::new_v4();
         seats.by_id.insert(id, Seat { round: 0, door: None });
-        metrics().holds.increment();
         Ok(Place { holds: Arc::clone(self), id, principal, continued: false })
     }
 
@@ -99,11 +105,14 @@ impl<T> Place<T> {
         self.id
     }
 
-    /// Opens the hold for the request that continues `round`.
+    /// Opens the hold for the request that continues `round`, from 1.
     #[must_use]
     pub fn open(&self, round: u32) -> oneshot::Receiver<T> {
         let (door, arrives) = oneshot::channel();
         if let Some(seat) = self.holds.seats.lock().by_id.get_mut(&self.id) {
+            if !seat.is_held() {
+                metrics().holds.increment();
+            }
             *seat = Seat { round, door: Some(door) };
         }
         arrives
@@ -121,14 +130,15 @@ impl<T> Drop for Place<T> {
             self.holds.spent.insert(self.id, ());
         }
         let mut seats = self.holds.seats.lock();
-        let _seat = seats.by_id.remove(&self.id);
+        if seats.by_id.remove(&self.id).is_some_and(|seat| seat.is_held()) {
+            metrics().holds.decrement();
+        }
         if let Some(own) = seats.by_principal.get_mut(&self.principal) {
             *own = own.saturating_sub(1);
             if *own == 0 {
                 seats.by_principal.remove(&self.principal);
             }
         }
-        metrics().holds.decrement();
     }
 }
 

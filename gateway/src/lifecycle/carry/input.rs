@@ -28,9 +28,10 @@ use crate::{
     lifecycle::{kept::Keeping, retry::Given},
     refusal::{Era, Refusal},
     rpc::{
-        RequestId, outbound,
+        Capabilities, RequestId, outbound,
         outbound::Retry,
         reply::{Inbound, Notification, Response, ServerRequest},
+        versions,
     },
     telemetry::metrics::metrics,
     upstream::Reply,
@@ -57,7 +58,7 @@ pub(super) struct Line {
     /// With a legacy client.
     conversation: Option<Conversation>,
     /// Of a held call.
-    place: Option<Place<Next>>,
+    pub(super) place: Option<Place<Next>>,
     /// How the answer is kept, where it may be.
     pub(super) keeping: Option<Keeping>,
     /// The upstream's answer, where it came while nobody was there to take it.
@@ -278,6 +279,16 @@ impl Carriage {
         continuation.seal(&self.means.sealer, &binding, clock::now(), life)
     }
 
+    /// Room for the call to be held, where it may come to that: taken before it is sent, because afterwards it could only
+    /// be given up (spec §2.3). A client that can be asked nothing needs none.
+    pub(super) fn place(&self, leg: &Leg) -> Result<Option<Place<Next>>, Refusal> {
+        let may_be = leg.era() == Era::Modern
+            && self.capabilities != Capabilities::NONE
+            && self.peer.spoken().is_none_or(|spoken| spoken.era == Era::Legacy)
+            && self.capabilities.in_version(versions::LEGACY_NEWEST) != Capabilities::NONE;
+        may_be.then(|| self.means.holds.place(leg.identity.principal)).transpose()
+    }
+
     /// Ends a modern client's request with what a legacy upstream asks, and holds the call until the next request brings
     /// the answers; gives that request. What goes wrong here ends the call.
     pub(super) async fn hold(&mut self, mut leg: Leg, line: &mut Line) -> Option<Leg> {
@@ -287,7 +298,7 @@ impl Carriage {
                 Ok(told) => told,
                 Err(refusal) => {
                     self.abandon(&leg, line, refusal.code()).await;
-                    leg.end(Ended::refused(refusal)).await;
+                    leg.end(Ended::refused(refusal).once_sent()).await;
                     return None;
                 }
             };
@@ -383,7 +394,7 @@ impl Carriage {
             let message = outbound::response(&open.id, Ok(response));
             if let Err(refusal) = line.reply.pass_on(&leg.identity, message).await {
                 self.abandon(&leg, line, refusal.code()).await;
-                leg.end(Ended::refused(refusal)).await;
+                leg.end(Ended::refused(refusal).once_sent()).await;
                 return None;
             }
         }

@@ -140,11 +140,16 @@ impl Carriage {
         if let Some(answer) = keeping.as_ref().and_then(|it| it.recall(kept, &leg.held.asker, self.prefix())) {
             return leg.end(Ended::kept(answer)).await;
         }
+        let place = match self.place(&leg) {
+            Ok(place) => place,
+            Err(refusal) => return leg.end(Ended::refused(refusal)).await,
+        };
         let mut line = match Box::pin(self.set_out(&mut leg, sent, retry.as_ref())).await {
             Ok(line) => line,
             Err(ended) => return leg.end(ended).await,
         };
         line.keeping = keeping;
+        line.place = place.filter(|_| line.reply.spoken.era == Era::Legacy);
         loop {
             let next = match self.read(&mut leg, &mut line).await {
                 Turn::Ended(ended) => Err(ended),
@@ -174,7 +179,7 @@ impl Carriage {
                 task.leave();
             }
             self.visited(&mut leg).await;
-            return leg.end(ended).await;
+            return leg.end(ended.once_sent()).await;
         }
     }
 
