@@ -271,6 +271,7 @@ impl Carriage {
         let asked = asked.asks.iter().map(named).collect();
         let binding = Binding {
             principal: &leg.identity.principal,
+            endpoint: &self.endpoint,
             upstream: self.target.definition.upstream.as_str(),
             request: &self.call.repeated(),
         };
