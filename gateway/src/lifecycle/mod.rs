@@ -185,9 +185,10 @@ impl Gateway {
         self.hub.changed();
     }
 
-    /// Ends what would not end by itself: nobody listens to a gateway that ends.
+    /// Ends what would not end by itself: nobody listens to a gateway that ends, or comes back to it.
     pub fn drain(&self) {
         self.hub.drain();
+        self.means.holds.drain();
     }
 
     /// Ends what lasts beyond calls, once none is under way any more: programs behind the door, and streams.
