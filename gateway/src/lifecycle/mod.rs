@@ -340,13 +340,14 @@ impl Gateway {
         }
         let admission = rules.ceilings.admit(permit, identity, &target.definition, now)?;
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
-        let grant = estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await?;
         let held = self.hold(call, session.as_ref())?;
         let claim = retry.as_ref().map(|retry| retry.claim(self)).transpose()?.flatten();
         if let Some(retry) = &retry {
             retry.record(self, trail, target.definition.upstream.as_str())?;
         }
         self.record_update(&asking, &target, trail)?;
+        // Last of what may fail before the record, which names it: no credential is minted without a trace.
+        let grant = estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await?;
         let continues = retry.as_ref().map(|retry| retry.call).or(target.task.as_ref().map(|task| task.call));
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
         let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;

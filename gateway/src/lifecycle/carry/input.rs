@@ -440,10 +440,8 @@ impl Carriage {
         retry: Option<&Retry>,
     ) -> Result<Line, Ended> {
         let receipt = reply.into_receipt().map_err(Ended::refused)?;
-        let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
-        let grant = exchange.mint(&leg.identity, self.peer.settings(), mints, clock::now()).await;
-        let sent = (receipt, grant.map_err(Ended::refused)?);
-        self.set_out(leg, sent, retry).await
+        let grant = self.mint(&leg.identity).await.map_err(Ended::refused)?;
+        self.set_out(leg, (receipt, grant), retry).await
     }
 
     /// Asks a legacy client everything at once, and waits for all answers.

@@ -39,6 +39,7 @@ use crate::{
     clock,
     config::Endpoint,
     exchange::Grant,
+    identity::Identity,
     inspect::{
         self, Admitted, Asked, Sent,
         tasks::{Created, Working},
@@ -228,7 +229,7 @@ impl Carriage {
             Forwarded::Unauthorized(receipt) => receipt,
         };
         self.estate.exchange.drop_grant(&key);
-        let grant = self.mint(passage).await?;
+        let grant = self.mint(passage.caller).await?;
         if grant.key() == key {
             // The same credential always: it would be refused again.
             return Err(Refusal::UpstreamUnauthorized);
@@ -244,9 +245,9 @@ impl Carriage {
     }
 
     /// Another grant for the same call.
-    async fn mint(&self, passage: &Passage<'_>) -> Result<Grant, Refusal> {
-        let (exchange, identity) = (&self.estate.exchange, passage.caller);
-        let grant = exchange.mint(identity, self.peer.settings(), &self.target.definition.mints, clock::now()).await?;
+    async fn mint(&self, identity: &Identity) -> Result<Grant, Refusal> {
+        let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
+        let grant = exchange.mint(identity, self.peer.settings(), mints, clock::now()).await?;
         let who = Who { identity: Some(identity), ..Who::default() };
         let request = record::Request::default();
         local::record_mint(&self.means.journal, &grant, self.target.definition.upstream.as_str(), (who, request));
