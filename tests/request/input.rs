@@ -207,6 +207,28 @@ fn a_legacy_client_that_cannot_be_asked_is_told_what_it_lacks() {
     assert_eq!(modern.call("echo", &json!({})).json()["error"]["data"]["code"], "input_undeclared");
 }
 
+/// What it says of itself is a modern client's word, and there is no session in which it could be asked.
+#[test]
+fn a_legacy_client_without_a_session_is_not_asked() {
+    for (name, recorder) in
+        [("modern", asking()), ("legacy", holding(vec![request(json!(7), "elicitation/create", form())]))]
+    {
+        let issuer = Issuer::good();
+        let gateway = start(&format!("input-sessionless-{name}"), &issuer, &recorder);
+        let client = gateway.client_of(Some("up"), &issuer, "alice");
+        let meta = json!({ "io.modelcontextprotocol/clientCapabilities": capabilities() });
+        let params = json!({ "name": "echo", "arguments": {}, "_meta": meta });
+        let body = request(json!(1), "tools/call", params).to_string();
+        let done = client.post(&[("MCP-Protocol-Version", "2025-11-25")], body.as_bytes()).json();
+        if name == "modern" {
+            assert_eq!(done["result"]["_meta"]["dev.tollgate/error"]["code"], "input_undeclared", "{done}");
+        } else {
+            assert!(text(&done).contains("-32601"), "{done}");
+        }
+        assert_eq!(calls(&recorder).len(), 1);
+    }
+}
+
 #[test]
 fn what_a_legacy_upstream_asks_reaches_a_legacy_client_under_an_id_of_ours() {
     let issuer = Issuer::good();

@@ -105,15 +105,18 @@ struct Asking<'h> {
 
 impl Asking<'_> {
     /// What the client can do for the upstream behind `target`: what this request declares, or its session, less what
-    /// the administrator withholds (spec §3.5). A legacy client that takes no stream cannot be asked anything. Tasks the
+    /// the administrator withholds (spec §3.5). A legacy client that takes no stream, or has no session, cannot be asked
+    /// anything. Tasks the
     /// gateway follows itself where the client cannot, so they are declared wherever the upstream has them.
     fn capabilities(&self, target: &Target) -> Result<Capabilities, Refusal> {
         let peer =
             self.estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let declared = match &self.session {
             Some(session) if respond::takes_streams(&self.head.headers) => session.capabilities,
-            Some(_) => Capabilities::NONE,
-            None => self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default(),
+            None if self.call.era() == Era::Modern => {
+                self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default()
+            }
+            Some(_) | None => Capabilities::NONE,
         };
         let within = declared.within(peer.settings().input);
         let catalogue = self.estate.catalogue.load();
