@@ -459,6 +459,32 @@ fn a_tool_that_is_a_task_of_2025_only_is_called_as_any_other() {
     assert_eq!(endings(&gateway, 4), ["ok", "ok", "ok", "ok"]);
 }
 
+/// The server says of the tool that it is a task only, and offers no tasks: it was asked for none.
+#[test]
+fn a_result_with_a_task_that_nobody_asked_for_is_a_result() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Legacy, |seen| match seen.rpc_method().as_str() {
+        "tools/list" => {
+            let mut tools = tools();
+            tools[0]["execution"] = json!({ "taskSupport": "required" });
+            Some(Reply::result(seen, &json!({ "tools": tools })))
+        }
+        "tools/call" => Some(Reply::result(
+            seen,
+            &json!({
+                "content": [{ "type": "text", "text": "done" }],
+                "task": { "taskId": "raw-1", "status": "working", "ttl": 60_000, "createdAt": "2026-11-21T10:00:00Z", "lastUpdatedAt": "2026-11-21T10:00:00Z" },
+            }),
+        )),
+        _ => None,
+    });
+    let gateway = start("tasks-unasked", &issuer, &recorder);
+    let client = gateway.client_of(Some("up"), &issuer, "alice");
+    assert_eq!(text(&client.call("echo", &json!({})).json()), "done");
+    assert!(recorder.seen_method("tools/call")[0].json()["params"]["task"].is_null());
+    assert!(recorder.seen_method("tasks/result").is_empty());
+}
+
 #[test]
 fn what_a_task_of_2025_asks_holds_the_call_as_any_question_does() {
     let (issuer, recorder) = (Issuer::good(), of_2025(true));

@@ -608,6 +608,12 @@ impl Reply {
         Following { way: self.underway.way.clone(), task: task.to_owned(), open: true }
     }
 
+    /// Whether a call of `definition` was asked to become a task of MCP 2025-11-25.
+    #[must_use]
+    pub fn is_as_task(&self, definition: &Definition) -> bool {
+        self.underway.way.serves_tasks(definition)
+    }
+
     /// The progress token under which the upstream reports on this call.
     #[must_use]
     pub fn progress_token(&self) -> String {

@@ -350,7 +350,7 @@ impl Carriage {
             id: reply.id,
             version,
             declared: self.capabilities.in_version(version),
-            as_task: self.target.definition.needs_task() && self.task.is_none(),
+            as_task: self.task.is_none() && reply.is_as_task(&self.target.definition),
             prefix: self.prefix(),
             age: Duration::ZERO,
         };
