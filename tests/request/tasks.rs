@@ -282,6 +282,31 @@ fn a_client_that_goes_away_cancels_the_task_that_it_does_not_know() {
 }
 
 #[test]
+fn a_task_whose_id_cannot_be_carried_is_cancelled() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| match seen.rpc_method().as_str() {
+        "server/discover" => Some(Reply::result(
+            seen,
+            &json!({
+                "resultType": "complete", "supportedVersions": ["2026-07-28"], "ttlMs": 60_000, "cacheScope": "private",
+                "capabilities": { "tools": {}, "extensions": { EXTENSION: {} } },
+            }),
+        )),
+        "tools/call" => {
+            Some(Reply::result(seen, &state("working", json!({ "resultType": "task", "taskId": "x".repeat(4_000) }))))
+        }
+        _ => None,
+    });
+    let gateway = start("tasks-long-id", &issuer, &recorder);
+    let client = gateway.client_of(Some("up"), &issuer, "alice");
+    let refused = call(&client, &knowing(), json!({ "arguments": {} })).json();
+    assert_eq!(refused["error"]["data"]["code"], "upstream_invalid", "{refused}");
+    let cancelled =
+        place::wait_for("tasks/cancel", Duration::from_secs(10), || recorder.seen_method("tasks/cancel").pop());
+    assert_eq!(cancelled.json()["params"]["taskId"], "x".repeat(4_000));
+}
+
+#[test]
 fn a_task_that_takes_longer_than_the_tool_may_is_cancelled() {
     let (issuer, recorder) = (Issuer::good(), lasting(60_000));
     let lines = "grant = { strategy = \"none\" }\ntimeout_ms = 1_000";

@@ -157,7 +157,7 @@ impl Carriage {
                 Turn::Input(asked) if leg.era() == Era::Modern => Err(self.hand_over(&leg, &line, &asked)),
                 Turn::Input(asked) => Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await,
                 Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
-                    Err(self.hand_out(&leg, &created))
+                    Err(self.hand_out(&leg, &line.reply, &created))
                 }
                 Turn::Task(created) => Box::pin(self.follow(&mut leg, line, created)).await,
                 Turn::Working(working) => Box::pin(self.poll(&mut leg, line, working)).await,

@@ -107,8 +107,9 @@ impl Followed {
 }
 
 impl Carriage {
-    /// The task that the call became, for a client that follows it itself.
-    pub(super) fn hand_out(&self, leg: &Leg, created: &Created) -> Ended {
+    /// The task that the call became, for a client that follows it itself; one that no client could follow is cancelled.
+    pub(super) fn hand_out(&self, leg: &Leg, reply: &Reply, created: &Created) -> Ended {
+        let mut following = reply.following(&created.id);
         let definition = &self.target.definition;
         let owner = Owner { principal: &leg.identity.principal, endpoint: &self.endpoint };
         let life_ms = TaskId::life_ms(created.ttl_ms);
@@ -116,6 +117,9 @@ impl Carriage {
         let task = TaskId { upstream, tool, id: created.id.clone(), call: self.first, life_ms };
         let shown = task.seal(&self.means.sealer, &owner, clock::now());
         let answer = shown.and_then(|shown| created.answer(&leg.held.asker, &shown, life_ms));
+        if answer.is_ok() {
+            following.is_over();
+        }
         answer.map_or_else(Ended::refused, Ended::answered)
     }
 
