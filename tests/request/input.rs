@@ -307,6 +307,24 @@ fn a_modern_clients_call_is_held_at_a_legacy_upstream_until_it_answers() {
 }
 
 #[test]
+fn who_comes_back_with_fewer_capabilities_is_asked_no_more_than_those() {
+    let issuer = Issuer::good();
+    let recorder =
+        holding(vec![request(json!(7), "elicitation/create", form()), request(json!("r"), "roots/list", json!({}))]);
+    let gateway = start("input-narrowed", &issuer, &recorder);
+    let client = gateway.client_of(Some("up"), &issuer, "alice");
+    let asked = call(&client, &capabilities(), json!({})).json();
+    let requests = asked["result"]["inputRequests"].as_object().unwrap_or_else(|| panic!("{asked}"));
+    let (key, _) = requests.iter().find(|(_, ask)| ask["method"] == "elicitation/create").unwrap();
+    let answers = json!({ key.as_str(): { "action": "decline" } });
+    let retry = json!({ "inputResponses": answers, "requestState": asked["result"]["requestState"] });
+    let done = call(&client, &json!({ "elicitation": {} }), retry).json();
+    let said: Vec<Value> = text(&done).split("} {").map(Value::from).collect();
+    assert_eq!(said.len(), 2, "{done}");
+    assert!(text(&done).contains("-32601"), "{done}");
+}
+
+#[test]
 fn a_held_call_that_nobody_answers_is_given_up() {
     let issuer = Issuer::good();
     let recorder = holding(vec![

@@ -358,7 +358,8 @@ impl Gateway {
         let (leg, answered) = Leg::new(&asking, (target.clone(), held), trail, (&self.journal, receipt.id()))?;
         match (claim, retry) {
             (Some(claim), Some(Retrying { answers, .. })) => {
-                if let Err(next) = claim.enter(Next { leg, receipt, grant, answers }) {
+                let capabilities = asking.capabilities(&target)?;
+                if let Err(next) = claim.enter(Next { leg, receipt, grant, capabilities, answers }) {
                     next.leg.end(Ended::refused(Refusal::ContinuationLost)).await;
                 }
             }

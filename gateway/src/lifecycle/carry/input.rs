@@ -43,6 +43,8 @@ pub(in crate::lifecycle) struct Next {
     pub(in crate::lifecycle) leg: Leg,
     pub(in crate::lifecycle) receipt: Receipt,
     pub(in crate::lifecycle) grant: Grant,
+    /// What its client can do.
+    pub(in crate::lifecycle) capabilities: Capabilities,
     pub(in crate::lifecycle) answers: Vec<Given>,
 }
 
@@ -383,8 +385,8 @@ impl Carriage {
     }
 
     /// The call goes on for the request that came; nothing, where that ended it.
-    async fn resume(&self, line: &mut Line, next: Next) -> Option<Leg> {
-        let Next { leg, receipt, grant, answers } = next;
+    async fn resume(&mut self, line: &mut Line, next: Next) -> Option<Leg> {
+        let Next { leg, receipt, grant, capabilities, answers } = next;
         if let Some(place) = &mut line.place {
             place.continued(true);
         }
@@ -399,7 +401,22 @@ impl Carriage {
                 return None;
             }
         }
+        self.narrow(line, capabilities).await;
         Some(leg)
+    }
+
+    /// A client is asked what its own request declares (RS-17), of what the upstream was told at first.
+    async fn narrow(&mut self, line: &mut Line, capabilities: Capabilities) {
+        self.capabilities = self.capabilities.common(capabilities);
+        let version = line.reply.spoken.version;
+        let declared = self.capabilities.in_version(version);
+        for open in line.open.extract_if(.., |open| !open.ask.fits(declared, version)) {
+            self.dropped("request_undeclared");
+            line.reply.respond(outbound::method_not_found(&open.id)).await;
+        }
+        if line.open.is_empty() {
+            line.collected = None;
+        }
     }
 
     /// Asks a legacy client what a modern upstream needs, and makes the call again with the answers: the upstream said
