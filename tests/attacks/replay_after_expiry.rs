@@ -1,7 +1,13 @@
 //! A token that was good a moment ago, used again when its time is over: also where the gateway remembers it as verified,
 //! and also where it still has a grant that was minted for it (RR-06).
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
