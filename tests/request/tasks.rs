@@ -49,7 +49,8 @@ fn state(status: &str, more: Value) -> Value {
     state
 }
 
-/// A modern upstream whose calls become the task `raw-1`; `states` says what its nth `tasks/get` finds.
+/// A modern upstream whose calls become the task `raw-1`; `states` says what its nth `tasks/get` finds: without one it
+/// is overloaded.
 fn upstream(ttl_ms: u64, states: impl Fn(usize) -> Value + Send + Sync + 'static) -> Recorder {
     let asked = AtomicUsize::new(0);
     Recorder::scripted(Era::Modern, move |seen| {
@@ -79,7 +80,10 @@ fn upstream(ttl_ms: u64, states: impl Fn(usize) -> Value + Send + Sync + 'static
             {
                 Some(Reply::error(seen, 200, -32602, "Task not found"))
             }
-            "tasks/get" => Some(Reply::result(seen, &states(asked.fetch_add(1, Ordering::AcqRel)))),
+            "tasks/get" => Some(match states(asked.fetch_add(1, Ordering::AcqRel)) {
+                Value::Null => Reply::status(503),
+                state => Reply::result(seen, &state),
+            }),
             "tasks/update" | "tasks/cancel" => Some(Reply::result(seen, &json!({ "resultType": "complete" }))),
             _ => None,
         }
@@ -330,6 +334,27 @@ fn a_task_that_shows_signs_of_life_may_take_longer() {
     let gateway = Setup::usual("tasks-alive", &issuer).upstream("up", &recorder.url(), lines).start();
     let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     assert_eq!(text(&client.call("echo", &json!({})).json()), "hello Ada");
+}
+
+/// The second and the third time it is asked, the upstream is overloaded; a task is given up at the fourth in a row.
+#[test]
+fn an_upstream_may_fail_a_few_times_to_say_how_far_a_task_is() {
+    for (failures, code) in [(3, None), (4, Some("upstream_invalid"))] {
+        let recorder = upstream(60_000, move |nth| match nth {
+            0 => state("working", json!({})),
+            nth if nth <= failures => Value::Null,
+            _ => done(),
+        });
+        let issuer = Issuer::good();
+        let gateway = start(&format!("tasks-flaky-{failures}"), &issuer, &recorder);
+        let client = gateway.client_of(Some("up"), &issuer, "alice");
+        let answer = client.call("echo", &json!({})).messages().pop().unwrap();
+        assert_eq!(answer["error"]["data"]["code"].as_str(), code, "{answer}");
+        if code.is_none() {
+            assert_eq!(text(&answer), "hello Ada");
+        }
+        assert_eq!(recorder.seen_method("tasks/cancel").len(), usize::from(code.is_some()));
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::{
     Carriage, Read,
     deliver::Interrupted,
     leg::{Ended, Held, Leg, instant_after},
+    task::{Followed, POLL},
 };
 use crate::{
     audit::{journal::Receipt, record},
@@ -457,7 +458,15 @@ impl Carriage {
         retry: Option<&Retry>,
     ) -> Result<Line, Ended> {
         let receipt = reply.into_receipt().map_err(Ended::refused)?;
-        let grant = self.mint(&leg.identity).await.map_err(Ended::refused)?;
+        let mut left = self.task.as_ref().map_or(0, Followed::may_fail);
+        let grant = loop {
+            match self.mint(&leg.identity).await {
+                Ok(grant) => break grant,
+                Err(Refusal::GrantUnavailable(_)) if left > 0 => left = left.saturating_sub(1),
+                Err(refusal) => return Err(Ended::refused(refusal)),
+            }
+            self.pause(leg, POLL).await?;
+        };
         self.set_out(leg, (receipt, grant), retry).await
     }
 

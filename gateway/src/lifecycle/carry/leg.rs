@@ -278,6 +278,11 @@ impl Ended {
         self.answer.is_some()
     }
 
+    /// Whether the gateway says so.
+    pub(super) const fn is_refused(&self) -> bool {
+        self.refusal.is_some()
+    }
+
     pub(in crate::lifecycle) fn refused(refusal: Refusal) -> Self {
         let kept =
             matches!(refusal, Refusal::UpstreamUnreachable(_) | Refusal::CredentialLeak | Refusal::Overloaded(_));

@@ -21,6 +21,7 @@ use leg::Outbound;
 use leg::instant_after;
 pub(super) use leg::{Ended, Held, Leg};
 use task::Followed;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::input::{Heard, Line};
@@ -153,6 +154,9 @@ impl Carriage {
         line.place = place.filter(|_| line.reply.spoken.era == Era::Legacy);
         loop {
             let next = match self.read(&mut leg, &mut line).await {
+                Turn::Ended(ended) if ended.is_refused() && self.bears(line.reply.status) => {
+                    Box::pin(self.poll_again(&mut leg, line)).await
+                }
                 Turn::Ended(ended) => Err(ended),
                 Turn::Input(asked) if leg.era() == Era::Modern => Err(self.hand_over(&leg, &line, &asked)),
                 Turn::Input(asked) => Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await,
@@ -221,25 +225,35 @@ impl Carriage {
     }
 
     /// Sends the call. A credential that the upstream refuses is minted anew, once: a 401 proves that nothing was
-    /// executed (spec §2.6).
-    async fn send(&self, (receipt, grant): (Receipt, Grant), passage: &Passage<'_>) -> Result<Box<Reply>, Refusal> {
-        let key = grant.key();
-        let receipt = match self.peer.forward(receipt, grant, passage).await? {
-            Forwarded::Answered(reply) => return Ok(reply),
-            Forwarded::Unauthorized(receipt) => receipt,
-        };
-        self.estate.exchange.drop_grant(&key);
-        let grant = self.mint(passage.caller).await?;
-        if grant.key() == key {
-            // The same credential always: it would be refused again.
-            return Err(Refusal::UpstreamUnauthorized);
-        }
-        let key = grant.key();
-        match Box::pin(self.peer.forward(receipt, grant, passage)).await? {
-            Forwarded::Answered(reply) => Ok(reply),
-            Forwarded::Unauthorized(_receipt) => {
-                self.estate.exchange.drop_grant(&key);
-                Err(Refusal::UpstreamUnauthorized)
+    /// executed (spec §2.6). What is only asked of a task is asked again of an upstream that is away.
+    async fn send(
+        &self,
+        (mut receipt, mut grant): (Receipt, Grant),
+        passage: &Passage<'_>,
+    ) -> Result<Box<Reply>, Refusal> {
+        let (mut refused, mut left) = (false, self.task.as_ref().map_or(0, Followed::may_fail));
+        loop {
+            let key = grant.key();
+            match self.peer.forward(receipt, grant, passage).await? {
+                Forwarded::Answered(reply) => return Ok(reply),
+                Forwarded::Unauthorized(back) => {
+                    self.estate.exchange.drop_grant(&key);
+                    if refused {
+                        return Err(Refusal::UpstreamUnauthorized);
+                    }
+                    (refused, receipt) = (true, back);
+                    grant = self.mint(passage.caller).await?;
+                    if grant.key() == key {
+                        // The same credential always: it would be refused again.
+                        return Err(Refusal::UpstreamUnauthorized);
+                    }
+                }
+                Forwarded::Unreachable(_, refusal) if left == 0 => return Err(refusal),
+                Forwarded::Unreachable(back, _) => {
+                    (left, receipt) = (left.saturating_sub(1), back);
+                    sleep(task::POLL).await;
+                    grant = self.mint(passage.caller).await?;
+                }
             }
         }
     }
