@@ -202,6 +202,8 @@ pub enum Forwarded {
     Answered(Box<Reply>),
     /// The upstream would not take the credential; nothing was executed, so the receipt still stands.
     Unauthorized(Receipt),
+    /// The upstream could not be reached, so the receipt still stands.
+    Unreachable(Receipt, Refusal),
 }
 
 /// An upstream's answer, still arriving.
@@ -284,6 +286,7 @@ impl Peer {
             Ok(sent) => sent,
             // Said of what comes before a call: the era, or a session. The call itself was not sent.
             Err(Refusal::UpstreamUnauthorized) => return Ok(Forwarded::Unauthorized(receipt)),
+            Err(refusal @ Refusal::UpstreamUnreachable(_)) => return Ok(Forwarded::Unreachable(receipt, refusal)),
             Err(refusal) => return Err(refusal),
         };
         if answered.status == StatusCode::UNAUTHORIZED {
@@ -637,6 +640,12 @@ impl Reply {
     #[must_use]
     pub fn following(&self, task: &str) -> Following {
         Following { way: self.underway.way.clone(), task: task.to_owned(), open: true }
+    }
+
+    /// Whether a call of `definition` was asked to become a task of MCP 2025-11-25.
+    #[must_use]
+    pub fn is_as_task(&self, definition: &Definition) -> bool {
+        self.underway.way.serves_tasks(definition)
     }
 
     /// The progress token under which the upstream reports on this call.
