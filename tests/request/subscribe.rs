@@ -312,6 +312,32 @@ fn nobody_watches_what_policy_does_not_let_them_watch() {
     assert_eq!(gateway.recorded("listen_end", 1)[0]["listened"]["reason"], "withdrawn");
 }
 
+/// A subscription lasts; a call is under way only until it is made.
+#[test]
+fn what_is_watched_is_no_call_in_flight() {
+    let issuer = Issuer::good();
+    let ceiling = "[[ceilings]]\nname = \"few\"\nper = [\"user\"]\nin_flight = 2\n";
+    let watched = Watched::new(Era::Modern);
+    let setup = Setup::usual("watch-in-flight", &issuer).policy("ceilings.toml", ceiling);
+    let gateway = setup.open_upstream("up", &watched.recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let session = alice.initialize();
+    for uri in ["file:///a", "file:///b", "file:///c", "file:///mute", "file:///d"] {
+        let answer = session.request("resources/subscribe", &json!({ "uri": uri }));
+        assert_eq!(answer.json().get("result").is_some(), uri != "file:///mute", "{uri}: {}", answer.text());
+    }
+    let filter = json!({ "resourceSubscriptions": ["file:///a", "file:///b"] });
+    let listened: Vec<_> = (0..3)
+        .map(|_| {
+            let mut connection = alice.listen(&json!(1), &filter);
+            assert_eq!(listening(&mut connection)["params"]["notifications"], filter);
+            connection
+        })
+        .collect();
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    drop(listened);
+}
+
 /// An upstream that does not offer it is not asked.
 #[test]
 fn an_upstream_without_subscriptions_is_not_asked() {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -27,6 +28,7 @@ use crate::{
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::uris,
+    state::Taken,
     telemetry::metrics,
     upstream::Wanted,
 };
@@ -87,6 +89,8 @@ pub struct Subscription {
     number: u64,
     standing: watch::Receiver<Standing>,
     refused: Option<Refusal>,
+    /// What it takes of the calls at the same time, until it is made.
+    slots: Taken,
     receipt: Arc<Receipt>,
     journal: Arc<Journal>,
     era: Era,
@@ -115,10 +119,11 @@ impl Subscriptions {
         &self,
         subject: Subject,
         identity: &Arc<Identity>,
-        receipt: Receipt,
+        mut receipt: Receipt,
         (journal, era, began): (&Arc<Journal>, Era, Instant),
     ) -> (Subscription, Option<Arc<Watching>>) {
         let key = Key { upstream: subject.upstream, principal: identity.principal };
+        let slots = receipt.hand_over();
         let receipt = Arc::new(receipt);
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let mut all = self.watching.lock();
@@ -143,6 +148,7 @@ impl Subscriptions {
             number,
             standing,
             refused: None,
+            slots,
             receipt,
             journal: Arc::clone(journal),
             era,
@@ -293,12 +299,13 @@ impl Subscription {
         (self.watching.upstream(), &self.uri)
     }
 
-    /// Waits until the upstream has said whether it will tell.
+    /// Waits until the upstream has said whether it will tell. Then this is no call under way any more, and holds up none.
     ///
     /// # Errors
     /// That it will not, or did not say so within `limit`.
     pub async fn settled(&mut self, limit: Duration) -> Result<(), Refusal> {
         let said = timeout(limit, self.standing.wait_for(|standing| *standing != Standing::Asked)).await;
+        drop(mem::take(&mut self.slots));
         let standing = said.ok().and_then(Result::ok).map(|standing| standing.clone());
         let refusal = match standing {
             Some(Standing::Honoured) => return Ok(()),
@@ -381,7 +388,7 @@ impl Sink {
     /// What there is to tell: the URI as the listener knows it, whose it is, and what they call it.
     #[must_use]
     pub fn take(&self) -> BTreeMap<String, (UpstreamId, String)> {
-        std::mem::take(&mut *self.waiting.lock()).changes
+        mem::take(&mut *self.waiting.lock()).changes
     }
 }
 
