@@ -312,6 +312,22 @@ fn nobody_watches_what_policy_does_not_let_them_watch() {
     assert_eq!(gateway.recorded("listen_end", 1)[0]["listened"]["reason"], "withdrawn");
 }
 
+/// A client that goes away without a word leaves nothing behind: not at the upstream, and no call without its outcome.
+#[test]
+fn what_a_client_watched_that_is_gone_is_watched_no_longer() {
+    let issuer = Issuer::good();
+    let watched = Watched::new(Era::Legacy);
+    let setup = Setup::usual("watch-left", &issuer).section("[limits]\nsession_idle_ms = 1000");
+    let gateway = setup.open_upstream("up", &watched.recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let session = alice.initialize();
+    assert_eq!(session.request("resources/subscribe", &json!({ "uri": "file:///a" })).json()["result"], json!({}));
+    place::wait_for("the upstream is told", PATIENCE, || {
+        (watched.asked("resources/unsubscribe") == ["file:///a"]).then_some(())
+    });
+    assert_eq!(gateway.recorded("outcome", 1)[0]["result"]["ending"], "ok");
+}
+
 /// A subscription lasts; a call is under way only until it is made.
 #[test]
 fn what_is_watched_is_no_call_in_flight() {
