@@ -169,9 +169,8 @@ impl Replay {
 
     /// Forgets what was said long ago on streams that have ended: whoever lost one comes back soon, or not at all.
     pub(super) fn forget(&self, now: Timestamp) {
-        let old = |kept: &Kept, open: &HashMap<u64, Open>| {
-            now.since(kept.at) > KEPT_MAX && !open.contains_key(&kept.stream)
-        };
+        let old =
+            |kept: &Kept, open: &HashMap<u64, Open>| now.since(kept.at) > KEPT_MAX && !open.contains_key(&kept.stream);
         self.room.give_back(self.state.lock().forget(old));
     }
 
@@ -338,8 +337,7 @@ mod tests {
     fn one_principals_sessions_do_not_take_all_the_room() {
         let all = Arc::new(AtomicUsize::new(0));
         let own = Arc::new(AtomicUsize::new(0));
-        let hoard: Vec<Replay> =
-            (0..100).map(|_| Replay::new(Room::new(Arc::clone(&own), Arc::clone(&all)))).collect();
+        let hoard: Vec<Replay> = (0..100).map(|_| Replay::new(Room::new(Arc::clone(&own), Arc::clone(&all)))).collect();
         for replay in &hoard {
             large(replay, 1, 1, BYTES_MAX);
         }

@@ -219,16 +219,20 @@ impl Watching {
         Arc::clone(&self.identity.lock())
     }
 
-    /// What is wanted now, and the scopes that this takes.
-    #[must_use]
-    pub fn wanted(&self) -> (Vec<Wanted>, Vec<String>) {
+    /// What is wanted now, as far as `judge` lets it be asked for, and the scopes that this takes.
+    pub fn wanted(&self, judge: impl Fn(&str) -> Result<(), Refusal>) -> (Vec<Wanted>, Vec<String>) {
         let wants = self.wants.lock();
-        let scopes: BTreeSet<String> = wants.values().flat_map(|want| want.mints.iter().cloned()).collect();
-        let wanted = wants
-            .iter()
-            .filter_map(|(uri, want)| Some((uri, want.by.first()?)))
-            .map(|(uri, by)| Wanted::new(uri.clone(), Arc::clone(&by.receipt)))
-            .collect();
+        let (mut wanted, mut scopes) = (Vec::new(), BTreeSet::new());
+        for (uri, want) in wants.iter() {
+            let Some(by) = want.by.first() else { continue };
+            match judge(uri) {
+                Ok(()) => {
+                    wanted.push(Wanted::new(uri.clone(), Arc::clone(&by.receipt)));
+                    scopes.extend(want.mints.iter().cloned());
+                }
+                Err(refusal) => drop(want.standing.send_replace(Standing::Refused(refusal))),
+            }
+        }
         (wanted, scopes.into_iter().collect())
     }
 

@@ -262,7 +262,7 @@ impl Listener {
             messages.push(self.ear.event(|listener| answers::changed(topic, listener)));
         }
         for (uri, (upstream, own)) in self.sink.take() {
-            if may_watch(&estate, &self.identity, (&upstream, &own), now) {
+            if may_watch(&estate, &self.identity, (&upstream, &own), now).is_ok() {
                 messages.push(self.ear.event(|listener| answers::updated(&uri, listener)));
             }
         }
@@ -291,7 +291,7 @@ impl Listener {
         let policy_set = Arc::clone(estate.rules.load().policies.digest());
         let same = policy_set == self.judged_by.0 && Arc::ptr_eq(&estate, &self.judged_by.1);
         let watched = self.ear.watched();
-        let taken = !same && !watched.iter().all(|one| may_watch(&estate, &self.identity, one.subject(), now));
+        let taken = !same && !watched.iter().all(|one| may_watch(&estate, &self.identity, one.subject(), now).is_ok());
         self.judged_by = (policy_set, estate);
         taken || (!same && self.seen.any && !seen.any)
     }
