@@ -142,10 +142,11 @@ impl Gateway {
         if let Some(rest) = last.and_then(|last| session.resume(last)) {
             return Ok(respond::stream(rest));
         }
-        let mut turn = session.take_turn();
-        let priming = turn.priming();
         let topics = local::capabilities(estate, caller, trail).topics();
         let seat = self.hub.seat(caller.identity().principal)?;
+        // Only now: whoever is refused keeps the stream that they have.
+        let mut turn = session.take_turn();
+        let priming = turn.priming();
         self.subscriptions.renew(caller.identity());
         let sink = Arc::clone(session.sink());
         let mut listener = self.listener((estate, caller), trail, topics, (Ear::Stream(turn), sink, seat))?;
