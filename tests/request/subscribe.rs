@@ -226,6 +226,32 @@ fn a_legacy_client_subscribes_and_is_told_on_its_stream() {
     }
 }
 
+/// What a session waits for is told on the newest of its streams, also where it came when another was that.
+#[test]
+fn a_stream_that_is_over_takes_nothing_from_the_next() {
+    let issuer = Issuer::good();
+    let watched = Watched::new(Era::Modern);
+    let gateway = behind("watch-newest", &issuer, &watched);
+    let session = gateway.client_of(Some("up"), &issuer, "alice").initialize();
+    session.request("resources/subscribe", &json!({ "uri": "file:///a" }));
+    let mut before = session.stream();
+    assert_eq!(before.head().status, 200);
+    // A machine that is busy may be too slow for it a few times.
+    let told_on_the_next = (0..4).any(|_| {
+        watched.change();
+        std::thread::sleep(Duration::from_millis(100));
+        let mut next = session.stream();
+        assert_eq!(next.head().status, 200);
+        let late = before.event().is_some();
+        if !late {
+            updated(&next.event().unwrap());
+        }
+        before = next;
+        !late
+    });
+    assert!(told_on_the_next);
+}
+
 /// Two listeners of one caller are one conversation with the upstream; it goes on until both have left.
 #[test]
 fn listeners_of_one_caller_share_and_those_of_two_do_not() {

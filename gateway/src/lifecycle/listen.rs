@@ -229,16 +229,19 @@ impl Listener {
         }
         loop {
             tokio::select! {
-                () = events.closed() => return End::Gone,
-                () = sleep_until(self.until.into()) => return End::Expired,
-                () = over(&mut self.ear) => return End::Over,
+                biased;
+                end = ended(events, self.until, &mut self.ear) => return end,
                 // The hub lives as long as the gateway. What is new is looked at when it is told.
                 _changed = self.news.changed() => self.news.mark_changed(),
                 () = self.sink.filled() => {}
             }
             if !self.news.borrow().draining {
-                // What comes in a burst is told once.
-                sleep(COALESCE).await;
+                // What comes in a burst is told once; and what a session waits for, on the newest of its streams.
+                tokio::select! {
+                    biased;
+                    end = ended(events, self.until, &mut self.ear) => return end,
+                    () = sleep(COALESCE) => {}
+                }
             }
             if let Some(end) = self.tell(events).await {
                 return end;
@@ -312,6 +315,15 @@ impl Ear {
             Self::Request(_, watched) => watched,
             Self::Stream(_) => &[],
         }
+    }
+}
+
+/// Returns when there is nobody left to be told.
+async fn ended(events: &mpsc::Sender<Bytes>, until: Instant, ear: &mut Ear) -> End {
+    tokio::select! {
+        () = events.closed() => End::Gone,
+        () = sleep_until(until.into()) => End::Expired,
+        () = over(ear) => End::Over,
     }
 }
 
