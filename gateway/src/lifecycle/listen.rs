@@ -139,7 +139,9 @@ impl Gateway {
         trail.era = Some(Era::Legacy);
         let session = self.session(head, caller, trail)?;
         let last = rpc::headers::last_event_id(&head.headers);
-        if let Some(rest) = last.and_then(|last| session.resume(last)) {
+        if let Some((last, rest)) = last.and_then(|last| Some((last, session.resume(last)?))) {
+            let policy_set = Arc::clone(estate.rules.load().policies.digest());
+            self.record_listen(trail, Heard { resumed: Some(last), policy_set: &policy_set, ..Heard::default() })?;
             return Ok(respond::stream(rest));
         }
         let topics = local::capabilities(estate, caller, trail).topics();
@@ -175,18 +177,8 @@ impl Gateway {
         let words = Arc::clone(&news.borrow_and_update());
         let seen = View::of(estate, &words, (identity, &trail.endpoint), trail.now);
         let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
-        let recorded = self.journal.healthy()
-            && trail.with_request(None, |request| {
-                let (who, endpoint) = (trail.who(), trail.endpoint.path());
-                let resources = u64::try_from(ear.watched().len()).unwrap_or(u64::MAX);
-                let (topics, policy_set) = (names.as_slice(), &*policy_set);
-                let listen = record::Listen { who, endpoint: &endpoint, request, topics, resources, policy_set };
-                self.journal.note(trail.id, &listen)
-            });
-        if !recorded {
-            return Err(Refusal::AuditUnavailable("the listener could not be recorded".to_owned()));
-        }
-        trail.measure("", None);
+        let resources = ear.watched().len();
+        self.record_listen(trail, Heard { topics: &names, resources, policy_set: &policy_set, resumed: None })?;
         Ok(Listener {
             estate: Arc::clone(&self.estate),
             news,
@@ -205,6 +197,33 @@ impl Gateway {
             _seat: seat,
         })
     }
+
+    /// Nobody is told anything without a record of it.
+    fn record_listen(&self, trail: &Trail, heard: Heard<'_>) -> Result<(), Refusal> {
+        let Heard { topics, resources, policy_set, resumed } = heard;
+        let recorded = self.journal.healthy()
+            && trail.with_request(None, |request| {
+                let (who, endpoint) = (trail.who(), trail.endpoint.path());
+                let resources = u64::try_from(resources).unwrap_or(u64::MAX);
+                let endpoint = &*endpoint;
+                let listen = record::Listen { who, endpoint, request, topics, resources, policy_set, resumed };
+                self.journal.note(trail.id, &listen)
+            });
+        if !recorded {
+            return Err(Refusal::AuditUnavailable("the listener could not be recorded".to_owned()));
+        }
+        trail.measure("", None);
+        Ok(())
+    }
+}
+
+/// What somebody is going to be told of, for a record.
+#[derive(Default)]
+struct Heard<'a> {
+    topics: &'a [&'a str],
+    resources: usize,
+    policy_set: &'a str,
+    resumed: Option<&'a str>,
 }
 
 impl Listener {
