@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -27,6 +28,7 @@ use crate::{
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::uris,
+    state::Taken,
     telemetry::metrics,
     upstream::Wanted,
 };
@@ -87,6 +89,8 @@ pub struct Subscription {
     number: u64,
     standing: watch::Receiver<Standing>,
     refused: Option<Refusal>,
+    /// What it takes of the calls at the same time, until it is made.
+    slots: Taken,
     receipt: Arc<Receipt>,
     journal: Arc<Journal>,
     era: Era,
@@ -115,10 +119,11 @@ impl Subscriptions {
         &self,
         subject: Subject,
         identity: &Arc<Identity>,
-        receipt: Receipt,
+        mut receipt: Receipt,
         (journal, era, began): (&Arc<Journal>, Era, Instant),
     ) -> (Subscription, Option<Arc<Watching>>) {
         let key = Key { upstream: subject.upstream, principal: identity.principal };
+        let slots = receipt.hand_over();
         let receipt = Arc::new(receipt);
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let mut all = self.watching.lock();
@@ -143,6 +148,7 @@ impl Subscriptions {
             number,
             standing,
             refused: None,
+            slots,
             receipt,
             journal: Arc::clone(journal),
             era,
@@ -213,16 +219,20 @@ impl Watching {
         Arc::clone(&self.identity.lock())
     }
 
-    /// What is wanted now, and the scopes that this takes.
-    #[must_use]
-    pub fn wanted(&self) -> (Vec<Wanted>, Vec<String>) {
+    /// What is wanted now, as far as `judge` lets it be asked for, and the scopes that this takes.
+    pub fn wanted(&self, judge: impl Fn(&str) -> Result<(), Refusal>) -> (Vec<Wanted>, Vec<String>) {
         let wants = self.wants.lock();
-        let scopes: BTreeSet<String> = wants.values().flat_map(|want| want.mints.iter().cloned()).collect();
-        let wanted = wants
-            .iter()
-            .filter_map(|(uri, want)| Some((uri, want.by.first()?)))
-            .map(|(uri, by)| Wanted::new(uri.clone(), Arc::clone(&by.receipt)))
-            .collect();
+        let (mut wanted, mut scopes) = (Vec::new(), BTreeSet::new());
+        for (uri, want) in wants.iter() {
+            let Some(by) = want.by.first() else { continue };
+            match judge(uri) {
+                Ok(()) => {
+                    wanted.push(Wanted::new(uri.clone(), Arc::clone(&by.receipt)));
+                    scopes.extend(want.mints.iter().cloned());
+                }
+                Err(refusal) => drop(want.standing.send_replace(Standing::Refused(refusal))),
+            }
+        }
         (wanted, scopes.into_iter().collect())
     }
 
@@ -293,12 +303,13 @@ impl Subscription {
         (self.watching.upstream(), &self.uri)
     }
 
-    /// Waits until the upstream has said whether it will tell.
+    /// Waits until the upstream has said whether it will tell. Then this is no call under way any more, and holds up none.
     ///
     /// # Errors
     /// That it will not, or did not say so within `limit`.
     pub async fn settled(&mut self, limit: Duration) -> Result<(), Refusal> {
         let said = timeout(limit, self.standing.wait_for(|standing| *standing != Standing::Asked)).await;
+        drop(mem::take(&mut self.slots));
         let standing = said.ok().and_then(Result::ok).map(|standing| standing.clone());
         let refusal = match standing {
             Some(Standing::Honoured) => return Ok(()),
@@ -381,7 +392,7 @@ impl Sink {
     /// What there is to tell: the URI as the listener knows it, whose it is, and what they call it.
     #[must_use]
     pub fn take(&self) -> BTreeMap<String, (UpstreamId, String)> {
-        std::mem::take(&mut *self.waiting.lock()).changes
+        mem::take(&mut *self.waiting.lock()).changes
     }
 }
 

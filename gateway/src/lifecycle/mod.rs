@@ -34,6 +34,7 @@ use crate::{
     audit::journal::Journal,
     bridge::{Holds, Session, Sessions, Subscriptions},
     catalog::{Kind, Target},
+    clock,
     config::{Endpoint, Tolerance},
     identity::Caller,
     refusal::{Era, Refusal},
@@ -186,6 +187,14 @@ impl Gateway {
     pub fn rule(&self, rules: Rules) {
         self.estate.load().rules.store(Arc::new(rules));
         self.hub.changed();
+    }
+
+    /// Ends the sessions that their clients have left without a word, now and again; it does not return.
+    pub async fn sweep(&self) {
+        loop {
+            let wait = self.sessions.sweep(clock::now());
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// Ends what would not end by itself: nobody listens to a gateway that ends, or comes back to it.
