@@ -6,6 +6,8 @@
 
 mod odd;
 mod to_legacy;
+mod to_modern;
+mod within;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -152,6 +154,17 @@ const MODERN: &str = "2026-07-28";
 const NEWER: [(Sdk, &str); 2] = [(Sdk::TypeScript, MODERN), (Sdk::Python, MODERN)];
 const OLDER: [(Sdk, &str); 2] = [(Sdk::TypeScriptLegacy, "legacy"), (Sdk::PythonLegacy, "legacy")];
 
+/// Begins a session in `version`: its id, and what the gateway says of itself.
+fn begin(client: &Client, version: &str, declared: &Value) -> (String, Value) {
+    let params =
+        json!({ "protocolVersion": version, "capabilities": declared, "clientInfo": { "name": "t", "version": "1" } });
+    let body = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
+    let answer = client.post(&[], body.to_string().as_bytes());
+    let result = answer.json()["result"].clone();
+    assert_eq!(result["protocolVersion"], version, "{}", answer.text());
+    (answer.header("mcp-session-id").unwrap().to_owned(), result)
+}
+
 /// What an answer says: its text, or its error.
 fn said(answer: &Value) -> String {
     let code = &answer["error"]["code"];
@@ -177,4 +190,14 @@ fn code(text: impl ToString) -> String {
 #[test]
 fn a_modern_client_before_legacy_servers() {
     to_legacy::hold();
+}
+
+#[test]
+fn a_legacy_client_before_modern_servers() {
+    to_modern::hold();
+}
+
+#[test]
+fn within_an_era() {
+    within::hold();
 }

@@ -4,9 +4,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Behind, Cells, NEWER, Row, Server, answered, code, odd, said};
+use super::{Behind, Cells, MODERN, NEWER, Row, Server, answered, code, odd, said};
 use crate::{
-    harness::{gateway::Setup, peer, place, recorder::Seen},
+    harness::{
+        gateway::Setup,
+        http::{Answer, Connection},
+        peer::{self, Sdk},
+        place,
+        recorder::Seen,
+    },
     request::input::{call, capabilities},
 };
 
@@ -22,8 +28,8 @@ pub(super) fn hold() {
         server("sessions", Behind::Published(peer::fixture(&folder)), legacy, "test_simple_text"),
         server("python", Behind::Published(peer::python(&folder)), legacy, "add"),
         server("python-sse", Behind::Older(peer::python_legacy_sse(&folder)), "transport = \"sse\"", "add"),
-        server("odd", Behind::Odd(odd::legacy("2025-11-25")), legacy, "odd"),
-        server("ambient", Behind::Odd(odd::ambient()), legacy, "echo"),
+        server("odd", Behind::Odd(odd::legacy("2025-11-25", false)), legacy, "odd"),
+        server("ambient", Behind::Odd(odd::legacy("2025-11-25", true)), legacy, "odd"),
         server("stubborn", Behind::Odd(odd::stubborn()), legacy, ""),
     ];
     super::hold("modern clients, legacy servers", ROWS, &Cells::start(setup, servers));
@@ -57,6 +63,49 @@ const ROWS: &[Row] = &[
     Row { feature: "the same, undeclared", verdict: "refuse", peers: FIXTURE, see: undeclared },
     Row { feature: "the same, asked nevertheless", verdict: "refuse", peers: BYTES, see: asked_nevertheless },
     Row { feature: "any other request of a server", verdict: "refuse", peers: BYTES, see: asked_otherwise },
+    Row { feature: "any request on the session's stream", verdict: "refuse", peers: BYTES, see: ambient },
+    Row { feature: "some of the answers", verdict: "emulate", peers: BYTES, see: in_part },
+    Row {
+        feature: "pages first: `-32042`",
+        verdict: "bridge",
+        peers: "TypeScript 2, Python 2 → Python 1 on HTTP+SSE",
+        see: pages,
+    },
+    Row {
+        feature: "the same, without `elicitation.url`",
+        verdict: "refuse",
+        peers: "by bytes → Python 1 on HTTP+SSE",
+        see: no_pages,
+    },
+    Row { feature: "`notifications/elicitation/complete`", verdict: "drop", peers: BYTES, see: completed },
+    Row { feature: "`roots.listChanged`", verdict: "drop", peers: BYTES, see: roots_changed },
+    Row {
+        feature: "`subscriptions/listen`", verdict: "emulate", peers: "by bytes → server-everything", see: listened
+    },
+    Row { feature: "word of a change", verdict: "emulate", peers: BYTES, see: told },
+    Row { feature: "the same, from a server without streams", verdict: "emulate", peers: BYTES, see: streamless },
+    Row {
+        feature: "logging", verdict: "emulate", peers: "by bytes → TypeScript 2 in sessions, by bytes", see: logged
+    },
+    Row { feature: "progress", verdict: "bridge", peers: EVERYTHING, see: progress },
+    Row { feature: "progress that goes back", verdict: "drop", peers: BYTES, see: backwards },
+    Row {
+        feature: "cancellation",
+        verdict: "emulate",
+        peers: "TypeScript 2, Python 2 → Python 2 in sessions",
+        see: cancelled,
+    },
+    Row { feature: "stream ends early, with event ids", verdict: "bridge", peers: FIXTURE, see: resumed },
+    Row { feature: "stream ends early, without", verdict: "refuse", peers: BYTES, see: broken },
+    Row { feature: "`ping` of a server", verdict: "emulate", peers: BYTES, see: pinged },
+    Row { feature: "removed methods", verdict: "refuse", peers: BYTES, see: removed },
+    Row { feature: "tasks of 2025-11-25", verdict: "emulate", peers: "TypeScript 2 → server-everything", see: task },
+    Row { feature: "error `-32002`", verdict: "bridge", peers: BYTES, see: missing },
+    Row { feature: "errors without a meaning", verdict: "bridge", peers: BYTES, see: failed },
+    Row { feature: "experimental capabilities, extensions", verdict: "drop", peers: BYTES, see: extended },
+    Row { feature: "HTTP+SSE", verdict: "bridge", peers: "TypeScript 2, Python 2 → Python 1 on HTTP+SSE", see: sse },
+    Row { feature: "server refuses the credential: 401", verdict: "refuse", peers: BYTES, see: unauthorized },
+    Row { feature: "server wants more scope: 403", verdict: "refuse", peers: BYTES, see: forbidden },
 ];
 
 /// The last request of this method that the odd server saw.
@@ -64,8 +113,13 @@ fn last(cells: &Cells, method: &str) -> Seen {
     cells.odd("odd").seen_method(method).pop().unwrap_or_else(|| panic!("no {method}"))
 }
 
+/// The responses that the odd server got to what it asked.
+fn responses(answer: &Answer) -> Value {
+    serde_json::from_str(&said(&answer.json())).unwrap()
+}
+
 /// A call of the odd tool, by a client that can be asked anything.
-fn odd_call(cells: &Cells, how: &str, meta: Value) -> crate::harness::http::Answer {
+fn odd_call(cells: &Cells, how: &str, meta: Value) -> Answer {
     let params = json!({ "name": "odd", "arguments": { "how": how }, "_meta": meta });
     call(&cells.client("odd"), &capabilities(), params)
 }
@@ -225,12 +279,216 @@ fn undeclared(cells: &Cells) -> String {
 
 fn asked_nevertheless(cells: &Cells) -> String {
     let answer = cells.client("odd").call("odd", &json!({ "how": "asks" }));
-    let response: Value = serde_json::from_str(&said(&answer.json())).unwrap();
-    format!("the server gets {}", code(&response["error"]["code"]))
+    format!("the server gets {}", code(&responses(&answer)[0]["error"]["code"]))
 }
 
 fn asked_otherwise(cells: &Cells) -> String {
     let answer = odd_call(cells, "asks for tasks", json!({}));
-    let response: Value = serde_json::from_str(&said(&answer.json())).unwrap();
+    format!("the server gets {}", code(&responses(&answer)[0]["error"]["code"]))
+}
+
+fn ambient(cells: &Cells) -> String {
+    let response = place::wait_for("a response", PATIENCE, || {
+        cells.odd("ambient").seen().iter().map(Seen::json).find(|message| message["id"] == "odd-9")
+    });
     format!("the server gets {}", code(&response["error"]["code"]))
+}
+
+/// What is missing is asked for again, and a state is good for one answer.
+fn in_part(cells: &Cells) -> String {
+    let client = cells.client("odd");
+    let params = |more: Value| {
+        let mut params = more;
+        (params["name"], params["arguments"]) = (json!("odd"), json!({ "how": "asks twice" }));
+        call(&client, &capabilities(), params)
+    };
+    let first = params(json!({})).json()["result"].clone();
+    let asked = first["inputRequests"].as_object().unwrap_or_else(|| panic!("{first}"));
+    let key = |method: &str| asked.iter().find(|(_, ask)| ask["method"] == method).unwrap().0.as_str();
+    let accepted = json!({ "action": "accept", "content": { "name": "Ada" } });
+    let retry =
+        json!({ "inputResponses": { key("elicitation/create"): accepted }, "requestState": first["requestState"] });
+    let second = params(retry.clone()).json()["result"].clone();
+    let left: Vec<&Value> = second["inputRequests"].as_object().unwrap().values().map(|ask| &ask["method"]).collect();
+    assert_eq!(left, [&json!("roots/list")]);
+    let used = answered(&params(retry));
+    let retry =
+        json!({ "inputResponses": { key("roots/list"): { "roots": [] } }, "requestState": second["requestState"] });
+    let done = responses(&params(retry));
+    assert_eq!((&done[0]["result"], &done[1]["result"]), (&accepted, &json!({ "roots": [] })));
+    format!("asked for `roots/list` again; with the used state {}", code(used))
+}
+
+fn pages(cells: &Cells) -> String {
+    let visit = |sdk: Sdk| {
+        let commands = json!([{ "call": "visit", "arguments": { "who": format!("{sdk:?}") } }]);
+        said(&cells.run((sdk, MODERN), "python-sse", true, &commands)[0])
+    };
+    let both = NEWER.map(|(sdk, _)| visit(sdk));
+    assert_eq!(both[0], both[1]);
+    code(&both[0])
+}
+
+fn no_pages(cells: &Cells) -> String {
+    let answer = cells.client("python-sse").call("visit", &json!({ "who": "nobody" }));
+    let needed = answer.json()["error"]["data"]["requiredCapabilities"].clone();
+    format!("{}, needs {}", code(answered(&answer)), code(needed))
+}
+
+fn completed(cells: &Cells) -> String {
+    let answer = odd_call(cells, "completes", json!({}));
+    assert!(!answer.text().contains("elicitation/complete"), "{}", answer.text());
+    format!("{} alone", code(answered(&answer)))
+}
+
+fn roots_changed(cells: &Cells) -> String {
+    let declared = json!({ "roots": { "listChanged": true } });
+    call(&cells.client("odd"), &declared, json!({ "name": "odd", "arguments": {} }));
+    format!("the server gets {}", code(&last(cells, "initialize").json()["params"]["capabilities"]))
+}
+
+/// The acknowledgement of everything that can be asked for, and the stream.
+fn listening(cells: &Cells, id: &str, uri: &str) -> (Value, Connection) {
+    let all = json!({
+        "toolsListChanged": true, "promptsListChanged": true, "resourcesListChanged": true, "resourceSubscriptions": [uri],
+    });
+    let mut connection = cells.client(id).listen(&json!("l"), &all);
+    assert_eq!(connection.head().status, 200);
+    let acknowledged = connection.event().unwrap();
+    assert_eq!(acknowledged["method"], "notifications/subscriptions/acknowledged");
+    (acknowledged["params"]["notifications"].clone(), connection)
+}
+
+fn honoured(acknowledged: &Value) -> String {
+    let names: Vec<&str> = acknowledged.as_object().unwrap().keys().map(String::as_str).collect();
+    format!("acknowledged: `{}`", names.join("`, `"))
+}
+
+fn listened(cells: &Cells) -> String {
+    honoured(&listening(cells, "everything", "demo://resource/dynamic/text/1").0)
+}
+
+fn told(cells: &Cells) -> String {
+    let (_, mut connection) = listening(cells, "ambient", "odd://a");
+    let event = connection.event().unwrap();
+    assert_eq!(event["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], "l");
+    format!("{} of {}", code(event["method"].as_str().unwrap()), code(event["params"]["uri"].as_str().unwrap()))
+}
+
+/// The lists are read again at intervals; for a single resource there is no such thing.
+fn streamless(cells: &Cells) -> String {
+    honoured(&listening(cells, "odd", "odd://a").0)
+}
+
+fn logged(cells: &Cells) -> String {
+    let levels = |answer: &Answer| -> Vec<Value> {
+        let stream = answer.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"));
+        let messages = if stream { answer.messages() } else { Vec::new() };
+        messages.iter().filter_map(|message| message["params"].get("level").cloned()).collect()
+    };
+    let published = |meta: Value| {
+        levels(
+            &cells.client("sessions").modern("tools/call", &json!({ "name": "test_tool_with_logging", "_meta": meta })),
+        )
+    };
+    assert_eq!(published(json!({})), Vec::<Value>::new(), "nobody asked");
+    let asked = published(json!({ "io.modelcontextprotocol/logLevel": "info" }));
+    let odd = levels(&odd_call(cells, "logs", json!({ "io.modelcontextprotocol/logLevel": "warning" })));
+    let bad = odd_call(cells, "logs", json!({ "io.modelcontextprotocol/logLevel": "loud" }));
+    format!(
+        "{} of `info`; from `warning` on {}; a level that is none {}",
+        asked.len(),
+        code(Value::from(odd)),
+        code(answered(&bad))
+    )
+}
+
+fn progress(cells: &Cells) -> String {
+    let long = json!([{
+        "call": "trigger-long-running-operation", "arguments": { "duration": 1, "steps": 3 }, "progress": true,
+    }]);
+    cells.both(NEWER, ("everything", false), &long, |lines| {
+        let steps: Vec<String> =
+            lines[0]["progress"].as_array().unwrap().iter().map(|step| step.as_f64().unwrap().to_string()).collect();
+        code(steps.join(" "))
+    })
+}
+
+fn backwards(cells: &Cells) -> String {
+    let messages = odd_call(cells, "goes backwards", json!({ "progressToken": "t" })).messages();
+    let steps: Vec<String> =
+        messages.iter().filter_map(|message| message["params"].get("progress")).map(Value::to_string).collect();
+    format!("{} of `1 3 2 3 4`", code(steps.join(" ")))
+}
+
+fn cancelled(cells: &Cells) -> String {
+    let commands = json!([{ "call": "wait", "arguments": { "ms": 20_000 }, "cancel_after_ms": 700 }]);
+    cells.both(NEWER, ("python", false), &commands, |lines| lines[0]["cancelled"].to_string());
+    place::wait_for("both are cancelled", PATIENCE, || {
+        (cells.peer("python").process.output().matches("wait cancelled").count() == 2).then_some(())
+    });
+    "the server stops".to_owned()
+}
+
+fn resumed(cells: &Cells) -> String {
+    let commands = json!([{ "call": "test_reconnection" }]);
+    cells.both(NEWER, ("sessions", false), &commands, |lines| code(said(&lines[0])))
+}
+
+fn broken(cells: &Cells) -> String {
+    let calls = cells.odd("odd").seen_method("tools/call").len();
+    let answer = odd_call(cells, "breaks off", json!({}));
+    assert_eq!(cells.odd("odd").seen_method("tools/call").len() - calls, 1, "not made again");
+    format!("{}, called once", code(answered(&answer)))
+}
+
+fn pinged(cells: &Cells) -> String {
+    format!("the server gets {}", code(&responses(&odd_call(cells, "pings", json!({})))[0]["result"]))
+}
+
+fn removed(cells: &Cells) -> String {
+    let client = cells.client("odd");
+    let answers: Vec<String> =
+        ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"]
+            .map(|method| answered(&client.modern(method, &json!({ "uri": "odd://a", "level": "info" }))))
+            .into();
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    code(&answers[0])
+}
+
+fn task(cells: &Cells) -> String {
+    let commands = json!([{ "call": "simulate-research-query", "arguments": { "topic": "eras" } }]);
+    let lines = cells.run((Sdk::TypeScript, MODERN), "everything", false, &commands);
+    code(said(&lines[0]).lines().next().unwrap())
+}
+
+fn missing(cells: &Cells) -> String {
+    code(answered(&cells.client("odd").modern("resources/read", &json!({ "uri": "odd://a" }))))
+}
+
+fn failed(cells: &Cells) -> String {
+    let answer = odd_call(cells, "fails", json!({}));
+    let upstream = answer.json()["error"]["data"]["upstream"]["code"].clone();
+    format!("{}, inside it {}", code(answered(&answer)), code(upstream))
+}
+
+fn extended(cells: &Cells) -> String {
+    let offered = cells.client("odd").modern("server/discover", &json!({})).json()["result"]["capabilities"].clone();
+    let names: Vec<&str> = offered.as_object().unwrap().keys().map(String::as_str).collect();
+    format!("left: `{}`", names.join("`, `"))
+}
+
+fn sse(cells: &Cells) -> String {
+    let commands = json!([{ "call": "add", "arguments": { "a": 1, "b": 2 } }]);
+    cells.both(NEWER, ("python-sse", false), &commands, |lines| code(said(&lines[0])))
+}
+
+fn unauthorized(cells: &Cells) -> String {
+    let answer = odd_call(cells, "refuses the credential", json!({}));
+    assert_eq!(answer.header("www-authenticate"), None, "a server's challenge is not the client's");
+    code(answered(&answer))
+}
+
+fn forbidden(cells: &Cells) -> String {
+    code(answered(&odd_call(cells, "wants more scope", json!({}))))
 }
