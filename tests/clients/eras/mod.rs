@@ -4,6 +4,7 @@
 //! where none does, because it breaks a rule or comes too seldom, a row speaks to the byte and says so. What a row saw is
 //! what the page says.
 
+mod credentials;
 mod odd;
 mod to_legacy;
 mod to_modern;
@@ -200,4 +201,9 @@ fn a_legacy_client_before_modern_servers() {
 #[test]
 fn within_an_era() {
     within::hold();
+}
+
+#[test]
+fn credentials_of_the_gateway() {
+    credentials::hold();
 }

@@ -126,6 +126,11 @@ fn called_at_legacy(seen: &Seen, memory: &Arc<Memory>) -> Reply {
     match call["params"]["arguments"]["how"].as_str().unwrap_or("well") {
         "pings" => asks(&[request("odd-1", "ping", &json!({}))]),
         "asks" => asks(&[request("odd-2", "elicitation/create", &form())]),
+        "asks for a visit" => {
+            let page =
+                json!({ "mode": "url", "elicitationId": "e", "url": "https://pages.example/", "message": "Connect" });
+            asks(&[request("odd-7", "elicitation/create", &page)])
+        }
         "asks for tasks" => asks(&[request("odd-3", "tasks/list", &json!({}))]),
         "asks twice" => {
             asks(&[request("odd-4", "elicitation/create", &form()), request("odd-5", "roots/list", &json!({}))])
@@ -152,11 +157,6 @@ fn called_at_legacy(seen: &Seen, memory: &Arc<Memory>) -> Reply {
         }
         "fails" => Reply::error(seen, 200, -32010, "its own error"),
         "answers in a batch" => Reply::json(200, &json!([progress(1), result(text("done"))])),
-        "refuses the credential" => Reply::status(401).header("www-authenticate", "Bearer error=\"invalid_token\""),
-        "wants more scope" => {
-            let challenge = "Bearer error=\"insufficient_scope\", scope=\"odd\"";
-            Reply::status(403).header("www-authenticate", challenge)
-        }
         _ => Reply::result(seen, &text("well")),
     }
 }

@@ -60,8 +60,8 @@ const ROWS: &[Row] = &[
     },
     Row { feature: "result of `tools/call`", verdict: "bridge", peers: EVERYTHING, see: structured },
     Row { feature: "elicitation, sampling, roots", verdict: "emulate", peers: FIXTURE, see: asked },
-    Row { feature: "the same, undeclared", verdict: "refuse", peers: FIXTURE, see: undeclared },
-    Row { feature: "the same, asked nevertheless", verdict: "refuse", peers: BYTES, see: asked_nevertheless },
+    Row { feature: "elicitation, undeclared", verdict: "refuse", peers: FIXTURE, see: undeclared },
+    Row { feature: "elicitation, asked nevertheless", verdict: "refuse", peers: BYTES, see: asked_nevertheless },
     Row { feature: "any other request of a server", verdict: "refuse", peers: BYTES, see: asked_otherwise },
     Row { feature: "any request on the session's stream", verdict: "refuse", peers: BYTES, see: ambient },
     Row { feature: "some of the answers", verdict: "emulate", peers: BYTES, see: in_part },
@@ -72,7 +72,7 @@ const ROWS: &[Row] = &[
         see: pages,
     },
     Row {
-        feature: "the same, without `elicitation.url`",
+        feature: "`-32042`, without `elicitation.url`",
         verdict: "refuse",
         peers: "by bytes → Python 1 on HTTP+SSE",
         see: no_pages,
@@ -83,7 +83,12 @@ const ROWS: &[Row] = &[
         feature: "`subscriptions/listen`", verdict: "emulate", peers: "by bytes → server-everything", see: listened
     },
     Row { feature: "word of a change", verdict: "emulate", peers: BYTES, see: told },
-    Row { feature: "the same, from a server without streams", verdict: "emulate", peers: BYTES, see: streamless },
+    Row {
+        feature: "`subscriptions/listen`, a server without streams",
+        verdict: "emulate",
+        peers: BYTES,
+        see: streamless,
+    },
     Row {
         feature: "logging", verdict: "emulate", peers: "by bytes → TypeScript 2 in sessions, by bytes", see: logged
     },
@@ -104,8 +109,6 @@ const ROWS: &[Row] = &[
     Row { feature: "errors without a meaning", verdict: "bridge", peers: BYTES, see: failed },
     Row { feature: "experimental capabilities, extensions", verdict: "drop", peers: BYTES, see: extended },
     Row { feature: "HTTP+SSE", verdict: "bridge", peers: "TypeScript 2, Python 2 → Python 1 on HTTP+SSE", see: sse },
-    Row { feature: "server refuses the credential: 401", verdict: "refuse", peers: BYTES, see: unauthorized },
-    Row { feature: "server wants more scope: 403", verdict: "refuse", peers: BYTES, see: forbidden },
 ];
 
 /// The last request of this method that the odd server saw.
@@ -481,14 +484,4 @@ fn extended(cells: &Cells) -> String {
 fn sse(cells: &Cells) -> String {
     let commands = json!([{ "call": "add", "arguments": { "a": 1, "b": 2 } }]);
     cells.both(NEWER, ("python-sse", false), &commands, |lines| code(said(&lines[0])))
-}
-
-fn unauthorized(cells: &Cells) -> String {
-    let answer = odd_call(cells, "refuses the credential", json!({}));
-    assert_eq!(answer.header("www-authenticate"), None, "a server's challenge is not the client's");
-    code(answered(&answer))
-}
-
-fn forbidden(cells: &Cells) -> String {
-    code(answered(&odd_call(cells, "wants more scope", json!({}))))
 }

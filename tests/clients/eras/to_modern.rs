@@ -66,13 +66,13 @@ const ROWS: &[Row] = &[
     Row { feature: "GET stream", verdict: "emulate", peers: BYTES, see: stream },
     Row { feature: "`resources/subscribe`", verdict: "emulate", peers: BYTES, see: subscribed },
     Row {
-        feature: "the same, not to be had",
+        feature: "`resources/subscribe`, not to be had",
         verdict: "refuse",
         peers: "by bytes → TypeScript 2, by bytes",
         see: not_subscribed,
     },
     Row { feature: "`logging/setLevel`", verdict: "emulate", peers: HALF, see: logged },
-    Row { feature: "the same, of a server that logs nothing", verdict: "refuse", peers: HALF, see: not_logged },
+    Row { feature: "`logging/setLevel`, a server that logs nothing", verdict: "refuse", peers: HALF, see: not_logged },
     Row { feature: "`ping`", verdict: "emulate", peers: BYTES, see: pinged },
     Row {
         feature: "`notifications/cancelled`",
@@ -333,13 +333,13 @@ fn left(cells: &Cells) -> String {
     let session = session(cells, "typescript");
     let mut connection = session.client().connection();
     let params = json!({ "name": "wait", "arguments": { "ms": 500 } });
-    connection.send(&session.bytes(&json!("left"), "tools/call", &params)).unwrap();
+    connection.send(&session.bytes(&json!(77), "tools/call", &params)).unwrap();
     place::wait_for("the call", PATIENCE, || (times(cells, "wait began") == began + 1).then_some(()));
     drop(connection);
     let of = |record: &Value, event: &str| record["event"] == event;
     let ending = place::wait_for("the outcome", PATIENCE, || {
         let journal = cells.gateway.journal();
-        let asked = |record: &&Value| of(record, "intent") && record["request"]["id"] == "left";
+        let asked = |record: &&Value| of(record, "intent") && record["request"]["id"] == "77";
         let intent = journal.iter().find(asked)?["id"].clone();
         let outcome = journal.iter().find(|record| of(record, "outcome") && record["id"] == intent)?;
         Some(outcome["result"]["ending"].as_str().unwrap().to_owned())

@@ -62,11 +62,16 @@ const ROWS: &[Row] = &[
     Row { feature: "2025-06-18 client: icons", verdict: "drop", peers: BYTES, see: icons },
     Row { feature: "2025-06-18 client: pages, `sampling.tools`", verdict: "drop", peers: BYTES, see: asked_of_june },
     Row { feature: "2025-06-18 client: forms with titled choices", verdict: "bridge", peers: BYTES, see: form_of_june },
-    Row { feature: "2025-11-25 client: the same", verdict: "bridge", peers: BYTES, see: form_of_november },
+    Row {
+        feature: "2025-11-25 client: forms with titled choices",
+        verdict: "bridge",
+        peers: BYTES,
+        see: form_of_november,
+    },
     Row { feature: "any client: tasks of 2025-11-25", verdict: "drop", peers: OLD_CLIENT, see: tasks },
-    Row { feature: "2025-06-18 server: newer capabilities", verdict: "drop", peers: BYTES, see: declared_in_june },
+    Row { feature: "2025-06-18 server: a page", verdict: "refuse", peers: BYTES, see: page_of_june },
     Row { feature: "2025-03-26 server: an answer in a batch", verdict: "bridge", peers: BYTES, see: batch_of_march },
-    Row { feature: "2025-06-18 server: the same", verdict: "refuse", peers: BYTES, see: batch_of_june },
+    Row { feature: "2025-06-18 server: an answer in a batch", verdict: "refuse", peers: BYTES, see: batch_of_june },
 ];
 
 fn modern_call(cells: &Cells) -> String {
@@ -212,8 +217,11 @@ fn asked_of_june(cells: &Cells) -> String {
     declared(cells, "2025-11-25", "2025-06-18")
 }
 
-fn declared_in_june(cells: &Cells) -> String {
-    declared(cells, "2025-06-18", "2025-11-25")
+fn page_of_june(cells: &Cells) -> String {
+    let params = json!({ "name": "odd", "arguments": { "how": "asks for a visit" } });
+    let answer = call(&cells.client("2025-06-18"), &capabilities(), params);
+    let responses: Value = serde_json::from_str(&said(&answer.json())).unwrap();
+    format!("the server gets {}", code(&responses[0]["error"]["code"]))
 }
 
 fn icons(cells: &Cells) -> String {
