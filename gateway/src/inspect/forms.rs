@@ -54,3 +54,31 @@ fn write_choices(out: &mut Vec<u8>, (list, of): (&str, &str), choices: Value<'_>
     }
     out.push(b']');
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::older;
+    use crate::rpc::json::{Bounds, Document};
+
+    fn written(schema: &str) -> String {
+        let bounds = Bounds { depth_max: 16, values_max: 100, name_bytes_max: 100, number_chars_max: 100 };
+        let schema = Document::parse(Bytes::copy_from_slice(schema.as_bytes()), &bounds).unwrap();
+        let mut out = Vec::new();
+        older(&mut out, schema.root());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn choices_and_values_to_begin_with_are_as_the_older_revision_has_them() {
+        let same = r#"{"type":"object","properties":{"a":{"type":"string","minLength":1},"b":{"type":"boolean","default":true}},"required":["a"]}"#;
+        assert_eq!(written(same), format!(r#""requestedSchema":{same}"#));
+        let newer = r#"{"properties":{"a":{"type":"string","oneOf":[{"const":"x","title":"X"},{"const":"y"}],"default":"x"},"n":{"type":"number","default":1}}}"#;
+        let older =
+            r#"{"properties":{"a":{"type":"string","enum":["x","y"],"enumNames":["X","y"]},"n":{"type":"number"}}}"#;
+        assert_eq!(written(newer), format!(r#""requestedSchema":{older}"#));
+        let many = r#"{"properties":{"m":{"type":"array","items":{"anyOf":[{"const":"x","title":"X"}]}}}}"#;
+        assert_eq!(written(many), format!(r#""requestedSchema":{many}"#), "it has no such thing");
+    }
+}

@@ -99,5 +99,6 @@ fn calls(cells: &Cells, id: &str, times: usize) -> String {
         let texts: Value = answer.json();
         assert!(!texts.to_string().contains("insufficient"), "{texts}");
     }
-    format!("{}, called {times} times", code(answered(&modern)))
+    let often = ["not called", "called once", "called twice"];
+    format!("{}, {}", code(answered(&modern)), often[times])
 }
