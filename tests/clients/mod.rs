@@ -4,6 +4,7 @@
 //! print without the gateway.
 
 mod batches;
+mod eras;
 mod federation;
 mod habits;
 mod identity;

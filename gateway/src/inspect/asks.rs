@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use url::Url;
 
-use super::{Answer, Outcome, Sent};
+use super::{Answer, Outcome, Sent, forms};
 use crate::{
     refusal::Refusal,
     rpc::{
@@ -182,6 +182,7 @@ impl Ask {
                 // Client-side tasks are not bridged (spec §2.5).
                 Some("task") => {}
                 Some("mode") if !versions::at_least(version, "2025-11-25") => {}
+                Some("requestedSchema") if !versions::at_least(version, "2025-11-25") => forms::older(out, value),
                 Some("elicitationId") => {
                     if elicitation_id.is_some() {
                         named = true;

@@ -5,6 +5,7 @@
 
 pub mod asks;
 mod content;
+mod forms;
 mod relay;
 pub mod tasks;
 

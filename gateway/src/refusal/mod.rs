@@ -450,9 +450,18 @@ impl Refusal {
     }
 
     /// A legacy client re-initialises on any 404 (RL-06), so only a lost session may be one; and errors of a method or
-    /// its parameters travel in a 200 there.
+    /// its parameters travel in a 200 there, as does what the client itself could not be asked: some clients take any
+    /// other status for the end of everything (PyPI mcp 1).
     fn status_for(&self, era: Era, status: u16) -> u16 {
-        let in_band = matches!(self, Self::MethodUnknown | Self::MetaMissing(_));
+        let in_band = matches!(
+            self,
+            Self::MethodUnknown
+                | Self::MetaMissing(_)
+                | Self::InputUndeclared(_)
+                | Self::InputRefused(_)
+                | Self::InputTimeout
+                | Self::InputRoundsExceeded
+        );
         if era == Era::Legacy && in_band { 200 } else { status }
     }
 

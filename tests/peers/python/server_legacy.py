@@ -9,6 +9,8 @@ import sys
 
 import uvicorn
 from mcp.server.fastmcp import Context, FastMCP
+from mcp.shared.exceptions import UrlElicitationRequiredError
+from mcp.types import ElicitRequestURLParams
 
 server = FastMCP("peer-python-legacy")
 
@@ -26,6 +28,19 @@ async def count(steps: int, ctx: Context) -> str:
         await ctx.report_progress(step, steps)
         await asyncio.sleep(0.05)
     return f"counted {steps}"
+
+
+visited = set()
+
+
+@server.tool()
+def visit(who: str) -> str:
+    """Sends each to a page first, by the error that 2025-11-25 has for it; the second time they have been there."""
+    if who not in visited:
+        visited.add(who)
+        page = ElicitRequestURLParams(mode="url", message="Connect", url="https://pages.example/connect", elicitationId="page-1")
+        raise UrlElicitationRequiredError([page])
+    return "visited"
 
 
 async def main():
