@@ -52,18 +52,16 @@ impl Peer {
             Ok(_) | Err(_) => return Heard::Ended,
         };
         // A modern server says first that it listens (RS-33); until then it may just as well say that it will not.
-        let mut begun = spoken.era == Era::Legacy;
-        if begun {
-            self.begins();
+        let mut begun = false;
+        if spoken.era == Era::Legacy {
+            self.begins(&mut begun);
         }
         let listening = async {
             while let Ok(Some(message)) = answered.messages.next().await {
                 match Inbound::parse(message, &self.bounds) {
                     Ok(Inbound::Notification(word)) if honours_nothing(&word) => return Heard::Nothing,
                     Ok(Inbound::Notification(word)) => {
-                        if !std::mem::replace(&mut begun, true) {
-                            self.begins();
-                        }
+                        self.begins(&mut begun);
                         self.heed_word(&word.method());
                     }
                     Ok(Inbound::Response(response)) if !begun && is_refused(&response) => return Heard::Nothing,
@@ -77,9 +75,11 @@ impl Peer {
     }
 
     /// What changed before somebody listened was not told.
-    fn begins(&self) {
-        self.outdate();
-        self.shake();
+    fn begins(&self, begun: &mut bool) {
+        if !std::mem::replace(begun, true) {
+            self.outdate();
+            self.shake();
+        }
     }
 
     /// What a notification says about what is known: lists are read again, and answers not given again. Some servers say
