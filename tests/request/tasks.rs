@@ -80,10 +80,10 @@ fn upstream(ttl_ms: u64, states: impl Fn(usize) -> Value + Send + Sync + 'static
             {
                 Some(Reply::error(seen, 200, -32602, "Task not found"))
             }
-            "tasks/get" => Some(match states(asked.fetch_add(1, Ordering::AcqRel)) {
-                Value::Null => Reply::status(503),
-                state => Reply::result(seen, &state),
-            }),
+            "tasks/get" => {
+                let state = states(asked.fetch_add(1, Ordering::AcqRel));
+                Some(if state.is_null() { Reply::status(503) } else { Reply::result(seen, &state) })
+            }
             "tasks/update" | "tasks/cancel" => Some(Reply::result(seen, &json!({ "resultType": "complete" }))),
             _ => None,
         }
