@@ -187,7 +187,7 @@ fn upstream_that_is_gone_is_said_without_saying_where_it_was() {
 fn upstream_that_was_never_there_hides_nothing_of_the_others() {
     let closed = place::free_port();
     let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
-    let setup = crate::harness::gateway::Setup::usual("leak-never", &issuer)
+    let setup = Setup::usual("leak-never", &issuer)
         .open_upstream("up", &upstream.url())
         .open_upstream("never", &format!("http://127.0.0.1:{closed}/mcp"));
     let ground = Ground { gateway: setup.start(), issuer, upstream };
