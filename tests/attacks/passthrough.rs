@@ -181,6 +181,7 @@ fn credential_of_the_answer_itself_is_stopped() {
     let session = Client::new(&endpoint).token(&first).initialize_with(&capabilities());
     let mut connection = session.client().connection();
     connection.send(&session.bytes(&json!("call"), "tools/call", &json!({ "name": "echo" }))).unwrap();
+    assert_eq!(connection.head().status, 200);
     let asked = connection.event().expect("the question");
     let renewed = Client::new(&endpoint).token(&second);
     for text in [second.clone(), escaped(&second)] {

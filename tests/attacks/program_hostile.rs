@@ -18,7 +18,8 @@ fn behind(name: &str, issuer: &Issuer, era: Era, mood: &'static str) -> (Gateway
     let setup = Setup::usual(name, issuer).environment("PROGRAM_KEY", "k-0f4c9e77ab5541e09d3e6c1b2a7f8d60");
     let program = Program::new(&setup, "up", era, mood);
     let lines = "timeout_ms = 8_000\nenvironment = { API_KEY = { env = \"PROGRAM_KEY\" } }";
-    let gateway = setup.program("up", &program.command(&[]), lines).start();
+    let limits = "[limits]\nreply_bytes_max = 65_536";
+    let gateway = setup.section(limits).program("up", &program.command(&[]), lines).start();
     let client = gateway.client_of(Some("up"), issuer, "alice").awaiting("pid");
     (gateway, program, client)
 }
@@ -54,6 +55,21 @@ fn endless_lines_and_garbage_end_the_process_and_not_the_gateway() {
             (program.running().len() <= 3).then_some(())
         });
         assert!(gateway.verify().status.success());
+    }
+}
+
+/// One process serves everybody: an answer that is too large is lost to its caller, and to nobody else.
+#[test]
+fn a_line_that_is_too_long_costs_its_caller_the_answer_and_nobody_the_process() {
+    let issuer = Issuer::good();
+    for era in [Era::Modern, Era::Legacy] {
+        let (gateway, _, client) = behind("program-large", &issuer, era, "good");
+        let process = |client: &Client| client.call("pid", &json!({})).json()["result"]["content"][0]["text"].clone();
+        let before = process(&client);
+        assert_eq!(code(&client, "large"), "upstream_too_large", "{era:?}");
+        assert_eq!(process(&client), before, "{era:?}");
+        let bob = gateway.client_of(Some("up"), &issuer, "bob");
+        assert_eq!(process(&bob) == before, era == Era::Modern);
     }
 }
 

@@ -39,6 +39,7 @@ call() {
   hang) ;;
   garbage) i=0; while [ "$i" -lt 300 ]; do say "garbage $i"; i=$((i + 1)); done ;;
   endless) while :; do printf '%s' 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'; done ;;
+  large) text "$(head -c 200000 /dev/zero | tr '\0' x)" ;;
   secret) text "the key is $API_KEY" ;;
   ask)
     say '{"jsonrpc":"2.0","id":"asked","method":"sampling/createMessage","params":{"messages":[],"maxTokens":1}}'
@@ -72,7 +73,7 @@ while IFS= read -r line; do
     ;;
   *'"method":"tools/list"'*)
     tools=
-    for name in pid die hang garbage endless secret ask stranger; do
+    for name in pid die hang garbage endless large secret ask stranger; do
       tools="$tools${tools:+,}{\"name\":\"$name\",\"inputSchema\":{\"type\":\"object\"}}"
     done
     result "\"ttlMs\":600000,\"cacheScope\":\"private\",\"tools\":[$tools]"

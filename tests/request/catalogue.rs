@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use crate::harness::{
     issuer::Issuer,
     mcp::Client,
     place,
-    recorder::{Era, Recorder, Reply, Seen},
+    recorder::{Era, Recorder, Reply, Seen, tools},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -232,7 +233,7 @@ fn a_session_lost_with_another_status_is_not_used_for_ever() {
                 let error = json!({ "code": -32000, "message": "Bad Request: No valid session ID provided" });
                 Some(Reply::json(400, &json!({ "jsonrpc": "2.0", "id": null, "error": error })))
             }
-            "tools/list" => Some(page(seen, Era::Legacy, &crate::harness::recorder::tools(), None)),
+            "tools/list" => Some(page(seen, Era::Legacy, &tools(), None)),
             "tools/call" => Some(Reply::result(seen, &json!({ "content": [{ "type": "text", "text": id }] }))),
             _ => Some(Reply::status(if seen.method == "GET" { 405 } else { 202 })),
         }
@@ -281,7 +282,7 @@ fn nobody_shares_a_legacy_session() {
             let id = seen.header("mcp-session-id").unwrap_or_default().to_owned();
             Some(Reply::result(seen, &json!({ "content": [{ "type": "text", "text": id }] })))
         }
-        "tools/list" => Some(page(seen, Era::Legacy, &crate::harness::recorder::tools(), None)),
+        "tools/list" => Some(page(seen, Era::Legacy, &tools(), None)),
         _ => Some(Reply::status(202)),
     });
     let gateway = Setup::usual("pool", &issuer).open_upstream("up", &recorder.url()).start();
@@ -389,4 +390,46 @@ fn a_session_that_may_be_gone_is_ended_all_the_same() {
         recorder.seen().into_iter().find(|seen| seen.method == "DELETE")
     });
     assert_eq!(client.call("echo", &json!({})).status(), 200);
+}
+
+#[test]
+fn many_first_calls_ask_once_what_an_upstream_speaks() {
+    const CALLS: usize = 12;
+    let issuer = Issuer::good();
+    let failing = Arc::new(AtomicBool::new(false));
+    let switch = Arc::clone(&failing);
+    let recorder = Recorder::scripted(Era::Modern, move |seen| match seen.rpc_method().as_str() {
+        // A list that cannot be read casts doubt on what the upstream speaks.
+        "tools/list" if switch.load(Ordering::Acquire) => Some(Reply::status(500)),
+        "tools/list" => Some(Reply::result(
+            seen,
+            &json!({
+                "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": tools(),
+            }),
+        )),
+        "server/discover" => Some(
+            Reply::result(
+                seen,
+                &json!({
+                    "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": { "tools": {} },
+                    "ttlMs": 0, "cacheScope": "private",
+                }),
+            )
+            .after(Duration::from_millis(if switch.load(Ordering::Acquire) { 700 } else { 0 })),
+        ),
+        _ => None,
+    });
+    let gateway = Setup::usual("probe-once", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    failing.store(true, Ordering::Release);
+    let federated = gateway.client_of(None, &issuer, "alice");
+    place::wait_for("doubt", PATIENCE, || (degraded(&federated) == json!(["up"])).then_some(()));
+    let asked = || recorder.seen_method("server/discover").len();
+    let before = asked();
+    thread::scope(|scope| {
+        let calls: Vec<_> = (0..CALLS).map(|_| scope.spawn(|| alice.call("echo", &json!({})).status())).collect();
+        assert!(calls.into_iter().all(|call| call.join().unwrap() == 200));
+    });
+    // Whoever reads the list asks, too, and doubts again.
+    assert!(asked() - before <= CALLS / 2, "{} times", asked() - before);
 }

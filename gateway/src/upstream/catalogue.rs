@@ -39,8 +39,13 @@ pub struct Read {
 }
 
 impl Peer {
-    /// What the upstream speaks; asked once, with `server/discover` only, and remembered.
+    /// What the upstream speaks; asked once, with `server/discover` only, and remembered. Whoever comes meanwhile waits for
+    /// the answer; where there was none, the next one asks, under a credential of their own.
     pub(super) async fn detect(&self, grant: &Grant) -> Result<Spoken, Refusal> {
+        if let Some(spoken) = self.spoken() {
+            return Ok(spoken);
+        }
+        let _turn = self.probing.lock().await;
         if let Some(spoken) = self.spoken() {
             return Ok(spoken);
         }

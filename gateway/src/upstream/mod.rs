@@ -159,6 +159,8 @@ pub struct Peer {
     reply_bytes_max: usize,
     event_bytes_max: usize,
     spoken: ArcSwapOption<Spoken>,
+    /// Held by whoever finds out what it speaks.
+    probing: tokio::sync::Mutex<()>,
     sessions: Sessions,
     farewells: Arc<Semaphore>,
     ids: AtomicU64,
@@ -233,6 +235,7 @@ impl Peer {
             reply_bytes_max: limits.reply_bytes_max,
             event_bytes_max: limits.event_bytes_max,
             spoken: ArcSwapOption::from(spoken),
+            probing: tokio::sync::Mutex::default(),
             sessions: Sessions::new(),
             farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
             ids: AtomicU64::new(1),
@@ -533,7 +536,7 @@ impl<'a> Outgoing<'a> {
 #[derive(Debug, Clone)]
 struct Shown {
     now: Arc<Grant>,
-    /// No more than a call has rounds, or a watch sets of resources.
+    /// No more than a held call has rounds, or are minted while one token of the caller lasts.
     before: Vec<Arc<Grant>>,
 }
 

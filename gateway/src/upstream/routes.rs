@@ -185,6 +185,17 @@ impl Routes {
         }
     }
 
+    /// A message over the bound was not taken in; where it is the answer to the request `id`, whoever waits for that
+    /// learns it.
+    pub(super) fn too_large(&self, id: Option<u64>, bytes_max: usize) {
+        let mut inside = self.inside.lock();
+        let place = id.and_then(|id| inside.place_of(id));
+        match place.and_then(|place| inside.waiting.remove(&place)) {
+            Some(waiting) => drop(waiting.try_send(Err(Refusal::UpstreamTooLarge(bytes_max)))),
+            None => self.dropped("message_too_large"),
+        }
+    }
+
     /// Takes in one message, and gives what is to be said back at once.
     ///
     /// # Errors
@@ -196,9 +207,7 @@ impl Routes {
                 inside.answers = inside.answers.saturating_add(1);
                 let place = match response.id() {
                     // Ours are numbers; in quotes it is another one.
-                    Some(id) => id.text().parse().ok().and_then(|id| {
-                        [Place::Call(id), Place::Beginning(id)].into_iter().find(|place| inside.has(*place))
-                    }),
+                    Some(id) => id.text().parse().ok().and_then(|id| inside.place_of(id)),
                     None => inside.only_call(),
                 };
                 match place.and_then(|place| inside.waiting.remove(&place)) {
@@ -259,8 +268,8 @@ impl Routes {
 }
 
 impl Inside {
-    fn has(&self, place: Place) -> bool {
-        self.waiting.contains_key(&place)
+    fn place_of(&self, id: u64) -> Option<Place> {
+        [Place::Call(id), Place::Beginning(id)].into_iter().find(|place| self.waiting.contains_key(place))
     }
 
     /// Whom a message means that names nobody: the only call under way; on a channel of everybody's it also has to be the

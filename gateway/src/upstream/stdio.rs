@@ -65,7 +65,7 @@ impl Stdio {
             falls: Arc::default(),
             warden: Arc::clone(warden),
             bounds: Bounds::reply(limits),
-            line_bytes_max: limits.event_bytes_max,
+            line_bytes_max: limits.reply_bytes_max,
             idle: limits.session_idle,
         }
     }
@@ -392,7 +392,9 @@ impl Reader {
                         }
                     }
                 },
-                Line::TooLong => return Refusal::UpstreamTooLarge(self.bytes_max),
+                // One answer that is too large is its caller's trouble; the process may be everybody's.
+                Line::TooLong => self.routes.too_large(answered_by(&line), self.bytes_max),
+                Line::Endless => return Refusal::UpstreamTooLarge(self.bytes_max),
                 Line::End => return lost("the process closed its standard output"),
             }
         }
@@ -409,9 +411,7 @@ async fn overhear(upstream: UpstreamId, mut stderr: BufReader<impl AsyncRead + U
             tracing::debug!(%upstream, stderr = %text.trim_end().escape_debug(), "a program says");
         }
         match more {
-            Line::Whole => {}
-            // The rest of it counts as another line.
-            Line::TooLong => line.clear(),
+            Line::Whole | Line::TooLong | Line::Endless => {}
             Line::End => return,
         }
     }
@@ -419,13 +419,17 @@ async fn overhear(upstream: UpstreamId, mut stderr: BufReader<impl AsyncRead + U
 
 enum Line {
     Whole,
+    /// Over the bound, and read to its end: no more than its two edges were kept.
     TooLong,
+    /// So far over the bound that nobody waits for its end.
+    Endless,
     End,
 }
 
-/// The next line without its end, in `line`; what is too long has been read up to the bound.
+/// The next line without its end, in `line`.
 async fn next_line(from: &mut BufReader<impl AsyncRead + Unpin>, line: &mut Vec<u8>, bytes_max: usize) -> Line {
     line.clear();
+    let mut length = 0_usize;
     loop {
         let Ok(held) = from.fill_buf().await else { return Line::End };
         if held.is_empty() {
@@ -433,18 +437,37 @@ async fn next_line(from: &mut BufReader<impl AsyncRead + Unpin>, line: &mut Vec<
         }
         let end = held.iter().position(|byte| *byte == b'\n');
         let part = held.get(..end.unwrap_or(held.len())).unwrap_or_default();
-        let fits = line.len().saturating_add(part.len()) <= bytes_max;
-        if fits {
-            line.extend_from_slice(part);
-        }
+        line.extend_from_slice(part);
+        length = length.saturating_add(part.len());
         let read = part.len().saturating_add(usize::from(end.is_some()));
         from.consume(read);
+        let fits = length <= bytes_max;
+        if !fits && line.len() > EDGE_BYTES.saturating_mul(2) {
+            line.drain(EDGE_BYTES..line.len().saturating_sub(EDGE_BYTES));
+        }
         match (fits, end) {
-            (false, _) => return Line::TooLong,
             (true, Some(_)) => return Line::Whole,
-            (true, None) => {}
+            (false, Some(_)) => return Line::TooLong,
+            (false, None) if length > bytes_max.saturating_mul(ENDLESS) => return Line::Endless,
+            (_, None) => {}
         }
     }
+}
+
+/// The request that a message answers of which only the two edges are there. Some servers write the id before the result and
+/// some after it; what stands last before the end of the whole, or before its first large member, is a member of the whole.
+fn answered_by(edges: &[u8]) -> Option<u64> {
+    let text: String = edges.iter().filter(|byte| !byte.is_ascii_whitespace()).map(|byte| char::from(*byte)).collect();
+    let members = text.strip_prefix('{')?;
+    let is_answer = |text: &str| text.starts_with("\"result\":") || text.starts_with("\"error\":");
+    let (version, id) = ("\"jsonrpc\":\"2.0\"", "\"id\":");
+    let first = members.strip_prefix(version).and_then(|rest| rest.strip_prefix(',')).unwrap_or(members);
+    if let Some((number, rest)) = first.strip_prefix(id).and_then(|rest| rest.split_once(',')) {
+        return number.parse().ok().filter(|_| is_answer(rest));
+    }
+    let last = members.strip_suffix('}').filter(|_| is_answer(first))?;
+    let last = last.strip_suffix(version).and_then(|rest| rest.strip_suffix(',')).unwrap_or(last);
+    last.rsplit_once(id)?.1.parse().ok()
 }
 
 fn lost(why: &str) -> Refusal {
@@ -453,6 +476,12 @@ fn lost(why: &str) -> Refusal {
 
 /// Lines that may wait for a process that reads slowly.
 const LINES_WAITING_MAX: usize = 64;
+
+/// Of a line over the bound so much is kept at either end.
+const EDGE_BYTES: usize = 64;
+
+/// A line that is so many times over the bound has no end.
+const ENDLESS: usize = 8;
 
 /// Lines in a row that are no message: a banner is forgiven, a program that speaks something else is not.
 const GARBAGE_LINES_MAX: u32 = 200;
@@ -473,3 +502,39 @@ const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// After the second fall in a row; doubled with each further one, up to 32 seconds.
 const REST_FIRST: Duration = Duration::from_millis(500);
 const REST_DOUBLINGS_MAX: u32 = 6;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_line_over_the_bound_costs_itself_and_no_other() {
+        let long = "x".repeat(300);
+        let text = format!("one\n{long}\ntwo\n{}", "y".repeat(900));
+        let mut from = BufReader::with_capacity(16, text.as_bytes());
+        let mut line = Vec::new();
+        assert!(matches!(next_line(&mut from, &mut line, 100).await, Line::Whole) && line == b"one");
+        assert!(matches!(next_line(&mut from, &mut line, 100).await, Line::TooLong) && line == [b'x'; 128]);
+        assert!(matches!(next_line(&mut from, &mut line, 100).await, Line::Whole) && line == b"two");
+        assert!(matches!(next_line(&mut from, &mut line, 100).await, Line::Endless));
+    }
+
+    #[test]
+    fn an_answer_is_known_by_its_edges_and_nothing_else_is_an_answer() {
+        for (edges, id) in [
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"text":"id"#, Some(7)),
+            (r#"{ "id": 7, "error": {"message":""#, Some(7)),
+            (r#"{"result":{"content":[ x"}]},"jsonrpc":"2.0","id":7}"#, Some(7)),
+            (r#"{"jsonrpc":"2.0","result":{"content":[ x"}]},"id":7}"#, Some(7)),
+            (r#"{"jsonrpc":"2.0","id":7,"method":"sampling/createMessage","params":{"#, None),
+            (r#"{"method":"sampling/createMessage","params":{ },"jsonrpc":"2.0","id":7}"#, None),
+            (r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"data":{"id":7}"#, None),
+            (r#"{"result":{"content":[{"id":7}]}}"#, None),
+            (r#"{"result":{"content":"\"id\":7"}}"#, None),
+            (r#"{"jsonrpc":"2.0","id":"7","result":{"#, None),
+            ("xxxxxxxx", None),
+        ] {
+            assert_eq!(answered_by(edges.as_bytes()), id, "{edges}");
+        }
+    }
+}
