@@ -1,6 +1,7 @@
 //! What is Tollgate told in the bench, and what is it asked?
 //!
-//! A configuration with everything on, policies by the number, ceilings that are counted and never reached, one call.
+//! A configuration with everything on, policies by the number, ceilings that are counted and never reached, one call,
+//! and what clients of either era say besides.
 
 use std::{
     fs,
@@ -9,11 +10,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tollgate::refusal::Era;
+
 /// What varies from one Tollgate to the next.
 pub struct Estate {
     pub listen: SocketAddr,
     pub admin: SocketAddr,
     pub upstream: SocketAddr,
+    /// The upstream's.
+    pub era: Era,
     pub issuer: String,
     pub collector: Option<SocketAddr>,
     /// Where `tls.crt` and `tls.key` are.
@@ -35,6 +40,10 @@ impl Estate {
 
     fn configuration(&self) -> String {
         let Self { listen, admin, upstream, issuer, durability, .. } = self;
+        let era = match self.era {
+            Era::Modern => "modern",
+            Era::Legacy => "legacy",
+        };
         let (scheme, tls) = match &self.certificates {
             None => ("http", String::new()),
             Some(folder) => {
@@ -66,7 +75,7 @@ durability = "{durability}"
 {telemetry}
 [upstreams.bench]
 url = "http://{upstream}/mcp"
-era = "modern"
+era = "{era}"
 timeout_ms = 300000
 
 [upstreams.bench.grant]
@@ -86,16 +95,38 @@ pub fn private(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// 664 bytes, about, of which the arguments are most.
-pub fn body(tool: &str, meta: &str) -> String {
+/// 664 bytes, about, of which the arguments are most; a legacy client's are the same without what modern ones say of
+/// themselves.
+pub fn body(client: Era, tool: &str, meta: &str) -> String {
     let text = "y".repeat(BODY_BYTES - BODY_FRAME_BYTES);
     let arguments =
         format!(r#"{{"text":"{text}","amount":250,"currency":"EUR","dry_run":false,"labels":["one","two"]}}"#);
-    let own = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}"#;
+    let own = match client {
+        Era::Modern => format!("{MODERN_META},"),
+        Era::Legacy => String::new(),
+    };
     format!(
-        r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"bench__{tool}","arguments":{arguments},"_meta":{{{own},{meta}}}}}}}"#
+        r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"bench__{tool}","arguments":{arguments},"_meta":{{{own}{meta}}}}}}}"#
     )
 }
+
+/// A modern request of one of the methods that are about nothing in particular; `params` are followed by a comma.
+pub fn request(method: &str, params: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{{params}"_meta":{{{MODERN_META}}}}}}}"#)
+}
+
+/// The most that a modern client can want to be told of.
+pub const LISTENED: &str =
+    r#""notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true},"#;
+
+/// How a legacy client begins.
+pub const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
+pub const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+const MODERN_META: &str = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}"#;
+
+pub const MODERN: &str = "2026-07-28";
+pub const LEGACY: &str = "2025-11-25";
 
 /// `count` policies, of which four can apply to the bench's caller: others name other groups, tools or upstreams, as an
 /// estate's do. One that decides on `pay` reads arguments, so that it is evaluated at every call.

@@ -103,7 +103,7 @@ impl Door {
             if TcpStream::connect(self.admin).await.is_err() {
                 continue;
             }
-            let metrics = self.metrics().await;
+            let metrics = parties::metrics(self.admin).await;
             let up = metrics.lines().filter(|line| line.starts_with(gauge) && line.ends_with(" 1")).count();
             if up == settings.upstreams {
                 return;
@@ -112,15 +112,9 @@ impl Door {
         panic!("{} does not read its upstreams: {}", self.name, self.process.output());
     }
 
-    async fn metrics(&self) -> String {
-        let mut wire = Wire::new(TcpStream::connect(self.admin).await.unwrap());
-        wire.send(format!("GET /metrics HTTP/1.1\r\nhost: {}\r\n\r\n", self.admin).as_bytes()).await;
-        wire.receive().await.expect("metrics").text().to_owned()
-    }
-
     /// Bytes of lists so far: all, and those that were written for one answer.
     async fn bytes(&self) -> (f64, f64) {
-        let metrics = self.metrics().await;
+        let metrics = parties::metrics(self.admin).await;
         let of = |outcome: &str| {
             let begins = format!("tollgate_lists_bytes_total{{tollgate_outcome=\"{outcome}\"}} ");
             metrics.lines().find_map(|line| line.strip_prefix(&begins)?.trim().parse::<f64>().ok()).unwrap_or(0.0)

@@ -1,5 +1,5 @@
-//! What does a call through the door cost, beside nginx, haproxy and a direct call, in one run? And with `lists`, what does
-//! a list?
+//! What does a call through the door cost, beside nginx, haproxy and a direct call, in one run? With `bridged`, what does
+//! one between the eras, with `sessions`, somebody who is there and asks nothing, and with `lists`, a list?
 //!
 //! Starts one upstream (here, in this process), nginx and haproxy as plain TLS reverse proxies and Tollgate with
 //! everything on, and gives each the same calls in turn. What counts is CPU time a request, read from the kernel for the
@@ -21,15 +21,16 @@
     reason = "a bench may panic, read clocks and talk to the terminal"
 )]
 
+mod bridged;
 mod estate;
 mod lists;
 mod parties;
 mod peers;
+mod sessions;
 mod wire;
 
 use std::{
     process::Command,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -45,6 +46,16 @@ What a call costs through Tollgate, nginx and haproxy. Run it as `bench/run`.
   --only TEXT     only parties with TEXT in their name, besides nginx
   --profile S     run nothing but the first Tollgate under load, S seconds long, and print its process id
 
+What a call costs whose client and upstream are of different eras, as `bench/run bridged`:
+
+  --rounds N      rounds of the closed loop, each pair of eras once a round (5)
+  --seconds N     length of a pair's turn (3)
+
+What sessions and listeners hold of memory that ask nothing, as `bench/run sessions`:
+
+  --count N       of each kind, at once (1000)
+  --rounds N      of all kinds, each with a Tollgate of its own (3)
+
 And what a list of tools costs, as `bench/run lists`:
 
   --callers N     who each see another part of it (100)
@@ -59,7 +70,14 @@ struct Settings {
     policies: Vec<usize>,
     only: Option<String>,
     profile: Option<u64>,
-    lists: Option<lists::Settings>,
+}
+
+/// Which question is asked.
+enum Question {
+    Load(Settings),
+    Bridged(bridged::Settings),
+    Sessions(sessions::Settings),
+    Lists(lists::Settings),
 }
 
 /// One party in one round.
@@ -73,8 +91,8 @@ struct Sample {
 
 fn main() {
     rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
-    let settings = settings();
-    let proxies: &[&str] = if settings.lists.is_some() { &[] } else { &["nginx", "haproxy"] };
+    let question = question();
+    let proxies: &[&str] = if matches!(question, Question::Load(_)) { &["nginx", "haproxy"] } else { &[] };
     for program in proxies.iter().chain(&["taskset"]) {
         if !parties::installed(program) {
             eprintln!("`{program}` is missing: apt-get install -y nginx-light haproxy util-linux, or run `bench/run`");
@@ -87,13 +105,15 @@ fn main() {
         Command::new("taskset").args(["-acp", "0", &own]).output().unwrap();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    match settings.lists {
-        Some(lists) => runtime.block_on(lists::run(lists)),
-        None => runtime.block_on(run(&settings)),
+    match question {
+        Question::Load(settings) => runtime.block_on(run(&settings)),
+        Question::Bridged(settings) => runtime.block_on(bridged::run(settings)),
+        Question::Sessions(settings) => runtime.block_on(sessions::run(settings)),
+        Question::Lists(settings) => runtime.block_on(lists::run(settings)),
     }
 }
 
-fn settings() -> Settings {
+fn question() -> Question {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.iter().any(|argument| argument == "--help") {
         println!("{HELP}");
@@ -103,23 +123,35 @@ fn settings() -> Settings {
     let number = |name: &str, otherwise: u64| {
         text(name).map_or(otherwise, |value| value.parse().unwrap_or_else(|_| panic!("{name} {value}: not a number")))
     };
-    let upstreams = number("--upstreams", 20).clamp(2, 100) as usize;
-    let lists = lists::Settings {
-        upstreams,
-        // As many as have pairs of teams of their own.
-        callers: number("--callers", 100).clamp(1, (upstreams * (upstreams - 1) / 2) as u64) as usize,
-        tools: number("--tools", 500).clamp(upstreams as u64, 500) as usize,
-        rounds: number("--rounds", 5).clamp(1, 100) as usize,
-    };
-    let policies = text("--policies").unwrap_or_else(|| "10,100,1000".to_owned());
-    Settings {
-        rounds: number("--rounds", 5).clamp(1, 100) as usize,
-        seconds: number("--seconds", 3).clamp(1, 60),
-        streams: number("--streams", 200).clamp(1, 900) as usize,
-        policies: policies.split(',').map(|count| count.parse().expect("--policies A,B,C")).collect(),
-        only: text("--only"),
-        profile: text("--profile").map(|_| number("--profile", 10)),
-        lists: (arguments.get(1).is_some_and(|first| first == "lists")).then_some(lists),
+    let rounds = |otherwise| number("--rounds", otherwise).clamp(1, 100) as usize;
+    let seconds = number("--seconds", 3).clamp(1, 60);
+    match arguments.get(1).map(String::as_str) {
+        Some("bridged") => Question::Bridged(bridged::Settings { rounds: rounds(5), seconds }),
+        Some("sessions") => {
+            let count = number("--count", 1_000).clamp(1, 5_000) as usize;
+            Question::Sessions(sessions::Settings { count, rounds: rounds(3) })
+        }
+        Some("lists") => {
+            let upstreams = number("--upstreams", 20).clamp(2, 100) as usize;
+            Question::Lists(lists::Settings {
+                upstreams,
+                // As many as have pairs of teams of their own.
+                callers: number("--callers", 100).clamp(1, (upstreams * (upstreams - 1) / 2) as u64) as usize,
+                tools: number("--tools", 500).clamp(upstreams as u64, 500) as usize,
+                rounds: rounds(5),
+            })
+        }
+        _ => {
+            let policies = text("--policies").unwrap_or_else(|| "10,100,1000".to_owned());
+            Question::Load(Settings {
+                rounds: rounds(5),
+                seconds,
+                streams: number("--streams", 200).clamp(1, 900) as usize,
+                policies: policies.split(',').map(|count| count.parse().expect("--policies A,B,C")).collect(),
+                only: text("--only"),
+                profile: text("--profile").map(|_| number("--profile", 10)),
+            })
+        }
     }
 }
 
@@ -154,20 +186,11 @@ async fn cost(parties: &Parties, settings: &Settings) {
         "{:<28}{:>11}{:>8}{:>9}{:>12}{:>9}{:>9}{:>9}",
         "", "CPU µs/req", "best", "x nginx", "requests/s", "p50 ms", "p99 ms", "RSS MiB"
     );
-    let mut samples = vec![Vec::new(); parties.all.len()];
-    for round in 0..=*rounds {
-        for (at, party) in parties.all.iter().enumerate() {
-            let seconds = if round == 0 { 1 } else { *seconds };
-            let sample = closed_loop(party, Duration::from_secs(seconds)).await;
-            if round > 0 {
-                samples[at].push(sample);
-            }
-        }
-    }
+    let samples = in_turns(&parties.all, *rounds, *seconds).await;
     let medians: Vec<Sample> = samples.iter().map(|of| median(of)).collect();
     let nginx = parties.all.iter().position(|party| party.name == "nginx").map_or(f64::NAN, |at| medians[at].cpu_us);
     for ((party, sample), samples) in parties.all.iter().zip(&medians).zip(&samples) {
-        let best = samples.iter().map(|sample| sample.cpu_us).fold(f64::INFINITY, f64::min);
+        let best = best(samples);
         println!(
             "{:<28}{:>11.1}{:>8.1}{:>9.2}{:>12.0}{:>9.2}{:>9.2}{:>9.1}",
             party.name,
@@ -203,17 +226,31 @@ async fn profile(parties: &Parties, time: Duration) {
     println!("{:.1} CPU µs/req, {:.0} requests/s", sample.cpu_us, sample.per_second);
 }
 
+/// What each party takes in the closed loop, in round after round; the first is not counted.
+async fn in_turns(parties: &[Party], rounds: usize, seconds: u64) -> Vec<Vec<Sample>> {
+    let mut samples = vec![Vec::new(); parties.len()];
+    for round in 0..=rounds {
+        for (party, samples) in parties.iter().zip(&mut samples) {
+            let seconds = if round == 0 { 1 } else { seconds };
+            let sample = closed_loop(party, Duration::from_secs(seconds)).await;
+            if round > 0 {
+                samples.push(sample);
+            }
+        }
+    }
+    samples
+}
+
 async fn closed_loop(party: &Party, time: Duration) -> Sample {
-    let mut connections = Vec::new();
+    let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
-        connections.push(party.connect().await);
+        clients.push(party.client().await);
     }
     let (cpu_before, began) = (party.cpu_us(), Instant::now());
     let until = began + time;
-    let workers: Vec<_> = connections
+    let workers: Vec<_> = clients
         .into_iter()
-        .map(|mut connection| {
-            let request = party.call();
+        .map(|(mut connection, request)| {
             tokio::spawn(async move {
                 let mut latencies = Vec::with_capacity(8_192);
                 while Instant::now() < until {
@@ -240,11 +277,10 @@ async fn closed_loop(party: &Party, time: Duration) -> Sample {
 /// Calls begin when they are due, whether or not earlier ones have ended; time spent waiting for a free connection counts.
 async fn open_loop(party: &Party, time: Duration) -> Vec<f64> {
     let (free, mut idle) = tokio::sync::mpsc::channel(CONNECTIONS);
-    let request = party.call();
     for _ in 0..CONNECTIONS {
-        let mut connection = party.connect().await;
+        let (mut connection, request) = party.client().await;
         one(&mut connection, &request).await;
-        free.send(connection).await.unwrap();
+        free.send((connection, request)).await.unwrap();
     }
     let total = RATE * time.as_secs();
     let began = Instant::now();
@@ -254,12 +290,12 @@ async fn open_loop(party: &Party, time: Duration) -> Vec<f64> {
         // The timer wakes within a millisecond of that; what it is late by is the bench's own.
         tokio::time::sleep_until(due.into()).await;
         let woken = Instant::now();
-        let mut connection = idle.recv().await.unwrap();
-        let (request, free) = (Arc::clone(&request), free.clone());
+        let (mut connection, request) = idle.recv().await.unwrap();
+        let free = free.clone();
         calls.push(tokio::spawn(async move {
             one(&mut connection, &request).await;
             let latency = woken.elapsed().as_secs_f64() * 1_000.0;
-            free.send(connection).await.unwrap();
+            free.send((connection, request)).await.unwrap();
             latency
         }));
     }
@@ -312,6 +348,10 @@ fn median(samples: &[Sample]) -> Sample {
         p50_ms: of(|sample| sample.p50_ms),
         p99_ms: of(|sample| sample.p99_ms),
     }
+}
+
+fn best(samples: &[Sample]) -> f64 {
+    samples.iter().map(|sample| sample.cpu_us).fold(f64::INFINITY, f64::min)
 }
 
 fn at(values: &mut [f64], share: f64) -> f64 {

@@ -36,6 +36,7 @@ use tollgate::{
         journal::{self, Journal},
         record::{self, Ending, Outcome},
     },
+    bridge::{Opening, Sessions},
     catalog::{Definition, Kind},
     ceiling::Ceilings,
     clock::{self, Timestamp},
@@ -68,7 +69,8 @@ struct Stage {
 
 const STAGES: &[Stage] = &[
     Stage { name: "identity: token remembered", without: None, set_up: || identity() },
-    Stage { name: "rpc: read a call of 664 bytes", without: None, set_up: || parse() },
+    Stage { name: "rpc: read a call of 664 bytes", without: None, set_up: || parse(Era::Modern) },
+    Stage { name: "rpc: read the same of a legacy client", without: None, set_up: || parse(Era::Legacy) },
     Stage { name: "catalog: resolve", without: None, set_up: || resolve() },
     Stage { name: "policy: 10, remembered", without: None, set_up: || decide(10, "echo", false) },
     Stage { name: "policy: 100, remembered", without: None, set_up: || decide(100, "echo", false) },
@@ -81,10 +83,17 @@ const STAGES: &[Stage] = &[
     Stage { name: "exchange: grant remembered", without: None, set_up: || exchange() },
     Stage { name: "audit: arguments' digest", without: None, set_up: || digest() },
     Stage { name: WITH_A_THREAD, without: None, set_up: || audit() },
-    Stage { name: "upstream: build the call", without: None, set_up: || outbound() },
+    Stage { name: "bridge: find the session, track a call", without: None, set_up: || session() },
+    Stage { name: "upstream: build the call", without: None, set_up: || outbound(Era::Modern, VERSION) },
+    Stage { name: "upstream: modern to legacy", without: None, set_up: || outbound(Era::Modern, estate::LEGACY) },
+    Stage { name: "upstream: legacy to modern", without: None, set_up: || outbound(Era::Legacy, VERSION) },
+    Stage { name: "upstream: legacy to legacy", without: None, set_up: || outbound(Era::Legacy, estate::LEGACY) },
     Stage { name: "upstream: tripwire", without: None, set_up: || tripwire() },
     Stage { name: "upstream: split one event", without: None, set_up: || split() },
-    Stage { name: "inspect: admit 560 bytes", without: None, set_up: || admit() },
+    Stage { name: "inspect: admit 560 bytes", without: None, set_up: || admit(Era::Modern, VERSION) },
+    Stage { name: "inspect: modern from legacy", without: None, set_up: || admit(Era::Modern, estate::LEGACY) },
+    Stage { name: "inspect: legacy from modern", without: None, set_up: || admit(Era::Legacy, VERSION) },
+    Stage { name: "inspect: legacy from legacy", without: None, set_up: || admit(Era::Legacy, estate::LEGACY) },
 ];
 
 fn main() {
@@ -108,7 +117,7 @@ fn main() {
     println!("instructions a call, by callgrind ({calls} calls)\n");
     for stage in STAGES.iter().filter(wanted) {
         let own = per_call(stage.name, calls) - stage.without.map_or(0, |before| per_call(before, calls));
-        println!("{:<34}{own:>10}", stage.name);
+        println!("{:<40}{own:>10}", stage.name);
     }
 }
 
@@ -161,6 +170,7 @@ impl Bench {
             listen,
             admin: "127.0.0.1:9443".parse().unwrap(),
             upstream,
+            era: Era::Modern,
             issuer: issuer.url.clone(),
             collector: None,
             certificates: None,
@@ -172,23 +182,28 @@ impl Bench {
         Self { runtime, folder, config, token: issuer.caller(AUDIENCE) }
     }
 
-    fn headers(&self) -> HeaderMap {
+    fn headers(&self, client: Era) -> HeaderMap {
         let pairs = [
             ("host", "127.0.0.1:8443"),
             ("content-type", "application/json"),
             ("accept", "application/json, text/event-stream"),
-            ("mcp-protocol-version", VERSION),
-            ("mcp-method", "tools/call"),
-            ("mcp-name", "bench__echo"),
         ];
+        let own: &[_] = match client {
+            Era::Modern => {
+                &[("mcp-protocol-version", VERSION), ("mcp-method", "tools/call"), ("mcp-name", "bench__echo")]
+            }
+            Era::Legacy => &[("mcp-protocol-version", estate::LEGACY), ("mcp-session-id", SESSION)],
+        };
+        let pairs = pairs.iter().chain(own);
         let mut headers: HeaderMap =
-            pairs.into_iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
+            pairs.map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
         headers.insert(header::AUTHORIZATION, format!("Bearer {}", self.token).parse().unwrap());
         headers
     }
 
-    fn call(&self) -> Call {
-        match rpc::parse(&self.headers(), Bytes::from(estate::body("echo", TRACE)), &self.config.limits) {
+    fn call(&self, client: Era) -> Call {
+        let body = Bytes::from(estate::body(client, "echo", TRACE));
+        match rpc::parse(&self.headers(client), body, &self.config.limits) {
             Ok(Message::Call(call)) => call,
             other => panic!("{other:?}"),
         }
@@ -207,7 +222,7 @@ impl Bench {
     }
 
     fn identity(&self) -> Arc<Identity> {
-        let (authenticator, headers, audiences) = (self.authenticator(), self.headers(), audiences());
+        let (authenticator, headers, audiences) = (self.authenticator(), self.headers(Era::Modern), audiences());
         let caller = authenticator.authenticate(&headers, None, &audiences, clock::now());
         Arc::clone(self.runtime.block_on(caller).unwrap().identity())
     }
@@ -226,17 +241,36 @@ fn audiences() -> [Audience; 1] {
 
 fn identity() -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (authenticator, headers, audiences) = (bench.authenticator(), bench.headers(), audiences());
+    let (authenticator, headers, audiences) = (bench.authenticator(), bench.headers(Era::Modern), audiences());
     Box::new(move || {
         let caller = authenticator.authenticate(&headers, None, &audiences, clock::now());
         drop(black_box(bench.runtime.block_on(caller).unwrap()));
     })
 }
 
-fn parse() -> Box<dyn FnMut()> {
+fn parse(client: Era) -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (headers, body) = (bench.headers(), Bytes::from(estate::body("echo", TRACE)));
+    let (headers, body) = (bench.headers(client), Bytes::from(estate::body(client, "echo", TRACE)));
+    assert!(rpc::parse(&headers, body.clone(), &bench.config.limits).is_ok());
     Box::new(move || drop(black_box(rpc::parse(&headers, body.clone(), &bench.config.limits))))
+}
+
+fn session() -> Box<dyn FnMut()> {
+    let bench = Bench::new();
+    let sessions = Sessions::new(&bench.config.limits);
+    let principal = [1; 32];
+    let opening = Opening {
+        principal,
+        endpoint: config::Endpoint::Federated,
+        version: estate::LEGACY,
+        client: ("bench".to_owned(), "1".to_owned()),
+        capabilities: Capabilities::NONE,
+    };
+    let id = sessions.begin(opening, NOW).unwrap().id.clone();
+    Box::new(move || {
+        let session = sessions.find(&id, &principal, &config::Endpoint::Federated, NOW).unwrap();
+        drop(black_box(session.track(b"7").unwrap()));
+    })
 }
 
 fn resolve() -> Box<dyn FnMut()> {
@@ -251,7 +285,7 @@ fn resolve() -> Box<dyn FnMut()> {
 /// `fresh`: each call by a caller of a class not seen before.
 fn decide(policies: usize, tool: &str, fresh: bool) -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (mut identity, tool, call) = (owned(bench.identity()), bench.tool(tool), bench.call());
+    let (mut identity, tool, call) = (owned(bench.identity()), bench.tool(tool), bench.call(Era::Modern));
     let policies = Policies::parse(vec![Source::new("bench.cedar", estate::policies(policies))]).unwrap();
     let mut number = 0_u64;
     Box::new(move || {
@@ -269,7 +303,7 @@ fn owned(identity: Arc<Identity>) -> Identity {
 
 fn ceiling() -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (identity, tool, call) = (bench.identity(), bench.tool("echo"), bench.call());
+    let (identity, tool, call) = (bench.identity(), bench.tool("echo"), bench.call(Era::Modern));
     let policies = Policies::parse(vec![Source::new("bench.cedar", estate::policies(10))]).unwrap();
     let source = Source::new("ceilings.toml", estate::CEILINGS);
     let ceilings = Ceilings::parse(Some(&source), Arc::new(Rates::new(1_024))).unwrap();
@@ -292,7 +326,7 @@ fn exchange() -> Box<dyn FnMut()> {
 
 fn digest() -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (journal, call) = (Journal::open(&bench.config.audit).unwrap(), bench.call());
+    let (journal, call) = (Journal::open(&bench.config.audit).unwrap(), bench.call(Era::Modern));
     Box::new(move || {
         drop(black_box(journal.argument_digest(&canonical(call.arguments().unwrap()))));
     })
@@ -349,18 +383,18 @@ fn audit() -> Box<dyn FnMut()> {
     })
 }
 
-fn outbound() -> Box<dyn FnMut()> {
-    let call = Bench::new().call();
+fn outbound(client: Era, version: &'static str) -> Box<dyn FnMut()> {
+    let call = Bench::new().call(client);
     Box::new(move || {
-        let outgoing = outbound::Outgoing { traceparent: Some(PARENT), ..outbound::Outgoing::own(7, VERSION) };
+        let outgoing = outbound::Outgoing { traceparent: Some(PARENT), ..outbound::Outgoing::own(7, version) };
         drop(black_box(outbound::call(&outgoing, "echo", &call)));
     })
 }
 
 fn tripwire() -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (identity, body) = (bench.identity(), estate::body("echo", TRACE));
-    let mut headers = bench.headers();
+    let (identity, body) = (bench.identity(), estate::body(Era::Modern, "echo", TRACE));
+    let mut headers = bench.headers(Era::Modern);
     headers.remove(header::AUTHORIZATION);
     Box::new(move || {
         let tripwire = identity.credential.tripwire();
@@ -378,16 +412,17 @@ fn split() -> Box<dyn FnMut()> {
     })
 }
 
-fn admit() -> Box<dyn FnMut()> {
+fn admit(client: Era, version: &'static str) -> Box<dyn FnMut()> {
     let bench = Bench::new();
-    let (asker, bounds) = (bench.call().asker().unwrap(), Bounds::reply(&bench.config.limits));
-    let answer = Bytes::from(answer());
+    let (asker, bounds) = (bench.call(client).asker().unwrap(), Bounds::reply(&bench.config.limits));
+    let modern = version == VERSION;
+    let answer = Bytes::from(if modern { answer() } else { answer().replace(r#""resultType":"complete","#, "") });
     Box::new(move || {
         let Ok(Inbound::Response(response)) = Inbound::parse(answer.clone(), &bounds) else { panic!("no response") };
         let sent = Sent {
             method: Method::ToolsCall,
             id: 7,
-            version: VERSION,
+            version,
             declared: Capabilities::NONE,
             as_task: false,
             prefix: None,
@@ -407,7 +442,8 @@ fn answer() -> String {
 /// What its own thread does is part of what it costs.
 const WITH_A_THREAD: &str = "audit: intent and outcome, os";
 
-const VERSION: &str = "2026-07-28";
+const VERSION: &str = estate::MODERN;
+const SESSION: &str = "wRwYQ2dO0ZpGzNnPCTlXLmVzLrLHV7Dv2mYt0V6pS0k";
 const AUDIENCE: &str = "http://127.0.0.1:8443/mcp";
 const TRACE: &str = r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00""#;
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";

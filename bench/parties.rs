@@ -18,6 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
+use tollgate::refusal::Era;
 
 use crate::{
     estate::{self, Estate, private},
@@ -35,7 +36,7 @@ pub type Connection = Wire<Box<dyn Stream>>;
 /// Everybody in the run.
 pub struct Parties {
     pub all: Vec<Party>,
-    _folder: tempfile::TempDir,
+    _stage: Stage,
 }
 
 /// One way to make the same call.
@@ -44,14 +45,18 @@ pub struct Party {
     pub name: String,
     process: Option<Arc<Process>>,
     address: SocketAddr,
+    /// Where its metrics are, where it has any.
+    admin: Option<SocketAddr>,
     tls: Option<TlsConnector>,
+    /// What its client speaks.
+    client: Era,
     tool: &'static str,
     token: Arc<str>,
 }
 
 /// What the parties have in common.
-struct Stage {
-    folder: PathBuf,
+pub struct Stage {
+    folder: tempfile::TempDir,
     upstream: SocketAddr,
     collector: SocketAddr,
     issuer: Issuer,
@@ -61,30 +66,23 @@ struct Stage {
 impl Parties {
     /// Starts everybody; Tollgate once with each number of `policies`, the middle one also with `fsync`.
     pub async fn start(policies: &[usize]) -> Self {
-        let folder = tempfile::Builder::new().prefix("load-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let stage = Stage {
-            upstream: peers::upstream().await,
-            collector: peers::collector().await,
-            issuer: Issuer::start().await,
-            tls: certificates(folder.path()),
-            folder: folder.path().to_owned(),
-        };
+        let stage = Stage::new().await;
         let mut all = vec![stage.direct(), stage.nginx(), stage.haproxy()];
         for (place, count) in policies.iter().enumerate() {
-            let party = stage.tollgate(&format!("tollgate, {count} policies"), *count, "os");
+            let party = stage.tollgate(&format!("tollgate, {count} policies"), *count, "os", Era::Modern);
             let middle = place == policies.len() / 2;
             let arguments =
                 middle.then(|| Party { name: "  a policy reads arguments".to_owned(), tool: "pay", ..party.clone() });
             all.push(party);
             all.extend(arguments);
             if middle {
-                all.push(stage.tollgate("  durability = fsync", *count, "fsync"));
+                all.push(stage.tollgate("  durability = fsync", *count, "fsync", Era::Modern));
             }
         }
         for party in &all {
             party.ready().await;
         }
-        Self { all, _folder: folder }
+        Self { all, _stage: stage }
     }
 }
 
@@ -101,30 +99,74 @@ impl Party {
         }
     }
 
-    /// The bytes of a call.
-    pub fn call(&self) -> Arc<[u8]> {
-        let body =
-            estate::body(self.tool, r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00""#);
-        self.request(self.tool, &body)
+    /// A connection on which a client has begun as its era does, and the bytes of its call.
+    pub async fn client(&self) -> (Connection, Arc<[u8]>) {
+        let mut connection = self.connect().await;
+        let body = estate::body(self.client, self.tool, TRACE);
+        let call = match self.client {
+            Era::Modern => self.call(self.tool, &body),
+            Era::Legacy => {
+                let session = self.begin(&mut connection).await;
+                self.request("POST", &in_session(&session), &body)
+            }
+        };
+        (connection, call)
+    }
+
+    /// The same party, asked by a client of this era.
+    pub fn asked_by(&self, client: Era, name: &str) -> Self {
+        Self { name: name.to_owned(), client, ..self.clone() }
+    }
+
+    /// Begins a legacy session; its id.
+    pub async fn begin(&self, connection: &mut Connection) -> String {
+        connection.send(&self.request("POST", &[], estate::INITIALIZE)).await;
+        let answer = connection.receive().await.expect("the connection closed");
+        let session = answer.header("mcp-session-id").map(str::to_owned);
+        let session = session.unwrap_or_else(|| panic!("no session: HTTP {}: {}", answer.status(), answer.text()));
+        connection.send(&self.request("POST", &in_session(&session), estate::INITIALIZED)).await;
+        let answer = connection.receive().await.expect("the connection closed");
+        assert_eq!(answer.status(), 202, "{}", answer.text());
+        session
     }
 
     /// The bytes of a call that is answered with a stream which stays open.
     pub fn stream_call(&self) -> Arc<[u8]> {
-        self.request("hold", &estate::body("hold", r#""progressToken":1"#))
+        self.call("hold", &estate::body(Era::Modern, "hold", r#""progressToken":1"#))
     }
 
-    fn request(&self, tool: &str, body: &str) -> Arc<[u8]> {
-        let head = [
-            "POST /mcp HTTP/1.1".to_owned(),
-            format!("host: {}", self.address),
-            "content-type: application/json".to_owned(),
-            "accept: application/json, text/event-stream".to_owned(),
-            "mcp-protocol-version: 2026-07-28".to_owned(),
+    /// The bytes of a request for the stream of a session.
+    pub fn session_stream(&self, session: &str) -> Arc<[u8]> {
+        self.request("GET", &in_session(session), "")
+    }
+
+    /// The bytes of a modern request that is about no tool.
+    pub fn modern(&self, method: &str, params: &str) -> Arc<[u8]> {
+        let own = [format!("mcp-protocol-version: {}", estate::MODERN), format!("mcp-method: {method}")];
+        self.request("POST", &own, &estate::request(method, params))
+    }
+
+    fn call(&self, tool: &str, body: &str) -> Arc<[u8]> {
+        let own = [
+            format!("mcp-protocol-version: {}", estate::MODERN),
             "mcp-method: tools/call".to_owned(),
             format!("mcp-name: bench__{tool}"),
-            format!("authorization: Bearer {}", self.token),
-            format!("content-length: {}", body.len()),
         ];
+        self.request("POST", &own, body)
+    }
+
+    fn request(&self, verb: &str, own: &[String], body: &str) -> Arc<[u8]> {
+        let mut head = vec![
+            format!("{verb} /mcp HTTP/1.1"),
+            format!("host: {}", self.address),
+            "accept: application/json, text/event-stream".to_owned(),
+            format!("authorization: Bearer {}", self.token),
+        ];
+        if !body.is_empty() {
+            head.push("content-type: application/json".to_owned());
+            head.push(format!("content-length: {}", body.len()));
+        }
+        head.extend_from_slice(own);
         Arc::from(format!("{}\r\n\r\n{body}", head.join("\r\n")).into_bytes())
     }
 
@@ -147,16 +189,23 @@ impl Party {
         self.process.as_ref().unwrap().child.id()
     }
 
-    /// Waits until a call succeeds.
-    async fn ready(&self) {
+    /// What a Tollgate counts just now, under each of these names.
+    pub async fn gauges<const N: usize>(&self, names: [&str; N]) -> [usize; N] {
+        let metrics = metrics(self.admin.expect("a Tollgate")).await;
+        let value = |name| metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        names.map(|name| value(name).unwrap_or_else(|| panic!("no {name} in {metrics}")))
+    }
+
+    /// Waits until a call succeeds. A modern client's does not begin with a session, which would be one too many.
+    pub async fn ready(&self) {
         let mut last = String::from("it does not listen");
         for _ in 0..150 {
             tokio::time::sleep(Duration::from_millis(100)).await;
             if TcpStream::connect(self.address).await.is_err() {
                 continue;
             }
-            let mut connection = self.connect().await;
-            connection.send(&self.call()).await;
+            let (mut connection, call) = self.asked_by(Era::Modern, &self.name).client().await;
+            connection.send(&call).await;
             let Some(answer) = connection.receive().await else { continue };
             if answer.status() == 200 && answer.text().contains("\"result\"") {
                 return;
@@ -169,26 +218,45 @@ impl Party {
 }
 
 impl Stage {
+    pub async fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("load-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Self {
+            upstream: peers::upstream().await,
+            collector: peers::collector().await,
+            issuer: Issuer::start().await,
+            tls: certificates(folder.path()),
+            folder,
+        }
+    }
+
+    /// The same party, asked by somebody who is nobody else.
+    pub fn asked_by_caller(&self, party: &Party, number: usize) -> Party {
+        let groups = ["staff", "support", "emea", "oncall"].map(str::to_owned);
+        let token = self.issuer.token(&audience(party.address), &format!("caller-{number}"), &groups);
+        Party { token: Arc::from(token), ..party.clone() }
+    }
+
     fn direct(&self) -> Party {
         self.party("direct, no TLS", None, self.upstream, None)
     }
 
     fn party(&self, name: &str, process: Option<Process>, address: SocketAddr, tls: Option<TlsConnector>) -> Party {
-        let token = self.issuer.caller(&format!("https://{address}/mcp"));
         Party {
             name: name.to_owned(),
             process: process.map(Arc::new),
             address,
+            admin: None,
             tls,
+            client: Era::Modern,
             tool: "echo",
-            token: Arc::from(token),
+            token: Arc::from(self.issuer.caller(&audience(address))),
         }
     }
 
     fn nginx(&self) -> Party {
-        let (address, folder) = (free_address(), self.folder.join("nginx"));
+        let (address, folder) = (free_address(), self.folder.path().join("nginx"));
         fs::create_dir(&folder).unwrap();
-        let (up, certificates) = (self.upstream, self.folder.display());
+        let (up, certificates) = (self.upstream, self.folder.path().display());
         let configuration = format!(
             "daemon off;
 user root;
@@ -226,9 +294,9 @@ http {{
     }
 
     fn haproxy(&self) -> Party {
-        let (address, folder) = (free_address(), self.folder.join("haproxy"));
+        let (address, folder) = (free_address(), self.folder.path().join("haproxy"));
         fs::create_dir(&folder).unwrap();
-        let (up, certificates) = (self.upstream, self.folder.display());
+        let (up, certificates) = (self.upstream, self.folder.path().display());
         let configuration = format!(
             "global
   nbthread 1
@@ -252,24 +320,41 @@ backend up
     }
 
     /// Everything on.
-    fn tollgate(&self, name: &str, policies: usize, durability: &'static str) -> Party {
+    pub fn tollgate(&self, name: &str, policies: usize, durability: &'static str, era: Era) -> Party {
         let (address, admin) = (free_address(), free_address());
-        let folder = self.folder.join(format!("tollgate-{policies}-{durability}"));
+        let folder = self.folder.path().join(format!("tollgate-{}", address.port()));
         let estate = Estate {
             listen: address,
             admin,
             upstream: self.upstream,
+            era,
             issuer: self.issuer.url.clone(),
             collector: Some(self.collector),
-            certificates: Some(self.folder.clone()),
+            certificates: Some(self.folder.path().to_owned()),
             durability,
             policies,
         };
         estate.write(&folder);
         let binary = env!("CARGO_BIN_EXE_tollgate");
         let process = Process::start(&folder, binary, &["serve", "--config", "upstreams.toml"]);
-        self.party(name, Some(process), address, Some(self.tls.clone()))
+        Party { admin: Some(admin), ..self.party(name, Some(process), address, Some(self.tls.clone())) }
     }
+}
+
+/// Of whom a token for the Tollgate there has to speak.
+fn audience(address: SocketAddr) -> String {
+    format!("https://{address}/mcp")
+}
+
+fn in_session(id: &str) -> [String; 2] {
+    [format!("mcp-protocol-version: {}", estate::LEGACY), format!("mcp-session-id: {id}")]
+}
+
+/// What a Tollgate counts, as text.
+pub async fn metrics(admin: SocketAddr) -> String {
+    let mut wire = Wire::new(TcpStream::connect(admin).await.unwrap());
+    wire.send(format!("GET /metrics HTTP/1.1\r\nhost: {admin}\r\n\r\n").as_bytes()).await;
+    wire.receive().await.expect("metrics").text().to_owned()
 }
 
 /// A proxy's process, ended when dropped.
@@ -351,6 +436,13 @@ pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// How many files a process may have open. What is started here is bound by the same.
+pub fn files_max() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap_or(usize::MAX)
+}
+
 /// An authority, a certificate by it in `folder`, and who trusts it.
 pub fn certificates(folder: &Path) -> TlsConnector {
     let ca_key = rcgen::KeyPair::generate().unwrap();
@@ -371,3 +463,6 @@ pub fn certificates(folder: &Path) -> TlsConnector {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     TlsConnector::from(Arc::new(config))
 }
+
+/// Of a caller that is not traced.
+const TRACE: &str = r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00""#;

@@ -1,6 +1,6 @@
 //! What stands around the proxies: an upstream, an issuer, a collector.
 //!
-//! The upstream is an MCP 2026-07-28 server that answers from prepared bytes; the issuer signs callers' tokens and
+//! The upstream is a server of both MCP 2026-07-28 and 2025-11-25 that answers from prepared bytes; the issuer signs callers' tokens and
 //! exchanges them (RFC 8693); the collector swallows telemetry. They are as cheap as they can be, and all on this side.
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
@@ -17,6 +17,12 @@ pub enum Reply {
     Json(String),
     /// The same with 404: the method is not served.
     Absent(String),
+    /// The same with 200, and a session of MCP 2025-11-25 begins.
+    Begun(String),
+    /// 202, with nothing more to say.
+    Accepted,
+    /// 405: the verb is not served.
+    NotAllowed,
     /// The beginning of a stream that then says nothing more.
     Held(String),
 }
@@ -42,6 +48,9 @@ async fn converse(stream: TcpStream, answer: Arc<impl Fn(&Message<'_>) -> Reply>
         match answer(&request) {
             Reply::Json(body) => wire.send(&whole("200 OK", &body)).await,
             Reply::Absent(body) => wire.send(&whole("404 Not Found", &body)).await,
+            Reply::Begun(body) => wire.send(&whole("200 OK\r\nmcp-session-id: bench", &body)).await,
+            Reply::Accepted => wire.send(&whole("202 Accepted", "")).await,
+            Reply::NotAllowed => wire.send(&whole("405 Method Not Allowed\r\nallow: POST", "")).await,
             Reply::Held(event) => {
                 wire.send(&stream_head(&event)).await;
                 return wire.closed().await;
@@ -62,13 +71,19 @@ fn stream_head(event: &str) -> Vec<u8> {
     format!("{head}\r\n\r\n{:x}\r\n{event}\r\n", event.len()).into_bytes()
 }
 
-/// The upstream's address. Method and name are taken from the headers: whoever asks has put the body's there (RS-13).
+/// The upstream's address. Method and name are taken from the headers: whoever asks has put the body's there (RS-13),
+/// and whoever has not speaks the legacy era.
 pub async fn upstream() -> SocketAddr {
     let text = "x".repeat(RESULT_BYTES - RESULT_FRAME_BYTES);
-    let result = json!({ "resultType": "complete", "content": [{ "type": "text", "text": text }], "isError": false });
+    let mut result = json!({ "content": [{ "type": "text", "text": text }], "isError": false });
+    let legacy_result = result.to_string();
+    result["resultType"] = json!("complete");
     let (result, tools, discovery) = (result.to_string(), tools().to_string(), discovery().to_string());
     serve(move |request| {
         let body = request.text();
+        if request.header("mcp-method").is_none() {
+            return legacy(body, &legacy_result, &tools);
+        }
         let id = member(body, "\"id\":");
         let with = |result: &str| Reply::Json(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#));
         match (request.header("mcp-method"), request.header("mcp-name")) {
@@ -84,6 +99,27 @@ pub async fn upstream() -> SocketAddr {
         }
     })
     .await
+}
+
+/// What a server of MCP 2025-11-25 answers. It has no streams for what nobody asked, and never forgets its session.
+fn legacy(body: &str, result: &str, tools: &str) -> Reply {
+    if body.is_empty() {
+        return Reply::NotAllowed;
+    }
+    let method = member(body, "\"method\":").trim_matches('"');
+    if method.starts_with("notifications/") {
+        return Reply::Accepted;
+    }
+    let id = member(body, "\"id\":");
+    let with = |result: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
+    match method {
+        "initialize" => Reply::Begun(with(
+            r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"bench","version":"1"}}"#,
+        )),
+        "tools/call" => Reply::Json(with(result)),
+        "tools/list" => Reply::Json(with(tools)),
+        other => panic!("the upstream was asked for {other}: {body}"),
+    }
 }
 
 /// The JSON text of a scalar after `name`, in JSON that has no blanks and where `name` comes but once.

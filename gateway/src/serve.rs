@@ -130,8 +130,11 @@ async fn work(gateway: Arc<Gateway>, config_digest: String, policy_set: Arc<str>
         tracing::error!(why = %refusal.inside(), "the start could not be recorded");
     }
     gateway.keep_catalogue();
-    // An error says that nobody can say so any more, which comes to the same.
-    drop(drains.wait_for(|draining| *draining).await);
+    tokio::select! {
+        // An error says that nobody can say so any more, which comes to the same.
+        _drains = drains.wait_for(|draining| *draining) => {}
+        () = gateway.sweep() => {}
+    }
     gateway.drain();
 }
 

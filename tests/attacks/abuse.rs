@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use super::Ground;
 use crate::harness::{
     gateway::Gateway,
-    recorder::{Recorder, Reply, Step},
+    http::Connection,
+    recorder::{Era, Recorder, Reply, Seen, Step},
 };
 
 /// By so much the gateway's memory may grow under a flood, of however many streams: tenfold what it needs for one.
@@ -76,6 +77,74 @@ impl Flood {
     }
 }
 
+/// What a server answers that tells of changes of its resources; nothing where that is as with every server.
+pub(super) fn resources(era: Era, seen: &Seen) -> Option<Reply> {
+    let capabilities = json!({ "tools": {}, "resources": { "subscribe": true } });
+    let method = seen.rpc_method();
+    Some(match (method.as_str(), era) {
+        ("initialize", _) => Reply::result(
+            seen,
+            &json!({ "protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": { "name": "u", "version": "1" } }),
+        )
+        .header("mcp-session-id", "session-of-the-recorder"),
+        ("server/discover", Era::Modern) => Reply::result(
+            seen,
+            &json!({ "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities, "ttlMs": 600_000, "cacheScope": "private" }),
+        ),
+        ("resources/list" | "resources/templates/list", _) => {
+            let resource = json!({ "uri": WATCHED, "name": "watched" });
+            let empty = json!([]);
+            let is_list = method == "resources/list";
+            let (member, all) = if is_list { ("resources", json!([resource])) } else { ("resourceTemplates", empty) };
+            let mut result = json!({ "resultType": "complete", "ttlMs": 600_000, "cacheScope": "private" });
+            result[member] = all;
+            Reply::result(seen, &result)
+        }
+        ("resources/subscribe" | "resources/unsubscribe", Era::Legacy) => Reply::result(seen, &json!({})),
+        _ => return None,
+    })
+}
+
+/// The resource that everybody wants to be told of.
+pub(super) const WATCHED: &str = "file:///watched";
+
+/// The first event of a stream of `subscriptions/listen`; nothing for a GET stream.
+pub(super) fn acknowledgement(seen: &Seen) -> String {
+    if seen.rpc_method() != "subscriptions/listen" {
+        return String::new();
+    }
+    let params = json!({ "notifications": seen.json()["params"]["notifications"] });
+    let word = json!({ "jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": params });
+    format!("data: {word}\n\n")
+}
+
+/// Clients of both eras that want to be told of [`WATCHED`], and of the streams on which they would be they read nothing.
+pub(super) struct Watching(#[expect(dead_code, reason = "held open")] Vec<Connection>);
+
+impl Watching {
+    /// `each` at each of the upstreams `hostile-0` to `hostile-N`.
+    pub(super) fn of(ground: &Ground, upstreams: usize, each: usize) -> Self {
+        let client = |upstream: usize, number: usize| {
+            let id = format!("hostile-{upstream}");
+            let client = ground.gateway.client_of(Some(&id), &ground.issuer, &format!("watcher-{}", number / 8));
+            let client = client.awaiting("echo");
+            if number.is_multiple_of(2) {
+                return client.listen(&json!(1), &json!({ "resourceSubscriptions": [WATCHED] }));
+            }
+            let session = client.initialize();
+            let stream = session.stream();
+            drop(session.request("resources/subscribe", &json!({ "uri": WATCHED })));
+            stream
+        };
+        Self(
+            (0..upstreams)
+                .flat_map(|upstream| (0..each).map(move |number| (upstream, number)))
+                .map(|(u, n)| client(u, n))
+                .collect(),
+        )
+    }
+}
+
 /// The gateway's memory since this was taken.
 pub(super) struct Gauge<'g> {
     gateway: &'g Gateway,
@@ -95,6 +164,11 @@ impl<'g> Gauge<'g> {
         self.peak = self.peak.max(resident_kib(self.gateway));
         let grown = self.peak.saturating_sub(self.before);
         assert!(grown < GROWTH_KIB_MAX, "{what}: grew by {grown} KiB from {} KiB", self.before);
+    }
+
+    /// What was found.
+    pub(super) fn said(&self) -> String {
+        format!("{} KiB more memory than {} KiB", self.peak.saturating_sub(self.before), self.before)
     }
 }
 

@@ -46,6 +46,13 @@ fn listeners_of_one_caller_keep_out_nobody_else() {
     // A session's stream is one of them.
     let session = ground.client("mallory").initialize();
     ground.refused("the stream of a session", &["overloaded"], || session.stream().answer());
+    let listener = ground.client("carol").initialize();
+    let mut stream = listener.stream();
+    assert_eq!(stream.head().status, 200);
+    let others: Vec<Connection> = (0..3).map(|_| listening(&ground, "carol")).collect();
+    ground.refused("another stream of it", &["overloaded"], || listener.stream().answer());
+    assert_eq!(ground.gateway.metric("tollgate_listeners"), Some(8.0), "the one that runs goes on");
+    drop((stream, others));
     drop(listening(&ground, "alice"));
     ground.recorded_refusal("overloaded");
     drop(held);

@@ -35,6 +35,7 @@ mod sse_link_flood;
 mod stranger_session;
 mod stream_flood;
 mod stream_half_open;
+mod stream_unread;
 mod task_forged;
 mod unknown_kid_flood;
 mod upstream_answers_with_another_id;

@@ -3,12 +3,15 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
 
-use super::{ECHO_HEADERS, Ground, call_text};
-use crate::harness::{
-    gateway::Setup,
-    issuer::{Issuer, claims_of},
-    mcp::{Client, MODERN, modern_body},
-    recorder::{Era, Recorder, Seen},
+use super::{ECHO_HEADERS, Ground, call_text, code};
+use crate::{
+    harness::{
+        gateway::Setup,
+        issuer::{Issuer, claims_of},
+        mcp::{Client, MODERN, modern_body},
+        recorder::{Era, Recorder, Seen},
+    },
+    request::input::{call, capabilities, form, holding, request},
 };
 
 type With = fn(Setup, &Issuer, &Recorder) -> Setup;
@@ -139,4 +142,57 @@ fn credential_that_the_caller_hides_in_its_own_call_is_stopped() {
         !ground.gateway.process.errors().contains(signature) && !ground.gateway.process.output().contains(signature)
     );
     ground.good_call();
+}
+
+/// Every byte of `token` as an escape of JSON.
+fn escaped(token: &str) -> String {
+    token.bytes().map(|byte| format!("\\u{byte:04x}")).collect()
+}
+
+fn asked_in_the_middle(name: &str) -> Ground {
+    let recorder = holding(vec![request(json!(7), "elicitation/create", form())]);
+    Ground::before(name, recorder, |setup, _, up| setup.open_upstream("up", &up.url()))
+}
+
+#[test]
+fn credential_in_an_answer_to_what_was_asked_is_stopped_with_its_escapes_too() {
+    let ground = asked_in_the_middle("passthrough-answer");
+    let endpoint = ground.gateway.endpoint(Some("up"));
+    let token = ground.issuer.token("alice", &endpoint);
+    let alice = Client::new(&endpoint).token(&token);
+    let asked = call(&alice, &capabilities(), json!({ "arguments": {} })).json();
+    let responses = json!({ "ask-1": { "action": "accept", "content": { "name": "HERE" } } });
+    let retry = json!({
+        "name": "echo", "arguments": {}, "inputResponses": responses, "requestState": asked["result"]["requestState"],
+        "_meta": { "io.modelcontextprotocol/clientCapabilities": capabilities() },
+    });
+    let body = modern_body(&json!(1), "tools/call", &retry).to_string().replace("HERE", &escaped(&token));
+    let answer = alice.post(&ECHO_HEADERS, body.as_bytes());
+    assert_eq!(code(&answer), "credential_leak", "{}", answer.text());
+    assert!(!ground.upstream.saw_text(&escaped(&token)));
+}
+
+/// The call came under one token of a person, the answer comes with another, and in it.
+#[test]
+fn credential_of_the_answer_itself_is_stopped() {
+    let ground = asked_in_the_middle("passthrough-second");
+    let endpoint = ground.gateway.endpoint(Some("up"));
+    let [first, second] = [(); 2].map(|()| ground.issuer.token("alice", &endpoint));
+    let session = Client::new(&endpoint).token(&first).initialize_with(&capabilities());
+    let mut connection = session.client().connection();
+    connection.send(&session.bytes(&json!("call"), "tools/call", &json!({ "name": "echo" }))).unwrap();
+    let asked = connection.event().expect("the question");
+    let renewed = Client::new(&endpoint).token(&second);
+    for text in [second.clone(), escaped(&second)] {
+        let result = json!({ "action": "accept", "content": { "name": "HERE" } });
+        let body = json!({ "jsonrpc": "2.0", "id": asked["id"], "result": result }).to_string().replace("HERE", &text);
+        let answer = renewed.post(&session.headers(), body.as_bytes());
+        assert_eq!(code(&answer), "credential_leak", "{}", answer.text());
+        assert!(!ground.upstream.saw_text(&text));
+    }
+    assert_eq!(ground.recorded_refusal("credential_leak")["user"]["subject"], "alice");
+    let answer = json!({ "jsonrpc": "2.0", "id": asked["id"], "result": { "action": "decline" } });
+    assert_eq!(renewed.post(&session.headers(), answer.to_string().as_bytes()).status(), 202);
+    let done = connection.event().expect("the result");
+    assert!(done["result"]["content"][0]["text"].as_str().is_some_and(|text| text.contains("decline")), "{done}");
 }

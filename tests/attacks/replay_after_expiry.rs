@@ -1,7 +1,13 @@
 //! A token that was good a moment ago, used again when its time is over: also where the gateway remembers it as verified,
 //! and also where it still has a grant that was minted for it (RR-06).
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
@@ -81,5 +87,44 @@ fn token_of_a_withdrawn_key_is_refused_although_it_was_verified() {
     ground.refused("a verified token of the old key", &["token_invalid"], || old.call("echo", &json!({})));
     ground.refused("its session", &["token_invalid"], || session.call("echo", &json!({})));
     ground.recorded_refusal("token_invalid");
+    ground.good_call();
+}
+
+/// A batch is sent in time, and its second call comes up when the token has ended.
+#[test]
+fn token_ends_in_the_middle_of_a_batch() {
+    let ends = Arc::new(AtomicU64::new(u64::MAX));
+    let until = Arc::clone(&ends);
+    let upstream = Recorder::scripted(Era::Modern, move |seen| {
+        if seen.rpc_method() == "tools/call" {
+            place::wait_for("the token's end", Duration::from_secs(10), || {
+                let ends = until.load(Ordering::Acquire);
+                (ends == u64::MAX || now() > ends).then_some(())
+            });
+        }
+        None
+    });
+    let issuer = Issuer::good();
+    let setup = Setup::new("replay-batch").policy("allow.cedar", crate::harness::gateway::ALLOW_ALL).section(&format!(
+        "[[issuers]]\nissuer = \"{}\"\nalgorithms = [\"ES256\"]\nleeway_s = 0\nclaims = {{ tenant = \"tenant\", groups = \"groups\" }}",
+        issuer.url()
+    ));
+    let ground = Ground { gateway: setup.open_upstream("up", &upstream.url()).start(), issuer, upstream };
+    ground.settle();
+    let mut claims = ground.issuer.claims("alice", &ground.gateway.endpoint(Some("up")));
+    claims["exp"] = json!(now() + 4);
+    let client = ground.gateway.client(Some("up")).token(&ground.issuer.sign(&claims));
+    let params =
+        json!({ "protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    let opening = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
+    let opened = client.post(&[], opening.to_string().as_bytes());
+    ends.store(now() + 4, Ordering::Release);
+    let call = |id| json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": "echo", "arguments": {} } });
+    let batch = json!([call(1), call(2)]).to_string();
+    let answers = client.post(&[("Mcp-Session-Id", opened.header("mcp-session-id").unwrap())], batch.as_bytes()).json();
+    assert_eq!(answers[0]["result"]["content"][0]["text"], "echo {}", "{answers}");
+    assert_eq!(answers[1]["error"]["data"]["code"], "token_invalid", "{answers}");
+    assert_eq!(ground.calls(), 1);
+    ends.store(u64::MAX, Ordering::Release);
     ground.good_call();
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     Ground,
-    abuse::{Flood, withstands},
+    abuse::{Flood, Watching, acknowledgement, resources, withstands},
 };
 use crate::harness::recorder::{Era, Recorder, Reply, Seen, Step};
 
@@ -25,6 +25,8 @@ enum Stream {
     List,
     /// On the stream for what no request asked for: `subscriptions/listen`, or the GET stream of a session.
     Word,
+    /// The same, for the resources that a client wants to be told of.
+    Watch,
 }
 
 fn is(seen: &Seen, stream: Stream, era: Era) -> bool {
@@ -34,9 +36,19 @@ fn is(seen: &Seen, stream: Stream, era: Era) -> bool {
         (Stream::Greeting, Era::Modern) => method == "server/discover",
         (Stream::Greeting, Era::Legacy) => method == "initialize",
         (Stream::List, _) => method == "tools/list",
-        (Stream::Word, Era::Modern) => method == "subscriptions/listen",
-        (Stream::Word, Era::Legacy) => seen.method == "GET" && seen.header("mcp-session-id").is_some(),
+        (Stream::Word | Stream::Watch, Era::Modern) => method == "subscriptions/listen",
+        (Stream::Word | Stream::Watch, Era::Legacy) => seen.method == "GET" && seen.header("mcp-session-id").is_some(),
     }
+}
+
+/// Pours into the streams on which it was asked to tell of a resource, after the promise to do so.
+fn hostile_about_resources(era: Era, flood: Flood) -> Recorder {
+    Recorder::scripted(era, move |seen| {
+        if is(seen, Stream::Watch, era) {
+            return Some(flood.after(&acknowledgement(seen)));
+        }
+        resources(era, seen)
+    })
 }
 
 fn hostile(stream: Stream, era: Era, flood: Flood) -> Recorder {
@@ -88,6 +100,18 @@ fn calls_that_are_answered_with_a_flood_cost_nobody_else_anything() {
     for era in BOTH {
         let hostile = Flood::ALL.map(|flood| hostile(Stream::Call, era, flood));
         calls_withstood(&besieged("flood-call", &hostile, era), &format!("calls {era:?}"), &hostile);
+    }
+}
+
+/// Clients of either era want to be told of a resource, and the upstream never stops telling of others.
+#[test]
+fn a_watched_resource_without_end_costs_nobody_else_anything() {
+    for era in BOTH {
+        let hostile = Flood::ALL.map(|flood| hostile_about_resources(era, flood));
+        let ground = besieged("flood-watch", &hostile, era);
+        let watching = Watching::of(&ground, hostile.len(), 8);
+        withstands(&ground, &format!("watched {era:?}"), &hostile.iter().collect::<Vec<_>>(), &[]);
+        drop(watching);
     }
 }
 

@@ -1,16 +1,21 @@
 //! What is the gateway's own, on its way down: the credential that it minted, what the provider or an upstream said about
 //! it, where they live (I3).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use serde_json::json;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use super::{Ground, SOON, code};
-use crate::harness::{
-    http::Answer,
-    issuer::Issuer,
-    place,
-    recorder::{Era, Recorder, Reply, Seen, Step},
+use crate::{
+    harness::{
+        gateway::Setup,
+        http::Answer,
+        issuer::Issuer,
+        place,
+        recorder::{Era, Recorder, Reply, Seen, Step},
+    },
+    request::input::{call, capabilities, form, request},
 };
 
 /// Something that only the inside knows.
@@ -182,7 +187,7 @@ fn upstream_that_is_gone_is_said_without_saying_where_it_was() {
 fn upstream_that_was_never_there_hides_nothing_of_the_others() {
     let closed = place::free_port();
     let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
-    let setup = crate::harness::gateway::Setup::usual("leak-never", &issuer)
+    let setup = Setup::usual("leak-never", &issuer)
         .open_upstream("up", &upstream.url())
         .open_upstream("never", &format!("http://127.0.0.1:{closed}/mcp"));
     let ground = Ground { gateway: setup.start(), issuer, upstream };
@@ -195,4 +200,75 @@ fn upstream_that_was_never_there_hides_nothing_of_the_others() {
     assert_eq!(listed.json()["result"]["_meta"]["dev.tollgate/degraded"], json!(["never"]), "{}", listed.text());
     assert!(listed.text().contains("up__echo"));
     ground.good_call();
+}
+
+/// A call that is held goes on under the credential of the request that continues it; what it began under stays one.
+#[test]
+fn credential_that_a_held_call_began_under_does_not_come_down_either() {
+    let answered = Arc::new(Mutex::new(false));
+    let recorder = Recorder::scripted(Era::Legacy, move |seen| {
+        let message = seen.json();
+        if message["method"].is_null() && message["id"] == 7 {
+            *answered.lock() = true;
+            return Some(Reply::status(202));
+        }
+        if seen.rpc_method() != "tools/call" || message["params"]["arguments"]["mode"] != "echo at the end" {
+            return None;
+        }
+        let (answered, id) = (Arc::clone(&answered), message["id"].clone());
+        let content = json!([{ "type": "text", "text": seen.header("authorization").unwrap_or("none") }]);
+        let end = Step::later(move || {
+            let result = json!({ "jsonrpc": "2.0", "id": id, "result": { "content": content } });
+            answered.lock().then(|| format!("data: {result}\n\n").into())
+        });
+        Some(Reply::stream().event(&request(json!(7), "elicitation/create", form())).step(end))
+    });
+    let ground = Ground::before("leak-held", recorder, |setup, issuer, up| {
+        setup.exchanged_upstream("up", &up.url(), &issuer.url(), "")
+    });
+    let arguments = json!({ "mode": "echo at the end" });
+    let asked = call(&ground.client("alice"), &capabilities(), json!({ "arguments": arguments })).json();
+    let state = asked["result"]["requestState"].clone();
+    let retry = json!({
+        "arguments": arguments, "requestState": state, "inputResponses": { "ask-1": { "action": "decline" } },
+    });
+    // Another token, for which another credential is minted.
+    let answer = call(&ground.client("alice"), &capabilities(), retry);
+    let under = |wanted: &dyn Fn(&Value) -> bool| {
+        let seen = ground.upstream.seen().into_iter().find(|seen| wanted(&seen.json())).unwrap();
+        seen.header("authorization").unwrap().to_owned()
+    };
+    let (began, continued) =
+        (under(&|message| message["method"] == "tools/call"), under(&|message| message["id"] == 7));
+    assert_ne!(began, continued);
+    assert_eq!(code(&answer), "upstream_invalid", "{}", answer.text());
+    assert!(!answer.text().contains(began.strip_prefix("Bearer ").unwrap()));
+}
+
+/// What a server lists is shown to everybody; the credential that it was listed under is not.
+#[test]
+fn credential_that_a_list_repeats_is_published_to_nobody() {
+    let issuer = Issuer::good();
+    let key = "key-0f4c9e77ab5541e09d3e6c1b2a7f8d60";
+    let recorders = [Era::Modern, Era::Legacy].map(|era| {
+        Recorder::scripted(era, |seen| {
+            let description = format!("Asked with {}.", seen.header("x-key").unwrap_or("nothing"));
+            let tools = json!([{ "name": "echo", "description": description, "inputSchema": { "type": "object" } }]);
+            let result = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": tools });
+            (seen.rpc_method() == "tools/list").then(|| Reply::result(seen, &result))
+        })
+    });
+    let grant = "grant = { strategy = \"static_secret\", header = \"x-key\", value = { env = \"UP_KEY\" } }";
+    let gateway = Setup::usual("leak-list", &issuer)
+        .environment("UP_KEY", key)
+        .upstream("modern", &recorders[0].url(), grant)
+        .upstream("legacy", &recorders[1].url(), grant)
+        .start();
+    place::wait_for("both lists", SOON, || {
+        recorders.iter().all(|recorder| recorder.seen_method("tools/list").len() > 1).then_some(())
+    });
+    let listed = gateway.client_of(None, &issuer, "alice").modern("tools/list", &json!({}));
+    assert!(!listed.text().contains(key), "{}", listed.text());
+    assert_eq!(listed.json()["result"]["_meta"]["dev.tollgate/degraded"], json!(["legacy", "modern"]));
+    assert!(!gateway.process.errors().contains(key) && !gateway.process.output().contains(key));
 }

@@ -184,12 +184,13 @@ fn unprefixed(value: &mut Value, prefix: &str) {
     }
 }
 
-/// Without what belongs to the moment: the time of day in a text, and in refusals the words, which name what was asked.
+/// Without what belongs to the moment: the time of day in a text, in refusals the words, which name what was asked, and
+/// how long an answer is good, which for several upstreams is the shortest of their times.
 fn lasting(line: &Value) -> Value {
     match line {
         Value::Array(all) => all.iter().map(lasting).collect(),
         Value::Object(members) => {
-            let kept = members.iter().filter(|(name, _)| *name != "message" && *name != "requestId");
+            let kept = members.iter().filter(|(name, _)| !["message", "requestId", "ttlMs"].contains(&name.as_str()));
             kept.map(|(name, value)| (name.clone(), lasting(value))).collect()
         }
         Value::String(text) if text.contains(" created at ") => json!(text.split(" created at ").next()),

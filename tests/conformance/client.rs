@@ -28,6 +28,7 @@ const CLIENT: Table = Table {
         "tools_call at 2026-07-28",
         "sse-retry",
         "request-metadata",
+        "sep-2322-client-request-state",
         "http-standard-headers",
         "http-custom-headers",
         "http-invalid-tool-headers",
@@ -91,11 +92,11 @@ fn open(name: &str, version: &str, row: &str, drive: impl FnOnce(&Scenario, &Gat
     scenario.end();
 }
 
-/// A published client of either era calls these tools.
+/// A published client of either era calls these tools, and answers what is asked.
 fn published(gateway: &Gateway, issuer: &Issuer, calls: &Value) {
     for era in ["2026-07-28", "legacy"] {
         let url = gateway.endpoint(Some("suite"));
-        let dial = Dial { token: Some(issuer.token("alice", &url)), url, era, ..Dial::default() };
+        let dial = Dial { token: Some(issuer.token("alice", &url)), url, era, input: true, ..Dial::default() };
         let lines = Sdk::TypeScript.run(gateway.setup().folder(), &dial, calls);
         assert!(lines.iter().all(|line| line["error"].is_null() && line["failed"].is_null()), "{era}: {lines:?}");
     }
@@ -140,6 +141,16 @@ fn it_comes_back_to_a_stream() {
 fn its_requests_carry_their_metadata() {
     open("request-metadata", "2026-07-28", "request-metadata", |_, _, _, client| {
         client.modern("tools/list", &json!({}));
+    });
+}
+
+#[test]
+fn what_a_server_wants_back_comes_back_as_it_was() {
+    let name = "sep-2322-client-request-state";
+    open(name, "2026-07-28", name, |_, gateway, issuer, client| {
+        let calls: Vec<Value> = client.tools().iter().map(|tool| json!({ "call": tool })).collect();
+        assert_eq!(calls.len(), 4, "{calls:?}");
+        published(gateway, issuer, &calls.into());
     });
 }
 

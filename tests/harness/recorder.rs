@@ -89,6 +89,8 @@ pub(crate) enum Step {
     Forever(Bytes),
     /// These bytes, once there are any.
     When(When),
+    /// What this gives, again and again, as long as it gives any.
+    Again(When),
     /// The connection breaks.
     Cut,
 }
@@ -107,6 +109,11 @@ impl Step {
     /// The bytes that `ready` gives, once it gives any.
     pub(crate) fn later(ready: impl Fn() -> Option<Bytes> + Send + Sync + 'static) -> Self {
         Self::When(When(Arc::new(ready)))
+    }
+
+    /// What `next` gives, again and again, as long as it gives any.
+    pub(crate) fn again(next: impl Fn() -> Option<Bytes> + Send + Sync + 'static) -> Self {
+        Self::Again(When(Arc::new(next)))
     }
 
     /// Nothing, until this counter has reached this number.
@@ -364,6 +371,12 @@ impl Steps {
                     return Poll::Ready(None);
                 }
                 Some(Step::Bytes(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(Step::Again(when)) => {
+                    if let Some(bytes) = when.0() {
+                        self.left.push_front(Step::Again(when));
+                        return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    }
+                }
                 Some(Step::When(when)) => match when.0() {
                     Some(bytes) if bytes.is_empty() => {}
                     Some(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),

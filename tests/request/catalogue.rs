@@ -372,3 +372,21 @@ fn sessions_of_an_upstream_that_is_taken_away_are_ended_there() {
         assert!(delete.body.is_empty() && delete.header("content-type").is_none());
     }
 }
+
+/// 400 may say that a session is gone, and may not: the next call begins another, and the server is told that nobody needs
+/// the one before.
+#[test]
+fn a_session_that_may_be_gone_is_ended_all_the_same() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Legacy, |seen| {
+        let odd = seen.json()["params"]["arguments"]["message"] == "odd";
+        odd.then(|| Reply::error(seen, 400, -32602, "not this message"))
+    });
+    let gateway = Setup::usual("session-400", &issuer).open_upstream("up", &recorder.url()).start();
+    let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    client.call("echo", &json!({ "message": "odd" }));
+    place::wait_for("its end", Duration::from_secs(10), || {
+        recorder.seen().into_iter().find(|seen| seen.method == "DELETE")
+    });
+    assert_eq!(client.call("echo", &json!({})).status(), 200);
+}

@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::input::{call, capabilities, form, holding, request};
 use crate::harness::{
     gateway::{Gateway, Setup},
     issuer::Issuer,
@@ -86,6 +87,23 @@ fn calls_and_streams_under_way_are_finished() {
     assert!(
         TcpStream::connect(("127.0.0.1", url::Url::parse(&gateway.endpoint(None)).unwrap().port().unwrap())).is_err()
     );
+}
+
+#[test]
+fn a_held_call_does_not_hold_up_the_drain_and_is_given_up() {
+    let issuer = Issuer::good();
+    let recorder = holding(vec![request(json!(7), "elicitation/create", form())]);
+    let setup = Setup::usual("drain-held", &issuer).gateway("drain_ms = 60_000");
+    let mut gateway = setup.open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let asked = call(&alice, &capabilities(), json!({})).json();
+    assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
+    gateway.process.terminate();
+    ends_well(&mut gateway);
+    let reason = |record: &Value| record["input"]["reason"].clone();
+    assert_eq!(gateway.recorded("input_abandoned", 1).iter().map(reason).collect::<Vec<_>>(), ["the gateway ended"]);
+    let declined = recorder.seen().iter().any(|seen| seen.json()["result"]["action"] == "cancel");
+    assert!(declined, "the upstream is told");
 }
 
 #[test]

@@ -207,6 +207,28 @@ fn a_legacy_client_that_cannot_be_asked_is_told_what_it_lacks() {
     assert_eq!(modern.call("echo", &json!({})).json()["error"]["data"]["code"], "input_undeclared");
 }
 
+/// What it says of itself is a modern client's word, and there is no session in which it could be asked.
+#[test]
+fn a_legacy_client_without_a_session_is_not_asked() {
+    for (name, recorder) in
+        [("modern", asking()), ("legacy", holding(vec![request(json!(7), "elicitation/create", form())]))]
+    {
+        let issuer = Issuer::good();
+        let gateway = start(&format!("input-sessionless-{name}"), &issuer, &recorder);
+        let client = gateway.client_of(Some("up"), &issuer, "alice");
+        let meta = json!({ "io.modelcontextprotocol/clientCapabilities": capabilities() });
+        let params = json!({ "name": "echo", "arguments": {}, "_meta": meta });
+        let body = request(json!(1), "tools/call", params).to_string();
+        let done = client.post(&[("MCP-Protocol-Version", "2025-11-25")], body.as_bytes()).json();
+        if name == "modern" {
+            assert_eq!(done["result"]["_meta"]["dev.tollgate/error"]["code"], "input_undeclared", "{done}");
+        } else {
+            assert!(text(&done).contains("-32601"), "{done}");
+        }
+        assert_eq!(calls(&recorder).len(), 1);
+    }
+}
+
 #[test]
 fn what_a_legacy_upstream_asks_reaches_a_legacy_client_under_an_id_of_ours() {
     let issuer = Issuer::good();
@@ -282,6 +304,24 @@ fn a_modern_clients_call_is_held_at_a_legacy_upstream_until_it_answers() {
     assert_eq!(endings, ["input_required", "input_required", "ok"]);
     let used = |record: &&Value| record["refused"]["code"] == "request_state_used";
     assert_eq!(gateway.recorded("refusal", 2).iter().filter(used).count(), 2);
+}
+
+#[test]
+fn who_comes_back_with_fewer_capabilities_is_asked_no_more_than_those() {
+    let issuer = Issuer::good();
+    let recorder =
+        holding(vec![request(json!(7), "elicitation/create", form()), request(json!("r"), "roots/list", json!({}))]);
+    let gateway = start("input-narrowed", &issuer, &recorder);
+    let client = gateway.client_of(Some("up"), &issuer, "alice");
+    let asked = call(&client, &capabilities(), json!({})).json();
+    let requests = asked["result"]["inputRequests"].as_object().unwrap_or_else(|| panic!("{asked}"));
+    let (key, _) = requests.iter().find(|(_, ask)| ask["method"] == "elicitation/create").unwrap();
+    let answers = json!({ key.as_str(): { "action": "decline" } });
+    let retry = json!({ "inputResponses": answers, "requestState": asked["result"]["requestState"] });
+    let done = call(&client, &json!({ "elicitation": {} }), retry).json();
+    let said: Vec<Value> = text(&done).split("} {").map(Value::from).collect();
+    assert_eq!(said.len(), 2, "{done}");
+    assert!(text(&done).contains("-32601"), "{done}");
 }
 
 #[test]

@@ -173,6 +173,9 @@ fn a_broken_stream_goes_on_where_it_broke() {
     // Whoever comes back after the end gets the answer too.
     assert_eq!(back(&session, "1-2").answer().json()["result"]["content"][0]["text"], "done");
     assert_eq!(gateway.recorded("outcome", 1)[0]["result"]["ending"], "ok");
+    let resumed = gateway.recorded("listen", 2);
+    let places: Vec<&str> = resumed.iter().map(|record| record["listen"]["resumed"].as_str().unwrap()).collect();
+    assert_eq!((places, &resumed[0]["user"]["subject"]), (vec!["1-1", "1-2"], &json!("alice")));
     assert_eq!(recorder.seen_method("tools/call").len(), 1, "sent once, however often somebody came back");
 
     // It is this session's and nobody else's; an id that nobody knows begins a stream for what changes.

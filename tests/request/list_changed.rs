@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{
     gateway::Setup,
@@ -29,11 +29,20 @@ fn scripted(era: Era) -> Recorder {
             let name = if reading < READINGS_WITHOUT_WORD { "before" } else { "after" };
             return Some(listed(seen, name));
         }
-        let listens = seen.rpc_method() == "subscriptions/listen" || (era == Era::Legacy && seen.method == "GET");
+        let stream = match (seen.rpc_method().as_str(), seen.method.as_str(), era) {
+            ("subscriptions/listen", ..) => Reply::stream().event(&acknowledged()),
+            (_, "GET", Era::Legacy) => Reply::stream(),
+            _ => return None,
+        };
         let word = json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed" });
         let silence = Step::Pause(Duration::from_secs(60));
-        listens.then(|| Reply::stream().step(Step::Pause(Duration::from_millis(500))).event(&word).step(silence))
+        Some(stream.step(Step::Pause(Duration::from_millis(500))).event(&word).step(silence))
     })
+}
+
+fn acknowledged() -> Value {
+    let params = json!({ "notifications": { "toolsListChanged": true } });
+    json!({ "jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": params })
 }
 
 fn listed(seen: &Seen, name: &str) -> Reply {
@@ -82,4 +91,43 @@ fn what_is_asked_on_the_stream_of_no_call_is_answered_by_the_gateway() {
     assert_eq!((&answers[1].json()["id"], &answers[1].json()["error"]["code"]), (&json!("r"), &json!(-32601)));
     assert!(answers.iter().all(|seen| seen.header("mcp-session-id").is_some()), "in its session");
     assert_eq!(gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo").call("echo", &json!({})).status(), 200);
+}
+
+/// Some servers that say nothing answer with 200, as a program has to: that is no stream that has begun and ended, after
+/// which everything would be read again, over and over.
+#[test]
+fn a_server_that_will_not_listen_is_read_no_more_for_that() {
+    let issuer = Issuer::good();
+    let answering = |answer: fn(&Seen) -> Reply| {
+        Recorder::scripted(Era::Modern, move |seen| match seen.rpc_method().as_str() {
+            "tools/list" => Some(listed(seen, "echo")),
+            "subscriptions/listen" => Some(answer(seen)),
+            _ => None,
+        })
+    };
+    fn event(seen: &Seen, code: i64) -> Reply {
+        let error = json!({ "code": code, "message": "no" });
+        Reply::events(&[json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "error": error })])
+    }
+    let by_event = answering(|seen| event(seen, -32601));
+    let by_body = answering(|seen| Reply::error(seen, 200, -32601, "no"));
+    let empty = answering(|seen| {
+        let nothing = json!({ "notifications": {} });
+        let acknowledged =
+            json!({ "jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": nothing });
+        let done = json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "result": { "resultType": "complete" } });
+        Reply::events(&[acknowledged, done])
+    });
+    // It may listen some other time.
+    let broken = answering(|seen| event(seen, -32603));
+    let all = [&by_event, &by_body, &empty, &broken];
+    let mut setup = Setup::usual("listens-not", &issuer);
+    for (id, recorder) in ["event", "body", "empty", "broken"].into_iter().zip(all) {
+        setup = setup.open_upstream(id, &recorder.url());
+    }
+    let _gateway = setup.start();
+    let listened = |recorder: &Recorder| recorder.seen_method("subscriptions/listen").len();
+    place::wait_for("the broken one asked again", Duration::from_secs(30), || (listened(&broken) >= 3).then_some(()));
+    assert_eq!([&by_event, &by_body, &empty].map(listened), [1; 3]);
+    assert_eq!(all.map(|recorder| recorder.seen_method("tools/list").len()), [1; 4]);
 }

@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{refused, text_of};
+use super::{
+    input::{asking, call, capabilities, converse, form, holding, request},
+    refused, text_of,
+};
 use crate::harness::{
     gateway::{Gateway, Setup},
     issuer::Issuer,
@@ -166,6 +169,70 @@ fn an_upstream_that_is_not_there_was_not_called() {
         gateway.recorded("outcome", calls).pop()
     });
     assert_eq!(last["result"]["ending"], "not_forwarded");
+}
+
+/// Each credential that the issuer gave is in the journal, also of a call's second round; and none is asked for where the
+/// call is refused.
+#[test]
+fn every_minted_credential_is_on_record() {
+    let issuer = Issuer::scripted(|seen| {
+        let token = format!("minted-{}", uuid::Uuid::new_v4());
+        let life = json!({ "access_token": token, "token_type": "Bearer", "expires_in": 1,
+            "issued_token_type": "urn:ietf:params:oauth:token-type:access_token" });
+        seen.field("subject_token").map(|_| Reply::json(200, &life))
+    });
+    let recorder = asking();
+    let (gateway, client) = behind("minted", &issuer, &recorder);
+    let session = client.initialize_with(&capabilities());
+    let answer = |_: &Value| {
+        std::thread::sleep(Duration::from_millis(1_100)); // no credential is used beyond its time
+        Some(json!({ "result": { "action": "accept", "content": { "name": "Ada" } } }))
+    };
+    let (_asked, done) = converse(&session, &json!({ "name": "echo" }), answer);
+    assert_eq!(done["result"]["content"][0]["text"], "hello Ada");
+    assert_eq!((exchanges(&issuer), gateway.recorded("grant", 2).len()), (2, 2));
+
+    let upstream = holding(vec![request(json!(7), "elicitation/create", form())]);
+    let (gateway, client) = behind("unminted", &issuer, &upstream);
+    let asked = call(&client, &capabilities(), json!({})).json();
+    let key = asked["result"]["inputRequests"].as_object().unwrap().keys().next().unwrap().clone();
+    let answers = json!({ key.as_str(): { "action": "decline" } });
+    let retry = json!({ "inputResponses": answers, "requestState": asked["result"]["requestState"] });
+    assert_eq!(call(&client, &capabilities(), retry.clone()).json()["result"]["resultType"], "complete");
+    std::thread::sleep(Duration::from_millis(1_100));
+    let minted = exchanges(&issuer);
+    assert_eq!(refused(&call(&client, &capabilities(), retry)).2, "request_state_used");
+    assert_eq!(exchanges(&issuer), minted);
+    drop(gateway);
+}
+
+/// The upstream said that it awaits the call once more, and has seen it by then.
+#[test]
+fn what_fails_after_the_call_was_sent_is_not_to_be_tried_again() {
+    let away = Arc::new(Mutex::new(false));
+    let (issuers, upstreams) = (Arc::clone(&away), Arc::clone(&away));
+    let issuer = Issuer::scripted(move |seen| {
+        (seen.field("subject_token").is_some() && *issuers.lock()).then(|| Reply::status(503))
+    });
+    let recorder = Recorder::scripted(Era::Modern, move |seen| match seen.rpc_method().as_str() {
+        "tools/call" if seen.json()["params"]["inputResponses"].is_null() => {
+            let asks = json!({ "who": { "method": "elicitation/create", "params": form() } });
+            Some(Reply::result(seen, &json!({ "resultType": "input_required", "inputRequests": asks })))
+        }
+        "tools/call" => {
+            *upstreams.lock() = true;
+            Some(Reply::status(401))
+        }
+        _ => None,
+    });
+    let (gateway, client) = behind("sent", &issuer, &recorder);
+    let session = client.initialize_with(&capabilities());
+    let answer = |_: &Value| Some(json!({ "result": { "action": "decline" } }));
+    let (_asked, ended) = converse(&session, &json!({ "name": "echo" }), answer);
+    assert_eq!(ended["error"]["code"], 50210, "{ended}");
+    assert_eq!(ended["error"]["data"]["code"], "outcome_unknown");
+    assert_eq!(ended["error"]["data"]["retryable"], false);
+    assert_eq!(gateway.recorded("outcome", 1)[0]["result"]["ending"], "failed");
 }
 
 fn exchanges(issuer: &Issuer) -> usize {

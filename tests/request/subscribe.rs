@@ -6,9 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     refused,
 };
 use crate::harness::{
-    gateway::{Gateway, Setup},
+    gateway::{ALLOW_ALL, Gateway, Setup},
     issuer::Issuer,
     place,
     recorder::{Era, Recorder, Reply, Seen, Step},
@@ -226,6 +227,32 @@ fn a_legacy_client_subscribes_and_is_told_on_its_stream() {
     }
 }
 
+/// What a session waits for is told on the newest of its streams, also where it came when another was that.
+#[test]
+fn a_stream_that_is_over_takes_nothing_from_the_next() {
+    let issuer = Issuer::good();
+    let watched = Watched::new(Era::Modern);
+    let gateway = behind("watch-newest", &issuer, &watched);
+    let session = gateway.client_of(Some("up"), &issuer, "alice").initialize();
+    session.request("resources/subscribe", &json!({ "uri": "file:///a" }));
+    let mut before = session.stream();
+    assert_eq!(before.head().status, 200);
+    // A machine that is busy may be too slow for it a few times.
+    let told_on_the_next = (0..4).any(|_| {
+        watched.change();
+        std::thread::sleep(Duration::from_millis(100));
+        let mut next = session.stream();
+        assert_eq!(next.head().status, 200);
+        let late = before.event().is_some();
+        if !late {
+            updated(&next.event().unwrap());
+        }
+        before = next;
+        !late
+    });
+    assert!(told_on_the_next);
+}
+
 /// Two listeners of one caller are one conversation with the upstream; it goes on until both have left.
 #[test]
 fn listeners_of_one_caller_share_and_those_of_two_do_not() {
@@ -312,6 +339,134 @@ fn nobody_watches_what_policy_does_not_let_them_watch() {
     assert_eq!(gateway.recorded("listen_end", 1)[0]["listened"]["reason"], "withdrawn");
 }
 
+/// Of what other rules take away, the upstream is not asked any more either, though the session goes on wanting it; and it
+/// is again where they give it back.
+#[test]
+fn what_policy_takes_away_is_asked_of_no_upstream() {
+    let issuer = Issuer::good();
+    for era in [Era::Modern, Era::Legacy] {
+        let watched = Watched::new(era);
+        let gateway = behind("watch-withdrawn", &issuer, &watched);
+        let session = gateway.client_of(Some("up"), &issuer, "alice").initialize();
+        for uri in ["file:///a", "file:///b"] {
+            assert_eq!(session.request("resources/subscribe", &json!({ "uri": uri })).json()["result"], json!({}));
+        }
+        let asked = |expect: &[&str]| match era {
+            Era::Modern => watched.sets().last() == Some(&json!(expect)),
+            Era::Legacy => {
+                let count = |method: &str| watched.asked(method).iter().filter(|uri| *uri == "file:///b").count();
+                (count("resources/subscribe") > count("resources/unsubscribe")) == expect.contains(&"file:///b")
+            }
+        };
+        let file = gateway.setup().folder().join("policies/allow.cedar");
+        let less = "@id(\"less\")\nforbid (principal, action, resource) when { action == Action::\"resources/subscribe\" && context.input.uri == \"file:///b\" };\n";
+        for (policy, expect) in
+            [(format!("{ALLOW_ALL}{less}"), &["file:///a"][..]), (ALLOW_ALL.to_owned(), &["file:///a", "file:///b"])]
+        {
+            std::fs::write(&file, policy).unwrap();
+            place::wait_for("the upstream is asked for what may be asked", PATIENCE, || asked(expect).then_some(()));
+        }
+        std::fs::write(&file, "// nothing\n").unwrap();
+        if era == Era::Legacy {
+            place::wait_for("for nothing", PATIENCE, || {
+                (watched.asked("resources/unsubscribe").len() == 3).then_some(())
+            });
+        }
+    }
+}
+
+/// An upstream that takes back its word at once is asked again more and more slowly.
+#[test]
+fn a_conversation_that_does_not_last_is_taken_up_more_slowly() {
+    let issuer = Issuer::good();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let (shared, counter) = (Arc::clone(&opened), Arc::new(AtomicUsize::new(0)));
+    let recorder = Recorder::scripted(Era::Modern, move |seen| {
+        let uris = seen.json()["params"]["notifications"]["resourceSubscriptions"].clone();
+        if !uris.is_array() {
+            return answer(Era::Modern, seen, &counter);
+        }
+        shared.fetch_add(1, Ordering::AcqRel);
+        let params = json!({ "notifications": { "resourceSubscriptions": uris } });
+        let method = "notifications/subscriptions/acknowledged";
+        Some(Reply::stream().event(&json!({ "jsonrpc": "2.0", "method": method, "params": params })))
+    });
+    let gateway = Setup::usual("watch-brief", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let began = Instant::now();
+    let mut connection = alice.listen(&json!(1), &json!({ "resourceSubscriptions": ["file:///b"] }));
+    listening(&mut connection);
+    place::wait_for("it is asked again", PATIENCE, || (opened.load(Ordering::Acquire) >= 4).then_some(()));
+    assert!(began.elapsed() > Duration::from_secs(4), "four times within {:?}", began.elapsed());
+}
+
+/// A credential for a conversation is written down like that for a call, whoever it is that mints it.
+#[test]
+fn a_credential_that_is_minted_to_watch_is_written_down() {
+    let issuer = Issuer::good();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let (shared, counter) = (Arc::clone(&opened), Arc::new(AtomicUsize::new(0)));
+    let recorder = Recorder::scripted(Era::Modern, move |seen| {
+        let uris = seen.json()["params"]["notifications"]["resourceSubscriptions"].clone();
+        let params = json!({ "notifications": { "resourceSubscriptions": uris } });
+        let method = "notifications/subscriptions/acknowledged";
+        match uris.is_array().then(|| shared.fetch_add(1, Ordering::AcqRel)) {
+            Some(0) => Some(Reply::stream().event(&json!({ "jsonrpc": "2.0", "method": method, "params": params }))),
+            Some(1) => Some(Reply::status(401)),
+            Some(_) | None => answer(Era::Modern, seen, &counter),
+        }
+    });
+    let setup = Setup::usual("watch-minted", &issuer);
+    let gateway = setup.exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.call\"").start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let session = alice.initialize();
+    assert_eq!(session.request("resources/subscribe", &json!({ "uri": "file:///a" })).json()["result"], json!({}));
+    let minted = gateway.recorded("grant", 2);
+    assert_ne!(minted[0]["grant"]["token_digest"], minted[1]["grant"]["token_digest"], "{minted:?}");
+}
+
+/// A client that goes away without a word leaves nothing behind: not at the upstream, and no call without its outcome.
+#[test]
+fn what_a_client_watched_that_is_gone_is_watched_no_longer() {
+    let issuer = Issuer::good();
+    let watched = Watched::new(Era::Legacy);
+    let setup = Setup::usual("watch-left", &issuer).section("[limits]\nsession_idle_ms = 1000");
+    let gateway = setup.open_upstream("up", &watched.recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let session = alice.initialize();
+    assert_eq!(session.request("resources/subscribe", &json!({ "uri": "file:///a" })).json()["result"], json!({}));
+    place::wait_for("the upstream is told", PATIENCE, || {
+        (watched.asked("resources/unsubscribe") == ["file:///a"]).then_some(())
+    });
+    assert_eq!(gateway.recorded("outcome", 1)[0]["result"]["ending"], "ok");
+}
+
+/// A subscription lasts; a call is under way only until it is made.
+#[test]
+fn what_is_watched_is_no_call_in_flight() {
+    let issuer = Issuer::good();
+    let ceiling = "[[ceilings]]\nname = \"few\"\nper = [\"user\"]\nin_flight = 2\n";
+    let watched = Watched::new(Era::Modern);
+    let setup = Setup::usual("watch-in-flight", &issuer).policy("ceilings.toml", ceiling);
+    let gateway = setup.open_upstream("up", &watched.recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let session = alice.initialize();
+    for uri in ["file:///a", "file:///b", "file:///c", "file:///mute", "file:///d"] {
+        let answer = session.request("resources/subscribe", &json!({ "uri": uri }));
+        assert_eq!(answer.json().get("result").is_some(), uri != "file:///mute", "{uri}: {}", answer.text());
+    }
+    let filter = json!({ "resourceSubscriptions": ["file:///a", "file:///b"] });
+    let listened: Vec<_> = (0..3)
+        .map(|_| {
+            let mut connection = alice.listen(&json!(1), &filter);
+            assert_eq!(listening(&mut connection)["params"]["notifications"], filter);
+            connection
+        })
+        .collect();
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    drop(listened);
+}
+
 /// An upstream that does not offer it is not asked.
 #[test]
 fn an_upstream_without_subscriptions_is_not_asked() {
@@ -341,4 +496,57 @@ fn an_upstream_without_subscriptions_is_not_asked() {
         assert_eq!(connection.event().unwrap()["result"]["resultType"], "complete");
         assert!(recorder.seen_method("resources/subscribe").is_empty());
     }
+}
+
+/// A conversation may go on under an older token of the same person, which says nothing of the newer one.
+#[test]
+fn a_uri_that_holds_the_callers_credential_is_not_watched() {
+    let issuer = Issuer::good();
+    for era in [Era::Modern, Era::Legacy] {
+        let watched = Watched::new(era);
+        let gateway = behind("watch-leak", &issuer, &watched);
+        let endpoint = gateway.endpoint(Some("up"));
+        let session = gateway.client_of(Some("up"), &issuer, "alice").initialize();
+        let done = session.request("resources/subscribe", &json!({ "uri": "file:///a" }));
+        assert_eq!(done.status(), 200, "{}", done.text());
+        let mut claims = issuer.claims("alice", &endpoint);
+        claims["exp"] = json!(claims["exp"].as_u64().unwrap() - 60);
+        let token = issuer.sign(&claims);
+        let params = json!({ "uri": format!("file:///{token}") });
+        let body = json!({ "jsonrpc": "2.0", "id": 2, "method": "resources/subscribe", "params": params }).to_string();
+        let answer = gateway.client(Some("up")).token(&token).post(&session.headers(), body.as_bytes());
+        assert_eq!(refused(&answer).2, "credential_leak", "{era:?}");
+        assert!(!watched.recorder.saw_text(&token), "{era:?}");
+    }
+}
+
+/// A server that knows a caller's token, wherever from, does not get it back as the name of its session.
+#[test]
+fn a_session_whose_name_is_the_callers_credential_is_not_listened_to() {
+    let issuer = Issuer::good();
+    let known = Arc::new(Mutex::new(None::<String>));
+    let (shared, counter) = (Arc::clone(&known), Arc::new(AtomicUsize::new(0)));
+    let recorder = Recorder::scripted(Era::Legacy, move |seen| {
+        match (seen.rpc_method().as_str(), seen.method.as_str()) {
+            ("initialize", _) if shared.lock().is_some() => {
+                let capabilities = json!({ "tools": {}, "resources": { "subscribe": true } });
+                let result = json!({
+                    "protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": { "name": "recorder", "version": "1" },
+                });
+                Some(Reply::result(seen, &result).header("mcp-session-id", shared.lock().as_deref().unwrap()))
+            }
+            ("notifications/initialized", _) => Some(Reply::status(202)),
+            _ => answer(Era::Legacy, seen, &counter),
+        }
+    });
+    let gateway = Setup::usual("watch-session", &issuer).open_upstream("up", &recorder.url()).start();
+    let endpoint = gateway.endpoint(Some("up"));
+    gateway.client_of(Some("up"), &issuer, "bob").awaiting("echo");
+    let token = issuer.token("alice", &endpoint);
+    *known.lock() = Some(token.clone());
+    let session = gateway.client(Some("up")).token(&token).initialize();
+    let done = session.request("resources/subscribe", &json!({ "uri": "file:///a" }));
+    assert_eq!(refused(&done).2, "credential_leak");
+    let listened = |seen: &Seen| seen.method == "GET" && seen.header("mcp-session-id") == Some(&*token);
+    assert!(!recorder.seen().iter().any(listened));
 }

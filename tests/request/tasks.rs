@@ -49,7 +49,8 @@ fn state(status: &str, more: Value) -> Value {
     state
 }
 
-/// A modern upstream whose calls become the task `raw-1`; `states` says what its nth `tasks/get` finds.
+/// A modern upstream whose calls become the task `raw-1`; `states` says what its nth `tasks/get` finds: without one it
+/// is overloaded.
 fn upstream(ttl_ms: u64, states: impl Fn(usize) -> Value + Send + Sync + 'static) -> Recorder {
     let asked = AtomicUsize::new(0);
     Recorder::scripted(Era::Modern, move |seen| {
@@ -79,7 +80,10 @@ fn upstream(ttl_ms: u64, states: impl Fn(usize) -> Value + Send + Sync + 'static
             {
                 Some(Reply::error(seen, 200, -32602, "Task not found"))
             }
-            "tasks/get" => Some(Reply::result(seen, &states(asked.fetch_add(1, Ordering::AcqRel)))),
+            "tasks/get" => {
+                let state = states(asked.fetch_add(1, Ordering::AcqRel));
+                Some(if state.is_null() { Reply::status(503) } else { Reply::result(seen, &state) })
+            }
             "tasks/update" | "tasks/cancel" => Some(Reply::result(seen, &json!({ "resultType": "complete" }))),
             _ => None,
         }
@@ -281,6 +285,32 @@ fn a_client_that_goes_away_cancels_the_task_that_it_does_not_know() {
     });
 }
 
+/// What is short as text may be long in the form in which it is sealed.
+#[test]
+fn a_task_whose_id_cannot_be_carried_is_cancelled() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| match seen.rpc_method().as_str() {
+        "server/discover" => Some(Reply::result(
+            seen,
+            &json!({
+                "resultType": "complete", "supportedVersions": ["2026-07-28"], "ttlMs": 60_000, "cacheScope": "private",
+                "capabilities": { "tools": {}, "extensions": { EXTENSION: {} } },
+            }),
+        )),
+        "tools/call" => {
+            Some(Reply::result(seen, &state("working", json!({ "resultType": "task", "taskId": "\u{1}".repeat(400) }))))
+        }
+        _ => None,
+    });
+    let gateway = start("tasks-long-id", &issuer, &recorder);
+    let client = gateway.client_of(Some("up"), &issuer, "alice");
+    let refused = call(&client, &knowing(), json!({ "arguments": {} })).json();
+    assert_eq!(refused["error"]["data"]["code"], "upstream_invalid", "{refused}");
+    let cancelled =
+        place::wait_for("tasks/cancel", Duration::from_secs(10), || recorder.seen_method("tasks/cancel").pop());
+    assert_eq!(cancelled.json()["params"]["taskId"], "\u{1}".repeat(400));
+}
+
 #[test]
 fn a_task_that_takes_longer_than_the_tool_may_is_cancelled() {
     let (issuer, recorder) = (Issuer::good(), lasting(60_000));
@@ -305,6 +335,29 @@ fn a_task_that_shows_signs_of_life_may_take_longer() {
     let gateway = Setup::usual("tasks-alive", &issuer).upstream("up", &recorder.url(), lines).start();
     let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     assert_eq!(text(&client.call("echo", &json!({})).json()), "hello Ada");
+}
+
+/// The second and the third time it is asked, the upstream is overloaded; a task is given up at the fourth in a row.
+#[test]
+fn an_upstream_may_fail_a_few_times_to_say_how_far_a_task_is() {
+    for (failures, code) in [(3, None), (4, Some("upstream_invalid"))] {
+        let recorder = upstream(60_000, move |nth| match nth {
+            0 => state("working", json!({})),
+            nth if nth <= failures => Value::Null,
+            _ => done(),
+        });
+        let issuer = Issuer::good();
+        let gateway = start(&format!("tasks-flaky-{failures}"), &issuer, &recorder);
+        let client = gateway.client_of(Some("up"), &issuer, "alice");
+        let answer = client.call("echo", &json!({})).messages().pop().unwrap();
+        assert_eq!(answer["error"]["data"]["code"].as_str(), code, "{answer}");
+        if code.is_none() {
+            assert_eq!(text(&answer), "hello Ada");
+        }
+        place::wait_for("tasks/cancel", Duration::from_secs(10), || {
+            (recorder.seen_method("tasks/cancel").len() == usize::from(code.is_some())).then_some(())
+        });
+    }
 }
 
 #[test]
@@ -457,6 +510,32 @@ fn a_tool_that_is_a_task_of_2025_only_is_called_as_any_other() {
     );
     assert!(recorder.seen_method("tasks/cancel").is_empty());
     assert_eq!(endings(&gateway, 4), ["ok", "ok", "ok", "ok"]);
+}
+
+/// The server says of the tool that it is a task only, and offers no tasks: it was asked for none.
+#[test]
+fn a_result_with_a_task_that_nobody_asked_for_is_a_result() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Legacy, |seen| match seen.rpc_method().as_str() {
+        "tools/list" => {
+            let mut tools = tools();
+            tools[0]["execution"] = json!({ "taskSupport": "required" });
+            Some(Reply::result(seen, &json!({ "tools": tools })))
+        }
+        "tools/call" => Some(Reply::result(
+            seen,
+            &json!({
+                "content": [{ "type": "text", "text": "done" }],
+                "task": { "taskId": "raw-1", "status": "working", "ttl": 60_000, "createdAt": "2026-11-21T10:00:00Z", "lastUpdatedAt": "2026-11-21T10:00:00Z" },
+            }),
+        )),
+        _ => None,
+    });
+    let gateway = start("tasks-unasked", &issuer, &recorder);
+    let client = gateway.client_of(Some("up"), &issuer, "alice");
+    assert_eq!(text(&client.call("echo", &json!({})).json()), "done");
+    assert!(recorder.seen_method("tools/call")[0].json()["params"]["task"].is_null());
+    assert!(recorder.seen_method("tasks/result").is_empty());
 }
 
 #[test]

@@ -38,6 +38,7 @@ use crate::{
     config::{Audit, Durability},
     random,
     refusal::Refusal,
+    state::Taken,
 };
 
 /// The proof that a call's record is durable. Only [`Journal::commit`] makes one, and whoever forwards takes it by value.
@@ -56,7 +57,7 @@ use crate::{
 pub struct Receipt {
     id: Uuid,
     /// What the ceilings gave is held until the call ends, because the receipt is.
-    _admission: Admission,
+    admission: Admission,
 }
 
 impl Receipt {
@@ -64,6 +65,11 @@ impl Receipt {
     #[must_use]
     pub const fn id(&self) -> Uuid {
         self.id
+    }
+
+    /// Hands the slots over that the call holds, where its receipt outlives it: a subscription is made, and stays.
+    pub fn hand_over(&mut self) -> Taken {
+        self.admission.hand_over()
     }
 }
 
@@ -82,7 +88,7 @@ impl<W: Future<Output = Result<(), Refusal>>> Committing<W> {
     /// [`Refusal::AuditUnavailable`]; the admission is given back.
     pub async fn receipt(self, admission: Admission) -> Result<Receipt, Refusal> {
         self.written.await?;
-        Ok(Receipt { id: self.id, _admission: admission })
+        Ok(Receipt { id: self.id, admission })
     }
 }
 

@@ -763,6 +763,8 @@ pub struct Listen<'a> {
     pub resources: u64,
     /// The digest of the policy set, in hex.
     pub policy_set: &'a str,
+    /// The event after which the answer of a call goes on, where that is all that they are told: this has no end of its own.
+    pub resumed: Option<&'a str>,
 }
 
 impl Record for Listen<'_> {
@@ -780,6 +782,7 @@ impl Fill for Listen<'_> {
             json.names("topics", self.topics.iter().copied());
             json.number("resources", self.resources);
             json.name("policy_set", self.policy_set);
+            json.name_if("resumed", self.resumed);
         });
     }
 }

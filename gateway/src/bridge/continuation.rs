@@ -2,7 +2,7 @@
 //!
 //! What a modern client carries from an `input_required` to its retry, sealed so that it can neither be read nor changed
 //! (RS-31, spec §3.8): for whom, for which request, until when, which answers are expected, and where they go. It is
-//! bound to the principal, to the upstream, and to the request's method and parameters.
+//! bound to the principal, to the endpoint, to the upstream, and to the request's method and parameters.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{clock::Timestamp, refusal::Refusal, state::Sealer};
+use crate::{clock::Timestamp, config::Endpoint, refusal::Refusal, state::Sealer};
 
 /// What goes on when the client comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,8 @@ pub enum To {
 pub struct Binding<'a> {
     /// `Identity::principal`.
     pub principal: &'a [u8; 32],
+    /// The endpoint of the request.
+    pub endpoint: &'a Endpoint,
     /// The upstream's id.
     pub upstream: &'a str,
     /// `Call::repeated`.
@@ -70,7 +72,7 @@ impl Binding<'_> {
     }
 
     fn request(&self) -> String {
-        let named = [self.upstream.as_bytes(), b"\n", self.request].concat();
+        let named = [self.endpoint.path().as_bytes(), b"\n", self.upstream.as_bytes(), b"\n", self.request].concat();
         URL_SAFE_NO_PAD.encode(digest(&SHA256, &named))
     }
 }
@@ -137,17 +139,23 @@ mod tests {
     use uuid::Uuid;
 
     use super::{Binding, Continuation, To};
-    use crate::{clock::Timestamp, config::State, refusal::Refusal, state::Sealer};
+    use crate::{
+        clock::Timestamp,
+        config::{Endpoint, State, UpstreamId},
+        refusal::Refusal,
+        state::Sealer,
+    };
 
     fn continuation() -> Continuation {
         let asked = vec![("name".to_owned(), "form".to_owned())];
         Continuation { call: Uuid::nil(), round: 1, asked, to: To::Upstream(Some(r#""a\u0062""#.to_owned())) }
     }
 
-    const BINDING: Binding<'_> = Binding { principal: &[1; 32], upstream: "crm", request: b"tools/call" };
+    const BINDING: Binding<'_> =
+        Binding { principal: &[1; 32], endpoint: &Endpoint::Federated, upstream: "crm", request: b"tools/call" };
 
     #[test]
-    fn a_state_is_good_for_its_principal_its_request_and_its_time_only() {
+    fn a_state_is_good_for_its_principal_its_endpoint_its_request_and_its_time_only() {
         let (sealer, now) = (Sealer::new(&State::default()).unwrap(), Timestamp::from_unix_seconds(1_000));
         let text = continuation().seal(&sealer, &BINDING, now, Duration::from_secs(3_600)).unwrap();
         let open = |binding: Binding<'_>, seconds| {
@@ -161,6 +169,8 @@ mod tests {
             code(open(Binding { upstream: "cr", request: b"m\ntools/call", ..BINDING }, 1)),
             "request_state_mismatch"
         );
+        let own = Endpoint::Upstream(UpstreamId::parse("crm").unwrap());
+        assert_eq!(code(open(Binding { endpoint: &own, ..BINDING }, 1)), "request_state_mismatch");
         assert_eq!(code(open(Binding { upstream: "notes", ..BINDING }, 1)), "request_state_mismatch");
         assert_eq!(code(open(Binding { request: b"tools/list", ..BINDING }, 1)), "request_state_mismatch");
     }

@@ -27,6 +27,8 @@ pub struct Holds<T> {
 struct Seats<T> {
     by_id: HashMap<Uuid, Seat<T>>,
     by_principal: HashMap<[u8; 32], usize>,
+    /// Nobody comes back to a gateway that ends.
+    drained: bool,
 }
 
 #[derive(Debug)]
@@ -35,19 +37,26 @@ struct Seat<T> {
     door: Option<oneshot::Sender<T>>,
 }
 
+impl<T> Seat<T> {
+    /// Whether its call waits or has waited: the room is taken before anybody knows whether it comes to that.
+    const fn is_held(&self) -> bool {
+        self.round > 0
+    }
+}
+
 impl<T> Holds<T> {
     /// No holds yet, at most `limits.holds_max`, and for one principal a share of them.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
         Self {
-            seats: Mutex::new(Seats { by_id: HashMap::new(), by_principal: HashMap::new() }),
+            seats: Mutex::new(Seats { by_id: HashMap::new(), by_principal: HashMap::new(), drained: false }),
             spent: Cache::new(limits.holds_max),
             max: limits.holds_max,
             share: limits.holds_max.div_ceil(super::SHARES),
         }
     }
 
-    /// A place for one more call.
+    /// A place for one more call that may have to be held.
     ///
     /// # Errors
     /// [`Refusal::Overloaded`] where there is none, in all or for this principal.
@@ -63,8 +72,16 @@ impl<T> Holds<T> {
         *own = own.saturating_add(1);
         let id = Uuid::new_v4();
         seats.by_id.insert(id, Seat { round: 0, door: None });
-        metrics().holds.increment();
         Ok(Place { holds: Arc::clone(self), id, principal, continued: false })
+    }
+
+    /// Ends every hold, and each that would begin: who waits at a door finds it closed.
+    pub fn drain(&self) {
+        let mut seats = self.seats.lock();
+        seats.drained = true;
+        for seat in seats.by_id.values_mut() {
+            seat.door = None;
+        }
     }
 
     /// Takes the one chance to continue `round` of the hold `id`; it is given back where the claim is dropped.
@@ -99,12 +116,17 @@ impl<T> Place<T> {
         self.id
     }
 
-    /// Opens the hold for the request that continues `round`.
+    /// Opens the hold for the request that continues `round`, from 1.
     #[must_use]
     pub fn open(&self, round: u32) -> oneshot::Receiver<T> {
         let (door, arrives) = oneshot::channel();
-        if let Some(seat) = self.holds.seats.lock().by_id.get_mut(&self.id) {
-            *seat = Seat { round, door: Some(door) };
+        let mut seats = self.holds.seats.lock();
+        let door = (!seats.drained).then_some(door);
+        if let Some(seat) = seats.by_id.get_mut(&self.id) {
+            if !seat.is_held() {
+                metrics().holds.increment();
+            }
+            *seat = Seat { round, door };
         }
         arrives
     }
@@ -121,14 +143,15 @@ impl<T> Drop for Place<T> {
             self.holds.spent.insert(self.id, ());
         }
         let mut seats = self.holds.seats.lock();
-        let _seat = seats.by_id.remove(&self.id);
+        if seats.by_id.remove(&self.id).is_some_and(|seat| seat.is_held()) {
+            metrics().holds.decrement();
+        }
         if let Some(own) = seats.by_principal.get_mut(&self.principal) {
             *own = own.saturating_sub(1);
             if *own == 0 {
                 seats.by_principal.remove(&self.principal);
             }
         }
-        metrics().holds.decrement();
     }
 }
 
@@ -155,8 +178,11 @@ impl<T> Claim<T> {
 
 impl<T> Drop for Claim<T> {
     fn drop(&mut self) {
-        if let Some(door) = self.door.take()
-            && let Some(seat) = self.holds.seats.lock().by_id.get_mut(&self.id)
+        let Some(door) = self.door.take() else { return };
+        let mut seats = self.holds.seats.lock();
+        let drained = seats.drained;
+        if let Some(seat) = seats.by_id.get_mut(&self.id)
+            && !drained
         {
             seat.door = Some(door);
         }
@@ -169,12 +195,13 @@ mod tests {
 
     use parking_lot::Mutex;
     use quick_cache::sync::Cache;
+    use tokio::sync::oneshot::error::TryRecvError;
 
     use super::{Holds, Seats};
     use crate::refusal::Refusal;
 
     fn holds(max: usize, share: usize) -> Arc<Holds<u8>> {
-        let seats = Mutex::new(Seats { by_id: HashMap::new(), by_principal: HashMap::new() });
+        let seats = Mutex::new(Seats { by_id: HashMap::new(), by_principal: HashMap::new(), drained: false });
         Arc::new(Holds { seats, spent: Cache::new(16), max, share })
     }
 
@@ -200,6 +227,20 @@ mod tests {
         let id = lost.id();
         drop(lost);
         assert_eq!(code(holds.claim(id, 0)), Some("continuation_lost"));
+    }
+
+    #[test]
+    fn a_drain_closes_every_door() {
+        let holds = holds(4, 4);
+        let (place, claimed) = (holds.place([1; 32]).unwrap(), holds.place([1; 32]).unwrap());
+        let (mut arrives, mut comes) = (place.open(1), claimed.open(1));
+        let claim = holds.claim(claimed.id(), 1).unwrap();
+        holds.drain();
+        assert_eq!(arrives.try_recv(), Err(TryRecvError::Closed));
+        assert_eq!(comes.try_recv(), Err(TryRecvError::Empty), "who is let in already gets in");
+        drop(claim);
+        assert_eq!(comes.try_recv(), Err(TryRecvError::Closed));
+        assert_eq!(place.open(2).try_recv(), Err(TryRecvError::Closed));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod asks;
 mod continuation;
 mod holds;
+mod queue;
 mod replay;
 mod subscriptions;
 mod task;
@@ -30,8 +31,9 @@ use bytes::Bytes;
 pub use continuation::{Binding, Continuation, ROUNDS_MAX, To};
 pub use holds::{Claim, Holds, Place};
 use parking_lot::Mutex;
+pub use queue::Queue;
 use quick_cache::sync::Cache;
-use replay::Replay;
+use replay::{Replay, Room};
 pub use subscriptions::{Sink, Subject, Subscription, Subscriptions, Watching};
 pub use task::{Owner, TaskId};
 use tokio::sync::{Notify, mpsc, watch};
@@ -51,11 +53,19 @@ use crate::{
 pub struct Sessions {
     open: Cache<String, Arc<Session>>,
     idle: Duration,
-    /// The ids that each principal was given, oldest first; some may have ended since.
-    given: Mutex<HashMap<[u8; 32], VecDeque<String>>>,
+    given: Mutex<HashMap<[u8; 32], Given>>,
     share: usize,
     principals_max: usize,
     /// Bytes of events that all sessions keep.
+    kept: Arc<AtomicUsize>,
+}
+
+/// What one principal was given.
+#[derive(Debug, Default)]
+struct Given {
+    /// The ids of their sessions, oldest first; some may have ended since.
+    ids: VecDeque<String>,
+    /// Bytes of events that their sessions keep, which all have a hand on this.
     kept: Arc<AtomicUsize>,
 }
 
@@ -139,7 +149,7 @@ impl Sessions {
             asks: Arc::default(),
             log_level: Mutex::new(None),
             streams: watch::Sender::new(0),
-            replay: Replay::new(Arc::clone(&self.kept)),
+            replay: Replay::new(self.room(opening.principal)),
             subscriptions: Mutex::new(HashMap::new()),
             sink: Arc::default(),
         });
@@ -153,14 +163,20 @@ impl Sessions {
         Ok(session)
     }
 
+    /// Where the events of one more session of `principal` are counted.
+    fn room(&self, principal: [u8; 32]) -> Room {
+        let mut given = self.given.lock();
+        if given.len() >= self.principals_max && !given.contains_key(&principal) {
+            given.retain(|_principal, given| Arc::strong_count(&given.kept) > 1);
+        }
+        Room::new(Arc::clone(&given.entry(principal).or_default().kept), Arc::clone(&self.kept))
+    }
+
     /// Notes whose `session` is; the id of the oldest that its principal has where that is one too many.
     fn beyond_share(&self, session: &Session) -> Option<String> {
         let mut given = self.given.lock();
         let lives = |id: &String| self.open.contains_key(id);
-        if given.len() >= self.principals_max && !given.contains_key(&session.principal) {
-            given.retain(|_principal, ids| ids.iter().any(lives));
-        }
-        let ids = given.entry(session.principal).or_default();
+        let ids = &mut given.entry(session.principal).or_default().ids;
         ids.push_back(session.id.clone());
         if ids.len() > self.share {
             ids.retain(lives);
@@ -183,13 +199,26 @@ impl Sessions {
         if session.principal != *principal || session.endpoint != *endpoint {
             return Err(Refusal::SessionUnknown);
         }
-        let used_at = Timestamp::from_unix_ms(session.used_at.swap(now.unix_ms(), Ordering::Relaxed));
-        // Whoever listens is there, also where they ask for nothing; and so is who waits for an answer, or owes one.
-        if now.since(used_at) > self.idle && session.streams.receiver_count() == 0 && session.calls.lock().is_empty() {
-            let _gone = self.open.remove(id);
+        if session.is_idle(now, self.idle) {
+            self.end(&session);
             return Err(Refusal::SessionUnknown);
         }
+        session.is_used(now);
         Ok(session)
+    }
+
+    /// Ends the sessions that their clients have left without a word, with what is held for them, and forgets what nobody
+    /// will come back for. Says how long that is good for.
+    pub fn sweep(&self, now: Timestamp) -> Duration {
+        for (_id, session) in self.open.iter() {
+            if session.is_idle(now, self.idle) {
+                self.end(&session);
+            } else {
+                session.replay.forget(now);
+            }
+        }
+        self.given.lock().retain(|_principal, given| Arc::strong_count(&given.kept) > 1);
+        self.idle.min(SWEPT_EVERY)
     }
 
     /// Ends a session, its stream, and what it has under way (RL-04).
@@ -298,10 +327,10 @@ impl Session {
     /// The events of an answer under ids, kept so that a client which loses the stream can come back to it (RL-08).
     #[must_use]
     pub fn carry(self: &Arc<Self>, from: mpsc::Receiver<Bytes>) -> mpsc::Receiver<Bytes> {
-        let (to, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+        let (to, to_body) = Queue::new();
         let stream = self.replay.open();
-        // The channel is new: there is room in it.
-        drop(self.priming(stream).map(|event| to.try_send(event)));
+        // It is new: there is room in it.
+        self.priming(stream).into_iter().for_each(|event| to.offer(event));
         let session = Arc::clone(self);
         tasks::background(async move { session.replay.carry(stream, from, to).await });
         to_body
@@ -318,6 +347,12 @@ impl Session {
     #[must_use]
     fn priming(&self, stream: u64) -> Option<Bytes> {
         (self.version >= PRIMING_SINCE).then(|| sse::priming(&replay::id(stream, 0)))
+    }
+
+    /// Whoever listens is there, also where they ask for nothing; and so is who waits for an answer, or owes one.
+    fn is_idle(&self, now: Timestamp, idle: Duration) -> bool {
+        let used_at = Timestamp::from_unix_ms(self.used_at.load(Ordering::Relaxed));
+        now.since(used_at) > idle && self.streams.receiver_count() == 0 && self.calls.lock().is_empty()
     }
 
     fn is_used(&self, now: Timestamp) {
@@ -423,11 +458,11 @@ const PRIMING_SINCE: &str = "2025-11-25";
 /// Resources that one session may watch.
 const SUBSCRIPTIONS_MAX: usize = 64;
 
-/// Events that may wait for a client that reads slowly.
-const EVENTS_WAITING_MAX: usize = 16;
-
 /// As much of a claim as the journal writes down.
 const CLAIM_BYTES_MAX: usize = 256;
+
+/// However long a session may be idle.
+const SWEPT_EVERY: Duration = Duration::from_secs(60);
 
 /// Calls that one session may have under way.
 const CALLS_MAX: usize = 256;
@@ -497,6 +532,28 @@ mod tests {
             sessions.find(&session.id, &[1; 32], &Endpoint::Federated, later).unwrap_err(),
             Refusal::SessionUnknown
         );
+    }
+
+    #[test]
+    fn a_session_that_nobody_comes_back_to_ends_by_itself() {
+        let (sessions, now) = (sessions(), Timestamp::from_unix_seconds(1_000));
+        let left = std::sync::Arc::downgrade(&sessions.begin(opening(), now).unwrap());
+        let (listening, waiting) = (sessions.begin(opening(), now).unwrap(), sessions.begin(opening(), now).unwrap());
+        let held = (listening.take_turn(), waiting.track(b"7").unwrap());
+        sessions.sweep(now.plus(Duration::from_secs(60)));
+        assert!(left.upgrade().is_some());
+        let later = now.plus(Duration::from_secs(61));
+        sessions.sweep(later);
+        assert!(left.upgrade().is_none(), "nothing is held for it any more");
+        for session in [&listening, &waiting] {
+            assert!(sessions.find(&session.id, &[1; 32], &Endpoint::Federated, later).is_ok());
+        }
+        for session in [&listening, &waiting] {
+            sessions.end(session);
+        }
+        drop((held, listening, waiting));
+        sessions.sweep(later);
+        assert!(sessions.given.lock().is_empty(), "nor for its principal");
     }
 
     #[tokio::test]

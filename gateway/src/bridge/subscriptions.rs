@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -27,6 +28,7 @@ use crate::{
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::uris,
+    state::Taken,
     telemetry::metrics,
     upstream::Wanted,
 };
@@ -87,6 +89,8 @@ pub struct Subscription {
     number: u64,
     standing: watch::Receiver<Standing>,
     refused: Option<Refusal>,
+    /// What it takes of the calls at the same time, until it is made.
+    slots: Taken,
     receipt: Arc<Receipt>,
     journal: Arc<Journal>,
     era: Era,
@@ -115,10 +119,11 @@ impl Subscriptions {
         &self,
         subject: Subject,
         identity: &Arc<Identity>,
-        receipt: Receipt,
+        mut receipt: Receipt,
         (journal, era, began): (&Arc<Journal>, Era, Instant),
     ) -> (Subscription, Option<Arc<Watching>>) {
         let key = Key { upstream: subject.upstream, principal: identity.principal };
+        let slots = receipt.hand_over();
         let receipt = Arc::new(receipt);
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let mut all = self.watching.lock();
@@ -143,6 +148,7 @@ impl Subscriptions {
             number,
             standing,
             refused: None,
+            slots,
             receipt,
             journal: Arc::clone(journal),
             era,
@@ -213,16 +219,20 @@ impl Watching {
         Arc::clone(&self.identity.lock())
     }
 
-    /// What is wanted now, and the scopes that this takes.
-    #[must_use]
-    pub fn wanted(&self) -> (Vec<Wanted>, Vec<String>) {
+    /// What is wanted now, as far as `judge` lets it be asked for, and the scopes that this takes.
+    pub fn wanted(&self, judge: impl Fn(&str) -> Result<(), Refusal>) -> (Vec<Wanted>, Vec<String>) {
         let wants = self.wants.lock();
-        let scopes: BTreeSet<String> = wants.values().flat_map(|want| want.mints.iter().cloned()).collect();
-        let wanted = wants
-            .iter()
-            .filter_map(|(uri, want)| Some((uri, want.by.first()?)))
-            .map(|(uri, by)| Wanted::new(uri.clone(), Arc::clone(&by.receipt)))
-            .collect();
+        let (mut wanted, mut scopes) = (Vec::new(), BTreeSet::new());
+        for (uri, want) in wants.iter() {
+            let Some(by) = want.by.first() else { continue };
+            match judge(uri) {
+                Ok(()) => {
+                    wanted.push(Wanted::new(uri.clone(), Arc::clone(&by.receipt)));
+                    scopes.extend(want.mints.iter().cloned());
+                }
+                Err(refusal) => drop(want.standing.send_replace(Standing::Refused(refusal))),
+            }
+        }
         (wanted, scopes.into_iter().collect())
     }
 
@@ -263,11 +273,19 @@ impl Watching {
     pub fn updated(&self, uri: &str) {
         for (wanted, want) in self.wants.lock().iter() {
             if uri == wanted || is_below(uri, wanted) {
-                for by in &want.by {
-                    let exposed = by.prefix.as_deref().map_or_else(|| uri.to_owned(), |id| uris::outward(id, uri));
-                    by.sink.push(exposed, (self.key.upstream.clone(), uri.to_owned()));
-                }
+                want.by.iter().for_each(|by| self.tell(by, uri, wanted));
             }
+        }
+    }
+
+    /// Parts of a resource are without number: where there is no room for one more of them, the whole has changed.
+    fn tell(&self, by: &Interest, uri: &str, wanted: &str) {
+        let change = |uri: &str| {
+            let exposed = by.prefix.as_deref().map_or_else(|| uri.to_owned(), |id| uris::outward(id, uri));
+            (exposed, (self.key.upstream.clone(), uri.to_owned()))
+        };
+        if uri == wanted || !by.sink.push_part(change(uri)) {
+            by.sink.push(change(wanted));
         }
     }
 }
@@ -285,12 +303,13 @@ impl Subscription {
         (self.watching.upstream(), &self.uri)
     }
 
-    /// Waits until the upstream has said whether it will tell.
+    /// Waits until the upstream has said whether it will tell. Then this is no call under way any more, and holds up none.
     ///
     /// # Errors
     /// That it will not, or did not say so within `limit`.
     pub async fn settled(&mut self, limit: Duration) -> Result<(), Refusal> {
         let said = timeout(limit, self.standing.wait_for(|standing| *standing != Standing::Asked)).await;
+        drop(mem::take(&mut self.slots));
         let standing = said.ok().and_then(Result::ok).map(|standing| standing.clone());
         let refusal = match standing {
             Some(Standing::Honoured) => return Ok(()),
@@ -329,24 +348,43 @@ impl Drop for Subscription {
 /// Where the changes of one listener's resources wait to be told: each once, however often it changes.
 #[derive(Debug, Default)]
 pub struct Sink {
-    waiting: Mutex<BTreeMap<String, (UpstreamId, String)>>,
+    waiting: Mutex<Waiting>,
     filled: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Waiting {
+    changes: BTreeMap<String, (UpstreamId, String)>,
+    bytes: usize,
+}
+
 impl Sink {
-    /// `exposed`, as the listener knows it, has changed; `own` says whose it is and what they call it.
-    fn push(&self, exposed: String, own: (UpstreamId, String)) {
+    /// A resource that is watched has changed: as the listener knows it, and whose it is and what they call it. There are
+    /// only so many of them.
+    fn push(&self, (exposed, own): (String, (UpstreamId, String))) {
+        self.waiting.lock().changes.insert(exposed, own);
+        self.filled.notify_one();
+    }
+
+    /// A part of one has changed, if there is room to say so.
+    fn push_part(&self, (exposed, own): (String, (UpstreamId, String))) -> bool {
         let mut waiting = self.waiting.lock();
-        if waiting.len() < WAITING_MAX || waiting.contains_key(&exposed) {
-            waiting.insert(exposed, own);
+        if !waiting.changes.contains_key(&exposed) {
+            let bytes = waiting.bytes.saturating_add(exposed.len()).saturating_add(own.1.len());
+            if bytes > PARTS_BYTES_MAX {
+                return false;
+            }
+            waiting.bytes = bytes;
+            waiting.changes.insert(exposed, own);
         }
         drop(waiting);
         self.filled.notify_one();
+        true
     }
 
     /// Returns when there is something to tell.
     pub async fn filled(&self) {
-        while self.waiting.lock().is_empty() {
+        while self.waiting.lock().changes.is_empty() {
             self.filled.notified().await;
         }
     }
@@ -354,12 +392,12 @@ impl Sink {
     /// What there is to tell: the URI as the listener knows it, whose it is, and what they call it.
     #[must_use]
     pub fn take(&self) -> BTreeMap<String, (UpstreamId, String)> {
-        std::mem::take(&mut self.waiting.lock())
+        mem::take(&mut *self.waiting.lock()).changes
     }
 }
 
-/// Changes that wait for one listener. Parts of a resource are without number; whoever reads so slowly hears of some.
-const WAITING_MAX: usize = 256;
+/// Bytes of the URIs of parts that wait for one listener.
+const PARTS_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

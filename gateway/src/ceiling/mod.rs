@@ -112,6 +112,11 @@ impl Admission {
     pub fn slots(&self) -> usize {
         self.taken.len()
     }
+
+    /// Hands the slots over, for what is no call any more before its admission goes.
+    pub fn hand_over(&mut self) -> Taken {
+        std::mem::take(&mut self.taken)
+    }
 }
 
 impl Ceilings {
@@ -318,7 +323,11 @@ mod tests {
         assert_eq!(admit(&set, &who, &slow, NOON).unwrap_err(), reached("n", 1000));
         assert!(admit(&set, &who, &read, NOON).unwrap().ceilings().is_empty());
         drop(held);
-        assert!(admit(&set, &who, &slow, NOON).is_ok());
+        let mut held = admit(&set, &who, &slow, NOON).unwrap();
+        let slots = held.hand_over();
+        assert_eq!((held.slots(), admit(&set, &who, &slow, NOON).unwrap_err()), (0, reached("n", 1000)));
+        drop(slots);
+        assert!(admit(&set, &who, &slow, NOON).is_ok(), "whoever has the slots gives them back");
     }
 
     #[test]

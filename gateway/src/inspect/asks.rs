@@ -139,6 +139,12 @@ impl Ask {
         Ok(Self { kind, params: params.map(Value::detached) })
     }
 
+    /// Whether it may still be asked of a client that declared this.
+    #[must_use]
+    pub fn fits(&self, declared: Capabilities, version: &str) -> bool {
+        Self::of(self.kind.method(), self.params.as_ref().map(Document::root), declared, version).is_ok()
+    }
+
     /// The bytes that were asked, for a digest.
     #[must_use]
     pub fn text(&self) -> &[u8] {

@@ -1,7 +1,8 @@
 //! How does a batch of 2025-03-26 pass through?
 //!
 //! Each message as if it had come by itself, in the order of the batch, with a record and a judgement of its own. Who
-//! asks was proven once, for the request that holds them all. It reads no message; `rpc` does.
+//! asks was proven once, for the request that holds them all; a batch may outlast that proof, and the configuration.
+//! It reads no message; `rpc` does.
 
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use http::{HeaderValue, header::ACCEPT};
 
 use super::{Body, Estate, Gateway, Head, Response, respond, trail::Trail};
 use crate::{
-    identity::Caller,
-    refusal::{Era, Refusal},
+    clock::Timestamp,
+    identity::{Authentication, Caller, Identity},
+    refusal::{Era, Refusal, TokenFault},
     rpc::batch::{self, Item},
 };
 
@@ -31,7 +33,7 @@ impl Gateway {
         let (mut answers, mut bytes) = (Vec::new(), 0_usize);
         for item in items {
             let room = bytes <= estate.config.limits.reply_bytes_max;
-            let answer = match self.item((estate, &head), caller, item, room).await {
+            let answer = match self.item(&head, caller, item, room).await {
                 Body::Whole(answer) => answer,
                 Body::Led(own, shared) => Bytes::from([own, shared].concat()),
                 // A notification, or a call that was taken back.
@@ -44,15 +46,26 @@ impl Gateway {
         Ok(if answers.is_empty() { respond::accepted() } else { respond::array(&answers) })
     }
 
-    async fn item(&self, (estate, head): (&Arc<Estate>, &Head), caller: &Caller, item: Item, room: bool) -> Body {
+    async fn item(&self, head: &Head, caller: &Caller, item: Item, room: bool) -> Body {
+        let estate = self.estate();
         let mut trail = Trail::new(head);
         trail.identity = Some(Arc::clone(caller.identity()));
         (trail.era, trail.request_id) = (Some(Era::Legacy), item.id);
-        let answered = if room {
-            Box::pin(self.message((estate, head), caller.clone(), item.text, &mut trail)).await
-        } else {
-            Err(Refusal::Overloaded("answers of one batch"))
+        let may = if room { is_good(&estate, caller.identity(), trail.now) } else { Err(NO_ROOM) };
+        let answered = match may {
+            Ok(()) => Box::pin(self.message((&estate, head), caller.clone(), item.text, &mut trail)).await,
+            Err(refusal) => Err(refusal),
         };
-        answered.unwrap_or_else(|refusal| self.refused(estate, &trail, &refusal)).body
+        answered.unwrap_or_else(|refusal| self.refused(&estate, &trail, &refusal)).body
     }
 }
+
+/// Whether the credential is still good that the whole batch came under.
+fn is_good(estate: &Estate, identity: &Identity, now: Timestamp) -> Result<(), Refusal> {
+    let Authentication { issuer, expires_at, .. } = &identity.authentication;
+    let issuer = estate.config.issuers.iter().find(|known| known.issuer == *issuer);
+    let issuer = issuer.ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
+    if now < expires_at.plus(issuer.leeway) { Ok(()) } else { Err(Refusal::TokenInvalid(TokenFault::Expired)) }
+}
+
+const NO_ROOM: Refusal = Refusal::Overloaded("answers of one batch");

@@ -139,13 +139,16 @@ impl Gateway {
         trail.era = Some(Era::Legacy);
         let session = self.session(head, caller, trail)?;
         let last = rpc::headers::last_event_id(&head.headers);
-        if let Some(rest) = last.and_then(|last| session.resume(last)) {
+        if let Some((last, rest)) = last.and_then(|last| Some((last, session.resume(last)?))) {
+            let policy_set = Arc::clone(estate.rules.load().policies.digest());
+            self.record_listen(trail, Heard { resumed: Some(last), policy_set: &policy_set, ..Heard::default() })?;
             return Ok(respond::stream(rest));
         }
-        let mut turn = session.take_turn();
-        let priming = turn.priming();
         let topics = local::capabilities(estate, caller, trail).topics();
         let seat = self.hub.seat(caller.identity().principal)?;
+        // Only now: whoever is refused keeps the stream that they have.
+        let mut turn = session.take_turn();
+        let priming = turn.priming();
         self.subscriptions.renew(caller.identity());
         let sink = Arc::clone(session.sink());
         let mut listener = self.listener((estate, caller), trail, topics, (Ear::Stream(turn), sink, seat))?;
@@ -174,18 +177,8 @@ impl Gateway {
         let words = Arc::clone(&news.borrow_and_update());
         let seen = View::of(estate, &words, (identity, &trail.endpoint), trail.now);
         let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
-        let recorded = self.journal.healthy()
-            && trail.with_request(None, |request| {
-                let (who, endpoint) = (trail.who(), trail.endpoint.path());
-                let resources = u64::try_from(ear.watched().len()).unwrap_or(u64::MAX);
-                let (topics, policy_set) = (names.as_slice(), &*policy_set);
-                let listen = record::Listen { who, endpoint: &endpoint, request, topics, resources, policy_set };
-                self.journal.note(trail.id, &listen)
-            });
-        if !recorded {
-            return Err(Refusal::AuditUnavailable("the listener could not be recorded".to_owned()));
-        }
-        trail.measure("", None);
+        let resources = ear.watched().len();
+        self.record_listen(trail, Heard { topics: &names, resources, policy_set: &policy_set, resumed: None })?;
         Ok(Listener {
             estate: Arc::clone(&self.estate),
             news,
@@ -204,6 +197,33 @@ impl Gateway {
             _seat: seat,
         })
     }
+
+    /// Nobody is told anything without a record of it.
+    fn record_listen(&self, trail: &Trail, heard: Heard<'_>) -> Result<(), Refusal> {
+        let Heard { topics, resources, policy_set, resumed } = heard;
+        let recorded = self.journal.healthy()
+            && trail.with_request(None, |request| {
+                let (who, endpoint) = (trail.who(), trail.endpoint.path());
+                let resources = u64::try_from(resources).unwrap_or(u64::MAX);
+                let endpoint = &*endpoint;
+                let listen = record::Listen { who, endpoint, request, topics, resources, policy_set, resumed };
+                self.journal.note(trail.id, &listen)
+            });
+        if !recorded {
+            return Err(Refusal::AuditUnavailable("the listener could not be recorded".to_owned()));
+        }
+        trail.measure("", None);
+        Ok(())
+    }
+}
+
+/// What somebody is going to be told of, for a record.
+#[derive(Default)]
+struct Heard<'a> {
+    topics: &'a [&'a str],
+    resources: usize,
+    policy_set: &'a str,
+    resumed: Option<&'a str>,
 }
 
 impl Listener {
@@ -228,16 +248,19 @@ impl Listener {
         }
         loop {
             tokio::select! {
-                () = events.closed() => return End::Gone,
-                () = sleep_until(self.until.into()) => return End::Expired,
-                () = over(&mut self.ear) => return End::Over,
+                biased;
+                end = ended(events, self.until, &mut self.ear) => return end,
                 // The hub lives as long as the gateway. What is new is looked at when it is told.
                 _changed = self.news.changed() => self.news.mark_changed(),
                 () = self.sink.filled() => {}
             }
             if !self.news.borrow().draining {
-                // What comes in a burst is told once.
-                sleep(COALESCE).await;
+                // What comes in a burst is told once; and what a session waits for, on the newest of its streams.
+                tokio::select! {
+                    biased;
+                    end = ended(events, self.until, &mut self.ear) => return end,
+                    () = sleep(COALESCE) => {}
+                }
             }
             if let Some(end) = self.tell(events).await {
                 return end;
@@ -262,7 +285,7 @@ impl Listener {
             messages.push(self.ear.event(|listener| answers::changed(topic, listener)));
         }
         for (uri, (upstream, own)) in self.sink.take() {
-            if may_watch(&estate, &self.identity, (&upstream, &own), now) {
+            if may_watch(&estate, &self.identity, (&upstream, &own), now).is_ok() {
                 messages.push(self.ear.event(|listener| answers::updated(&uri, listener)));
             }
         }
@@ -291,7 +314,7 @@ impl Listener {
         let policy_set = Arc::clone(estate.rules.load().policies.digest());
         let same = policy_set == self.judged_by.0 && Arc::ptr_eq(&estate, &self.judged_by.1);
         let watched = self.ear.watched();
-        let taken = !same && !watched.iter().all(|one| may_watch(&estate, &self.identity, one.subject(), now));
+        let taken = !same && !watched.iter().all(|one| may_watch(&estate, &self.identity, one.subject(), now).is_ok());
         self.judged_by = (policy_set, estate);
         taken || (!same && self.seen.any && !seen.any)
     }
@@ -311,6 +334,15 @@ impl Ear {
             Self::Request(_, watched) => watched,
             Self::Stream(_) => &[],
         }
+    }
+}
+
+/// Returns when there is nobody left to be told.
+async fn ended(events: &mpsc::Sender<Bytes>, until: Instant, ear: &mut Ear) -> End {
+    tokio::select! {
+        () = events.closed() => End::Gone,
+        () = sleep_until(until.into()) => End::Expired,
+        () = over(ear) => End::Over,
     }
 }
 

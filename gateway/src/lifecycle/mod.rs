@@ -34,6 +34,7 @@ use crate::{
     audit::journal::Journal,
     bridge::{Holds, Session, Sessions, Subscriptions},
     catalog::{Kind, Target},
+    clock,
     config::{Endpoint, Tolerance},
     identity::Caller,
     refusal::{Era, Refusal},
@@ -105,15 +106,18 @@ struct Asking<'h> {
 
 impl Asking<'_> {
     /// What the client can do for the upstream behind `target`: what this request declares, or its session, less what
-    /// the administrator withholds (spec §3.5). A legacy client that takes no stream cannot be asked anything. Tasks the
+    /// the administrator withholds (spec §3.5). A legacy client that takes no stream, or has no session, cannot be asked
+    /// anything. Tasks the
     /// gateway follows itself where the client cannot, so they are declared wherever the upstream has them.
     fn capabilities(&self, target: &Target) -> Result<Capabilities, Refusal> {
         let peer =
             self.estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let declared = match &self.session {
             Some(session) if respond::takes_streams(&self.head.headers) => session.capabilities,
-            Some(_) => Capabilities::NONE,
-            None => self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default(),
+            None if self.call.era() == Era::Modern => {
+                self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default()
+            }
+            Some(_) | None => Capabilities::NONE,
         };
         let within = declared.within(peer.settings().input);
         let catalogue = self.estate.catalogue.load();
@@ -185,9 +189,18 @@ impl Gateway {
         self.hub.changed();
     }
 
-    /// Ends what would not end by itself: nobody listens to a gateway that ends.
+    /// Ends the sessions that their clients have left without a word, now and again; it does not return.
+    pub async fn sweep(&self) {
+        loop {
+            let wait = self.sessions.sweep(clock::now());
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Ends what would not end by itself: nobody listens to a gateway that ends, or comes back to it.
     pub fn drain(&self) {
         self.hub.drain();
+        self.means.holds.drain();
     }
 
     /// Ends what lasts beyond calls, once none is under way any more: programs behind the door, and streams.
@@ -267,7 +280,14 @@ impl Gateway {
             Message::Call(call) => call,
             Message::Response(response) => {
                 trail.era = Some(Era::Legacy);
-                self.session(head, &caller, trail)?.answer(response);
+                let session = self.session(head, &caller, trail)?;
+                // It goes up for a call that may have come under another token of the same person.
+                let tripwire = caller.identity().credential.tripwire();
+                if tripwire.trips("", &HeaderMap::new(), response.text()) {
+                    metrics().tripwire.increment();
+                    return Err(Refusal::CredentialLeak);
+                }
+                session.answer(response);
                 return Ok(respond::accepted());
             }
         };
@@ -339,13 +359,14 @@ impl Gateway {
         }
         let admission = rules.ceilings.admit(permit, identity, &target.definition, now)?;
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
-        let grant = estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await?;
         let held = self.hold(call, session.as_ref())?;
         let claim = retry.as_ref().map(|retry| retry.claim(self)).transpose()?.flatten();
         if let Some(retry) = &retry {
             retry.record(self, trail, target.definition.upstream.as_str())?;
         }
         self.record_update(&asking, &target, trail)?;
+        // Last of what may fail before the record, which names it: no credential is minted without a trace.
+        let grant = estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await?;
         let continues = retry.as_ref().map(|retry| retry.call).or(target.task.as_ref().map(|task| task.call));
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
         let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;
@@ -353,7 +374,8 @@ impl Gateway {
         let (leg, answered) = Leg::new(&asking, (target.clone(), held), trail, (&self.journal, receipt.id()))?;
         match (claim, retry) {
             (Some(claim), Some(Retrying { answers, .. })) => {
-                if let Err(next) = claim.enter(Next { leg, receipt, grant, answers }) {
+                let capabilities = asking.capabilities(&target)?;
+                if let Err(next) = claim.enter(Next { leg, receipt, grant, capabilities, answers }) {
                     next.leg.end(Ended::refused(Refusal::ContinuationLost)).await;
                 }
             }

@@ -51,7 +51,7 @@ impl Gateway {
         target: &Target,
         trail: &Trail,
     ) -> Result<Option<Retrying>, Refusal> {
-        let Asking { caller, call, .. } = asking;
+        let Asking { head, caller, call, .. } = asking;
         if target.task.is_some() {
             return Ok(None); // `tasks/update` brings answers without a state: the task's id says what they are for
         }
@@ -63,6 +63,7 @@ impl Gateway {
         let Some(state) = state.and_then(Value::text) else { return Ok(None) };
         let binding = Binding {
             principal: &caller.identity().principal,
+            endpoint: &head.endpoint,
             upstream: target.definition.upstream.as_str(),
             request: &call.repeated(),
         };

@@ -11,11 +11,19 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::time::{sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until},
+};
 
-use super::{Asking, Estate, Gateway, Response, refresh::jittered, respond, trail::Trail};
+use super::{
+    Asking, Estate, Gateway, Response, hub::News, local::record_mint, refresh::jittered, respond, trail::Trail,
+};
 use crate::{
-    audit::journal,
+    audit::{
+        journal::{self, Journal},
+        record::{self, Who},
+    },
     bridge::{Sink, Subject, Subscription, Subscriptions, Watching},
     catalog::{Definition, Kind},
     clock::{self, Timestamp},
@@ -24,6 +32,7 @@ use crate::{
     identity::Identity,
     refusal::Refusal,
     tasks,
+    telemetry::metrics::metrics,
     upstream::{Peer, Wanted, Watch},
 };
 
@@ -98,6 +107,11 @@ impl Gateway {
         let Asking { estate, caller, call, .. } = asking;
         let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
+        // It may go up in a conversation that was begun under another token of the same person.
+        if identity.credential.tripwire().trips_on(uri.as_bytes()) {
+            metrics().tripwire.increment();
+            return Err(Refusal::CredentialLeak);
+        }
 
         let catalogue = estate.catalogue.load_full();
         let found = catalogue.resource(&estate.config.upstreams, &trail.endpoint, Kind::Subscription, uri)?;
@@ -121,7 +135,14 @@ impl Gateway {
         let records = (&self.journal, call.era(), trail.began);
         let (subscription, begun) = self.subscriptions.want(subject, identity, receipt, records);
         if let Some(watching) = begun {
-            tasks::background(keep(Arc::clone(&self.estate), Arc::clone(&self.subscriptions), watching));
+            let keeper = Keeper {
+                estate: Arc::clone(&self.estate),
+                subscriptions: Arc::clone(&self.subscriptions),
+                journal: Arc::clone(&self.journal),
+                news: self.hub.listen(),
+                watching,
+            };
+            tasks::background(keeper.keep());
         }
         Ok(subscription)
     }
@@ -133,41 +154,22 @@ pub(super) fn may_watch(
     identity: &Identity,
     (upstream, uri): (&UpstreamId, &str),
     now: Timestamp,
-) -> bool {
-    let upstream = estate.config.upstreams.get(upstream);
-    let definition = upstream.and_then(|upstream| Definition::resource(upstream, Kind::Subscription, uri).ok());
-    definition.is_some_and(|definition| estate.rules.load().policies.visible(identity, &definition, now))
+) -> Result<(), Refusal> {
+    let upstream = estate.config.upstreams.get(upstream).ok_or(Refusal::RouteUnknown)?;
+    let definition = Definition::resource(upstream, Kind::Subscription, uri)
+        .map_err(|_fault| Refusal::ResourceUnknown(format!("{uri}: cannot be judged")))?;
+    estate.rules.load().policies.decide(identity, &definition, None, now)?;
+    Ok(())
 }
 
-/// Keeps one conversation with an upstream, for as long as anybody wants to hear of what is said in it.
-async fn keep(estate: Arc<ArcSwap<Estate>>, subscriptions: Arc<Subscriptions>, watching: Arc<Watching>) {
-    let (mut failures, mut gap) = (0_u32, false);
-    while !subscriptions.is_over(&watching) {
-        let estate = estate.load_full();
-        let told = tokio::select! {
-            // The next one may have the upstream elsewhere, or not at all.
-            () = estate.retired() => Ok(Ended::Broken),
-            told = Box::pin(attend(&estate, &watching, gap)) => told,
-        };
-        failures = match told {
-            Ok(Ended::Unwanted) => {
-                gap = false;
-                continue;
-            }
-            Ok(Ended::Broken) => 0,
-            Err(refusal) => {
-                tracing::debug!(upstream = %watching.upstream(), why = %refusal.inside(), "resources cannot be watched");
-                failures.saturating_add(1)
-            }
-        };
-        gap = true;
-        let wait = AGAIN_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(AGAIN_DOUBLINGS_MAX)));
-        tokio::select! {
-            () = sleep(jittered(wait)) => {}
-            // Whoever has just come need not wait for those who have been refused.
-            () = watching.changed() => sleep(AGAIN_LEAST).await,
-        }
-    }
+/// What keeps one conversation with an upstream.
+struct Keeper {
+    estate: Arc<ArcSwap<Estate>>,
+    subscriptions: Arc<Subscriptions>,
+    journal: Arc<Journal>,
+    /// Other rules may be in force.
+    news: watch::Receiver<Arc<News>>,
+    watching: Arc<Watching>,
 }
 
 /// How a conversation ended.
@@ -178,88 +180,150 @@ enum Ended {
     Broken,
 }
 
-/// One conversation from its beginning to its end; after a gap everything may have changed, and is said to have.
-async fn attend(estate: &Estate, watching: &Watching, gap: bool) -> Result<Ended, Refusal> {
-    let identity = watching.identity();
-    let left = identity.authentication.expires_at.since(clock::now());
-    if left.is_zero() {
-        // Until somebody comes with a newer credential, or nobody wants it.
-        watching.changed().await;
-        return Ok(Ended::Unwanted);
-    }
-    let start = clock::instant();
-    let expired: Instant = start.checked_add(left).unwrap_or(start);
-    let peer = estate.upstreams.peer(watching.upstream()).ok_or(Refusal::RouteUnknown)?;
-    let (mut wanted, mints) = watching.wanted();
-    let mut watch = match open(estate, peer, (&identity, &mints), &wanted).await {
-        Ok(watch) => watch,
-        Err(refusal) => {
-            watching.fail(&wanted, &refusal);
-            return Err(refusal);
-        }
-    };
-    watching.settle(&wanted, |uri| watch.honours(uri));
-    for wanted in wanted.iter().filter(|_| gap) {
-        watching.updated(&wanted.uri);
-    }
-    loop {
-        tokio::select! {
-            told = peer.told(&mut watch) => match told {
-                Some(uri) => watching.updated(&uri),
-                None => return Ok(Ended::Broken),
-            },
-            () = sleep_until(expired.into()) => break,
-            () = watching.changed() => {
-                let (now_wanted, mints) = watching.wanted();
-                if now_wanted.is_empty() {
-                    break;
+impl Keeper {
+    /// Keeps it for as long as anybody wants to hear of what is said in it.
+    async fn keep(mut self) {
+        let (mut failures, mut gap) = (0_u32, false);
+        while !self.subscriptions.is_over(&self.watching) {
+            let (estate, began) = (self.estate.load_full(), clock::instant());
+            let told = tokio::select! {
+                // The next one may have the upstream elsewhere, or not at all.
+                () = estate.retired() => Ok(Ended::Broken),
+                told = Box::pin(self.attend(&estate, gap)) => told,
+            };
+            gap = true;
+            failures = match told {
+                Ok(Ended::Unwanted) => continue,
+                Ok(Ended::Broken) if began.elapsed() >= LASTING => 0,
+                Ok(Ended::Broken) => failures.saturating_add(1),
+                Err(refusal) => {
+                    let upstream = self.watching.upstream();
+                    tracing::debug!(%upstream, why = %refusal.inside(), "resources cannot be watched");
+                    failures.saturating_add(1)
                 }
-                if now_wanted.iter().map(|wanted| &wanted.uri).eq(wanted.iter().map(|wanted| &wanted.uri)) {
-                    watching.settle(&now_wanted, |uri| watch.honours(uri));
-                    continue;
-                }
-                wanted = now_wanted;
-                match change(estate, peer, (&identity, &mints), (&mut watch, &wanted)).await {
-                    Ok(heard) => {
-                        watching.settle(&wanted, |uri| watch.honours(uri));
-                        heard.iter().for_each(|uri| watching.updated(uri));
-                    }
-                    Err(refusal) => watching.fail(&wanted, &refusal),
-                }
+            };
+            let wait = AGAIN_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(AGAIN_DOUBLINGS_MAX)));
+            tokio::select! {
+                () = sleep(jittered(wait)) => {}
+                // Whoever has just come need not wait for those who have been refused.
+                () = self.watching.changed() => sleep(AGAIN_LEAST).await,
             }
         }
     }
-    peer.unwatch(watch, &identity).await;
-    Ok(Ended::Unwanted)
-}
 
-async fn open(
-    estate: &Estate,
-    peer: &Peer,
-    (identity, mints): (&Identity, &[String]),
-    wanted: &[Wanted],
-) -> Result<Watch, Refusal> {
-    let grant = mint(estate, peer, identity, mints).await?;
-    let key = grant.key();
-    let watch = Box::pin(peer.watch(grant, identity, wanted)).await;
-    if matches!(watch, Err(Refusal::UpstreamUnauthorized)) {
-        estate.exchange.drop_grant(&key);
+    /// One conversation from its beginning to its end; after a gap everything may have changed, and is said to have.
+    async fn attend(&mut self, estate: &Estate, gap: bool) -> Result<Ended, Refusal> {
+        let watching = Arc::clone(&self.watching);
+        let identity = watching.identity();
+        self.news.mark_unchanged();
+        let (mut wanted, mints) = judged(estate, &watching, &identity);
+        let left = identity.authentication.expires_at.since(clock::now());
+        if left.is_zero() || wanted.is_empty() {
+            // Until somebody comes with a newer credential, other rules let them, or nobody wants it.
+            self.otherwise().await;
+            return Ok(Ended::Unwanted);
+        }
+        let start = clock::instant();
+        let expired: Instant = start.checked_add(left).unwrap_or(start);
+        let peer = estate.upstreams.peer(watching.upstream()).ok_or(Refusal::RouteUnknown)?;
+        let mut watch = match self.open(estate, peer, (&identity, &mints), &wanted).await {
+            Ok(watch) => watch,
+            Err(refusal) => {
+                watching.fail(&wanted, &refusal);
+                return Err(refusal);
+            }
+        };
+        watching.settle(&wanted, |uri| watch.honours(uri));
+        for wanted in wanted.iter().filter(|_| gap) {
+            watching.updated(&wanted.uri);
+        }
+        loop {
+            tokio::select! {
+                told = peer.told(&mut watch) => match told {
+                    Some(uri) => {
+                        watching.updated(&uri);
+                        continue;
+                    }
+                    None => return Ok(Ended::Broken),
+                },
+                () = sleep_until(expired.into()) => break,
+                () = self.otherwise() => {}
+            }
+            let (now_wanted, mints) = judged(estate, &watching, &identity);
+            if now_wanted.is_empty() {
+                break;
+            }
+            if now_wanted.iter().map(|wanted| &wanted.uri).eq(wanted.iter().map(|wanted| &wanted.uri)) {
+                watching.settle(&now_wanted, |uri| watch.honours(uri));
+                continue;
+            }
+            wanted = now_wanted;
+            match self.change(estate, peer, (&identity, &mints), (&mut watch, &wanted)).await {
+                Ok(heard) => {
+                    watching.settle(&wanted, |uri| watch.honours(uri));
+                    heard.iter().for_each(|uri| watching.updated(uri));
+                }
+                Err(refusal) => watching.fail(&wanted, &refusal),
+            }
+        }
+        peer.unwatch(watch, &identity).await;
+        Ok(Ended::Unwanted)
     }
-    watch
+
+    /// Returns when something else may be wanted, or allowed, or in another name.
+    async fn otherwise(&mut self) {
+        tokio::select! {
+            () = self.watching.changed() => {}
+            // The hub lives as long as the gateway.
+            _changed = self.news.changed() => {}
+        }
+    }
+
+    async fn open(
+        &self,
+        estate: &Estate,
+        peer: &Peer,
+        (identity, mints): (&Identity, &[String]),
+        wanted: &[Wanted],
+    ) -> Result<Watch, Refusal> {
+        let grant = self.mint(estate, peer, identity, mints).await?;
+        let key = grant.key();
+        let watch = Box::pin(peer.watch(grant, identity, wanted)).await;
+        if matches!(watch, Err(Refusal::UpstreamUnauthorized)) {
+            estate.exchange.drop_grant(&key);
+        }
+        watch
+    }
+
+    async fn change(
+        &self,
+        estate: &Estate,
+        peer: &Peer,
+        (identity, mints): (&Identity, &[String]),
+        (watch, wanted): (&mut Watch, &[Wanted]),
+    ) -> Result<Vec<String>, Refusal> {
+        let grant = self.mint(estate, peer, identity, mints).await?;
+        Box::pin(peer.rewatch(watch, grant, identity, wanted)).await
+    }
+
+    async fn mint(
+        &self,
+        estate: &Estate,
+        peer: &Peer,
+        identity: &Identity,
+        mints: &[String],
+    ) -> Result<Arc<Grant>, Refusal> {
+        let grant = estate.exchange.mint(identity, peer.settings(), mints, clock::now()).await?;
+        let (who, request) = (Who { identity: Some(identity), ..Who::default() }, record::Request::default());
+        record_mint(&self.journal, &grant, peer.settings().id.as_str(), (who, request));
+        Ok(Arc::new(grant))
+    }
 }
 
-async fn change(
-    estate: &Estate,
-    peer: &Peer,
-    (identity, mints): (&Identity, &[String]),
-    (watch, wanted): (&mut Watch, &[Wanted]),
-) -> Result<Vec<String>, Refusal> {
-    let grant = mint(estate, peer, identity, mints).await?;
-    Box::pin(peer.rewatch(watch, grant, identity, wanted)).await
-}
-
-async fn mint(estate: &Estate, peer: &Peer, identity: &Identity, mints: &[String]) -> Result<Arc<Grant>, Refusal> {
-    Ok(Arc::new(estate.exchange.mint(identity, peer.settings(), mints, clock::now()).await?))
+/// What is wanted and may be asked for in this name, by the rules of now, and the scopes that this takes.
+fn judged(estate: &Estate, watching: &Watching, identity: &Identity) -> (Vec<Wanted>, Vec<String>) {
+    let now = clock::now();
+    watching.wanted(|uri| may_watch(estate, identity, (watching.upstream(), uri), now))
 }
 
 /// A modern client waits no longer for its acknowledgement (spec §3.7).
@@ -267,6 +331,9 @@ const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 
 /// A legacy client waits no longer to be told that it is subscribed.
 const SETTLED_MAX: Duration = Duration::from_secs(10);
+
+/// A conversation that the upstream ends sooner has failed.
+const LASTING: Duration = Duration::from_secs(30);
 
 /// After the end of a conversation, before the next; doubled with each failure.
 const AGAIN_FIRST: Duration = Duration::from_millis(500);

@@ -219,6 +219,8 @@ pub enum Refusal {
     UpstreamTimeout,
     /// The upstream's answer ended early; whether it acted is unknown.
     UpstreamLost(String),
+    /// The call was sent, and cannot be followed to its end; why is for the journal, whether it acted is unknown.
+    OutcomeUnknown(String),
     /// The upstream would not take the gateway's credential, twice.
     UpstreamUnauthorized,
     /// The upstream answered something that is not MCP, or not an answer to this call.
@@ -311,6 +313,15 @@ impl Refusal {
         }
     }
 
+    /// The same of a call that was sent already, and may have acted: nobody is told that it was not made, to make it
+    /// again, or to fetch another token for it.
+    #[must_use]
+    pub fn once_sent(self) -> Self {
+        let Row(code, _, _, retryable) = self.row();
+        let before = matches!(self, Self::TokenInvalid(_) | Self::ScopeInsufficient(_) | Self::GrantRefused(_));
+        if retryable || before { Self::OutcomeUnknown(format!("{code}: {}", self.inside())) } else { self }
+    }
+
     /// Why, for the journal and the log: may name hosts and policies, never a secret.
     #[must_use]
     pub fn inside(&self) -> Cow<'_, str> {
@@ -353,6 +364,7 @@ impl Refusal {
         | Self::AuditUnavailable(why)
         | Self::UpstreamUnreachable(why)
         | Self::UpstreamLost(why)
+        | Self::OutcomeUnknown(why)
         | Self::UpstreamInvalid(why)
         | Self::InputRefused(why)
         | Self::ToolUnknown(why)
@@ -428,6 +440,7 @@ impl Refusal {
             Self::UpstreamUnreachable(_) => Row("upstream_unreachable", 502, 50202, true),
             Self::UpstreamTimeout => Row("upstream_timeout", 504, 50401, false),
             Self::UpstreamLost(_) => Row("upstream_lost", 502, 50203, false),
+            Self::OutcomeUnknown(_) => Row("outcome_unknown", 502, 50210, false),
             Self::UpstreamUnauthorized => Row("upstream_unauthorized", 502, 50204, false),
             Self::UpstreamInvalid(_) => Row("upstream_invalid", 502, 50205, false),
             Self::UpstreamTooLarge(_) => Row("upstream_too_large", 502, 50206, false),
@@ -535,6 +548,7 @@ impl Refusal {
             Self::UpstreamUnreachable(_) => "the server behind this tool cannot be reached; the call was not made",
             Self::UpstreamTimeout => "the server behind this tool did not answer in time; the outcome is unknown",
             Self::UpstreamLost(_) => "the answer of the server behind this tool was lost; the outcome is unknown",
+            Self::OutcomeUnknown(_) => "the call was made, and its answer cannot be had; the outcome is unknown",
             Self::UpstreamUnauthorized => "the server behind this tool does not accept the gateway's credential",
             Self::UpstreamInvalid(_) => "the server behind this tool gave an answer that is not valid MCP",
             Self::UpstreamTooLarge(_) => "the answer of the server behind this tool is larger than this gateway takes",
@@ -588,7 +602,28 @@ const RETRY_AFTER_UNAVAILABLE_MS: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
-    use super::Refusal;
+    use super::{Era, Refusal, TokenFault};
+
+    #[test]
+    fn nobody_is_told_to_make_a_call_again_that_was_sent() {
+        for refusal in [
+            Refusal::AuditUnavailable("the disk is full".into()),
+            Refusal::GrantRefused("no".into()),
+            Refusal::GrantUnavailable("down".into()),
+            Refusal::Overloaded("held calls"),
+            Refusal::TokenInvalid(TokenFault::Expired),
+            Refusal::UpstreamUnreachable("refused".into()),
+        ] {
+            let (before, reason) = (refusal.code(), refusal.inside().into_owned());
+            let after = refusal.once_sent();
+            let outside = after.outside(Era::Modern);
+            assert_eq!((outside.code, outside.retryable, outside.challenge), ("outcome_unknown", false, None));
+            assert_eq!(after.inside(), format!("{before}: {reason}"));
+        }
+        for refusal in [Refusal::InputTimeout, Refusal::UpstreamTimeout, Refusal::CredentialLeak] {
+            assert_eq!(refusal.clone().once_sent(), refusal);
+        }
+    }
 
     #[test]
     fn a_denial_has_a_reason_where_no_policy_is_its_own() {

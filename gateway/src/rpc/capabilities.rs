@@ -90,6 +90,12 @@ impl Capabilities {
         Self(self.0 | more.0)
     }
 
+    /// What is in both.
+    #[must_use]
+    pub const fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     fn with(self, more: Self, really: bool) -> Self {
         if really { self.and(more) } else { self }
     }

@@ -167,7 +167,7 @@ impl Peer {
         if !answered.status.is_success() {
             return Err(status_refusal(answered.status, "server/discover"));
         }
-        let response = self.response(&mut answered.messages, id).await?;
+        let response = self.response(grant, &mut answered.messages, id).await?;
         Ok(offer(result_of(&response, "server/discover")?))
     }
 
@@ -239,7 +239,7 @@ impl Peer {
             let body = outbound::list(&outbound::Outgoing::own(id, spoken.version), method, cursor);
             let headers = self.headers(spoken, method, None);
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, None)).await?;
-            return self.list_response(&mut answered, method, id).await;
+            return self.list_response(grant, &mut answered, (method, id)).await;
         }
         let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
         let mut first = true;
@@ -249,20 +249,25 @@ impl Peer {
             let body = outbound::list(&outbound::Outgoing::own(id, session.version), method, cursor);
             let headers = self.headers(spoken, method, None);
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, session.id.as_ref())).await?;
-            if !(first && session.is_gone(answered.status)) {
-                return self.list_response(&mut answered, method, id).await;
+            if !(first && session.may_be_gone(answered.status)) {
+                return self.list_response(grant, &mut answered, (method, id)).await;
             }
             first = false;
+            self.sessions.forget(&key, &session, answered.status);
             answered.messages.discard().await;
-            self.sessions.forget(&key, &session);
         }
     }
 
-    async fn list_response(&self, answered: &mut Answered, method: &str, id: u64) -> Result<Response, Refusal> {
+    async fn list_response(
+        &self,
+        grant: &Grant,
+        answered: &mut Answered,
+        (method, id): (&str, u64),
+    ) -> Result<Response, Refusal> {
         if !answered.status.is_success() {
             return Err(status_refusal(answered.status, method));
         }
-        self.response(&mut answered.messages, id).await
+        self.response(grant, &mut answered.messages, id).await
     }
 }
 

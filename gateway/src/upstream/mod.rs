@@ -202,6 +202,8 @@ pub enum Forwarded {
     Answered(Box<Reply>),
     /// The upstream would not take the credential; nothing was executed, so the receipt still stands.
     Unauthorized(Receipt),
+    /// The upstream could not be reached, so the receipt still stands.
+    Unreachable(Receipt, Refusal),
 }
 
 /// An upstream's answer, still arriving.
@@ -284,6 +286,7 @@ impl Peer {
             Ok(sent) => sent,
             // Said of what comes before a call: the era, or a session. The call itself was not sent.
             Err(Refusal::UpstreamUnauthorized) => return Ok(Forwarded::Unauthorized(receipt)),
+            Err(refusal @ Refusal::UpstreamUnreachable(_)) => return Ok(Forwarded::Unreachable(receipt, refusal)),
             Err(refusal) => return Err(refusal),
         };
         if answered.status == StatusCode::UNAUTHORIZED {
@@ -312,7 +315,8 @@ impl Peer {
         if spoken.era == Era::Legacy {
             return self.send_in_session(grant, passage).await;
         }
-        let way = Way { peer: Arc::clone(self), grant: Arc::clone(grant), id: self.next_id(), spoken, session: None };
+        let shown = Shown::first(Arc::clone(grant));
+        let way = Way { peer: Arc::clone(self), shown, id: self.next_id(), spoken, session: None };
         Ok(self.post_call(way, passage).await?)
     }
 
@@ -336,14 +340,14 @@ impl Peer {
             }
             let way = Way {
                 peer: Arc::clone(self),
-                grant: Arc::clone(grant),
+                shown: Shown::first(Arc::clone(grant)),
                 id: self.next_id(),
                 spoken: session.spoken(),
                 session: Some(Arc::clone(&session)),
             };
             let (answered, mut underway) = self.post_call(way, passage).await?;
-            if session.is_gone(answered.status) {
-                self.sessions.forget(&key, &session);
+            if session.may_be_gone(answered.status) {
+                self.sessions.forget(&key, &session, answered.status);
             }
             if !(first && answered.status == StatusCode::NOT_FOUND && session.id.is_some()) {
                 return Ok((answered, underway));
@@ -391,7 +395,7 @@ impl Peer {
         let mut underway = Underway { way, open: true };
         let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
         let reading = self.reading(definition.timeout, Some(passage.caller.credential.tripwire()));
-        let answered = self.transport.post(&underway.way.grant, outgoing, reading).await;
+        let answered = self.transport.post(&underway.way.shown.now, outgoing, reading).await;
         underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
         Ok((answered?, underway))
     }
@@ -418,7 +422,7 @@ impl Peer {
         if !answered.status.is_success() {
             return Err(status_refusal(answered.status, "initialize"));
         }
-        let response = self.response(&mut answered.messages, id).await?;
+        let response = self.response(grant, &mut answered.messages, id).await?;
         let result = result_of(&response, "initialize")?;
         let version = result
             .get("protocolVersion")
@@ -473,10 +477,14 @@ impl Peer {
         drop(tokio::time::timeout(SAYING_MAX, said).await);
     }
 
-    /// Reads messages until the response to `id`; everything before it is not asked for here.
-    async fn response(&self, messages: &mut Messages, id: u64) -> Result<Response, Refusal> {
+    /// Reads messages until the response to `id`; everything before it is not asked for here. What is listed is shown to
+    /// everybody, so an answer that holds the credential of `grant` is none.
+    async fn response(&self, grant: &Grant, messages: &mut Messages, id: u64) -> Result<Response, Refusal> {
         let read = async {
             while let Some(message) = messages.next().await? {
+                if self.gives_away(grant, &message) {
+                    return Err(Refusal::UpstreamInvalid("the answer holds the gateway's credential".to_owned()));
+                }
                 let message =
                     Inbound::parse(message, &self.bounds).map_err(|why| Refusal::UpstreamInvalid(why.to_owned()))?;
                 if let Inbound::Response(response) = message
@@ -521,11 +529,37 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// The credentials of one conversation, which may outlive the first of them: the upstream can repeat each that it was shown.
+#[derive(Debug, Clone)]
+struct Shown {
+    now: Arc<Grant>,
+    /// No more than a call has rounds, or a watch sets of resources.
+    before: Vec<Arc<Grant>>,
+}
+
+impl Shown {
+    const fn first(grant: Arc<Grant>) -> Self {
+        Self { now: grant, before: Vec::new() }
+    }
+
+    /// What is said from now on is said under `grant`.
+    fn renew(&mut self, grant: Arc<Grant>) {
+        let before = std::mem::replace(&mut self.now, grant);
+        if before.generation() != self.now.generation() {
+            self.before.push(before);
+        }
+    }
+
+    fn given_away(&self, peer: &Peer, message: &[u8]) -> bool {
+        std::iter::once(&self.now).chain(&self.before).any(|grant| peer.gives_away(grant, message))
+    }
+}
+
 /// How a call went, for what has to be said about it afterwards.
 #[derive(Debug, Clone)]
 struct Way {
     peer: Arc<Peer>,
-    grant: Arc<Grant>,
+    shown: Shown,
     id: u64,
     spoken: Spoken,
     session: Option<Arc<Session>>,
@@ -543,7 +577,7 @@ impl Way {
     }
 
     async fn say(&self, message: Vec<u8>) {
-        self.peer.say(&self.grant, (self.spoken, self.session_id()), message).await;
+        self.peer.say(&self.shown.now, (self.spoken, self.session_id()), message).await;
     }
 }
 
@@ -595,7 +629,7 @@ impl Drop for Following {
                 let own = outbound::Outgoing::own(way.peer.next_id(), version);
                 let cancel = outbound::task_cancel(&outbound::Outgoing { capabilities: &capabilities, ..own }, &task);
                 let headers = way.peer.headers(way.spoken, "tasks/cancel", Some(&task));
-                way.peer.tell(&way.grant, Outgoing::new(cancel, headers, way.session_id())).await;
+                way.peer.tell(&way.shown.now, Outgoing::new(cancel, headers, way.session_id())).await;
             });
         }
     }
@@ -606,6 +640,12 @@ impl Reply {
     #[must_use]
     pub fn following(&self, task: &str) -> Following {
         Following { way: self.underway.way.clone(), task: task.to_owned(), open: true }
+    }
+
+    /// Whether a call of `definition` was asked to become a task of MCP 2025-11-25.
+    #[must_use]
+    pub fn is_as_task(&self, definition: &Definition) -> bool {
+        self.underway.way.serves_tasks(definition)
     }
 
     /// The progress token under which the upstream reports on this call.
@@ -620,12 +660,12 @@ impl Reply {
         &self.underway.way.peer.bounds
     }
 
-    /// Whether `message` holds the credential that the call went out under: an upstream that repeats what it was sent, in
+    /// Whether `message` holds a credential that the call was carried under: an upstream that repeats what it was sent, in
     /// a page of debugging or an error, would hand it to the caller.
     #[must_use]
     pub fn gives_away(&self, message: &[u8]) -> bool {
         let way = &self.underway.way;
-        way.peer.gives_away(&way.grant, message)
+        way.shown.given_away(&way.peer, message)
     }
 
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
@@ -638,7 +678,7 @@ impl Reply {
     /// # Errors
     /// [`Refusal::CredentialLeak`].
     pub async fn pass_on(&self, caller: &Identity, message: Vec<u8>) -> Result<(), Refusal> {
-        if caller.credential.tripwire().trips_on(&message) {
+        if caller.credential.tripwire().trips("", &HeaderMap::new(), &message) {
             return Err(Refusal::CredentialLeak);
         }
         self.underway.way.say(message).await;
@@ -654,7 +694,8 @@ impl Reply {
     /// was minted for that one.
     pub fn resume(&mut self, receipt: Receipt, grant: Grant) {
         self.receipt = Some(receipt);
-        self.underway.way.grant = Arc::new(grant);
+        self.underway.way.shown.renew(Arc::new(grant));
+        self.messages.renew(&self.underway.way);
     }
 
     /// The receipt again, from a modern upstream's `input_required`: the upstream's own word that it awaits the call once

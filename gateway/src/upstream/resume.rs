@@ -4,13 +4,16 @@
 //! 2025-11-25 transports, "Resumability and Redelivery"; RL-08). The call is not sent again, and how long its answer may
 //! take is not judged here.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
-use tokio::time::sleep_until;
+use http::HeaderValue;
+use tokio::task::JoinHandle;
 
 use super::{Messages, Way, transport::Outgoing};
-use crate::{clock, rpc::sse::Event};
+use crate::{
+    rpc::{headers::LAST_EVENT_ID, sse::Event},
+    tasks,
+};
 
 /// How far a stream was read, and when its server wants to be asked for more.
 #[derive(Debug, Clone)]
@@ -37,37 +40,54 @@ impl Mark {
     }
 }
 
-/// The way back to an answer. What is given up while it waits goes on where it was the next time.
+/// The way back to an answer.
 #[derive(Debug)]
 pub(super) struct Resume {
     way: Way,
-    due: Option<Instant>,
+    asking: Option<Asking>,
+}
+
+/// A task of its own: whoever waits for it may turn to something else and come back, and the server is asked once.
+#[derive(Debug)]
+struct Asking(JoinHandle<Option<Messages>>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Resume {
     pub(super) const fn new(way: Way) -> Self {
-        Self { way, due: None }
+        Self { way, asking: None }
+    }
+
+    /// From now on it is asked for as the call goes now; a question that is out already stays.
+    pub(super) fn renew(&mut self, way: Way) {
+        self.way = way;
     }
 
     /// What comes after `mark`, once the server wants to be asked; nothing where it cannot be had.
     pub(super) async fn after(&mut self, mark: &Mark) -> Option<Messages> {
         let last = mark.last.clone()?;
-        let now = clock::instant();
-        let due = *self.due.get_or_insert(now.checked_add(mark.wait).unwrap_or(now));
-        sleep_until(due.into()).await;
-        let peer = &self.way.peer;
-        let mut headers = peer.headers(self.way.spoken, "", None);
-        headers.insert(LAST_EVENT_ID, last);
-        let outgoing = Outgoing::new(Vec::new(), headers, self.way.session_id());
-        let reading = peer.reading(peer.settings.timeout, None);
-        let answered = peer.transport.get(&self.way.grant, outgoing, reading).await.ok()?;
-        self.due = None;
-        (answered.status.is_success() && answered.messages.is_stream()).then_some(answered.messages)
+        let way = &self.way;
+        let begin = || Asking(tasks::background(ask(way.clone(), last, mark.wait)));
+        let asking = self.asking.get_or_insert_with(begin);
+        let messages = (&mut asking.0).await.ok().flatten();
+        self.asking = None;
+        messages
     }
 }
 
-/// `Last-Event-ID` (WHATWG HTML §9.2.4).
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+async fn ask(way: Way, last: HeaderValue, wait: Duration) -> Option<Messages> {
+    tokio::time::sleep(wait).await;
+    let mut headers = way.peer.headers(way.spoken, "", None);
+    headers.insert(LAST_EVENT_ID, last);
+    let outgoing = Outgoing::new(Vec::new(), headers, way.session_id());
+    let reading = way.peer.reading(way.peer.settings.timeout, None);
+    let answered = way.peer.transport.get(&way.shown.now, outgoing, reading).await.ok()?;
+    (answered.status.is_success() && answered.messages.is_stream()).then_some(answered.messages)
+}
 
 /// A longer name of an event is not repeated in a header.
 const EVENT_ID_BYTES_MAX: usize = 1_024;

@@ -2,7 +2,8 @@
 //!
 //! stdio and HTTP+SSE have one channel for everything (MCP basic/transports). Answers find their call by its id, progress
 //! by its token, a subscription's words by its id; what names nobody belongs to the one call under way, if it is the only
-//! one: with several, a guess would tell one caller what another one's call is about. It sends nothing itself.
+//! one: with several, a guess would tell one caller what another one's call is about. On a channel that principals share it
+//! may be late word of somebody else's call, and belongs to nobody. It sends nothing itself.
 
 use std::{
     collections::BTreeMap,
@@ -38,6 +39,9 @@ pub(super) struct Routes {
 #[derive(Debug)]
 struct Inside {
     waiting: BTreeMap<Place, mpsc::Sender<Arrival>>,
+    sharing: Sharing,
+    /// How many have waited so far.
+    waited: u64,
     listeners: u64,
     messages: u64,
     answers: u64,
@@ -56,6 +60,15 @@ pub(super) enum Place {
     Call(u64),
     /// Whoever listens to what no request asked for.
     Listener(u64),
+}
+
+/// Whose calls a channel carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Those of one session, and so of one principal.
+    Session,
+    /// Everybody's.
+    Everybody,
 }
 
 /// The messages for one of those who wait.
@@ -80,9 +93,11 @@ impl Routed {
 }
 
 impl Routes {
-    pub(super) fn new(upstream: &UpstreamId, bounds: Bounds) -> Arc<Self> {
+    pub(super) fn new(upstream: &UpstreamId, bounds: Bounds, sharing: Sharing) -> Arc<Self> {
         let inside = Inside {
             waiting: BTreeMap::new(),
+            sharing,
+            waited: 0,
             listeners: 0,
             messages: 0,
             answers: 0,
@@ -111,6 +126,7 @@ impl Routes {
             return None;
         }
         let place = place(&mut inside);
+        inside.waited = inside.waited.saturating_add(1);
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         inside.waiting.insert(place, sender);
         Some(Routed { arrivals, place, routes: Arc::clone(self) })
@@ -247,7 +263,12 @@ impl Inside {
         self.waiting.contains_key(&place)
     }
 
+    /// Whom a message means that names nobody: the only call under way; on a channel of everybody's it also has to be the
+    /// first that there ever was.
     fn only_call(&self) -> Option<Place> {
+        if self.sharing == Sharing::Everybody && self.waited > 1 {
+            return None;
+        }
         let mut calls = self.waiting.keys().filter(|place| !matches!(place, Place::Listener(_)));
         let first = calls.next().copied();
         first.filter(|_| calls.next().is_none())
@@ -287,8 +308,12 @@ mod tests {
     use super::*;
 
     fn routes() -> Arc<Routes> {
+        routes_of(Sharing::Session)
+    }
+
+    fn routes_of(sharing: Sharing) -> Arc<Routes> {
         let bounds = Bounds { depth_max: 64, values_max: 10_000, name_bytes_max: 256, number_chars_max: 64 };
-        Routes::new(&UpstreamId::parse("up").unwrap(), bounds)
+        Routes::new(&UpstreamId::parse("up").unwrap(), bounds, sharing)
     }
 
     fn deliver(routes: &Routes, text: &str) -> Option<String> {
@@ -332,6 +357,25 @@ mod tests {
         assert!(deliver(&routes, asks).unwrap().contains("-32601"));
         assert!(deliver(&routes, r#"{"jsonrpc":"2.0","id":5,"method":"ping"}"#).unwrap().contains("\"result\":{}"));
         assert_eq!((waiting(&mut one).len(), waiting(&mut two).len()), (0, 0));
+    }
+
+    #[test]
+    fn late_word_of_one_callers_call_does_not_reach_the_next_caller() {
+        let routes = routes_of(Sharing::Everybody);
+        let log = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"alice's"}}"#;
+        let error = r#"{"jsonrpc":"2.0","error":{"code":-32603,"message":"alice's"}}"#;
+        let asks = r#"{"jsonrpc":"2.0","id":"s","method":"sampling/createMessage","params":{}}"#;
+        let mut alice = routes.expect(Place::Call(1)).unwrap();
+        assert_eq!(deliver(&routes, log), None);
+        assert_eq!(waiting(&mut alice).len(), 1, "there never was anybody else");
+        drop(alice);
+        let mut bob = routes.expect(Place::Call(2)).unwrap();
+        deliver(&routes, log);
+        deliver(&routes, error);
+        assert!(deliver(&routes, asks).unwrap().contains("-32601"));
+        let answer = r#"{"jsonrpc":"2.0","id":2,"result":{}}"#;
+        deliver(&routes, answer);
+        assert_eq!(waiting(&mut bob), [answer]);
     }
 
     #[test]

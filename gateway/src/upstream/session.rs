@@ -66,7 +66,7 @@ impl Session {
 
     /// Whether an answer with this status may say that the session is no longer there: 404 does (RL-04), and 400 is what
     /// many servers say of an id that they do not know.
-    pub(super) fn is_gone(&self, status: StatusCode) -> bool {
+    pub(super) fn may_be_gone(&self, status: StatusCode) -> bool {
         self.id.is_some() && matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
     }
 
@@ -135,9 +135,12 @@ impl Sessions {
         self.open.get_or_insert_async(key, async { begin.await.map(Arc::new) }).await
     }
 
-    /// Forgets `session`, which the upstream does not know any more, unless another has taken its place already.
-    pub(super) fn forget(&self, key: &Key, session: &Arc<Session>) {
-        session.gone.store(true, Ordering::Relaxed);
+    /// Forgets `session`, unless another has taken its place already. Only 404 says for certain that the upstream does not
+    /// know it any more; after any other `status` it is told that the session is over.
+    pub(super) fn forget(&self, key: &Key, session: &Arc<Session>, status: StatusCode) {
+        if status == StatusCode::NOT_FOUND {
+            session.gone.store(true, Ordering::Relaxed);
+        }
         let _gone = self.open.remove_if(key, |held| Arc::ptr_eq(held, session));
     }
 }

@@ -16,7 +16,7 @@ use url::Url;
 
 use super::{
     links::{Ending, Link, Links},
-    routes::{Place, Routes},
+    routes::{Place, Routes, Sharing},
     transport::{self, Address, Answered, Outgoing, Reading, Undelivered},
 };
 use crate::{
@@ -130,7 +130,7 @@ impl Sse {
         let named = timeout(bounds.first_byte, stream.next()).await.unwrap_or(Err(Refusal::UpstreamTimeout));
         // Nothing was executed yet, whatever is wrong.
         let endpoint = named.and_then(|event| self.endpoint(event.as_ref())).map_err(Undelivered::NotSent)?;
-        let routes = Routes::new(&self.upstream, self.bounds);
+        let routes = Routes::new(&self.upstream, self.bounds, Sharing::Session);
         let (link, ending) = self.links.open(Arc::clone(&routes), Arc::new(endpoint));
         let listener = Listener {
             stream,

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     links::{Ending, Link, Links},
-    routes::{Place, Routes},
+    routes::{Place, Routes, Sharing},
     transport::{Answered, Outgoing, Reading, Undelivered},
     warden::{Group, Warden},
 };
@@ -89,7 +89,7 @@ impl Stdio {
                 None => None,
             },
             (None, Some((id, "initialize"))) => {
-                let link = self.start(within).await?;
+                let link = self.start(Sharing::Session, within).await?;
                 let sent = say(&link, line, Some(Place::Beginning(id)), within).await?;
                 sent.map(|answered| Answered { session: Some(link.name()), ..answered })
             }
@@ -136,12 +136,12 @@ impl Stdio {
         if let Some(link) = shared.as_ref().and_then(|name| self.links.find(name)) {
             return Ok(link);
         }
-        let link = self.start(within).await?;
+        let link = self.start(Sharing::Everybody, within).await?;
         *shared = Some(link.name());
         Ok(link)
     }
 
-    async fn start(&self, within: Duration) -> Result<Arc<Link<Lines>>, Undelivered> {
+    async fn start(&self, sharing: Sharing, within: Duration) -> Result<Arc<Link<Lines>>, Undelivered> {
         let unreachable = |why: String| Undelivered::NotSent(Refusal::UpstreamUnreachable(why));
         self.falls.lock().may_start(clock::instant()).map_err(unreachable)?;
         let seat = self.links.seat(within).await;
@@ -161,7 +161,7 @@ impl Stdio {
         };
         tracing::info!(upstream = %self.upstream, process = leader, "started a program");
         let (way, lines) = mpsc::channel(LINES_WAITING_MAX);
-        let routes = Routes::new(&self.upstream, self.bounds);
+        let routes = Routes::new(&self.upstream, self.bounds, sharing);
         let (link, ending) = self.links.open(Arc::clone(&routes), way.clone());
         let reader = Reader { routes: Arc::clone(&routes), back: way, bytes_max: self.line_bytes_max };
         let keeper = Keeper {

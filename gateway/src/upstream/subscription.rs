@@ -10,7 +10,7 @@ use http::StatusCode;
 use tokio::time::timeout;
 
 use super::{
-    Messages, Peer,
+    Messages, Peer, Shown,
     session::{Key, Session},
     status_refusal,
     transport::{Answered, Outgoing},
@@ -48,7 +48,7 @@ impl Wanted {
 #[derive(Debug)]
 pub struct Watch {
     messages: Messages,
-    grant: Arc<Grant>,
+    shown: Shown,
     honoured: BTreeSet<String>,
     /// The session, where the upstream has one.
     session: Option<Arc<Session>>,
@@ -99,7 +99,7 @@ impl Peer {
                     watch.honoured.insert(wanted.uri.clone());
                 }
             }
-            watch.grant = grant;
+            watch.shown.renew(grant);
             return Ok(Vec::new());
         }
         // The new one first, so that nothing falls in between (spec §2.2); the old one is heard out.
@@ -118,7 +118,7 @@ impl Peer {
     pub async fn told(&self, watch: &mut Watch) -> Option<String> {
         loop {
             let message = watch.messages.next().await.ok()??;
-            if self.gives_away(&watch.grant, &message) {
+            if watch.shown.given_away(self, &message) {
                 return None;
             }
             match Inbound::parse(message, &self.bounds) {
@@ -131,7 +131,7 @@ impl Peer {
                 }
                 Ok(Inbound::Notification(_)) => {}
                 Ok(Inbound::Request(request)) => {
-                    self.answer(&watch.grant, watch.session.as_deref(), &request).await;
+                    self.answer(&watch.shown.now, watch.session.as_deref(), &request).await;
                 }
                 Ok(Inbound::Response(_)) | Err(_) => return None,
             }
@@ -142,7 +142,7 @@ impl Peer {
     pub async fn unwatch(&self, mut watch: Watch, caller: &Identity) {
         if let Some(session) = watch.session.take() {
             for uri in &watch.honoured {
-                drop(self.ask(&watch.grant, caller, (&session, "resources/unsubscribe"), uri).await);
+                drop(self.ask(&watch.shown.now, caller, (&session, "resources/unsubscribe"), uri).await);
             }
         }
     }
@@ -176,7 +176,7 @@ impl Peer {
             Err(Refusal::UpstreamLost("a stream that ended before it was acknowledged".to_owned()))
         };
         let honoured = timeout(self.settings.timeout, acknowledged).await.unwrap_or(Err(Refusal::UpstreamTimeout))?;
-        Ok(Watch { messages: answered.messages, grant, honoured, session: None })
+        Ok(Watch { messages: answered.messages, shown: Shown::first(grant), honoured, session: None })
     }
 
     async fn watch_in_session(
@@ -193,8 +193,8 @@ impl Peer {
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, Some(caller.credential.tripwire()));
         let answered = self.transport.get(&grant, outgoing, reading).await?;
-        if session.is_gone(answered.status) {
-            self.sessions.forget(&key, &session);
+        if session.may_be_gone(answered.status) {
+            self.sessions.forget(&key, &session, answered.status);
         }
         if !answered.status.is_success() || !answered.messages.is_stream() {
             return Err(status_refusal(answered.status, "the stream of a session"));
@@ -205,7 +205,7 @@ impl Peer {
                 honoured.insert(wanted.uri.clone());
             }
         }
-        Ok(Watch { messages: answered.messages, grant, honoured, session: Some(session) })
+        Ok(Watch { messages: answered.messages, shown: Shown::first(grant), honoured, session: Some(session) })
     }
 
     /// `resources/subscribe` or `resources/unsubscribe`: whether it was done.
@@ -223,7 +223,7 @@ impl Peer {
         if answered.status == StatusCode::UNAUTHORIZED || answered.status == StatusCode::NOT_FOUND {
             return Err(status_refusal(answered.status, method));
         }
-        Ok(self.response(&mut answered.messages, id).await?.outcome().is_ok())
+        Ok(self.response(grant, &mut answered.messages, id).await?.outcome().is_ok())
     }
 
     /// A message of the gateway's own, in the name of `caller`, whose credential must not be in it.
@@ -240,7 +240,7 @@ fn uris_of(word: &Notification, asked: &[&str]) -> BTreeSet<String> {
     uris.filter(|uri| asked.contains(&uri.as_ref())).map(std::borrow::Cow::into_owned).collect()
 }
 
-const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+pub(super) const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 const UPDATED: &str = "notifications/resources/updated";
 
 /// As long as a URI may be that a client asks for.

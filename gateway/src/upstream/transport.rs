@@ -166,12 +166,7 @@ pub(super) async fn post(
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
     let request = build(to, grant, Method::POST, outgoing);
-    if let Some(tripwire) = bounds.tripwire
-        && tripwire.trips(&to.text, request.headers(), request.body())
-    {
-        return Err(Undelivered::NotSent(Refusal::CredentialLeak));
-    }
-    answered(client, request, bounds).await
+    answered(client, to, request, bounds).await
 }
 
 async fn get(
@@ -184,7 +179,7 @@ async fn get(
     let mut request = build(to, grant, Method::GET, outgoing);
     request.headers_mut().remove(CONTENT_TYPE);
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-    answered(client, request, bounds).await
+    answered(client, to, request, bounds).await
 }
 
 /// Ends a session of a legacy upstream (RL-04). What it answers changes nothing.
@@ -222,7 +217,15 @@ pub(super) fn message_to(to: &Address, credential: Option<(HeaderName, HeaderVal
     request
 }
 
-async fn answered(client: &Client, request: Request<Bytes>, bounds: Reading<'_>) -> Result<Answered, Undelivered> {
+async fn answered(
+    client: &Client,
+    to: &Address,
+    request: Request<Bytes>,
+    bounds: Reading<'_>,
+) -> Result<Answered, Undelivered> {
+    if bounds.tripwire.is_some_and(|tripwire| tripwire.trips(&to.text, request.headers(), request.body())) {
+        return Err(Undelivered::NotSent(Refusal::CredentialLeak));
+    }
     let spoken = Field::of(request.headers(), PROTOCOL_VERSION);
     let batches = matches!(spoken, Field::Text(version) if versions::has_batches(version))
         .then(|| Box::new(Batches { bounds: bounds.peer.bounds, waiting: Vec::new().into_iter() }));
@@ -374,6 +377,13 @@ impl Messages {
     /// Where the stream ends too early, it is taken up again.
     pub(super) fn resume_by(&mut self, way: &Way) {
         self.resume = Some(Box::new(Resume::new(way.clone())));
+    }
+
+    /// The call goes on under another credential.
+    pub(super) fn renew(&mut self, way: &Way) {
+        if let Some(resume) = &mut self.resume {
+            resume.renew(way.clone());
+        }
     }
 
     /// Whether there may be more than one.

@@ -10,12 +10,18 @@ use http::StatusCode;
 use super::{
     Peer, Spoken,
     session::{Key, Session},
+    subscription::ACKNOWLEDGED,
     transport::{Answered, Outgoing},
 };
 use crate::{
     exchange::Grant,
     refusal::{Era, Refusal},
-    rpc::{Capabilities, Topic, outbound, reply::Inbound},
+    rpc::{
+        Capabilities, Topic,
+        json::Value,
+        outbound,
+        reply::{Inbound, Notification, Response},
+    },
 };
 
 /// What became of listening.
@@ -29,7 +35,7 @@ pub enum Heard {
 
 impl Peer {
     /// Listens until the stream ends, and shakes the trust at every word that a list has changed; once also when the
-    /// stream begins, because what happened before it is not told.
+    /// upstream begins to listen, because what happened before that is not told.
     pub async fn hear(&self, grant: &Arc<Grant>) -> Heard {
         let Some(spoken) = self.spoken() else { return Heard::Ended };
         let opened = match spoken.era {
@@ -40,22 +46,40 @@ impl Peer {
             Ok((answered, session)) if answered.status.is_success() && answered.messages.is_stream() => {
                 (answered, session)
             }
+            // Programs have no status, and some servers say in a body of JSON that they do not know the method.
+            Ok((answered, session)) if answered.status.is_success() && spoken.era == Era::Modern => (answered, session),
             Ok((answered, _)) if is_absent(spoken.era, answered.status) => return Heard::Nothing,
             Ok(_) | Err(_) => return Heard::Ended,
         };
-        self.outdate();
-        self.shake();
+        // A modern server says first that it listens (RS-33); until then it may just as well say that it will not.
+        let mut begun = false;
+        if spoken.era == Era::Legacy {
+            self.begins(&mut begun);
+        }
         let listening = async {
             while let Ok(Some(message)) = answered.messages.next().await {
                 match Inbound::parse(message, &self.bounds) {
-                    Ok(Inbound::Notification(word)) => self.heed_word(&word.method()),
-                    Ok(Inbound::Response(_)) | Err(_) => return,
+                    Ok(Inbound::Notification(word)) if honours_nothing(&word) => return Heard::Nothing,
+                    Ok(Inbound::Notification(word)) => {
+                        self.begins(&mut begun);
+                        self.heed_word(&word.method());
+                    }
+                    Ok(Inbound::Response(response)) if !begun && is_refused(&response) => return Heard::Nothing,
+                    Ok(Inbound::Response(_)) | Err(_) => return Heard::Ended,
                     Ok(Inbound::Request(request)) => self.answer(grant, session.as_deref(), &request).await,
                 }
             }
+            Heard::Ended
         };
-        drop(tokio::time::timeout(STREAM_MAX, listening).await);
-        Heard::Ended
+        tokio::time::timeout(STREAM_MAX, listening).await.unwrap_or(Heard::Ended)
+    }
+
+    /// What changed before somebody listened was not told.
+    fn begins(&self, begun: &mut bool) {
+        if !std::mem::replace(begun, true) {
+            self.outdate();
+            self.shake();
+        }
     }
 
     /// What a notification says about what is known: lists are read again, and answers not given again. Some servers say
@@ -86,7 +110,7 @@ impl Peer {
         let reading = self.reading(self.settings.timeout, None);
         let answered = self.transport.get(grant, outgoing, reading).await?;
         if answered.status == StatusCode::NOT_FOUND {
-            self.sessions.forget(&key, &session);
+            self.sessions.forget(&key, &session, answered.status);
         }
         Ok((answered, session))
     }
@@ -99,6 +123,23 @@ fn is_absent(era: Era, status: StatusCode) -> bool {
         Era::Modern => matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST),
     }
 }
+
+/// An acknowledgement may leave out everything that was asked for (RS-33).
+fn honours_nothing(word: &Notification) -> bool {
+    let honoured = word.params().and_then(|params| params.get("notifications"));
+    word.method() == ACKNOWLEDGED
+        && honoured.is_some_and(|honoured| {
+            !Topic::ALL.iter().any(|topic| honoured.get(topic.member()).and_then(Value::boolean) == Some(true))
+        })
+}
+
+/// An error says so, unless it is one that may pass.
+fn is_refused(response: &Response) -> bool {
+    response.outcome().is_err_and(|error| error.code != INTERNAL_ERROR)
+}
+
+/// JSON-RPC 2.0 §5.1.
+const INTERNAL_ERROR: i64 = -32603;
 
 /// What was read of a resource is not true any more.
 const RESOURCE_UPDATED: &str = "notifications/resources/updated";

@@ -2,20 +2,14 @@
 //!
 //! One answer, or a stream that is opened when there is something to say before it. It does not know what is said.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::{future::Future, time::Instant};
 
 use bytes::Bytes;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::sleep_until,
-};
+use tokio::{sync::oneshot, time::sleep_until};
 
 use super::leg::Held;
 use crate::{
-    bridge::Tracked,
+    bridge::{Queue, Tracked},
     clock,
     inspect::Answer,
     lifecycle::{Response, respond},
@@ -29,7 +23,7 @@ pub(super) enum Delivery {
     /// Nothing was said yet.
     Waiting(oneshot::Sender<Response>),
     /// A stream is open.
-    Streaming(mpsc::Sender<Bytes>),
+    Streaming(Queue),
     /// The client went away.
     Gone,
 }
@@ -40,7 +34,7 @@ impl Delivery {
         if let Self::Waiting(_) = self
             && let Self::Waiting(to_client) = std::mem::replace(self, Self::Gone)
         {
-            let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
+            let (events, to_body) = Queue::new();
             let to_body = match tracked {
                 Some(tracked) => tracked.session().carry(to_body),
                 None => to_body,
@@ -58,8 +52,7 @@ impl Delivery {
             Self::Waiting(_) => true,
             Self::Gone => false,
             Self::Streaming(events) => {
-                let sent = tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(&message))).await;
-                let there = matches!(sent, Ok(Ok(())));
+                let there = events.send(sse::message(&message)).await;
                 if !there {
                     *self = Self::Gone;
                 }
@@ -71,9 +64,7 @@ impl Delivery {
     pub(super) async fn answer(self, answer: Answer) {
         match self {
             Self::Waiting(to_client) => drop(to_client.send(respond::answer(answer))),
-            Self::Streaming(events) => {
-                drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(answer.body()))).await)
-            }
+            Self::Streaming(events) => drop(events.send(sse::message(answer.body())).await),
             Self::Gone => {}
         }
     }
@@ -85,7 +76,7 @@ impl Delivery {
             }
             Self::Streaming(events) => {
                 let body = respond::error_body(Some(&asker.id), asker.era, refusal);
-                drop(tokio::time::timeout(CLIENT_STALL_MAX, events.send(sse::message(&body))).await);
+                events.send(sse::message(&body)).await;
             }
             Self::Gone => {}
         }
@@ -143,9 +134,3 @@ pub(super) enum Interrupted {
     /// The deadline passed.
     Late,
 }
-
-/// Events that may wait for a client that reads slowly; beyond that the upstream is not read.
-const EVENTS_WAITING_MAX: usize = 16;
-
-/// A client that takes no event for so long is taken to be gone.
-const CLIENT_STALL_MAX: Duration = Duration::from_secs(20);

@@ -15,6 +15,7 @@ use super::{
     Carriage, Read,
     deliver::Interrupted,
     leg::{Ended, Held, Leg, instant_after},
+    task::{Followed, POLL},
 };
 use crate::{
     audit::{journal::Receipt, record},
@@ -28,9 +29,10 @@ use crate::{
     lifecycle::{kept::Keeping, retry::Given},
     refusal::{Era, Refusal},
     rpc::{
-        RequestId, outbound,
+        Capabilities, RequestId, outbound,
         outbound::Retry,
         reply::{Inbound, Notification, Response, ServerRequest},
+        versions,
     },
     telemetry::metrics::metrics,
     upstream::Reply,
@@ -42,6 +44,8 @@ pub(in crate::lifecycle) struct Next {
     pub(in crate::lifecycle) leg: Leg,
     pub(in crate::lifecycle) receipt: Receipt,
     pub(in crate::lifecycle) grant: Grant,
+    /// What its client can do.
+    pub(in crate::lifecycle) capabilities: Capabilities,
     pub(in crate::lifecycle) answers: Vec<Given>,
 }
 
@@ -57,7 +61,7 @@ pub(super) struct Line {
     /// With a legacy client.
     conversation: Option<Conversation>,
     /// Of a held call.
-    place: Option<Place<Next>>,
+    pub(super) place: Option<Place<Next>>,
     /// How the answer is kept, where it may be.
     pub(super) keeping: Option<Keeping>,
     /// The upstream's answer, where it came while nobody was there to take it.
@@ -270,12 +274,23 @@ impl Carriage {
         let asked = asked.asks.iter().map(named).collect();
         let binding = Binding {
             principal: &leg.identity.principal,
+            endpoint: &self.endpoint,
             upstream: self.target.definition.upstream.as_str(),
             request: &self.call.repeated(),
         };
         metrics().input_rounds.with([self.target.definition.upstream.as_str()]).increment();
         let continuation = Continuation { call: self.first, round: round.saturating_add(1), asked, to };
         continuation.seal(&self.means.sealer, &binding, clock::now(), life)
+    }
+
+    /// Room for the call to be held, where it may come to that: taken before it is sent, because afterwards it could only
+    /// be given up (spec §2.3). A client that can be asked nothing needs none.
+    pub(super) fn place(&self, leg: &Leg) -> Result<Option<Place<Next>>, Refusal> {
+        let may_be = leg.era() == Era::Modern
+            && self.capabilities != Capabilities::NONE
+            && self.peer.spoken().is_none_or(|spoken| spoken.era == Era::Legacy)
+            && self.capabilities.in_version(versions::LEGACY_NEWEST) != Capabilities::NONE;
+        may_be.then(|| self.means.holds.place(leg.identity.principal)).transpose()
     }
 
     /// Ends a modern client's request with what a legacy upstream asks, and holds the call until the next request brings
@@ -287,7 +302,7 @@ impl Carriage {
                 Ok(told) => told,
                 Err(refusal) => {
                     self.abandon(&leg, line, refusal.code()).await;
-                    leg.end(Ended::refused(refusal)).await;
+                    leg.end(Ended::refused(refusal).once_sent()).await;
                     return None;
                 }
             };
@@ -371,8 +386,8 @@ impl Carriage {
     }
 
     /// The call goes on for the request that came; nothing, where that ended it.
-    async fn resume(&self, line: &mut Line, next: Next) -> Option<Leg> {
-        let Next { leg, receipt, grant, answers } = next;
+    async fn resume(&mut self, line: &mut Line, next: Next) -> Option<Leg> {
+        let Next { leg, receipt, grant, capabilities, answers } = next;
         if let Some(place) = &mut line.place {
             place.continued(true);
         }
@@ -383,11 +398,26 @@ impl Carriage {
             let message = outbound::response(&open.id, Ok(response));
             if let Err(refusal) = line.reply.pass_on(&leg.identity, message).await {
                 self.abandon(&leg, line, refusal.code()).await;
-                leg.end(Ended::refused(refusal)).await;
+                leg.end(Ended::refused(refusal).once_sent()).await;
                 return None;
             }
         }
+        self.narrow(line, capabilities).await;
         Some(leg)
+    }
+
+    /// A client is asked what its own request declares (RS-17), of what the upstream was told at first.
+    async fn narrow(&mut self, line: &mut Line, capabilities: Capabilities) {
+        self.capabilities = self.capabilities.common(capabilities);
+        let version = line.reply.spoken.version;
+        let declared = self.capabilities.in_version(version);
+        for open in line.open.extract_if(.., |open| !open.ask.fits(declared, version)) {
+            self.dropped("request_undeclared");
+            line.reply.respond(outbound::method_not_found(&open.id)).await;
+        }
+        if line.open.is_empty() {
+            line.collected = None;
+        }
     }
 
     /// Asks a legacy client what a modern upstream needs, and makes the call again with the answers: the upstream said
@@ -428,10 +458,16 @@ impl Carriage {
         retry: Option<&Retry>,
     ) -> Result<Line, Ended> {
         let receipt = reply.into_receipt().map_err(Ended::refused)?;
-        let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
-        let grant = exchange.mint(&leg.identity, self.peer.settings(), mints, clock::now()).await;
-        let sent = (receipt, grant.map_err(Ended::refused)?);
-        self.set_out(leg, sent, retry).await
+        let mut left = self.task.as_ref().map_or(0, Followed::may_fail);
+        let grant = loop {
+            match self.mint(&leg.identity).await {
+                Ok(grant) => break grant,
+                Err(Refusal::GrantUnavailable(_)) if left > 0 => left = left.saturating_sub(1),
+                Err(refusal) => return Err(Ended::refused(refusal)),
+            }
+            self.pause(leg, POLL).await?;
+        };
+        self.set_out(leg, (receipt, grant), retry).await
     }
 
     /// Asks a legacy client everything at once, and waits for all answers.

@@ -278,13 +278,25 @@ impl Ended {
         self.answer.is_some()
     }
 
+    /// Whether the gateway says so.
+    pub(super) const fn is_refused(&self) -> bool {
+        self.refusal.is_some()
+    }
+
     pub(in crate::lifecycle) fn refused(refusal: Refusal) -> Self {
-        let kept = matches!(refusal, Refusal::UpstreamUnreachable(_) | Refusal::CredentialLeak);
+        let kept =
+            matches!(refusal, Refusal::UpstreamUnreachable(_) | Refusal::CredentialLeak | Refusal::Overloaded(_));
         let ending = if kept { Ending::NotForwarded } else { Ending::Failed };
         if refusal == Refusal::CredentialLeak {
             metrics().tripwire.increment();
         }
         Self { ending, refusal: Some(refusal), answer: None, cached: false }
+    }
+
+    /// The same of a call that the upstream has already.
+    pub(super) fn once_sent(self) -> Self {
+        let ending = if self.ending == Ending::NotForwarded { Ending::Failed } else { self.ending };
+        Self { ending, refusal: self.refusal.map(Refusal::once_sent), ..self }
     }
 
     /// The upstream ended its answer without a response; a status that says why is worth recording.
@@ -316,4 +328,20 @@ impl Ended {
 pub(super) fn instant_after(span: Duration) -> Instant {
     let now = clock::instant();
     now.checked_add(span).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ended, Ending};
+    use crate::refusal::Refusal;
+
+    #[test]
+    fn a_call_that_was_sent_did_not_stay_here() {
+        for refusal in [Refusal::CredentialLeak, Refusal::UpstreamUnreachable(String::new()), Refusal::Overloaded("")] {
+            let before = Ended::refused(refusal);
+            assert_eq!(before.ending, Ending::NotForwarded);
+            assert_eq!(before.once_sent().ending, Ending::Failed);
+        }
+        assert_eq!(Ended::cancelled().once_sent().ending, Ending::Cancelled);
+    }
 }

@@ -21,6 +21,7 @@ use leg::Outbound;
 use leg::instant_after;
 pub(super) use leg::{Ended, Held, Leg};
 use task::Followed;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::input::{Heard, Line};
@@ -39,6 +40,7 @@ use crate::{
     clock,
     config::Endpoint,
     exchange::Grant,
+    identity::Identity,
     inspect::{
         self, Admitted, Asked, Sent,
         tasks::{Created, Working},
@@ -140,18 +142,26 @@ impl Carriage {
         if let Some(answer) = keeping.as_ref().and_then(|it| it.recall(kept, &leg.held.asker, self.prefix())) {
             return leg.end(Ended::kept(answer)).await;
         }
+        let place = match self.place(&leg) {
+            Ok(place) => place,
+            Err(refusal) => return leg.end(Ended::refused(refusal)).await,
+        };
         let mut line = match Box::pin(self.set_out(&mut leg, sent, retry.as_ref())).await {
             Ok(line) => line,
             Err(ended) => return leg.end(ended).await,
         };
         line.keeping = keeping;
+        line.place = place.filter(|_| line.reply.spoken.era == Era::Legacy);
         loop {
             let next = match self.read(&mut leg, &mut line).await {
+                Turn::Ended(ended) if ended.is_refused() && self.bears(line.reply.status) => {
+                    Box::pin(self.poll_again(&mut leg, line)).await
+                }
                 Turn::Ended(ended) => Err(ended),
                 Turn::Input(asked) if leg.era() == Era::Modern => Err(self.hand_over(&leg, &line, &asked)),
                 Turn::Input(asked) => Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await,
                 Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
-                    Err(self.hand_out(&leg, &created))
+                    Err(self.hand_out(&leg, &line.reply, &created))
                 }
                 Turn::Task(created) => Box::pin(self.follow(&mut leg, line, created)).await,
                 Turn::Working(working) => Box::pin(self.poll(&mut leg, line, working)).await,
@@ -174,7 +184,7 @@ impl Carriage {
                 task.leave();
             }
             self.visited(&mut leg).await;
-            return leg.end(ended).await;
+            return leg.end(ended.once_sent()).await;
         }
     }
 
@@ -215,33 +225,43 @@ impl Carriage {
     }
 
     /// Sends the call. A credential that the upstream refuses is minted anew, once: a 401 proves that nothing was
-    /// executed (spec §2.6).
-    async fn send(&self, (receipt, grant): (Receipt, Grant), passage: &Passage<'_>) -> Result<Box<Reply>, Refusal> {
-        let key = grant.key();
-        let receipt = match self.peer.forward(receipt, grant, passage).await? {
-            Forwarded::Answered(reply) => return Ok(reply),
-            Forwarded::Unauthorized(receipt) => receipt,
-        };
-        self.estate.exchange.drop_grant(&key);
-        let grant = self.mint(passage).await?;
-        if grant.key() == key {
-            // The same credential always: it would be refused again.
-            return Err(Refusal::UpstreamUnauthorized);
-        }
-        let key = grant.key();
-        match Box::pin(self.peer.forward(receipt, grant, passage)).await? {
-            Forwarded::Answered(reply) => Ok(reply),
-            Forwarded::Unauthorized(_receipt) => {
-                self.estate.exchange.drop_grant(&key);
-                Err(Refusal::UpstreamUnauthorized)
+    /// executed (spec §2.6). What is only asked of a task is asked again of an upstream that is away.
+    async fn send(
+        &self,
+        (mut receipt, mut grant): (Receipt, Grant),
+        passage: &Passage<'_>,
+    ) -> Result<Box<Reply>, Refusal> {
+        let (mut refused, mut left) = (false, self.task.as_ref().map_or(0, Followed::may_fail));
+        loop {
+            let key = grant.key();
+            match self.peer.forward(receipt, grant, passage).await? {
+                Forwarded::Answered(reply) => return Ok(reply),
+                Forwarded::Unauthorized(back) => {
+                    self.estate.exchange.drop_grant(&key);
+                    if refused {
+                        return Err(Refusal::UpstreamUnauthorized);
+                    }
+                    (refused, receipt) = (true, back);
+                    grant = self.mint(passage.caller).await?;
+                    if grant.key() == key {
+                        // The same credential always: it would be refused again.
+                        return Err(Refusal::UpstreamUnauthorized);
+                    }
+                }
+                Forwarded::Unreachable(_, refusal) if left == 0 => return Err(refusal),
+                Forwarded::Unreachable(back, _) => {
+                    (left, receipt) = (left.saturating_sub(1), back);
+                    sleep(task::POLL).await;
+                    grant = self.mint(passage.caller).await?;
+                }
             }
         }
     }
 
     /// Another grant for the same call.
-    async fn mint(&self, passage: &Passage<'_>) -> Result<Grant, Refusal> {
-        let (exchange, identity) = (&self.estate.exchange, passage.caller);
-        let grant = exchange.mint(identity, self.peer.settings(), &self.target.definition.mints, clock::now()).await?;
+    async fn mint(&self, identity: &Identity) -> Result<Grant, Refusal> {
+        let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
+        let grant = exchange.mint(identity, self.peer.settings(), mints, clock::now()).await?;
         let who = Who { identity: Some(identity), ..Who::default() };
         let request = record::Request::default();
         local::record_mint(&self.means.journal, &grant, self.target.definition.upstream.as_str(), (who, request));
@@ -344,7 +364,7 @@ impl Carriage {
             id: reply.id,
             version,
             declared: self.capabilities.in_version(version),
-            as_task: self.target.definition.needs_task() && self.task.is_none(),
+            as_task: self.task.is_none() && reply.is_as_task(&self.target.definition),
             prefix: self.prefix(),
             age: Duration::ZERO,
         };

@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
 use super::{
     Carriage, Turn,
     deliver::Interrupted,
@@ -35,6 +37,8 @@ pub(super) struct Followed {
     step: Step,
     /// The keys of everything that was answered: it may be asked for a while longer, and nobody answers twice.
     answered: Vec<String>,
+    /// How often it could not be asked, one time after the other.
+    failed: u32,
     /// When the upstream last did something, in its own words.
     updated: Option<String>,
     /// When the tool's time is over, and when that of all tools is.
@@ -63,7 +67,7 @@ impl Followed {
 
     fn new(id: String, step: Step, answered: Vec<String>, (timeout, whole): (Duration, Duration)) -> Self {
         let (late, end) = (instant_after(timeout), instant_after(whole));
-        Self { id, step, answered, updated: None, late, end, upstream: None }
+        Self { id, step, answered, failed: 0, updated: None, late, end, upstream: None }
     }
 
     /// A sign of life: the tool's own time begins anew, as with a stream.
@@ -74,6 +78,11 @@ impl Followed {
     /// When the upstream is no longer asked; that it is waited for is a matter of its stream.
     pub(super) fn late(&self) -> Option<Instant> {
         (self.step != Step::Result).then_some(self.late)
+    }
+
+    /// How often it need not be heard of, where it is only asked how far it is: that can be done again.
+    pub(super) fn may_fail(&self) -> u32 {
+        if self.step == Step::Get { POLLS_FAILED_MAX } else { 0 }
     }
 
     /// The request that goes up.
@@ -107,8 +116,9 @@ impl Followed {
 }
 
 impl Carriage {
-    /// The task that the call became, for a client that follows it itself.
-    pub(super) fn hand_out(&self, leg: &Leg, created: &Created) -> Ended {
+    /// The task that the call became, for a client that follows it itself; one that no client could follow is cancelled.
+    pub(super) fn hand_out(&self, leg: &Leg, reply: &Reply, created: &Created) -> Ended {
+        let mut following = reply.following(&created.id);
         let definition = &self.target.definition;
         let owner = Owner { principal: &leg.identity.principal, endpoint: &self.endpoint };
         let life_ms = TaskId::life_ms(created.ttl_ms);
@@ -116,6 +126,9 @@ impl Carriage {
         let task = TaskId { upstream, tool, id: created.id.clone(), call: self.first, life_ms };
         let shown = task.seal(&self.means.sealer, &owner, clock::now());
         let answer = shown.and_then(|shown| created.answer(&leg.held.asker, &shown, life_ms));
+        if answer.is_ok() {
+            following.is_over();
+        }
         answer.map_or_else(Ended::refused, Ended::answered)
     }
 
@@ -138,13 +151,26 @@ impl Carriage {
         }
         let timeout = self.target.definition.timeout;
         if let Some(task) = &mut self.task {
-            task.step = Step::Get;
+            (task.step, task.failed) = (Step::Get, 0);
             if working.updated.is_some() && task.updated != working.updated {
                 task.updated = working.updated;
                 task.lives(timeout);
             }
         }
         self.pause(leg, working.again.unwrap_or(POLL).clamp(POLL_MIN, POLL_MAX)).await?;
+        self.go_on(leg, line, None).await
+    }
+
+    /// Whether an answer of this status is taken for a moment's weakness of the upstream: the task goes on there.
+    pub(super) fn bears(&mut self, status: StatusCode) -> bool {
+        let Some(task) = &mut self.task else { return false };
+        task.failed = task.failed.saturating_add(1);
+        (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS) && task.failed <= task.may_fail()
+    }
+
+    /// Asks once more what was not answered.
+    pub(super) async fn poll_again(&mut self, leg: &mut Leg, line: Line) -> Result<Line, Ended> {
+        self.pause(leg, POLL).await?;
         self.go_on(leg, line, None).await
     }
 
@@ -222,7 +248,10 @@ impl Carriage {
 }
 
 /// How long a task is left alone whose upstream does not say.
-const POLL: Duration = Duration::from_secs(1);
+pub(super) const POLL: Duration = Duration::from_secs(1);
+
+/// So often an upstream may fail to say how far a task is, before it is given up.
+const POLLS_FAILED_MAX: u32 = 3;
 
 /// More often no upstream is asked, whatever it says.
 const POLL_MIN: Duration = Duration::from_millis(200);
