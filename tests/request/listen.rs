@@ -47,7 +47,15 @@ impl Shifting {
             let listens = seen.rpc_method() == "subscriptions/listen" || (era == Era::Legacy && seen.method == "GET");
             let word = json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed" });
             listens.then(|| {
-                let words = (revision + 1..revision + 9).fold(Reply::stream(), |stream, next| {
+                let acknowledged = json!({
+                    "jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged",
+                    "params": { "notifications": { "toolsListChanged": true } },
+                });
+                let begun = match era {
+                    Era::Modern => Reply::stream().event(&acknowledged),
+                    Era::Legacy => Reply::stream(),
+                };
+                let words = (revision + 1..revision + 9).fold(begun, |stream, next| {
                     // Three times over: a burst.
                     let until = stream.step(Step::until(&shared, next));
                     until.event(&word).event(&word).event(&word)

@@ -216,7 +216,9 @@ pub(super) fn modern() -> Recorder {
                     let honoured = json!({ "notifications": { "resourceSubscriptions": honoured } });
                     (Reply::stream().event(&note("notifications/subscriptions/acknowledged", &honoured)), updated())
                 } else {
-                    (Reply::stream(), note("notifications/tools/list_changed", &json!({})))
+                    let honoured = json!({ "notifications": { "toolsListChanged": true } });
+                    let begun = Reply::stream().event(&note("notifications/subscriptions/acknowledged", &honoured));
+                    (begun, note("notifications/tools/list_changed", &json!({})))
                 };
                 let words = (now + 1..now + 9)
                     .fold(stream, |stream, next| stream.step(Step::until(&changes, next)).event(&word));
