@@ -93,10 +93,10 @@ fn an_upstream_that_cries_change_is_not_heard_more_often_than_it_helps() {
     let ground = Ground::before("cry-change", upstream, |setup, _, up| setup.open_upstream("up", &up.url()));
     let mut connection = listening(&ground, "alice");
     let began = Instant::now();
-    for _ in 0..6 {
+    for _ in 0..8 {
         assert_eq!(connection.event().unwrap()["method"], "notifications/tools/list_changed");
     }
-    assert!(began.elapsed() > Duration::from_secs(2), "six times within {:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_secs(2), "eight times within {:?}", began.elapsed());
     let readings = ground.upstream.seen_method("tools/list").len();
     assert!(readings < 16, "read {readings} times");
     ground.good_call();

@@ -7,6 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
 
+use tokio::sync::Notify;
+
 use super::{Estate, Gateway, hub::Hub};
 use crate::{
     catalog::Listing,
@@ -27,9 +29,14 @@ impl Gateway {
         for peer in estate.upstreams.peers() {
             let (gateway, estate, peer) = (Arc::clone(self), Arc::clone(&estate), Arc::clone(peer));
             tasks::background(async move {
+                // The era is found out by whoever reads first.
+                let known = Notify::new();
+                let both = async {
+                    tokio::join!(keep((&estate, &gateway.hub), &peer, &known), hear(&estate, &peer, &known));
+                };
                 tokio::select! {
                     () = estate.retired() => {}
-                    ((), ()) = async { tokio::join!(keep(&estate, &peer, &gateway.hub), hear(&estate, &peer)) } => {}
+                    () = both => {}
                 }
             });
         }
@@ -37,7 +44,7 @@ impl Gateway {
 }
 
 /// Reads what one upstream offers, again and again.
-async fn keep(estate: &Estate, peer: &Peer, hub: &Hub) {
+async fn keep((estate, hub): (&Estate, &Hub), peer: &Peer, known: &Notify) {
     let id = peer.settings().id.clone();
     let (mut failures, mut rest) = (0_u32, REST_FIRST);
     let mut said = Topics::default();
@@ -46,6 +53,7 @@ async fn keep(estate: &Estate, peer: &Peer, hub: &Hub) {
         let wait = match read(estate, peer).await {
             Ok(read) => {
                 failures = 0;
+                known.notify_one();
                 let wait = pause(read.ttl, peer.settings().refresh);
                 // What is known first, then word of it: who is told finds the new list.
                 if publish(estate, &id, read) || !said.is_empty() {
@@ -72,9 +80,9 @@ async fn keep(estate: &Estate, peer: &Peer, hub: &Hub) {
 
 /// Listens to one upstream for word that its tools have changed. Where it does not say such things, reading it at
 /// intervals has to do.
-async fn hear(estate: &Estate, peer: &Peer) {
+async fn hear(estate: &Estate, peer: &Peer, known: &Notify) {
+    known.notified().await;
     loop {
-        // The era is found out by whoever reads first.
         if peer.spoken().is_some()
             && let Ok(grant) = estate.exchange.service(peer.settings(), clock::now()).await
             && let Heard::Nothing = peer.hear(&Arc::new(grant)).await
@@ -146,7 +154,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(3);
 
 /// Between two readings, whatever an upstream says: doubled where word of a change waits already, up to the other.
 const REST_FIRST: Duration = Duration::from_millis(100);
-const REST_MAX: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_millis(400);
 
 /// However short-lived an upstream says its list is.
 const REFRESH_MIN: Duration = Duration::from_secs(2);
