@@ -10,10 +10,11 @@ import ssl
 import sys
 
 import httpx2
-from mcp import types
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import PromptReference, ResourceTemplateReference
+
+from asked import INPUT
 
 
 def say(line):
@@ -78,24 +79,6 @@ async def act(client, command):
     if "ask" in command:
         return {"result": printed(await ask(client, command["ask"], command.get("params", {})))}
     return await call(client, command)
-
-
-async def elicit(context, params):
-    properties = (getattr(params, "requestedSchema", None) or getattr(params, "requested_schema", None) or {}).get("properties", {})
-    filled = {name: True if field.get("type") == "boolean" else f"ada-{name}@example.test" for name, field in properties.items()}
-    return types.ElicitResult(action="accept", content=filled)
-
-
-async def sample(context, params):
-    return types.CreateMessageResult(role="assistant", model="test", content=types.TextContent(type="text", text="sampled"))
-
-
-async def roots(context):
-    return types.ListRootsResult(roots=[types.Root(uri="file:///work", name="work")])
-
-
-# What servers ask is answered: forms with one value for every field, one text, one root.
-INPUT = {"elicitation_callback": elicit, "sampling_callback": sample, "list_roots_callback": roots} if os.environ.get("INPUT") else {}
 
 
 async def main():

@@ -11,10 +11,12 @@ import sys
 from datetime import timedelta
 
 import httpx
-from mcp import ClientSession, types
+from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import PromptReference, ResourceTemplateReference
 from pydantic import AnyUrl
+
+from asked import INPUT
 
 
 def say(line):
@@ -74,24 +76,6 @@ async def act(session, command):
     if "ask" in command:
         return {"result": printed(await ask(session, command["ask"], command.get("params", {})))}
     return await call(session, command)
-
-
-async def elicit(context, params):
-    properties = (getattr(params, "requestedSchema", None) or getattr(params, "requested_schema", None) or {}).get("properties", {})
-    filled = {name: True if field.get("type") == "boolean" else f"ada-{name}@example.test" for name, field in properties.items()}
-    return types.ElicitResult(action="accept", content=filled)
-
-
-async def sample(context, params):
-    return types.CreateMessageResult(role="assistant", model="test", content=types.TextContent(type="text", text="sampled"))
-
-
-async def roots(context):
-    return types.ListRootsResult(roots=[types.Root(uri="file:///work", name="work")])
-
-
-# What servers ask is answered: forms with one value for every field, one text, one root.
-INPUT = {"elicitation_callback": elicit, "sampling_callback": sample, "list_roots_callback": roots} if os.environ.get("INPUT") else {}
 
 
 async def main():
