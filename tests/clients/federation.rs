@@ -15,15 +15,6 @@ use crate::harness::{
     place,
 };
 
-const CLIENTS: [(Sdk, &str); 6] = [
-    (Sdk::TypeScript, "2026-07-28"),
-    (Sdk::TypeScript, "legacy"),
-    (Sdk::TypeScriptLegacy, "legacy"),
-    (Sdk::Python, "2026-07-28"),
-    (Sdk::Python, "legacy"),
-    (Sdk::PythonLegacy, "legacy"),
-];
-
 /// The server on the SDK of 2026-07-28.
 const NEWER: &str = "newer";
 /// The server that knows nothing but sessions.
@@ -215,7 +206,7 @@ fn federation_passes_everything_that_each_upstream_passes_alone() {
     let both = [NEWER, OLDER].map(|id| (id, operations(id)));
     let federated: Vec<Value> =
         both.iter().flat_map(|(id, commands)| commands.iter().map(|command| outward(id, command))).collect();
-    for client in CLIENTS {
+    for client in Sdk::IN_EACH_ERA {
         let mut together = estate.run(client, None, &federated);
         for (id, commands) in &both {
             let theirs: Vec<Value> = together.drain(..commands.len()).collect();
@@ -256,7 +247,7 @@ fn bare_names_find_their_upstream_in_both_eras() {
         json!({ "ask": "resources/read", "params": { "uri": "note://all" } }),
         json!({ "ask": "resources/read", "params": { "uri": "demo://resource/static/document/features.md" } }),
     ];
-    for client in CLIENTS {
+    for client in Sdk::IN_EACH_ERA {
         let lines = estate.run(client, None, &commands);
         let names = lines[0]["tools"].as_array().unwrap();
         for name in ["add", "get-sum", "newer__echo", "older__echo"] {
@@ -290,7 +281,7 @@ fn a_call_cancelled_in_a_federation_is_cancelled_at_its_server_alone() {
         json!({ "call": "newer__add", "arguments": { "a": 1, "b": 2 } }),
         json!({ "call": "older__get-sum", "arguments": { "a": 3, "b": 4 } }),
     ];
-    for (before, client) in CLIENTS.into_iter().filter(|(sdk, _)| *sdk != Sdk::PythonLegacy).enumerate() {
+    for (before, client) in Sdk::IN_EACH_ERA.into_iter().filter(|(sdk, _)| *sdk != Sdk::PythonLegacy).enumerate() {
         let lines = estate.run(client, None, &commands);
         assert_eq!(lines[..2], [cancelled.clone(), cancelled.clone()], "{client:?}");
         assert_eq!(lines[2]["result"]["content"][0]["text"], "3", "{client:?}: {}", lines[2]);

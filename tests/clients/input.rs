@@ -8,15 +8,6 @@ use crate::harness::{
     peer::{self, Dial, Sdk},
 };
 
-const CLIENTS: [(Sdk, &str); 6] = [
-    (Sdk::TypeScript, "2026-07-28"),
-    (Sdk::TypeScript, "legacy"),
-    (Sdk::TypeScriptLegacy, "legacy"),
-    (Sdk::Python, "2026-07-28"),
-    (Sdk::Python, "legacy"),
-    (Sdk::PythonLegacy, "legacy"),
-];
-
 #[test]
 fn every_client_is_asked_by_servers_of_both_eras() {
     let setup = Setup::new("clients-input");
@@ -45,7 +36,7 @@ fn every_client_is_asked_by_servers_of_both_eras() {
     };
     for (id, tools) in [("modern", both.to_vec()), ("legacy", [both.to_vec(), legacy.to_vec()].concat())] {
         gateway.client_of(Some(id), &issuer, "alice").awaiting(both[0].0);
-        for (sdk, era) in CLIENTS {
+        for (sdk, era) in Sdk::IN_EACH_ERA {
             let url = gateway.endpoint(Some(id));
             let token = Some(issuer.token("alice", &url));
             let lines = sdk.run(&folder, &Dial { url, token, era, authority: None, input: true }, &commands(&tools));

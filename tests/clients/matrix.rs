@@ -12,16 +12,6 @@ use crate::harness::{
     serve::Served,
 };
 
-/// Each client in each era that it speaks.
-const CLIENTS: [(Sdk, &str); 6] = [
-    (Sdk::TypeScript, "2026-07-28"),
-    (Sdk::TypeScript, "legacy"),
-    (Sdk::TypeScriptLegacy, "legacy"),
-    (Sdk::Python, "2026-07-28"),
-    (Sdk::Python, "legacy"),
-    (Sdk::PythonLegacy, "legacy"),
-];
-
 /// Servers of both eras on four SDKs, behind one gateway.
 struct Estate {
     typescript: Peer,
@@ -96,7 +86,7 @@ fn every_client_uses_every_server_at_its_own_endpoint() {
         { "call": "echo", "arguments": { "message": "hi" } },
         { "call": "nowhere" },
     ]);
-    for client in CLIENTS {
+    for client in Sdk::IN_EACH_ERA {
         for id in ["typescript", "everything", "python", "rust"] {
             let commands = if id == "everything" { &everything } else { &adding };
             let lines = estate.run(client, Some(id), commands);
@@ -129,7 +119,7 @@ fn every_client_uses_all_servers_at_the_federated_endpoint() {
         { "call": "add", "arguments": { "a": 1, "b": 2 } },
     ]);
     let mut lists = Vec::new();
-    for client in CLIENTS {
+    for client in Sdk::IN_EACH_ERA {
         let lines = estate.run(client, None, &commands);
         let said: Vec<&str> = lines[2..6].iter().map(text_of).collect();
         assert_eq!(said, ["3", "Echo: hi", "7", "11"], "{client:?}");
@@ -152,7 +142,7 @@ fn every_client_follows_progress() {
     let long = json!([{
         "call": "trigger-long-running-operation", "arguments": { "duration": 1, "steps": 4 }, "progress": true,
     }]);
-    for client in CLIENTS {
+    for client in Sdk::IN_EACH_ERA {
         for (id, commands, steps) in [("typescript", &counting, 3), ("python", &counting, 3), ("everything", &long, 4)]
         {
             let line = estate.run(client, Some(id), commands).remove(1);
@@ -172,7 +162,7 @@ fn every_client_follows_progress() {
 fn a_cancelled_call_is_cancelled_at_the_server() {
     let estate = Estate::start("cancel");
     let commands = json!([{ "call": "wait", "arguments": { "ms": 20_000 }, "cancel_after_ms": 1_000 }]);
-    let cancelling = CLIENTS.into_iter().filter(|(sdk, _)| *sdk != Sdk::PythonLegacy);
+    let cancelling = Sdk::IN_EACH_ERA.into_iter().filter(|(sdk, _)| *sdk != Sdk::PythonLegacy);
     for (before, client) in cancelling.enumerate() {
         for (id, server) in [("typescript", &estate.typescript), ("python", &estate.python)] {
             assert_eq!(estate.run(client, Some(id), &commands)[1], json!({ "cancelled": true }), "{client:?} {id}");
@@ -193,7 +183,7 @@ fn every_client_gets_through_by_tls() {
     let url = gateway.endpoint(None);
     assert!(url.starts_with("https://"), "{url}");
     gateway.client_of(None, &issuer, "alice").awaiting("rust__add");
-    for (sdk, era) in CLIENTS {
+    for (sdk, era) in Sdk::IN_EACH_ERA {
         let token = Some(issuer.token("alice", &url));
         let dial = Dial { url: url.clone(), token, era, authority: gateway.authority(), input: false };
         let commands = json!([{ "list": true }, { "call": "rust__add", "arguments": { "a": 1, "b": 2 } }]);

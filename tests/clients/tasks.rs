@@ -9,15 +9,6 @@ use crate::harness::{
     rmcp_tasks,
 };
 
-const CLIENTS: [(Sdk, &str); 6] = [
-    (Sdk::TypeScript, "2026-07-28"),
-    (Sdk::TypeScript, "legacy"),
-    (Sdk::TypeScriptLegacy, "legacy"),
-    (Sdk::Python, "2026-07-28"),
-    (Sdk::Python, "legacy"),
-    (Sdk::PythonLegacy, "legacy"),
-];
-
 #[test]
 fn every_client_gets_the_results_of_tasks_of_both_eras_and_is_asked_for_what_they_need() {
     let setup = Setup::new("clients-tasks");
@@ -41,7 +32,7 @@ fn every_client_gets_the_results_of_tasks_of_both_eras_and_is_asked_for_what_the
     let expected = ["computed", "\"accept\"", "\"accept\" \"accept\"", "{"];
     let of_legacy =
         json!([{ "call": "simulate-research-query", "arguments": { "topic": "tasks", "ambiguous": true } }]);
-    for (sdk, era) in CLIENTS {
+    for (sdk, era) in Sdk::IN_EACH_ERA {
         for (id, commands, expected) in
             [("modern", &of_modern, expected.as_slice()), ("legacy", &of_legacy, &["# Research Report: tasks"])]
         {

@@ -12,15 +12,6 @@ use crate::harness::{
     program::runs,
 };
 
-const CLIENTS: [(Sdk, &str); 6] = [
-    (Sdk::TypeScript, "2026-07-28"),
-    (Sdk::TypeScript, "legacy"),
-    (Sdk::TypeScriptLegacy, "legacy"),
-    (Sdk::Python, "2026-07-28"),
-    (Sdk::Python, "legacy"),
-    (Sdk::PythonLegacy, "legacy"),
-];
-
 /// A tool of each server, its arguments, and what it says.
 const SERVERS: [(&str, &str, &str, &str); 6] = [
     ("typescript", "add", r#"{"a":1,"b":2}"#, "3"),
@@ -70,7 +61,7 @@ impl Estate {
 #[test]
 fn every_client_uses_every_server_whatever_its_transport() {
     let mut estate = Estate::start("transports");
-    for client in CLIENTS {
+    for client in Sdk::IN_EACH_ERA {
         for (id, tool, arguments, says) in SERVERS {
             let arguments: Value = serde_json::from_str(arguments).unwrap();
             let commands = json!([{ "list": true }, { "call": tool, "arguments": arguments }, { "call": "nowhere" }]);
@@ -98,7 +89,7 @@ fn progress_comes_through_every_transport() {
     let long = json!([{
         "call": "trigger-long-running-operation", "arguments": { "duration": 1, "steps": 3 }, "progress": true,
     }]);
-    for client in CLIENTS {
+    for client in Sdk::IN_EACH_ERA {
         for (id, ..) in SERVERS {
             let commands = if id.starts_with("everything") { &long } else { &counting };
             let line = estate.run(client, id, commands).remove(1);

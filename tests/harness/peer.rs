@@ -137,6 +137,16 @@ pub(crate) struct Dial {
 impl Sdk {
     pub(crate) const ALL: [Self; 4] = [Self::TypeScript, Self::TypeScriptLegacy, Self::Python, Self::PythonLegacy];
 
+    /// Each client with each era that it speaks, as [`Dial::era`] names it.
+    pub(crate) const IN_EACH_ERA: [(Self, &'static str); 6] = [
+        (Self::TypeScript, "2026-07-28"),
+        (Self::TypeScript, "legacy"),
+        (Self::TypeScriptLegacy, "legacy"),
+        (Self::Python, "2026-07-28"),
+        (Self::Python, "legacy"),
+        (Self::PythonLegacy, "legacy"),
+    ];
+
     /// Connects, runs the commands of `tests/peers/README.md` and gives what the client prints: a line each.
     pub(crate) fn run(self, folder: &Path, dial: &Dial, commands: &Value) -> Vec<Value> {
         let mut command = match self {
