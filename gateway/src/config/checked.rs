@@ -25,6 +25,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[state]`.
     pub state: State,
+    /// `[facade]`; the gateway is no authorization server without it.
+    pub facade: Option<Arc<Facade>>,
     /// `[upstreams.*]`, by id.
     pub upstreams: BTreeMap<UpstreamId, Arc<Upstream>>,
     /// SHA-256 of the file's bytes, in hex: the configuration's name in the audit.
@@ -214,6 +216,46 @@ pub struct State {
     pub sealing_key: Option<Secret>,
     /// The one before it, which still opens.
     pub sealing_key_before: Option<Secret>,
+}
+
+/// `[facade]`: the gateway as an authorization server in front of one identity provider.
+#[derive(Debug)]
+pub struct Facade {
+    /// The gateway as its own authenticator sees it: issuer is the public URL.
+    pub own: Arc<Issuer>,
+    /// Where people log in: one of `[[issuers]]`.
+    pub provider: Arc<Issuer>,
+    /// Who the gateway is there; never `private_key_jwt`.
+    pub client: OAuthClient,
+    /// What is asked for at the provider; `openid` among them.
+    pub login_scopes: Vec<String>,
+    /// Whether clients may register themselves (RFC 7591).
+    pub registration: bool,
+    /// From which hosts client ID metadata documents are taken; `*` is any.
+    pub client_domains: Vec<String>,
+    /// Schemes of redirect URIs besides `https` and loopback `http`.
+    pub redirect_schemes: Vec<String>,
+    /// Whose ID-JAGs are redeemed: names out of `[[issuers]]`.
+    pub assertion_issuers: Vec<String>,
+    /// The life of an access token.
+    pub token: Duration,
+    /// How long a login lasts: the life of what a refresh token may be exchanged for.
+    pub login: Duration,
+    /// Clients that prove who they are by a secret.
+    pub clients: Vec<FacadeClient>,
+}
+
+/// `[[facade.clients]]`: a machine that asks for tokens in its own name, or redeems ID-JAGs.
+#[derive(Debug)]
+pub struct FacadeClient {
+    /// `client_id`.
+    pub id: String,
+    /// What it proves that with.
+    pub secret: Secret,
+    /// What it may ask for in its own name.
+    pub scopes: Vec<String>,
+    /// The tenant of its own tokens.
+    pub tenant: Option<String>,
 }
 
 /// A backend MCP server's id: `[a-z0-9-]{1,24}`.

@@ -28,6 +28,7 @@ pub(crate) struct File {
     pub(crate) telemetry: Key<Telemetry>,
     pub(crate) limits: Key<Limits>,
     pub(crate) state: Key<State>,
+    pub(crate) facade: Key<Facade>,
     pub(crate) upstreams: Option<BTreeMap<Spanned<String>, Spanned<Upstream>>>,
 }
 
@@ -156,6 +157,32 @@ pub(crate) struct State {
     pub(crate) directory: Key<String>,
     pub(crate) sealing_key: Key<Reference>,
     pub(crate) sealing_key_before: Key<Reference>,
+}
+
+/// `[facade]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Facade {
+    pub(crate) provider: Key<String>,
+    pub(crate) client: Key<Client>,
+    pub(crate) login_scopes: List,
+    pub(crate) registration: Key<bool>,
+    pub(crate) client_domains: List,
+    pub(crate) redirect_schemes: List,
+    pub(crate) assertion_issuers: List,
+    pub(crate) token_s: Key<u64>,
+    pub(crate) login_s: Key<u64>,
+    pub(crate) clients: Option<Vec<Spanned<FacadeClient>>>,
+}
+
+/// `[[facade.clients]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct FacadeClient {
+    pub(crate) id: Key<String>,
+    pub(crate) secret: Key<Reference>,
+    pub(crate) scopes: List,
+    pub(crate) tenant: Key<String>,
 }
 
 /// `[upstreams.ID]`.

@@ -6,7 +6,7 @@
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
-use super::{Agent, Authentication, Credential, Identity, User, metadata, token};
+use super::{Agent, Authentication, Credential, Identity, User, Vouched, metadata, token};
 use crate::{
     clock::Timestamp,
     config::Issuer,
@@ -53,6 +53,32 @@ pub(super) fn identity(
     identity.principal = principal(&identity);
     identity.class = class(&identity);
     Ok(identity)
+}
+
+/// The person that these claims of `issuer` are about, in a token that is no access token.
+pub(super) fn vouched(
+    claims: Map<String, Value>,
+    issuer: &Issuer,
+    expires_at: Timestamp,
+) -> Result<Vouched, TokenFault> {
+    let tenant = match &issuer.claims.tenant {
+        Some(claim) => token::name(&claims, claim, "tenant")?.map(str::to_owned),
+        None => None,
+    };
+    let auth_time = match claims.get("auth_time") {
+        None => None,
+        Some(value) => Some(value.as_u64().ok_or(ClaimMalformed("auth_time"))?),
+    };
+    Ok(Vouched {
+        issuer: issuer.issuer.clone(),
+        subject: token::name(&claims, "sub", "sub")?.ok_or(ClaimMalformed("sub"))?.to_owned(),
+        tenant,
+        groups: groups(&claims, issuer)?,
+        acr: token::name(&claims, "acr", "acr")?.map(str::to_owned),
+        auth_time,
+        expires_at,
+        claims,
+    })
 }
 
 /// RFC 9068 §2.2 says `client_id`; OIDC's older word is `azp`.

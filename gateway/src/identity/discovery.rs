@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, header};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::{keyset::KeySet, strict};
@@ -33,10 +33,24 @@ pub(super) async fn keys(client: &Client, issuer: &Issuer) -> Result<KeySet, Str
 
 /// `jwks_uri` of the first metadata document that is the issuer's own.
 async fn discover(client: &Client, issuer: &Issuer) -> Result<Url, String> {
+    first(client, issuer, jwks_uri).await
+}
+
+/// The first metadata document that is the issuer's own.
+pub(super) async fn metadata(client: &Client, issuer: &Issuer) -> Result<Map<String, Value>, String> {
+    first(client, issuer, own).await
+}
+
+/// What `judge` finds in the first document that it does not refuse.
+async fn first<T>(
+    client: &Client,
+    issuer: &Issuer,
+    judge: fn(&[u8], &Issuer) -> Result<T, &'static str>,
+) -> Result<T, String> {
     let mut why = Vec::new();
     for address in places(&issuer.issuer)? {
         let found = document(client, &address, METADATA).await;
-        match found.and_then(|document| jwks_uri(&document, issuer).map_err(|why| format!("`{address}`: {why}"))) {
+        match found.and_then(|document| judge(&document, issuer).map_err(|why| format!("`{address}`: {why}"))) {
             Ok(found) => return Ok(found),
             Err(error) => why.push(error),
         }
@@ -65,12 +79,17 @@ fn places(issuer: &str) -> Result<Vec<Url>, String> {
     Ok(places.into_iter().map(at).collect())
 }
 
-fn jwks_uri(document: &[u8], issuer: &Issuer) -> Result<Url, &'static str> {
+fn own(document: &[u8], issuer: &Issuer) -> Result<Map<String, Value>, &'static str> {
     let document = strict::object(document).ok_or("not a JSON object, or a member twice")?;
     // RFC 8414 §3.3: anything else is somebody else's metadata.
     if document.get("issuer").and_then(Value::as_str) != Some(issuer.issuer.as_str()) {
         return Err("`issuer` is not the one asked for");
     }
+    Ok(document)
+}
+
+fn jwks_uri(document: &[u8], issuer: &Issuer) -> Result<Url, &'static str> {
+    let document = own(document, issuer)?;
     let address = document.get("jwks_uri").and_then(Value::as_str).ok_or("no `jwks_uri`")?;
     let address: Url = address.parse().map_err(|_not_a_url| "`jwks_uri` is not a URL")?;
     // `egress` takes plain HTTP to this machine; a remote issuer must not be able to send the gateway there.

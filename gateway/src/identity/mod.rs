@@ -21,6 +21,7 @@ use http::{HeaderMap, header};
 pub use keys::IssuerStatus;
 use keys::Keys;
 use quick_cache::{Weighter, sync::Cache};
+use serde_json::{Map, Value};
 
 use crate::{
     clock::Timestamp,
@@ -60,11 +61,66 @@ impl Authenticator {
                     client
                 }
             };
-            kept.push(Arc::new(Keys::new(Arc::clone(issuer), client)));
+            kept.push(Arc::new(Keys::new(Arc::clone(issuer), Some(client))));
         }
         let verified = Cache::with_weighter(VERIFIED_ESTIMATE, VERIFIED_BYTES_MAX, ByBytes);
         let looks = &metrics().token_cache;
         Ok(Self { issuers: kept, verified, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
+    }
+
+    /// The same, which also takes tokens that the gateway itself signed, with keys that [`Authenticator::give`] brings.
+    #[must_use]
+    pub fn with_own(mut self, own: Option<&Arc<Issuer>>) -> Self {
+        self.issuers.extend(own.map(|own| Arc::new(Keys::new(Arc::clone(own), None))));
+        self
+    }
+
+    /// Takes the keys of `issuer`, a JWK Set, from whoever holds them: the gateway asks itself nothing over HTTP.
+    ///
+    /// # Errors
+    /// Where it has no usable key, in words for the operator.
+    pub fn give(&self, issuer: &str, keys: &[u8], now: Timestamp) -> Result<(), &'static str> {
+        self.of(issuer).ok_or("no such issuer")?.give(keys, now)
+    }
+
+    /// The metadata document of one of the issuers (RFC 8414, OIDC Discovery), read now.
+    ///
+    /// # Errors
+    /// Why it cannot be had, in words for the operator.
+    pub async fn metadata(&self, issuer: &str) -> Result<Map<String, Value>, String> {
+        self.of(issuer).ok_or("no such issuer")?.metadata().await
+    }
+
+    /// Whom a JWT of one of the issuers vouches for, that is no access token but of this `kind` (`typ`), and made out to
+    /// `audience`.
+    ///
+    /// # Errors
+    /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`].
+    pub async fn vouched(
+        &self,
+        text: &str,
+        kind: &str,
+        audience: &str,
+        now: Timestamp,
+    ) -> Result<Vouched, Refusal> {
+        let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
+        let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
+        let keys = self.of(named).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
+        presented.check_as(kind, &keys.issuer, now).map_err(Refusal::TokenInvalid)?;
+        let made_for = presented.audiences().map_err(Refusal::TokenInvalid)?;
+        if !made_for.iter().any(|one| one == audience) {
+            return Err(Refusal::TokenInvalid(TokenFault::AudienceMismatch));
+        }
+        let id = presented.key_id.as_deref();
+        keys.with_key(id, presented.algorithm, now, |key| presented.verify(key.decoding()))
+            .await?
+            .map_err(Refusal::TokenInvalid)?;
+        let expires_at = presented.expires_at().map_err(Refusal::TokenInvalid)?;
+        claims::vouched(presented.claims, &keys.issuer, expires_at).map_err(Refusal::TokenInvalid)
+    }
+
+    fn of(&self, issuer: &str) -> Option<&Arc<Keys>> {
+        self.issuers.iter().find(|keys| keys.issuer.issuer == issuer)
     }
 
     /// Takes over what `before` knows of the keys of issuers that both have: a change of the configuration is no reason to
@@ -143,11 +199,7 @@ impl Authenticator {
     async fn verify(&self, text: &str, audiences: &[Audience], now: Timestamp) -> Result<Verified, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
-        let keys = self
-            .issuers
-            .iter()
-            .find(|keys| keys.issuer.issuer == named)
-            .ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
+        let keys = self.of(named).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
         let issuer = keys.issuer.as_ref();
         presented.check(issuer, now).map_err(Refusal::TokenInvalid)?;
         let made_for = presented.audiences().map_err(Refusal::TokenInvalid)?;
@@ -357,6 +409,27 @@ pub struct Agent {
     pub client_id: String,
     /// The `act` chain, outermost first; only the first is for decisions.
     pub actors: Vec<String>,
+}
+
+/// For whom an issuer vouches by a token that is no access token: the person of an ID token or of an ID-JAG.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vouched {
+    /// `iss`.
+    pub issuer: String,
+    /// `sub`.
+    pub subject: String,
+    /// The tenant, by the claim that the issuer's configuration names.
+    pub tenant: Option<String>,
+    /// Groups, by the claim that the issuer's configuration names.
+    pub groups: Vec<String>,
+    /// `acr`, where there is one.
+    pub acr: Option<String>,
+    /// `auth_time`, where there is one.
+    pub auth_time: Option<u64>,
+    /// `exp`.
+    pub expires_at: Timestamp,
+    /// All claims, for what belongs to one kind of token only.
+    pub claims: Map<String, Value>,
 }
 
 /// How an identity was proven.

@@ -96,6 +96,21 @@ impl Presented<'_> {
             return Err(TokenFault::AlgorithmNotAllowed);
         }
         self.check_kind(issuer)?;
+        self.check_common(issuer, now)
+    }
+
+    /// The same of a token that is of this kind (RFC 8725 §3.11), and no access token.
+    pub(super) fn check_as(&self, kind: &str, issuer: &Issuer, now: Timestamp) -> Result<(), TokenFault> {
+        if !issuer.algorithms.iter().any(|name| algorithm(name) == Some(self.algorithm)) {
+            return Err(TokenFault::AlgorithmNotAllowed);
+        }
+        if Kind::of(kind) != self.kind {
+            return Err(TokenFault::TypeMismatch);
+        }
+        self.check_common(issuer, now)
+    }
+
+    fn check_common(&self, issuer: &Issuer, now: Timestamp) -> Result<(), TokenFault> {
         self.check_times(issuer, now)?;
         name(&self.claims, "sub", "sub")?.ok_or(TokenFault::ClaimMalformed("sub"))?;
         self.audiences()?;

@@ -68,6 +68,7 @@ impl Estate {
     /// What is wrong, in words for the operator.
     pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
         let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
+        let identity = identity.with_own(config.facade.as_ref().map(|facade| &facade.own));
         let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
@@ -179,7 +180,11 @@ impl Estate {
     /// The protected resource metadata of every endpoint, by path (RFC 9728, RR-01, RR-02).
     #[must_use]
     pub fn metadata(&self) -> HashMap<String, Bytes> {
-        let issuers: Vec<&str> = self.config.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+        // Behind the facade nobody asks the provider, which knows none of these clients.
+        let issuers: Vec<&str> = match &self.config.facade {
+            Some(facade) => vec![facade.own.issuer.as_str()],
+            None => self.config.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect(),
+        };
         let mut documents = HashMap::new();
         for endpoint in endpoints(&self.config) {
             let scopes = self.scopes(&endpoint);

@@ -208,6 +208,42 @@ pub enum Refusal {
     /// The upstream asked again and again.
     InputRoundsExceeded,
 
+    // ── facade: the gateway as an authorization server (RFC 6749, RFC 7591, RFC 9207) ──
+    /// The OAuth client is not known, or did not prove who it is; which is for the journal.
+    ClientInvalid(Cow<'static, str>),
+    /// A client's description of itself is not one that is taken (RFC 7591 §3.2.2).
+    ClientMetadataInvalid(&'static str),
+    /// The redirect URI is none that may be registered, or not the client's.
+    RedirectUriInvalid(&'static str),
+    /// A parameter of an OAuth request is missing, there twice, or not as OAuth 2.1 has it.
+    AuthorizationInvalid(&'static str),
+    /// The authorization endpoint gives nothing but codes.
+    ResponseTypeUnsupported,
+    /// The `resource` is none of the gateway's endpoints (RFC 8707 §2).
+    TargetInvalid,
+    /// None of the scopes asked for can be had.
+    ScopeInvalid,
+    /// The consent was not given on the page that asked for it, in the browser that it was shown in (RA-08).
+    ConsentInvalid(&'static str),
+    /// The person said no.
+    ConsentDenied,
+    /// The identity provider did not log the person in, or its answer proves nobody; why is for the journal.
+    LoginFailed(String),
+    /// The identity provider cannot be asked now.
+    LoginUnavailable(String),
+    /// The token endpoint does not know this grant type.
+    GrantTypeUnsupported,
+    /// This client may not use this grant type.
+    GrantTypeForbidden,
+    /// The code or refresh token is not valid for this client; which is for the journal.
+    CodeInvalid(&'static str),
+    /// A code or refresh token came a second time: all that was issued by it has ended.
+    CodeReused,
+    /// The assertion is not one that is redeemed here (ID-JAG); why is for the journal.
+    AssertionInvalid(String),
+    /// What outlives the process cannot be read or written.
+    StateUnavailable(String),
+
     // ── audit ──
     /// The record could not be made durable, so nothing is forwarded.
     AuditUnavailable(String),
@@ -313,6 +349,28 @@ impl Refusal {
         }
     }
 
+    /// The word of RFC 6749 §4.1.2.1 and §5.2, RFC 7591 §3.2.2 or RFC 8707 §2 for an OAuth client.
+    #[must_use]
+    pub fn oauth_error(&self) -> &'static str {
+        match self.code() {
+            "client_invalid" => "invalid_client",
+            "client_metadata_invalid" => "invalid_client_metadata",
+            "redirect_uri_invalid" => "invalid_redirect_uri",
+            "response_type_unsupported" => "unsupported_response_type",
+            "target_invalid" => "invalid_target",
+            "scope_invalid" => "invalid_scope",
+            "consent_invalid" | "consent_denied" | "login_failed" => "access_denied",
+            "grant_type_unsupported" => "unsupported_grant_type",
+            "grant_type_forbidden" => "unauthorized_client",
+            "code_invalid" | "code_reused" | "assertion_invalid" => "invalid_grant",
+            _ => match self.row() {
+                Row(_, 429 | 503, ..) => "temporarily_unavailable",
+                Row(_, 500.., ..) => "server_error",
+                Row(..) => "invalid_request",
+            },
+        }
+    }
+
     /// The same of a call that was sent already, and may have acted: nobody is told that it was not made, to make it
     /// again, or to fetch another token for it.
     #[must_use]
@@ -370,12 +428,23 @@ impl Refusal {
         | Self::ToolUnknown(why)
         | Self::PromptUnknown(why)
         | Self::ResourceUnknown(why)
-        | Self::ReferenceUnknown(why) = self
+        | Self::ReferenceUnknown(why)
+        | Self::LoginFailed(why)
+        | Self::LoginUnavailable(why)
+        | Self::AssertionInvalid(why)
+        | Self::StateUnavailable(why) = self
         {
             return Some(why);
         }
-        if let Self::Bug(what) | Self::Overloaded(what) | Self::RequestStateInvalid(what) | Self::TaskUnknown(what) =
-            self
+        if let Self::ClientInvalid(why) = self {
+            return Some(why);
+        }
+        if let Self::Bug(what)
+        | Self::Overloaded(what)
+        | Self::RequestStateInvalid(what)
+        | Self::TaskUnknown(what)
+        | Self::ConsentInvalid(what)
+        | Self::CodeInvalid(what) = self
         {
             Some(what)
         } else {
@@ -436,6 +505,23 @@ impl Refusal {
             Self::InputRefused(_) => Row("input_refused", 502, 50208, false),
             Self::InputTimeout => Row("input_timeout", 504, 50402, false),
             Self::InputRoundsExceeded => Row("input_rounds_exceeded", 502, 50209, false),
+            Self::ClientInvalid(_) => Row("client_invalid", 401, 40151, false),
+            Self::ClientMetadataInvalid(_) => Row("client_metadata_invalid", 400, 40051, false),
+            Self::RedirectUriInvalid(_) => Row("redirect_uri_invalid", 400, 40052, false),
+            Self::AuthorizationInvalid(_) => Row("authorization_invalid", 400, 40053, false),
+            Self::ResponseTypeUnsupported => Row("response_type_unsupported", 400, 40054, false),
+            Self::TargetInvalid => Row("target_invalid", 400, 40055, false),
+            Self::ScopeInvalid => Row("scope_invalid", 400, 40056, false),
+            Self::ConsentInvalid(_) => Row("consent_invalid", 403, 40351, false),
+            Self::ConsentDenied => Row("consent_denied", 403, 40352, false),
+            Self::LoginFailed(_) => Row("login_failed", 403, 40353, false),
+            Self::LoginUnavailable(_) => Row("login_unavailable", 503, 50351, true),
+            Self::GrantTypeUnsupported => Row("grant_type_unsupported", 400, 40057, false),
+            Self::GrantTypeForbidden => Row("grant_type_forbidden", 400, 40058, false),
+            Self::CodeInvalid(_) => Row("code_invalid", 400, 40059, false),
+            Self::CodeReused => Row("code_reused", 400, 40060, false),
+            Self::AssertionInvalid(_) => Row("assertion_invalid", 400, 40061, false),
+            Self::StateUnavailable(_) => Row("state_unavailable", 503, 50352, true),
             Self::AuditUnavailable(_) => Row("audit_unavailable", 503, 50305, true),
             Self::UpstreamUnreachable(_) => Row("upstream_unreachable", 502, 50202, true),
             Self::UpstreamTimeout => Row("upstream_timeout", 504, 50401, false),
@@ -544,6 +630,25 @@ impl Refusal {
                 "the client did not provide what the server behind this tool asked"
             }
             Self::InputRoundsExceeded => "the server behind this tool asked for more again and again",
+            Self::ClientInvalid(_) => "the client is not known here, or did not prove who it is",
+            Self::ClientMetadataInvalid(why) => {
+                return Cow::Owned(format!("the client's metadata are not accepted: {why}"));
+            }
+            Self::RedirectUriInvalid(why) => return Cow::Owned(format!("the redirect URI is not accepted: {why}")),
+            Self::AuthorizationInvalid(why) => return Cow::Owned(format!("the request is not accepted: {why}")),
+            Self::ResponseTypeUnsupported => "the one response type is `code`",
+            Self::TargetInvalid => "`resource` is the URL of an MCP endpoint of this gateway",
+            Self::ScopeInvalid => "none of the scopes asked for can be had here",
+            Self::ConsentInvalid(_) => "this page has expired or belongs to another browser: begin again",
+            Self::ConsentDenied => "access was not granted",
+            Self::LoginFailed(_) => "the login did not succeed",
+            Self::LoginUnavailable(_) => "nobody can be logged in now; try again",
+            Self::GrantTypeUnsupported => "this grant type is not served",
+            Self::GrantTypeForbidden => "this client may not use this grant type",
+            Self::CodeInvalid(_) => "the code or refresh token is not valid",
+            Self::CodeReused => "the code or refresh token was used already: all that came of it has ended",
+            Self::AssertionInvalid(_) => "the assertion is not valid here",
+            Self::StateUnavailable(_) => "the gateway's state cannot be used now; try again",
             Self::AuditUnavailable(_) => "the call could not be recorded, so it was not made; try again",
             Self::UpstreamUnreachable(_) => "the server behind this tool cannot be reached; the call was not made",
             Self::UpstreamTimeout => "the server behind this tool did not answer in time; the outcome is unknown",

@@ -33,6 +33,8 @@ pub enum Place {
     Token,
     /// Keys that the gateway signs with.
     SigningKey,
+    /// What an identity provider gave for a person who logged in through the facade.
+    Login,
 }
 
 impl Place {
@@ -46,6 +48,7 @@ impl Place {
             Self::Consent => "consent",
             Self::Token => "token",
             Self::SigningKey => "signing_key",
+            Self::Login => "login",
         }
     }
 }

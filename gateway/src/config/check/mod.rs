@@ -6,6 +6,7 @@
 
 mod door;
 mod estate;
+mod facade;
 mod grant;
 mod transport;
 mod values;
@@ -94,7 +95,11 @@ impl Checker<'_> {
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
-        Some(Config { gateway, issuers, audit, telemetry, limits, state, upstreams, digest })
+        let facade = match &file.facade {
+            Some(written) => Some(Arc::new(self.facade(written, &gateway, &issuers)?)),
+            None => None,
+        };
+        Some(Config { gateway, issuers, audit, telemetry, limits, state, facade, upstreams, digest })
     }
 
     /// A token for the gateway must be of no use at an upstream, nor one for an upstream here (audience confusion):
