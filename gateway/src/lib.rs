@@ -28,6 +28,7 @@ pub mod inspect;
 // Assembly.
 pub mod bridge;
 pub mod lifecycle;
+pub mod facade;
 pub mod edge;
 pub mod admin;
 pub mod serve;

@@ -21,6 +21,7 @@ use crate::{
         reload::{self, Change, Parts},
     },
     edge::{self, Edge, Metadata},
+    facade::Facade,
     lifecycle::{Estate, Gateway, Rules},
     policy::{Policies, load},
     state::{Rates, Store},
@@ -82,6 +83,9 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let gateway = Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone());
     let gateway = Arc::new(gateway.map_err(Failure::Part)?);
 
+    let facade = Arc::new(Facade::new(Arc::clone(&gateway)).map_err(Failure::Part)?);
+    let kept = Arc::clone(&facade);
+
     let (draining, drains) = watch::channel(false);
     let begin = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
     let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates };
@@ -89,11 +93,17 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let served = edge::run(Edge {
         pages: admin::pages(readiness(&gateway, drains), || telemetry::metrics::render(telemetry::metrics())),
         gateway,
+        facade,
         config,
         metadata,
         tasks,
         draining,
-        background: vec![Box::pin(begin), Box::pin(follow), Box::pin(async move { store.follow().await })],
+        background: vec![
+            Box::pin(begin),
+            Box::pin(follow),
+            Box::pin(async move { store.follow().await }),
+            Box::pin(async move { kept.keep().await }),
+        ],
         run_directory: options.run_directory.clone(),
         upgrade: options.upgrade,
     });

@@ -18,6 +18,7 @@
 //! | `refusal` | instead of it | who, `target`, `decision`, `ceilings`, `request`, `refused` |
 //! | `grant` | a credential was minted | who, `upstream`, `grant`, `request` |
 //! | `list` | a list was answered | who, `request`, `list` |
+//! | `client`, `consent`, `token` | a client registered, a person agreed, the gateway issued a token of its own | `user`, `authorization`, `peer` |
 //! | `config`, `policy` | a change was applied or rejected | `change` |
 //! | `start`, `stop` | the process | `process` |
 //! | `refusals_summary` | unauthenticated refusals, about once a second | `refusals` |
@@ -67,6 +68,12 @@ pub enum Event {
     Grant,
     /// A list was answered.
     List,
+    /// A client registered itself.
+    Client,
+    /// A person agreed that a client acts for them.
+    Consent,
+    /// The gateway issued a token of its own.
+    Token,
     /// Somebody began to listen.
     Listen,
     /// Somebody who listened does so no longer.
@@ -104,6 +111,9 @@ impl Event {
             Self::Refusal => "refusal",
             Self::Grant => "grant",
             Self::List => "list",
+            Self::Client => "client",
+            Self::Consent => "consent",
+            Self::Token => "token",
             Self::Listen => "listen",
             Self::ListenEnd => "listen_end",
             Self::Config => "config",
@@ -814,6 +824,105 @@ impl Fill for ListenEnd<'_> {
             json.number("told", self.told);
             json.number_if("duration_us", self.duration_us);
         });
+    }
+}
+
+/// What was done at the gateway's own authorization server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorized {
+    /// A client registered itself.
+    Client,
+    /// A person agreed.
+    Consent,
+    /// A token was issued.
+    Token,
+}
+
+impl Authorized {
+    /// The word in the record and in the metric.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.event().as_str()
+    }
+
+    const fn event(self) -> Event {
+        match self {
+            Self::Client => Event::Client,
+            Self::Consent => Event::Consent,
+            Self::Token => Event::Token,
+        }
+    }
+}
+
+/// Something that was done at the gateway's own authorization server (`[facade]`).
+#[derive(Debug, Clone, Copy)]
+pub struct Authorization<'a> {
+    /// What.
+    pub what: Authorized,
+    /// The client.
+    pub client: &'a str,
+    /// What the client calls itself: a claim.
+    pub name: Option<&'a str>,
+    /// The person, by issuer and subject of the gateway's own tokens.
+    pub user: Option<(&'a str, &'a str)>,
+    /// The endpoint that it is about.
+    pub resource: Option<&'a str>,
+    /// What it is good for.
+    pub scopes: Words<'a>,
+    /// Where codes go.
+    pub redirect_uri: Option<&'a str>,
+    /// How the token was asked for.
+    pub grant_type: Option<&'a str>,
+    /// The token's `jti`.
+    pub token_id: Option<&'a str>,
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+}
+
+impl<'a> Authorization<'a> {
+    /// An authorization of which nothing more is known.
+    #[must_use]
+    pub fn new(what: Authorized, client: &'a str, peer: SocketAddr) -> Self {
+        Self {
+            what,
+            client,
+            name: None,
+            user: None,
+            resource: None,
+            scopes: Words::default(),
+            redirect_uri: None,
+            grant_type: None,
+            token_id: None,
+            peer,
+        }
+    }
+}
+
+impl Record for Authorization<'_> {
+    fn event(&self) -> Event {
+        self.what.event()
+    }
+}
+
+impl Fill for Authorization<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        match self.user {
+            Some((issuer, subject)) => json.object("user", |json| {
+                json.name("issuer", issuer);
+                json.name("subject", subject);
+            }),
+            None => json.null("user"),
+        }
+        json.object("authorization", |json| {
+            json.name("client_id", self.client);
+            json.name_if("name", self.name);
+            json.name_if("resource", self.resource);
+            self.scopes.fill_some("scopes", json);
+            json.name_if("redirect_uri", self.redirect_uri);
+            json.name_if("grant_type", self.grant_type);
+            json.name_if("token_id", self.token_id);
+        });
+        json.shown("peer", format_args!("{}", self.peer));
     }
 }
 

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     config::{Config, Endpoint, Tolerance, UpstreamId},
+    facade::{Facade, Route},
     lifecycle::{self, Body, Gateway, Head},
     refusal::Refusal,
 };
@@ -47,8 +48,8 @@ pub(super) struct Door {
 /// Who is behind the door.
 #[derive(Debug)]
 pub(super) enum Inside {
-    /// The gateway.
-    Gateway(Arc<Gateway>),
+    /// The gateway, and what it is beside a gateway.
+    Gateway(Arc<Gateway>, Arc<Facade>),
     /// What a test puts there.
     #[cfg(test)]
     Double(super::tests::Double),
@@ -61,6 +62,8 @@ enum Asked {
     Call(Endpoint),
     /// A metadata document.
     Document(Bytes),
+    /// The gateway as an authorization server.
+    Facade(Route),
     /// `OPTIONS`; the field lists what the path answers.
     Options(&'static str),
 }
@@ -130,6 +133,16 @@ impl Door {
                 _ => Err(Refusal::MethodNotAllowed(CALL_METHODS)),
             };
         }
+        if document.is_none()
+            && let Some(route) = self.inside.facade(path)
+        {
+            let listed = route.methods().split(", ").any(|known| known == method.as_str());
+            return match *method {
+                Method::OPTIONS if listed => Ok(Asked::Options(route.methods())),
+                _ if listed => Ok(Asked::Facade(route)),
+                _ => Err(Refusal::MethodNotAllowed(route.methods())),
+            };
+        }
         let document = document.ok_or(Refusal::RouteUnknown)?;
         match *method {
             Method::GET | Method::HEAD => Ok(Asked::Document(document)),
@@ -187,6 +200,10 @@ impl Answer for Door {
                 self.inside.handle(head(parts, endpoint, peer), body).await
             }
             Ok(Asked::Document(document)) => json(document),
+            Ok(Asked::Facade(route)) => {
+                let body = body::read(body, self.body_bytes_max, self.body_read);
+                self.inside.authorize(route, &head(parts, Endpoint::Federated, peer), body).await
+            }
             Ok(Asked::Options(methods)) => options(&parts, methods, page.is_some()),
             Err(refusal) => {
                 let endpoint = endpoint(parts.uri.path()).unwrap_or(Endpoint::Federated);
@@ -217,7 +234,7 @@ impl Inside {
         body: impl Future<Output = Result<Bytes, Refusal>> + Send,
     ) -> lifecycle::Response {
         match self {
-            Self::Gateway(gateway) => gateway.handle(head, body).await,
+            Self::Gateway(gateway, _) => gateway.handle(head, body).await,
             #[cfg(test)]
             Self::Double(double) => double.handle(head, body).await,
         }
@@ -225,7 +242,7 @@ impl Inside {
 
     fn forgives(&self, habit: Tolerance) -> bool {
         match self {
-            Self::Gateway(gateway) => gateway.estate().forgives(habit),
+            Self::Gateway(gateway, _) => gateway.estate().forgives(habit),
             #[cfg(test)]
             Self::Double(_) => true,
         }
@@ -233,9 +250,31 @@ impl Inside {
 
     fn refuse(&self, head: Head, refusal: Refusal) -> lifecycle::Response {
         match self {
-            Self::Gateway(gateway) => gateway.refuse(&head, &refusal),
+            Self::Gateway(gateway, _) => gateway.refuse(&head, &refusal),
             #[cfg(test)]
             Self::Double(double) => double.refuse(head, refusal),
+        }
+    }
+
+    /// What the facade has at `path`; nothing where there is no facade.
+    fn facade(&self, path: &str) -> Option<Route> {
+        match self {
+            Self::Gateway(_, facade) => Route::of(path).filter(|_| facade.is_on()),
+            #[cfg(test)]
+            Self::Double(_) => None,
+        }
+    }
+
+    async fn authorize(
+        &self,
+        route: Route,
+        head: &Head,
+        body: impl Future<Output = Result<Bytes, Refusal>> + Send,
+    ) -> lifecycle::Response {
+        match self {
+            Self::Gateway(_, facade) => facade.answer(route, head, body).await,
+            #[cfg(test)]
+            Self::Double(double) => double.refuse(head.clone(), Refusal::RouteUnknown),
         }
     }
 }

@@ -47,7 +47,12 @@ impl Names {
             }
         }
         let loopback = gateway.listen.ip().is_loopback();
-        Self { hosts, origins: gateway.allowed_origins.clone(), default_port, loopback }
+        let mut origins = gateway.allowed_origins.clone();
+        if config.facade.is_some() {
+            // The gateway's own pages, which ask for consent, send it with their form.
+            origins.push(gateway.public_url.origin().ascii_serialization());
+        }
+        Self { hosts, origins, default_port, loopback }
     }
 
     /// Whether `text`, the value of `Host` or `:authority`, is one of our names.

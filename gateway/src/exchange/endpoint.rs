@@ -212,7 +212,10 @@ impl Endpoint {
 }
 
 /// RFC 6749 §2.3.1: both halves are form-encoded first, so that a colon in the id cannot move the border.
-fn basic(id: &str, secret: &Secret) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+///
+/// # Errors
+/// Where no header can hold them.
+pub fn basic(id: &str, secret: &Secret) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
     let mut pair = Zeroizing::new(String::new());
     pair.extend(byte_serialize(id.as_bytes()));
     pair.push(':');

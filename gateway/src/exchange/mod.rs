@@ -21,12 +21,15 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
-pub use self::grant::{Grant, GrantKey};
 use self::{
     answer::{Fault, Token},
     endpoint::{Endpoint, Order, append, sha256},
     flights::{Flights, Slot},
     grant::{Facts, Minted},
+};
+pub use self::{
+    endpoint::basic,
+    grant::{Grant, GrantKey},
 };
 use crate::{
     clock::Timestamp,

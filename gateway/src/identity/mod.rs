@@ -96,13 +96,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`].
-    pub async fn vouched(
-        &self,
-        text: &str,
-        kind: &str,
-        audience: &str,
-        now: Timestamp,
-    ) -> Result<Vouched, Refusal> {
+    pub async fn vouched(&self, text: &str, kind: &str, audience: &str, now: Timestamp) -> Result<Vouched, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
         let keys = self.of(named).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;

@@ -82,6 +82,8 @@ pub struct Metrics {
     pub listeners: Gauge,
     /// Calls held at legacy upstreams until a modern client answers.
     pub holds: Gauge,
+    /// What was done at the gateway's own authorization server: `client`, `consent`, `token`.
+    pub authorizations: Family<Counter, 1>,
     /// Times that clients were asked something in the middle of a call, by upstream.
     pub input_rounds: Family<Counter, 1>,
 }
@@ -202,6 +204,12 @@ impl Metrics {
                 "Messages of upstreams that were dropped.",
                 &[names::UPSTREAM, names::REASON],
                 &self.upstream_dropped,
+            ),
+            Metric::family(
+                "tollgate.facade",
+                "Registrations, consents and tokens of the facade.",
+                &OUTCOME,
+                &self.authorizations,
             ),
             Metric::one("tollgate.tripwire", "Credentials stopped on their way out.", &self.tripwire),
         ]

@@ -31,7 +31,12 @@ impl Checker<'_> {
             .required(&written.provider, &place, "provider", "provider = \"https://login.example.com/realms/corp\"")
             .and_then(|name| self.among(name, issuers));
         let client = self
-            .required(&written.client, &place, "client", "client = { id = \"tollgate\", secret = { env = \"SECRET\" } }")
+            .required(
+                &written.client,
+                &place,
+                "client",
+                "client = { id = \"tollgate\", secret = { env = \"SECRET\" } }",
+            )
             .and_then(|client| {
                 let found = self.client(client, &written::Grant::default())?;
                 if matches!(found.authentication, ClientAuthentication::PrivateKeyJwt { .. }) {

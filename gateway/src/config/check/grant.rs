@@ -143,11 +143,7 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn client(
-        &mut self,
-        table: &Spanned<written::Client>,
-        grant: &written::Grant,
-    ) -> Option<OAuthClient> {
+    pub(super) fn client(&mut self, table: &Spanned<written::Client>, grant: &written::Grant) -> Option<OAuthClient> {
         let written = table.get_ref();
         let place = Place { name: "`client`".to_owned(), span: table.span() };
         let id = self
