@@ -171,9 +171,45 @@ fn behaved(seen: &Seen, pen: &Pen) -> Reply {
             )
         }
         "/jwks" => Reply::json(200, &json!({ "keys": [pen.jwk()] })),
+        "/auth" => sent_back(&issuer, seen),
+        "/token" if seen.field("grant_type").as_deref() == Some("authorization_code") => logged_in(&issuer, seen, pen),
         "/token" => exchanged(&issuer, seen, pen),
         _ => Reply::status(404),
     }
+}
+
+/// A login without a page: whoever `login_hint` names, or alice. The code says what the token endpoint has to know.
+fn sent_back(issuer: &str, seen: &Seen) -> Reply {
+    let asked: serde_json::Map<String, Value> = url::form_urlencoded::parse(seen.query.as_bytes())
+        .map(|(name, value)| (name.into_owned(), value.into()))
+        .collect();
+    let text = |name: &str| asked.get(name).and_then(Value::as_str).unwrap_or_default();
+    let code = BASE64URL.encode(Value::Object(asked.clone()).to_string());
+    let mut back = url::Url::parse(text("redirect_uri")).unwrap();
+    back.query_pairs_mut().extend_pairs([("code", code.as_str()), ("state", text("state")), ("iss", issuer)]);
+    Reply::status(302).header("location", back.as_str())
+}
+
+/// OpenID Connect Core §3.1.3.3, where the verifier fits (RFC 7636 §4.6).
+fn logged_in(issuer: &str, seen: &Seen, pen: &Pen) -> Reply {
+    let code = BASE64URL.decode(seen.field("code").unwrap_or_default()).unwrap_or_default();
+    let asked: Value = serde_json::from_slice(&code).unwrap_or_default();
+    let verifier = seen.field("code_verifier").unwrap_or_default();
+    let hashed = BASE64URL.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes()));
+    if asked["code_challenge"] != hashed || asked["redirect_uri"] != seen.field("redirect_uri").unwrap_or_default() {
+        return Reply::json(400, &json!({ "error": "invalid_grant" }));
+    }
+    let now = now();
+    let claims = json!({
+        "iss": issuer, "sub": asked["login_hint"].as_str().unwrap_or("alice"), "aud": asked["client_id"],
+        "nonce": asked["nonce"], "iat": now, "exp": now + 300, "auth_time": now, "acr": "silver",
+        "tenant": "acme", "groups": ["engineering"],
+    });
+    let id_token = pen.sign(&json!({ "alg": "ES256", "kid": pen.kid() }), &claims, Signature::Own);
+    Reply::json(
+        200,
+        &json!({ "access_token": "opaque", "token_type": "Bearer", "id_token": id_token, "refresh_token": "kept" }),
+    )
 }
 
 /// RFC 8693 §2.2.1, and RFC 6749 §4.4.3 where there is no subject.

@@ -41,6 +41,7 @@ pub(crate) enum Era {
 pub(crate) struct Seen {
     pub(crate) method: String,
     pub(crate) path: String,
+    pub(crate) query: String,
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -293,6 +294,7 @@ where
     let seen = Seen {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
         version: head.version,
         headers: head.headers,
         body: body.to_bytes(),

@@ -41,7 +41,8 @@ pub(super) fn consent(question: &Question<'_>) -> Response {
          you have just started this login yourself.</p>"
             .to_owned()
     };
-    let scopes: String = question.scopes.iter().map(|scope| format!("<li><code>{}</code></li>", escaped(scope))).collect();
+    let scopes: String =
+        question.scopes.iter().map(|scope| format!("<li><code>{}</code></li>", escaped(scope))).collect();
     let scopes = if scopes.is_empty() { "<li>no more than to know who you are</li>".to_owned() } else { scopes };
     let (resource, ticket) = (escaped(question.resource), escaped(question.ticket));
     let body = format!(
