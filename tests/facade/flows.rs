@@ -166,13 +166,11 @@ fn clients_of_2025_03_26_find_it_at_the_host_without_a_resource() {
 
 #[test]
 fn what_was_granted_outlives_the_process() {
-    let mut ground = Ground::new("facade-restart");
-    let folder = ground.gateway.setup().folder().join("state");
-    // The usual ground keeps nothing: one with a folder.
-    drop(ground.gateway.process);
-    let state = format!("[state]\ndirectory = \"{}\"", folder.display());
-    let setup = super::setup("facade-restart-kept", &ground.provider, &ground.partner, &ground.upstream, "");
-    ground = Ground { gateway: setup.section(&state).start(), ..ground };
+    let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
+    let setup = super::setup("facade-restart", &provider, &partner, &upstream, "");
+    let folder = setup.folder().join("state");
+    let gateway = setup.section(&format!("[state]\ndirectory = \"{}\"", folder.display())).start();
+    let mut ground = Ground { provider, partner, upstream, gateway };
     let (client, given) = ground.logged_in("alice");
     let keys = |ground: &Ground| -> Value { fetch("GET", &format!("{}/jwks", ground.origin()), &[], b"").json() };
     let before = keys(&ground);
