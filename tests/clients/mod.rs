@@ -5,6 +5,7 @@
 
 mod batches;
 mod eras;
+mod facade;
 mod federation;
 mod habits;
 mod identity;

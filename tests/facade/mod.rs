@@ -5,6 +5,7 @@
 
 mod assertions;
 mod attacks;
+mod documents;
 mod flows;
 mod machines;
 

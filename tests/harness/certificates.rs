@@ -78,6 +78,15 @@ impl Authority {
         Arc::new(config)
     }
 
+    /// TLS of a server with this certificate that talks to everybody.
+    pub(crate) fn server(leaf: &Leaf) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let chain: Result<_, _> = CertificateDer::pem_file_iter(&leaf.certificate).unwrap().collect();
+        let key = PrivateKeyDer::from_pem_file(&leaf.key).unwrap();
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Arc::new(builder.with_no_client_auth().with_single_cert(chain.unwrap(), key).unwrap())
+    }
+
     /// TLS of a client that trusts this authority only and offers these protocols.
     pub(crate) fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();

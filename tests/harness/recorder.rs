@@ -231,8 +231,13 @@ impl Recorder {
 
     /// A well-behaved MCP server behind TLS.
     pub(crate) fn behind_tls(era: Era, tls: Arc<ServerConfig>) -> Self {
+        Self::serving_tls(tls, move |seen| behaved(era, seen))
+    }
+
+    /// Any HTTP server behind TLS.
+    pub(crate) fn serving_tls(tls: Arc<ServerConfig>, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let memory = Arc::new(Memory::default());
-        let answer = Arc::new(move |seen: &Seen| behaved(era, seen));
+        let answer = Arc::new(answer);
         let shared = Arc::clone(&memory);
         let served = Served::start_tls(tls, move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
         Self { served, memory }

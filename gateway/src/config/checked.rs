@@ -3,7 +3,14 @@
 //! The internal form: every value parsed, every default filled in, every reference resolved. It is never read from or
 //! written to a file; [`super::written`] is the outside form. Public fields: any value that the checker lets through is fine.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use url::Url;
 
@@ -25,6 +32,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[state]`.
     pub state: State,
+    /// `[egress]`.
+    pub egress: Egress,
     /// `[facade]`; the gateway is no authorization server without it.
     pub facade: Option<Arc<Facade>>,
     /// `[upstreams.*]`, by id.
@@ -423,6 +432,78 @@ pub struct TargetRule {
     pub cache: Option<Duration>,
     /// Whether that may be to other callers too.
     pub cache_shared: Option<bool>,
+}
+
+/// `[egress]`: which addresses may be dialled because somebody outside named them, besides the public internet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Egress {
+    /// Scheme, host and port that may be dialled wherever they are.
+    pub origins: Vec<Url>,
+    /// Addresses that names may lead to.
+    pub nets: Vec<Net>,
+    /// PEM of authorities for the TLS of what is dialled so, besides the system's.
+    pub ca: Option<PathBuf>,
+    /// Requests at once to one host that somebody outside named.
+    pub requests_per_host_max: usize,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { origins: Vec::new(), nets: Vec::new(), ca: None, requests_per_host_max: REQUESTS_PER_HOST }
+    }
+}
+
+/// Enough for metadata, which is kept once it is there.
+pub(super) const REQUESTS_PER_HOST: usize = 4;
+
+/// Addresses that begin alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Net {
+    /// The first of them.
+    pub first: IpAddr,
+    /// How many bits they have in common.
+    pub bits: u32,
+}
+
+impl Net {
+    /// Reads `10.20.0.0/16`; nothing where that is no network, or its address has bits behind the common ones.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (first, bits) = text.split_once('/')?;
+        let net = Self { first: first.parse().ok()?, bits: bits.parse().ok()? };
+        let host_bits = match net.first {
+            IpAddr::V4(address) => {
+                let width = 32_u32.checked_sub(net.bits)?;
+                u128::from(u32::from(address)) & low_bits(width)
+            }
+            IpAddr::V6(address) => u128::from(address) & low_bits(128_u32.checked_sub(net.bits)?),
+        };
+        (host_bits == 0).then_some(net)
+    }
+
+    /// Whether `address` is one of them; an address of IPv4 in the clothes of IPv6 is the former.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.first, address.to_canonical()) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                let width = 32_u32.saturating_sub(self.bits);
+                u128::from(u32::from(first) ^ u32::from(address)) & !low_bits(width) == 0
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                let width = 128_u32.saturating_sub(self.bits);
+                (u128::from(first) ^ u128::from(address)) & !low_bits(width) == 0
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+/// The last `count` bits set.
+const fn low_bits(count: u32) -> u128 {
+    match u128::MAX.checked_shl(count) {
+        Some(high) => !high,
+        None => u128::MAX,
+    }
 }
 
 /// How a credential for an upstream is obtained (design: a named strategy, never passthrough).

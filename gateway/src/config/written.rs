@@ -28,6 +28,7 @@ pub(crate) struct File {
     pub(crate) telemetry: Key<Telemetry>,
     pub(crate) limits: Key<Limits>,
     pub(crate) state: Key<State>,
+    pub(crate) egress: Key<Egress>,
     pub(crate) facade: Key<Facade>,
     pub(crate) upstreams: Option<BTreeMap<Spanned<String>, Spanned<Upstream>>>,
 }
@@ -183,6 +184,16 @@ pub(crate) struct FacadeClient {
     pub(crate) secret: Key<Reference>,
     pub(crate) scopes: List,
     pub(crate) tenant: Key<String>,
+}
+
+/// `[egress]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Egress {
+    pub(crate) origins: List,
+    pub(crate) nets: List,
+    pub(crate) ca: Key<String>,
+    pub(crate) requests_per_host_max: Key<u64>,
 }
 
 /// `[upstreams.ID]`.

@@ -83,6 +83,7 @@ impl Double {
 pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
     let any: SocketAddr = "192.0.2.1:443".parse().unwrap();
     let mut config = Config {
+        egress: crate::config::Egress::default(),
         gateway: Gateway {
             public_url: "https://mcp.example.com".parse().unwrap(),
             listen: any,

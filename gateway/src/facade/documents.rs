@@ -44,8 +44,10 @@ impl fmt::Debug for Documents {
 }
 
 impl Documents {
-    pub(super) fn new() -> Result<Self, String> {
-        Ok(Self { client: dialler()?, known: Cache::new(DOCUMENTS_MAX), places: Semaphore::new(FETCHES_MAX) })
+    /// Documents lie where strangers say, so they are dialled by the rules of `[egress]`.
+    pub(super) fn new(egress: &config::Egress) -> Result<Self, String> {
+        let client = egress::Client::outside(egress).map_err(|error| format!("egress: {error}"))?;
+        Ok(Self { client, known: Cache::new(DOCUMENTS_MAX), places: Semaphore::new(FETCHES_MAX) })
     }
 
     /// The client whose id is this URL.
@@ -79,11 +81,6 @@ impl Documents {
         let life = life(response.headers());
         Ok((response.into_body(), life))
     }
-}
-
-/// Who fetches what a stranger names.
-fn dialler() -> Result<egress::Client, String> {
-    egress::Client::new(&egress::Trust::default()).map_err(|error| error.to_string())
 }
 
 /// The URL of a document, if it can be one (draft §3) and its host may vouch for clients.

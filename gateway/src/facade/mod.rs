@@ -151,7 +151,7 @@ impl Facade {
             store: estate.store.clone(),
             sealer: Sealer::new(&estate.config.state)?,
             keys: Keys::new(),
-            documents: Documents::new()?,
+            documents: Documents::new(&estate.config.egress)?,
             provider: Provider::new(),
             rates: Rates::new(PEERS_MAX),
             gateway,

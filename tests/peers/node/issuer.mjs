@@ -1,7 +1,7 @@
 // A real authorization server on loopback: npm oidc-provider, an OpenID-certified one, set up for an MCP estate.
 // Its own: code + PKCE, refresh, client credentials, registration, resource indicators (RFC 8707) with JWT access tokens.
 // Added here: RFC 8693 token exchange, and logins without pages (`login_hint`, or else "alice", is logged in and consents).
-// Environment: TOKEN_TTL (seconds), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it). Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
+// Environment: TOKEN_TTL (seconds), FACADE_CALLBACK (the redirect URI of the client `facade`: a gateway that people log in through), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it). Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
 import crypto from 'node:crypto';
 import http from 'node:http';
 import Provider, { errors } from 'oidc-provider';
@@ -29,6 +29,10 @@ const clients = [
   { client_id: 'webapp', client_secret: 'webapp-secret', redirect_uris: ['http://127.0.0.1:3000/callback'],
     grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'] },
 ];
+if (process.env.FACADE_CALLBACK) {
+  clients.push({ client_id: 'facade', client_secret: 'facade-secret', redirect_uris: [process.env.FACADE_CALLBACK],
+    grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'], id_token_signed_response_alg: 'ES256' });
+}
 if (process.env.CLIENT_KEY) {
   const { client_secret: _, ...gateway } = clients[0];
   clients.push({ ...gateway, client_id: 'gateway-key', token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: 'ES256', jwks: { keys: [JSON.parse(process.env.CLIENT_KEY)] } });
@@ -46,6 +50,8 @@ function issue(issuer) {
     clients,
     findAccount: (_, id) => account(id),
     scopes: ['openid', 'offline_access', ...SCOPES.split(' ')],
+    // Who reads nothing but ID tokens finds everything there.
+    conformIdTokenClaims: false,
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'groups', 'tenant'] },
     pkce: { required: () => true },
     ttl: { AccessToken: TTL, ClientCredentials: TTL, IdToken: 600, Grant: 86_400, Session: 86_400, Interaction: 600, RefreshToken: 86_400 },

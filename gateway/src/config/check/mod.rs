@@ -5,6 +5,7 @@
 //! It contacts nobody: whether an issuer or an upstream answers is not a question of configuration.
 
 mod door;
+mod egress;
 mod estate;
 mod facade;
 mod grant;
@@ -91,6 +92,10 @@ impl Checker<'_> {
             Some(state) => self.state(state.get_ref()),
             None => Some(checked::State::default()),
         };
+        let egress = match &file.egress {
+            Some(egress) => self.egress(egress.get_ref()),
+            None => Some(checked::Egress::default()),
+        };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
@@ -99,7 +104,7 @@ impl Checker<'_> {
             Some(written) => Some(Arc::new(self.facade(written, &gateway, &issuers)?)),
             None => None,
         };
-        Some(Config { gateway, issuers, audit, telemetry, limits, state, facade, upstreams, digest })
+        Some(Config { gateway, issuers, audit, telemetry, limits, state, egress: egress?, facade, upstreams, digest })
     }
 
     /// A token for the gateway must be of no use at an upstream, nor one for an upstream here (audience confusion):
