@@ -91,7 +91,7 @@ fn every_client_is_known_by_its_metadata_document() {
         });
         Reply::json(200, &document).header("cache-control", "max-age=3600")
     });
-    let origin = documents.origin().replace("http://127.0.0.1", "https://localhost");
+    let origin = documents.origin().replace("127.0.0.1", "localhost");
     let egress = format!("[egress]\norigins = [\"{origin}\"]\nca = \"{}\"", authority.file().display());
     let lines = "client_domains = [\"localhost\"]\nregistration = false";
     let (_provider, gateway) = started(setup.section(&egress), &upstream, lines);

@@ -33,7 +33,7 @@ fn ground(
         let origin = format!("https://{}", seen.header("host").unwrap_or_default());
         answer(&format!("{origin}{}", seen.path), &seen.path)
     });
-    let origin = documents.origin().replace("http://127.0.0.1", "https://localhost");
+    let origin = documents.origin().replace("127.0.0.1", "localhost");
     let origins = if dialled { format!("[\"{origin}\"]") } else { "[]".to_owned() };
     let egress = format!("[egress]\norigins = {origins}\nca = \"{}\"", authority.file().display());
     let gateway = setup.section(&egress).start();
