@@ -96,6 +96,11 @@ fn wrong_grants_are_all_told_and_no_secret_is_shown() {
 }
 
 #[test]
+fn wrong_facades_are_all_told() {
+    golden("facade");
+}
+
+#[test]
 fn the_shipped_estate_is_accepted() {
     let config =
         config::load(&root().join("upstreams.toml"), &environment()).unwrap_or_else(|report| panic!("{report}"));

@@ -75,6 +75,13 @@ fn what_a_client_asks_wrongly_it_hears_at_its_own_place() {
         assert_eq!(parameter(back, "iss"), Some(ground.origin()), "{what}");
         assert_eq!(parameter(back, "code"), None, "{what}");
     }
+    // A place on the web that anybody may have registered is linked to, and not gone to.
+    let web = "https://app.example/callback";
+    let registered = ground.registered(web);
+    let landing = Browser::default().go(&ground.page(&registered, web, &[("code_challenge", "")]), web);
+    let page = page_of(&landing);
+    assert_eq!((page.status(), code_of(page).as_str()), (400, "authorization_invalid"));
+    assert!(page.text().contains("href=\"https://app.example/callback?error=invalid_request&amp;"), "{}", page.text());
     let twice = format!("{}&client_id=other", ground.page(&client, CALLBACK, &[]));
     assert_eq!(code_of(&fetch("GET", &twice, &[], b"")), "authorization_invalid");
     let unknown = fetch("GET", &ground.page("dcr-unknown", CALLBACK, &[]), &[], b"");
@@ -372,4 +379,30 @@ fn a_token_of_the_gateway_s_name_by_another_key_is_none() {
     let unsigned = ground.provider.forge(&json!({ "alg": "none", "typ": "at+jwt" }), &claims, Signature::Absent);
     assert_eq!(ground.gateway.client(Some("up")).token(&unsigned).call("echo", &json!({})).status(), 401);
     ground.serves(token);
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_said_and_nothing_is_issued() {
+    let (provider, partner, upstream) = (
+        Issuer::good(),
+        Issuer::good(),
+        crate::harness::recorder::Recorder::good(crate::harness::recorder::Era::Modern),
+    );
+    let setup = super::setup("facade-store", &provider, &partner, &upstream, "");
+    let folder = setup.folder().join("state");
+    let gateway = setup.section(&format!("[state]\ndirectory = \"{}\"", folder.display())).start();
+    let ground = Ground { provider, partner, upstream, gateway };
+    let (client, given) = ground.logged_in("alice");
+    let damage = |how: &str| rusqlite::Connection::open(folder.join("state.db")).unwrap().execute_batch(how).unwrap();
+    damage("ALTER TABLE kept RENAME TO gone");
+    let refresh = ground.refresh(&client, given["refresh_token"].as_str().unwrap());
+    for answer in [refresh, ground.register(&json!({ "redirect_uris": [CALLBACK] }))] {
+        assert_eq!((answer.status(), code_of(&answer).as_str()), (503, "state_unavailable"), "{}", answer.text());
+        assert_eq!(answer.json()["error"], "temporarily_unavailable");
+        assert!(!answer.text().contains("kept"), "{}", answer.text());
+    }
+    // What was issued goes on: keys and tokens are in memory.
+    ground.serves(given["access_token"].as_str().unwrap());
+    damage("ALTER TABLE gone RENAME TO kept");
+    assert_eq!(ground.refresh(&client, given["refresh_token"].as_str().unwrap()).status(), 200);
 }

@@ -30,11 +30,11 @@ impl Facade {
         fields: &Fields,
     ) -> Result<Order, Refusal> {
         let text = fields.need("assertion", "`assertion` is missing")?;
+        let found = at.estate.identity.vouched(text, KIND, &at.config.own.issuer, at.now).await;
         let found =
-            at.estate.identity.vouched(text, KIND, &at.config.own.issuer, at.now).await.map_err(
-                |refusal| match refusal {
-                    Refusal::TokenInvalid(_) => invalid(&refusal.inside()),
-                    other => other,
+            found.map_err(
+                |refusal| {
+                    if let Refusal::TokenInvalid(_) = refusal { invalid(&refusal.inside()) } else { refusal }
                 },
             )?;
         let resource = judged(at, (client, &found), fields)?;

@@ -74,7 +74,7 @@ impl Wish {
         let all: Vec<(&str, Option<&str>)> = parameters.iter().chain(&own).copied().collect();
         match redirect::with(&self.redirect_uri, &all) {
             Some(url) => see(url.as_str()),
-            None => page::wrong(500, "internal error", "bug"),
+            None => page::wrong(500, ("internal error", "bug"), None),
         }
     }
 
@@ -87,6 +87,19 @@ impl Wish {
     pub(super) fn refused(&self, issuer: &str, refusal: &Refusal) -> Response {
         let message = refusal.outside(Era::Modern).message;
         self.back(issuer, &[("error", Some(refusal.oauth_error())), ("error_description", Some(&message))])
+    }
+
+    /// The same before a person has agreed to anything. Anybody can register a place on the web, and a link to this
+    /// gateway must not lead there by itself (RFC 9700 §4.11.2): whoever reads the page decides.
+    fn refused_unasked(&self, issuer: &str, refusal: &Refusal) -> Response {
+        let back = self.refused(issuer, refusal);
+        if !redirect::is_web(&self.redirect_uri) {
+            return back;
+        }
+        let outside = refusal.outside(Era::Modern);
+        let place = back.headers.get(LOCATION).and_then(|place| place.to_str().ok());
+        let link = place.map(|place| (place, redirect::shown(&self.redirect_uri)));
+        page::wrong(outside.status, (&outside.message, outside.code), link)
     }
 
     /// Whether what was agreed to covers it. A program on the person's computer cannot prove that it is the one that they
@@ -123,10 +136,9 @@ impl Facade {
             scopes: Vec::new(),
             hint: fields.get("login_hint").filter(|hint| hint.len() <= HINT_BYTES_MAX).map(str::to_owned),
         };
-        // From here on the client hears of it.
         if let Err(refusal) = wish_of(at.estate, &fields, &mut wish) {
             self.note_refused(at, &wish.client.id, &refusal);
-            return Ok(wish.refused(&at.config.own.issuer, &refusal));
+            return Ok(wish.refused_unasked(&at.config.own.issuer, &refusal));
         }
         let browser = Browser::of(at.headers)?;
         if let Some(person) = browser.last(at.headers, &self.sealer, at.now)
@@ -208,6 +220,12 @@ impl Facade {
         kept.map(|kept| serde_json::from_slice(&kept).map_err(|_not_json| unusable("a consent"))).transpose()
     }
 
+    /// Whether the consent that a login began with is still there at its end.
+    pub(super) async fn still_agreed(&self, at: &At<'_>, wish: &Wish, person: &str) -> Result<(), Refusal> {
+        let agreed = self.consent(person, &wish.client.id, at.now).await?;
+        if agreed.is_some_and(|agreed| wish.is_covered(&agreed)) { Ok(()) } else { Err(Refusal::ConsentDenied) }
+    }
+
     /// Keeps what a person agreed to.
     pub(super) async fn agree(&self, person: &str, wish: &Wish, now: Timestamp) -> Result<(), Refusal> {
         let bytes =
@@ -277,7 +295,7 @@ pub(super) fn see(place: &str) -> Response {
     let mut headers = HeaderMap::with_capacity(6);
     match HeaderValue::from_str(place) {
         Ok(place) => drop(headers.insert(LOCATION, place)),
-        Err(_) => return page::wrong(500, "internal error", "bug"),
+        Err(_) => return page::wrong(500, ("internal error", "bug"), None),
     }
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     Response { status: 303, headers, body: Body::Empty }

@@ -95,7 +95,7 @@ pub(super) async fn redeem(
     let name = key("code", code);
     let bound: Code = get(store, &name, now).await?.ok_or(Refusal::CodeInvalid("no such code"))?;
     fits(&bound)?;
-    used_once(store, "code used", code, &bound.grant, now.plus(CODE_KNOWN), now).await?;
+    used_once(store, ("code used", code), &bound.grant, now.plus(CODE_KNOWN), now).await?;
     if now.since(Timestamp::from_unix_ms(bound.issued_ms)) > CODE_LIFE {
         return Err(Refusal::CodeInvalid("the code has expired"));
     }
@@ -123,15 +123,14 @@ pub(super) async fn refreshed(
     let grant = known(store, &leads.grant, now).await?;
     fits(&grant)?;
     let until = Timestamp::from_unix_ms(grant.ends_ms);
-    used_once(store, "refresh used", token, &leads.grant, until, now).await?;
+    used_once(store, ("refresh used", token), &leads.grant, until, now).await?;
     Ok((leads.grant, grant))
 }
 
 /// Of several uses the first goes on, and each other ends the grant.
 async fn used_once(
     store: &Store,
-    what: &str,
-    value: &str,
+    (what, value): (&str, &str),
     grant: &str,
     until: Timestamp,
     now: Timestamp,

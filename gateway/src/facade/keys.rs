@@ -173,8 +173,8 @@ mod tests {
         let first = ids(&one);
         assert_eq!((first.len(), &first), (1, &ids(&other)), "one key for both");
 
-        let before_end = start.plus(SIGNS_FOR).plus(Duration::ZERO);
-        let a_day_before = Timestamp::from_unix_ms(before_end.unix_ms() - 24 * 3_600_000);
+        let before_end = start.plus(SIGNS_FOR);
+        let a_day_before = start.plus(SIGNS_FOR.saturating_sub(PUBLISHED_BEFORE));
         other.look(&store, a_day_before).await.unwrap();
         let both = ids(&other);
         assert_eq!((both.len(), &both[0]), (2, &first[0]));

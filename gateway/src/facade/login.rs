@@ -59,7 +59,7 @@ impl Facade {
             Some(person) if *person != subject => {
                 return Err(Refusal::LoginFailed("another person than the one who had agreed".to_owned()));
             }
-            Some(_) => {}
+            Some(person) => self.still_agreed(at, wish, person).await?,
             None => self.agreed(at, wish, &subject).await?,
         }
         self.keep_login(at, &done).await?;

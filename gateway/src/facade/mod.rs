@@ -270,7 +270,7 @@ impl Facade {
         self.note_refused(at, "", refusal);
         let outside = refusal.outside(Era::Modern);
         let mut response = if at.route.is_page() {
-            page::wrong(outside.status, &outside.message, outside.code)
+            page::wrong(outside.status, (&outside.message, outside.code), None)
         } else {
             let error = refusal.oauth_error();
             let body = json!({ "error": error, "error_description": outside.message, "error_code": outside.code });
@@ -289,14 +289,15 @@ impl Facade {
         response
     }
 
-    /// Writes a refusal down: one record each where a client is known by name or something was tried that no honest one
-    /// does, counted otherwise, lest a flood of strangers fill the disk.
+    /// Writes a refusal down: one record each where a client is named or something was tried that no honest one does,
+    /// counted otherwise, and where there are many: a flood of strangers must not fill the disk.
     fn note_refused(&self, at: &At<'_>, client: &str, refusal: &Refusal) {
         let outside = refusal.outside(Era::Modern);
         metrics().refusals.with([outside.code]).increment();
         let journal = self.gateway.journal();
-        let told = !client.is_empty() || matches!(refusal, Refusal::CodeReused | Refusal::AssertionInvalid(_));
-        if !told {
+        let telling = !client.is_empty() || matches!(refusal, Refusal::CodeReused | Refusal::AssertionInvalid(_));
+        let take = Take { key: secrets::name_of(&["records"]), rate: Some(RECORDS), in_flight: None };
+        if !telling || self.rates.take(&[take], at.now).is_err() {
             journal.count_refusal(at.peer.ip(), outside.code);
             return;
         }
@@ -351,6 +352,8 @@ fn with_json(status: u16, body: Bytes) -> Response {
 const FORM: &str = "application/x-www-form-urlencoded";
 /// Bytes of a form or a registration.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Refusals of strangers that get a record of their own.
+const RECORDS: Rate = Rate { interval: Duration::from_millis(100), burst: 100 };
 /// Addresses that are counted apart.
 const PEERS_MAX: usize = 20_000;
 /// How often the keys are looked at where nothing was written.

@@ -57,10 +57,14 @@ pub(super) fn consent(question: &Question<'_>) -> Response {
     page(200, "Consent", &body)
 }
 
-/// The page that says what went wrong, where it cannot be said to the client.
-pub(super) fn wrong(status: u16, message: &str, code: &str) -> Response {
+/// The page that says what went wrong, in words and by its code, where it is not said to the client at once; `link` is
+/// the client's place with its host.
+pub(super) fn wrong(status: u16, (message, code): (&str, &str), link: Option<(&str, String)>) -> Response {
     let (message, code) = (escaped(message), escaped(code));
-    page(status, "No login", &format!("<h1>No login</h1><p>{message}.</p><p><code>{code}</code></p>"))
+    let back =
+        link.map(|(place, host)| format!("<p><a href=\"{}\">Back to {}</a></p>", escaped(place), escaped(&host)));
+    let back = back.unwrap_or_default();
+    page(status, "No login", &format!("<h1>No login</h1><p>{message}.</p>{back}<p><code>{code}</code></p>"))
 }
 
 fn page(status: u16, title: &str, body: &str) -> Response {

@@ -130,11 +130,12 @@ impl Places {
         let given = self.redeem(config, code, &begun.verifier).await?;
         let text = |member: &str| given.get(member).and_then(Value::as_str).map(|text| Zeroizing::new(text.to_owned()));
         let id_token = text("id_token").ok_or_else(|| failed("the provider gave no ID token".to_owned()))?;
-        let person =
-            identity.vouched(&id_token, "JWT", &config.client.id, now).await.map_err(|refusal| match refusal {
-                Refusal::IdentityUnavailable(why) => Refusal::LoginUnavailable(why),
-                other => failed(format!("the ID token: {}", other.inside())),
-            })?;
+        let person = identity.vouched(&id_token, "JWT", &config.client.id, now).await.map_err(|refusal| {
+            if let Refusal::IdentityUnavailable(why) = refusal {
+                return Refusal::LoginUnavailable(why);
+            }
+            failed(format!("the ID token: {}", refusal.inside()))
+        })?;
         let says = |claim: &str| person.claims.get(claim).and_then(Value::as_str);
         if person.issuer != config.provider.issuer {
             return Err(failed("the ID token is another issuer's".to_owned()));

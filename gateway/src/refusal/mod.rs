@@ -453,6 +453,7 @@ impl Refusal {
     }
 
     /// code, HTTP status, JSON-RPC code, retryable.
+    #[expect(clippy::too_many_lines, reason = "a table: one row a variant")]
     fn row(&self) -> Row {
         match self {
             Self::HttpMalformed(_) => Row("http_malformed", 400, 40003, false),

@@ -96,9 +96,9 @@ impl Checker<'_> {
         for table in written {
             let place = Place { name: "`[[facade.clients]]`".to_owned(), span: table.span() };
             let table = table.get_ref();
-            let id = self
-                .required(&table.id, &place, "id", "id = \"nightly-report\"")
-                .and_then(|id| self.word(id, "a client id", is_client_id, "1 to 64 of `A-Z a-z 0-9 . _ -`"));
+            let id = self.required(&table.id, &place, "id", "id = \"nightly-report\"").and_then(|id| {
+                self.word(id, "a client id", is_client_id, "1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with `dcr-`")
+            });
             let secret = self
                 .required(&table.secret, &place, "secret", "secret = { env = \"NIGHTLY_SECRET\" }")
                 .and_then(|secret| self.secret(secret, "the client secret"));
