@@ -298,12 +298,7 @@ fn write_meta(out: &mut Vec<u8>, era: Era, upstream: Option<Value<'_>>, prefix: 
 }
 
 /// The same with another member of the gateway's own, or none.
-fn write_meta_led(
-    out: &mut Vec<u8>,
-    led: Option<(&str, &[u8])>,
-    upstream: Option<Value<'_>>,
-    prefix: Option<&str>,
-) {
+fn write_meta_led(out: &mut Vec<u8>, led: Option<(&str, &[u8])>, upstream: Option<Value<'_>>, prefix: Option<&str>) {
     let mut own = vec![b'{'];
     if let Some((name, value)) = led {
         outbound::member(&mut own, name, value);

@@ -61,7 +61,7 @@ struct Listener {
     record: Uuid,
     began: Instant,
     told: u64,
-    _seat: Seat,
+    _seat: Arc<Seat>,
 }
 
 /// Where what is told goes.
@@ -115,7 +115,7 @@ impl Gateway {
             return Err(Refusal::CapabilityMissing(rpc::Capabilities::TASKS.json()));
         }
         let topics = filter.topics.and(local::capabilities(asking.estate, caller, trail).topics());
-        let seat = self.hub.seat(caller.identity().principal)?;
+        let seat = self.hub.seat(caller.identity().principal, None)?;
         let sink = Arc::default();
         let watched = self.watch_all(asking, trail, &filter, &sink).await;
         let acknowledged = acknowledged(&asker.id, topics, &watched);
@@ -149,7 +149,7 @@ impl Gateway {
             return Ok(respond::stream(rest));
         }
         let topics = local::capabilities(estate, caller, trail).topics();
-        let seat = self.hub.seat(caller.identity().principal)?;
+        let seat = self.hub.seat(caller.identity().principal, Some(&session.id))?;
         // Only now: whoever is refused keeps the stream that they have.
         let mut turn = session.take_turn();
         let priming = turn.priming();
@@ -173,7 +173,7 @@ impl Gateway {
         (estate, caller): (&Arc<Estate>, &Caller),
         trail: &Trail,
         topics: Topics,
-        (ear, sink, seat): (Ear, Arc<Sink>, Seat),
+        (ear, sink, seat): (Ear, Arc<Sink>, Arc<Seat>),
     ) -> Result<Listener, Refusal> {
         let identity = caller.identity();
         let mut news = self.hub.listen();
@@ -312,7 +312,12 @@ impl Listener {
         }
         for message in messages {
             // Whoever does not read holds up nobody else: the news wait for them, and are one when they come.
-            match timeout(CLIENT_STALL_MAX, events.send(message)).await {
+            let sent = tokio::select! {
+                biased;
+                sent = timeout(CLIENT_STALL_MAX, events.send(message)) => sent,
+                () = over(&mut self.ear) => return Some(End::Over),
+            };
+            match sent {
                 Ok(Ok(())) => self.told = self.told.saturating_add(1),
                 Ok(Err(_)) | Err(_) => return Some(End::Gone),
             }
@@ -425,8 +430,7 @@ fn after(start: Instant, span: Duration) -> Instant {
 }
 
 fn acknowledged(listener: &RequestId, topics: Topics, watched: &[Subscription]) -> Bytes {
-    let (tasks, uris): (Vec<_>, Vec<_>) =
-        watched.iter().map(Subscription::wish).partition(|wish| wish.task.is_some());
+    let (tasks, uris): (Vec<_>, Vec<_>) = watched.iter().map(Subscription::wish).partition(|wish| wish.task.is_some());
     let [uris, tasks] = [uris, tasks].map(|all| all.into_iter().map(|wish| wish.exposed.as_str()).collect::<Vec<_>>());
     sse::message(&answers::acknowledged(listener, topics, (&uris, &tasks)))
 }

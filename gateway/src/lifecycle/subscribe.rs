@@ -30,9 +30,9 @@ use crate::{
     exchange::Grant,
     identity::Identity,
     refusal::Refusal,
+    rpc::{Capabilities, Filter},
     tasks,
     telemetry::metrics::metrics,
-    rpc::{Capabilities, Filter},
     upstream::{Peer, Subject, Told, Wanted, Watch},
 };
 

@@ -630,7 +630,11 @@ impl Drop for Following {
                 let version = way.spoken.version;
                 let capabilities = Capabilities::TASKS.in_version(version).json();
                 let own = outbound::Outgoing::own(way.peer.next_id(), version);
-                let cancel = outbound::own_task(&outbound::Outgoing { capabilities: &capabilities, ..own }, "tasks/cancel", &task);
+                let cancel = outbound::own_task(
+                    &outbound::Outgoing { capabilities: &capabilities, ..own },
+                    "tasks/cancel",
+                    &task,
+                );
                 let headers = way.peer.headers(way.spoken, "tasks/cancel", Some(&task));
                 way.peer.tell(&way.shown.now, Outgoing::new(cancel, headers, way.session_id())).await;
             });
