@@ -501,7 +501,35 @@ const STATES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::is_below;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::{Sink, State, is_below};
+    use crate::rpc::json::{Bounds, Document};
+
+    #[test]
+    fn the_latest_state_of_a_task_waits_and_not_without_end() {
+        let bounds = Bounds { depth_max: 8, values_max: 100, name_bytes_max: 100, number_chars_max: 100 };
+        let state = |mib: usize| {
+            let words = "x".repeat(mib * 1024 * 1024);
+            let text = format!(r#"{{"taskId":"t","status":"working","statusMessage":"{words}"}}"#);
+            let document = Document::parse(Bytes::from(text), &bounds).unwrap();
+            Arc::new(State::read(document, "2026-07-28").unwrap().compact())
+        };
+        let sink = Sink::default();
+        for _ in 0..3 {
+            sink.push_state(1, state(5));
+        }
+        let waiting = sink.take();
+        assert_eq!((waiting.states.len(), waiting.broken), (1, false), "one always has room, and it is the latest");
+        for number in 0..4 {
+            sink.push_state(number, state(1));
+        }
+        let waiting = sink.take();
+        assert_eq!((waiting.states.len(), waiting.broken), (3, true), "whoever listens has to come back, and ask");
+        assert!(sink.take().states.is_empty());
+    }
 
     #[test]
     fn a_part_of_a_resource_is_below_it() {
