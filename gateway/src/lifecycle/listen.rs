@@ -12,8 +12,8 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, watch},
-    time::{sleep, sleep_until, timeout},
+    sync::watch,
+    time::{sleep, sleep_until},
 };
 use uuid::Uuid;
 
@@ -29,7 +29,7 @@ use crate::{
         journal::Journal,
         record::{self, Who},
     },
-    bridge::{Sink, Subscription, Turn},
+    bridge::{Queue, Sink, Subscription, Turn},
     clock::{self, Timestamp},
     config::Endpoint,
     identity::{Caller, Identity},
@@ -121,9 +121,9 @@ impl Gateway {
         let acknowledged = acknowledged(&asker.id, topics, &watched);
         let ear = Ear::Request(asker, watched);
         let listener = self.listener((asking.estate, caller), trail, topics, (ear, sink, seat))?;
-        let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
-        // The channel is new: there is room in it.
-        drop(events.try_send(acknowledged));
+        let (events, to_body) = Queue::new();
+        // It is new: there is room in it.
+        events.offer(acknowledged);
         self.tasks.spawn(listener.run(events));
         Ok(respond::stream(to_body))
     }
@@ -161,9 +161,9 @@ impl Gateway {
             listener.seen = View::default();
             listener.news.mark_changed();
         }
-        let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
-        // The channel is new: there is room in it.
-        drop(priming.map(|event| events.try_send(event)));
+        let (events, to_body) = Queue::new();
+        // It is new: there is room in it.
+        priming.into_iter().for_each(|event| events.offer(event));
         self.tasks.spawn(listener.run(events));
         Ok(respond::stream(to_body))
     }
@@ -233,12 +233,12 @@ struct Heard<'a> {
 }
 
 impl Listener {
-    async fn run(mut self, events: mpsc::Sender<Bytes>) {
+    async fn run(mut self, events: Queue) {
         let end = self.attend(&events).await;
         if let Ear::Request(asker, _) = &self.ear
             && end != End::Gone
         {
-            drop(timeout(CLIENT_STALL_MAX, events.send(sse::message(&answers::listened(&asker.id)))).await);
+            events.send(sse::message(&answers::listened(&asker.id))).await;
         }
         let who = Who { identity: Some(&self.identity), ..Who::default() };
         let duration_us = u64::try_from(self.began.elapsed().as_micros()).ok();
@@ -248,7 +248,7 @@ impl Listener {
         }
     }
 
-    async fn attend(&mut self, events: &mpsc::Sender<Bytes>) -> End {
+    async fn attend(&mut self, events: &Queue) -> End {
         loop {
             if self.topics.is_empty() && self.ear.watched().is_empty() {
                 return End::Nothing;
@@ -283,7 +283,7 @@ impl Listener {
     }
 
     /// Tells what there is to tell, by the rules of now; says whether that was the end.
-    async fn tell(&mut self, events: &mpsc::Sender<Bytes>) -> Option<End> {
+    async fn tell(&mut self, events: &Queue) -> Option<End> {
         let changed = self.news.has_changed().unwrap_or(true);
         let news = Arc::clone(&self.news.borrow_and_update());
         if news.draining {
@@ -312,15 +312,12 @@ impl Listener {
         }
         for message in messages {
             // Whoever does not read holds up nobody else: the news wait for them, and are one when they come.
-            let sent = tokio::select! {
+            tokio::select! {
                 biased;
-                sent = timeout(CLIENT_STALL_MAX, events.send(message)) => sent,
+                sent = events.send(message) => if !sent { return Some(End::Gone) },
                 () = over(&mut self.ear) => return Some(End::Over),
-            };
-            match sent {
-                Ok(Ok(())) => self.told = self.told.saturating_add(1),
-                Ok(Err(_)) | Err(_) => return Some(End::Gone),
             }
+            self.told = self.told.saturating_add(1);
         }
         let withdrawn = changed && self.is_withdrawn(estate, &seen, now);
         self.seen = seen;
@@ -400,7 +397,7 @@ impl Ear {
 }
 
 /// Returns when there is nobody left to be told.
-async fn ended(events: &mpsc::Sender<Bytes>, until: Instant, ear: &mut Ear) -> End {
+async fn ended(events: &Queue, until: Instant, ear: &mut Ear) -> End {
     tokio::select! {
         () = events.closed() => End::Gone,
         () = sleep_until(until.into()) => End::Expired,
@@ -437,9 +434,3 @@ fn acknowledged(listener: &RequestId, topics: Topics, watched: &[Subscription]) 
 
 /// Changes within so long are told as one (spec §3.7).
 const COALESCE: Duration = Duration::from_millis(300);
-
-/// Messages that may wait for a listener who reads slowly: one of each topic.
-const EVENTS_WAITING_MAX: usize = 4;
-
-/// A listener who takes nothing for so long is taken to be gone.
-const CLIENT_STALL_MAX: Duration = Duration::from_secs(20);
