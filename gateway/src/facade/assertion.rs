@@ -46,8 +46,8 @@ impl Facade {
         }
         self.once(&found, at.now).await?;
         let person = Person { subject: subject(at.config, &found), ..Person::from(&found) };
-        if person.subject == client.id {
-            return Err(invalid("the person has the client's name"));
+        if person.subject == client.id || person.subject.len() > NAME_BYTES_MAX {
+            return Err(invalid("the person has the client's name, or one that is too long"));
         }
         Ok(Order { client: client.id.clone(), person: Some(person), tenant: None, resource, scopes: given })
     }
@@ -55,7 +55,7 @@ impl Facade {
     /// Of two that come with one assertion, one gets a token.
     async fn once(&self, found: &Vouched, now: Timestamp) -> Result<(), Refusal> {
         let id = found.claims.get("jti").and_then(serde_json::Value::as_str);
-        let id = id.filter(|id| (1..=ID_BYTES_MAX).contains(&id.len())).ok_or_else(|| invalid("no `jti`"))?;
+        let id = id.filter(|id| (1..=NAME_BYTES_MAX).contains(&id.len())).ok_or_else(|| invalid("no `jti`"))?;
         let key = secrets::name_of(&["facade", "assertion", &found.issuer, id]);
         // Clocks differ by what the issuer's leeway forgives: the mark outlives the assertion by more.
         let until = found.expires_at.plus(MARK_AFTER);
@@ -111,7 +111,7 @@ fn invalid(why: &str) -> Refusal {
 
 /// `typ` of an ID-JAG.
 const KIND: &str = "oauth-id-jag+jwt";
-/// Bytes of a `jti`.
-const ID_BYTES_MAX: usize = 256;
+/// Bytes of a `jti`, and of a subject with its issuer.
+const NAME_BYTES_MAX: usize = 256;
 /// How long after its end an assertion is known to have been redeemed.
 const MARK_AFTER: std::time::Duration = std::time::Duration::from_secs(120);

@@ -61,7 +61,7 @@ pub(super) struct Pending {
 
 /// What a person agreed to.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Consent {
+struct Consent {
     redirect_uri: String,
     resource: String,
     scopes: Vec<String>,
@@ -112,7 +112,7 @@ impl Wish {
     }
 
     /// What is agreed to by this.
-    pub(super) fn consent(&self) -> Consent {
+    fn consent(&self) -> Consent {
         let Self { redirect_uri, resource, scopes, .. } = self.clone();
         Consent { redirect_uri, resource, scopes }
     }
@@ -142,7 +142,7 @@ impl Facade {
         }
         let browser = Browser::of(at.headers)?;
         if let Some(person) = browser.last(at.headers, &self.sealer, at.now)
-            && let Some(agreed) = self.consent(&person, &wish.client.id, at.now).await?
+            && let Some(agreed) = self.consent(at, &person, &wish.client.id).await?
             && wish.is_covered(&agreed)
         {
             return self.begin(at, wish, &browser, Some(person)).await;
@@ -215,24 +215,25 @@ impl Facade {
     }
 
     /// What a person agreed to for a client.
-    pub(super) async fn consent(&self, person: &str, client: &str, now: Timestamp) -> Result<Option<Consent>, Refusal> {
-        let kept = self.store.get(Place::Consent, &consent_key(person, client), now).await.map_err(unavailable)?;
+    async fn consent(&self, at: &At<'_>, person: &str, client: &str) -> Result<Option<Consent>, Refusal> {
+        let key = consent_key(at, person, client);
+        let kept = self.store.get(Place::Consent, &key, at.now).await.map_err(unavailable)?;
         kept.map(|kept| serde_json::from_slice(&kept).map_err(|_not_json| unusable("a consent"))).transpose()
     }
 
     /// Whether the consent that a login began with is still there at its end.
     pub(super) async fn still_agreed(&self, at: &At<'_>, wish: &Wish, person: &str) -> Result<(), Refusal> {
-        let agreed = self.consent(person, &wish.client.id, at.now).await?;
+        let agreed = self.consent(at, person, &wish.client.id).await?;
         if agreed.is_some_and(|agreed| wish.is_covered(&agreed)) { Ok(()) } else { Err(Refusal::ConsentDenied) }
     }
 
     /// Keeps what a person agreed to.
-    pub(super) async fn agree(&self, person: &str, wish: &Wish, now: Timestamp) -> Result<(), Refusal> {
+    pub(super) async fn agree(&self, at: &At<'_>, person: &str, wish: &Wish) -> Result<(), Refusal> {
         let bytes =
             serde_json::to_vec(&wish.consent()).map_err(|_not_json| Refusal::Bug("a consent that is no JSON"))?;
-        let value = Value { bytes, until: Some(now.plus(CONSENT_LIFE)) };
-        let key = consent_key(person, &wish.client.id);
-        self.store.put(Place::Consent, &key, value, now).await.map_err(unavailable)
+        let value = Value { bytes, until: Some(at.now.plus(CONSENT_LIFE)) };
+        let key = consent_key(at, person, &wish.client.id);
+        self.store.put(Place::Consent, &key, value, at.now).await.map_err(unavailable)
     }
 
     fn sealed<T: Serialize>(&self, value: &T) -> Result<String, Refusal> {
@@ -305,8 +306,9 @@ fn pending_key(state: &str) -> [u8; 32] {
     secrets::name_of(&["facade", "state", state])
 }
 
-fn consent_key(person: &str, client: &str) -> [u8; 32] {
-    secrets::name_of(&["facade", person, client])
+/// A person has a name at their provider only.
+fn consent_key(at: &At<'_>, person: &str, client: &str) -> [u8; 32] {
+    secrets::name_of(&["facade", &at.config.provider.issuer, person, client])
 }
 
 /// What the answer to the page is sealed for.

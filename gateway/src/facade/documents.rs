@@ -148,8 +148,8 @@ const BOUNDS: Bounds = Bounds { deadline: Duration::from_secs(3), bytes_max: 64 
 const DOCUMENTS_MAX: usize = 1024;
 /// Documents that are fetched at once.
 const FETCHES_MAX: usize = 16;
-/// Bytes of a URL that is an id.
-const ID_BYTES_MAX: usize = 512;
+/// Bytes of a URL that is an id: as many as any name in a token has.
+const ID_BYTES_MAX: usize = 256;
 /// How long a document is believed: at least, at most, and where it does not say.
 const LIFE_MIN: Duration = Duration::from_secs(60);
 const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -39,6 +39,8 @@ impl From<&Vouched> for Person {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Grant {
     pub(super) client: String,
+    /// Where the person logged in: a `sub` is unique there only.
+    pub(super) provider: String,
     pub(super) person: Person,
     pub(super) resource: String,
     pub(super) scopes: Vec<String>,
@@ -183,7 +185,15 @@ mod tests {
             Person { subject: "alice".into(), tenant: None, groups: Vec::new(), acr: None, auth_time: Some(7) };
         let ends_ms = now.plus(Duration::from_secs(3600)).unix_ms();
         let resource = "https://gw.example/mcp".to_owned();
-        Grant { client: "c".into(), person, resource, scopes: vec!["a".into()], refreshed: true, ends_ms }
+        Grant {
+            client: "c".into(),
+            provider: "https://login.example".into(),
+            person,
+            resource,
+            scopes: vec!["a".into()],
+            refreshed: true,
+            ends_ms,
+        }
     }
 
     async fn begun(store: &Store, now: Timestamp) -> String {

@@ -66,6 +66,7 @@ impl Facade {
         self.used(&wish.client, at.now).await?;
         let grant = Grant {
             client: wish.client.id.clone(),
+            provider: at.config.provider.issuer.clone(),
             person: Person::from(&done.person),
             resource: wish.resource.clone(),
             scopes: wish.scopes.clone(),
@@ -77,7 +78,7 @@ impl Facade {
     }
 
     async fn agreed(&self, at: &At<'_>, wish: &Wish, subject: &str) -> Result<(), Refusal> {
-        self.agree(subject, wish, at.now).await?;
+        self.agree(at, subject, wish).await?;
         let consent = Authorization {
             user: Some((&at.config.own.issuer, subject)),
             resource: Some(&wish.resource),

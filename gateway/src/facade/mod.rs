@@ -126,14 +126,15 @@ impl Route {
         matches!(self, Self::Authorize | Self::Callback)
     }
 
-    /// How often one address may ask, and all of them together; each costs the store, or somebody else, something.
+    /// How often one address may ask, and all of them together; each costs the store, or somebody else, something. In the
+    /// time after which unused registrations and logins are forgotten, fewer come than the store has room for.
     const fn rates(self) -> Option<(Rate, Rate)> {
         const fn rate(interval_ms: u64, burst: u32) -> Rate {
             Rate { interval: Duration::from_millis(interval_ms), burst }
         }
         match self {
             Self::Metadata | Self::Keys => None,
-            Self::Register => Some((rate(6_000, 20), rate(200, 200))),
+            Self::Register => Some((rate(6_000, 20), rate(1_000, 200))),
             Self::Authorize | Self::Callback => Some((rate(250, 60), rate(10, 1_000))),
             Self::Token => Some((rate(50, 200), rate(2, 2_000))),
         }

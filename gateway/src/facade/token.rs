@@ -96,6 +96,9 @@ impl Facade {
             if grant.client != client {
                 return Err(Refusal::CodeInvalid("the refresh token is another client's"));
             }
+            if grant.provider != at.config.provider.issuer {
+                return Err(Refusal::CodeInvalid("the login was at a provider that is no more"));
+            }
             if !asked.iter().all(|scope| grant.scopes.contains(scope)) {
                 return Err(Refusal::ScopeInvalid);
             }

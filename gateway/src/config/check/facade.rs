@@ -62,11 +62,11 @@ impl Checker<'_> {
         let named = written.assertion_issuers.as_deref().unwrap_or_default();
         let assertion_issuers = named.iter().filter_map(|name| self.among(name, issuers));
         let assertion_issuers: Vec<String> = assertion_issuers.map(|issuer| issuer.issuer.clone()).collect();
-        let token = self.seconds(&written.token_s, &(30..=3_600), 300);
+        let token = self.seconds(&written.token_s, &(30..=TOKEN_SECONDS_MAX), 300);
         let login = self.seconds(&written.login_s, &(300..=7_776_000), 1_209_600);
         let clients = self.facade_clients(written.clients.as_deref().unwrap_or_default());
         Some(Facade {
-            own: Arc::new(itself(own, token)),
+            own: Arc::new(itself(own)),
             provider: provider?,
             client: client?,
             login_scopes,
@@ -120,7 +120,7 @@ impl Checker<'_> {
 }
 
 /// What the gateway's own authenticator takes of the gateway's own tokens.
-fn itself(issuer: String, token: Duration) -> Issuer {
+fn itself(issuer: String) -> Issuer {
     Issuer {
         issuer,
         jwks_uri: None,
@@ -132,11 +132,15 @@ fn itself(issuer: String, token: Duration) -> Issuer {
             scope: "scope".to_owned(),
         },
         types: vec!["at+jwt".to_owned()],
-        lifetime_max: token,
+        // Not `token_s`: another life of tokens is no reason to forget the keys.
+        lifetime_max: Duration::from_secs(TOKEN_SECONDS_MAX),
         leeway: Duration::from_secs(10),
         ca: None,
     }
 }
+
+/// The longest life of the gateway's own tokens.
+const TOKEN_SECONDS_MAX: u64 = 3_600;
 
 /// A host by its name, in lower case, or any.
 fn is_domain(text: &str) -> bool {
