@@ -35,7 +35,7 @@ async fn ask(authenticator: &Authenticator, token: &str, now: Timestamp) -> Resu
 }
 
 async fn started(server: &Server) -> Authenticator {
-    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))]).unwrap();
+    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], None).unwrap();
     authenticator.start();
     authenticator
 }
@@ -61,7 +61,7 @@ fn judged(text: &str, issuer: &crate::config::Issuer) -> Option<TokenFault> {
         let presented = token::open(text)?;
         presented.issuer()?;
         presented.check(issuer, NOW)?;
-        super::claims::identity(&presented.claims, issuer, presented.expires_at()?, text).map(drop)
+        super::claims::identity(&presented.claims, issuer, presented.expires_at()?, text, super::JWT).map(drop)
     };
     judge().err()
 }
@@ -433,7 +433,7 @@ fn a_machine_has_no_user_and_digests_tell_callers_apart() {
         for (claim, value) in change {
             all[*claim] = value.clone();
         }
-        super::claims::identity(all.as_object().unwrap(), &issuer(ISSUER), NOW, "token").unwrap()
+        super::claims::identity(all.as_object().unwrap(), &issuer(ISSUER), NOW, "token", super::JWT).unwrap()
     };
     let alice = read(&[]);
     assert_eq!(Caller::of(read(&[("jti", json!("other"))])).identity().class, alice.class);
@@ -462,7 +462,7 @@ fn nested_claims_are_found_by_pointer() {
     all["realm_access"] = json!({ "roles": ["b", "a"] });
     all["scp"] = json!(["x", "y"]);
     all["azp"] = json!("app");
-    let identity = super::claims::identity(all.as_object().unwrap(), &configured, NOW, "token").unwrap();
+    let identity = super::claims::identity(all.as_object().unwrap(), &configured, NOW, "token", super::JWT).unwrap();
     assert_eq!(identity.groups, ["a", "b"]);
     assert_eq!(identity.scopes, ["x", "y"]);
     assert_eq!(identity.agent.client_id, "app");
