@@ -289,11 +289,15 @@ impl ApiKeys {
     #[must_use]
     pub fn new(config: &Config, store: Store) -> Self {
         let upstreams = config.upstreams.keys().cloned().map(Endpoint::Upstream);
-        let everywhere = std::iter::once(Endpoint::Federated).chain(upstreams).map(|it| config.resource(&it)).collect();
+        let endpoints = std::iter::once(Endpoint::Federated).chain(upstreams);
+        Self::good_at(config.resource(&Endpoint::Federated), endpoints.map(|it| config.resource(&it)).collect(), store)
+    }
+
+    fn good_at(root: String, everywhere: Vec<String>, store: Store) -> Self {
         Self {
             store,
             everywhere,
-            root: config.resource(&Endpoint::Federated),
+            root,
             known: ArcSwap::from_pointee(Known { failure: Some("not read yet".to_owned()), ..Known::default() }),
             generation: AtomicU64::new(0),
             read: watch::Sender::new(false),
@@ -506,5 +510,49 @@ mod tests {
         assert!(matches!(make(&store, wrong, at(0)).await, Err(ApiKeyFault::NotAName(_))));
         let wrong = Order { scopes: vec!["a b".to_owned()], ..order() };
         assert!(matches!(make(&store, wrong, at(0)).await, Err(ApiKeyFault::NotAName(_))));
+    }
+    fn keys(store: &Store) -> ApiKeys {
+        let at = |path: &str| format!("https://gw.example/mcp{path}");
+        ApiKeys::good_at(at(""), vec![at(""), at("/crm"), at("/notes")], store.clone())
+    }
+
+    #[tokio::test]
+    async fn a_key_is_good_for_its_holder_its_endpoints_and_its_time() {
+        let store = Store::open(&State::default()).unwrap();
+        let start = clock::now();
+        let limited = Order { upstreams: Some(vec!["crm".to_owned()]), user: None, ..order() };
+        let (anywhere, record) = make(&store, order(), start).await.unwrap();
+        let (crm, _) = make(&store, limited, start).await.unwrap();
+        let keys = keys(&store);
+        assert!(!keys.refresh().await);
+        let shown = keys.check(anywhere.expose(), start).await.unwrap();
+        assert_eq!(shown.audiences, ["", "/crm", "/notes"].map(|path| format!("https://gw.example/mcp{path}")));
+        let identity = shown.identity;
+        assert_eq!(identity.user, Some(User { issuer: ISSUER.to_owned(), subject: "alice".to_owned() }));
+        assert_eq!((identity.authentication.method, identity.agent.client_id.as_str()), (API_KEY, "cli"));
+        assert_eq!(identity.authentication.token_id, Some(record.id.clone()));
+        let machine = keys.check(crm.expose(), start).await.unwrap();
+        assert_eq!((machine.identity.user, machine.audiences), (None, vec!["https://gw.example/mcp/crm".to_owned()]));
+
+        let refused = async |text: &str, now| keys.check(text, now).await.map(drop).unwrap_err();
+        let end = Timestamp::from_unix_ms(record.expires_ms);
+        assert_eq!(refused(anywhere.expose(), end).await, Refusal::TokenInvalid(TokenFault::Expired));
+        // The id of one and the secret of another, well written.
+        let mixed = written(&record.id, &"x".repeat(SECRET_CHARS));
+        assert_eq!(refused(&mixed, start).await, Refusal::TokenInvalid(TokenFault::ApiKeyUnknown));
+        let unknown = written("0123456789ab", &"x".repeat(SECRET_CHARS));
+        assert_eq!(refused(&unknown, start).await, Refusal::TokenInvalid(TokenFault::ApiKeyUnknown));
+
+        let before = keys.generation();
+        assert!(!keys.refresh().await);
+        assert_eq!(keys.generation(), before, "nothing changed");
+        revoke(&store, &record.id, start).await.unwrap();
+        assert!(!keys.refresh().await);
+        assert_eq!(refused(anywhere.expose(), start).await, Refusal::TokenInvalid(TokenFault::ApiKeyRevoked));
+        assert!(keys.generation() > before, "what was verified before is verified again");
+
+        store.put(Place::ApiKey, b"broken", Value { bytes: b"{}".to_vec(), until: None }, start).await.unwrap();
+        assert!(keys.refresh().await);
+        assert!(matches!(refused(crm.expose(), start).await, Refusal::IdentityUnavailable(_)));
     }
 }

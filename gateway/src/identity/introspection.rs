@@ -450,3 +450,110 @@ const SAID_EXPECTED: usize = 4 * 1024;
 
 /// What an answer costs besides its claims.
 const ENTRY_BYTES: u64 = 256;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        config::{ClientAuthentication, OAuthClient},
+        identity::testing::{self, NOW},
+    };
+
+    const ISSUER: &str = "https://login.example";
+
+    fn introspection(machines: bool) -> Arc<Introspection> {
+        let secret = ClientAuthentication::SecretBasic(Secret::new("s3cret".to_owned()));
+        let settings = config::Introspection {
+            endpoint: "https://login.example/introspect".parse().unwrap(),
+            client: OAuthClient { id: "gateway".to_owned(), authentication: secret },
+            opaque: true,
+            jwt: false,
+            machines,
+            cache: Duration::from_secs(30),
+        };
+        let client = Client::new(&crate::egress::Trust::default()).unwrap();
+        Introspection::new(&Arc::new(testing::issuer(ISSUER)), &settings, client).unwrap()
+    }
+
+    fn changed(change: Value) -> Map<String, Value> {
+        let mut claims = testing::claims(ISSUER, NOW);
+        claims["active"] = json!(true);
+        let Value::Object(changes) = change else { panic!() };
+        for (claim, value) in changes {
+            match value {
+                Value::Null => drop(claims.as_object_mut().unwrap().remove(&claim)),
+                value => claims[claim.as_str()] = value,
+            }
+        }
+        claims.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn an_answer_is_judged_as_a_token_is() {
+        let now = NOW.unix_seconds();
+        let (users, machines) = (introspection(false), introspection(true));
+        for (change, expect) in [
+            (json!({}), None),
+            (json!({ "iss": null, "jti": null, "iat": null, "token_type": "bearer", "username": "Alice" }), None),
+            (json!({ "iss": "https://evil.example" }), Some(TokenFault::IssuerMismatch)),
+            (json!({ "iss": 5 }), Some(ClaimMalformed("iss"))),
+            (json!({ "aud": null }), Some(ClaimMalformed("aud"))),
+            (json!({ "aud": [] }), Some(ClaimMalformed("aud"))),
+            (json!({ "exp": null }), Some(ClaimMalformed("exp"))),
+            (json!({ "exp": now - 60 }), Some(TokenFault::Expired)),
+            (json!({ "exp": now + 90_000 }), Some(TokenFault::LifetimeTooLong)),
+            (json!({ "nbf": now + 60 }), Some(TokenFault::NotYetValid)),
+            (json!({ "sub": null }), Some(ClaimMalformed("sub"))),
+            (json!({ "sub": "" }), Some(ClaimMalformed("sub"))),
+            (json!({ "username": ["a"] }), Some(ClaimMalformed("username"))),
+            (json!({ "cnf": { "jkt": "x" } }), Some(TokenFault::ProofMissing)),
+            (json!({ "token_type": "DPoP" }), Some(TokenFault::ProofMissing)),
+            (json!({ "token_type": "refresh_token" }), Some(TokenFault::TypeMismatch)),
+            (json!({ "token_type": 1 }), Some(TokenFault::TypeMismatch)),
+            (json!({ "typ": "Refresh" }), Some(TokenFault::TypeMismatch)),
+            (json!({ "typ": "ID" }), Some(TokenFault::TypeMismatch)),
+        ] {
+            assert_eq!(judged(&changed(change.clone()), &users, NOW).err(), expect, "{change}");
+        }
+        let nobody = judged(&changed(json!({ "sub": null })), &machines, NOW).unwrap();
+        assert_eq!(nobody["sub"], "claude", "the client in its own name");
+        let named = changed(json!({ "sub": null, "username": "alice" }));
+        assert_eq!(judged(&named, &machines, NOW).err(), Some(ClaimMalformed("sub")), "somebody, and not said who");
+        let neither = changed(json!({ "sub": null, "client_id": null }));
+        assert_eq!(judged(&neither, &machines, NOW).err(), Some(ClaimMalformed("client_id")));
+    }
+
+    #[test]
+    fn an_answer_about_another_token_is_none_about_this_one() {
+        let issuer = testing::issuer(ISSUER);
+        let own = changed(json!({ "active": null }));
+        for (said, expect) in [
+            (json!({ "active": true }), None),
+            (json!({ "active": true, "sub": "alice", "jti": "t-1", "iss": ISSUER }), None),
+            (json!({ "active": true, "sub": "bob" }), Some(ClaimMalformed("sub"))),
+            (json!({ "active": true, "client_id": "other" }), Some(ClaimMalformed("client_id"))),
+            (json!({ "active": true, "jti": "t-2" }), Some(ClaimMalformed("jti"))),
+            (json!({ "active": true, "iss": "https://evil.example" }), Some(TokenFault::IssuerMismatch)),
+            (json!({ "active": true, "exp": 5 }), Some(TokenFault::Expired)),
+            (json!({ "active": true, "cnf": {} }), Some(TokenFault::ProofMissing)),
+        ] {
+            assert_eq!(agrees(said.as_object().unwrap(), &own, &issuer, NOW).err(), expect, "{said}");
+        }
+    }
+
+    #[test]
+    fn strangers_have_a_budget_that_good_tokens_do_not_use_up() {
+        let mut budget = Budget { left: STRANGERS_BURST, at: NOW };
+        let taken = |budget: &mut Budget, now| std::iter::from_fn(|| budget.take(now).then_some(())).take(500).count();
+        assert_eq!(taken(&mut budget, NOW), 100);
+        assert_eq!(taken(&mut budget, NOW.plus(Duration::from_millis(500))), 10);
+        for _ in 0..300 {
+            budget.give_back();
+            assert!(budget.take(NOW));
+        }
+        assert!(!budget.take(NOW));
+        assert_eq!(taken(&mut budget, NOW.plus(Duration::from_secs(3_600))), 100);
+    }
+}
