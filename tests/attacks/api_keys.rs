@@ -26,10 +26,10 @@ fn written(id: &str, secret: &str) -> String {
 #[test]
 fn a_key_that_is_not_exactly_one_is_none() {
     let ground = ground("keys-forged");
-    let key = ground.gateway.keys("new --user alice");
+    let key = ground.gateway.key("--user alice");
     let parts: Vec<&str> = key.split('_').collect();
     assert_eq!(key, written(parts[1], parts[2]), "the test knows how a key is written");
-    let other = ground.gateway.keys("new --agent reports");
+    let other = ground.gateway.key("--agent reports");
     let others: Vec<&str> = other.split('_').collect();
     let show = |text: &str| ground.gateway.client(Some("up")).token(text).call("echo", &json!({}));
     assert_eq!(show(&key).status(), 200);
@@ -59,7 +59,7 @@ fn a_key_that_is_not_exactly_one_is_none() {
 #[test]
 fn a_key_counts_in_one_header_and_nowhere_else() {
     let ground = ground("keys-elsewhere");
-    let key = ground.gateway.keys("new --user alice");
+    let key = ground.gateway.key("--user alice");
     let body = call_text("echo", "{}");
     for query in ["access_token", "ACCESS_TOKEN"] {
         let url = format!("{}?{query}={key}", ground.gateway.endpoint(Some("up")));
@@ -83,7 +83,7 @@ fn a_key_counts_in_one_header_and_nowhere_else() {
 #[test]
 fn a_key_on_its_way_up_is_stopped() {
     let ground = ground("keys-tripwire");
-    let key = ground.gateway.keys("new --user alice");
+    let key = ground.gateway.key("--user alice");
     let client = ground.gateway.client(Some("up")).token(&key);
     assert_eq!(client.call("echo", &json!({ "message": "hi" })).status(), 200);
     let secret = key.split('_').nth(2).unwrap();
@@ -106,7 +106,7 @@ fn a_key_on_its_way_up_is_stopped() {
 #[test]
 fn where_keys_are_not_accepted_none_is() {
     let ground = ground("keys-off");
-    let key = ground.gateway.keys("new --user alice");
+    let key = ground.gateway.key("--user alice");
     let client = ground.gateway.client(Some("up")).token(&key).awaiting("echo");
     assert_eq!(client.call("echo", &json!({})).status(), 200);
     let file = ground.gateway.setup().folder().join("upstreams.toml");

@@ -306,6 +306,17 @@ impl Gateway {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// A new key, made with these words of `tollgate keys new`, once the gateway takes it.
+    pub(crate) fn key(&self, words: &str) -> String {
+        let key = self.keys(&format!("new {words}"));
+        let endpoint = words.split_once("--upstream ").map(|(_, id)| id);
+        let client = self.client(endpoint).token(&key);
+        place::wait_for("the new key", Duration::from_secs(10), || {
+            (client.modern("tools/list", &serde_json::json!({})).status() != 401).then_some(())
+        });
+        key
+    }
+
     /// `tollgate audit verify` over its journal.
     pub(crate) fn verify(&self) -> Output {
         tollgate(&["audit", "verify"]).arg(self.journal_folder()).output().unwrap()

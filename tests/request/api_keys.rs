@@ -28,11 +28,15 @@ fn a_key_is_its_holder_to_policy_and_audit_until_it_is_revoked() {
     let made: Value =
         serde_json::from_str(&gateway.keys("new --user alice --group support --tenant acme --json")).unwrap();
     let (key, id) = (made["key"].as_str().unwrap(), made["id"].as_str().unwrap());
-    let alice = gateway.client(None).token(key).awaiting("up__echo");
+    let alice = gateway.client(None).token(key);
+    place::wait_for("the new key", Duration::from_secs(10), || {
+        (alice.modern("tools/list", &json!({})).status() == 200).then_some(())
+    });
+    let alice = alice.awaiting("up__echo");
     assert_eq!(text_of(&alice.call("up__echo", &json!({}))), "echo {}");
     assert_eq!(refused(&alice.call("up__add", &json!({}))).2, "tool_unknown");
 
-    let reports = gateway.keys("new --agent reports");
+    let reports = gateway.key("--agent reports");
     let machine = gateway.client(None).token(&reports).awaiting("up__add");
     assert_eq!(machine.call("up__add", &json!({ "a": 1, "b": 2 })).status(), 200);
     assert_eq!(refused(&machine.call("up__echo", &json!({}))).2, "tool_unknown");
@@ -45,7 +49,7 @@ fn a_key_is_its_holder_to_policy_and_audit_until_it_is_revoked() {
     assert_eq!((&intents[1]["user"], &intents[1]["agent"]["client_id"]), (&Value::Null, &json!("reports")));
 
     // Two for a rotation, and no third.
-    let second = gateway.keys("new --user alice --group support --tenant acme");
+    let second = gateway.key("--user alice --group support --tenant acme");
     let listed = gateway.keys("list");
     assert_eq!(listed.lines().filter(|line| line.contains("valid") && line.contains("alice")).count(), 2, "{listed}");
     assert!(!listed.contains(key) && !listed.contains(&second), "{listed}");
@@ -82,7 +86,7 @@ fn a_key_for_one_upstream_is_none_for_another() {
     let (issuer, recorder) = (Issuer::good(), Recorder::good(Era::Modern));
     let setup = Setup::usual("keys-upstream", &issuer).api_keys();
     let gateway = setup.open_upstream("up", &recorder.url()).open_upstream("other", &recorder.url()).start();
-    let key = gateway.keys("new --agent reports --upstream up");
+    let key = gateway.key("--agent reports --upstream up");
     assert_eq!(gateway.client(Some("up")).token(&key).awaiting("echo").call("echo", &json!({})).status(), 200);
     for elsewhere in [Some("other"), None] {
         let answer = gateway.client(elsewhere).token(&key).call("echo", &json!({}));
@@ -105,7 +109,7 @@ fn a_key_buys_no_exchange() {
         Setup::usual("keys-exchange", &issuer).api_keys().open_upstream("none", &url).upstream("own", &url, &own);
     let setup = setup.upstream("fixed", &url, fixed).exchanged_upstream("exchanged", &url, &issuer.url(), "");
     let gateway = setup.start();
-    let key = gateway.keys("new --user alice");
+    let key = gateway.key("--user alice");
     for upstream in ["none", "own", "fixed"] {
         let client = gateway.client(Some(upstream)).token(&key).awaiting("echo");
         assert_eq!(client.call("echo", &json!({})).status(), 200, "{upstream}");
