@@ -482,9 +482,10 @@ mod tests {
         claims["active"] = json!(true);
         let Value::Object(changes) = change else { panic!() };
         for (claim, value) in changes {
-            match value {
-                Value::Null => drop(claims.as_object_mut().unwrap().remove(&claim)),
-                value => claims[claim.as_str()] = value,
+            if value.is_null() {
+                claims.as_object_mut().unwrap().remove(&claim);
+            } else {
+                claims[claim.as_str()] = value;
             }
         }
         claims.as_object().unwrap().clone()

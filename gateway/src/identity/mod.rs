@@ -484,6 +484,9 @@ pub const INTROSPECTION: &str = "introspection";
 /// By a key that the gateway gave out itself.
 pub const API_KEY: &str = "api_key";
 
+/// Every way in which an identity is proven.
+pub const METHODS: [&str; 3] = [JWT, INTROSPECTION, API_KEY];
+
 /// How an identity was proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authentication {
