@@ -116,7 +116,7 @@ fn a_key_buys_no_exchange() {
     }
     let client = gateway.client(Some("exchanged")).token(&key).awaiting("echo");
     let before = recorder.seen_method("tools/call").len();
-    assert_eq!(refused(&client.call("echo", &json!({}))), (403, 40307, "grant_needs_token".into()));
+    assert_eq!(refused(&client.call("echo", &json!({}))), (403, 40310, "grant_needs_token".into()));
     assert_eq!(recorder.seen_method("tools/call").len(), before);
     assert!(!issuer.recorder().saw_text(&key));
     let record = gateway.recorded("refusal", 1).pop().unwrap();

@@ -379,6 +379,7 @@ impl ApiKeys {
         drop(before);
         self.known.store(Arc::new(next));
         if !stands {
+            tracing::info!(failed, "what is verified by API keys is verified again");
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
         self.read.send_replace(true);

@@ -447,7 +447,7 @@ impl Refusal {
             Self::PolicyFailed(_) => Row("policy_failed", 403, 40305, false),
             Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
             Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
-            Self::GrantNeedsToken => Row("grant_needs_token", 403, 40307, false),
+            Self::GrantNeedsToken => Row("grant_needs_token", 403, 40310, false),
             Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
             Self::RequestStateInvalid(_) => Row("request_state_invalid", 200, -32602, false),
             Self::RequestStateExpired => Row("request_state_expired", 200, -32602, false),
