@@ -19,10 +19,10 @@ use zeroize::Zeroizing;
 use super::{form::Fields, secrets};
 use crate::{
     clock::Timestamp,
-    config::{self, ClientAuthentication},
+    config::{self, OAuthClient},
     egress::{Bounds, Client, Trust},
-    exchange,
     identity::{Authenticator, Vouched},
+    prover::Prover,
     refusal::Refusal,
 };
 
@@ -33,6 +33,7 @@ pub(super) struct Provider(Mutex<Option<Known>>);
 #[derive(Debug)]
 struct Known {
     issuer: String,
+    client: OAuthClient,
     until: Timestamp,
     places: Result<Arc<Places>, String>,
 }
@@ -45,6 +46,7 @@ pub(super) struct Places {
     /// Whether its answers say `iss` (RFC 9207 §3).
     says_issuer: bool,
     client: Client,
+    prover: Prover,
 }
 
 /// A login that has begun: what the answer has to fit.
@@ -76,13 +78,19 @@ impl Provider {
     ) -> Result<Arc<Places>, Refusal> {
         let issuer = config.provider.issuer.as_str();
         let mut known = self.0.lock().await;
-        let fresh = known.as_ref().filter(|known| known.issuer == issuer && now < known.until);
+        let same = |known: &&Known| known.issuer == issuer && known.client == config.client;
+        let fresh = known.as_ref().filter(same).filter(|known| now < known.until);
         let places = match fresh {
             Some(known) => known.places.clone(),
             None => {
                 let read = identity.metadata(issuer).await.and_then(|read| places(&read, config).map(Arc::new));
                 let until = now.plus(if read.is_ok() { BELIEVED_FOR } else { NOT_ASKED_FOR });
-                *known = Some(Known { issuer: issuer.to_owned(), until, places: read.clone() });
+                *known = Some(Known {
+                    issuer: issuer.to_owned(),
+                    client: config.client.clone(),
+                    until,
+                    places: read.clone(),
+                });
                 read
             }
         };
@@ -127,7 +135,7 @@ impl Places {
             return Err(failed(format!("the provider says `{}`", word(error))));
         }
         let code = answer.get("code").ok_or_else(|| failed("the provider gave no code".to_owned()))?;
-        let given = self.redeem(config, code, &begun.verifier).await?;
+        let given = self.redeem(config, (code, &begun.verifier), now).await?;
         let text = |member: &str| given.get(member).and_then(Value::as_str).map(|text| Zeroizing::new(text.to_owned()));
         let id_token = text("id_token").ok_or_else(|| failed("the provider gave no ID token".to_owned()))?;
         let person = identity.vouched(&id_token, "JWT", &config.client.id, now).await.map_err(|refusal| {
@@ -165,8 +173,13 @@ impl Places {
     }
 
     /// RFC 6749 §4.1.3.
-    async fn redeem(&self, config: &config::Facade, code: &str, verifier: &str) -> Result<Map<String, Value>, Refusal> {
-        let request = self.request(config, code, verifier)?;
+    async fn redeem(
+        &self,
+        config: &config::Facade,
+        (code, verifier): (&str, &str),
+        now: Timestamp,
+    ) -> Result<Map<String, Value>, Refusal> {
+        let request = self.request(config, (code, verifier), now)?;
         let answer = self.client.fetch(request, BOUNDS).await;
         let answer = answer.map_err(|error| Refusal::LoginUnavailable(error.to_string()))?;
         match answer.status().as_u16() {
@@ -177,7 +190,12 @@ impl Places {
         }
     }
 
-    fn request(&self, config: &config::Facade, code: &str, verifier: &str) -> Result<Request<Bytes>, Refusal> {
+    fn request(
+        &self,
+        config: &config::Facade,
+        (code, verifier): (&str, &str),
+        now: Timestamp,
+    ) -> Result<Request<Bytes>, Refusal> {
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "authorization_code")
             .append_pair("code", code)
@@ -186,18 +204,10 @@ impl Places {
         let mut request = Request::post(self.token.as_str())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json");
-        let id = config.client.id.as_str();
-        match &config.client.authentication {
-            ClientAuthentication::SecretBasic(secret) => {
-                let value = exchange::basic(id, secret);
-                let value = value.map_err(|_invalid| failed("the client's secret fits no header".to_owned()))?;
-                request = request.header(AUTHORIZATION, value);
-            }
-            ClientAuthentication::SecretPost(secret) => {
-                form.append_pair("client_id", id).append_pair("client_secret", secret.expose());
-            }
-            ClientAuthentication::PrivateKeyJwt { .. } => return Err(Refusal::Bug("a key where a secret is needed")),
+        if let Some(value) = self.prover.header().map_err(failed)? {
+            request = request.header(AUTHORIZATION, value);
         }
+        self.prover.fill(&mut form, now).map_err(failed)?;
         let body = Bytes::from_owner(Zeroizing::new(form.finish().into_bytes()));
         request.body(body).map_err(|error| failed(error.to_string()))
     }
@@ -217,6 +227,7 @@ fn places(read: &Map<String, Value>, config: &config::Facade) -> Result<Places, 
         token: place("token_endpoint").map_err(unusable)?,
         says_issuer: read.get("authorization_response_iss_parameter_supported") == Some(&Value::Bool(true)),
         client: Client::new(&trust).map_err(|error| error.to_string())?,
+        prover: Prover::new(&config.client)?,
     })
 }
 

@@ -19,7 +19,7 @@ use crate::{
     ceiling::Ceilings,
     config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, metadata},
+    identity::{Audience, Authenticator, api_key::ApiKeys, metadata},
     policy::Policies,
     state::Store,
     telemetry::metrics,
@@ -67,7 +67,8 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator.
     pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
-        let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
+        let api_keys = config.keys.enabled.then(|| ApiKeys::new(&config, store.clone()));
+        let identity = Authenticator::new(&config.issuers, api_keys).map_err(|why| format!("issuers: {why}"))?;
         let identity = identity.with_own(config.facade.as_ref().map(|facade| &facade.own));
         let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
         let upstreams =

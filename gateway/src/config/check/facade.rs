@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{Checker, Place, values::is_name};
 use crate::config::{
-    checked::{Claims, ClientAuthentication, Facade, FacadeClient, Gateway, Issuer},
+    checked::{Claims, Facade, FacadeClient, Gateway, Issuer, Profile},
     written,
 };
 
@@ -37,15 +37,14 @@ impl Checker<'_> {
                 "client",
                 "client = { id = \"tollgate\", secret = { env = \"SECRET\" } }",
             )
-            .and_then(|client| {
-                let found = self.client(client, &written::Grant::default())?;
-                if matches!(found.authentication, ClientAuthentication::PrivateKeyJwt { .. }) {
-                    let help = "give the client a `secret`";
-                    self.problem("the facade logs in with a secret only", client.span(), "this client", help);
-                    return None;
-                }
-                Some(found)
-            });
+            .and_then(|client| self.client(client, written.provider.as_ref()));
+        if let (Some(provider), Some(name), false) =
+            (&provider, &written.provider, provider.as_ref().is_none_or(|provider| provider.signs()))
+        {
+            let message = format!("`{}` signs nothing", provider.issuer);
+            let help = "give its `[[issuers]]` table the `algorithms` of its ID tokens";
+            self.problem(message, name.span(), "its ID tokens could not be checked", help);
+        }
         let login_scopes = match &written.login_scopes {
             Some(scopes) => self.scopes(Some(scopes)),
             None => vec!["openid".to_owned()],
@@ -136,6 +135,8 @@ fn itself(issuer: String) -> Issuer {
         lifetime_max: Duration::from_secs(TOKEN_SECONDS_MAX),
         leeway: Duration::from_secs(10),
         ca: None,
+        profile: Profile::Rfc9068,
+        introspection: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod egress;
 mod estate;
 mod facade;
 mod grant;
+mod inbound;
 mod transport;
 mod values;
 
@@ -100,11 +101,24 @@ impl Checker<'_> {
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
+        let keys = self.keys(&file.keys, &state);
         let facade = match &file.facade {
             Some(written) => Some(Arc::new(self.facade(written, &gateway, &issuers)?)),
             None => None,
         };
-        Some(Config { gateway, issuers, audit, telemetry, limits, state, egress: egress?, facade, upstreams, digest })
+        Some(Config {
+            gateway,
+            issuers,
+            audit,
+            telemetry,
+            limits,
+            state,
+            keys,
+            egress: egress?,
+            facade,
+            upstreams,
+            digest,
+        })
     }
 
     /// A token for the gateway must be of no use at an upstream, nor one for an upstream here (audience confusion):
