@@ -26,6 +26,7 @@ mod streams;
 mod subscribe;
 pub(crate) mod tasks;
 mod telemetry;
+mod turned_down;
 mod upstream_tls;
 
 use crate::harness::http::Answer;

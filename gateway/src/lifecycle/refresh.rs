@@ -50,6 +50,7 @@ async fn keep((estate, hub): (&Estate, &Hub), peer: &Peer, known: &Notify) {
     let mut said = Topics::default();
     loop {
         said = said.or(peer.said());
+        let reading = peer.begin_reading();
         let wait = match read(estate, peer).await {
             Ok(read) => {
                 failures = 0;
@@ -68,6 +69,7 @@ async fn keep((estate, hub): (&Estate, &Hub), peer: &Peer, known: &Notify) {
             }
         };
         estate.asked(&id);
+        peer.end_reading(reading);
         // Whichever comes first: its time, or word of a change; however much an upstream has to say, not without a rest,
         // and a longer one each time that it has more to say at once.
         let wait = jittered(wait);

@@ -168,6 +168,8 @@ pub enum Refusal {
     CursorInvalid,
     /// The upstream's definition of this tool has not been read yet, or cannot be.
     CatalogueUnavailable(String),
+    /// The upstream turned the call down, and what it is aimed at is no longer what was judged; how, is for the journal.
+    DefinitionChanged(String),
 
     // ── policy, ceiling ──
     /// Policy forbids this call; no scope would help. The policies that decided are for the journal.
@@ -358,6 +360,7 @@ impl Refusal {
     fn recorded(&self) -> Option<&str> {
         if let Self::IdentityUnavailable(why)
         | Self::CatalogueUnavailable(why)
+        | Self::DefinitionChanged(why)
         | Self::PolicyFailed(why)
         | Self::GrantRefused(why)
         | Self::GrantUnavailable(why)
@@ -422,6 +425,7 @@ impl Refusal {
             Self::TaskUnknown(_) => Row("task_unknown", 200, -32602, false),
             Self::CursorInvalid => Row("cursor_invalid", 200, -32602, false),
             Self::CatalogueUnavailable(_) => Row("catalogue_unavailable", 503, 50304, true),
+            Self::DefinitionChanged(_) => Row("definition_changed", 409, 40901, true),
             Self::Denied(_) => Row("denied", 403, 40304, false),
             Self::PolicyFailed(_) => Row("policy_failed", 403, 40305, false),
             Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
@@ -526,6 +530,9 @@ impl Refusal {
             Self::TaskUnknown(_) => "unknown task",
             Self::CursorInvalid => "invalid cursor",
             Self::CatalogueUnavailable(_) => "the tools of this server cannot be read now; try again",
+            Self::DefinitionChanged(_) => {
+                "this has changed since it was listed; the call was not made: list again, and call by that"
+            }
             Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",
             Self::CeilingReached { .. } => "a rate ceiling is reached; try again later",
             Self::GrantRefused(_) => "no credential could be obtained for this call's server",

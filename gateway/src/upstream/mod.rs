@@ -170,6 +170,10 @@ pub struct Peer {
     changes: AtomicU64,
     /// Until when it vouches for what it listed.
     vouched: ArcSwapOption<Instant>,
+    /// How many readings of what it offers have begun.
+    begun: AtomicU64,
+    /// The last of them that has ended.
+    ended: tokio::sync::watch::Sender<u64>,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -243,6 +247,8 @@ impl Peer {
             said: Mutex::new(Topics::default()),
             changes: AtomicU64::new(0),
             vouched: ArcSwapOption::empty(),
+            begun: AtomicU64::new(0),
+            ended: tokio::sync::watch::Sender::new(0),
         }
     }
 
@@ -671,6 +677,15 @@ impl Reply {
         way.shown.given_away(&way.peer, message)
     }
 
+    /// Whether an error of this code says that the upstream turned the call down before anything of it was executed,
+    /// because the gateway believes something else of it than it does itself (MCP basic/transports/streamable-http, server
+    /// validation; basic/versioning). HTTP has a status for that, which an error in the middle of a call does not get.
+    #[must_use]
+    pub fn is_turned_down(&self, code: i64) -> bool {
+        let before_all = !self.status.is_success() || !self.underway.way.peer.transport.closes_streams();
+        self.spoken.era == Era::Modern && before_all && catalogue::is_misunderstanding(code)
+    }
+
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
     pub async fn respond(&self, message: Vec<u8>) {
         self.underway.way.say(message).await;
@@ -701,8 +716,8 @@ impl Reply {
         self.messages.renew(&self.underway.way);
     }
 
-    /// The receipt again, from a modern upstream's `input_required`: the upstream's own word that it awaits the call once
-    /// more, so one record stands for all of it.
+    /// The receipt again, from a modern upstream's own word that it awaits the call once more (`input_required`), or did
+    /// not make it: one record stands for all of it.
     ///
     /// # Errors
     /// [`Refusal::Bug`] for a call that waits.

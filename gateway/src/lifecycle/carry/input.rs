@@ -15,7 +15,6 @@ use super::{
     Carriage, Read,
     deliver::Interrupted,
     leg::{Ended, Held, Leg, instant_after},
-    task::{Followed, POLL},
 };
 use crate::{
     audit::{journal::Receipt, record},
@@ -447,27 +446,7 @@ impl Carriage {
         } else {
             responses.extend(self.interview(leg, line.conversation, anew).await?);
         }
-        self.again(leg, line.reply, Some(&Retry { state: asked.state, responses })).await
-    }
-
-    /// Sends again what the upstream said itself that it awaits, under the same record.
-    pub(super) async fn again(
-        &mut self,
-        leg: &mut Leg,
-        reply: Box<Reply>,
-        retry: Option<&Retry>,
-    ) -> Result<Line, Ended> {
-        let receipt = reply.into_receipt().map_err(Ended::refused)?;
-        let mut left = self.task.as_ref().map_or(0, Followed::may_fail);
-        let grant = loop {
-            match self.mint(&leg.identity).await {
-                Ok(grant) => break grant,
-                Err(Refusal::GrantUnavailable(_)) if left > 0 => left = left.saturating_sub(1),
-                Err(refusal) => return Err(Ended::refused(refusal)),
-            }
-            self.pause(leg, POLL).await?;
-        };
-        self.set_out(leg, (receipt, grant), retry).await
+        self.again(leg, line.reply, Some(Retry { state: asked.state, responses })).await
     }
 
     /// Asks a legacy client everything at once, and waits for all answers.

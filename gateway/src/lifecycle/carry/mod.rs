@@ -3,6 +3,7 @@
 //! A task of its own carries it: out under its grant, the messages of the answer inspected one by one on their way back,
 //! and the outcome written down however it ends. A client that goes away does not take the outcome with it.
 
+mod again;
 mod deliver;
 mod input;
 mod leg;
@@ -83,6 +84,10 @@ pub(super) struct Carriage {
     knows_tasks: bool,
     /// The task that the call became, where the gateway follows it.
     task: Option<Followed>,
+    /// What goes up with it, where it is a retry.
+    retry: Option<Retry>,
+    /// Whether the upstream has turned it down for what the gateway believed of it.
+    turned_down: bool,
 }
 
 /// What reading the upstream came to.
@@ -97,6 +102,8 @@ enum Turn {
     Task(Created),
     /// The task that it became has not ended.
     Working(Working),
+    /// The upstream turned it down with this error, before anything was executed; how the call ends if that is the last word.
+    TurnedDown(i64, Ended),
 }
 
 impl Carriage {
@@ -131,12 +138,14 @@ impl Carriage {
             visits: Vec::new(),
             knows_tasks,
             task,
+            retry: retry.and_then(Retrying::up),
+            turned_down: false,
         })
     }
 
     /// Carries the call to its end.
-    pub(super) async fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant), retry: Option<Retry>) {
-        let passage = self.passage(leg.outbound().1, retry.as_ref());
+    pub(super) async fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant)) {
+        let passage = self.passage(leg.outbound().1);
         let keeping = Keeping::of(&self.peer, &passage, &sent.1, &self.allowed);
         let kept = &self.estate.kept;
         if let Some(answer) = keeping.as_ref().and_then(|it| it.recall(kept, &leg.held.asker, self.prefix())) {
@@ -146,14 +155,16 @@ impl Carriage {
             Ok(place) => place,
             Err(refusal) => return leg.end(Ended::refused(refusal)).await,
         };
-        let mut line = match Box::pin(self.set_out(&mut leg, sent, retry.as_ref())).await {
+        let mut line = match Box::pin(self.set_out(&mut leg, sent)).await {
             Ok(line) => line,
             Err(ended) => return leg.end(ended).await,
         };
         line.keeping = keeping;
         line.place = place.filter(|_| line.reply.spoken.era == Era::Legacy);
         loop {
-            let next = match self.read(&mut leg, &mut line).await {
+            let turn = self.read(&mut leg, &mut line).await;
+            let unmade = self.is_unmade(&turn);
+            let next = match turn {
                 Turn::Ended(ended) if ended.is_refused() && self.bears(line.reply.status) => {
                     Box::pin(self.poll_again(&mut leg, line)).await
                 }
@@ -165,6 +176,7 @@ impl Carriage {
                 }
                 Turn::Task(created) => Box::pin(self.follow(&mut leg, line, created)).await,
                 Turn::Working(working) => Box::pin(self.poll(&mut leg, line, working)).await,
+                Turn::TurnedDown(code, ended) => Box::pin(self.put_right(&mut leg, line, (code, ended))).await,
                 Turn::Requests => match Box::pin(self.hold(leg, &mut line)).await {
                     Some(next) => {
                         leg = next;
@@ -184,15 +196,15 @@ impl Carriage {
                 task.leave();
             }
             self.visited(&mut leg).await;
-            return leg.end(ended.once_sent()).await;
+            return leg.end(if unmade { ended.once_seen() } else { ended.once_sent() }).await;
         }
     }
 
     /// Sends the call, and gives the line on which the upstream answers.
-    async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant), retry: Option<&Retry>) -> Result<Line, Ended> {
+    async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant)) -> Result<Line, Ended> {
         // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
         let ((delivery, held), outbound) = leg.outbound();
-        let passage = self.passage(outbound, retry);
+        let passage = self.passage(outbound);
         let sending = Box::pin(self.send(sent, &passage));
         let sent = delivery.attend(held, self.deadline(), sending).await;
         match sent {
@@ -209,7 +221,7 @@ impl Carriage {
     }
 
     /// What goes up for `leg`; its way back is not part of that.
-    fn passage<'a>(&'a self, leg: Outbound<'a>, retry: Option<&'a Retry>) -> Passage<'a> {
+    fn passage<'a>(&'a self, leg: Outbound<'a>) -> Passage<'a> {
         Passage {
             caller: leg.identity,
             call: &self.call,
@@ -217,7 +229,7 @@ impl Carriage {
             unrecognised: &self.unrecognised,
             log_level: leg.log_level,
             capabilities: self.capabilities,
-            retry,
+            retry: self.retry.as_ref(),
             task: self.about(),
             traceparent: Some(leg.traceparent),
             tracestate: leg.tracestate,
@@ -344,6 +356,16 @@ impl Carriage {
     }
 
     fn response(&self, leg: &Leg, line: &mut Line, response: Response) -> Result<Read, Ended> {
+        let turned_down = self.turned_down_with(&line.reply, &response);
+        let read = self.judge(leg, line, response, turned_down);
+        match (turned_down, read) {
+            (Some(code), Err(ended)) => Ok(Read::Turn(Turn::TurnedDown(code, ended))),
+            (_, read) => read,
+        }
+    }
+
+    /// What the answer comes to.
+    fn judge(&self, leg: &Leg, line: &mut Line, response: Response, turned_down: Option<i64>) -> Result<Read, Ended> {
         let reply = &mut line.reply;
         if !response.answers(reply.id) && reply.messages.is_stream() {
             self.dropped("id_unknown");
@@ -354,6 +376,7 @@ impl Carriage {
             return Err(Ended::lost(reply.status));
         }
         if reply.spoken.era == Era::Modern
+            && turned_down.is_none()
             && let Err(error) = response.outcome()
         {
             self.peer.heed(error.code);
