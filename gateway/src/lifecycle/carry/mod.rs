@@ -169,7 +169,10 @@ impl Carriage {
                     Box::pin(self.poll_again(&mut leg, line)).await
                 }
                 Turn::Ended(ended) => Err(ended),
-                Turn::Input(asked) if leg.era() == Era::Modern => Err(self.hand_over(&leg, &line, &asked)),
+                Turn::Input(asked) if leg.era() == Era::Modern => match self.offered(&line, &asked) {
+                    Some(offered) => Box::pin(self.answer(&mut leg, line, (asked, offered))).await,
+                    None => Err(self.hand_over(&leg, &line, &asked)),
+                },
                 Turn::Input(asked) => Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await,
                 Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
                     Err(self.hand_out(&leg, &line.reply, &created))
