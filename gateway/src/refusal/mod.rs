@@ -299,13 +299,20 @@ impl Refusal {
         self.row().0
     }
 
-    /// The whole outside form for a client of `era`.
+    /// The whole outside form, in answer to a JSON-RPC request of a client of `era`.
     #[must_use]
     pub fn outside(&self, era: Era) -> Outside {
+        let outside = self.outside_http(era);
+        Outside { status: self.status_for(era, outside.status), ..outside }
+    }
+
+    /// The same in answer to anything else: a notification, a stream that is asked for, or what could not be read.
+    #[must_use]
+    pub fn outside_http(&self, era: Era) -> Outside {
         let Row(code, status, rpc, retryable) = self.row();
         Outside {
             code,
-            status: self.status_for(era, status),
+            status,
             rpc: self.rpc_for(era, rpc),
             message: self.message(),
             retryable,
@@ -453,20 +460,14 @@ impl Refusal {
         }
     }
 
-    /// A legacy client re-initialises on any 404 (RL-06), so only a lost session may be one; and errors of a method or
-    /// its parameters travel in a 200 there, as does what the client itself could not be asked: some clients take any
-    /// other status for the end of everything (PyPI mcp 1).
+    /// A legacy client hears of its request in a JSON-RPC error with HTTP 200. Published ones take any other status for the
+    /// end of the session (PyPI mcp 1), or do not read its body (npm sdk 1), and neither waits for 429 or 503 and tries
+    /// again. It hears by the status what HTTP itself, the transport and authorization have one for: 401, a challenge to
+    /// step up, and 404 for a lost session only, because it re-initialises then (RL-06).
     fn status_for(&self, era: Era, status: u16) -> u16 {
-        let in_band = matches!(
-            self,
-            Self::MethodUnknown
-                | Self::MetaMissing(_)
-                | Self::InputUndeclared(_)
-                | Self::InputRefused(_)
-                | Self::InputTimeout
-                | Self::InputRoundsExceeded
-        );
-        if era == Era::Legacy && in_band { 200 } else { status }
+        let of_the_message = matches!(self, Self::MethodUnknown | Self::MetaMissing(_));
+        let of_the_call = matches!(status, 403 | 409 | 429 | 500..) && self.challenge().is_none();
+        if era == Era::Legacy && (of_the_message || of_the_call) { 200 } else { status }
     }
 
     /// The codes that the 2026-07-28 revision defined never go to a legacy client (spec §1.7).
@@ -629,6 +630,39 @@ mod tests {
         }
         for refusal in [Refusal::InputTimeout, Refusal::UpstreamTimeout, Refusal::CredentialLeak] {
             assert_eq!(refusal.clone().once_sent(), refusal);
+        }
+    }
+
+    /// Of a legacy client's request, HTTP says what is HTTP's, the transport's and authorization's to say; the rest is in
+    /// band. To anything but a request, and to modern clients, it says everything.
+    #[test]
+    fn a_legacy_request_is_refused_in_band_but_for_what_clients_act_on_by_the_status() {
+        for (refusal, request, http) in [
+            (Refusal::Denied(Vec::new()), 200, 403),
+            (Refusal::GrantRefused(String::new()), 200, 403),
+            (Refusal::DefinitionChanged(String::new()), 200, 409),
+            (Refusal::CeilingReached { ceiling: "c".into(), retry_after_ms: 5 }, 200, 429),
+            (Refusal::Bug("b"), 200, 500),
+            (Refusal::UpstreamLost(String::new()), 200, 502),
+            (Refusal::InputRoundsExceeded, 200, 502),
+            (Refusal::Overloaded("calls in flight"), 200, 503),
+            (Refusal::CatalogueUnavailable(String::new()), 200, 503),
+            (Refusal::UpstreamTimeout, 200, 504),
+            (Refusal::MethodUnknown, 200, 404),
+            (Refusal::MetaMissing("m"), 200, 400),
+            (Refusal::ToolUnknown(String::new()), 200, 200),
+            (Refusal::TokenInvalid(TokenFault::Expired), 401, 401),
+            (Refusal::ScopeInsufficient(vec!["s".into()]), 403, 403),
+            (Refusal::SessionUnknown, 404, 404),
+            (Refusal::SessionMissing, 400, 400),
+            (Refusal::VersionHeaderUnsupported("v".into()), 400, 400),
+            (Refusal::NotARequest("n"), 400, 400),
+            (Refusal::NotAcceptable, 406, 406),
+            (Refusal::BodyTooLarge(1), 413, 413),
+        ] {
+            let statuses = (refusal.outside(Era::Legacy).status, refusal.outside_http(Era::Legacy).status);
+            assert_eq!(statuses, (request, http), "{refusal:?}");
+            assert_eq!(refusal.outside(Era::Modern).status, http, "{refusal:?}");
         }
     }
 
