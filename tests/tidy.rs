@@ -10,7 +10,7 @@ use std::{
 use crate::harness::place;
 
 /// A crate (or a path in one) and the modules that may name it.
-const FENCES: [(&str, &[&str]); 12] = [
+const FENCES: [(&str, &[&str]); 13] = [
     ("pingora_core", &["edge", "cli", "main"]),
     ("hyper::client", &["egress"]),
     ("hyper_util::client", &["egress"]),
@@ -22,6 +22,7 @@ const FENCES: [(&str, &[&str]); 12] = [
     ("opentelemetry", &["telemetry"]),
     ("rcgen", &["demo"]),
     ("clap", &["cli", "main"]),
+    ("rusqlite", &["state"]),
     ("env::var", &["config"]),
 ];
 

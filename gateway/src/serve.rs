@@ -23,7 +23,7 @@ use crate::{
     edge::{self, Edge, Metadata},
     lifecycle::{Estate, Gateway, Rules},
     policy::{Policies, load},
-    state::Rates,
+    state::{Rates, Store},
     tasks::Tasks,
     telemetry::{self, Telemetry},
 };
@@ -75,7 +75,8 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let telemetry = Telemetry::start(&config.telemetry, &options.log).map_err(Failure::Part)?;
     let journal = Arc::new(Journal::open(&config.audit)?);
     let policy_set = Arc::clone(rules.policies.digest());
-    let estate = Estate::build(Arc::clone(&config), rules).map_err(Failure::Part)?;
+    let store = Store::open(&config.state).map_err(Failure::Part)?;
+    let estate = Estate::build(Arc::clone(&config), rules, store.clone()).map_err(Failure::Part)?;
     let metadata = Arc::new(ArcSwap::from_pointee(estate.metadata()));
     let tasks = Tasks::default();
     let gateway = Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone());
@@ -92,7 +93,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         metadata,
         tasks,
         draining,
-        background: vec![Box::pin(begin), Box::pin(follow)],
+        background: vec![Box::pin(begin), Box::pin(follow), Box::pin(async move { store.follow().await })],
         run_directory: options.run_directory.clone(),
         upgrade: options.upgrade,
     });

@@ -5,7 +5,10 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinHandle},
+};
 
 /// The tasks that a drain waits for.
 #[derive(Debug, Clone, Default)]
@@ -76,4 +79,12 @@ where
     F::Output: Send + 'static,
 {
     tokio::spawn(work)
+}
+
+/// Runs `work`, which may wait for a disk, where no other task waits for it.
+///
+/// # Errors
+/// Where it panicked.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+    tokio::task::spawn_blocking(work).await
 }

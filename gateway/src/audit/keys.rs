@@ -7,8 +7,6 @@
 
 use std::{
     fs, io,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -21,7 +19,7 @@ use base64::Engine as _;
 use zeroize::Zeroizing;
 
 use super::json;
-use crate::secret::Secret;
+use crate::{secret::Secret, state::file};
 
 /// Why keys cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -166,20 +164,8 @@ pub fn public_of_folder(folder: &Path) -> Result<[u8; 32], KeyFault> {
     parse_public(&text)
 }
 
-/// Writes a new file whole, or not at all: two processes that begin at once end up with one key.
 fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), KeyFault> {
-    let io = |error| KeyFault::Io { path: path.to_owned(), error };
-    let draft = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft).map_err(io)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
-    // A link, unlike a rename, does not replace what another process has put there.
-    let linked = fs::hard_link(&draft, path);
-    fs::remove_file(&draft).map_err(io)?;
-    match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    file::create(path, bytes, mode).map_err(|error| KeyFault::Io { path: path.to_owned(), error })
 }
 
 const ROOT_FILE: &str = "chain.key";

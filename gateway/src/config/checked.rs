@@ -207,7 +207,10 @@ pub struct Limits {
 /// `[state]`: what replicas share.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    /// 32 bytes that seal what clients carry between two requests; random where not given.
+    /// Where what outlives the process is kept; in memory, and not outliving it, where not given.
+    pub directory: Option<PathBuf>,
+    /// 32 bytes that seal what clients carry between two requests, and what is kept; made in the folder, or random
+    /// without one, where not given.
     pub sealing_key: Option<Secret>,
     /// The one before it, which still opens.
     pub sealing_key_before: Option<Secret>,

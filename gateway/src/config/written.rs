@@ -153,6 +153,7 @@ pub(crate) struct Limits {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct State {
+    pub(crate) directory: Key<String>,
     pub(crate) sealing_key: Key<Reference>,
     pub(crate) sealing_key_before: Key<Reference>,
 }

@@ -21,6 +21,7 @@ use crate::{
     exchange::Exchange,
     identity::{Audience, Authenticator, metadata},
     policy::Policies,
+    state::Store,
     telemetry::metrics,
     upstream::Upstreams,
 };
@@ -40,6 +41,8 @@ pub struct Estate {
     pub exchange: Exchange,
     /// Where to.
     pub upstreams: Upstreams,
+    /// What outlives the process: the same for every estate.
+    pub store: Store,
     /// What lists showed, to whom.
     pub(super) lists: Lists,
     /// What upstreams answered, to whom.
@@ -63,7 +66,7 @@ impl Estate {
     ///
     /// # Errors
     /// What is wrong, in words for the operator.
-    pub fn build(config: Arc<Config>, rules: Rules) -> Result<Self, String> {
+    pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
         let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
         let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
         let upstreams =
@@ -84,6 +87,7 @@ impl Estate {
             rules: ArcSwap::from_pointee(rules),
             exchange,
             upstreams,
+            store,
             lists: Lists::new(config.limits.list_cache_bytes),
             kept: Kept::new(config.limits.result_cache_bytes, config.upstreams.keys()),
             audiences,
@@ -99,7 +103,7 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator; `self` goes on as it is.
     pub fn succeeded(&self, config: Arc<Config>, rules: Rules) -> Result<Self, String> {
-        let mut next = Self::build(Arc::clone(&config), rules)?;
+        let mut next = Self::build(Arc::clone(&config), rules, self.store.clone())?;
         next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
         next.identity.inherit(&self.identity);
         next.unread = Mutex::default();

@@ -1,11 +1,14 @@
-//! What do replicas share?
+//! What do replicas share, and what outlives them?
 //!
-//! Counters today, in the memory of one process. What stands here is asked in a form that a shared store can answer in
-//! one atomic step: every counter that a call touches in one question, all taken or none. And a key: what one replica
-//! sealed and a client carries, every replica that has the key opens.
+//! Counters, in the memory of one process: asked in a form that a shared store can answer in one atomic step, every
+//! counter that a call touches in one question, all taken or none. A key: what one replica sealed and a client carries,
+//! every replica that has the key opens. And a store of what is to be there after the next start.
 
+pub mod file;
 mod rates;
 mod seal;
+mod store;
 
 pub use rates::{Exhausted, Rate, Rates, Take, Taken};
 pub use seal::Sealer;
+pub use store::{Place, Store, StoreFault, Value};

@@ -4,6 +4,8 @@
 //! sealed. A random key serves where none is configured, so that nothing sealed outlives the process. The key before the
 //! present one still opens, so that a rotation loses nothing. It does not know what is sealed, nor for how long.
 
+use std::{fs, io, os::unix::fs::DirBuilderExt as _, path::Path};
+
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
     digest, rand,
@@ -14,6 +16,7 @@ use base64::{
 };
 use zeroize::Zeroizing;
 
+use super::file;
 use crate::{config, refusal::Refusal, secret::Secret};
 
 /// Seals and opens.
@@ -30,14 +33,15 @@ struct Key {
 }
 
 impl Sealer {
-    /// With the keys of `[state]`, or a random one.
+    /// With the keys of `[state]`, the one that its folder has or gets now, or a random one.
     ///
     /// # Errors
     /// In words for the operator.
     pub fn new(keys: &config::State) -> Result<Self, String> {
-        let present = match &keys.sealing_key {
-            Some(secret) => Key::of(secret)?,
-            None => Key::random()?,
+        let present = match (&keys.sealing_key, &keys.directory) {
+            (Some(secret), _) => Key::of(secret)?,
+            (None, Some(folder)) => Key::of_folder(folder)?,
+            (None, None) => Key::from_bytes(&*random()?)?,
         };
         Ok(Self { present, before: keys.sealing_key_before.as_ref().map(Key::of).transpose()? })
     }
@@ -77,9 +81,15 @@ impl Key {
         Self::from_bytes(&bytes)
     }
 
-    fn random() -> Result<Self, String> {
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        rand::fill(bytes.as_mut_slice()).map_err(|_unspecified| "the machine gave no randomness for a sealing key")?;
+    fn of_folder(folder: &Path) -> Result<Self, String> {
+        let path = folder.join(KEY_FILE);
+        let why = |error: io::Error| format!("`{}`: {error}", path.display());
+        if !path.exists() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(why)?;
+            file::create(&path, STANDARD.encode(*random()?).as_bytes(), 0o600).map_err(why)?;
+        }
+        let text = Zeroizing::new(fs::read_to_string(&path).map_err(why)?);
+        let bytes = key_bytes(text.trim()).ok_or_else(|| format!("`{}` is not 32 bytes", path.display()))?;
         Self::from_bytes(&bytes)
     }
 
@@ -92,6 +102,13 @@ impl Key {
         let key = RandomizedNonceKey::new(&AES_256_GCM, bytes).map_err(|_unspecified| "the cipher takes no key")?;
         Ok(Self { id, key })
     }
+}
+
+fn random() -> Result<Zeroizing<[u8; KEY_BYTES]>, String> {
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+    rand::fill(bytes.as_mut_slice())
+        .map_err(|_unspecified| "the machine gave no randomness for a sealing key".to_owned())?;
+    Ok(bytes)
 }
 
 /// 32 bytes as 64 hex digits or in base64.
@@ -108,6 +125,9 @@ fn key_bytes(text: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     Some(bytes)
 }
 
+/// The key that a folder of state made for itself.
+const KEY_FILE: &str = "sealing.key";
+
 /// AES-256.
 const KEY_BYTES: usize = 32;
 
@@ -121,7 +141,12 @@ mod tests {
 
     fn sealer(present: &str, before: Option<&str>) -> Sealer {
         let secret = |text: &str| Secret::new(text.to_owned());
-        Sealer::new(&State { sealing_key: Some(secret(present)), sealing_key_before: before.map(secret) }).unwrap()
+        Sealer::new(&State {
+            sealing_key: Some(secret(present)),
+            sealing_key_before: before.map(secret),
+            ..State::default()
+        })
+        .unwrap()
     }
 
     #[test]

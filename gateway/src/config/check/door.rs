@@ -394,6 +394,10 @@ impl Checker<'_> {
     }
 
     pub(super) fn state(&mut self, written: &written::State) -> Option<State> {
+        let directory = match &written.directory {
+            Some(directory) => self.path(directory).map(Some),
+            None => Some(None),
+        };
         let sealing_key = match &written.sealing_key {
             Some(key) => self.key(key, "the sealing key").map(Some),
             None => Some(None),
@@ -402,7 +406,7 @@ impl Checker<'_> {
             Some(key) => self.key(key, "the sealing key before").map(Some),
             None => Some(None),
         };
-        Some(State { sealing_key: sealing_key?, sealing_key_before: sealing_key_before? })
+        Some(State { directory: directory?, sealing_key: sealing_key?, sealing_key_before: sealing_key_before? })
     }
 }
 

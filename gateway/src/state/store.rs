@@ -1,0 +1,463 @@
+//! What is there after the next start?
+//!
+//! Sealed values under keys, each in its place and with its end: in one SQLite file in the folder of `[state]`, which
+//! several processes may open at once (a gateway, its successor at an upgrade, a command), or in memory without a folder.
+//! It does not know what it keeps. Nothing of it is asked on the way of a call: who needs it there keeps a copy, and
+//! follows [`Store::changed`].
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, named_params};
+use tokio::sync::watch;
+
+use super::Sealer;
+use crate::{clock::Timestamp, config, tasks};
+
+/// Where values of one kind lie; two kinds may use the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// API keys.
+    ApiKey,
+    /// What is revoked.
+    Revocation,
+    /// What upstreams granted to users.
+    UserGrant,
+    /// An authorization that a user has begun and not ended.
+    Pending,
+    /// Clients that registered.
+    Client,
+    /// What users agreed to.
+    Consent,
+    /// Refresh tokens, codes and other things that are good once.
+    Token,
+    /// Keys that the gateway signs with.
+    SigningKey,
+}
+
+impl Place {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api_key",
+            Self::Revocation => "revocation",
+            Self::UserGrant => "user_grant",
+            Self::Pending => "pending",
+            Self::Client => "client",
+            Self::Consent => "consent",
+            Self::Token => "token",
+            Self::SigningKey => "signing_key",
+        }
+    }
+}
+
+/// What is to be kept.
+#[derive(Debug)]
+pub struct Value {
+    /// What only the store's holder can read.
+    pub bytes: Vec<u8>,
+    /// When it is forgotten; never, where not said.
+    pub until: Option<Timestamp>,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreFault {
+    /// The file, or what is in it.
+    #[error("the state cannot be used: {0}")]
+    Unusable(String),
+    /// A place holds as many values as it may.
+    #[error("there is no room for another `{0}`")]
+    Full(&'static str),
+    /// A value is larger than it may be; its bytes.
+    #[error("a value of {0} bytes is too large to be kept")]
+    TooLarge(usize),
+    /// A value was sealed with a key that is not at hand.
+    #[error("what is kept was sealed with another key; give that one as `state.sealing_key_before`")]
+    Sealed,
+}
+
+impl From<rusqlite::Error> for StoreFault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Unusable(error.to_string())
+    }
+}
+
+/// What is kept. Cheap to clone; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    connection: Mutex<Connection>,
+    sealer: Sealer,
+    changes: watch::Sender<u64>,
+}
+
+impl Store {
+    /// Opens what is kept, and makes it where it is not there yet.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub fn open(state: &config::State) -> Result<Self, String> {
+        // The key first: it makes the folder.
+        let sealer = Sealer::new(state)?;
+        let connection = match &state.directory {
+            Some(folder) => in_folder(folder),
+            None => Connection::open_in_memory(),
+        };
+        let connection = connection.and_then(prepared);
+        let connection = connection.map_err(|error| match &state.directory {
+            Some(folder) => format!("`{}`: {error}", folder.join(FILE).display()),
+            None => format!("no state in memory: {error}"),
+        })?;
+        Ok(Self(Arc::new(Kept { connection: Mutex::new(connection), sealer, changes: watch::Sender::new(0) })))
+    }
+
+    /// Keeps `value` under `key`, in the stead of what was there.
+    ///
+    /// # Errors
+    /// Every [`StoreFault`] but [`StoreFault::Sealed`].
+    pub async fn put(&self, place: Place, key: &[u8], value: Value, now: Timestamp) -> Result<(), StoreFault> {
+        let entry = self.entry(place, key, value)?;
+        self.ask(move |connection| entry.write(connection, PUT, now)).await?;
+        self.tell();
+        Ok(())
+    }
+
+    /// Keeps `value` under `key` where nothing is there; says whether that was so. Of two that claim one key at once,
+    /// one is told yes.
+    ///
+    /// # Errors
+    /// Every [`StoreFault`] but [`StoreFault::Sealed`].
+    pub async fn claim(&self, place: Place, key: &[u8], value: Value, now: Timestamp) -> Result<bool, StoreFault> {
+        let entry = self.entry(place, key, value)?;
+        let claimed = self.ask(move |connection| entry.write(connection, CLAIM, now)).await?;
+        if claimed {
+            self.tell();
+        }
+        Ok(claimed)
+    }
+
+    /// What is kept under `key`.
+    ///
+    /// # Errors
+    /// [`StoreFault::Unusable`], [`StoreFault::Sealed`].
+    pub async fn get(&self, place: Place, key: &[u8], now: Timestamp) -> Result<Option<Vec<u8>>, StoreFault> {
+        let asked = key.to_vec();
+        let found = self.ask(move |connection| {
+            let mut statement = connection.prepare_cached(GET)?;
+            let found = statement.query_row(
+                named_params! { ":place": place.as_str(), ":key": asked, ":now": milliseconds(now) },
+                |row| row.get::<_, String>(0),
+            );
+            Ok(found.optional()?)
+        });
+        found.await?.map(|sealed| self.opened(place, key, &sealed)).transpose()
+    }
+
+    /// Takes what is kept under `key`, so that nobody gets it again: of two that ask at once, one gets it.
+    ///
+    /// # Errors
+    /// [`StoreFault::Unusable`], [`StoreFault::Sealed`].
+    pub async fn take(&self, place: Place, key: &[u8], now: Timestamp) -> Result<Option<Vec<u8>>, StoreFault> {
+        let asked = key.to_vec();
+        let taken = self.ask(move |connection| {
+            let mut statement = connection.prepare_cached(TAKE)?;
+            let taken = statement.query_row(
+                named_params! { ":place": place.as_str(), ":key": asked, ":now": milliseconds(now) },
+                |row| row.get::<_, String>(0),
+            );
+            Ok(taken.optional()?)
+        });
+        let Some(sealed) = taken.await? else { return Ok(None) };
+        self.tell();
+        self.opened(place, key, &sealed).map(Some)
+    }
+
+    /// Forgets what is kept under `key`; says whether there was something.
+    ///
+    /// # Errors
+    /// [`StoreFault::Unusable`].
+    pub async fn remove(&self, place: Place, key: &[u8]) -> Result<bool, StoreFault> {
+        let key = key.to_vec();
+        let removed = self.ask(move |connection| {
+            let mut statement = connection.prepare_cached(REMOVE)?;
+            Ok(statement.execute(named_params! { ":place": place.as_str(), ":key": key })? > 0)
+        });
+        let removed = removed.await?;
+        if removed {
+            self.tell();
+        }
+        Ok(removed)
+    }
+
+    /// All keys of a place with their values, in the order of the keys.
+    ///
+    /// # Errors
+    /// [`StoreFault::Unusable`], [`StoreFault::Sealed`].
+    pub async fn all(&self, place: Place, now: Timestamp) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreFault> {
+        let found = self.ask(move |connection| {
+            let mut statement = connection.prepare_cached(ALL)?;
+            let pair = |row: &Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?));
+            let found =
+                statement.query_map(named_params! { ":place": place.as_str(), ":now": milliseconds(now) }, pair)?;
+            Ok(found.collect::<Result<Vec<_>, _>>()?)
+        });
+        let open = |(key, sealed): (Vec<u8>, String)| {
+            let value = self.opened(place, &key, &sealed)?;
+            Ok((key, value))
+        };
+        found.await?.into_iter().map(open).collect()
+    }
+
+    /// Changes with every write, of this process at once and of others as soon as [`Store::follow`] sees it.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Looks for what other processes write, until the process ends.
+    pub async fn follow(&self) {
+        let mut before = None;
+        loop {
+            let version =
+                self.ask(|connection| Ok(connection.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?));
+            match version.await {
+                Ok(version) if before.replace(version).is_some_and(|before| before != version) => self.tell(),
+                Ok(_) => {}
+                Err(fault) => tracing::error!(why = %fault, "the state cannot be looked at"),
+            }
+            tokio::time::sleep(LOOK_AFTER).await;
+        }
+    }
+
+    fn tell(&self) {
+        self.0.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    fn entry(&self, place: Place, key: &[u8], value: Value) -> Result<Entry, StoreFault> {
+        let Value { bytes: value, until } = value;
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(StoreFault::TooLarge(value.len()));
+        }
+        let sealed = self.0.sealer.seal(&purpose(place, key), value);
+        let value = sealed.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
+        Ok(Entry { place, key: key.to_vec(), value, until: until.map(milliseconds) })
+    }
+
+    fn opened(&self, place: Place, key: &[u8], sealed: &str) -> Result<Vec<u8>, StoreFault> {
+        self.0.sealer.open(&purpose(place, key), sealed).ok_or(StoreFault::Sealed)
+    }
+
+    /// A disk may be slow: `question` waits for it on a thread of its own.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Connection) -> Result<T, StoreFault> + Send + 'static,
+    ) -> Result<T, StoreFault> {
+        let kept = Arc::clone(&self.0);
+        let answer = tasks::blocking(move || question(&mut kept.connection.lock())).await;
+        answer.unwrap_or_else(|error| Err(StoreFault::Unusable(error.to_string())))
+    }
+}
+
+/// One value on its way in.
+struct Entry {
+    place: Place,
+    key: Vec<u8>,
+    value: String,
+    until: Option<i64>,
+}
+
+impl Entry {
+    /// In one step with the sweep of what has ended, so that an ended value is nobody's.
+    fn write(&self, connection: &mut Connection, how: &str, now: Timestamp) -> Result<bool, StoreFault> {
+        let place = self.place.as_str();
+        let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        whole.prepare_cached(SWEEP)?.execute(named_params! { ":place": place, ":now": milliseconds(now) })?;
+        let written = whole
+            .prepare_cached(how)?
+            .execute(named_params! { ":place": place, ":key": self.key, ":value": self.value, ":until": self.until })?;
+        let entries: i64 =
+            whole.prepare_cached(COUNT)?.query_row(named_params! { ":place": place }, |row| row.get(0))?;
+        if usize::try_from(entries).is_ok_and(|entries| entries > ENTRIES_MAX) {
+            return Err(StoreFault::Full(place));
+        }
+        whole.commit()?;
+        Ok(written > 0)
+    }
+}
+
+fn in_folder(folder: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(folder.join(FILE))?;
+    connection.busy_timeout(BUSY_MAX)?;
+    // Readers and a writer do not wait for each other; a write is on the disk when it is answered.
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    Ok(connection)
+}
+
+fn prepared(connection: Connection) -> rusqlite::Result<Connection> {
+    connection.pragma_update(None, "secure_delete", true)?;
+    connection.execute_batch(TABLE)?;
+    Ok(connection)
+}
+
+/// A value opens under its own key and in its own place only.
+fn purpose(place: Place, key: &[u8]) -> String {
+    let mut purpose = format!("store {} ", place.as_str());
+    for byte in key {
+        purpose.push(char::from(*byte));
+    }
+    purpose
+}
+
+fn milliseconds(time: Timestamp) -> i64 {
+    i64::try_from(time.unix_ms()).unwrap_or(i64::MAX)
+}
+
+/// The file in the folder of `[state]`.
+const FILE: &str = "state.db";
+
+/// Values of one place; whoever fills it (registrations, consents) is turned away, and nobody else.
+const ENTRIES_MAX: usize = 100_000;
+
+/// Bytes of one value.
+const VALUE_BYTES_MAX: usize = 256 * 1024;
+
+/// How soon a write of another process is seen.
+const LOOK_AFTER: Duration = Duration::from_millis(250);
+
+/// How long a write waits for that of another process.
+const BUSY_MAX: Duration = Duration::from_secs(2);
+
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS kept (
+    place TEXT NOT NULL, key BLOB NOT NULL, value TEXT NOT NULL, until INTEGER, PRIMARY KEY (place, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS ends ON kept (place, until) WHERE until IS NOT NULL;";
+const PUT: &str = "INSERT OR REPLACE INTO kept (place, key, value, until) VALUES (:place, :key, :value, :until)";
+const CLAIM: &str = "INSERT OR IGNORE INTO kept (place, key, value, until) VALUES (:place, :key, :value, :until)";
+const GET: &str = "SELECT value FROM kept WHERE place = :place AND key = :key AND (until IS NULL OR until > :now)";
+const TAKE: &str =
+    "DELETE FROM kept WHERE place = :place AND key = :key AND (until IS NULL OR until > :now) RETURNING value";
+const REMOVE: &str = "DELETE FROM kept WHERE place = :place AND key = :key";
+const ALL: &str = "SELECT key, value FROM kept WHERE place = :place AND (until IS NULL OR until > :now) ORDER BY key";
+const SWEEP: &str = "DELETE FROM kept WHERE place = :place AND until <= :now";
+const COUNT: &str = "SELECT count(*) FROM kept WHERE place = :place";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    const fn at(ms: u64) -> Timestamp {
+        Timestamp::from_unix_ms(ms)
+    }
+
+    const fn value(bytes: Vec<u8>, until: Option<Timestamp>) -> Value {
+        Value { bytes, until }
+    }
+
+    fn folder(path: &Path) -> config::State {
+        config::State { directory: Some(path.to_owned()), ..config::State::default() }
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_there_until_its_end() {
+        let store = Store::open(&config::State::default()).unwrap();
+        store.put(Place::Token, b"a", value(b"one".to_vec(), Some(at(100))), at(0)).await.unwrap();
+        store.put(Place::Client, b"a", value(b"other".to_vec(), None), at(0)).await.unwrap();
+        assert_eq!(store.get(Place::Token, b"a", at(99)).await.unwrap().unwrap(), b"one");
+        assert_eq!(store.get(Place::Token, b"a", at(100)).await.unwrap(), None);
+        store.put(Place::Token, b"a", value(b"two".to_vec(), None), at(0)).await.unwrap();
+        assert_eq!(store.all(Place::Token, at(1_000)).await.unwrap(), [(b"a".to_vec(), b"two".to_vec())]);
+        assert!(store.remove(Place::Token, b"a").await.unwrap());
+        assert!(!store.remove(Place::Token, b"a").await.unwrap());
+        assert_eq!(store.get(Place::Client, b"a", at(1_000)).await.unwrap().unwrap(), b"other");
+    }
+
+    #[tokio::test]
+    async fn of_many_that_claim_or_take_one_key_one_gets_it() {
+        let store = Store::open(&config::State::default()).unwrap();
+        let claims = (0..20).map(|n| {
+            let store = store.clone();
+            tasks::background(async move {
+                store.claim(Place::Token, b"k", value(vec![n], Some(at(10))), at(0)).await.unwrap()
+            })
+        });
+        let mut claimed = 0;
+        for claim in claims.collect::<Vec<_>>() {
+            claimed += usize::from(claim.await.unwrap());
+        }
+        assert_eq!(claimed, 1);
+        assert!(store.claim(Place::Token, b"k", value(vec![], None), at(10)).await.unwrap(), "the first has ended");
+        let takes = (0..20).map(|_| {
+            let store = store.clone();
+            tasks::background(async move { store.take(Place::Token, b"k", at(11)).await.unwrap() })
+        });
+        let mut taken = 0;
+        for take in takes.collect::<Vec<_>>() {
+            taken += usize::from(take.await.unwrap().is_some());
+        }
+        assert_eq!(taken, 1);
+    }
+
+    #[tokio::test]
+    async fn a_folder_outlives_the_process_and_gives_nothing_away() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("state");
+        Store::open(&folder(&path))
+            .unwrap()
+            .put(Place::UserGrant, b"k", value(b"refresh-me".to_vec(), None), at(0))
+            .await
+            .unwrap();
+        let store = Store::open(&folder(&path)).unwrap();
+        assert_eq!(store.get(Place::UserGrant, b"k", at(1)).await.unwrap().unwrap(), b"refresh-me");
+        for file in std::fs::read_dir(&path).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            assert!(!bytes.windows(10).any(|window| window == b"refresh-me"));
+        }
+        assert_eq!(std::fs::metadata(path.join("sealing.key")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        let foreign = config::State { sealing_key: Some(Secret::new("77".repeat(32))), ..folder(&path) };
+        let store = Store::open(&foreign).unwrap();
+        assert_eq!(store.get(Place::UserGrant, b"k", at(1)).await, Err(StoreFault::Sealed));
+    }
+
+    #[tokio::test]
+    async fn a_write_of_another_process_is_seen() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (one, other) =
+            (Store::open(&folder(temporary.path())).unwrap(), Store::open(&folder(temporary.path())).unwrap());
+        let changed = one.changed();
+        let follows = one.clone();
+        let following = tasks::background(async move { follows.follow().await });
+        // Its first look may come after the write, and then there is nothing to tell: write until it is seen.
+        let seen = async {
+            while !changed.has_changed().unwrap() {
+                other.put(Place::Revocation, b"k", value(vec![1], None), at(0)).await.unwrap();
+                tokio::time::sleep(LOOK_AFTER).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), seen).await.unwrap();
+        assert_eq!(one.get(Place::Revocation, b"k", at(0)).await.unwrap().unwrap(), [1]);
+        following.abort();
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_refused_and_the_rest_stays() {
+        let store = Store::open(&config::State::default()).unwrap();
+        let large = store.put(Place::Client, b"k", value(vec![0; VALUE_BYTES_MAX + 1], None), at(0)).await;
+        assert_eq!(large, Err(StoreFault::TooLarge(VALUE_BYTES_MAX + 1)));
+        let many = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ENTRIES_MAX})
+             INSERT INTO kept SELECT 'client', CAST(i AS BLOB), '', 1000 FROM n"
+        );
+        store.0.connection.lock().execute_batch(&many).unwrap();
+        assert_eq!(store.put(Place::Client, b"k", value(vec![1], None), at(0)).await, Err(StoreFault::Full("client")));
+        assert_eq!(store.get(Place::Client, b"k", at(0)).await, Ok(None));
+        store.put(Place::Consent, b"k", value(vec![1], None), at(0)).await.unwrap();
+        store.put(Place::Client, b"k", value(vec![1], None), at(1000)).await.unwrap();
+    }
+}
