@@ -173,7 +173,8 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
 #[test]
 fn an_upstream_that_is_down_hides_nothing_of_the_others() {
     let before = catalogue(&[("crm", &["find"]), ("notes", &["read"])]);
-    let down = Listing { degraded: Some("unreachable".to_owned()), ..Listing::default() };
+    let down =
+        Listing { degraded: Some(Refusal::CatalogueUnavailable("unreachable".to_owned())), ..Listing::default() };
     let catalogue = before.with(UpstreamId::parse("notes").unwrap(), down);
     assert!(catalogue.listed(&Endpoint::Federated, Kind::Tool, "crm__find").is_ok());
     assert_eq!(catalogue.degraded(&Endpoint::Federated).count(), 1);

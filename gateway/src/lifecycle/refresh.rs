@@ -131,7 +131,9 @@ fn degrade(estate: &Estate, peer: &Peer, refusal: &Refusal) {
     metrics().upstream_up.with([id.as_str()]).set(0);
     let known = estate.catalogue.load().listing(id).cloned().unwrap_or_default();
     let why = format!("{}: {}", refusal.code(), refusal.inside());
-    if estate.publish(id, Listing { degraded: Some(why.clone()), ..known }) {
+    let lasting = matches!(refusal, Refusal::UpstreamIncompatible(_));
+    let degraded = if lasting { refusal.clone() } else { Refusal::CatalogueUnavailable(why.clone()) };
+    if estate.publish(id, Listing { degraded: Some(degraded), ..known }) {
         tracing::warn!(upstream = %id, why, "an upstream cannot be read");
     }
 }

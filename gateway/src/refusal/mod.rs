@@ -227,6 +227,10 @@ pub enum Refusal {
     UpstreamUnauthorized,
     /// The upstream answered something that is not MCP, or not an answer to this call.
     UpstreamInvalid(String),
+    /// The upstream wants scopes for this call that the gateway's credential does not have; they are for the journal.
+    UpstreamScopeMissing(String),
+    /// The upstream and the gateway have no revision of MCP in common.
+    UpstreamIncompatible(String),
     /// The upstream's answer is larger than the limit, in bytes.
     UpstreamTooLarge(usize),
     /// The caller's own credential was about to leave the gateway: a bug, stopped by the tripwire.
@@ -376,6 +380,8 @@ impl Refusal {
         | Self::UpstreamLost(why)
         | Self::OutcomeUnknown(why)
         | Self::UpstreamInvalid(why)
+        | Self::UpstreamScopeMissing(why)
+        | Self::UpstreamIncompatible(why)
         | Self::InputRefused(why)
         | Self::ToolUnknown(why)
         | Self::PromptUnknown(why)
@@ -455,6 +461,8 @@ impl Refusal {
             Self::UpstreamUnauthorized => Row("upstream_unauthorized", 502, 50204, false),
             Self::UpstreamInvalid(_) => Row("upstream_invalid", 502, 50205, false),
             Self::UpstreamTooLarge(_) => Row("upstream_too_large", 502, 50206, false),
+            Self::UpstreamIncompatible(_) => Row("upstream_incompatible", 502, 50211, false),
+            Self::UpstreamScopeMissing(_) => Row("upstream_scope_missing", 502, 50212, false),
             Self::CredentialLeak => Row("credential_leak", 500, 50001, false),
             Self::Bug(_) => Row("bug", 500, -32603, false),
         }
@@ -559,6 +567,10 @@ impl Refusal {
             Self::OutcomeUnknown(_) => "the call was made, and its answer cannot be had; the outcome is unknown",
             Self::UpstreamUnauthorized => "the server behind this tool does not accept the gateway's credential",
             Self::UpstreamInvalid(_) => "the server behind this tool gave an answer that is not valid MCP",
+            Self::UpstreamScopeMissing(_) => {
+                "the server behind this tool does not allow this call to the credential that the gateway has for it"
+            }
+            Self::UpstreamIncompatible(_) => "this server speaks no version of MCP that the gateway speaks",
             Self::UpstreamTooLarge(_) => "the answer of the server behind this tool is larger than this gateway takes",
             Self::CredentialLeak => "the call was stopped to protect a credential",
             Self::Bug(_) => "internal error",

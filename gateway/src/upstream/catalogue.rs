@@ -334,9 +334,9 @@ fn common(supported: Value<'_>) -> Result<Spoken, Refusal> {
     let found = |era, table: &'static [&'static str]| {
         table.iter().copied().find(|ours| theirs(ours)).map(|version| Spoken { era, version })
     };
-    found(Era::Modern, versions::MODERN)
-        .or_else(|| found(Era::Legacy, versions::LEGACY))
-        .ok_or_else(|| Refusal::UpstreamInvalid("the upstream serves no revision that this gateway speaks".to_owned()))
+    found(Era::Modern, versions::MODERN).or_else(|| found(Era::Legacy, versions::LEGACY)).ok_or_else(|| {
+        Refusal::UpstreamIncompatible("the upstream serves no revision that this gateway speaks".to_owned())
+    })
 }
 
 /// Whether an error says that what is known of a modern upstream is not true: its schemas, or its revision.

@@ -208,8 +208,19 @@ pub enum Forwarded {
     Answered(Box<Reply>),
     /// The upstream would not take the credential; nothing was executed, so the receipt still stands.
     Unauthorized(Receipt),
+    /// The upstream wants other scopes of the credential than it has; nothing was executed, so the receipt still stands.
+    Unscoped(Receipt, Scopes),
     /// The upstream could not be reached, so the receipt still stands.
     Unreachable(Receipt, Refusal),
+}
+
+/// What an upstream says that a credential lacks.
+#[derive(Debug)]
+pub struct Scopes {
+    /// The scopes that the upstream wants.
+    pub wanted: Vec<String>,
+    /// Those of the credential.
+    pub held: Vec<String>,
 }
 
 /// An upstream's answer, still arriving.
@@ -291,7 +302,8 @@ impl Peer {
         grant: Grant,
         passage: &Passage<'_>,
     ) -> Result<Forwarded, Refusal> {
-        let (answered, mut underway) = match self.send(&Arc::new(grant), passage).await {
+        let grant = Arc::new(grant);
+        let (answered, mut underway) = match self.send(&grant, passage).await {
             Ok(sent) => sent,
             // Said of what comes before a call: the era, or a session. The call itself was not sent.
             Err(Refusal::UpstreamUnauthorized) => return Ok(Forwarded::Unauthorized(receipt)),
@@ -302,6 +314,11 @@ impl Peer {
             underway.open = false;
             answered.messages.discard().await;
             return Ok(Forwarded::Unauthorized(receipt));
+        }
+        if let Some(wanted) = answered.wants {
+            underway.open = false;
+            answered.messages.discard().await;
+            return Ok(Forwarded::Unscoped(receipt, Scopes { wanted, held: grant.scopes().to_vec() }));
         }
         if answered.status.is_redirection() {
             underway.open = false;
@@ -433,10 +450,10 @@ impl Peer {
         }
         let response = self.response(grant, &mut answered.messages, id).await?;
         let result = result_of(&response, "initialize")?;
-        let version = result
-            .get("protocolVersion")
-            .and_then(|version| versions::legacy_upstream(&version.text()?))
-            .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
+        let version =
+            result.get("protocolVersion").and_then(|version| versions::legacy_upstream(&version.text()?)).ok_or_else(
+                || Refusal::UpstreamIncompatible("`initialize` agreed on no version that we know".to_owned()),
+            )?;
         let session = Session {
             id: answered.session,
             version,

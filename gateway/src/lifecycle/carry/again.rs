@@ -1,13 +1,13 @@
 //! When is a call sent again?
 //!
-//! Where the upstream's own word is that it was not executed, under the same record: it awaits the call once more with
-//! what was asked, or it turned the call down because the gateway believed something of it that is no longer true
-//! (`-32020`, `-32022`; spec §2.0 rule 5, §2.2). The latter once, after everything has been read anew, and only if what goes
-//! up then is what was judged. It does not know how a call is sent.
+//! Where the upstream's own word is that it was not executed, under the same record: it does not take the credential, it
+//! awaits the call once more with what was asked, or it turned the call down because the gateway believed something of it
+//! that is no longer true (`-32020`, `-32022`; spec §2.0 rule 5, §2.2). The last once, after everything has been read anew,
+//! and only if what goes up then is what was judged. It does not know how a call is sent.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::select;
+use tokio::{select, time::sleep};
 
 use super::{
     Carriage, Turn,
@@ -17,13 +17,89 @@ use super::{
     task::{Followed, POLL},
 };
 use crate::{
+    audit::{
+        journal::Receipt,
+        record::{self, Who},
+    },
     catalog::Kind,
+    clock, config,
+    exchange::Grant,
+    identity::Identity,
+    lifecycle::local,
     refusal::Refusal,
     rpc::{outbound::Retry, reply::Response},
-    upstream::Reply,
+    upstream::{Forwarded, Passage, Reply, Scopes},
 };
 
 impl Carriage {
+    /// Sends the call. A credential that the upstream refuses, or that lacks what it was to have, is minted anew, once: a 401,
+    /// or a 403 for want of scopes, proves that nothing was executed (spec §2.6). What is only asked of a task is asked again
+    /// of an upstream that is away.
+    pub(super) async fn send(
+        &self,
+        (mut receipt, mut grant): (Receipt, Grant),
+        passage: &Passage<'_>,
+    ) -> Result<Box<Reply>, Refusal> {
+        let (mut refused, mut left) = (false, self.task.as_ref().map_or(0, Followed::may_fail));
+        loop {
+            let key = grant.key();
+            let (back, refusal) = match self.peer.forward(receipt, grant, passage).await? {
+                Forwarded::Answered(reply) => return Ok(reply),
+                Forwarded::Unauthorized(back) => {
+                    self.estate.exchange.drop_grant(&key);
+                    (back, Refusal::UpstreamUnauthorized)
+                }
+                Forwarded::Unscoped(back, scopes) => {
+                    let wanted = format!("it wants `{}`", scopes.wanted.join(" "));
+                    let refusal = Refusal::UpstreamScopeMissing(wanted);
+                    if !self.may_be_had(&scopes) {
+                        return Err(refusal);
+                    }
+                    self.estate.exchange.drop_grant(&key);
+                    (back, refusal)
+                }
+                Forwarded::Unreachable(_, refusal) if left == 0 => return Err(refusal),
+                Forwarded::Unreachable(back, _) => {
+                    (left, receipt) = (left.saturating_sub(1), back);
+                    sleep(POLL).await;
+                    grant = self.mint(passage.caller).await?;
+                    continue;
+                }
+            };
+            if refused {
+                return Err(refusal);
+            }
+            (refused, receipt) = (true, back);
+            grant = self.mint(passage.caller).await?;
+            if grant.key() == key {
+                // The same credential always: it would be refused again.
+                return Err(refusal);
+            }
+        }
+    }
+
+    /// Whether another exchange could bring the scopes that the upstream wants: the administrator lets the gateway ask for all
+    /// of them, and the authorization server left some out the last time. Beyond that it does not ask (RC-26).
+    fn may_be_had(&self, Scopes { wanted, held }: &Scopes) -> bool {
+        let (config::Grant::Exchange(request) | config::Grant::ClientCredentials(request)) =
+            &self.peer.settings().grant
+        else {
+            return false;
+        };
+        let asked = |scope: &String| request.scopes.contains(scope) || self.target.definition.mints.contains(scope);
+        wanted.iter().all(asked) && !wanted.iter().all(|scope| held.contains(scope))
+    }
+
+    /// Another grant for the same call.
+    async fn mint(&self, identity: &Identity) -> Result<Grant, Refusal> {
+        let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
+        let grant = exchange.mint(identity, self.peer.settings(), mints, clock::now()).await?;
+        let who = Who { identity: Some(identity), ..Who::default() };
+        let request = record::Request::default();
+        local::record_mint(&self.means.journal, &grant, self.target.definition.upstream.as_str(), (who, request));
+        Ok(grant)
+    }
+
     /// Sends again what the upstream said itself that it awaits, or did not execute, under the same record.
     pub(super) async fn again(
         &mut self,

@@ -182,7 +182,8 @@ impl Leg {
     /// Writes down how it ended, and tells the client.
     pub(in crate::lifecycle) async fn end(mut self, ended: Ended) {
         let ended = ended.told_by(&self.held.asker, self.method);
-        let outcome = self.outcome(&ended);
+        let reason = ended.refusal.as_ref().map(Refusal::inside);
+        let outcome = self.outcome(&ended, reason.as_deref());
         self.open.note(&outcome);
         self.measure(&ended, &outcome);
         self.held.tracked = None; // who has the answer may use the id again
@@ -193,9 +194,10 @@ impl Leg {
         }
     }
 
-    fn outcome<'a>(&self, ended: &'a Ended) -> Outcome<'a> {
+    fn outcome<'a>(&self, ended: &'a Ended, reason: Option<&'a str>) -> Outcome<'a> {
         let mut outcome = Outcome::new(ended.ending);
         outcome.duration_us = u64::try_from(self.times.0.elapsed().as_micros()).ok();
+        outcome.reason = reason;
         outcome.cached = ended.cached;
         outcome.attempts = self.attempts;
         if let Some(refusal) = &ended.refusal {

@@ -22,26 +22,19 @@ use leg::Outbound;
 use leg::instant_after;
 pub(super) use leg::{Ended, Held, Leg};
 use task::Followed;
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::input::{Heard, Line};
 use super::{
     Asking, Estate, Means,
     kept::{Allowed, Keeping},
-    local,
     retry::Retrying,
 };
 use crate::{
-    audit::{
-        journal::Receipt,
-        record::{self, Who},
-    },
+    audit::journal::Receipt,
     catalog::Target,
-    clock,
     config::Endpoint,
     exchange::Grant,
-    identity::Identity,
     inspect::{
         self, Admitted, Asked, Sent,
         tasks::{Created, Working},
@@ -53,7 +46,7 @@ use crate::{
         reply::{Inbound, Response},
     },
     telemetry::metrics::metrics,
-    upstream::{Forwarded, Passage, Peer, Reply},
+    upstream::{Passage, Peer},
 };
 
 /// A call under way, for whichever request it is carried.
@@ -237,50 +230,6 @@ impl Carriage {
             traceparent: Some(leg.traceparent),
             tracestate: leg.tracestate,
         }
-    }
-
-    /// Sends the call. A credential that the upstream refuses is minted anew, once: a 401 proves that nothing was
-    /// executed (spec §2.6). What is only asked of a task is asked again of an upstream that is away.
-    async fn send(
-        &self,
-        (mut receipt, mut grant): (Receipt, Grant),
-        passage: &Passage<'_>,
-    ) -> Result<Box<Reply>, Refusal> {
-        let (mut refused, mut left) = (false, self.task.as_ref().map_or(0, Followed::may_fail));
-        loop {
-            let key = grant.key();
-            match self.peer.forward(receipt, grant, passage).await? {
-                Forwarded::Answered(reply) => return Ok(reply),
-                Forwarded::Unauthorized(back) => {
-                    self.estate.exchange.drop_grant(&key);
-                    if refused {
-                        return Err(Refusal::UpstreamUnauthorized);
-                    }
-                    (refused, receipt) = (true, back);
-                    grant = self.mint(passage.caller).await?;
-                    if grant.key() == key {
-                        // The same credential always: it would be refused again.
-                        return Err(Refusal::UpstreamUnauthorized);
-                    }
-                }
-                Forwarded::Unreachable(_, refusal) if left == 0 => return Err(refusal),
-                Forwarded::Unreachable(back, _) => {
-                    (left, receipt) = (left.saturating_sub(1), back);
-                    sleep(task::POLL).await;
-                    grant = self.mint(passage.caller).await?;
-                }
-            }
-        }
-    }
-
-    /// Another grant for the same call.
-    async fn mint(&self, identity: &Identity) -> Result<Grant, Refusal> {
-        let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
-        let grant = exchange.mint(identity, self.peer.settings(), mints, clock::now()).await?;
-        let who = Who { identity: Some(identity), ..Who::default() };
-        let request = record::Request::default();
-        local::record_mint(&self.means.journal, &grant, self.target.definition.upstream.as_str(), (who, request));
-        Ok(grant)
     }
 
     /// Reads the upstream's messages until this call's response, and lets through what may go back.
