@@ -118,8 +118,8 @@ fn a_client_id_leads_nowhere_inside() {
         "https://169.254.169.254/latest/meta-data".to_owned(),
         "https://metadata.google.internal/computeMetadata".to_owned(),
         format!("{}/client.json", origin.replace("https", "http")),
-        format!("https://localhost@evil.example/client.json"),
-        format!("https://evil.example/#@localhost/client.json"),
+        "https://localhost@evil.example/client.json".to_owned(),
+        "https://evil.example/#@localhost/client.json".to_owned(),
         "file:///etc/passwd".to_owned(),
     ] {
         let answer = fetch("GET", &ground.page(&id, WEB, &[]), &[], b"");
