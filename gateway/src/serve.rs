@@ -81,8 +81,10 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let tasks = Tasks::default();
     let gateway = Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone());
     let gateway = Arc::new(gateway.map_err(Failure::Part)?);
+    read_revocations(&gateway)?;
 
     let (draining, drains) = watch::channel(false);
+    let heeding = Arc::clone(&gateway);
     let begin = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
     let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates };
     let follow = watch.run(move |change| follower.apply(change));
@@ -93,7 +95,12 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         metadata,
         tasks,
         draining,
-        background: vec![Box::pin(begin), Box::pin(follow), Box::pin(async move { store.follow().await })],
+        background: vec![
+            Box::pin(begin),
+            Box::pin(follow),
+            Box::pin(async move { store.follow().await }),
+            Box::pin(async move { heeding.follow_revocations().await }),
+        ],
         run_directory: options.run_directory.clone(),
         upgrade: options.upgrade,
     });
@@ -122,6 +129,13 @@ pub fn rules(config: &Config, rates: &Arc<Rates>) -> Result<Rules, Report> {
             Err(report)
         }
     }
+}
+
+/// What is revoked is known before anybody is served.
+fn read_revocations(gateway: &Gateway) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Part(error.to_string()))?;
+    runtime.block_on(gateway.read_revocations()).map_err(|fault| Failure::Part(fault.to_string()))
 }
 
 /// Everything that goes on beside the listeners.

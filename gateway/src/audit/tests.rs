@@ -51,6 +51,7 @@ fn identity(text: &str) -> Identity {
             token_id: Some(text.to_owned()),
             token_digest: "00112233445566778899aabbccddeeff".to_owned(),
             acr: Some(text.to_owned()),
+            issued_at: Timestamp::from_unix_ms(0),
             expires_at: Timestamp::from_unix_ms(0),
         },
         principal: [0; 32],
@@ -65,6 +66,7 @@ fn who<'a>(identity: &'a Identity, text: &'a str) -> Who<'a> {
 
 fn request(text: &str) -> Request<'_> {
     Request {
+        session: None,
         id: Some(text),
         method: Some(text),
         era: Some(Era::Modern),

@@ -157,6 +157,12 @@ impl Subscriptions {
         (subscription, begun)
     }
 
+    /// Those in whose names upstreams are asked, as far as `gone` names them.
+    pub fn principals(&self, gone: impl Fn(&Identity) -> bool) -> Vec<[u8; 32]> {
+        let all = self.watching.lock();
+        all.values().filter(|watching| gone(&watching.identity())).map(|watching| watching.key.principal).collect()
+    }
+
     /// The same caller has come with a newer credential.
     pub fn renew(&self, identity: &Arc<Identity>) {
         let all = self.watching.lock();

@@ -7,6 +7,7 @@ mod discovery;
 mod keys;
 mod keyset;
 pub mod metadata;
+pub mod revocation;
 mod strict;
 #[cfg(test)]
 mod testing;
@@ -14,7 +15,7 @@ mod testing;
 mod tests;
 mod token;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use http::{HeaderMap, header};
@@ -121,6 +122,16 @@ impl Authenticator {
             metrics().tolerated.with([habit.as_str()]).increment();
         }
         Ok(Caller { identity: Arc::clone(&verified.identity) })
+    }
+
+    /// Forgets the tokens of everybody whom `gone` names, and says who that is.
+    pub fn forget(&self, gone: impl Fn(&Identity) -> bool) -> HashSet<[u8; 32]> {
+        let found: Vec<_> = self.verified.iter().filter(|(_digest, verified)| gone(&verified.identity)).collect();
+        let forget = |(digest, verified): ([u8; 32], Arc<Verified>)| {
+            let _gone = self.verified.remove(&digest);
+            verified.identity.principal
+        };
+        found.into_iter().map(forget).collect()
     }
 
     /// Whether the tokens of at least one issuer can be checked.
@@ -372,6 +383,8 @@ pub struct Authentication {
     pub token_digest: String,
     /// `acr`, where there is one.
     pub acr: Option<String>,
+    /// When the credential was issued; where nobody said, at the beginning of time.
+    pub issued_at: Timestamp,
     /// When the credential ends.
     pub expires_at: Timestamp,
 }

@@ -19,7 +19,7 @@ use crate::{
     ceiling::Ceilings,
     config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, metadata},
+    identity::{Audience, Authenticator, metadata, revocation::Revocations},
     policy::Policies,
     state::Store,
     telemetry::metrics,
@@ -41,6 +41,8 @@ pub struct Estate {
     pub exchange: Exchange,
     /// Where to.
     pub upstreams: Upstreams,
+    /// Who is not welcome any more: the same for every estate.
+    pub revocations: Revocations,
     /// What outlives the process: the same for every estate.
     pub store: Store,
     /// What lists showed, to whom.
@@ -67,8 +69,13 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator.
     pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
+        Self::over(config, rules, (store, Revocations::default()))
+    }
+
+    fn over(config: Arc<Config>, rules: Rules, (store, revocations): (Store, Revocations)) -> Result<Self, String> {
         let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
-        let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
+        let exchange =
+            Exchange::new(&config.upstreams, revocations.clone()).map_err(|error| format!("grants: {error}"))?;
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
         let unread = |id: &UpstreamId| {
@@ -87,6 +94,7 @@ impl Estate {
             rules: ArcSwap::from_pointee(rules),
             exchange,
             upstreams,
+            revocations,
             store,
             lists: Lists::new(config.limits.list_cache_bytes),
             kept: Kept::new(config.limits.result_cache_bytes, config.upstreams.keys()),
@@ -103,7 +111,7 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator; `self` goes on as it is.
     pub fn succeeded(&self, config: Arc<Config>, rules: Rules) -> Result<Self, String> {
-        let mut next = Self::build(Arc::clone(&config), rules, self.store.clone())?;
+        let mut next = Self::over(Arc::clone(&config), rules, (self.store.clone(), self.revocations.clone()))?;
         next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
         next.identity.inherit(&self.identity);
         next.unread = Mutex::default();

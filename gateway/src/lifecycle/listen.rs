@@ -32,7 +32,7 @@ use crate::{
     bridge::{Sink, Subscription, Turn},
     clock::{self, Timestamp},
     config::Endpoint,
-    identity::{Caller, Identity},
+    identity::{Caller, Identity, revocation::What},
     refusal::{Era, Refusal},
     rpc::{self, RequestId, Topic, Topics, answers, sse},
     telemetry::metrics::metrics,
@@ -76,6 +76,8 @@ enum End {
     Expired,
     /// What could be seen may be seen no longer.
     Withdrawn,
+    /// The caller is not welcome any more.
+    Revoked,
     /// A newer stream has taken over, or the session is over.
     Over,
     /// The gateway ends.
@@ -90,6 +92,7 @@ impl End {
             Self::Gone => "gone",
             Self::Expired => "expired",
             Self::Withdrawn => "withdrawn",
+            Self::Revoked => "revoked",
             Self::Over => "over",
             Self::Drained => "drained",
             Self::Nothing => "nothing",
@@ -138,6 +141,7 @@ impl Gateway {
         }
         trail.era = Some(Era::Legacy);
         let session = self.session(head, caller, trail)?;
+        trail.session = Some(Arc::clone(&session));
         let last = rpc::headers::last_event_id(&head.headers);
         if let Some((last, rest)) = last.and_then(|last| Some((last, session.resume(last)?))) {
             let policy_set = Arc::clone(estate.rules.load().policies.digest());
@@ -229,6 +233,7 @@ struct Heard<'a> {
 impl Listener {
     async fn run(mut self, events: mpsc::Sender<Bytes>) {
         let end = self.attend(&events).await;
+        let end = self.after_all(end);
         if let Ear::Request(id, _) = &self.ear
             && end != End::Gone
         {
@@ -239,6 +244,18 @@ impl Listener {
         let ended = record::ListenEnd { who, reason: end.as_str(), told: self.told, duration_us };
         if !self.journal.note(self.record, &ended) {
             metrics().audit_failures.increment();
+        }
+    }
+
+    /// Why it really ended, where that was a revocation: this ends sessions, too.
+    fn after_all(&self, end: End) -> End {
+        let revocations = &self.estate.load().revocations;
+        match revocations.admit(&self.identity) {
+            Err(revoked) if end != End::Gone => {
+                revocations.ended(&revoked, What::Stream);
+                End::Revoked
+            }
+            Ok(()) | Err(_) => end,
         }
     }
 
@@ -276,7 +293,7 @@ impl Listener {
             return Some(End::Drained);
         }
         let (estate, now) = (self.estate.load_full(), clock::now());
-        if !self.is_admitted(&estate) {
+        if !self.is_admitted(&estate) || estate.revocations.admit(&self.identity).is_err() {
             return Some(End::Withdrawn);
         }
         let mut messages = Vec::new();

@@ -18,6 +18,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -103,6 +104,11 @@ impl Upstreams {
     /// All of them.
     pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.peers.values()
+    }
+
+    /// Ends what `principals` have had with the upstreams: whoever comes back begins anew.
+    pub fn forget(&self, principals: &HashSet<[u8; 32]>) {
+        self.peers().for_each(|peer| peer.sessions.end_of(principals));
     }
 
     /// Ends the programs and the lasting streams, once no call is under way any more.
