@@ -23,7 +23,8 @@ use crate::{
     edge::{self, Edge, Metadata},
     lifecycle::{Estate, Gateway, Rules},
     policy::{Policies, load},
-    state::{Rates, Store},
+    secret,
+    state::{Rates, Store, StoreFault},
     tasks::Tasks,
     telemetry::{self, Telemetry},
 };
@@ -67,6 +68,9 @@ pub enum Failure {
 /// # Errors
 /// Every [`Failure`].
 pub fn serve(options: &Options) -> Result<(), Failure> {
+    if let Err(error) = secret::keep_from_cores() {
+        tracing::warn!(%error, "a crash may leave secrets in a core file");
+    }
     let environment = Environment::process();
     let (config, watch) = reload::open(options.config.clone(), environment);
     let config = Arc::new(config.map_err(Failure::Config)?);
@@ -81,11 +85,11 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let tasks = Tasks::default();
     let gateway = Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone());
     let gateway = Arc::new(gateway.map_err(Failure::Part)?);
-    read_revocations(&gateway)?;
+    begin(&gateway)?;
 
     let (draining, drains) = watch::channel(false);
     let heeding = Arc::clone(&gateway);
-    let begin = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
+    let beginning = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
     let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates };
     let follow = watch.run(move |change| follower.apply(change));
     let served = edge::run(Edge {
@@ -96,7 +100,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         tasks,
         draining,
         background: vec![
-            Box::pin(begin),
+            Box::pin(beginning),
             Box::pin(follow),
             Box::pin(async move { store.follow().await }),
             Box::pin(async move { heeding.follow_revocations().await }),
@@ -131,11 +135,21 @@ pub fn rules(config: &Config, rates: &Arc<Rates>) -> Result<Rules, Report> {
     }
 }
 
-/// What is revoked is known before anybody is served.
-fn read_revocations(gateway: &Gateway) -> Result<(), Failure> {
+/// What is kept is sealed with the present key, and what is revoked is known, before anybody is served.
+fn begin(gateway: &Gateway) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Part(error.to_string()))?;
-    runtime.block_on(gateway.read_revocations()).map_err(|fault| Failure::Part(fault.to_string()))
+    let begun = runtime.block_on(async {
+        match gateway.estate().store.reseal().await? {
+            (0, 0) => {}
+            (resealed, 0) => tracing::info!(resealed, "what is kept is sealed with the present key now"),
+            (resealed, lost) => {
+                tracing::warn!(resealed, lost, "some of what is kept was sealed with a key that is not at hand")
+            }
+        }
+        gateway.read_revocations().await
+    });
+    begun.map_err(|fault: StoreFault| Failure::Part(fault.to_string()))
 }
 
 /// Everything that goes on beside the listeners.

@@ -34,7 +34,9 @@ fn check(line: &str, begins: &str) -> String {
 #[test]
 fn help_teaches() {
     insta::assert_snapshot!("help", run("--help"));
-    for command in ["serve", "check", "test", "explain", "tools", "audit verify", "audit show", "demo"] {
+    for command in
+        ["serve", "check", "test", "explain", "tools", "revoke", "revoke user", "audit verify", "audit show", "demo"]
+    {
         let name = format!("help_{}", command.replace(' ', "_"));
         insta::assert_snapshot!(name, run(&format!("{command} --help")));
     }

@@ -336,7 +336,7 @@ fn an_issuer_that_is_taken_out_takes_its_callers_with_it() {
 #[test]
 fn without_a_folder_nothing_can_be_revoked_and_that_is_said() {
     let issuer = Issuer::good();
-    let file = Setup::usual("revoke-nowhere", &issuer).write();
+    let file = Setup::usual("revoke-nowhere", &issuer).open_upstream("up", "https://up.invalid/mcp").write();
     let output = revoke(&file, &["user", "alice"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("has no `[state] directory`"));

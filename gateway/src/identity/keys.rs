@@ -53,6 +53,8 @@ pub(super) struct Keys {
     /// Whose.
     pub(super) issuer: Arc<Issuer>,
     client: Client,
+    /// For what the issuer's metadata names.
+    outside: Client,
     known: ArcSwap<Known>,
     /// Grows when a key vanished: what was verified under an older generation is verified again.
     generation: AtomicU64,
@@ -87,10 +89,11 @@ pub struct IssuerStatus {
 }
 
 impl Keys {
-    pub(super) fn new(issuer: Arc<Issuer>, client: Client) -> Self {
+    pub(super) fn new(issuer: Arc<Issuer>, (client, outside): (Client, Client)) -> Self {
         Self {
             issuer,
             client,
+            outside,
             known: ArcSwap::default(),
             generation: AtomicU64::new(0),
             unknown: Cache::new(UNKNOWN_MAX),
@@ -224,7 +227,7 @@ impl Keys {
     /// One reading. Keys are replaced only by keys: a failure leaves the last good ones.
     async fn read(&self) {
         self.fetches.fetch_add(1, Ordering::Relaxed);
-        let outcome = discovery::keys(&self.client, &self.issuer).await;
+        let outcome = discovery::keys((&self.client, &self.outside), &self.issuer).await;
         let word = if outcome.is_ok() { "ok" } else { "failed" };
         metrics().key_fetches.with([&self.issuer.issuer, word]).increment();
         let known = self.known.load_full();

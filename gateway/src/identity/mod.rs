@@ -25,7 +25,7 @@ use quick_cache::{Weighter, sync::Cache};
 
 use crate::{
     clock::Timestamp,
-    config::{Issuer, Tolerance},
+    config::{Egress, Issuer, Tolerance},
     egress::{Client, EgressError, Trust},
     refusal::{Refusal, TokenFault},
     secret::{Secret, Tripwire},
@@ -44,24 +44,25 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// An authenticator for `issuers`. It knows no keys before [`Authenticator::start`].
+    /// An authenticator for `issuers`; where their metadata may lead, `egress` says. It knows no keys before [`Authenticator::start`].
     ///
     /// # Errors
     /// Where an issuer's `ca` cannot be used.
-    pub fn new(issuers: &[Arc<Issuer>]) -> Result<Self, EgressError> {
-        let mut clients: Vec<(Trust, Client)> = Vec::new();
+    pub fn new(issuers: &[Arc<Issuer>], egress: &Egress) -> Result<Self, EgressError> {
+        let mut clients: Vec<(Trust, (Client, Client))> = Vec::new();
         let mut kept = Vec::with_capacity(issuers.len());
         for issuer in issuers {
             let trust = Trust { ca: issuer.ca.clone(), ..Trust::default() };
-            let client = match clients.iter().find(|(known, _)| *known == trust) {
-                Some((_, client)) => client.clone(),
+            let both = match clients.iter().find(|(known, _)| *known == trust) {
+                Some((_, both)) => both.clone(),
                 None => {
-                    let client = Client::new(&trust)?;
-                    clients.push((trust, client.clone()));
-                    client
+                    let egress = Egress { ca: issuer.ca.clone().or_else(|| egress.ca.clone()), ..egress.clone() };
+                    let both = (Client::new(&trust)?, Client::outside(&egress)?);
+                    clients.push((trust, both.clone()));
+                    both
                 }
             };
-            kept.push(Arc::new(Keys::new(Arc::clone(issuer), client)));
+            kept.push(Arc::new(Keys::new(Arc::clone(issuer), both)));
         }
         let verified = Cache::with_weighter(VERIFIED_ESTIMATE, VERIFIED_BYTES_MAX, ByBytes);
         let looks = &metrics().token_cache;

@@ -73,7 +73,8 @@ impl Estate {
     }
 
     fn over(config: Arc<Config>, rules: Rules, (store, revocations): (Store, Revocations)) -> Result<Self, String> {
-        let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
+        let identity =
+            Authenticator::new(&config.issuers, &config.egress).map_err(|error| format!("issuers: {error}"))?;
         let exchange =
             Exchange::new(&config.upstreams, revocations.clone()).map_err(|error| format!("grants: {error}"))?;
         let upstreams =
