@@ -35,7 +35,7 @@ enum What {
     /// Everybody of a tenant.
     Tenant(Named),
     /// One token, by its `jti`, or by the `token_digest` that the journal has of it.
-    Token(Named),
+    Token(One),
     /// One session of a client older than MCP 2026-07-28, by its `Mcp-Session-Id` or its name in the journal.
     Session {
         /// Either.
@@ -77,18 +77,24 @@ enum What {
 }
 
 #[derive(Debug, Args)]
-struct Named {
+struct One {
     /// Whom or what, as the journal has it.
     #[arg(value_name = "NAME")]
     name: String,
-    /// Only where this issuer vouches for them.
+    /// Only of this issuer.
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
+    #[command(flatten)]
+    about: About,
+}
+
+#[derive(Debug, Args)]
+struct Named {
+    #[command(flatten)]
+    one: One,
     /// Keep them out with newer tokens, too: until `--for` or `--until` is over, or it is lifted.
     #[arg(long)]
     block: bool,
-    #[command(flatten)]
-    about: About,
 }
 
 #[derive(Debug, Args)]
@@ -111,17 +117,20 @@ struct About {
 
 pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer, Failure> {
     let (whom, block, about) = match &arguments.what {
-        What::User(named) => {
-            (Whom::User { name: named.name(), issuer: named.issuer.clone() }, named.block, &named.about)
+        What::User(Named { one, block }) => {
+            let One { name, issuer, about } = one;
+            (Whom::User { name: name.clone(), issuer: issuer.clone() }, *block, about)
         }
-        What::Agent(named) => {
-            (Whom::Agent { name: named.name(), issuer: named.issuer.clone() }, named.block, &named.about)
+        What::Agent(Named { one, block }) => {
+            let One { name, issuer, about } = one;
+            (Whom::Agent { name: name.clone(), issuer: issuer.clone() }, *block, about)
         }
-        What::Tenant(named) => {
-            (Whom::Tenant { name: named.name(), issuer: named.issuer.clone() }, named.block, &named.about)
+        What::Tenant(Named { one, block }) => {
+            let One { name, issuer, about } = one;
+            (Whom::Tenant { name: name.clone(), issuer: issuer.clone() }, *block, about)
         }
-        What::Token(named) => {
-            (Whom::Token { name: named.name(), issuer: named.issuer.clone() }, named.block, &named.about)
+        What::Token(One { name, issuer, about }) => {
+            (Whom::Token { name: name.clone(), issuer: issuer.clone() }, false, about)
         }
         What::Session { name, about } => (Whom::Session { name: session_name(name) }, false, about),
         What::Grant { upstream: None, user: None, agent: None, .. } => {
@@ -134,12 +143,6 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
         What::Lift { id, config } => return lift(&config.config, *id, out),
     };
     revoke(whom, block, about, out)
-}
-
-impl Named {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
 }
 
 /// A session is named in the journal by its id's digest, and may be given by either.

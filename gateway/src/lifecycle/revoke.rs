@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::{Estate, Gateway};
 use crate::{
     audit::{journal, record},
-    clock,
+    clock::{self, Timestamp},
     identity::{
         Identity,
         revocation::{self, Changes, Ended, Revocation, Revocations, What, Whom},
@@ -98,18 +98,18 @@ impl Gateway {
         }
         for gone in before.config.issuers.iter().filter(|known| !knows(next, &known.issuer)) {
             let whom = Whom::Issuer { name: gone.issuer.clone() };
-            let revocation = next.revocations.end_here(whom, None, "the configuration names this issuer no more");
-            self.sweep_out(next);
-            self.report(&revocation, "in_force", None);
-            self.count(revocation);
+            self.end_in(next, (whom, None), "the configuration names this issuer no more");
         }
     }
 
     /// What somebody has found out about `whom` ends here, and in this process alone; the store keeps what is for all.
-    pub fn end_here(&self, whom: Whom, until: Option<clock::Timestamp>, why: &str) {
-        let estate = self.estate();
+    pub fn end_here(&self, whom: Whom, until: Option<Timestamp>, why: &str) {
+        self.end_in(&self.estate(), (whom, until), why);
+    }
+
+    fn end_in(&self, estate: &Estate, (whom, until): (Whom, Option<Timestamp>), why: &str) {
         let revocation = estate.revocations.end_here(whom, until, why);
-        self.sweep_out(&estate);
+        self.sweep_out(estate);
         self.report(&revocation, "in_force", None);
         self.count(revocation);
     }
