@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use session::{FAREWELLS_MAX, Farewell, Key, Session, Sessions};
 use sse::Sse;
 use stdio::Stdio;
-pub use subscription::{Wanted, Watch};
+pub use subscription::{Subject, Told, Wanted, Watch};
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
@@ -343,7 +343,10 @@ impl Peer {
         };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, Box::pin(self.begin(grant, passage.capabilities))).await?;
+            let session = self
+                .sessions
+                .take(&key, Box::pin(self.begin(grant, passage.capabilities, Some(passage.caller))))
+                .await?;
             if let Some(level) = passage.log_level.filter(|level| session.is_quieter_than(*level)) {
                 Box::pin(self.set_level(grant, &session, level)).await;
             }
@@ -422,7 +425,12 @@ impl Peer {
     }
 
     /// A session at a legacy upstream: `initialize`, then `notifications/initialized`.
-    async fn begin(&self, grant: &Arc<Grant>, capabilities: Capabilities) -> Result<Session, Refusal> {
+    async fn begin(
+        &self,
+        grant: &Arc<Grant>,
+        capabilities: Capabilities,
+        caller: Option<&Identity>,
+    ) -> Result<Session, Refusal> {
         let id = self.next_id();
         let capabilities = capabilities.in_version(versions::LEGACY_NEWEST).json();
         let own = outbound::Outgoing::own(id, versions::LEGACY_NEWEST);
@@ -449,6 +457,13 @@ impl Peer {
                 turns: Arc::clone(&self.farewells),
             },
         };
+        // A server that knows the caller's credential, wherever from, does not get it back as a name.
+        if let (Some(caller), Some(id)) = (caller, &session.id)
+            && caller.credential.tripwire().trips_on(id.as_bytes())
+        {
+            session.gone.store(true, Ordering::Relaxed);
+            return Err(Refusal::CredentialLeak);
+        }
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
         let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;
@@ -636,7 +651,11 @@ impl Drop for Following {
                 let version = way.spoken.version;
                 let capabilities = Capabilities::TASKS.in_version(version).json();
                 let own = outbound::Outgoing::own(way.peer.next_id(), version);
-                let cancel = outbound::task_cancel(&outbound::Outgoing { capabilities: &capabilities, ..own }, &task);
+                let cancel = outbound::own_task(
+                    &outbound::Outgoing { capabilities: &capabilities, ..own },
+                    "tasks/cancel",
+                    &task,
+                );
                 let headers = way.peer.headers(way.spoken, "tasks/cancel", Some(&task));
                 way.peer.tell(&way.shown.now, Outgoing::new(cancel, headers, way.session_id())).await;
             });
