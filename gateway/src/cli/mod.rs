@@ -7,6 +7,7 @@ mod audit;
 mod check;
 mod demo;
 mod explain;
+mod keys;
 mod revoke;
 mod serve;
 mod show;
@@ -44,6 +45,8 @@ enum Command {
     Explain(explain::Arguments),
     Tools(tools::Arguments),
     Revoke(revoke::Arguments),
+    #[command(subcommand)]
+    Keys(keys::Arguments),
     /// Prove the journal, or ask it.
     #[command(subcommand)]
     Audit(Audit),
@@ -133,6 +136,7 @@ fn act(command: Command, out: &mut (impl Write + Send)) -> Result<Answer, Failur
         Command::Explain(arguments) => explain::act(&arguments, out),
         Command::Tools(arguments) => tools::act(&arguments, out),
         Command::Revoke(arguments) => revoke::act(&arguments, out),
+        Command::Keys(arguments) => keys::act(&arguments, out),
         Command::Audit(Audit::Verify(arguments)) => audit::act(&arguments, out),
         Command::Audit(Audit::Show(arguments)) => show::act(&arguments, out),
         Command::Demo(arguments) => demo::act(&arguments, out),
@@ -175,6 +179,7 @@ Examples:
   tollgate serve --config /etc/tollgate/upstreams.toml
   tollgate explain --user alice --group support --tool crm/create_order --arguments '{\"amount\": 10}'
   tollgate revoke user alice --block --for 8h --why 'laptop lost'
+  tollgate keys new --user alice --group support
   tollgate audit verify /var/lib/tollgate/audit
 
 Exit codes:

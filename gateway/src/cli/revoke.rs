@@ -157,7 +157,8 @@ fn revoke(whom: Whom, block: bool, about: &About, out: &mut impl Write) -> Resul
     let until = match (&about.r#for, &about.until) {
         (Some(span), _) => Some(now.plus(span_of(span)?)),
         (None, Some(time)) => Some(explain::instant(time)?),
-        (None, None) if block => None,
+        // An API key may live longer than any token.
+        (None, None) if block || config.keys.enabled => None,
         (None, None) => Some(now.plus(tokens_live(&config))),
     };
     if until.is_some_and(|until| until <= now) {

@@ -31,7 +31,7 @@ use self::{
 use crate::{
     clock::Timestamp,
     config::{self, Upstream, UpstreamId},
-    identity::{Identity, revocation::Revocations},
+    identity::{API_KEY, Identity, revocation::Revocations},
     refusal::Refusal,
     secret::Secret,
     telemetry::metrics::{Counter, Handle, metrics},
@@ -116,8 +116,8 @@ impl Exchange {
     /// refused, and so are those right after it.
     ///
     /// # Errors
-    /// [`Refusal::GrantRefused`], [`Refusal::GrantUnavailable`], [`Refusal::Overloaded`]; [`Refusal::Bug`] for an
-    /// upstream that was not configured.
+    /// [`Refusal::GrantRefused`], [`Refusal::GrantNeedsToken`], [`Refusal::GrantUnavailable`], [`Refusal::Overloaded`];
+    /// [`Refusal::Bug`] for an upstream that was not configured.
     pub async fn mint(
         &self,
         caller: &Identity,
@@ -128,6 +128,8 @@ impl Exchange {
         let endpoint = match self.strategy(&upstream.id, |plan| &plan.calls)? {
             Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED)),
             Strategy::Own(endpoint) => return self.own(endpoint, &upstream.id, scopes, now).await,
+            // There is nothing to exchange: a key is the gateway's own word, and no provider's.
+            Strategy::Exchange(_) if caller.authentication.method == API_KEY => return Err(Refusal::GrantNeedsToken),
             Strategy::Exchange(endpoint) => endpoint,
         };
         let epoch = self.flights.revocations.grant_epoch(Some(caller), &upstream.id);
@@ -410,9 +412,6 @@ const REQUESTS_AT_ONCE_MAX: usize = 64;
 
 /// Credentials being fetched at once, over all callers and upstreams.
 const FLIGHTS_MAX: usize = 4_096;
-
-/// The life of a client assertion (RFC 7523 §3): long enough for clocks that differ, short enough to be useless later.
-const ASSERTION_LIFE_SECONDS: u64 = 60;
 
 /// A credential is not served from the cache in its last seconds: a call takes time, and clocks differ.
 const MARGIN: Duration = Duration::from_secs(30);

@@ -229,7 +229,8 @@ impl Gateway {
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let estate = self.estate.load_full();
-        let mut trail = Trail::new(&head);
+        // On the heap: every stage has a hand on it, and the future of a request is large as it is.
+        let mut trail = Box::new(Trail::new(&head));
         match self.answer(&estate, &head, body, &mut trail).await {
             Ok(response) => response,
             Err(refusal) => self.refused(&estate, &trail, &refusal),
@@ -387,7 +388,7 @@ impl Gateway {
             (_, retry) => {
                 let first = (receipt.id(), retry.as_ref());
                 let carriage = Carriage::load(asking, target, &self.means, allowed, first)?;
-                self.tasks.spawn(carriage.carry(leg, (receipt, grant), retry.as_ref().and_then(Retrying::up)));
+                self.tasks.spawn(carriage.carry(leg, (receipt, grant)));
             }
         }
         answered.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))
