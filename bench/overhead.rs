@@ -211,7 +211,7 @@ impl Bench {
 
     /// An authenticator that has its issuer's keys.
     fn authenticator(&self) -> Authenticator {
-        let authenticator = Authenticator::new(&self.config.issuers, None).unwrap();
+        let authenticator = Authenticator::new(&self.config.issuers, &self.config.egress, None).unwrap();
         self.runtime.block_on(async {
             authenticator.start();
             while !authenticator.ready(clock::now()) {
@@ -260,6 +260,7 @@ fn session() -> Box<dyn FnMut()> {
     let sessions = Sessions::new(&bench.config.limits);
     let principal = [1; 32];
     let opening = Opening {
+        holder: tollgate::identity::revocation::Holder::default(),
         principal,
         endpoint: config::Endpoint::Federated,
         version: estate::LEGACY,
@@ -316,7 +317,8 @@ fn ceiling() -> Box<dyn FnMut()> {
 fn exchange() -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let identity = bench.identity();
-    let exchange = Exchange::new(&bench.config.upstreams).unwrap();
+    let exchange =
+        Exchange::new(&bench.config.upstreams, tollgate::identity::revocation::Revocations::default()).unwrap();
     let upstream = Arc::clone(&bench.config.upstreams[&UpstreamId::parse("bench").unwrap()]);
     Box::new(move || {
         let grant = exchange.mint(&identity, &upstream, &[], clock::now());

@@ -22,6 +22,7 @@ mod introspection;
 mod journal_disk_full;
 mod kill_under_load;
 mod listener_flood;
+mod metadata_elsewhere;
 mod look_alike_members;
 mod name_tricks;
 mod origin_and_host;

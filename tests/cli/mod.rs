@@ -44,6 +44,8 @@ fn help_teaches() {
         "keys new",
         "keys list",
         "keys revoke",
+        "revoke",
+        "revoke user",
         "audit verify",
         "audit show",
         "demo",

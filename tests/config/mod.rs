@@ -75,6 +75,11 @@ fn missing_keys_are_all_told() {
 }
 
 #[test]
+fn exceptions_for_what_others_name_are_judged() {
+    golden("egress");
+}
+
+#[test]
 fn wrong_ways_to_reach_an_upstream_are_all_told() {
     golden("programs");
 }

@@ -9,6 +9,7 @@ pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod issuer;
 mod itself;
+pub(crate) mod leaks;
 pub(crate) mod login;
 pub(crate) mod mcp;
 pub(crate) mod page;

@@ -27,7 +27,10 @@ use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::time::Sleep;
 
-use super::serve::{self, Body, Served};
+use super::{
+    leaks,
+    serve::{self, Body, Served},
+};
 
 /// Which revisions a recording MCP server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +197,8 @@ impl Reply {
 pub(crate) struct Recorder {
     served: Served,
     memory: Arc<Memory>,
+    /// Whether a caller's token may be in what is posted here.
+    exchanges: bool,
 }
 
 #[derive(Debug, Default)]
@@ -226,7 +231,7 @@ impl Recorder {
         let answer = Arc::new(answer);
         let shared = Arc::clone(&memory);
         let served = Served::start(move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
-        Self { served, memory }
+        Self { served, memory, exchanges: false }
     }
 
     /// A well-behaved MCP server behind TLS.
@@ -240,7 +245,14 @@ impl Recorder {
         let answer = Arc::new(answer);
         let shared = Arc::clone(&memory);
         let served = Served::start_tls(tls, move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
-        Self { served, memory }
+        Self { served, memory, exchanges: false }
+    }
+
+    /// A server that exchanges callers' tokens: it may see them in what is posted to it.
+    pub(crate) fn exchanging(self) -> Self {
+        let mut this = self;
+        this.exchanges = true;
+        this
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -286,6 +298,27 @@ impl Recorder {
     /// Whether this text came in, anywhere.
     pub(crate) fn saw_text(&self, text: &str) -> bool {
         self.bytes().windows(text.len()).any(|window| window == text.as_bytes())
+    }
+}
+
+impl Drop for Recorder {
+    /// No byte of a caller's credential (I1), whatever the test was about.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let mut taken_in = if self.exchanges { Vec::new() } else { self.bytes() };
+        for seen in self.memory.seen.lock().iter() {
+            // HTTP/2 has headers in a form that cannot be searched.
+            for value in seen.headers.values() {
+                taken_in.extend([b"\n", value.as_bytes()].concat());
+            }
+            if !self.exchanges || seen.method != "POST" {
+                taken_in.extend([seen.path.as_bytes(), b"\n", &seen.body].concat());
+            }
+        }
+        let leaked = leaks::found_in(&taken_in);
+        assert_eq!(leaked, None, "a part of a caller's token came to {}", self.origin());
     }
 }
 

@@ -23,6 +23,7 @@ mod offers;
 mod programs;
 mod reload;
 mod resumption;
+mod revocation;
 mod sent_at_most_once;
 mod streams;
 mod subscribe;

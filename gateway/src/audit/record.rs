@@ -20,6 +20,7 @@
 //! | `list` | a list was answered | who, `request`, `list` |
 //! | `client`, `consent`, `token` | a client registered, a person agreed, the gateway issued a token of its own | `user`, `authorization`, `peer` |
 //! | `config`, `policy` | a change was applied or rejected | `change` |
+//! | `revocation` | one is in force here, has ended what it could, or is lifted | `revocation` |
 //! | `start`, `stop` | the process | `process` |
 //! | `refusals_summary` | unauthenticated refusals, about once a second | `refusals` |
 //! | `recovered` | after a crash or a failing disk | `recovered` |
@@ -82,6 +83,8 @@ pub enum Event {
     Config,
     /// The policies changed, or a change was rejected.
     Policy,
+    /// A revocation is in force, has ended what it could, or is lifted.
+    Revocation,
     /// The process began.
     Start,
     /// The process ends.
@@ -118,6 +121,7 @@ impl Event {
             Self::ListenEnd => "listen_end",
             Self::Config => "config",
             Self::Policy => "policy",
+            Self::Revocation => "revocation",
             Self::Start => "start",
             Self::Stop => "stop",
             Self::RefusalsSummary => "refusals_summary",
@@ -354,6 +358,8 @@ pub struct Request<'a> {
     pub era: Option<Era>,
     /// The protocol version.
     pub version: Option<&'a str>,
+    /// The name of the legacy session, never its id.
+    pub session: Option<&'a str>,
     /// [`super::journal::Journal::argument_digest`] of the arguments.
     pub arguments: Option<&'a str>,
     /// W3C trace id.
@@ -371,6 +377,7 @@ impl Request<'_> {
             json.name_if("method", self.method);
             json.name_if("era", self.era.map(Era::as_str));
             json.name_if("version", self.version);
+            json.name_if("session", self.session);
             json.name_if("arguments", self.arguments);
             json.name_if("trace_id", self.trace_id);
             json.name_if("span_id", self.span_id);
@@ -441,6 +448,8 @@ pub enum Ending {
     Failed,
     /// The caller took it back.
     Cancelled,
+    /// The caller was revoked while it was under way; whether the upstream acted is not known.
+    Revoked,
     /// It was recorded, but never left the gateway.
     NotForwarded,
     /// The gateway ended before the call did; whether the upstream acted is not known.
@@ -459,6 +468,7 @@ impl Ending {
             Self::RpcError => "rpc_error",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Revoked => "revoked",
             Self::NotForwarded => "not_forwarded",
             Self::Unknown => "unknown",
         }
@@ -971,6 +981,66 @@ impl Fill for Change<'_> {
             json.name("digest", self.digest);
             json.name_if("previous", self.previous);
             json.reason_if("reason", self.rejected);
+        });
+    }
+}
+
+/// What a gateway does about a revocation.
+#[derive(Debug, Clone, Copy)]
+pub struct Revoked<'a> {
+    /// `in_force`, `enforced` or `lifted`.
+    pub state: &'static str,
+    /// The revocation's id.
+    pub id: Uuid,
+    /// `user`, `agent`, `tenant`, `issuer`, `token`, `session` or `grant`.
+    pub kind: &'a str,
+    /// Whom or what it names.
+    pub name: &'a str,
+    /// Of which issuer.
+    pub issuer: Option<&'a str>,
+    /// Whether it keeps them out altogether.
+    pub blocks: bool,
+    /// When it was made.
+    pub at: Timestamp,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+    /// Who made it.
+    pub by: Option<&'a str>,
+    /// Why.
+    pub why: Option<&'a str>,
+    /// Streams, calls, held calls and sessions that have ended because of it.
+    pub ended: Option<[u64; 4]>,
+}
+
+impl Record for Revoked<'_> {
+    fn event(&self) -> Event {
+        Event::Revocation
+    }
+}
+
+impl Fill for Revoked<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        json.object("revocation", |json| {
+            json.word("state", self.state);
+            fill_id("id", Some(self.id), json);
+            json.word("kind", self.kind);
+            json.name("name", self.name);
+            json.name_if("issuer", self.issuer);
+            json.truth("blocks", self.blocks);
+            json.shown("at", format_args!("{}", Rfc3339(self.at)));
+            if let Some(until) = self.until {
+                json.shown("until", format_args!("{}", Rfc3339(until)));
+            }
+            json.name_if("by", self.by);
+            json.reason_if("why", self.why);
+            if let Some([streams, calls, holds, sessions]) = self.ended {
+                json.object("ended", |json| {
+                    json.number("streams", streams);
+                    json.number("calls", calls);
+                    json.number("holds", holds);
+                    json.number("sessions", sessions);
+                });
+            }
         });
     }
 }

@@ -17,7 +17,7 @@ use super::{
     keys::{RootKey, public_of_folder},
     record::{
         Change, Counted, Decision, Ending, Grant, Intent, List, Mint, Outcome, Record, Recovered, Refused, Request,
-        Stamp, Start, Stop, Subject, Summary, Target, Who, Words, line,
+        Revoked, Stamp, Start, Stop, Subject, Summary, Target, Who, Words, line,
     },
     segment,
     show::{Query, show},
@@ -51,6 +51,7 @@ fn identity(text: &str) -> Identity {
             token_id: Some(text.to_owned()),
             token_digest: "00112233445566778899aabbccddeeff".to_owned(),
             acr: Some(text.to_owned()),
+            issued_at: Timestamp::from_unix_ms(0),
             expires_at: Timestamp::from_unix_ms(0),
         },
         principal: [0; 32],
@@ -65,6 +66,7 @@ fn who<'a>(identity: &'a Identity, text: &'a str) -> Who<'a> {
 
 fn request(text: &str) -> Request<'_> {
     Request {
+        session: Some(text),
         id: Some(text),
         method: Some(text),
         era: Some(Era::Modern),
@@ -187,6 +189,19 @@ fn every_event(text: &str) -> Vec<String> {
         sealed(&list),
         sealed(&change(Subject::Config)),
         sealed(&Change { rejected: None, ..change(Subject::Policy) }),
+        sealed(&Revoked {
+            state: "enforced",
+            id: Uuid::from_u128(7),
+            kind: "user",
+            name: text,
+            issuer: Some(text),
+            blocks: true,
+            at: Timestamp::from_unix_seconds(1_767_614_400),
+            until: Some(Timestamp::from_unix_seconds(1_767_618_000)),
+            by: Some(text),
+            why: Some(text),
+            ended: Some([1, 2, 3, 4]),
+        }),
         sealed(&Start { version: text, config: text, policy_set: text }),
         sealed(&Stop { reason: text }),
         sealed(&Summary { sources: &counted, others: 5 }),

@@ -158,6 +158,12 @@ impl Subscriptions {
         (subscription, begun)
     }
 
+    /// Those in whose names upstreams are asked, as far as `gone` names them.
+    pub fn principals(&self, gone: impl Fn(&Identity) -> bool) -> Vec<[u8; 32]> {
+        let all = self.groups.lock();
+        all.values().filter(|group| gone(&group.identity())).map(|group| group.key.principal).collect()
+    }
+
     /// The same caller has come with a newer credential.
     pub fn renew(&self, identity: &Arc<Identity>) {
         let groups = self.groups.lock();

@@ -137,6 +137,7 @@ fn identity(arguments: &Arguments, issuer: String) -> Identity {
             token_id: None,
             token_digest: String::new(),
             acr: arguments.acr.clone(),
+            issued_at: Timestamp::from_unix_ms(0),
             expires_at: Timestamp::from_unix_ms(u64::MAX),
         },
         principal: class,

@@ -15,7 +15,7 @@ use crate::{
     config::{self, ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport, Upstream, UpstreamId},
     egress::{Bounds, Client, Trust},
     exchange::{Exchange, Grant},
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{Agent, Authentication, Credential, Identity, User, revocation::Revocations},
     refusal::Refusal,
     secret::Secret,
 };
@@ -83,7 +83,11 @@ impl Ground {
             prompts: Vec::new(),
             resources: Vec::new(),
         });
-        (Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))])).unwrap(), upstream)
+        (
+            Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]), Revocations::default())
+                .unwrap(),
+            upstream,
+        )
     }
 
     async fn post(&self, to: SocketAddr, headers: &HeaderMap, body: &Value) -> Response<Bytes> {
@@ -106,6 +110,7 @@ fn identity(name: &str, token: &str) -> Identity {
             token_id: None,
             token_digest: token.len().to_string(),
             acr: None,
+            issued_at: clock::Timestamp::from_unix_ms(0),
             expires_at: clock::now().plus(Duration::from_secs(3_000)),
         },
         principal: [7; 32],

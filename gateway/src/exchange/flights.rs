@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
+    identity::revocation::Revocations,
     refusal::Refusal,
     tasks,
 };
@@ -38,6 +39,8 @@ pub(super) struct Flights {
     grants: Cache<Slot, Arc<Minted>, ByBytes>,
     failures: Cache<Slot, Failure>,
     under_way: Mutex<HashMap<Slot, watch::Receiver<Landed>>>,
+    /// Which credentials are not to be used any more.
+    pub(super) revocations: Revocations,
     generations: AtomicU64,
 }
 
@@ -71,11 +74,12 @@ impl Drop for Berth {
 }
 
 impl Flights {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(revocations: Revocations) -> Arc<Self> {
         Arc::new(Self {
             grants: Cache::with_weighter(GRANTS_EXPECTED, GRANT_BYTES_MAX, ByBytes),
             failures: Cache::new(FAILURES_MAX),
             under_way: Mutex::new(HashMap::new()),
+            revocations,
             generations: AtomicU64::new(1),
         })
     }

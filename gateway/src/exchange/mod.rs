@@ -31,7 +31,7 @@ use self::{
 use crate::{
     clock::Timestamp,
     config::{self, Upstream, UpstreamId},
-    identity::{API_KEY, Identity},
+    identity::{API_KEY, Identity, revocation::Revocations},
     refusal::Refusal,
     secret::Secret,
     telemetry::metrics::{Counter, Handle, metrics},
@@ -85,8 +85,11 @@ impl Exchange {
     ///
     /// # Errors
     /// [`ExchangeError`] where one of them cannot be used.
-    pub fn new(upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>) -> Result<Self, ExchangeError> {
-        Self::over(Flights::new(), upstreams)
+    pub fn new(
+        upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>,
+        revocations: Revocations,
+    ) -> Result<Self, ExchangeError> {
+        Self::over(Flights::new(revocations), upstreams)
     }
 
     /// The same for a changed configuration: credentials that are still asked for in the same way are kept.
@@ -124,12 +127,13 @@ impl Exchange {
     ) -> Result<Grant, Refusal> {
         let endpoint = match self.strategy(&upstream.id, |plan| &plan.calls)? {
             Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED)),
-            Strategy::Own(endpoint) => return self.own(endpoint, scopes, now).await,
+            Strategy::Own(endpoint) => return self.own(endpoint, &upstream.id, scopes, now).await,
             // There is nothing to exchange: a key is the gateway's own word, and no provider's.
             Strategy::Exchange(_) if caller.authentication.method == API_KEY => return Err(Refusal::GrantNeedsToken),
             Strategy::Exchange(endpoint) => endpoint,
         };
-        let slot = slot_of_caller(endpoint, caller, scopes);
+        let epoch = self.flights.revocations.grant_epoch(Some(caller), &upstream.id);
+        let slot = slot_of_caller(endpoint, caller, scopes, epoch);
         if let Some(minted) = self.flights.ready(&slot, now) {
             self.hits.increment();
             return Ok(Grant::of(minted, slot));
@@ -149,7 +153,7 @@ impl Exchange {
     pub async fn service(&self, upstream: &Upstream, now: Timestamp) -> Result<Grant, Refusal> {
         match self.strategy(&upstream.id, |plan| &plan.discovery)? {
             Strategy::Fixed(minted) => Ok(Grant::of(Arc::clone(minted), FIXED)),
-            Strategy::Own(endpoint) | Strategy::Exchange(endpoint) => self.own(endpoint, &[], now).await,
+            Strategy::Own(endpoint) | Strategy::Exchange(endpoint) => self.own(endpoint, &upstream.id, &[], now).await,
         }
     }
 
@@ -180,8 +184,15 @@ impl Exchange {
         self.flights.obtain(slot, now, flight.fly(Some(ends), now)).await
     }
 
-    async fn own(&self, endpoint: &Arc<Endpoint>, scopes: &[String], now: Timestamp) -> Result<Grant, Refusal> {
-        let slot = slot_of_gateway(endpoint, b"own", scopes);
+    async fn own(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        upstream: &UpstreamId,
+        scopes: &[String],
+        now: Timestamp,
+    ) -> Result<Grant, Refusal> {
+        let epoch = self.flights.revocations.grant_epoch(None, upstream);
+        let slot = slot_of_gateway(endpoint, b"own", scopes, epoch);
         if let Some(minted) = self.flights.ready(&slot, now) {
             return Ok(Grant::of(minted, slot));
         }
@@ -192,7 +203,7 @@ impl Exchange {
 
     /// The token that names the gateway as the actor (RFC 8693 §2.1).
     async fn actor(&self, endpoint: &Arc<Endpoint>, now: Timestamp) -> Result<Secret, Refusal> {
-        let slot = slot_of_gateway(endpoint, b"actor", &[]);
+        let slot = slot_of_gateway(endpoint, b"actor", &[], 0);
         let minted = match self.flights.ready(&slot, now) {
             Some(minted) => minted,
             None => {
@@ -310,12 +321,14 @@ fn usable_for(life: Duration) -> Duration {
 }
 
 /// Who asks with which credential, authenticated how, and for what: nothing of one caller, credential or scope set
-/// serves another. The subject token's own digest is in it, so that a step-up or a rotation mints anew.
-fn slot_of_caller(endpoint: &Endpoint, caller: &Identity, scopes: &[String]) -> Slot {
+/// serves another. The subject token's own digest is in it, so that a step-up or a rotation mints anew; `epoch` is another
+/// after a revocation.
+fn slot_of_caller(endpoint: &Endpoint, caller: &Identity, scopes: &[String], epoch: u64) -> Slot {
     let authentication = &caller.authentication;
     let acr = authentication.acr.as_deref();
     let mut text = Vec::with_capacity(SLOT_BYTES);
     text.extend_from_slice(b"subject ");
+    text.extend_from_slice(&epoch.to_le_bytes());
     text.extend_from_slice(&endpoint.digest);
     text.extend_from_slice(&caller.principal);
     append(&mut text, authentication.token_digest.as_bytes());
@@ -327,9 +340,10 @@ fn slot_of_caller(endpoint: &Endpoint, caller: &Identity, scopes: &[String]) -> 
 }
 
 /// The gateway's own credentials are of no caller, and therefore the same for all.
-fn slot_of_gateway(endpoint: &Endpoint, purpose: &[u8], scopes: &[String]) -> Slot {
+fn slot_of_gateway(endpoint: &Endpoint, purpose: &[u8], scopes: &[String], epoch: u64) -> Slot {
     let mut text = Vec::with_capacity(SLOT_BYTES);
     text.extend_from_slice(b"gateway ");
+    text.extend_from_slice(&epoch.to_le_bytes());
     text.extend_from_slice(&endpoint.digest);
     append(&mut text, purpose);
     append_scopes(&mut text, scopes);

@@ -18,7 +18,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::{ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport},
-    identity::{Agent, Authentication, Credential, User},
+    identity::{Agent, Authentication, Credential, User, revocation::Revocations},
     refusal::TokenFault,
     tasks,
 };
@@ -162,7 +162,8 @@ fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream 
 
 fn exchange(grant: config::Grant) -> (Arc<Exchange>, Arc<Upstream>) {
     let upstream = Arc::new(upstream(grant, None));
-    let exchange = Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))])).unwrap();
+    let exchange =
+        Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]), Revocations::default()).unwrap();
     (Arc::new(exchange), upstream)
 }
 
@@ -179,6 +180,7 @@ fn caller(name: &str, token: &str) -> Identity {
             token_id: None,
             token_digest: token_digest(token),
             acr: None,
+            issued_at: Timestamp::from_unix_ms(0),
             expires_at: NOW.plus(Duration::from_secs(3600)),
         },
         principal: sha256(name.as_bytes()),
@@ -450,7 +452,8 @@ async fn the_catalogue_is_read_in_the_gateways_own_name() {
     assert_eq!((asked.field("scope"), asked.field("subject_token")), (Some("crm.read"), None));
     let fixed = config::Grant::StaticSecret { header: "x-api-key".to_owned(), value: Secret::new("k-1".to_owned()) };
     let named = Arc::new(tests::upstream(config::Grant::Exchange(stage.request()), Some(fixed)));
-    let named_too = Exchange::new(&BTreeMap::from([(named.id.clone(), Arc::clone(&named))])).unwrap();
+    let named_too =
+        Exchange::new(&BTreeMap::from([(named.id.clone(), Arc::clone(&named))]), Revocations::default()).unwrap();
     assert_eq!(named_too.service(&named, NOW).await.unwrap().strategy(), "static_secret");
     assert_eq!(named_too.mint(&caller("alice", "alice"), &named, &[], NOW).await.unwrap().strategy(), "exchange");
 }
@@ -469,6 +472,6 @@ async fn a_secret_or_nothing_is_given_without_asking_anybody() {
     assert_eq!(grant.strategy(), "none");
     let broken = config::Grant::StaticSecret { header: "x".to_owned(), value: Secret::new("a\r\nb: c".to_owned()) };
     let upstream = Arc::new(tests::upstream(broken, None));
-    let error = Exchange::new(&BTreeMap::from([(upstream.id.clone(), upstream)])).unwrap_err();
+    let error = Exchange::new(&BTreeMap::from([(upstream.id.clone(), upstream)]), Revocations::default()).unwrap_err();
     assert_eq!(error.to_string(), "grant of upstream `crm`: the secret fits no header");
 }

@@ -126,6 +126,7 @@ impl ApiKey {
                 token_id: Some(self.id.clone()),
                 token_digest: claims::name_of(text),
                 acr: None,
+                issued_at: Timestamp::from_unix_ms(self.created_ms),
                 expires_at: Timestamp::from_unix_ms(self.expires_ms),
             },
             principal: [0; 32],

@@ -46,6 +46,7 @@ pub(super) fn identity(
             token_id: token::name(claims, "jti", "jti")?.map(str::to_owned),
             token_digest: name_of(credential),
             acr: token::name(claims, "acr", "acr")?.map(str::to_owned),
+            issued_at: token::issued_at(claims)?,
             expires_at,
         },
         principal: [0; 32],

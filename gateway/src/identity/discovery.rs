@@ -22,12 +22,19 @@ const METADATA: Bounds = Bounds { deadline: Duration::from_secs(3), bytes_max: 6
 const KEY_SET: Bounds = Bounds { deadline: Duration::from_secs(3), bytes_max: 256 * 1024 };
 
 /// The keys of `issuer`, or why they cannot be had, for the log.
-pub(super) async fn keys(client: &Client, issuer: &Issuer) -> Result<KeySet, String> {
-    let address = match &issuer.jwks_uri {
-        Some(configured) => configured.clone(),
-        None => discover(client, issuer).await?,
+///
+/// What the configuration names, and the same origin as that, may be anywhere; another place that the metadata names has
+/// to be public (`outside`).
+pub(super) async fn keys((client, outside): (&Client, &Client), issuer: &Issuer) -> Result<KeySet, String> {
+    let (address, by) = match &issuer.jwks_uri {
+        Some(configured) => (configured.clone(), client),
+        None => {
+            let found = discover(client, issuer).await?;
+            let own = issuer.issuer.parse::<Url>().is_ok_and(|own| own.origin() == found.origin());
+            (found, if own { client } else { outside })
+        }
     };
-    let document = document(client, &address, KEY_SET).await?;
+    let document = document(by, &address, KEY_SET).await?;
     KeySet::read(&document, &issuer.algorithms).map_err(|why| format!("`{address}`: {why}"))
 }
 

@@ -53,8 +53,8 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Keys {
     /// Whose.
     pub(super) issuer: Arc<Issuer>,
-    /// How they are read; not at all where they are given: the gateway's own.
-    client: Option<Client>,
+    /// How they are read, and what the issuer's metadata names; not at all where they are given: the gateway's own.
+    clients: Option<(Client, Client)>,
     known: ArcSwap<Known>,
     /// Grows when a key vanished: what was verified under an older generation is verified again.
     generation: AtomicU64,
@@ -89,10 +89,10 @@ pub struct IssuerStatus {
 }
 
 impl Keys {
-    pub(super) fn new(issuer: Arc<Issuer>, client: Option<Client>) -> Self {
+    pub(super) fn new(issuer: Arc<Issuer>, clients: Option<(Client, Client)>) -> Self {
         Self {
             issuer,
-            client,
+            clients,
             known: ArcSwap::default(),
             generation: AtomicU64::new(0),
             unknown: Cache::new(UNKNOWN_MAX),
@@ -119,7 +119,7 @@ impl Keys {
 
     /// Reads keys for as long as somebody else holds them: a changed configuration has keys of its own.
     pub(super) fn keep(self: Arc<Self>) {
-        if self.client.is_none() {
+        if self.clients.is_none() {
             return;
         }
         let held = Arc::downgrade(&self);
@@ -212,7 +212,7 @@ impl Keys {
 
     /// Waits for a reading that began after this call or is under way; false where the budget has none.
     async fn reread(&self, now: Timestamp) -> bool {
-        if self.client.is_none() {
+        if self.clients.is_none() {
             return false;
         }
         let mut done = self.done.subscribe();
@@ -238,9 +238,9 @@ impl Keys {
 
     /// One reading. Keys are replaced only by keys: a failure leaves the last good ones.
     async fn read(&self) {
-        let Some(client) = &self.client else { return };
+        let Some((client, outside)) = &self.clients else { return };
         self.fetches.fetch_add(1, Ordering::Relaxed);
-        let outcome = discovery::keys(client, &self.issuer).await;
+        let outcome = discovery::keys((client, outside), &self.issuer).await;
         let word = if outcome.is_ok() { "ok" } else { "failed" };
         metrics().key_fetches.with([&self.issuer.issuer, word]).increment();
         let known = self.known.load_full();
@@ -261,7 +261,7 @@ impl Keys {
 impl Keys {
     /// The issuer's metadata document, read now.
     pub(super) async fn metadata(&self) -> Result<Map<String, Value>, String> {
-        let client = self.client.as_ref().ok_or("the gateway itself")?;
+        let (client, _) = self.clients.as_ref().ok_or("the gateway itself")?;
         discovery::metadata(client, &self.issuer).await
     }
 

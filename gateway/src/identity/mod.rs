@@ -9,6 +9,7 @@ mod introspection;
 mod keys;
 mod keyset;
 pub mod metadata;
+pub mod revocation;
 mod strict;
 #[cfg(test)]
 mod testing;
@@ -16,7 +17,7 @@ mod testing;
 mod tests;
 mod token;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use api_key::ApiKeys;
 use aws_lc_rs::digest;
@@ -29,7 +30,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     clock::Timestamp,
-    config::{Issuer, Tolerance},
+    config::{Egress, Issuer, Tolerance},
     egress::{Client, Trust},
     refusal::{Refusal, TokenFault},
     secret::{Secret, Tripwire},
@@ -50,29 +51,31 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// An authenticator for `issuers` and, where they are accepted, `api_keys`. It knows no keys before
-    /// [`Authenticator::start`].
+    /// An authenticator for `issuers` and, where they are accepted, `api_keys`; where the issuers' metadata may lead,
+    /// `egress` says. It knows no keys before [`Authenticator::start`].
     ///
     /// # Errors
     /// Where an issuer's `ca`, or what the gateway proves itself with, cannot be used.
-    pub fn new(issuers: &[Arc<Issuer>], api_keys: Option<ApiKeys>) -> Result<Self, String> {
-        let mut clients: Vec<(Trust, Client)> = Vec::new();
+    pub fn new(issuers: &[Arc<Issuer>], egress: &Egress, api_keys: Option<ApiKeys>) -> Result<Self, String> {
+        let mut clients: Vec<(Trust, (Client, Client))> = Vec::new();
         let mut kept = Vec::with_capacity(issuers.len());
         let mut introspections = Vec::new();
         for issuer in issuers {
             let trust = Trust { ca: issuer.ca.clone(), ..Trust::default() };
-            let client = match clients.iter().find(|(known, _)| *known == trust) {
-                Some((_, client)) => client.clone(),
+            let both = match clients.iter().find(|(known, _)| *known == trust) {
+                Some((_, both)) => both.clone(),
                 None => {
-                    let client = Client::new(&trust).map_err(|error| error.to_string())?;
-                    clients.push((trust, client.clone()));
-                    client
+                    let egress = Egress { ca: issuer.ca.clone().or_else(|| egress.ca.clone()), ..egress.clone() };
+                    let both = Client::new(&trust).and_then(|client| Ok((client, Client::outside(&egress)?)));
+                    let both = both.map_err(|error| error.to_string())?;
+                    clients.push((trust, both.clone()));
+                    both
                 }
             };
             if let Some(settings) = &issuer.introspection {
-                introspections.push(Introspection::new(issuer, settings, client.clone())?);
+                introspections.push(Introspection::new(issuer, settings, both.0.clone())?);
             }
-            kept.push(Arc::new(Keys::new(Arc::clone(issuer), Some(client))));
+            kept.push(Arc::new(Keys::new(Arc::clone(issuer), Some(both))));
         }
         let verified = Cache::with_weighter(VERIFIED_ESTIMATE, VERIFIED_BYTES_MAX, ByBytes);
         let looks = &metrics().token_cache;
@@ -195,6 +198,16 @@ impl Authenticator {
             metrics().tolerated.with([habit.as_str()]).increment();
         }
         Ok(Caller { identity: Arc::clone(&verified.identity) })
+    }
+
+    /// Forgets the tokens of everybody whom `gone` names, and says who that is.
+    pub fn forget(&self, gone: impl Fn(&Identity) -> bool) -> HashSet<[u8; 32]> {
+        let found: Vec<_> = self.verified.iter().filter(|(_digest, verified)| gone(&verified.identity)).collect();
+        let forget = |(digest, verified): ([u8; 32], Arc<Verified>)| {
+            let _gone = self.verified.remove(&digest);
+            verified.identity.principal
+        };
+        found.into_iter().map(forget).collect()
     }
 
     /// Whether the tokens of at least one issuer can be checked. One that is asked about each is not asked for this.
@@ -567,6 +580,8 @@ pub struct Authentication {
     pub token_digest: String,
     /// `acr`, where there is one.
     pub acr: Option<String>,
+    /// When the credential was issued; where nobody said, at the beginning of time.
+    pub issued_at: Timestamp,
     /// When the credential ends.
     pub expires_at: Timestamp,
 }

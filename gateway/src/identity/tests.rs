@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
+    config::Egress,
     refusal::{Refusal, TokenFault},
 };
 
@@ -35,7 +36,7 @@ async fn ask(authenticator: &Authenticator, token: &str, now: Timestamp) -> Resu
 }
 
 async fn started(server: &Server) -> Authenticator {
-    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], None).unwrap();
+    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], &Egress::default(), None).unwrap();
     authenticator.start();
     authenticator
 }

@@ -292,6 +292,11 @@ pub(super) fn strings(array: &[Value], fault: &'static str) -> Result<Vec<String
 }
 
 /// A NumericDate (RFC 7519 §2); whole seconds only, as every issuer sends them.
+/// `iat`; the beginning of time where an issuer does not say.
+pub(super) fn issued_at(claims: &Map<String, Value>) -> Result<Timestamp, TokenFault> {
+    Ok(Timestamp::from_unix_seconds(seconds(claims, "iat")?.unwrap_or_default()))
+}
+
 fn seconds(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, TokenFault> {
     match claims.get(claim) {
         None => Ok(None),

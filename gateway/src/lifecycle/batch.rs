@@ -65,6 +65,7 @@ fn is_good(estate: &Estate, identity: &Identity, now: Timestamp) -> Result<(), R
     let Authentication { issuer, expires_at, .. } = &identity.authentication;
     let issuer = estate.config.issuers.iter().find(|known| known.issuer == *issuer);
     let issuer = issuer.ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
+    estate.revocations.admit(identity).map_err(|revoked| revoked.refusal())?;
     if now < expires_at.plus(issuer.leeway) { Ok(()) } else { Err(Refusal::TokenInvalid(TokenFault::Expired)) }
 }
 

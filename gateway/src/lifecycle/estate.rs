@@ -19,7 +19,7 @@ use crate::{
     ceiling::Ceilings,
     config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, api_key::ApiKeys, metadata},
+    identity::{Audience, Authenticator, api_key::ApiKeys, metadata, revocation::Revocations},
     policy::Policies,
     refusal::Refusal,
     state::Store,
@@ -42,6 +42,8 @@ pub struct Estate {
     pub exchange: Exchange,
     /// Where to.
     pub upstreams: Upstreams,
+    /// Who is not welcome any more: the same for every estate.
+    pub revocations: Revocations,
     /// What outlives the process: the same for every estate.
     pub store: Store,
     /// What lists showed, to whom.
@@ -68,10 +70,16 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator.
     pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
+        Self::over(config, rules, (store, Revocations::default()))
+    }
+
+    fn over(config: Arc<Config>, rules: Rules, (store, revocations): (Store, Revocations)) -> Result<Self, String> {
         let api_keys = config.keys.enabled.then(|| ApiKeys::new(&config, store.clone()));
-        let identity = Authenticator::new(&config.issuers, api_keys).map_err(|why| format!("issuers: {why}"))?;
+        let identity = Authenticator::new(&config.issuers, &config.egress, api_keys);
+        let identity = identity.map_err(|why| format!("issuers: {why}"))?;
         let identity = identity.with_own(config.facade.as_ref().map(|facade| &facade.own));
-        let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
+        let exchange =
+            Exchange::new(&config.upstreams, revocations.clone()).map_err(|error| format!("grants: {error}"))?;
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
         let unread = |id: &UpstreamId| {
@@ -91,6 +99,7 @@ impl Estate {
             rules: ArcSwap::from_pointee(rules),
             exchange,
             upstreams,
+            revocations,
             store,
             lists: Lists::new(config.limits.list_cache_bytes),
             kept: Kept::new(config.limits.result_cache_bytes, config.upstreams.keys()),
@@ -107,7 +116,7 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator; `self` goes on as it is.
     pub fn succeeded(&self, config: Arc<Config>, rules: Rules) -> Result<Self, String> {
-        let mut next = Self::build(Arc::clone(&config), rules, self.store.clone())?;
+        let mut next = Self::over(Arc::clone(&config), rules, (self.store.clone(), self.revocations.clone()))?;
         next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
         next.identity.inherit(&self.identity);
         next.unread = Mutex::default();

@@ -32,7 +32,7 @@ use crate::{
     bridge::{Queue, Sink, Subscription, Turn},
     clock::{self, Timestamp},
     config::Endpoint,
-    identity::{Caller, Identity},
+    identity::{Caller, Identity, revocation::What},
     inspect::{
         self,
         tasks::{Known, State},
@@ -81,6 +81,8 @@ enum End {
     Expired,
     /// What could be seen may be seen no longer, or its upstream tells of it no longer.
     Withdrawn,
+    /// The caller is not welcome any more.
+    Revoked,
     /// A newer stream has taken over, or the session is over.
     Over,
     /// The gateway ends.
@@ -95,6 +97,7 @@ impl End {
             Self::Gone => "gone",
             Self::Expired => "expired",
             Self::Withdrawn => "withdrawn",
+            Self::Revoked => "revoked",
             Self::Over => "over",
             Self::Drained => "drained",
             Self::Nothing => "nothing",
@@ -142,6 +145,7 @@ impl Gateway {
         }
         trail.era = Some(Era::Legacy);
         let session = self.session(head, caller, trail)?;
+        trail.session = Some(Arc::clone(&session));
         let last = rpc::headers::last_event_id(&head.headers);
         if let Some((last, rest)) = last.and_then(|last| Some((last, session.resume(last)?))) {
             let policy_set = Arc::clone(estate.rules.load().policies.digest());
@@ -235,6 +239,7 @@ struct Heard<'a> {
 impl Listener {
     async fn run(mut self, events: Queue) {
         let end = self.attend(&events).await;
+        let end = self.after_all(end);
         if let Ear::Request(asker, _) = &self.ear
             && end != End::Gone
         {
@@ -245,6 +250,18 @@ impl Listener {
         let ended = record::ListenEnd { who, reason: end.as_str(), told: self.told, duration_us };
         if !self.journal.note(self.record, &ended) {
             metrics().audit_failures.increment();
+        }
+    }
+
+    /// Why it really ended, where that was a revocation: this ends sessions, too.
+    fn after_all(&self, end: End) -> End {
+        let revocations = &self.estate.load().revocations;
+        match revocations.admit(&self.identity) {
+            Err(revoked) if end != End::Gone => {
+                revocations.ended(&revoked, What::Stream);
+                End::Revoked
+            }
+            Ok(()) | Err(_) => end,
         }
     }
 
@@ -290,7 +307,7 @@ impl Listener {
             return Some(End::Drained);
         }
         let (estate, now) = (self.estate.load_full(), clock::now());
-        if !self.is_admitted(&estate) {
+        if !self.is_admitted(&estate) || estate.revocations.admit(&self.identity).is_err() {
             return Some(End::Withdrawn);
         }
         let mut messages = Vec::new();

@@ -21,7 +21,7 @@ use crate::{
     ceiling::Admission,
     config::{ArgumentRecord, UpstreamId},
     exchange::Grant,
-    identity::{Caller, metadata},
+    identity::{Caller, metadata, revocation::Holder},
     inspect::asks::Ask,
     refusal::{Challenge, Refusal},
     rpc::{
@@ -100,6 +100,7 @@ impl Gateway {
         let session = self.sessions.begin(
             Opening {
                 principal: caller.identity().principal,
+                holder: Holder::of(caller.identity()),
                 endpoint: trail.endpoint.clone(),
                 version: asker.version,
                 client: (asked.client_name.into_owned(), asked.client_version.into_owned()),

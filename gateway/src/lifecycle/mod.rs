@@ -14,6 +14,7 @@ mod local;
 mod refresh;
 mod respond;
 mod retry;
+mod revoke;
 mod subscribe;
 mod task;
 mod trail;
@@ -27,6 +28,7 @@ pub use estate::{Estate, Rules, endpoints};
 use http::{HeaderMap, Method};
 use hub::Hub;
 use retry::Retrying;
+use revoke::Ward;
 use tokio::sync::{Semaphore, mpsc};
 use trail::Trail;
 
@@ -178,6 +180,7 @@ impl Gateway {
 
     /// Judges everything from now on against `estate`; requests under way keep theirs.
     pub fn succeed(self: &Arc<Self>, estate: Estate) {
+        self.distrust(&self.estate.load(), &estate);
         self.estate.swap(Arc::new(estate)).retire();
         self.keep_catalogue();
         self.hub.changed();
@@ -226,7 +229,8 @@ impl Gateway {
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let estate = self.estate.load_full();
-        let mut trail = Trail::new(&head);
+        // On the heap: every stage has a hand on it, and the future of a request is large as it is.
+        let mut trail = Box::new(Trail::new(&head));
         match self.answer(&estate, &head, body, &mut trail).await {
             Ok(response) => response,
             Err(refusal) => self.refused(&estate, &trail, &refusal),
@@ -251,6 +255,7 @@ impl Gateway {
         let audiences = estate.audiences(&head.endpoint);
         let caller = estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
+        estate.revocations.admit(caller.identity()).map_err(|revoked| revoked.refusal())?;
         match head.method {
             Method::DELETE => return self.end_session(head, &caller, trail),
             Method::GET => return self.stream(estate, head, &caller, trail),
@@ -304,6 +309,7 @@ impl Gateway {
             Era::Legacy => Some(self.session(head, &caller, trail)?),
             Era::Modern => None,
         };
+        trail.session.clone_from(&session);
         let call = match &session {
             Some(session) if call.version_assumed() => call.in_version(session.version),
             Some(_) | None => call,
@@ -344,7 +350,7 @@ impl Gateway {
 
     /// One request that an upstream answers, from who asks to the answer's way back.
     async fn call(&self, asking: Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
-        let Asking { estate, head, caller, call, session } = &asking;
+        let Asking { estate, head, caller, call, .. } = &asking;
         let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
 
@@ -359,7 +365,7 @@ impl Gateway {
         }
         let admission = rules.ceilings.admit(permit, identity, &target.definition, now)?;
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
-        let held = self.hold(call, session.as_ref())?;
+        let held = self.hold(&asking)?;
         let claim = retry.as_ref().map(|retry| retry.claim(self)).transpose()?.flatten();
         if let Some(retry) = &retry {
             retry.record(self, trail, target.definition.upstream.as_str())?;
@@ -389,14 +395,16 @@ impl Gateway {
     }
 
     /// Room for one more call in flight, and in its session a place from which it can be cancelled.
-    fn hold(&self, call: &Call, session: Option<&Arc<Session>>) -> Result<Held, Refusal> {
+    fn hold(&self, Asking { estate, caller, call, session, .. }: &Asking<'_>) -> Result<Held, Refusal> {
         let room =
             Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
         let mut asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
+        let session = session.as_ref();
+        let ward = Ward::new(&estate.revocations, caller.identity());
         asker.log_level = session.map_or(asker.log_level, |session| session.log_level());
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();
-        Ok(Held { asker, tracked, _room: room })
+        Ok(Held { asker, tracked, ward, _room: room })
     }
 
     /// `logging/setLevel` of a legacy client: the level of the calls of its session, where anything is logged (RS-24).

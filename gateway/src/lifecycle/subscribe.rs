@@ -378,6 +378,9 @@ impl Keeper {
 /// What is wanted and may be asked for in this name, by the rules of now, and the scopes that this takes.
 fn judged(estate: &Estate, group: &Group, identity: &Identity) -> (Vec<Wanted>, Vec<String>) {
     let now = clock::now();
+    if estate.revocations.admit(identity).is_err() {
+        return (Vec::new(), Vec::new()); // who wanted it ends by itself
+    }
     group.wanted(|subject| may_be_told(estate, identity, (group.upstream(), subject), now))
 }
 

@@ -13,6 +13,7 @@ use crate::{
         journal::{self, Journal},
         record::{self, Who},
     },
+    bridge::Session,
     catalog::{Kind, Target},
     clock::{self, Timestamp},
     config::Endpoint,
@@ -49,6 +50,8 @@ pub(super) struct Trail {
     pub(super) era: Option<Era>,
     /// The JSON-RPC id, as the client wrote it.
     pub(super) request_id: Option<RequestId>,
+    /// The session that it is in, for the era of sessions.
+    pub(super) session: Option<Arc<Session>>,
     /// What is asked, once that is read.
     pub(super) asked: Option<Asked>,
     /// What it is aimed at, once that is found.
@@ -84,6 +87,7 @@ impl Trail {
             identity: None,
             era: None,
             request_id: None,
+            session: None,
             asked: None,
             target: None,
             policy_set: None,
@@ -201,6 +205,7 @@ impl Trail {
             method: self.asked.as_ref().map(|asked| asked.method),
             era: self.era,
             version: self.asked.as_ref().map(|asked| asked.version),
+            session: self.session.as_deref().map(Session::name),
             arguments,
             trace_id: trace.as_ref().map(|(trace_id, _)| trace_id.as_str()),
             span_id: trace.as_ref().map(|(_, span_id)| span_id.as_str()),

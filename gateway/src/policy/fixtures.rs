@@ -112,6 +112,7 @@ pub(crate) fn caller(user: &str, tenant: Option<&str>, groups: &[&str], scopes: 
             token_id: None,
             token_digest: String::new(),
             acr: None,
+            issued_at: Timestamp::from_unix_ms(0),
             expires_at: NOON,
         },
         principal: hash(format!("{user:?} {tenant:?}")),

@@ -223,6 +223,7 @@ fn identity(case: &Case) -> Identity {
             token_id: None,
             token_digest: String::new(),
             acr: case.acr.clone(),
+            issued_at: Timestamp::from_unix_ms(0),
             expires_at: Timestamp::from_unix_ms(u64::MAX),
         },
         principal: class,

@@ -137,6 +137,10 @@ pub enum Refusal {
     TokenInvalid(TokenFault),
     /// The caller's token lacks scopes; all that this call needs are listed (RR-03).
     ScopeInsufficient(Vec<String>),
+    /// The credential is good, and was revoked; why is for the journal. A newer one may be taken.
+    Revoked(String),
+    /// The caller is kept out, with whatever credential; why is for the journal.
+    Blocked(String),
     /// The issuer's keys cannot be had now, so nobody can be told from anybody.
     IdentityUnavailable(String),
 
@@ -405,7 +409,12 @@ impl Refusal {
         let Row(code, _, _, retryable) = self.row();
         let before = matches!(
             self,
-            Self::TokenInvalid(_) | Self::ScopeInsufficient(_) | Self::GrantRefused(_) | Self::GrantNeedsToken
+            Self::TokenInvalid(_)
+                | Self::Revoked(_)
+                | Self::Blocked(_)
+                | Self::ScopeInsufficient(_)
+                | Self::GrantRefused(_)
+                | Self::GrantNeedsToken
         );
         if retryable || before { Self::OutcomeUnknown(format!("{code}: {}", self.inside())) } else { self }
     }
@@ -449,6 +458,8 @@ impl Refusal {
     /// The text that a stage left for the journal.
     fn recorded(&self) -> Option<&str> {
         if let Self::IdentityUnavailable(why)
+        | Self::Revoked(why)
+        | Self::Blocked(why)
         | Self::CatalogueUnavailable(why)
         | Self::DefinitionChanged(why)
         | Self::PolicyFailed(why)
@@ -509,6 +520,8 @@ impl Refusal {
             Self::TokenInQuery => Row("token_in_query", 400, 40001, false),
             Self::AuthorizationMalformed => Row("authorization_malformed", 400, 40002, false),
             Self::TokenInvalid(_) => Row("token_invalid", 401, 40102, false),
+            Self::Revoked(_) => Row("token_revoked", 401, 40103, false),
+            Self::Blocked(_) => Row("caller_blocked", 403, 40307, false),
             Self::ScopeInsufficient(_) => Row("scope_insufficient", 403, 40303, false),
             Self::IdentityUnavailable(_) => Row("identity_unavailable", 503, 50303, true),
             Self::NotJson(_) => Row("not_json", 400, -32700, false),
@@ -618,6 +631,8 @@ impl Refusal {
             Self::TokenInQuery => "access tokens are taken in the `Authorization` header only",
             Self::AuthorizationMalformed => "send one `Authorization: Bearer` header with one token",
             Self::TokenInvalid(_) => "the access token is not valid here",
+            Self::Revoked(_) => "the access token was revoked: log in again",
+            Self::Blocked(_) => "this caller may not use this gateway",
             Self::ScopeInsufficient(scopes) => {
                 return Cow::Owned(format!("the access token lacks a scope; this call needs `{}`", scopes.join(" ")));
             }
@@ -722,7 +737,7 @@ impl Refusal {
         }
         match self.code() {
             "token_missing" => Some(Challenge::Missing),
-            "token_invalid" => Some(Challenge::InvalidToken),
+            "token_invalid" | "token_revoked" => Some(Challenge::InvalidToken),
             "token_in_query" | "authorization_malformed" => Some(Challenge::InvalidRequest),
             _ => None,
         }
@@ -763,6 +778,8 @@ mod tests {
             Refusal::GrantUnavailable("down".into()),
             Refusal::Overloaded("held calls"),
             Refusal::TokenInvalid(TokenFault::Expired),
+            Refusal::Revoked("lost laptop".into()),
+            Refusal::Blocked("lost laptop".into()),
             Refusal::UpstreamUnreachable("refused".into()),
         ] {
             let (before, reason) = (refusal.code(), refusal.inside().into_owned());

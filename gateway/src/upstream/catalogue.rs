@@ -185,7 +185,12 @@ impl Peer {
     async fn offered(&self, grant: &Arc<Grant>, spoken: Spoken) -> Result<Offer, Refusal> {
         if spoken.era == Era::Legacy {
             let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
-            return Ok(self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?.offer.clone());
+            return Ok(self
+                .sessions
+                .take(&key, Box::pin(self.begin(grant, Capabilities::NONE, None)))
+                .await?
+                .offer
+                .clone());
         }
         let id = self.next_id();
         let body = outbound::discover(&outbound::Outgoing::own(id, spoken.version));
@@ -271,7 +276,7 @@ impl Peer {
         let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?;
+            let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE, None))).await?;
             let (id, spoken) = (self.next_id(), session.spoken());
             let body = outbound::list(&outbound::Outgoing::own(id, session.version), method, cursor);
             let headers = self.headers(spoken, method, None);

@@ -18,6 +18,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -103,6 +104,11 @@ impl Upstreams {
     /// All of them.
     pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.peers.values()
+    }
+
+    /// Ends what `principals` have had with the upstreams: whoever comes back begins anew.
+    pub fn forget(&self, principals: &HashSet<[u8; 32]>) {
+        self.peers().for_each(|peer| peer.sessions.end_of(principals));
     }
 
     /// Ends the programs and the lasting streams, once no call is under way any more.
@@ -360,7 +366,10 @@ impl Peer {
         };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, Box::pin(self.begin(grant, passage.capabilities))).await?;
+            let session = self
+                .sessions
+                .take(&key, Box::pin(self.begin(grant, passage.capabilities, Some(passage.caller))))
+                .await?;
             if let Some(level) = passage.log_level.filter(|level| session.is_quieter_than(*level)) {
                 Box::pin(self.set_level(grant, &session, level)).await;
             }
@@ -439,7 +448,12 @@ impl Peer {
     }
 
     /// A session at a legacy upstream: `initialize`, then `notifications/initialized`.
-    async fn begin(&self, grant: &Arc<Grant>, capabilities: Capabilities) -> Result<Session, Refusal> {
+    async fn begin(
+        &self,
+        grant: &Arc<Grant>,
+        capabilities: Capabilities,
+        caller: Option<&Identity>,
+    ) -> Result<Session, Refusal> {
         let id = self.next_id();
         let capabilities = capabilities.in_version(versions::LEGACY_NEWEST).json();
         let own = outbound::Outgoing::own(id, versions::LEGACY_NEWEST);
@@ -466,6 +480,13 @@ impl Peer {
                 turns: Arc::clone(&self.farewells),
             },
         };
+        // A server that knows the caller's credential, wherever from, does not get it back as a name.
+        if let (Some(caller), Some(id)) = (caller, &session.id)
+            && caller.credential.tripwire().trips_on(id.as_bytes())
+        {
+            session.gone.store(true, Ordering::Relaxed);
+            return Err(Refusal::CredentialLeak);
+        }
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
         let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;

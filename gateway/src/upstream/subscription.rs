@@ -271,7 +271,7 @@ impl Peer {
         // A session in which nothing is asked of a client: here nobody would answer.
         let capabilities = Capabilities::NONE;
         let key = Key { principal: caller.principal, generation: grant.generation(), capabilities };
-        let session = self.sessions.take(&key, Box::pin(self.begin(&grant, capabilities))).await?;
+        let session = self.sessions.take(&key, Box::pin(self.begin(&grant, capabilities, Some(caller)))).await?;
         let headers = self.headers(session.spoken(), "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, Some(caller.credential.tripwire()));

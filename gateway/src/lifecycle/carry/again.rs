@@ -153,7 +153,7 @@ impl Carriage {
         match leg.delivery.attend(&leg.held, late, renewed).await {
             Ok(true) => {}
             Ok(false) | Err(Interrupted::Late) => return Err(ended),
-            Err(Interrupted::Cancelled) => return Err(Ended::cancelled()),
+            Err(interrupted) => return Err(interrupted.end(Refusal::UpstreamTimeout)),
         }
         if !self.renew()? {
             return Err(ended);

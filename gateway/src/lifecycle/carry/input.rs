@@ -25,7 +25,7 @@ use crate::{
         Asked, Relay,
         asks::{ASKS_MAX, Ask, Kind, Unfit},
     },
-    lifecycle::{kept::Keeping, local::record_asked, retry::Given},
+    lifecycle::{kept::Keeping, local::record_asked, retry::Given, revoke::Ward},
     refusal::{Era, Refusal},
     rpc::{
         Capabilities, RequestId, outbound,
@@ -336,10 +336,10 @@ impl Carriage {
                     return None;
                 }
             };
-            let record = leg.id();
+            let (record, ward) = (leg.id(), leg.held.ward.clone());
             line.reply.rest();
             leg.end(answer).await;
-            match self.wait(line, &mut arrives).await {
+            match self.wait(line, &mut arrives, &ward).await {
                 Ok(next) => leg = self.resume(line, next).await?,
                 Err(reason) => {
                     // A request that was just being let in finds that the call has ended.
@@ -378,13 +378,19 @@ impl Carriage {
     }
 
     /// Waits for the next request; meanwhile the upstream is heard, and nothing of it is lost.
-    async fn wait(&self, line: &mut Line, arrives: &mut oneshot::Receiver<Next>) -> Result<Next, &'static str> {
+    async fn wait(
+        &self,
+        line: &mut Line,
+        arrives: &mut oneshot::Receiver<Next>,
+        ward: &Ward,
+    ) -> Result<Next, &'static str> {
         let until = instant_after(self.estate.config.limits.hold_max);
         loop {
             let message = tokio::select! {
                 biased;
                 next = &mut *arrives => return next.map_err(|_closed| "the gateway ended"),
                 message = line.reply.messages.next(), if line.kept.is_none() => message,
+                () = ward.revoked() => return Err("the caller was revoked"),
                 () = sleep_until(until.into()) => return Err("nobody answered in time"),
             };
             let Ok(Some(message)) = message else { return Err("the upstream ended its answer") };
@@ -505,10 +511,11 @@ impl Carriage {
         while !open.is_empty() {
             let (id, response) = match leg.delivery.attend(&leg.held, late, conversation.answered()).await {
                 Ok(answered) => answered,
-                Err(Interrupted::Cancelled) => return Err(Ended::cancelled()),
-                Err(Interrupted::Late) => {
-                    self.record_abandoned(leg.id(), "nobody answered in time");
-                    return Err(Ended::refused(Refusal::InputTimeout));
+                Err(interrupted) => {
+                    if matches!(interrupted, Interrupted::Late) {
+                        self.record_abandoned(leg.id(), "nobody answered in time");
+                    }
+                    return Err(interrupted.end(Refusal::InputTimeout));
                 }
             };
             let Some(at) = open.iter().position(|(asked, ..)| *asked == id) else { continue };

@@ -25,7 +25,7 @@ use crate::{
     clock,
     identity::Identity,
     inspect::{Answer, Outcome as Judged},
-    lifecycle::{Asking, Response, respond, trail::Trail},
+    lifecycle::{Asking, Response, respond, revoke::Ward, trail::Trail},
     refusal::{Era, Refusal},
     rpc::{Asker, Method, meta::LogLevel},
     telemetry::{
@@ -75,6 +75,8 @@ pub(in crate::lifecycle) struct Held {
     pub(in crate::lifecycle) asker: Asker,
     /// Its place in a legacy session.
     pub(in crate::lifecycle) tracked: Option<Tracked>,
+    /// Whether its caller is still welcome.
+    pub(in crate::lifecycle) ward: Ward,
     /// Its room among the calls in flight.
     pub(in crate::lifecycle) _room: OwnedSemaphorePermit,
 }
@@ -205,6 +207,9 @@ impl Leg {
             outcome.status = Some(outside.status);
             outcome.rpc_code = Some(i64::from(outside.rpc));
             outcome.code = Some(outside.code);
+            if let Refusal::OutcomeUnknown(why) = refusal {
+                outcome.reason = Some(why);
+            }
         }
         if let Some(answer) = &ended.answer {
             outcome.status = Some(200);
@@ -322,6 +327,11 @@ impl Ended {
 
     pub(super) const fn cancelled() -> Self {
         Self { ending: Ending::Cancelled, refusal: None, answer: None, cached: false }
+    }
+
+    /// Its caller is not welcome any more.
+    pub(super) fn revoked(refusal: Refusal) -> Self {
+        Self { ending: Ending::Revoked, refusal: Some(refusal.once_sent()), answer: None, cached: false }
     }
 
     /// Where a legacy client could not be asked, or would not answer, its model is told so (spec §2.2).

@@ -211,8 +211,7 @@ impl Carriage {
                 Ok(Line::new(reply, &leg.held))
             }
             Ok(Err(refusal)) => Err(Ended::refused(refusal)),
-            Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
-            Err(Interrupted::Late) => Err(Ended::refused(Refusal::UpstreamTimeout)),
+            Err(interrupted) => Err(interrupted.end(Refusal::UpstreamTimeout)),
         }
     }
 
@@ -241,7 +240,6 @@ impl Carriage {
             let until = [opens, line.collected].into_iter().flatten().fold(late, Instant::min).min(end_of_stream);
             let heard = match leg.delivery.attend(&leg.held, until, line.hear()).await {
                 Ok(heard) => heard,
-                Err(Interrupted::Cancelled) => return Turn::Ended(Ended::cancelled()),
                 Err(Interrupted::Late) if line.collected.is_some_and(|at| at <= until) => return Turn::Requests,
                 Err(Interrupted::Late) if opens.take().is_some_and(|opens| opens < late) => {
                     leg.open();
@@ -252,7 +250,7 @@ impl Carriage {
                     late = self.patience(line);
                     continue;
                 }
-                Err(Interrupted::Late) => return Turn::Ended(Ended::refused(Refusal::UpstreamTimeout)),
+                Err(interrupted) => return Turn::Ended(interrupted.end(Refusal::UpstreamTimeout)),
             };
             let turn = match heard {
                 Heard::Answer(id, response) => self.pass_on(leg, line, (&id, &response)).await,

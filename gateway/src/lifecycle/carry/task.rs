@@ -242,7 +242,7 @@ impl Carriage {
         let until = instant_after(span).min(self.deadline());
         match leg.delivery.attend(&leg.held, until, std::future::pending::<()>()).await {
             Ok(()) | Err(Interrupted::Late) => Ok(()),
-            Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
+            Err(interrupted) => Err(interrupted.end(Refusal::UpstreamTimeout)),
         }
     }
 }
