@@ -3,10 +3,14 @@
 //! A caller and an upstream in, a [`Grant`] out: a credential made out to that upstream, by the strategy that the
 //! configuration names. It never lets the caller's own credential through, and it does not send anything to an upstream.
 
+mod accounts;
 mod answer;
+pub mod connect;
+mod discovery;
 mod endpoint;
 mod flights;
 mod grant;
+mod proof;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,17 +27,25 @@ use zeroize::Zeroizing;
 
 pub use self::grant::{Grant, GrantKey};
 use self::{
+    accounts::{Account, Accounts, Granted, Lacking},
     answer::{Fault, Token},
-    endpoint::{Endpoint, Order, append, sha256},
+    connect::{Connected, Connecting, LoggedIn, Onward, Response, Strayed, Visits},
+    endpoint::{DPOP, Endpoint, Order, append, sha256},
     flights::{Flights, Slot},
-    grant::{Facts, Minted},
+    grant::{Binding, Facts, Minted},
+    proof::Keyring,
 };
 use crate::{
     clock::Timestamp,
-    config::{self, Upstream, UpstreamId},
-    identity::Identity,
-    refusal::Refusal,
+    config::{
+        self, AssertionSubject, Config, Login, Upstream, UpstreamId,
+        dialects::{ACCESS_TOKEN, ID_TOKEN, REFRESH_TOKEN},
+    },
+    identity::{Identity, User, strict},
+    refusal::{Refusal, TokenFault},
     secret::Secret,
+    state::Store,
+    tasks,
     telemetry::metrics::{Counter, Handle, metrics},
 };
 
@@ -42,8 +54,19 @@ use crate::{
 pub struct Exchange {
     plans: HashMap<UpstreamId, Plan>,
     flights: Arc<Flights>,
+    keyring: Arc<Keyring>,
+    personal: Option<Arc<Personal>>,
     hits: Handle<Counter, 1>,
     misses: Handle<Counter, 1>,
+}
+
+/// What is kept of users: only where something is served that users may connect.
+#[derive(Debug)]
+struct Personal {
+    store: Store,
+    origin: String,
+    accounts: Accounts,
+    visits: Visits,
 }
 
 /// What the configuration of one upstream comes to.
@@ -59,52 +82,89 @@ enum Strategy {
     Exchange(Arc<Endpoint>),
     /// RFC 6749 §4.4.
     Own(Arc<Endpoint>),
+    /// An assertion of the identity provider, redeemed at the upstream's server.
+    IdJag(Arc<Assertion>),
+    /// RFC 6749 §4.1.
+    User(Arc<Endpoint>),
     /// The same credential always: a secret, or none.
     Fixed(Arc<Minted>),
+}
+
+/// The two servers of an identity assertion.
+#[derive(Debug)]
+struct Assertion {
+    provider: Arc<Endpoint>,
+    server: Arc<Endpoint>,
+    subject: AssertionSubject,
+    digest: [u8; 32],
 }
 
 /// The configuration of an upstream's grant cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeError {
-    /// The upstream.
-    pub upstream: UpstreamId,
+    /// Whose: an upstream's, or that of the logins.
+    pub of: String,
     /// What is wrong; names files, never their content.
     pub why: String,
 }
 
 impl fmt::Display for ExchangeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "grant of upstream `{}`: {}", self.upstream, self.why)
+        write!(formatter, "grant of {}: {}", self.of, self.why)
     }
 }
 
 impl Error for ExchangeError {}
 
 impl Exchange {
-    /// Reads the certificates and keys that `upstreams` names.
+    /// Reads the certificates and keys that `upstreams` names. Nothing of users is kept: who asks for what needs that, as
+    /// an account of their own, is refused.
     ///
     /// # Errors
     /// [`ExchangeError`] where one of them cannot be used.
     pub fn new(upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>) -> Result<Self, ExchangeError> {
-        Self::over(Flights::new(), upstreams)
+        Self::over((Flights::new(), Arc::default()), None, upstreams)
+    }
+
+    /// The same for a gateway that serves `config`, and keeps in `store` what upstreams granted to users.
+    ///
+    /// # Errors
+    /// [`ExchangeError`] where a certificate or key cannot be used.
+    pub fn keeping(config: &Config, store: Store) -> Result<Self, ExchangeError> {
+        let keyring = Arc::new(Keyring::new(Some(store.clone())));
+        let origin = config.gateway.public_url.as_str().trim_end_matches('/').to_owned();
+        let personal = Personal::new((origin, store), &config.logins, &keyring)?;
+        Self::over((Flights::new(), keyring), Some(Arc::new(personal)), &config.upstreams)
     }
 
     /// The same for a changed configuration: credentials that are still asked for in the same way are kept.
     ///
     /// # Errors
     /// [`ExchangeError`] where a certificate or key cannot be used; `self` goes on as it is.
-    pub fn reconfigured(&self, upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>) -> Result<Self, ExchangeError> {
-        Self::over(Arc::clone(&self.flights), upstreams)
+    pub fn reconfigured(
+        &self,
+        upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>,
+        logins: &[Arc<Login>],
+    ) -> Result<Self, ExchangeError> {
+        let again = |before: &Arc<Personal>| {
+            Personal::new((before.origin.clone(), before.store.clone()), logins, &self.keyring).map(Arc::new)
+        };
+        let personal = self.personal.as_ref().map(again).transpose()?;
+        Self::over((Arc::clone(&self.flights), Arc::clone(&self.keyring)), personal, upstreams)
     }
 
-    fn over(flights: Arc<Flights>, upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>) -> Result<Self, ExchangeError> {
+    fn over(
+        (flights, keyring): (Arc<Flights>, Arc<Keyring>),
+        personal: Option<Arc<Personal>>,
+        upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>,
+    ) -> Result<Self, ExchangeError> {
         let mut plans = HashMap::with_capacity(upstreams.len());
         for (id, upstream) in upstreams {
-            let plan = Plan::new(upstream, &flights).map_err(|why| ExchangeError { upstream: id.clone(), why })?;
-            plans.insert(id.clone(), plan);
+            let plan = Plan::new(upstream, &flights, &keyring);
+            plans.insert(id.clone(), plan.map_err(|why| ExchangeError { of: format!("upstream `{id}`"), why })?);
         }
         let looks = &metrics().grant_cache;
-        Ok(Self { plans, flights, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
+        Ok(Self { plans, flights, keyring, personal, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
     }
 
     /// A credential for `upstream` in the name of `caller`, with what a tool's rules add in `scopes`.
@@ -122,22 +182,40 @@ impl Exchange {
         scopes: &[String],
         now: Timestamp,
     ) -> Result<Grant, Refusal> {
-        let endpoint = match self.strategy(&upstream.id, |plan| &plan.calls)? {
+        let strategy = match self.strategy(&upstream.id, |plan| &plan.calls)? {
             Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED)),
             Strategy::Own(endpoint) => return self.own(endpoint, scopes, now).await,
-            Strategy::Exchange(endpoint) => endpoint,
+            Strategy::User(endpoint) => {
+                return Box::pin(self.account(endpoint, caller, &upstream.id, scopes, now)).await;
+            }
+            strategy @ (Strategy::Exchange(_) | Strategy::IdJag(_)) => strategy,
         };
-        let slot = slot_of_caller(endpoint, caller, scopes);
+        let digest = match strategy {
+            Strategy::Exchange(endpoint) => &endpoint.digest,
+            Strategy::IdJag(assertion) => &assertion.digest,
+            Strategy::Own(_) | Strategy::User(_) | Strategy::Fixed(_) => return Err(Refusal::Bug("no subject")),
+        };
+        let slot = slot_of_caller(digest, caller, scopes);
         if let Some(minted) = self.flights.ready(&slot, now) {
             self.hits.increment();
             return Ok(Grant::of(minted, slot));
         }
         self.misses.increment();
         // Off the hot path, and large: kept off the caller's future.
-        let minted = Box::pin(self.exchanged(endpoint, caller, scopes, (slot, now))).await;
+        let minted = match strategy {
+            Strategy::Exchange(endpoint) => Box::pin(self.exchanged(endpoint, caller, scopes, (slot, now))).await,
+            Strategy::IdJag(assertion) => {
+                Box::pin(self.asserted(assertion, (caller, &upstream.id), scopes, (slot, now))).await
+            }
+            Strategy::Own(_) | Strategy::User(_) | Strategy::Fixed(_) => Err(Refusal::Bug("no subject")),
+        };
+        Self::counted(&upstream.id, minted).map(|minted| Grant::of(minted, slot))
+    }
+
+    fn counted(upstream: &UpstreamId, minted: Result<Arc<Minted>, Refusal>) -> Result<Arc<Minted>, Refusal> {
         let outcome = if minted.is_ok() { "ok" } else { "failed" };
-        metrics().mints.with([upstream.id.as_str(), outcome]).increment();
-        Ok(Grant::of(minted?, slot))
+        metrics().mints.with([upstream.as_str(), outcome]).increment();
+        minted
     }
 
     /// The gateway's own credential for `upstream`, to read its catalogue: nobody's call, so nobody's name.
@@ -148,13 +226,227 @@ impl Exchange {
         match self.strategy(&upstream.id, |plan| &plan.discovery)? {
             Strategy::Fixed(minted) => Ok(Grant::of(Arc::clone(minted), FIXED)),
             Strategy::Own(endpoint) | Strategy::Exchange(endpoint) => self.own(endpoint, &[], now).await,
+            // The check of the configuration wants a `discovery` with these.
+            Strategy::IdJag(_) | Strategy::User(_) => {
+                Err(Refusal::GrantRefused("the catalogue is read without a user".to_owned()))
+            }
         }
     }
 
     /// Forgets a credential that its upstream refused (401), so that the next one is fresh (spec RC-26). A newer
     /// credential in its place stays.
     pub fn drop_grant(&self, key: &GrantKey) {
+        // What the state holds of an account is this very credential: it has to be refreshed, not read again.
+        if let Some((personal, digest)) = self.personal.as_ref().zip(self.flights.digest(key)) {
+            personal.accounts.refuse(key.slot, &digest);
+        }
         self.flights.forget(key);
+    }
+
+    /// Forgets the accounts that `user` connected, at one upstream or at all, and tells the servers that granted them
+    /// (RFC 7009), as far as these can be reached. Says at which upstreams there was one.
+    ///
+    /// # Errors
+    /// [`Refusal::GrantUnavailable`] where the state cannot be used.
+    pub async fn forget(
+        &self,
+        user: &User,
+        upstream: Option<&UpstreamId>,
+        now: Timestamp,
+    ) -> Result<Vec<UpstreamId>, Refusal> {
+        let Some(personal) = &self.personal else { return Ok(Vec::new()) };
+        let forgotten = personal.accounts.forget(user, upstream, now).await;
+        let forgotten = forgotten.map_err(|fault| Refusal::GrantUnavailable(fault.to_string()))?;
+        let mut upstreams = Vec::with_capacity(forgotten.len());
+        for gone in forgotten {
+            self.flights.clear(&gone.slot);
+            // Only to the server that gave it (RC-24).
+            let server = self.server(&gone.upstream).filter(|server| server.request.at.to_string() == gone.server);
+            if let Some(server) = server.map(Arc::clone) {
+                tasks::background(async move {
+                    if let Err(fault) = server.revoke(&gone.token, now).await {
+                        tracing::warn!(server = %server.request.at, ?fault, "a token could not be revoked");
+                    }
+                });
+            }
+            upstreams.push(gone.upstream);
+        }
+        Ok(upstreams)
+    }
+
+    /// Whether this page's address was given out, and not used yet.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn invited(&self, ticket: &str, upstream: &UpstreamId, now: Timestamp) -> Result<(), Strayed> {
+        self.connecting()?.visits.invited(ticket, upstream, now).await
+    }
+
+    /// A browser begins its way: the ticket is spent, and it goes to log in.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn enter(&self, ticket: &str, upstream: &UpstreamId, now: Timestamp) -> Result<Onward, Strayed> {
+        self.connecting()?.visits.enter(ticket, upstream, now).await
+    }
+
+    /// Which upstream the browser with this cookie connects.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn visited(&self, cookie: &str, now: Timestamp) -> Result<UpstreamId, Strayed> {
+        self.connecting()?.upstream(cookie, now).await
+    }
+
+    /// The browser comes back from its login.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn logged_in(&self, cookie: &str, response: Response, now: Timestamp) -> Result<LoggedIn, Strayed> {
+        let connecting = self.connecting()?;
+        let upstream = connecting.upstream(cookie, now).await?;
+        connecting.logged_in(cookie, self.server(&upstream), response, now).await
+    }
+
+    /// The user agreed, on the page that holds `token`; gives where they go for it.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn agreed(&self, cookie: &str, token: &str, now: Timestamp) -> Result<url::Url, Strayed> {
+        let connecting = self.connecting()?;
+        let upstream = connecting.upstream(cookie, now).await?;
+        let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
+        connecting.agreed(cookie, (server, token), now).await
+    }
+
+    /// The browser comes back from the upstream's server.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn granted(&self, cookie: &str, response: Response, now: Timestamp) -> Result<Connected, Strayed> {
+        let connecting = self.connecting()?;
+        let upstream = connecting.upstream(cookie, now).await?;
+        let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
+        let (connected, account) = connecting.granted(cookie, server, response, now).await?;
+        self.flights.clear(&account.key());
+        Ok(connected)
+    }
+
+    fn connecting(&self) -> Result<Connecting<'_>, Strayed> {
+        let personal = self.personal.as_deref().ok_or(Strayed::Unknown)?;
+        Ok(Connecting { visits: &personal.visits, accounts: &personal.accounts })
+    }
+
+    /// The server at which users connect accounts of an upstream.
+    fn server(&self, upstream: &UpstreamId) -> Option<&Arc<Endpoint>> {
+        match self.plans.get(upstream).map(|plan| &plan.calls) {
+            Some(Strategy::User(server)) => Some(server),
+            Some(Strategy::Exchange(_) | Strategy::Own(_) | Strategy::IdJag(_) | Strategy::Fixed(_)) | None => None,
+        }
+    }
+
+    /// The caller's own account at the upstream.
+    async fn account(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        caller: &Identity,
+        upstream: &UpstreamId,
+        scopes: &[String],
+        now: Timestamp,
+    ) -> Result<Grant, Refusal> {
+        let unkept = || Refusal::GrantRefused("nothing of users is kept here".to_owned());
+        let personal = self.personal.as_ref().ok_or_else(unkept)?;
+        let account = Account::of(caller, upstream, endpoint);
+        let account = account.ok_or_else(|| Refusal::GrantRefused("a machine has no account".to_owned()))?;
+        let slot = account.key();
+        let changes = *personal.store.changed().borrow();
+        let ready = self.flights.ready(&slot, now);
+        let minted = match ready {
+            Some(minted) if minted.state == Some(changes) => {
+                self.hits.increment();
+                Ok(minted)
+            }
+            // The state has changed since: the account may have been forgotten, here or by another process.
+            outdated => {
+                self.misses.increment();
+                outdated.inspect(|_| self.flights.clear(&slot));
+                let fetch = fetched((Arc::clone(personal), changes), account, Arc::clone(endpoint), now);
+                let generation = self.flights.generation();
+                Self::counted(upstream, self.flights.obtain(slot, now, async move { fetch.await?.minted(generation) }).await)
+            }
+        };
+        let mut wanted = [endpoint.request.scopes.as_slice(), scopes].concat();
+        match minted {
+            Ok(minted) if wanted.iter().all(|scope| minted.facts.scopes.contains(scope)) => {
+                Ok(Grant::of(minted, slot))
+            }
+            // All that was granted and what is missing (RC-26).
+            Ok(minted) => {
+                wanted.extend(minted.facts.scopes.iter().cloned());
+                Err(self.unconnected(personal, caller, upstream, wanted, now).await)
+            }
+            Err(Refusal::ConnectRequired(_)) => Err(self.unconnected(personal, caller, upstream, wanted, now).await),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    async fn unconnected(
+        &self,
+        personal: &Personal,
+        caller: &Identity,
+        upstream: &UpstreamId,
+        mut scopes: Vec<String>,
+        now: Timestamp,
+    ) -> Refusal {
+        scopes.sort_unstable();
+        scopes.dedup();
+        match personal.visits.page(caller, upstream, scopes, now).await {
+            Ok(page) => Refusal::ConnectRequired(Box::new(page)),
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// An access token of the upstream's server, for an assertion that the caller's identity provider made out to it.
+    async fn asserted(
+        &self,
+        assertion: &Arc<Assertion>,
+        (caller, upstream): (&Identity, &UpstreamId),
+        scopes: &[String],
+        (slot, now): (Slot, Timestamp),
+    ) -> Result<Arc<Minted>, Refusal> {
+        let ends = unexpired(caller, now)?;
+        let (subject, kind) = self.subject(assertion.subject, (caller, upstream), now).await?;
+        let order = Order::Assertion { subject, kind };
+        let flight = Flight {
+            redeemed_at: Some(Arc::clone(&assertion.server)),
+            ..Flight::new(&self.flights, &assertion.provider, order, scopes)
+        };
+        self.flights.obtain(slot, now, flight.fly(Some(ends), now)).await
+    }
+
+    /// What names the caller to their identity provider.
+    async fn subject(
+        &self,
+        subject: AssertionSubject,
+        (caller, upstream): (&Identity, &UpstreamId),
+        now: Timestamp,
+    ) -> Result<(Secret, &'static str), Refusal> {
+        let kind = match subject {
+            AssertionSubject::AccessToken => return Ok((caller.credential.secret().clone(), ACCESS_TOKEN)),
+            AssertionSubject::IdToken => ID_TOKEN,
+            AssertionSubject::RefreshToken => REFRESH_TOKEN,
+        };
+        let unkept = || Refusal::GrantRefused("no login of this caller is kept".to_owned());
+        let (personal, user) = self.personal.as_ref().zip(caller.user.as_ref()).ok_or_else(unkept)?;
+        let login = connect::login_of(&personal.store, user, now).await;
+        let login = login.map_err(|fault| Refusal::GrantUnavailable(fault.to_string()))?;
+        match if kind == ID_TOKEN { login.id_token } else { login.refresh_token } {
+            Some(token) => Ok((token, kind)),
+            None if personal.visits.can_log_in(&user.issuer) => {
+                Err(self.unconnected(personal, caller, upstream, Vec::new(), now).await)
+            }
+            None => Err(unkept()),
+        }
     }
 
     fn strategy(&self, id: &UpstreamId, of: impl Fn(&Plan) -> &Strategy) -> Result<&Strategy, Refusal> {
@@ -168,10 +460,7 @@ impl Exchange {
         scopes: &[String],
         (slot, now): (Slot, Timestamp),
     ) -> Result<Arc<Minted>, Refusal> {
-        let ends = caller.authentication.expires_at;
-        if ends <= now {
-            return Err(Refusal::TokenInvalid(crate::refusal::TokenFault::Expired));
-        }
+        let ends = unexpired(caller, now)?;
         let actor = if endpoint.request.actor { Some(self.actor(endpoint, now).await?) } else { None };
         let order = Order::Exchange { subject: caller.credential.secret().clone(), actor };
         let flight = Flight::new(&self.flights, endpoint, order, scopes);
@@ -203,19 +492,86 @@ impl Exchange {
     }
 }
 
+/// The account's token as a credential: what the state holds is read, and refreshed where that has to be.
+async fn fetched(
+    (personal, changes): (Arc<Personal>, u64),
+    account: Account,
+    endpoint: Arc<Endpoint>,
+    now: Timestamp,
+) -> Result<Fetched, Refusal> {
+    let granted = personal.accounts.granted(&account, &endpoint, now).await.map_err(|lacking| match lacking {
+        // The page is named by whoever asked: it is for them.
+        Lacking::Consent => Refusal::ConnectRequired(Box::default()),
+        Lacking::Refused(refusal) => refusal,
+    })?;
+    let prover = endpoint.prover(&Order::Own, now).await.map_err(|fault| unusable(&endpoint, fault))?;
+    Ok(Fetched { granted, prover, endpoint, changes, now })
+}
+
+/// What came of an account.
+struct Fetched {
+    granted: Granted,
+    prover: Option<Arc<proof::Prover>>,
+    endpoint: Arc<Endpoint>,
+    changes: u64,
+    now: Timestamp,
+}
+
+impl Fetched {
+    fn minted(self, generation: u64) -> Result<Arc<Minted>, Refusal> {
+        let Self { granted, prover, endpoint, changes, now } = self;
+        let facts = Facts { strategy: "user_grant", scopes: granted.scopes, ..Facts::of(&endpoint, &granted.token) };
+        let minted = Minted::of(&granted.token, prover, facts, generation)?;
+        let left = granted.expires_at.since(now);
+        Ok(Arc::new(Minted { state: Some(changes), ..minted.until(granted.expires_at, now.plus(usable_for(left))) }))
+    }
+}
+
+fn unexpired(caller: &Identity, now: Timestamp) -> Result<Timestamp, Refusal> {
+    let ends = caller.authentication.expires_at;
+    if ends <= now { Err(Refusal::TokenInvalid(TokenFault::Expired)) } else { Ok(ends) }
+}
+
+fn unusable(endpoint: &Endpoint, fault: Fault) -> Refusal {
+    let named = |why: &str| format!("{}: {why}", endpoint.request.at);
+    match fault {
+        Fault::Refused(why) => Refusal::GrantRefused(named(&why)),
+        Fault::Unusable(why) => Refusal::GrantUnavailable(named(&why)),
+    }
+}
+
+impl Personal {
+    fn new(
+        (origin, store): (String, Store),
+        logins: &[Arc<Login>],
+        keyring: &Arc<Keyring>,
+    ) -> Result<Self, ExchangeError> {
+        let visits = Visits::new(origin.clone(), store.clone(), logins, keyring);
+        let visits = visits.map_err(|why| ExchangeError { of: "`[[logins]]`".to_owned(), why })?;
+        Ok(Self { accounts: Accounts::new(store.clone()), store, origin, visits })
+    }
+}
+
 impl Plan {
-    fn new(upstream: &Upstream, flights: &Flights) -> Result<Self, String> {
-        let calls = Strategy::new(&upstream.grant, flights)?;
-        let discovery = upstream.discovery.as_ref().map(|grant| Strategy::new(grant, flights)).transpose()?;
+    fn new(upstream: &Upstream, flights: &Flights, keyring: &Arc<Keyring>) -> Result<Self, String> {
+        let calls = Strategy::new(&upstream.grant, flights, keyring)?;
+        let discovery = upstream.discovery.as_ref().map(|grant| Strategy::new(grant, flights, keyring)).transpose()?;
         Ok(Self { discovery: discovery.unwrap_or_else(|| calls.clone()), calls })
     }
 }
 
 impl Strategy {
-    fn new(grant: &config::Grant, flights: &Flights) -> Result<Self, String> {
+    fn new(grant: &config::Grant, flights: &Flights, keyring: &Arc<Keyring>) -> Result<Self, String> {
         Ok(match grant {
-            config::Grant::Exchange(request) => Self::Exchange(Arc::new(Endpoint::new(request)?)),
-            config::Grant::ClientCredentials(request) => Self::Own(Arc::new(Endpoint::new(request)?)),
+            config::Grant::Exchange(request) => Self::Exchange(Arc::new(Endpoint::new(request, keyring)?)),
+            config::Grant::ClientCredentials(request) => Self::Own(Arc::new(Endpoint::new(request, keyring)?)),
+            config::Grant::IdJag(config::IdJag { assertion, redemption, subject }) => {
+                let (provider, server) = (Endpoint::new(assertion, keyring)?, Endpoint::new(redemption, keyring)?);
+                let digest = sha256(&[provider.digest, server.digest, [*subject as u8; 32]].concat());
+                let (provider, server) = (Arc::new(provider), Arc::new(server));
+                Self::IdJag(Arc::new(Assertion { provider, server, subject: *subject, digest }))
+            }
+            config::Grant::UserGrant(request) => Self::User(Arc::new(Endpoint::new(request, keyring)?)),
             config::Grant::StaticSecret { header, value } => {
                 let name = HeaderName::try_from(header.as_str()).map_err(|error| error.to_string())?;
                 let header = (name, sensitive(value.expose().to_owned()).ok_or("the secret fits no header")?);
@@ -235,69 +591,148 @@ impl Strategy {
             expires_at: None,
             usable_until: Timestamp::from_unix_ms(u64::MAX),
             announced: AtomicBool::new(true), // it was configured, not minted
+            binding: None,
+            state: None,
         }))
     }
 }
 
-/// One request to a token endpoint, with all that it needs to go on without whoever asked for it.
+impl Facts {
+    /// What is known of a token that `endpoint` gave.
+    fn of(endpoint: &Endpoint, token: &Secret) -> Self {
+        let request = &endpoint.request;
+        Self {
+            strategy: "",
+            audience: request.audience.clone(),
+            resource: request.resource.as_ref().map(ToString::to_string),
+            scopes: Vec::new(),
+            token_digest: Some(token_digest(token.expose())),
+            token_id: token_id(token.expose()),
+        }
+    }
+}
+
+impl Minted {
+    fn of(
+        token: &Secret,
+        prover: Option<Arc<proof::Prover>>,
+        facts: Facts,
+        generation: u64,
+    ) -> Result<Self, Refusal> {
+        let scheme = if prover.is_some() { DPOP } else { BEARER.trim_end() };
+        let value = sensitive(format!("{scheme} {}", token.expose()));
+        Ok(Self {
+            header: Some((AUTHORIZATION, value.ok_or(Refusal::Bug("a token that fits no header"))?)),
+            facts,
+            generation,
+            expires_at: None,
+            usable_until: Timestamp::from_unix_ms(0),
+            announced: AtomicBool::new(false),
+            binding: prover.map(|prover| Binding { prover, ath: proof::ath(token.expose()) }),
+            state: None,
+        })
+    }
+
+    fn until(self, expires_at: Timestamp, usable_until: Timestamp) -> Self {
+        Self { expires_at: Some(expires_at), usable_until, ..self }
+    }
+}
+
+/// One credential on its way, with all that it needs to go on without whoever asked for it.
 struct Flight {
     flights: Arc<Flights>,
     endpoint: Arc<Endpoint>,
     order: Order,
     scopes: Vec<String>,
+    /// Where what `endpoint` gives is redeemed, where it is no access token.
+    redeemed_at: Option<Arc<Endpoint>>,
 }
 
 impl Flight {
     fn new(flights: &Arc<Flights>, endpoint: &Arc<Endpoint>, order: Order, scopes: &[String]) -> Self {
-        let scopes = match order {
+        let scopes = if matches!(order, Order::Actor) {
             // The actor token says who, not what for.
-            Order::Actor => Vec::new(),
-            Order::Own | Order::Exchange { .. } => {
-                let mut all = [endpoint.request.scopes.as_slice(), scopes].concat();
-                all.sort_unstable();
-                all.dedup();
-                all
-            }
+            Vec::new()
+        } else {
+            let mut all = [endpoint.request.scopes.as_slice(), scopes].concat();
+            all.sort_unstable();
+            all.dedup();
+            all
         };
-        Self { flights: Arc::clone(flights), endpoint: Arc::clone(endpoint), order, scopes }
+        Self { flights: Arc::clone(flights), endpoint: Arc::clone(endpoint), order, scopes, redeemed_at: None }
     }
 
     async fn fly(self, subject_ends: Option<Timestamp>, now: Timestamp) -> Result<Arc<Minted>, Refusal> {
-        let asked = self.endpoint.ask(&self.order, &self.scopes, now).await;
-        let token = asked.map_err(|fault| match fault {
-            Fault::Refused(why) => Refusal::GrantRefused(self.named(&why)),
-            Fault::Unusable(why) => Refusal::GrantUnavailable(self.named(&why)),
-        })?;
-        self.minted(token, subject_ends, now).map(Arc::new)
+        let asked = |fault| unusable(&self.endpoint, fault);
+        let token = match &self.redeemed_at {
+            None => self.endpoint.ask(&self.order, &self.scopes, now).await.map_err(asked)?,
+            Some(server) => {
+                let fits = server.takes_assertions(now).await;
+                fits.map_err(|fault| unusable(server, fault))?;
+                let assertion = self.endpoint.ask(&self.order, &self.scopes, now).await.map_err(asked)?;
+                meant_for(&assertion.value, &self.endpoint, server).map_err(|why| {
+                    Refusal::GrantUnavailable(format!("{}: the assertion {why}", self.endpoint.request.at))
+                })?;
+                // Shown once, to the one server that it is for, and forgotten: what is kept is what comes of it.
+                let order = Order::Redemption { assertion: assertion.value };
+                let redeemed = server.ask(&order, &assertion.scopes, now).await;
+                redeemed.map_err(|fault| unusable(server, fault))?
+            }
+        };
+        let by = self.redeemed_at.as_ref().unwrap_or(&self.endpoint);
+        let prover = by.prover(&self.order_of_token(), now).await.map_err(|fault| unusable(by, fault))?;
+        self.minted(token, prover, subject_ends, now).map(Arc::new)
     }
 
-    fn named(&self, why: &str) -> String {
-        format!("{}: {why}", self.endpoint.request.token_endpoint)
+    /// What the token that goes up was asked for by.
+    fn order_of_token(&self) -> Order {
+        if matches!(self.order, Order::Actor) { Order::Actor } else { Order::Own }
     }
 
     /// Life counts from before the request went out, so that a slow answer cannot lengthen it.
-    fn minted(&self, token: Token, subject_ends: Option<Timestamp>, now: Timestamp) -> Result<Minted, Refusal> {
+    fn minted(
+        &self,
+        token: Token,
+        prover: Option<Arc<proof::Prover>>,
+        subject_ends: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Minted, Refusal> {
         let own_end = now.plus(token.life);
         let ends = subject_ends.map_or(own_end, |subject| subject.min(own_end));
-        let request = &self.endpoint.request;
-        let strategy = if matches!(self.order, Order::Exchange { .. }) { "exchange" } else { "client_credentials" };
-        let value = sensitive(format!("{BEARER}{}", token.value.expose()));
-        Ok(Minted {
-            facts: Facts {
-                strategy,
-                audience: request.audience.clone(),
-                resource: request.resource.as_ref().map(ToString::to_string),
-                scopes: token.scopes,
-                token_digest: Some(token_digest(token.value.expose())),
-                token_id: token_id(token.value.expose()),
-            },
-            header: Some((AUTHORIZATION, value.ok_or(Refusal::Bug("a token that fits no header"))?)),
-            generation: self.flights.generation(),
-            expires_at: Some(ends),
-            usable_until: now.plus(usable_for(ends.since(now))),
-            announced: AtomicBool::new(false),
-        })
+        let strategy = match self.order {
+            Order::Exchange { .. } => "exchange",
+            Order::Assertion { .. } => "id_jag",
+            _ => "client_credentials",
+        };
+        let facts = Facts { strategy, scopes: token.scopes, ..Facts::of(&self.endpoint, &token.value) };
+        let minted = Minted::of(&token.value, prover, facts, self.flights.generation())?;
+        Ok(minted.until(ends, now.plus(usable_for(ends.since(now)))))
     }
+}
+
+/// An assertion is made out to one server, one client and one resource; another's is never shown to this one. It is not
+/// verified here: the server does that.
+fn meant_for(assertion: &Secret, provider: &Endpoint, server: &Endpoint) -> Result<(), &'static str> {
+    let claims = assertion.expose().split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let claims = claims.and_then(|text| strict::object(&text)).ok_or("is not a JWT")?;
+    let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
+    let audience = match claims.get("aud") {
+        Some(serde_json::Value::Array(all)) if all.len() == 1 => all.first().and_then(serde_json::Value::as_str),
+        _ => text("aud"),
+    };
+    if audience != provider.request.audience.as_deref() {
+        return Err("is made out to another server");
+    }
+    if text("client_id") != Some(&server.request.client.id) {
+        return Err("is made out to another client");
+    }
+    let resource = provider.request.resource.as_ref().map(url::Url::as_str);
+    let named = match claims.get("resource") {
+        None => return Ok(()),
+        Some(serde_json::Value::Array(all)) if all.len() == 1 => all.first().and_then(serde_json::Value::as_str),
+        Some(_) => text("resource"),
+    };
+    if named == resource { Ok(()) } else { Err("is for another resource") }
 }
 
 /// A credential leaves the cache before it ends, by the time that a call may take; one that lives shorter than that is
@@ -309,12 +744,12 @@ fn usable_for(life: Duration) -> Duration {
 
 /// Who asks with which credential, authenticated how, and for what: nothing of one caller, credential or scope set
 /// serves another. The subject token's own digest is in it, so that a step-up or a rotation mints anew.
-fn slot_of_caller(endpoint: &Endpoint, caller: &Identity, scopes: &[String]) -> Slot {
+fn slot_of_caller(asked: &[u8; 32], caller: &Identity, scopes: &[String]) -> Slot {
     let authentication = &caller.authentication;
     let acr = authentication.acr.as_deref();
     let mut text = Vec::with_capacity(SLOT_BYTES);
     text.extend_from_slice(b"subject ");
-    text.extend_from_slice(&endpoint.digest);
+    text.extend_from_slice(asked);
     text.extend_from_slice(&caller.principal);
     append(&mut text, authentication.token_digest.as_bytes());
     append(&mut text, authentication.issuer.as_bytes());

@@ -3,11 +3,11 @@
 //! A credential in, a [`Caller`] out. It does not know what is asked, nor whether it is allowed.
 
 mod claims;
-mod discovery;
+pub(crate) mod discovery;
 mod keys;
 mod keyset;
 pub mod metadata;
-mod strict;
+pub(crate) mod strict;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

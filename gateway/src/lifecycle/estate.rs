@@ -68,7 +68,7 @@ impl Estate {
     /// What is wrong, in words for the operator.
     pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
         let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
-        let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
+        let exchange = Exchange::keeping(&config, store.clone()).map_err(|error| format!("grants: {error}"))?;
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
         let unread = |id: &UpstreamId| {
@@ -104,7 +104,7 @@ impl Estate {
     /// What is wrong, in words for the operator; `self` goes on as it is.
     pub fn succeeded(&self, config: Arc<Config>, rules: Rules) -> Result<Self, String> {
         let mut next = Self::build(Arc::clone(&config), rules, self.store.clone())?;
-        next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
+        next.exchange = self.exchange.reconfigured(&config.upstreams, &config.logins).map_err(|error| error.to_string())?;
         next.identity.inherit(&self.identity);
         next.unread = Mutex::default();
         let known = self.catalogue.load();

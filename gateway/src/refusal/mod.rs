@@ -85,6 +85,18 @@ impl TokenFault {
     }
 }
 
+/// A page that a person has to visit before a call can be made. Its address is for that person alone, so that it stands
+/// in answers and not in records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Where it is.
+    pub url: String,
+    /// Names the visit (`elicitationId`).
+    pub id: String,
+    /// Whether the client declared that it sends people to pages.
+    pub asked: bool,
+}
+
 /// Every way that the gateway says no. Variants state the fact; [`Refusal::outside`] gives it its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -187,6 +199,8 @@ pub enum Refusal {
     GrantRefused(String),
     /// The authorization server cannot be reached, or answers nonsense.
     GrantUnavailable(String),
+    /// The user has to connect their account at the upstream first, on a page of the gateway's.
+    ConnectRequired(Box<Page>),
 
     // ── input: what an upstream asks of the client in the middle of a call ──
     /// The `requestState` is not one that the gateway gave this caller; why is for the journal (RS-31).
@@ -285,6 +299,8 @@ pub enum Detail {
     Limit(usize),
     /// `allow`: the HTTP methods that the route answers.
     Allow(&'static str),
+    /// `elicitations`: a page to visit, and then to make the call again (MCP 2025-11-25 client/elicitation).
+    Page(Page),
 }
 
 /// Which answers a form: the table below, one row a variant.
@@ -318,7 +334,10 @@ impl Refusal {
     #[must_use]
     pub fn once_sent(self) -> Self {
         let Row(code, _, _, retryable) = self.row();
-        let before = matches!(self, Self::TokenInvalid(_) | Self::ScopeInsufficient(_) | Self::GrantRefused(_));
+        let before = matches!(
+            self,
+            Self::TokenInvalid(_) | Self::ScopeInsufficient(_) | Self::GrantRefused(_) | Self::ConnectRequired(_)
+        );
         if retryable || before { Self::OutcomeUnknown(format!("{code}: {}", self.inside())) } else { self }
     }
 
@@ -356,6 +375,9 @@ impl Refusal {
 
     /// The text that a stage left for the journal.
     fn recorded(&self) -> Option<&str> {
+        if let Self::ConnectRequired(_) = self {
+            return Some("the user has not connected an account");
+        }
         if let Self::IdentityUnavailable(why)
         | Self::CatalogueUnavailable(why)
         | Self::PolicyFailed(why)
@@ -427,6 +449,7 @@ impl Refusal {
             Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
             Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
             Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
+            Self::ConnectRequired(_) => Row("connect_required", 403, 40307, false),
             Self::RequestStateInvalid(_) => Row("request_state_invalid", 200, -32602, false),
             Self::RequestStateExpired => Row("request_state_expired", 200, -32602, false),
             Self::RequestStateMismatch => Row("request_state_mismatch", 200, -32602, false),
@@ -461,6 +484,7 @@ impl Refusal {
                 | Self::InputRefused(_)
                 | Self::InputTimeout
                 | Self::InputRoundsExceeded
+                | Self::ConnectRequired(_)
         );
         if era == Era::Legacy && in_band { 200 } else { status }
     }
@@ -471,6 +495,8 @@ impl Refusal {
             Era::Legacy if (-32022..=-32020).contains(&rpc) => -32600,
             // MCP up to 2025-11-25, server/resources (RC-11).
             Era::Legacy if matches!(self, Self::ResourceUnknown(_)) => -32002,
+            // MCP 2025-11-25, client/elicitation (URL Elicitation Required Error).
+            Era::Legacy if matches!(self, Self::ConnectRequired(page) if page.asked) => -32042,
             Era::Legacy | Era::Modern => rpc,
         }
     }
@@ -529,6 +555,12 @@ impl Refusal {
             Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",
             Self::CeilingReached { .. } => "a rate ceiling is reached; try again later",
             Self::GrantRefused(_) => "no credential could be obtained for this call's server",
+            Self::ConnectRequired(page) => {
+                return Cow::Owned(format!(
+                    "your account at the server behind this tool is not connected: visit {} and make the call again",
+                    page.url
+                ));
+            }
             Self::GrantUnavailable(_) => "the authorization server for this call cannot be used now; try again",
             Self::RequestStateInvalid(_) => "invalid `requestState`",
             Self::RequestStateExpired => "this `requestState` has expired: make the call again without it",
@@ -592,6 +624,9 @@ impl Refusal {
         }
         if let Self::MethodNotAllowed(allow) = self {
             return Detail::Allow(allow);
+        }
+        if let Self::ConnectRequired(page) = self {
+            return Detail::Page(Page::clone(page));
         }
         Detail::Nothing
     }

@@ -33,6 +33,8 @@ pub enum Place {
     Token,
     /// Keys that the gateway signs with.
     SigningKey,
+    /// What a user's login at the gateway left of their identity provider's tokens.
+    Login,
 }
 
 impl Place {
@@ -46,6 +48,7 @@ impl Place {
             Self::Consent => "consent",
             Self::Token => "token",
             Self::SigningKey => "signing_key",
+            Self::Login => "login",
         }
     }
 }

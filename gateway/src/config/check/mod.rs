@@ -4,9 +4,11 @@
 //! Variables and files come from an [`Environment`], so that the judgement is a function of its arguments.
 //! It contacts nobody: whether an issuer or an upstream answers is not a question of configuration.
 
+mod client;
 mod door;
 mod estate;
 mod grant;
+mod login;
 mod transport;
 mod values;
 
@@ -91,10 +93,12 @@ impl Checker<'_> {
             None => Some(checked::State::default()),
         };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
+        let logins = self.logins(file.logins.as_deref().unwrap_or_default(), &issuers);
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
-        Some(Config { gateway, issuers, audit, telemetry, limits, state, upstreams, digest })
+        self.connectable(file, &upstreams, &logins);
+        Some(Config { gateway, issuers, audit, telemetry, limits, state, logins, upstreams, digest })
     }
 
     /// A token for the gateway must be of no use at an upstream, nor one for an upstream here (audience confusion):
