@@ -118,6 +118,12 @@ impl Grant {
         self.minted.header.as_ref().map(|(name, value)| (name, value))
     }
 
+    /// Whether the credential is bound to a key of the gateway's.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        self.minted.binding.is_some()
+    }
+
     /// The proof that has to go with the credential in a request of `method` to `url`, where the credential is bound to a
     /// key of the gateway's: good for that request alone (RFC 9449 §7.1).
     ///

@@ -17,7 +17,10 @@ use tokio::{
 
 use super::*;
 use crate::{
-    config::{ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport},
+    config::{
+        ClientAuthentication, OAuthClient, Remote, TokenEndpoint, TokenRequest, Transport,
+        dialects::{DIALECTS, Dialect},
+    },
     identity::{Agent, Authentication, Credential, User},
     refusal::TokenFault,
     tasks,
@@ -123,7 +126,10 @@ impl Stage {
 
     fn request(&self) -> TokenRequest {
         TokenRequest {
-            token_endpoint: format!("http://{}/token", self.address).parse().unwrap(),
+            at: TokenEndpoint::Url(format!("http://{}/token", self.address).parse().unwrap()),
+            dialect: &DIALECTS[0],
+            subject_token_type: ACCESS_TOKEN.to_owned(),
+            dpop: false,
             client: OAuthClient {
                 id: "gate way:1".to_owned(),
                 authentication: ClientAuthentication::SecretBasic(Secret::new("s&cret:+ü".to_owned())),
@@ -275,12 +281,12 @@ async fn the_client_proves_itself_by_post_or_by_key() {
 
     let ClientAuthentication::PrivateKeyJwt { algorithm, .. } = &mut request.client.authentication else { panic!() };
     *algorithm = "HS256".to_owned();
-    assert!(Endpoint::new(&request).is_err());
+    assert!(Endpoint::new(&request, &Arc::default()).is_err());
     let ClientAuthentication::PrivateKeyJwt { key: broken, algorithm, .. } = &mut request.client.authentication else {
         panic!()
     };
     (*algorithm, *broken) = ("ES256".to_owned(), Secret::new("not a key".to_owned()));
-    let error = Endpoint::new(&request).unwrap_err();
+    let error = Endpoint::new(&request, &Arc::default()).unwrap_err();
     assert!(error.contains("private key") && !error.contains("not a key"), "{error}");
 }
 
@@ -404,7 +410,7 @@ async fn an_endpoint_that_answers_nonsense_or_nothing_is_unavailable() {
     }
     let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut request = Stage::set(Play::Holds).await.request();
-    request.token_endpoint.set_port(Some(nowhere.local_addr().unwrap().port())).unwrap();
+    request.at = TokenEndpoint::Url(format!("http://{}/token", nowhere.local_addr().unwrap()).parse().unwrap());
     drop(nowhere);
     let (exchange, upstream) = exchange(config::Grant::Exchange(request));
     for (name, why) in [("alice", "unreachable: "), ("bob", "unreachable a moment ago")] {
@@ -434,7 +440,7 @@ async fn a_dropped_grant_is_minted_anew_and_a_newer_one_stays() {
     assert!(second.generation() > first.generation() && second.fresh());
     exchange.drop_grant(&first.key());
     assert_eq!(exchange.mint(&alice, &upstream, &[], NOW).await.unwrap().generation(), second.generation());
-    let renewed = exchange.reconfigured(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))])).unwrap();
+    let renewed = exchange.reconfigured(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]), &[]).unwrap();
     assert_eq!(renewed.mint(&alice, &upstream, &[], NOW).await.unwrap().generation(), second.generation());
     assert_eq!(stage.count(), 2);
 }
@@ -471,4 +477,78 @@ async fn a_secret_or_nothing_is_given_without_asking_anybody() {
     let upstream = Arc::new(tests::upstream(broken, None));
     let error = Exchange::new(&BTreeMap::from([(upstream.id.clone(), upstream)])).unwrap_err();
     assert_eq!(error.to_string(), "grant of upstream `crm`: the secret fits no header");
+}
+
+#[tokio::test]
+async fn each_provider_is_asked_in_its_own_words() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let names = |dialect: &'static Dialect| {
+        let mut request = TokenRequest { dialect, ..stage.request() };
+        request.audience.take_if(|_| !dialect.keys.contains(&"audience"));
+        request.resource.take_if(|_| !dialect.keys.contains(&"resource"));
+        let (exchange, upstream) = exchange(config::Grant::Exchange(request));
+        let stage = &stage;
+        async move {
+            exchange.mint(&caller("alice", "alices.own.token"), &upstream, &[], NOW).await.unwrap();
+            stage.last().form.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
+        }
+    };
+    let exchange = "grant_type subject_token subject_token_type";
+    for (name, expected) in [
+        ("rfc8693", format!("{exchange} requested_token_type resource audience scope")),
+        ("entra_obo", "grant_type assertion requested_token_use scope".to_owned()),
+        ("keycloak", format!("{exchange} requested_token_type audience scope")),
+        ("okta", format!("{exchange} audience scope")),
+        ("auth0", format!("{exchange} requested_token_type audience scope")),
+        ("zitadel", format!("{exchange} requested_token_type audience scope")),
+    ] {
+        assert_eq!(names(Dialect::named(name).unwrap()).await, expected, "{name}");
+    }
+    names(Dialect::named("entra_obo").unwrap()).await;
+    let asked = stage.last();
+    assert_eq!(asked.field("grant_type"), Some("urn:ietf:params:oauth:grant-type:jwt-bearer"));
+    assert_eq!((asked.field("assertion"), asked.field("requested_token_use")), (Some("alices.own.token"), Some("on_behalf_of")));
+    assert_eq!(DIALECTS.len(), 6, "a dialect that is not in the table above");
+}
+
+#[tokio::test]
+async fn what_a_provider_adds_to_the_scopes_is_refused_unless_it_always_does() {
+    let wide = r#"{"access_token":"x","token_type":"Bearer","expires_in":60,"scope":"crm.read profile"}"#;
+    let stage = Stage::set(Play::Says(200, wide.to_owned())).await;
+    for (name, fine) in [("rfc8693", false), ("okta", false), ("keycloak", true), ("entra_obo", true)] {
+        let dialect = Dialect::named(name).unwrap();
+        let (exchange, upstream) = exchange(config::Grant::Exchange(TokenRequest { dialect, ..stage.request() }));
+        let minted = exchange.mint(&caller("alice", "a"), &upstream, &[], NOW).await;
+        assert_eq!(minted.is_ok(), fine, "{name}");
+        if let Ok(grant) = minted {
+            assert_eq!(grant.scopes(), ["crm.read", "profile"], "what was given is recorded");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_platforms_assertion_is_read_anew_each_time() {
+    let stage = Stage::set(Play::Tokens(1)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "aaa.bbb.ccc\n").unwrap();
+    let mut request = stage.request();
+    request.client.authentication = ClientAuthentication::AssertionFile(file.clone());
+    let (exchange, upstream) = exchange(config::Grant::ClientCredentials(request));
+    let alice = caller("alice", "a");
+    exchange.mint(&alice, &upstream, &[], NOW).await.unwrap();
+    let asked = stage.last();
+    assert_eq!((asked.field("client_assertion"), asked.field("client_id")), (Some("aaa.bbb.ccc"), Some("gate way:1")));
+    assert_eq!(asked.field("client_assertion_type"), Some("urn:ietf:params:oauth:client-assertion-type:jwt-bearer"));
+    std::fs::write(&file, "ddd.eee.fff").unwrap();
+    exchange.mint(&alice, &upstream, &[], seconds(60)).await.unwrap();
+    assert_eq!(stage.last().field("client_assertion"), Some("ddd.eee.fff"));
+    for (text, at) in [("", 120), ("not a token", 180), ("one.two", 240)] {
+        std::fs::write(&file, text).unwrap();
+        let refusal = exchange.mint(&alice, &upstream, &[], seconds(at)).await.unwrap_err();
+        assert!(matches!(&refusal, Refusal::GrantUnavailable(why) if why.contains("not a JWT")), "{refusal:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(exchange.mint(&alice, &upstream, &[], seconds(300)).await.is_err());
+    assert_eq!(stage.count(), 2, "nothing is sent without the proof");
 }

@@ -202,6 +202,14 @@ pub enum Refusal {
     /// The user has to connect their account at the upstream first, on a page of the gateway's.
     ConnectRequired(Box<Page>),
 
+    // ── the pages on which a user connects an account ──
+    /// There is no such visit: it was used, has ended, belongs to another browser, or never began.
+    VisitUnknown,
+    /// The step is not one of this visit, or not of this user; which is for the journal.
+    VisitForbidden(&'static str),
+    /// A server that the visit needs said no, or cannot be used.
+    VisitFailed(String),
+
     // ── input: what an upstream asks of the client in the middle of a call ──
     /// The `requestState` is not one that the gateway gave this caller; why is for the journal (RS-31).
     RequestStateInvalid(&'static str),
@@ -383,6 +391,7 @@ impl Refusal {
         | Self::PolicyFailed(why)
         | Self::GrantRefused(why)
         | Self::GrantUnavailable(why)
+        | Self::VisitFailed(why)
         | Self::AuditUnavailable(why)
         | Self::UpstreamUnreachable(why)
         | Self::UpstreamLost(why)
@@ -396,8 +405,11 @@ impl Refusal {
         {
             return Some(why);
         }
-        if let Self::Bug(what) | Self::Overloaded(what) | Self::RequestStateInvalid(what) | Self::TaskUnknown(what) =
-            self
+        if let Self::Bug(what)
+        | Self::Overloaded(what)
+        | Self::RequestStateInvalid(what)
+        | Self::TaskUnknown(what)
+        | Self::VisitForbidden(what) = self
         {
             Some(what)
         } else {
@@ -450,6 +462,9 @@ impl Refusal {
             Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
             Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
             Self::ConnectRequired(_) => Row("connect_required", 403, 40307, false),
+            Self::VisitUnknown => Row("visit_unknown", 404, 40403, false),
+            Self::VisitForbidden(_) => Row("visit_forbidden", 403, 40308, false),
+            Self::VisitFailed(_) => Row("visit_failed", 502, 50211, false),
             Self::RequestStateInvalid(_) => Row("request_state_invalid", 200, -32602, false),
             Self::RequestStateExpired => Row("request_state_expired", 200, -32602, false),
             Self::RequestStateMismatch => Row("request_state_mismatch", 200, -32602, false),
@@ -562,6 +577,9 @@ impl Refusal {
                 ));
             }
             Self::GrantUnavailable(_) => "the authorization server for this call cannot be used now; try again",
+            Self::VisitUnknown => "this page was used already, or is too old: have your agent make its call again",
+            Self::VisitForbidden(_) => "this page was made for somebody else: nothing was connected",
+            Self::VisitFailed(_) => "the account was not connected: have your agent make its call again",
             Self::RequestStateInvalid(_) => "invalid `requestState`",
             Self::RequestStateExpired => "this `requestState` has expired: make the call again without it",
             Self::RequestStateMismatch => "this `requestState` belongs to another request",
