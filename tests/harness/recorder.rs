@@ -41,6 +41,7 @@ pub(crate) enum Era {
 pub(crate) struct Seen {
     pub(crate) method: String,
     pub(crate) path: String,
+    pub(crate) query: String,
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -61,6 +62,13 @@ impl Seen {
     /// The JSON-RPC method, empty where there is none.
     pub(crate) fn rpc_method(&self) -> String {
         self.json()["method"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// A parameter of the query.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        url::form_urlencoded::parse(self.query.as_bytes())
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.into_owned())
     }
 
     /// A field of a form body.
@@ -293,6 +301,7 @@ where
     let seen = Seen {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
         version: head.version,
         headers: head.headers,
         body: body.to_bytes(),

@@ -5,6 +5,7 @@ mod bounds;
 mod caching;
 mod catalogue;
 mod cells;
+mod connect;
 mod decision;
 mod drain;
 mod federation;

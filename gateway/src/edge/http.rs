@@ -106,7 +106,8 @@ impl Door {
     fn judge_origin(&self, parts: &Parts) -> Result<(), Refusal> {
         let is_page = Step::of(parts.uri.path()).is_some();
         for origin in parts.headers.get_all(ORIGIN) {
-            let may = |origin: &str| if is_page { self.names.is_own(origin) } else { self.names.origin_allowed(origin) };
+            let may =
+                |origin: &str| if is_page { self.names.is_own(origin) } else { self.names.origin_allowed(origin) };
             let allowed = origin.to_str().is_ok_and(may);
             if !allowed {
                 return Err(Refusal::OriginNotAllowed);
@@ -278,7 +279,8 @@ fn page(step: Step, parts: &Parts) -> Result<Asked, Refusal> {
     if !methods.split(", ").any(|method| method == parts.method.as_str()) {
         return Err(Refusal::MethodNotAllowed(methods));
     }
-    let form = || parts.headers.get(CONTENT_TYPE).is_some_and(|kind| essence(kind.as_bytes()).eq_ignore_ascii_case(FORM));
+    let form =
+        || parts.headers.get(CONTENT_TYPE).is_some_and(|kind| essence(kind.as_bytes()).eq_ignore_ascii_case(FORM));
     if parts.method == Method::POST && !form() {
         return Err(Refusal::ContentTypeUnsupported);
     }

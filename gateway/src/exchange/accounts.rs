@@ -54,6 +54,7 @@ struct Kept {
     #[serde(serialize_with = "expose_some", deserialize_with = "secret_some")]
     refresh_token: Option<Secret>,
     scopes: Vec<String>,
+    granted_ms: u64,
     expires_ms: u64,
 }
 
@@ -63,6 +64,13 @@ pub(super) struct Granted {
     pub(super) token: Secret,
     pub(super) scopes: Vec<String>,
     pub(super) expires_at: Timestamp,
+}
+
+impl Granted {
+    /// The same for the same token, however often it is read: what refused one of two refused both.
+    pub(super) fn generation(&self) -> u64 {
+        sha256(self.token.expose().as_bytes()).first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
 }
 
 /// Why there is none.
@@ -215,7 +223,9 @@ impl Accounts {
     /// Whether what is kept may still be sent.
     fn is_good(&self, key: &Slot, kept: &Kept, now: Timestamp) -> bool {
         let ends = Timestamp::from_unix_ms(kept.expires_ms);
-        now < ends && ends.since(now) > MARGIN && !self.is_refused(key, kept)
+        let life = ends.since(Timestamp::from_unix_ms(kept.granted_ms));
+        let margin = MARGIN.min(life.checked_div(2).unwrap_or_default());
+        now < ends && ends.since(now) > margin && !self.is_refused(key, kept)
     }
 
     fn is_refused(&self, key: &Slot, kept: &Kept) -> bool {
@@ -261,6 +271,7 @@ impl Kept {
             access_token: token.value,
             refresh_token: token.refresh_token.or(before),
             scopes: token.scopes,
+            granted_ms: now.unix_ms(),
             expires_ms: now.plus(token.life).unix_ms(),
         }
     }

@@ -311,8 +311,9 @@ mod tests {
     #[test]
     fn one_kind_of_token_is_not_taken_for_another() {
         let assertion = format!(r#"{{"access_token":"abc","token_type":"n_a","issued_token_type":"{ID_JAG}"}}"#);
-        let bearer =
-            format!(r#"{{"access_token":"abc","token_type":"Bearer","issued_token_type":"{ACCESS_TOKEN}","scope":"a b"}}"#);
+        let bearer = format!(
+            r#"{{"access_token":"abc","token_type":"Bearer","issued_token_type":"{ACCESS_TOKEN}","scope":"a b"}}"#
+        );
         let bound = r#"{"access_token":"abc","token_type":"DPoP"}"#;
         let unsaid = r#"{"access_token":"abc","token_type":"N_A"}"#;
         let dpop = Wanted { token_type: "DPoP", ..Wanted::BEARER };

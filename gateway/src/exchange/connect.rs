@@ -278,7 +278,7 @@ impl Visits {
         let (state, nonce, verifier) = (unguessable()?, unguessable()?, unguessable()?);
         let redirect = self.redirect_uri(LOGIN);
         let more = [("nonce", nonce.expose())];
-        let to = authorization(login, &login.request.scopes, &redirect, (&state, &verifier), &more, now).await?;
+        let to = authorization((login, &login.request.scopes), &redirect, (&state, &verifier), &more, now).await?;
         let cookie = unguessable()?;
         let of = |secret: &Secret| secret.expose().to_owned();
         let stage = Stage::Login { state: of(&state), nonce: of(&nonce), verifier: of(&verifier) };
@@ -291,11 +291,12 @@ impl Visits {
         let visit = self.at(cookie, now).await?;
         let Stage::Login { state, nonce, verifier } = visit.stage.clone() else { return Err(Strayed::Unknown) };
         let login = self.logins.get(&visit.issuer).ok_or(Strayed::Unknown)?;
-        let code = self.answered(cookie, &visit, (&state, login), response, now).await?;
+        let code = self.answered((cookie, &visit), (&state, login), response, now).await?;
         let redirect_uri = self.redirect_uri(LOGIN);
         let order = Order::Login(Code { code, verifier: Secret::new(verifier), redirect_uri });
         let token = login.ask(&order, &login.request.scopes, now).await?;
-        let id_token = token.id_token.as_ref().ok_or_else(|| Strayed::Unfit("a login without an ID token".to_owned()))?;
+        let id_token =
+            token.id_token.as_ref().ok_or_else(|| Strayed::Unfit("a login without an ID token".to_owned()))?;
         let subject = subject_of(id_token, (&visit.issuer, &login.request.client.id), &nonce, now)?;
         if subject != visit.subject {
             return Err(Strayed::OtherUser);
@@ -322,8 +323,7 @@ impl Visits {
     /// The answer of `server`, held against what was asked of it. Whoever has the right `state` has spent the step.
     async fn answered(
         &self,
-        cookie: &str,
-        visit: &Visit,
+        (cookie, visit): (&str, &Visit),
         (state, server): (&str, &Endpoint),
         response: Response,
         now: Timestamp,
@@ -427,7 +427,7 @@ impl Connecting<'_> {
         }
         let (state, verifier) = (unguessable()?, unguessable()?);
         let redirect = self.visits.redirect_uri(CALLBACK);
-        let to = authorization(server, &visit.scopes, &redirect, (&state, &verifier), &[], now).await?;
+        let to = authorization((server, &visit.scopes), &redirect, (&state, &verifier), &[], now).await?;
         let spent = read(self.visits.store.take(Place::Pending, &browser_key(cookie), now).await?)?;
         if spent.as_ref().map(|spent| &spent.stage) != Some(&visit.stage) {
             return Err(Strayed::Unknown);
@@ -447,7 +447,7 @@ impl Connecting<'_> {
     ) -> Result<(Connected, Account), Strayed> {
         let visit = self.visits.at(cookie, now).await?;
         let Stage::Grant { state, verifier } = visit.stage.clone() else { return Err(Strayed::Unknown) };
-        let code = self.visits.answered(cookie, &visit, (&state, server), response, now).await?;
+        let code = self.visits.answered((cookie, &visit), (&state, server), response, now).await?;
         let redirect_uri = self.visits.redirect_uri(CALLBACK);
         let order = Order::Code(Code { code, verifier: Secret::new(verifier), redirect_uri });
         let token = server.ask(&order, &visit.scopes, now).await?;
@@ -500,8 +500,7 @@ fn expires_at(token: &Secret) -> Option<Timestamp> {
 
 /// The page of another server to which a browser is sent (RFC 6749 §4.1.1, RFC 7636 §4.3).
 async fn authorization(
-    server: &Endpoint,
-    scopes: &[String],
+    (server, scopes): (&Endpoint, &[String]),
     redirect_uri: &str,
     (state, verifier): (&Secret, &Secret),
     more: &[(&str, &str)],
@@ -537,12 +536,7 @@ async fn authorization(
 
 /// Who logged in. The token came from the issuer itself, over TLS, in answer to a code that only the gateway could use,
 /// so that its signature says nothing more (OpenID Connect Core §3.1.3.7, item 6).
-fn subject_of(
-    token: &Secret,
-    (issuer, client): (&str, &str),
-    nonce: &str,
-    now: Timestamp,
-) -> Result<String, Strayed> {
+fn subject_of(token: &Secret, (issuer, client): (&str, &str), nonce: &str, now: Timestamp) -> Result<String, Strayed> {
     let unfit = |why: &str| Strayed::Unfit(format!("the ID token of `{issuer}`: {why}"));
     let claims = claims(token).ok_or_else(|| unfit("not a JWT"))?;
     let text = |name: &str| claims.get(name).and_then(Json::as_str);

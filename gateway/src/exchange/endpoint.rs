@@ -422,7 +422,8 @@ impl Endpoint {
 /// What the platform says of this workload, as it stands there now.
 async fn assertion_in(path: &Path) -> Result<String, Fault> {
     let unusable = |why: &str| Fault::Unusable(format!("the client assertion `{}` {why}", path.display()));
-    let mut text = tokio::fs::read_to_string(path).await.map_err(|error| unusable(&format!("cannot be read: {error}")))?;
+    let mut text =
+        tokio::fs::read_to_string(path).await.map_err(|error| unusable(&format!("cannot be read: {error}")))?;
     text.truncate(text.trim_end().len());
     if !is_token(&text) || text.split('.').count() != 3 {
         return Err(unusable("is not a JWT"));

@@ -186,7 +186,7 @@ impl Exchange {
             Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED)),
             Strategy::Own(endpoint) => return self.own(endpoint, scopes, now).await,
             Strategy::User(endpoint) => {
-                return Box::pin(self.account(endpoint, caller, &upstream.id, scopes, now)).await;
+                return Box::pin(self.account(endpoint, (caller, &upstream.id), scopes, now)).await;
             }
             strategy @ (Strategy::Exchange(_) | Strategy::IdJag(_)) => strategy,
         };
@@ -349,8 +349,7 @@ impl Exchange {
     async fn account(
         &self,
         endpoint: &Arc<Endpoint>,
-        caller: &Identity,
-        upstream: &UpstreamId,
+        (caller, upstream): (&Identity, &UpstreamId),
         scopes: &[String],
         now: Timestamp,
     ) -> Result<Grant, Refusal> {
@@ -369,32 +368,29 @@ impl Exchange {
             // The state has changed since: the account may have been forgotten, here or by another process.
             outdated => {
                 self.misses.increment();
-                outdated.inspect(|_| self.flights.clear(&slot));
+                let before = outdated.and_then(|minted| minted.facts.token_digest.clone());
+                self.flights.clear(&slot);
                 let fetch = fetched((Arc::clone(personal), changes), account, Arc::clone(endpoint), now);
-                let generation = self.flights.generation();
-                Self::counted(upstream, self.flights.obtain(slot, now, async move { fetch.await?.minted(generation) }).await)
+                let obtained = self.flights.obtain(slot, now, async move { fetch.await?.minted(before) });
+                Self::counted(upstream, obtained.await)
             }
         };
         let mut wanted = [endpoint.request.scopes.as_slice(), scopes].concat();
         match minted {
-            Ok(minted) if wanted.iter().all(|scope| minted.facts.scopes.contains(scope)) => {
-                Ok(Grant::of(minted, slot))
-            }
+            Ok(minted) if wanted.iter().all(|scope| minted.facts.scopes.contains(scope)) => Ok(Grant::of(minted, slot)),
             // All that was granted and what is missing (RC-26).
             Ok(minted) => {
                 wanted.extend(minted.facts.scopes.iter().cloned());
-                Err(self.unconnected(personal, caller, upstream, wanted, now).await)
+                Err(Self::unconnected(personal, (caller, upstream), wanted, now).await)
             }
-            Err(Refusal::ConnectRequired(_)) => Err(self.unconnected(personal, caller, upstream, wanted, now).await),
+            Err(Refusal::ConnectRequired(_)) => Err(Self::unconnected(personal, (caller, upstream), wanted, now).await),
             Err(refusal) => Err(refusal),
         }
     }
 
     async fn unconnected(
-        &self,
         personal: &Personal,
-        caller: &Identity,
-        upstream: &UpstreamId,
+        (caller, upstream): (&Identity, &UpstreamId),
         mut scopes: Vec<String>,
         now: Timestamp,
     ) -> Refusal {
@@ -443,7 +439,7 @@ impl Exchange {
         match if kind == ID_TOKEN { login.id_token } else { login.refresh_token } {
             Some(token) => Ok((token, kind)),
             None if personal.visits.can_log_in(&user.issuer) => {
-                Err(self.unconnected(personal, caller, upstream, Vec::new(), now).await)
+                Err(Self::unconnected(personal, (caller, upstream), Vec::new(), now).await)
             }
             None => Err(unkept()),
         }
@@ -518,12 +514,16 @@ struct Fetched {
 }
 
 impl Fetched {
-    fn minted(self, generation: u64) -> Result<Arc<Minted>, Refusal> {
+    /// `before` is the digest of what was in the cache: the same token is not a new one.
+    fn minted(self, before: Option<String>) -> Result<Arc<Minted>, Refusal> {
         let Self { granted, prover, endpoint, changes, now } = self;
+        let generation = granted.generation();
         let facts = Facts { strategy: "user_grant", scopes: granted.scopes, ..Facts::of(&endpoint, &granted.token) };
         let minted = Minted::of(&granted.token, prover, facts, generation)?;
         let left = granted.expires_at.since(now);
-        Ok(Arc::new(Minted { state: Some(changes), ..minted.until(granted.expires_at, now.plus(usable_for(left))) }))
+        let announced = AtomicBool::new(before == minted.facts.token_digest);
+        let minted = minted.until(granted.expires_at, now.plus(usable_for(left)));
+        Ok(Arc::new(Minted { state: Some(changes), announced, ..minted }))
     }
 }
 
@@ -613,12 +613,7 @@ impl Facts {
 }
 
 impl Minted {
-    fn of(
-        token: &Secret,
-        prover: Option<Arc<proof::Prover>>,
-        facts: Facts,
-        generation: u64,
-    ) -> Result<Self, Refusal> {
+    fn of(token: &Secret, prover: Option<Arc<proof::Prover>>, facts: Facts, generation: u64) -> Result<Self, Refusal> {
         let scheme = if prover.is_some() { DPOP } else { BEARER.trim_end() };
         let value = sensitive(format!("{scheme} {}", token.expose()));
         Ok(Self {

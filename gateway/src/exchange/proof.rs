@@ -89,9 +89,8 @@ impl Prover {
         // SEC 1 §2.3.3: 4, then the two coordinates.
         let (x, y) = key.public_key().as_ref().get(1..)?.split_at_checked(32)?;
         let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
-        let header = format!(
-            r#"{{"typ":"dpop+jwt","alg":"ES256","jwk":{{"kty":"EC","crv":"P-256","x":"{x}","y":"{y}"}}}}"#
-        );
+        let header =
+            format!(r#"{{"typ":"dpop+jwt","alg":"ES256","jwk":{{"kty":"EC","crv":"P-256","x":"{x}","y":"{y}"}}}}"#);
         Some(Self { key, header: URL_SAFE_NO_PAD.encode(header), nonces: Mutex::default() })
     }
 

@@ -150,7 +150,10 @@ impl Ask {
         params.push(b'}');
         let bounds = Bounds { depth_max: 2, values_max: 8, name_bytes_max: 16, number_chars_max: 1 };
         let params = Document::parse(Bytes::from(params), &bounds);
-        Ok(Self { kind: Kind::Url, params: Some(params.map_err(|_impossible| Refusal::Bug("a page that is no JSON"))?) })
+        Ok(Self {
+            kind: Kind::Url,
+            params: Some(params.map_err(|_impossible| Refusal::Bug("a page that is no JSON"))?),
+        })
     }
 
     /// Whether it may still be asked of a client that declared this.

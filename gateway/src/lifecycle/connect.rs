@@ -11,11 +11,7 @@ use http::{
 };
 use url::form_urlencoded;
 
-use super::{
-    Asking, Body, Gateway, Head, Response, local, respond,
-    retry::Retrying,
-    trail::Trail,
-};
+use super::{Asking, Body, Gateway, Head, Response, local, respond, retry::Retrying, trail::Trail};
 use crate::{
     audit::{journal, record},
     bridge::{Binding, Continuation, To},
@@ -176,14 +172,17 @@ impl Gateway {
 
     fn connected(&self, trail: &Trail, connected: &Connected, outcome: &str) -> Response {
         let Connected { upstream, user, scopes } = connected;
-        self.note_connect(trail, &record::Connect {
-            user: Some((&user.issuer, &user.subject)),
-            upstream: upstream.as_str(),
-            outcome,
-            scopes: record::Words::Strings(scopes),
-            reason: None,
-            request: record::Request { peer: Some(trail.peer), ..record::Request::default() },
-        });
+        self.note_connect(
+            trail,
+            &record::Connect {
+                user: Some((&user.issuer, &user.subject)),
+                upstream: upstream.as_str(),
+                outcome,
+                scopes: record::Words::Strings(scopes),
+                reason: None,
+                request: record::Request { peer: Some(trail.peer), ..record::Request::default() },
+            },
+        );
         written(200, &text_page("Connected", "You can close this page, and go on where you came from."))
     }
 
@@ -192,14 +191,17 @@ impl Gateway {
         if matches!(strayed, Strayed::Unknown | Strayed::Forged) {
             return; // counted as any refusal of strangers is: whoever has a cookie could write one without end
         }
-        self.note_connect(trail, &record::Connect {
-            user: None,
-            upstream: upstream.as_str(),
-            outcome: strayed.as_str(),
-            scopes: record::Words::default(),
-            reason: strayed.inside(),
-            request: record::Request { peer: Some(trail.peer), ..record::Request::default() },
-        });
+        self.note_connect(
+            trail,
+            &record::Connect {
+                user: None,
+                upstream: upstream.as_str(),
+                outcome: strayed.as_str(),
+                scopes: record::Words::default(),
+                reason: strayed.inside(),
+                request: record::Request { peer: Some(trail.peer), ..record::Request::default() },
+            },
+        );
     }
 
     fn note_connect(&self, trail: &Trail, connect: &record::Connect<'_>) {

@@ -338,8 +338,7 @@ fn listed(keys: &[&str]) -> String {
     }
 }
 
-const STRATEGIES: [&str; 6] =
-    ["exchange", "client_credentials", "id_jag", "user_grant", "static_secret", "none"];
+const STRATEGIES: [&str; 6] = ["exchange", "client_credentials", "id_jag", "user_grant", "static_secret", "none"];
 
 /// The keys of a strategy that asks a token endpoint.
 const TOKEN_KEYS: [&str; 8] = ["token_endpoint", "client", "audience", "resource", "scopes", "actor", "dpop", "ca"];
