@@ -446,6 +446,13 @@ fn answers_of_another_issuer_and_servers_without_pkce_lead_nowhere() {
         assert_eq!(found.last().unwrap()["connect"]["outcome"], outcome, "{play:?}");
     }
     assert_eq!(ground.client("alice").call("echo", &json!({})).status(), 403);
+    assert_eq!(Browser::of("alice").get(&format!("{}/connect/crm", ground.gateway.setup().origin())).answer.status(), 404);
+    // Refusals of strangers are counted.
+    for code in ["visit_unknown", "visit_forbidden", "visit_failed"] {
+        place::wait_for(code, Duration::from_secs(10), || {
+            ground.gateway.journal().iter().any(|record| record.to_string().contains(code)).then_some(())
+        });
+    }
     let unfit = Ground::new("connect-no-pkce");
     unfit.server.plays(Play::NoPkce);
     let mut alice = Browser::of("alice");

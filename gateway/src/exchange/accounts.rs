@@ -142,7 +142,7 @@ impl Accounts {
             };
             if self.begin(&key, now).await? {
                 let refreshed = self.refresh(account, endpoint, (kept, token), now).await;
-                self.store.remove(Place::Pending, &refreshing(&key)).await.map_err(unkept)?;
+                self.store.remove(Place::UserGrant, &refreshing(&key)).await.map_err(unkept)?;
                 if let Some(outcome) = refreshed.transpose() {
                     return outcome;
                 }
@@ -155,7 +155,7 @@ impl Accounts {
     /// Whether nobody else refreshes this account now. A process that dies in the middle holds it for a moment only.
     async fn begin(&self, key: &Slot, now: Timestamp) -> Result<bool, Lacking> {
         let lock = Value { bytes: Vec::new(), until: Some(now.plus(REFRESH_MAX)) };
-        self.store.claim(Place::Pending, &refreshing(key), lock, now).await.map_err(unkept)
+        self.store.claim(Place::UserGrant, &refreshing(key), lock, now).await.map_err(unkept)
     }
 
     /// Nothing where somebody else has refreshed it meanwhile.

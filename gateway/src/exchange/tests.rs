@@ -581,7 +581,7 @@ async fn an_assertion_is_redeemed_where_it_is_meant_for_and_nowhere_else() {
     let request = TokenRequest { audience: Some(issuer.clone()), ..provider.request() };
     let at = TokenEndpoint::Of(issuer.clone());
     let redemption = TokenRequest { at, audience: None, resource: None, ..server.request() };
-    let subject = config::AssertionSubject::AccessToken;
+    let subject = AssertionSubject::AccessToken;
     let (exchange, upstream) =
         exchange(config::Grant::IdJag(config::IdJag { assertion: request, redemption, subject }));
     let claims = |aud: &str, client: &str, resource: &str| {

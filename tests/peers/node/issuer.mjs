@@ -35,7 +35,7 @@ const clients = [
     grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'] },
 ];
 if (process.env.CALLBACKS) {
-  clients.push({ client_id: 'gateway-pages', client_secret: 'pages-secret', redirect_uris: process.env.CALLBACKS.split(' '), response_types: ['code'],
+  clients.push({ client_id: 'gateway-pages', client_secret: 'pages-secret', id_token_signed_response_alg: 'ES256', redirect_uris: process.env.CALLBACKS.split(' '), response_types: ['code'],
     grant_types: ['authorization_code', 'refresh_token', EXCHANGE, ...(TRUSTS ? [REDEEM] : [])] });
 }
 if (process.env.CLIENT_KEY) {
