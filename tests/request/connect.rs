@@ -108,14 +108,14 @@ fn answer(seen: &Seen, plays: &Plays) -> Option<Reply> {
             plays.codes.lock().push((code.clone(), seen.parameter("code_challenge").unwrap()));
             let mut query = back.query_pairs_mut();
             query.append_pair("state", &seen.parameter("state").unwrap());
-            match play {
-                Play::Declines => query.append_pair("error", "access_denied"),
-                _ => query.append_pair("code", &code),
-            };
-            match play {
-                Play::NamesAnother => drop(query.append_pair("iss", "https://evil.example")),
-                Play::NamesNone => {}
-                _ => drop(query.append_pair("iss", &issuer)),
+            if play == Play::Declines {
+                query.append_pair("error", "access_denied");
+            } else {
+                query.append_pair("code", &code);
+            }
+            if play != Play::NamesNone {
+                let other = play == Play::NamesAnother;
+                query.append_pair("iss", if other { "https://evil.example" } else { &issuer });
             }
             drop(query);
             Some(Reply::status(302).header("location", back.as_str()))
@@ -446,7 +446,10 @@ fn answers_of_another_issuer_and_servers_without_pkce_lead_nowhere() {
         assert_eq!(found.last().unwrap()["connect"]["outcome"], outcome, "{play:?}");
     }
     assert_eq!(ground.client("alice").call("echo", &json!({})).status(), 403);
-    assert_eq!(Browser::of("alice").get(&format!("{}/connect/crm", ground.gateway.setup().origin())).answer.status(), 404);
+    assert_eq!(
+        Browser::of("alice").get(&format!("{}/connect/crm", ground.gateway.setup().origin())).answer.status(),
+        404
+    );
     // Refusals of strangers are counted.
     for code in ["visit_unknown", "visit_forbidden", "visit_failed"] {
         place::wait_for(code, Duration::from_secs(10), || {

@@ -394,7 +394,7 @@ pub enum Grant {
     ClientCredentials(TokenRequest),
     /// An identity assertion from the caller's identity provider, redeemed at the upstream's authorization server
     /// (enterprise-managed authorization).
-    IdJag(IdJag),
+    IdJag(Box<IdJag>),
     /// RFC 6749 §4.1: the user's own account at the upstream, which they connect once.
     UserGrant(TokenRequest),
     /// A secret that the upstream gave out.

@@ -8,9 +8,11 @@ mod answer;
 pub mod connect;
 mod discovery;
 mod endpoint;
+mod flight;
 mod flights;
 mod grant;
 mod proof;
+mod users;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,25 +29,21 @@ use zeroize::Zeroizing;
 
 pub use self::grant::{Grant, GrantKey};
 use self::{
-    accounts::{Account, Accounts, Granted, Lacking},
-    answer::{Fault, Token},
-    connect::{Connected, Connecting, LoggedIn, Onward, Response, Strayed, Visits},
+    answer::Fault,
     endpoint::{DPOP, Endpoint, Order, append, sha256},
+    flight::Flight,
     flights::{Flights, Slot},
     grant::{Binding, Facts, Minted},
-    proof::Keyring,
+    proof::{Keyring, Prover},
+    users::Personal,
 };
 use crate::{
     clock::Timestamp,
-    config::{
-        self, AssertionSubject, Config, Login, Upstream, UpstreamId,
-        dialects::{ACCESS_TOKEN, ID_TOKEN, REFRESH_TOKEN},
-    },
-    identity::{Identity, User, strict},
+    config::{self, AssertionSubject, Config, Login, Upstream, UpstreamId},
+    identity::Identity,
     refusal::{Refusal, TokenFault},
     secret::Secret,
     state::Store,
-    tasks,
     telemetry::metrics::{Counter, Handle, metrics},
 };
 
@@ -58,15 +56,6 @@ pub struct Exchange {
     personal: Option<Arc<Personal>>,
     hits: Handle<Counter, 1>,
     misses: Handle<Counter, 1>,
-}
-
-/// What is kept of users: only where something is served that users may connect.
-#[derive(Debug)]
-struct Personal {
-    store: Store,
-    origin: String,
-    accounts: Accounts,
-    visits: Visits,
 }
 
 /// What the configuration of one upstream comes to.
@@ -243,165 +232,6 @@ impl Exchange {
         self.flights.forget(key);
     }
 
-    /// Forgets the accounts that `user` connected, at one upstream or at all, and tells the servers that granted them
-    /// (RFC 7009), as far as these can be reached. Says at which upstreams there was one.
-    ///
-    /// # Errors
-    /// [`Refusal::GrantUnavailable`] where the state cannot be used.
-    pub async fn forget(
-        &self,
-        user: &User,
-        upstream: Option<&UpstreamId>,
-        now: Timestamp,
-    ) -> Result<Vec<UpstreamId>, Refusal> {
-        let Some(personal) = &self.personal else { return Ok(Vec::new()) };
-        let forgotten = personal.accounts.forget(user, upstream, now).await;
-        let forgotten = forgotten.map_err(|fault| Refusal::GrantUnavailable(fault.to_string()))?;
-        let mut upstreams = Vec::with_capacity(forgotten.len());
-        for gone in forgotten {
-            self.flights.clear(&gone.slot);
-            // Only to the server that gave it (RC-24).
-            let server = self.server(&gone.upstream).filter(|server| server.request.at.to_string() == gone.server);
-            if let Some(server) = server.map(Arc::clone) {
-                tasks::background(async move {
-                    if let Err(fault) = server.revoke(&gone.token, now).await {
-                        tracing::warn!(server = %server.request.at, ?fault, "a token could not be revoked");
-                    }
-                });
-            }
-            upstreams.push(gone.upstream);
-        }
-        Ok(upstreams)
-    }
-
-    /// Whether this page's address was given out, and not used yet.
-    ///
-    /// # Errors
-    /// [`Strayed`].
-    pub async fn invited(&self, ticket: &str, upstream: &UpstreamId, now: Timestamp) -> Result<(), Strayed> {
-        self.connecting()?.visits.invited(ticket, upstream, now).await
-    }
-
-    /// A browser begins its way: the ticket is spent, and it goes to log in.
-    ///
-    /// # Errors
-    /// [`Strayed`].
-    pub async fn enter(&self, ticket: &str, upstream: &UpstreamId, now: Timestamp) -> Result<Onward, Strayed> {
-        self.connecting()?.visits.enter(ticket, upstream, now).await
-    }
-
-    /// Which upstream the browser with this cookie connects.
-    ///
-    /// # Errors
-    /// [`Strayed`].
-    pub async fn visited(&self, cookie: &str, now: Timestamp) -> Result<UpstreamId, Strayed> {
-        self.connecting()?.upstream(cookie, now).await
-    }
-
-    /// The browser comes back from its login.
-    ///
-    /// # Errors
-    /// [`Strayed`].
-    pub async fn logged_in(&self, cookie: &str, response: Response, now: Timestamp) -> Result<LoggedIn, Strayed> {
-        let connecting = self.connecting()?;
-        let upstream = connecting.upstream(cookie, now).await?;
-        connecting.logged_in(cookie, self.server(&upstream), response, now).await
-    }
-
-    /// The user agreed, on the page that holds `token`; gives where they go for it.
-    ///
-    /// # Errors
-    /// [`Strayed`].
-    pub async fn agreed(&self, cookie: &str, token: &str, now: Timestamp) -> Result<url::Url, Strayed> {
-        let connecting = self.connecting()?;
-        let upstream = connecting.upstream(cookie, now).await?;
-        let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
-        connecting.agreed(cookie, (server, token), now).await
-    }
-
-    /// The browser comes back from the upstream's server.
-    ///
-    /// # Errors
-    /// [`Strayed`].
-    pub async fn granted(&self, cookie: &str, response: Response, now: Timestamp) -> Result<Connected, Strayed> {
-        let connecting = self.connecting()?;
-        let upstream = connecting.upstream(cookie, now).await?;
-        let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
-        let (connected, account) = connecting.granted(cookie, server, response, now).await?;
-        self.flights.clear(&account.key());
-        Ok(connected)
-    }
-
-    fn connecting(&self) -> Result<Connecting<'_>, Strayed> {
-        let personal = self.personal.as_deref().ok_or(Strayed::Unknown)?;
-        Ok(Connecting { visits: &personal.visits, accounts: &personal.accounts })
-    }
-
-    /// The server at which users connect accounts of an upstream.
-    fn server(&self, upstream: &UpstreamId) -> Option<&Arc<Endpoint>> {
-        match self.plans.get(upstream).map(|plan| &plan.calls) {
-            Some(Strategy::User(server)) => Some(server),
-            Some(Strategy::Exchange(_) | Strategy::Own(_) | Strategy::IdJag(_) | Strategy::Fixed(_)) | None => None,
-        }
-    }
-
-    /// The caller's own account at the upstream.
-    async fn account(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        (caller, upstream): (&Identity, &UpstreamId),
-        scopes: &[String],
-        now: Timestamp,
-    ) -> Result<Grant, Refusal> {
-        let unkept = || Refusal::GrantRefused("nothing of users is kept here".to_owned());
-        let personal = self.personal.as_ref().ok_or_else(unkept)?;
-        let account = Account::of(caller, upstream, endpoint);
-        let account = account.ok_or_else(|| Refusal::GrantRefused("a machine has no account".to_owned()))?;
-        let slot = account.key();
-        let changes = *personal.store.changed().borrow();
-        let ready = self.flights.ready(&slot, now);
-        let minted = match ready {
-            Some(minted) if minted.state == Some(changes) => {
-                self.hits.increment();
-                Ok(minted)
-            }
-            // The state has changed since: the account may have been forgotten, here or by another process.
-            outdated => {
-                self.misses.increment();
-                let before = outdated.and_then(|minted| minted.facts.token_digest.clone());
-                self.flights.clear(&slot);
-                let fetch = fetched((Arc::clone(personal), changes), account, Arc::clone(endpoint), now);
-                let obtained = self.flights.obtain(slot, now, async move { fetch.await?.minted(before) });
-                Self::counted(upstream, obtained.await)
-            }
-        };
-        let mut wanted = [endpoint.request.scopes.as_slice(), scopes].concat();
-        match minted {
-            Ok(minted) if wanted.iter().all(|scope| minted.facts.scopes.contains(scope)) => Ok(Grant::of(minted, slot)),
-            // All that was granted and what is missing (RC-26).
-            Ok(minted) => {
-                wanted.extend(minted.facts.scopes.iter().cloned());
-                Err(Self::unconnected(personal, (caller, upstream), wanted, now).await)
-            }
-            Err(Refusal::ConnectRequired(_)) => Err(Self::unconnected(personal, (caller, upstream), wanted, now).await),
-            Err(refusal) => Err(refusal),
-        }
-    }
-
-    async fn unconnected(
-        personal: &Personal,
-        (caller, upstream): (&Identity, &UpstreamId),
-        mut scopes: Vec<String>,
-        now: Timestamp,
-    ) -> Refusal {
-        scopes.sort_unstable();
-        scopes.dedup();
-        match personal.visits.page(caller, upstream, scopes, now).await {
-            Ok(page) => Refusal::ConnectRequired(Box::new(page)),
-            Err(refusal) => refusal,
-        }
-    }
-
     /// An access token of the upstream's server, for an assertion that the caller's identity provider made out to it.
     async fn asserted(
         &self,
@@ -413,36 +243,8 @@ impl Exchange {
         let ends = unexpired(caller, now)?;
         let (subject, kind) = self.subject(assertion.subject, (caller, upstream), now).await?;
         let order = Order::Assertion { subject, kind };
-        let flight = Flight {
-            redeemed_at: Some(Arc::clone(&assertion.server)),
-            ..Flight::new(&self.flights, &assertion.provider, order, scopes)
-        };
+        let flight = Flight::new(&self.flights, &assertion.provider, order, scopes).redeemed_at(&assertion.server);
         self.flights.obtain(slot, now, flight.fly(Some(ends), now)).await
-    }
-
-    /// What names the caller to their identity provider.
-    async fn subject(
-        &self,
-        subject: AssertionSubject,
-        (caller, upstream): (&Identity, &UpstreamId),
-        now: Timestamp,
-    ) -> Result<(Secret, &'static str), Refusal> {
-        let kind = match subject {
-            AssertionSubject::AccessToken => return Ok((caller.credential.secret().clone(), ACCESS_TOKEN)),
-            AssertionSubject::IdToken => ID_TOKEN,
-            AssertionSubject::RefreshToken => REFRESH_TOKEN,
-        };
-        let unkept = || Refusal::GrantRefused("no login of this caller is kept".to_owned());
-        let (personal, user) = self.personal.as_ref().zip(caller.user.as_ref()).ok_or_else(unkept)?;
-        let login = connect::login_of(&personal.store, user, now).await;
-        let login = login.map_err(|fault| Refusal::GrantUnavailable(fault.to_string()))?;
-        match if kind == ID_TOKEN { login.id_token } else { login.refresh_token } {
-            Some(token) => Ok((token, kind)),
-            None if personal.visits.can_log_in(&user.issuer) => {
-                Err(Self::unconnected(personal, (caller, upstream), Vec::new(), now).await)
-            }
-            None => Err(unkept()),
-        }
     }
 
     fn strategy(&self, id: &UpstreamId, of: impl Fn(&Plan) -> &Strategy) -> Result<&Strategy, Refusal> {
@@ -488,45 +290,6 @@ impl Exchange {
     }
 }
 
-/// The account's token as a credential: what the state holds is read, and refreshed where that has to be.
-async fn fetched(
-    (personal, changes): (Arc<Personal>, u64),
-    account: Account,
-    endpoint: Arc<Endpoint>,
-    now: Timestamp,
-) -> Result<Fetched, Refusal> {
-    let granted = personal.accounts.granted(&account, &endpoint, now).await.map_err(|lacking| match lacking {
-        // The page is named by whoever asked: it is for them.
-        Lacking::Consent => Refusal::ConnectRequired(Box::default()),
-        Lacking::Refused(refusal) => refusal,
-    })?;
-    let prover = endpoint.prover(&Order::Own, now).await.map_err(|fault| unusable(&endpoint, fault))?;
-    Ok(Fetched { granted, prover, endpoint, changes, now })
-}
-
-/// What came of an account.
-struct Fetched {
-    granted: Granted,
-    prover: Option<Arc<proof::Prover>>,
-    endpoint: Arc<Endpoint>,
-    changes: u64,
-    now: Timestamp,
-}
-
-impl Fetched {
-    /// `before` is the digest of what was in the cache: the same token is not a new one.
-    fn minted(self, before: Option<String>) -> Result<Arc<Minted>, Refusal> {
-        let Self { granted, prover, endpoint, changes, now } = self;
-        let generation = granted.generation();
-        let facts = Facts { strategy: "user_grant", scopes: granted.scopes, ..Facts::of(&endpoint, &granted.token) };
-        let minted = Minted::of(&granted.token, prover, facts, generation)?;
-        let left = granted.expires_at.since(now);
-        let announced = AtomicBool::new(before == minted.facts.token_digest);
-        let minted = minted.until(granted.expires_at, now.plus(usable_for(left)));
-        Ok(Arc::new(Minted { state: Some(changes), announced, ..minted }))
-    }
-}
-
 fn unexpired(caller: &Identity, now: Timestamp) -> Result<Timestamp, Refusal> {
     let ends = caller.authentication.expires_at;
     if ends <= now { Err(Refusal::TokenInvalid(TokenFault::Expired)) } else { Ok(ends) }
@@ -537,18 +300,6 @@ fn unusable(endpoint: &Endpoint, fault: Fault) -> Refusal {
     match fault {
         Fault::Refused(why) => Refusal::GrantRefused(named(&why)),
         Fault::Unusable(why) => Refusal::GrantUnavailable(named(&why)),
-    }
-}
-
-impl Personal {
-    fn new(
-        (origin, store): (String, Store),
-        logins: &[Arc<Login>],
-        keyring: &Arc<Keyring>,
-    ) -> Result<Self, ExchangeError> {
-        let visits = Visits::new(origin.clone(), store.clone(), logins, keyring);
-        let visits = visits.map_err(|why| ExchangeError { of: "`[[logins]]`".to_owned(), why })?;
-        Ok(Self { accounts: Accounts::new(store.clone()), store, origin, visits })
     }
 }
 
@@ -565,7 +316,8 @@ impl Strategy {
         Ok(match grant {
             config::Grant::Exchange(request) => Self::Exchange(Arc::new(Endpoint::new(request, keyring)?)),
             config::Grant::ClientCredentials(request) => Self::Own(Arc::new(Endpoint::new(request, keyring)?)),
-            config::Grant::IdJag(config::IdJag { assertion, redemption, subject }) => {
+            config::Grant::IdJag(steps) => {
+                let config::IdJag { assertion, redemption, subject } = steps.as_ref();
                 let (provider, server) = (Endpoint::new(assertion, keyring)?, Endpoint::new(redemption, keyring)?);
                 let digest = sha256(&[provider.digest, server.digest, [*subject as u8; 32]].concat());
                 let (provider, server) = (Arc::new(provider), Arc::new(server));
@@ -613,7 +365,7 @@ impl Facts {
 }
 
 impl Minted {
-    fn of(token: &Secret, prover: Option<Arc<proof::Prover>>, facts: Facts, generation: u64) -> Result<Self, Refusal> {
+    fn of(token: &Secret, prover: Option<Arc<Prover>>, facts: Facts, generation: u64) -> Result<Self, Refusal> {
         let scheme = if prover.is_some() { DPOP } else { BEARER.trim_end() };
         let value = sensitive(format!("{scheme} {}", token.expose()));
         Ok(Self {
@@ -631,103 +383,6 @@ impl Minted {
     fn until(self, expires_at: Timestamp, usable_until: Timestamp) -> Self {
         Self { expires_at: Some(expires_at), usable_until, ..self }
     }
-}
-
-/// One credential on its way, with all that it needs to go on without whoever asked for it.
-struct Flight {
-    flights: Arc<Flights>,
-    endpoint: Arc<Endpoint>,
-    order: Order,
-    scopes: Vec<String>,
-    /// Where what `endpoint` gives is redeemed, where it is no access token.
-    redeemed_at: Option<Arc<Endpoint>>,
-}
-
-impl Flight {
-    fn new(flights: &Arc<Flights>, endpoint: &Arc<Endpoint>, order: Order, scopes: &[String]) -> Self {
-        let scopes = if matches!(order, Order::Actor) {
-            // The actor token says who, not what for.
-            Vec::new()
-        } else {
-            let mut all = [endpoint.request.scopes.as_slice(), scopes].concat();
-            all.sort_unstable();
-            all.dedup();
-            all
-        };
-        Self { flights: Arc::clone(flights), endpoint: Arc::clone(endpoint), order, scopes, redeemed_at: None }
-    }
-
-    async fn fly(self, subject_ends: Option<Timestamp>, now: Timestamp) -> Result<Arc<Minted>, Refusal> {
-        let asked = |fault| unusable(&self.endpoint, fault);
-        let token = match &self.redeemed_at {
-            None => self.endpoint.ask(&self.order, &self.scopes, now).await.map_err(asked)?,
-            Some(server) => {
-                let fits = server.takes_assertions(now).await;
-                fits.map_err(|fault| unusable(server, fault))?;
-                let assertion = self.endpoint.ask(&self.order, &self.scopes, now).await.map_err(asked)?;
-                meant_for(&assertion.value, &self.endpoint, server).map_err(|why| {
-                    Refusal::GrantUnavailable(format!("{}: the assertion {why}", self.endpoint.request.at))
-                })?;
-                // Shown once, to the one server that it is for, and forgotten: what is kept is what comes of it.
-                let order = Order::Redemption { assertion: assertion.value };
-                let redeemed = server.ask(&order, &assertion.scopes, now).await;
-                redeemed.map_err(|fault| unusable(server, fault))?
-            }
-        };
-        let by = self.redeemed_at.as_ref().unwrap_or(&self.endpoint);
-        let prover = by.prover(&self.order_of_token(), now).await.map_err(|fault| unusable(by, fault))?;
-        self.minted(token, prover, subject_ends, now).map(Arc::new)
-    }
-
-    /// What the token that goes up was asked for by.
-    fn order_of_token(&self) -> Order {
-        if matches!(self.order, Order::Actor) { Order::Actor } else { Order::Own }
-    }
-
-    /// Life counts from before the request went out, so that a slow answer cannot lengthen it.
-    fn minted(
-        &self,
-        token: Token,
-        prover: Option<Arc<proof::Prover>>,
-        subject_ends: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Result<Minted, Refusal> {
-        let own_end = now.plus(token.life);
-        let ends = subject_ends.map_or(own_end, |subject| subject.min(own_end));
-        let strategy = match self.order {
-            Order::Exchange { .. } => "exchange",
-            Order::Assertion { .. } => "id_jag",
-            _ => "client_credentials",
-        };
-        let facts = Facts { strategy, scopes: token.scopes, ..Facts::of(&self.endpoint, &token.value) };
-        let minted = Minted::of(&token.value, prover, facts, self.flights.generation())?;
-        Ok(minted.until(ends, now.plus(usable_for(ends.since(now)))))
-    }
-}
-
-/// An assertion is made out to one server, one client and one resource; another's is never shown to this one. It is not
-/// verified here: the server does that.
-fn meant_for(assertion: &Secret, provider: &Endpoint, server: &Endpoint) -> Result<(), &'static str> {
-    let claims = assertion.expose().split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
-    let claims = claims.and_then(|text| strict::object(&text)).ok_or("is not a JWT")?;
-    let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
-    let audience = match claims.get("aud") {
-        Some(serde_json::Value::Array(all)) if all.len() == 1 => all.first().and_then(serde_json::Value::as_str),
-        _ => text("aud"),
-    };
-    if audience != provider.request.audience.as_deref() {
-        return Err("is made out to another server");
-    }
-    if text("client_id") != Some(&server.request.client.id) {
-        return Err("is made out to another client");
-    }
-    let resource = provider.request.resource.as_ref().map(url::Url::as_str);
-    let named = match claims.get("resource") {
-        None => return Ok(()),
-        Some(serde_json::Value::Array(all)) if all.len() == 1 => all.first().and_then(serde_json::Value::as_str),
-        Some(_) => text("resource"),
-    };
-    if named == resource { Ok(()) } else { Err("is for another resource") }
 }
 
 /// A credential leaves the cache before it ends, by the time that a call may take; one that lives shorter than that is

@@ -15,14 +15,15 @@ use tokio::{
     sync::Notify,
 };
 
-use super::*;
+use super::{accounts::Account, answer::Token, *};
 use crate::{
     config::{
         ClientAuthentication, OAuthClient, Remote, TokenEndpoint, TokenRequest, Transport,
-        dialects::{DIALECTS, Dialect},
+        dialects::{ACCESS_TOKEN, DIALECTS, Dialect},
     },
     identity::{Agent, Authentication, Credential, User},
     refusal::TokenFault,
+    state::Place,
     tasks,
 };
 
@@ -583,7 +584,7 @@ async fn an_assertion_is_redeemed_where_it_is_meant_for_and_nowhere_else() {
     let redemption = TokenRequest { at, audience: None, resource: None, ..server.request() };
     let subject = AssertionSubject::AccessToken;
     let (exchange, upstream) =
-        exchange(config::Grant::IdJag(config::IdJag { assertion: request, redemption, subject }));
+        exchange(config::Grant::IdJag(Box::new(config::IdJag { assertion: request, redemption, subject })));
     let claims = |aud: &str, client: &str, resource: &str| {
         assertion(&format!(r#"{{"aud":{aud},"client_id":"{client}","resource":"{resource}"}}"#))
     };
@@ -706,7 +707,7 @@ async fn an_account_is_its_users_and_is_refreshed_once_and_forgotten_at_a_word()
 
     let user = alice.user.clone().unwrap();
     let gone = exchange.forget(&user, Some(&upstream.id), seconds(282)).await.unwrap();
-    assert_eq!(gone, [upstream.id.clone()]);
+    assert_eq!(gone, std::slice::from_ref(&upstream.id));
     assert!(mint("alice", 282).await.unwrap().is_err());
     assert_eq!(bearer(&mint("bob", 100).await.unwrap().unwrap()), "Bearer account-bob");
     while stage.last().field("token").is_none() {
@@ -714,8 +715,8 @@ async fn an_account_is_its_users_and_is_refreshed_once_and_forgotten_at_a_word()
     }
     assert_eq!(stage.last().field("token"), Some("refresh-alice"), "RFC 7009");
     // What another process forgets is forgotten here at the next call.
-    for (key, _) in store.all(crate::state::Place::UserGrant, NOW).await.unwrap() {
-        store.remove(crate::state::Place::UserGrant, &key).await.unwrap();
+    for (key, _) in store.all(Place::UserGrant, NOW).await.unwrap() {
+        store.remove(Place::UserGrant, &key).await.unwrap();
     }
     assert!(mint("bob", 101).await.unwrap().is_err());
 }

@@ -99,13 +99,10 @@ impl Gateway {
         let expected = vec![(KEY.to_owned(), Kind::Url.as_str().to_owned())];
         let continuation = Continuation { call: first, round: round.saturating_add(1), asked: expected, to: To::Again };
         let state = continuation.seal(&self.means.sealer, &binding, trail.now, STATE_LIFE)?;
-        let digest = self.journal.argument_digest(page.url.as_bytes());
-        let asks = [record::Asked { key: KEY, method: Kind::Url.method(), mode: Kind::Url.as_str(), digest: &digest }];
-        let upstream = target.definition.upstream.as_str();
-        if !self.journal.note(trail.id, &record::InputRequested { upstream, call: first, asks: &asks }) {
-            return Err(Refusal::AuditUnavailable("what is asked could not be recorded".to_owned()));
-        }
-        metrics().input_rounds.with([upstream]).increment();
+        let upstream = &target.definition.upstream;
+        let asks = asked.asks.iter().map(|(key, ask)| (key.as_str(), ask));
+        local::record_asked(&self.journal, trail.id, (upstream, first), asks)?;
+        metrics().input_rounds.with([upstream.as_str()]).increment();
         trail.measure("", None);
         Ok(respond::answer(asked.answer(&local::asker(call)?, &state, None)))
     }

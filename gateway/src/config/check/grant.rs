@@ -37,7 +37,7 @@ impl Checker<'_> {
             }
             "id_jag" => {
                 self.only_keys(written, strategy, &ID_JAG_KEYS);
-                self.id_jag(written, &place).map(Grant::IdJag)
+                self.id_jag(written, &place).map(|steps| Grant::IdJag(Box::new(steps)))
             }
             "user_grant" => {
                 self.only_keys(written, strategy, &USER_GRANT_KEYS);
@@ -111,6 +111,14 @@ impl Checker<'_> {
             ("resource", written.resource.is_some()),
             ("scopes", has_scopes),
         ];
+        let takes = |key| dialect.is_some_and(|dialect| dialect.targets.contains(&key));
+        let help = match (takes("audience"), takes("resource")) {
+            (true, true) => {
+                "add `audience = \"crm-api\"` (RFC 8693 §2.1) or `resource = \"https://crm.internal/mcp\"` (RFC 8707)"
+            }
+            (true, false) => "add `audience = \"crm-api\"`, under the name that the provider has for the upstream",
+            _ => "add `scopes = [\"api://crm/.default\"]`: the target stands before the last slash",
+        };
         if let Some(dialect) = dialect
             && !said.iter().any(|(key, said)| *said && dialect.targets.contains(key))
         {
@@ -118,7 +126,7 @@ impl Checker<'_> {
                 "the exchange names no target",
                 place.span.clone(),
                 &format!("needs {}", listed(dialect.targets)),
-                "add `audience = \"crm-api\"` (RFC 8693 §2.1) or `resource = \"https://crm.internal/mcp\"` (RFC 8707)",
+                help,
             );
         }
         let kind = match &written.subject_token_type {
