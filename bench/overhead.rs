@@ -211,7 +211,7 @@ impl Bench {
 
     /// An authenticator that has its issuer's keys.
     fn authenticator(&self) -> Authenticator {
-        let authenticator = Authenticator::new(&self.config.issuers).unwrap();
+        let authenticator = Authenticator::new(&self.config.issuers, None).unwrap();
         self.runtime.block_on(async {
             authenticator.start();
             while !authenticator.ready(clock::now()) {

@@ -11,5 +11,6 @@ mod habits;
 mod identity;
 mod input;
 mod matrix;
+mod refusals;
 mod tasks;
 mod transports;

@@ -52,9 +52,14 @@ pub(crate) fn token(issuer: &str, client: &str, secret: &str, fields: &[(&str, &
 
 /// The same, whatever comes back.
 pub(crate) fn ask(issuer: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Answer {
+    post(&format!("{issuer}/token"), client, secret, fields)
+}
+
+/// Asks any endpoint of a provider, as this client.
+pub(crate) fn post(url: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Answer {
     let basic = format!("Basic {}", BASE64.encode(format!("{client}:{secret}")));
     let headers = [("Authorization", basic.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
-    fetch("POST", &format!("{issuer}/token"), &headers, form(fields).as_bytes())
+    fetch("POST", url, &headers, form(fields).as_bytes())
 }
 
 /// Follows redirects with cookies, as far as `callback`.

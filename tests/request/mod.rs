@@ -1,5 +1,6 @@
 //! The request path, end to end, one file a promise.
 
+mod api_keys;
 mod audit;
 mod bounds;
 mod caching;
@@ -11,6 +12,7 @@ mod drain;
 mod federation;
 mod identity;
 pub(crate) mod input;
+mod introspection;
 mod legacy_streams;
 mod legacy_wire;
 mod list_changed;
@@ -28,6 +30,7 @@ mod subscribe;
 pub(crate) mod task_states;
 pub(crate) mod tasks;
 mod telemetry;
+mod turned_down;
 mod upstream_tls;
 
 use crate::harness::http::Answer;

@@ -135,6 +135,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             hold_max: Duration::ZERO,
         },
         state: State::default(),
+        keys: crate::config::Keys::default(),
         upstreams: BTreeMap::new(),
         digest: String::new(),
     };

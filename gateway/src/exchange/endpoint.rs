@@ -1,46 +1,37 @@
 //! How is a token endpoint asked?
 //!
 //! Builds the requests that the gateway makes of an authorization server (RFC 8693 §2.1, RFC 7523 §2.1, RFC 6749 §4 and
-//! §6), proves who the gateway is (RFC 6749 §2.3, RFC 7523 §2.2, RFC 8705 §2) and binds what it gets to a key (RFC 9449
-//! §5), sends them under bounds. It does not judge the answer, nor keep it.
+//! §6), binds what it gets to a key (RFC 9449 §5), sends them under bounds. It does not judge the answer, nor keep it.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response,
+    Method, Request, Response,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
 };
-use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header};
-use serde::Serialize;
 use tokio::sync::Semaphore;
-use url::{
-    Url,
-    form_urlencoded::{Serializer, byte_serialize},
-};
+use url::{Url, form_urlencoded::Serializer};
 use zeroize::Zeroizing;
 
 use super::{
-    ANSWER_BYTES_MAX, ASSERTION_LIFE_SECONDS, ENDPOINT_DEADLINE, REQUESTS_AT_ONCE_MAX, UNREACHABLE_FOR,
-    answer::{self, Asked, Fault, Token, Wanted, is_token},
+    ANSWER_BYTES_MAX, ENDPOINT_DEADLINE, REQUESTS_AT_ONCE_MAX, UNREACHABLE_FOR,
+    answer::{self, Asked, Fault, Token, Wanted},
     discovery::Discovery,
-    proof::{Keyring, Prover},
+    proof::{Keyring, ProofKey},
 };
 use crate::{
     clock::{self, Timestamp},
     config::{
-        ClientAuthentication, OAuthClient, TokenEndpoint, TokenRequest,
+        TokenEndpoint, TokenRequest,
         dialects::{ACCESS_TOKEN, GivenScopes, ID_JAG, JWT_BEARER, TOKEN_EXCHANGE},
     },
     egress::{Bounds, Client, EgressError, Trust},
+    prover::Prover,
     secret::Secret,
 };
 
@@ -52,7 +43,7 @@ pub(super) struct Endpoint {
     /// SHA-256 over all of `request` that tells one credential from another.
     pub(super) digest: [u8; 32],
     client: Client,
-    signer: Option<Signer>,
+    prover: Prover,
     /// Where the server says what it can do; none where the configuration says where the endpoint is.
     discovery: Option<Discovery>,
     keyring: Arc<Keyring>,
@@ -60,19 +51,6 @@ pub(super) struct Endpoint {
     places: Semaphore,
     /// Until then, in Unix milliseconds, nobody dials: the endpoint could not be reached a moment ago.
     closed_until: AtomicU64,
-}
-
-/// The key of `private_key_jwt`, parsed.
-struct Signer {
-    key: EncodingKey,
-    header: Header,
-    audience: String,
-}
-
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Signer").field("algorithm", &self.header.alg).finish_non_exhaustive()
-    }
 }
 
 /// In whose name a token is asked for.
@@ -125,29 +103,12 @@ impl Order {
     }
 }
 
-/// The claims of a client assertion (RFC 7523 §3).
-#[derive(Serialize)]
-struct Assertion<'a> {
-    iss: &'a str,
-    sub: &'a str,
-    aud: &'a str,
-    jti: String,
-    iat: u64,
-    exp: u64,
-}
-
 impl Endpoint {
     /// # Errors
     /// A text that says what of `request` cannot be used.
     pub(super) fn new(request: &TokenRequest, keyring: &Arc<Keyring>) -> Result<Self, String> {
-        let client_certificate = match &request.client.authentication {
-            ClientAuthentication::Certificate(files) => Some(files.clone()),
-            ClientAuthentication::SecretBasic(_)
-            | ClientAuthentication::SecretPost(_)
-            | ClientAuthentication::PrivateKeyJwt { .. }
-            | ClientAuthentication::AssertionFile(_)
-            | ClientAuthentication::Nothing => None,
-        };
+        let prover = Prover::new(&request.client)?;
+        let client_certificate = prover.certificate().cloned();
         let trust = Trust { ca: request.ca.clone(), client_certificate, ..Trust::default() };
         let client = Client::new(&trust).map_err(|error| error.to_string())?;
         let mut request = request.clone();
@@ -159,7 +120,7 @@ impl Endpoint {
         };
         Ok(Self {
             digest: digest_of(&request),
-            signer: signer(&request.client)?,
+            prover,
             request,
             client,
             discovery,
@@ -203,7 +164,7 @@ impl Endpoint {
     }
 
     /// The key that a token of this order is bound to, where it is.
-    pub(super) async fn prover(&self, order: &Order, now: Timestamp) -> Result<Option<Arc<Prover>>, Fault> {
+    pub(super) async fn prover(&self, order: &Order, now: Timestamp) -> Result<Option<Arc<ProofKey>>, Fault> {
         if self.request.dpop && order.is_for_upstream() {
             return self.keyring.prover(now).await.map(Some).map_err(Fault::Unusable);
         }
@@ -214,11 +175,11 @@ impl Endpoint {
     async fn once(
         &self,
         at: &Url,
-        (order, prover): (&Order, Option<&Prover>),
+        (order, prover): (&Order, Option<&ProofKey>),
         scopes: &[String],
         now: Timestamp,
     ) -> Result<(Result<Token, Fault>, bool), Fault> {
-        let assertion = self.assertion(now).await?;
+        let assertion = self.prover.assertion(now).await.map_err(Fault::Unusable)?;
         let form = self.form(order, scopes, assertion.as_deref().map(String::as_str));
         let request = self.written(at, form, prover, now)?;
         let place = tokio::time::timeout(ENDPOINT_DEADLINE, self.places.acquire()).await;
@@ -236,11 +197,7 @@ impl Endpoint {
 
     fn judged(&self, response: &Response<Bytes>, order: &Order, scopes: &[String]) -> Result<Token, Fault> {
         let mut sent = order.secrets();
-        if let ClientAuthentication::SecretBasic(secret) | ClientAuthentication::SecretPost(secret) =
-            &self.request.client.authentication
-        {
-            sent.push(secret);
-        }
+        sent.extend(self.prover.secret());
         answer::read(response, &Asked { scopes, sent: &sent, wanted: self.wanted(order) })
     }
 
@@ -272,11 +229,11 @@ impl Endpoint {
     pub(super) async fn revoke(&self, token: &Secret, now: Timestamp) -> Result<(), Fault> {
         let metadata = self.discovery()?.metadata(now).await?;
         let Some(at) = &metadata.revocation_endpoint else { return Ok(()) };
-        let assertion = self.assertion(now).await?;
+        let assertion = self.prover.assertion(now).await.map_err(Fault::Unusable)?;
         let form = {
             let mut form = Serializer::new(String::with_capacity(FORM_BYTES));
             form.append_pair("token", token.expose());
-            self.authenticate(&mut form, assertion.as_deref().map(String::as_str));
+            self.prover.fill(&mut form, assertion.as_deref().map(String::as_str));
             form.finish()
         };
         let request = self.written(at, form, None, now)?;
@@ -290,7 +247,7 @@ impl Endpoint {
         &self,
         at: &Url,
         form: String,
-        prover: Option<&Prover>,
+        prover: Option<&ProofKey>,
         now: Timestamp,
     ) -> Result<Request<Bytes>, Fault> {
         let mut request = Request::builder()
@@ -298,9 +255,7 @@ impl Endpoint {
             .uri(at.as_str())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json");
-        if let ClientAuthentication::SecretBasic(secret) = &self.request.client.authentication {
-            let value = basic(&self.request.client.id, secret);
-            let value = value.map_err(|_invalid| Fault::Unusable("the client's secret fits no header".to_owned()))?;
+        if let Some(value) = self.prover.header().map_err(Fault::Unusable)? {
             request = request.header(AUTHORIZATION, value);
         }
         if let Some(prover) = prover {
@@ -352,7 +307,7 @@ impl Endpoint {
         if scoped && !scopes.is_empty() {
             form.append_pair("scope", &scopes.join(" "));
         }
-        self.authenticate(&mut form, assertion);
+        self.prover.fill(&mut form, assertion);
         form.finish()
     }
 
@@ -373,94 +328,6 @@ impl Endpoint {
             form.append_pair(name, value);
         }
     }
-
-    /// RFC 6749 §2.3.1 in the body, RFC 7523 §2.2, or no more than the name: RFC 8705 §2, RFC 6749 §3.2.1.
-    fn authenticate(&self, form: &mut Serializer<'_, String>, assertion: Option<&str>) {
-        let client = &self.request.client;
-        if let ClientAuthentication::SecretBasic(_) = &client.authentication {
-            return;
-        }
-        form.append_pair("client_id", &client.id);
-        if let ClientAuthentication::SecretPost(secret) = &client.authentication {
-            form.append_pair("client_secret", secret.expose());
-        }
-        if let Some(assertion) = assertion {
-            form.append_pair("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
-                .append_pair("client_assertion", assertion);
-        }
-    }
-
-    /// The JWT that says who the gateway is, where one does: of its own or the platform's making.
-    async fn assertion(&self, now: Timestamp) -> Result<Option<Zeroizing<String>>, Fault> {
-        match &self.request.client.authentication {
-            ClientAuthentication::AssertionFile(path) => assertion_in(path).await.map(Zeroizing::new).map(Some),
-            ClientAuthentication::PrivateKeyJwt { .. } => self.signed(now).map(Zeroizing::new).map(Some),
-            ClientAuthentication::SecretBasic(_)
-            | ClientAuthentication::SecretPost(_)
-            | ClientAuthentication::Certificate(_)
-            | ClientAuthentication::Nothing => Ok(None),
-        }
-    }
-
-    fn signed(&self, now: Timestamp) -> Result<String, Fault> {
-        let signer = self.signer.as_ref().ok_or_else(|| Fault::Unusable("no key to sign with".to_owned()))?;
-        let id = self.request.client.id.as_str();
-        let iat = now.unix_seconds();
-        let claims = Assertion {
-            iss: id,
-            sub: id,
-            aud: &signer.audience,
-            jti: uuid::Uuid::new_v4().to_string(),
-            iat,
-            exp: iat.saturating_add(ASSERTION_LIFE_SECONDS),
-        };
-        jsonwebtoken::encode(&signer.header, &claims, &signer.key)
-            .map_err(|error| Fault::Unusable(format!("the client assertion cannot be signed: {error}")))
-    }
-}
-
-/// What the platform says of this workload, as it stands there now.
-async fn assertion_in(path: &Path) -> Result<String, Fault> {
-    let unusable = |why: &str| Fault::Unusable(format!("the client assertion `{}` {why}", path.display()));
-    let mut text =
-        tokio::fs::read_to_string(path).await.map_err(|error| unusable(&format!("cannot be read: {error}")))?;
-    text.truncate(text.trim_end().len());
-    if !is_token(&text) || text.split('.').count() != 3 {
-        return Err(unusable("is not a JWT"));
-    }
-    Ok(text)
-}
-
-/// RFC 6749 §2.3.1: both halves are form-encoded first, so that a colon in the id cannot move the border.
-fn basic(id: &str, secret: &Secret) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
-    let mut pair = Zeroizing::new(String::new());
-    pair.extend(byte_serialize(id.as_bytes()));
-    pair.push(':');
-    pair.extend(byte_serialize(secret.expose().as_bytes()));
-    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair.as_bytes())))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn signer(client: &OAuthClient) -> Result<Option<Signer>, String> {
-    let ClientAuthentication::PrivateKeyJwt { key, algorithm, key_id, audience } = &client.authentication else {
-        return Ok(None);
-    };
-    let algorithm: Algorithm =
-        algorithm.parse().map_err(|_unknown| format!("`{algorithm}` is not an algorithm of RFC 7518 §3.1"))?;
-    let pem = key.expose().as_bytes();
-    let parsed = match algorithm.family() {
-        AlgorithmFamily::Ec => EncodingKey::from_ec_pem(pem),
-        AlgorithmFamily::Rsa => EncodingKey::from_rsa_pem(pem),
-        AlgorithmFamily::Ed => EncodingKey::from_ed_pem(pem),
-        AlgorithmFamily::Hmac => {
-            return Err("`private_key_jwt` takes no shared secret (OpenID Connect Core §9)".to_owned());
-        }
-    };
-    let key = parsed.map_err(|error| format!("the client's private key cannot be used: {error}"))?;
-    let mut header = Header::new(algorithm);
-    header.kid.clone_from(key_id);
-    Ok(Some(Signer { key, header, audience: audience.clone() }))
 }
 
 /// Every part with its length before it, so that no two requests run into the same bytes.

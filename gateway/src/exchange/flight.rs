@@ -13,7 +13,7 @@ use super::{
     endpoint::{Endpoint, Order},
     flights::Flights,
     grant::{Facts, Minted},
-    proof::Prover,
+    proof::ProofKey,
     unusable, usable_for,
 };
 use crate::{clock::Timestamp, identity::strict, refusal::Refusal, secret::Secret};
@@ -78,7 +78,7 @@ impl Flight {
     fn minted(
         &self,
         token: Token,
-        prover: Option<Arc<Prover>>,
+        prover: Option<Arc<ProofKey>>,
         subject_ends: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Minted, Refusal> {

@@ -10,7 +10,7 @@ use std::sync::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
-use super::{endpoint::DPOP_HEADER, proof::Prover};
+use super::{endpoint::DPOP_HEADER, proof::ProofKey};
 use crate::clock::{self, Timestamp};
 
 /// An upstream-scoped credential. Only [`super::Exchange`] makes one, and none is made from what a caller sent: that a
@@ -87,7 +87,7 @@ pub(super) struct Minted {
 /// What makes a proof for a credential (RFC 9449 §4).
 #[derive(Debug)]
 pub(super) struct Binding {
-    pub(super) prover: Arc<Prover>,
+    pub(super) prover: Arc<ProofKey>,
     /// The credential's digest, as proofs have it.
     pub(super) ath: String,
 }

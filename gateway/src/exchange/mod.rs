@@ -34,13 +34,13 @@ use self::{
     flight::Flight,
     flights::{Flights, Slot},
     grant::{Binding, Facts, Minted},
-    proof::{Keyring, Prover},
+    proof::{Keyring, ProofKey},
     users::Personal,
 };
 use crate::{
     clock::Timestamp,
     config::{self, AssertionSubject, Config, Login, Upstream, UpstreamId},
-    identity::Identity,
+    identity::{API_KEY, Identity},
     refusal::{Refusal, TokenFault},
     secret::Secret,
     state::Store,
@@ -162,8 +162,8 @@ impl Exchange {
     /// refused, and so are those right after it.
     ///
     /// # Errors
-    /// [`Refusal::GrantRefused`], [`Refusal::GrantUnavailable`], [`Refusal::Overloaded`]; [`Refusal::Bug`] for an
-    /// upstream that was not configured.
+    /// [`Refusal::GrantRefused`], [`Refusal::GrantNeedsToken`], [`Refusal::GrantUnavailable`], [`Refusal::Overloaded`];
+    /// [`Refusal::Bug`] for an upstream that was not configured.
     pub async fn mint(
         &self,
         caller: &Identity,
@@ -174,6 +174,10 @@ impl Exchange {
         let strategy = match self.strategy(&upstream.id, |plan| &plan.calls)? {
             Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED)),
             Strategy::Own(endpoint) => return self.own(endpoint, scopes, now).await,
+            // There is nothing to exchange: a key is the gateway's own word, and no provider's.
+            Strategy::Exchange(_) | Strategy::IdJag(_) if caller.authentication.method == API_KEY => {
+                return Err(Refusal::GrantNeedsToken);
+            }
             Strategy::User(endpoint) => {
                 return Box::pin(self.account(endpoint, (caller, &upstream.id), scopes, now)).await;
             }
@@ -365,7 +369,7 @@ impl Facts {
 }
 
 impl Minted {
-    fn of(token: &Secret, prover: Option<Arc<Prover>>, facts: Facts, generation: u64) -> Result<Self, Refusal> {
+    fn of(token: &Secret, prover: Option<Arc<ProofKey>>, facts: Facts, generation: u64) -> Result<Self, Refusal> {
         let scheme = if prover.is_some() { DPOP } else { BEARER.trim_end() };
         let value = sensitive(format!("{scheme} {}", token.expose()));
         Ok(Self {
@@ -481,9 +485,6 @@ const REQUESTS_AT_ONCE_MAX: usize = 64;
 
 /// Credentials being fetched at once, over all callers and upstreams.
 const FLIGHTS_MAX: usize = 4_096;
-
-/// The life of a client assertion (RFC 7523 §3): long enough for clocks that differ, short enough to be useless later.
-const ASSERTION_LIFE_SECONDS: u64 = 60;
 
 /// A credential is not served from the cache in its last seconds: a call takes time, and clocks differ.
 const MARGIN: Duration = Duration::from_secs(30);

@@ -26,11 +26,11 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Keyring {
     store: Option<Store>,
-    prover: OnceCell<Arc<Prover>>,
+    prover: OnceCell<Arc<ProofKey>>,
 }
 
 /// The key.
-pub(super) struct Prover {
+pub(super) struct ProofKey {
     key: EcdsaKeyPair,
     /// The first part of every proof: all of it is the same.
     header: String,
@@ -38,9 +38,9 @@ pub(super) struct Prover {
     nonces: Mutex<HashMap<String, HeaderValue>>,
 }
 
-impl fmt::Debug for Prover {
+impl fmt::Debug for ProofKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Prover").finish_non_exhaustive()
+        formatter.debug_struct("ProofKey").finish_non_exhaustive()
     }
 }
 
@@ -63,11 +63,11 @@ impl Keyring {
     }
 
     /// The key, made where there is none.
-    pub(super) async fn prover(&self, now: Timestamp) -> Result<Arc<Prover>, String> {
+    pub(super) async fn prover(&self, now: Timestamp) -> Result<Arc<ProofKey>, String> {
         self.prover.get_or_try_init(|| self.load(now)).await.cloned()
     }
 
-    async fn load(&self, now: Timestamp) -> Result<Arc<Prover>, String> {
+    async fn load(&self, now: Timestamp) -> Result<Arc<ProofKey>, String> {
         let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
         let mut key = made.map_err(|_unspecified| "no key can be made".to_owned())?.as_ref().to_vec();
         if let Some(store) = &self.store {
@@ -79,11 +79,11 @@ impl Keyring {
                 key = kept.ok_or("the key has gone")?;
             }
         }
-        Prover::of(&key).map(Arc::new).ok_or_else(|| "the key that is kept is none".to_owned())
+        ProofKey::of(&key).map(Arc::new).ok_or_else(|| "the key that is kept is none".to_owned())
     }
 }
 
-impl Prover {
+impl ProofKey {
     fn of(pkcs8: &[u8]) -> Option<Self> {
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).ok()?;
         // SEC 1 §2.3.3: 4, then the two coordinates.

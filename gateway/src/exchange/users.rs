@@ -11,7 +11,7 @@ use super::{
     connect::{self, Connected, Connecting, LoggedIn, Onward, Response, Strayed, Visits},
     endpoint::{Endpoint, Order},
     grant::{Facts, Grant, Minted},
-    proof::{Keyring, Prover},
+    proof::{Keyring, ProofKey},
     unusable, usable_for,
 };
 use crate::{
@@ -244,7 +244,7 @@ async fn fetched(
 /// What came of an account.
 struct Fetched {
     granted: Granted,
-    prover: Option<Arc<Prover>>,
+    prover: Option<Arc<ProofKey>>,
     endpoint: Arc<Endpoint>,
     changes: u64,
     now: Timestamp,

@@ -16,12 +16,14 @@ use crate::{
 /// A chain of actors longer than this says nothing that a person could still follow.
 const ACTORS_MAX: usize = 8;
 
-/// The identity that `claims` of `issuer` describe; `credential` is the token that carried them.
+/// The identity that `claims` of `issuer` describe; `credential` is the token that they are about, and `method` how they
+/// were had.
 pub(super) fn identity(
     claims: &Map<String, Value>,
     issuer: &Issuer,
     expires_at: Timestamp,
     credential: &str,
+    method: &'static str,
 ) -> Result<Identity, TokenFault> {
     let subject = token::name(claims, "sub", "sub")?.ok_or(ClaimMalformed("sub"))?;
     let client_id = client_id(claims, issuer)?;
@@ -32,14 +34,14 @@ pub(super) fn identity(
         Some(claim) => token::name(claims, claim, "tenant")?.map(str::to_owned),
         None => None,
     };
-    let mut identity = Identity {
+    Ok(told_apart(Identity {
         user,
         agent,
         tenant,
         groups: groups(claims, issuer)?,
         scopes: scopes(claims, issuer)?,
         authentication: Authentication {
-            method: "jwt",
+            method,
             issuer: issuer.issuer.clone(),
             token_id: token::name(claims, "jti", "jti")?.map(str::to_owned),
             token_digest: name_of(credential),
@@ -49,10 +51,14 @@ pub(super) fn identity(
         principal: [0; 32],
         class: [0; 32],
         credential: Credential::new(credential.to_owned()),
-    };
+    }))
+}
+
+/// `identity` with the digests that tell it from others.
+pub(super) fn told_apart(mut identity: Identity) -> Identity {
     identity.principal = principal(&identity);
     identity.class = class(&identity);
-    Ok(identity)
+    identity
 }
 
 /// RFC 9068 §2.2 says `client_id`; OIDC's older word is `azp`.
@@ -126,14 +132,14 @@ fn scopes(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, T
     if scopes.iter().all(|scope| metadata::is_scope(scope)) { Ok(sorted(scopes)) } else { Err(ClaimMalformed("scope")) }
 }
 
-fn sorted(mut words: Vec<String>) -> Vec<String> {
+pub(super) fn sorted(mut words: Vec<String>) -> Vec<String> {
     words.sort_unstable();
     words.dedup();
     words
 }
 
 /// Names a credential without being it.
-fn name_of(credential: &str) -> String {
+pub(super) fn name_of(credential: &str) -> String {
     let digest = digest::digest(&digest::SHA256, credential.as_bytes());
     digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

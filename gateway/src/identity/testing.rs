@@ -29,7 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     clock::Timestamp,
-    config::{Claims, Issuer},
+    config::{Claims, Issuer, Profile},
     tasks,
 };
 
@@ -137,6 +137,8 @@ pub(super) fn issuer(name: &str) -> Issuer {
         lifetime_max: Duration::from_secs(24 * 3600),
         leeway: Duration::from_secs(5),
         ca: None,
+        profile: Profile::Common,
+        introspection: None,
     }
 }
 

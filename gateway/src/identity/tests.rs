@@ -35,7 +35,7 @@ async fn ask(authenticator: &Authenticator, token: &str, now: Timestamp) -> Resu
 }
 
 async fn started(server: &Server) -> Authenticator {
-    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))]).unwrap();
+    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], None).unwrap();
     authenticator.start();
     authenticator
 }
@@ -61,7 +61,7 @@ fn judged(text: &str, issuer: &crate::config::Issuer) -> Option<TokenFault> {
         let presented = token::open(text)?;
         presented.issuer()?;
         presented.check(issuer, NOW)?;
-        super::claims::identity(&presented.claims, issuer, presented.expires_at()?, text).map(drop)
+        super::claims::identity(&presented.claims, issuer, presented.expires_at()?, text, super::JWT).map(drop)
     };
     judge().err()
 }
@@ -433,7 +433,7 @@ fn a_machine_has_no_user_and_digests_tell_callers_apart() {
         for (claim, value) in change {
             all[*claim] = value.clone();
         }
-        super::claims::identity(all.as_object().unwrap(), &issuer(ISSUER), NOW, "token").unwrap()
+        super::claims::identity(all.as_object().unwrap(), &issuer(ISSUER), NOW, "token", super::JWT).unwrap()
     };
     let alice = read(&[]);
     assert_eq!(Caller::of(read(&[("jti", json!("other"))])).identity().class, alice.class);
@@ -462,8 +462,49 @@ fn nested_claims_are_found_by_pointer() {
     all["realm_access"] = json!({ "roles": ["b", "a"] });
     all["scp"] = json!(["x", "y"]);
     all["azp"] = json!("app");
-    let identity = super::claims::identity(all.as_object().unwrap(), &configured, NOW, "token").unwrap();
+    let identity = super::claims::identity(all.as_object().unwrap(), &configured, NOW, "token", super::JWT).unwrap();
     assert_eq!(identity.groups, ["a", "b"]);
     assert_eq!(identity.scopes, ["x", "y"]);
     assert_eq!(identity.agent.client_id, "app");
+}
+
+#[test]
+fn the_profile_of_rfc_9068_takes_nothing_by_another_name() {
+    let strict = crate::config::Issuer {
+        profile: crate::config::Profile::Rfc9068,
+        types: vec!["at+jwt".to_owned(), "JWT".to_owned()],
+        ..issuer(ISSUER)
+    };
+    let text = |header: &str, change: &dyn Fn(&mut Value)| {
+        let mut all = claims(ISSUER, NOW);
+        change(&mut all);
+        format!("{}.{}.AAAA", b64(header), b64(all.to_string()))
+    };
+    let remove = |claim: &'static str| move |all: &mut Value| drop(all.as_object_mut().unwrap().remove(claim));
+    let (access, plain) = (r#"{"alg":"ES256","typ":"at+jwt"}"#, r#"{"alg":"ES256","typ":"JWT"}"#);
+    assert_eq!(judged(&text(access, &|_| ()), &strict), None);
+    assert_eq!(judged(&text(plain, &|_| ()), &strict), Some(TokenFault::TypeMismatch));
+    for claim in ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"] {
+        let fault = judged(&text(access, &remove(claim)), &strict);
+        assert_eq!(fault, Some(TokenFault::ClaimMalformed(claim)), "{claim}");
+    }
+    let renamed = |all: &mut Value| {
+        all["azp"] = all["client_id"].take();
+        remove("client_id")(all);
+    };
+    assert_eq!(judged(&text(access, &renamed), &strict), Some(TokenFault::ClaimMalformed("client_id")));
+    assert_eq!(judged(&text(access, &renamed), &issuer(ISSUER)), None, "OIDC's older word, where it is not forbidden");
+    assert_eq!(judged(&text(access, &remove("jti")), &issuer(ISSUER)), None);
+}
+
+#[test]
+fn what_is_no_signed_token_is_opaque() {
+    let header = b64(r#"{"alg":"none"}"#);
+    for signed in [format!("{header}.x.y"), format!("{header}..")] {
+        assert!(token::is_signed(&signed), "{signed}");
+    }
+    let opaque = ["a", "a.b", "a.b.c", &format!("{header}.b"), &format!("{header}.b.c.d.e"), &b64("[1]")];
+    for opaque in opaque {
+        assert!(!token::is_signed(opaque), "{opaque}");
+    }
 }

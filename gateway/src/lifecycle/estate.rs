@@ -19,8 +19,9 @@ use crate::{
     ceiling::Ceilings,
     config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, metadata},
+    identity::{Audience, Authenticator, api_key::ApiKeys, metadata},
     policy::Policies,
+    refusal::Refusal,
     state::Store,
     telemetry::metrics,
     upstream::Upstreams,
@@ -67,12 +68,14 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator.
     pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
-        let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
+        let api_keys = config.keys.enabled.then(|| ApiKeys::new(&config, store.clone()));
+        let identity = Authenticator::new(&config.issuers, api_keys).map_err(|why| format!("issuers: {why}"))?;
         let exchange = Exchange::keeping(&config, store.clone()).map_err(|error| format!("grants: {error}"))?;
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
         let unread = |id: &UpstreamId| {
-            (id.clone(), Listing { degraded: Some("it was not read yet".to_owned()), ..Listing::default() })
+            let degraded = Some(Refusal::CatalogueUnavailable("it was not read yet".to_owned()));
+            (id.clone(), Listing { degraded, ..Listing::default() })
         };
         let catalogue = Catalogue::merge(0, config.gateway.prefix, config.upstreams.keys().map(unread).collect());
         let audiences = endpoints(&config)

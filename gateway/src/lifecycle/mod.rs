@@ -397,7 +397,7 @@ impl Gateway {
             (_, retry) => {
                 let first = (receipt.id(), retry.as_ref());
                 let carriage = Carriage::load(asking, target, &self.means, allowed, first)?;
-                self.tasks.spawn(carriage.carry(leg, (receipt, grant), retry.as_ref().and_then(Retrying::up)));
+                self.tasks.spawn(carriage.carry(leg, (receipt, grant)));
             }
         }
         answered.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))

@@ -19,7 +19,7 @@ use crate::{
     catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source},
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{self, Agent, Authentication, Credential, Identity, User},
     rpc::json::{Bounds, Document},
 };
 
@@ -49,6 +49,8 @@ struct Case {
     #[serde(default)]
     scopes: Vec<String>,
     acr: Option<String>,
+    #[serde(default)]
+    method: Method,
     /// RFC 3339; Monday 2026-01-05 at noon in UTC where absent.
     at: Option<String>,
     /// `upstream/tool`.
@@ -57,6 +59,26 @@ struct Case {
     expect: Answer,
     /// The policy that has to be among those that decide.
     policy: Option<String>,
+}
+
+/// How the caller of a case was proven.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Method {
+    #[default]
+    Jwt,
+    Introspection,
+    ApiKey,
+}
+
+impl Method {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => identity::JWT,
+            Self::Introspection => identity::INTROSPECTION,
+            Self::ApiKey => identity::API_KEY,
+        }
+    }
 }
 
 /// How one case ended.
@@ -175,7 +197,17 @@ fn identity(case: &Case) -> Identity {
     let mut class = [0; 32];
     let who = format!(
         "{:?}",
-        (&case.user, &case.issuer, &case.agent, &case.actor, &case.tenant, &case.groups, &case.scopes, &case.acr)
+        (
+            &case.user,
+            &case.issuer,
+            &case.agent,
+            &case.actor,
+            &case.tenant,
+            &case.groups,
+            &case.scopes,
+            &case.acr,
+            case.method
+        )
     );
     class.copy_from_slice(digest::digest(&digest::SHA256, who.as_bytes()).as_ref());
     let user = case.user.as_ref();
@@ -186,7 +218,7 @@ fn identity(case: &Case) -> Identity {
         groups: sorted(&case.groups),
         scopes: sorted(&case.scopes),
         authentication: Authentication {
-            method: "jwt",
+            method: case.method.as_str(),
             issuer: case.issuer.clone(),
             token_id: None,
             token_digest: String::new(),

@@ -61,6 +61,14 @@ pub enum TokenFault {
     SignatureInvalid,
     /// `typ` is not that of an access token (RFC 9068 §4).
     TypeMismatch,
+    /// The provider says that the token is not active: unknown to it, expired or revoked (RFC 7662 §2.2).
+    Inactive,
+    /// The provider says that another issuer made the token.
+    IssuerMismatch,
+    /// No API key has this id, or the key of this id is another.
+    ApiKeyUnknown,
+    /// The API key was revoked.
+    ApiKeyRevoked,
 }
 
 impl TokenFault {
@@ -81,6 +89,10 @@ impl TokenFault {
             Self::ProofMissing => "proof_missing",
             Self::SignatureInvalid => "signature_invalid",
             Self::TypeMismatch => "type_mismatch",
+            Self::Inactive => "inactive",
+            Self::IssuerMismatch => "issuer_mismatch",
+            Self::ApiKeyUnknown => "api_key_unknown",
+            Self::ApiKeyRevoked => "api_key_revoked",
         }
     }
 }
@@ -180,6 +192,8 @@ pub enum Refusal {
     CursorInvalid,
     /// The upstream's definition of this tool has not been read yet, or cannot be.
     CatalogueUnavailable(String),
+    /// The upstream turned the call down, and what it is aimed at is no longer what was judged; how, is for the journal.
+    DefinitionChanged(String),
 
     // ── policy, ceiling ──
     /// Policy forbids this call; no scope would help. The policies that decided are for the journal.
@@ -197,6 +211,8 @@ pub enum Refusal {
     // ── exchange ──
     /// The authorization server would not give a credential for this upstream.
     GrantRefused(String),
+    /// This upstream's credential comes of a token of an identity provider, and the caller has none: an API key.
+    GrantNeedsToken,
     /// The authorization server cannot be reached, or answers nonsense.
     GrantUnavailable(String),
     /// The user has to connect their account at the upstream first, on a page of the gateway's.
@@ -247,6 +263,10 @@ pub enum Refusal {
     UpstreamUnauthorized,
     /// The upstream answered something that is not MCP, or not an answer to this call.
     UpstreamInvalid(String),
+    /// The upstream wants scopes for this call that the gateway's credential does not have; they are for the journal.
+    UpstreamScopeMissing(String),
+    /// The upstream and the gateway have no revision of MCP in common.
+    UpstreamIncompatible(String),
     /// The upstream's answer is larger than the limit, in bytes.
     UpstreamTooLarge(usize),
     /// The caller's own credential was about to leave the gateway: a bug, stopped by the tripwire.
@@ -321,13 +341,20 @@ impl Refusal {
         self.row().0
     }
 
-    /// The whole outside form for a client of `era`.
+    /// The whole outside form, in answer to a JSON-RPC request of a client of `era`.
     #[must_use]
     pub fn outside(&self, era: Era) -> Outside {
+        let outside = self.outside_http(era);
+        Outside { status: self.status_for(era, outside.status), ..outside }
+    }
+
+    /// The same in answer to anything else: a notification, a stream that is asked for, or what could not be read.
+    #[must_use]
+    pub fn outside_http(&self, era: Era) -> Outside {
         let Row(code, status, rpc, retryable) = self.row();
         Outside {
             code,
-            status: self.status_for(era, status),
+            status,
             rpc: self.rpc_for(era, rpc),
             message: self.message(),
             retryable,
@@ -344,7 +371,11 @@ impl Refusal {
         let Row(code, _, _, retryable) = self.row();
         let before = matches!(
             self,
-            Self::TokenInvalid(_) | Self::ScopeInsufficient(_) | Self::GrantRefused(_) | Self::ConnectRequired(_)
+            Self::TokenInvalid(_)
+                | Self::ScopeInsufficient(_)
+                | Self::GrantRefused(_)
+                | Self::GrantNeedsToken
+                | Self::ConnectRequired(_)
         );
         if retryable || before { Self::OutcomeUnknown(format!("{code}: {}", self.inside())) } else { self }
     }
@@ -369,7 +400,11 @@ impl Refusal {
                 | TokenFault::Malformed
                 | TokenFault::ProofMissing
                 | TokenFault::SignatureInvalid
-                | TokenFault::TypeMismatch => Cow::Borrowed(fault.as_str()),
+                | TokenFault::TypeMismatch
+                | TokenFault::Inactive
+                | TokenFault::IssuerMismatch
+                | TokenFault::ApiKeyUnknown
+                | TokenFault::ApiKeyRevoked => Cow::Borrowed(fault.as_str()),
             };
         }
         if let Self::Denied(policies) = self {
@@ -388,6 +423,7 @@ impl Refusal {
         }
         if let Self::IdentityUnavailable(why)
         | Self::CatalogueUnavailable(why)
+        | Self::DefinitionChanged(why)
         | Self::PolicyFailed(why)
         | Self::GrantRefused(why)
         | Self::GrantUnavailable(why)
@@ -397,6 +433,8 @@ impl Refusal {
         | Self::UpstreamLost(why)
         | Self::OutcomeUnknown(why)
         | Self::UpstreamInvalid(why)
+        | Self::UpstreamScopeMissing(why)
+        | Self::UpstreamIncompatible(why)
         | Self::InputRefused(why)
         | Self::ToolUnknown(why)
         | Self::PromptUnknown(why)
@@ -456,10 +494,12 @@ impl Refusal {
             Self::TaskUnknown(_) => Row("task_unknown", 200, -32602, false),
             Self::CursorInvalid => Row("cursor_invalid", 200, -32602, false),
             Self::CatalogueUnavailable(_) => Row("catalogue_unavailable", 503, 50304, true),
+            Self::DefinitionChanged(_) => Row("definition_changed", 409, 40901, true),
             Self::Denied(_) => Row("denied", 403, 40304, false),
             Self::PolicyFailed(_) => Row("policy_failed", 403, 40305, false),
             Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
             Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
+            Self::GrantNeedsToken => Row("grant_needs_token", 403, 40310, false),
             Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
             Self::ConnectRequired(_) => Row("connect_required", 403, 40307, false),
             Self::VisitUnknown => Row("visit_unknown", 404, 40403, false),
@@ -482,26 +522,21 @@ impl Refusal {
             Self::UpstreamUnauthorized => Row("upstream_unauthorized", 502, 50204, false),
             Self::UpstreamInvalid(_) => Row("upstream_invalid", 502, 50205, false),
             Self::UpstreamTooLarge(_) => Row("upstream_too_large", 502, 50206, false),
+            Self::UpstreamIncompatible(_) => Row("upstream_incompatible", 502, 50211, false),
+            Self::UpstreamScopeMissing(_) => Row("upstream_scope_missing", 502, 50212, false),
             Self::CredentialLeak => Row("credential_leak", 500, 50001, false),
             Self::Bug(_) => Row("bug", 500, -32603, false),
         }
     }
 
-    /// A legacy client re-initialises on any 404 (RL-06), so only a lost session may be one; and errors of a method or
-    /// its parameters travel in a 200 there, as does what the client itself could not be asked: some clients take any
-    /// other status for the end of everything (PyPI mcp 1).
+    /// A legacy client hears of its request in a JSON-RPC error with HTTP 200. Published ones take any other status for the
+    /// end of the session (PyPI mcp 1), or do not read its body (npm sdk 1), and neither waits for 429 or 503 and tries
+    /// again. It hears by the status what HTTP itself, the transport and authorization have one for: 401, a challenge to
+    /// step up, and 404 for a lost session only, because it re-initialises then (RL-06).
     fn status_for(&self, era: Era, status: u16) -> u16 {
-        let in_band = matches!(
-            self,
-            Self::MethodUnknown
-                | Self::MetaMissing(_)
-                | Self::InputUndeclared(_)
-                | Self::InputRefused(_)
-                | Self::InputTimeout
-                | Self::InputRoundsExceeded
-                | Self::ConnectRequired(_)
-        );
-        if era == Era::Legacy && in_band { 200 } else { status }
+        let of_the_message = matches!(self, Self::MethodUnknown | Self::MetaMissing(_));
+        let of_the_call = matches!(status, 403 | 409 | 429 | 500..) && self.challenge().is_none();
+        if era == Era::Legacy && (of_the_message || of_the_call) { 200 } else { status }
     }
 
     /// The codes that the 2026-07-28 revision defined never go to a legacy client (spec §1.7).
@@ -567,6 +602,9 @@ impl Refusal {
             Self::TaskUnknown(_) => "unknown task",
             Self::CursorInvalid => "invalid cursor",
             Self::CatalogueUnavailable(_) => "the tools of this server cannot be read now; try again",
+            Self::DefinitionChanged(_) => {
+                "this has changed since it was listed; the call was not made: list again, and call by that"
+            }
             Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",
             Self::CeilingReached { .. } => "a rate ceiling is reached; try again later",
             Self::GrantRefused(_) => "no credential could be obtained for this call's server",
@@ -575,6 +613,9 @@ impl Refusal {
                     "your account at the server behind this tool is not connected: visit {} and make the call again",
                     page.url
                 ));
+            }
+            Self::GrantNeedsToken => {
+                "this call's server needs a caller with a token of an identity provider; an API key is none"
             }
             Self::GrantUnavailable(_) => "the authorization server for this call cannot be used now; try again",
             Self::VisitUnknown => "this page was used already, or is too old: have your agent make its call again",
@@ -601,6 +642,10 @@ impl Refusal {
             Self::OutcomeUnknown(_) => "the call was made, and its answer cannot be had; the outcome is unknown",
             Self::UpstreamUnauthorized => "the server behind this tool does not accept the gateway's credential",
             Self::UpstreamInvalid(_) => "the server behind this tool gave an answer that is not valid MCP",
+            Self::UpstreamScopeMissing(_) => {
+                "the server behind this tool does not allow this call to the credential that the gateway has for it"
+            }
+            Self::UpstreamIncompatible(_) => "this server speaks no version of MCP that the gateway speaks",
             Self::UpstreamTooLarge(_) => "the answer of the server behind this tool is larger than this gateway takes",
             Self::CredentialLeak => "the call was stopped to protect a credential",
             Self::Bug(_) => "internal error",
@@ -675,6 +720,39 @@ mod tests {
         }
         for refusal in [Refusal::InputTimeout, Refusal::UpstreamTimeout, Refusal::CredentialLeak] {
             assert_eq!(refusal.clone().once_sent(), refusal);
+        }
+    }
+
+    /// Of a legacy client's request, HTTP says what is HTTP's, the transport's and authorization's to say; the rest is in
+    /// band. To anything but a request, and to modern clients, it says everything.
+    #[test]
+    fn a_legacy_request_is_refused_in_band_but_for_what_clients_act_on_by_the_status() {
+        for (refusal, request, http) in [
+            (Refusal::Denied(Vec::new()), 200, 403),
+            (Refusal::GrantRefused(String::new()), 200, 403),
+            (Refusal::DefinitionChanged(String::new()), 200, 409),
+            (Refusal::CeilingReached { ceiling: "c".into(), retry_after_ms: 5 }, 200, 429),
+            (Refusal::Bug("b"), 200, 500),
+            (Refusal::UpstreamLost(String::new()), 200, 502),
+            (Refusal::InputRoundsExceeded, 200, 502),
+            (Refusal::Overloaded("calls in flight"), 200, 503),
+            (Refusal::CatalogueUnavailable(String::new()), 200, 503),
+            (Refusal::UpstreamTimeout, 200, 504),
+            (Refusal::MethodUnknown, 200, 404),
+            (Refusal::MetaMissing("m"), 200, 400),
+            (Refusal::ToolUnknown(String::new()), 200, 200),
+            (Refusal::TokenInvalid(TokenFault::Expired), 401, 401),
+            (Refusal::ScopeInsufficient(vec!["s".into()]), 403, 403),
+            (Refusal::SessionUnknown, 404, 404),
+            (Refusal::SessionMissing, 400, 400),
+            (Refusal::VersionHeaderUnsupported("v".into()), 400, 400),
+            (Refusal::NotARequest("n"), 400, 400),
+            (Refusal::NotAcceptable, 406, 406),
+            (Refusal::BodyTooLarge(1), 413, 413),
+        ] {
+            let statuses = (refusal.outside(Era::Legacy).status, refusal.outside_http(Era::Legacy).status);
+            assert_eq!(statuses, (request, http), "{refusal:?}");
+            assert_eq!(refusal.outside(Era::Modern).status, http, "{refusal:?}");
         }
     }
 

@@ -3,7 +3,8 @@
 // Added here: RFC 8693 token exchange, identity assertions for other domains (ID-JAG) and their redemption, and logins without
 // pages (`login_hint`, or else "alice", is logged in and consents).
 // Environment: TOKEN_TTL (seconds), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it), CALLBACKS (where the
-// client `gateway-pages` sends browsers back to, separated by blanks), TRUSTS (the issuer whose assertions are redeemed).
+// client `gateway-pages` sends browsers back to, separated by blanks), TRUSTS (the issuer whose assertions are redeemed),
+// OPAQUE (access tokens are opaque).
 // Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
 import crypto from 'node:crypto';
 import http from 'node:http';
@@ -43,7 +44,8 @@ if (process.env.CLIENT_KEY) {
   clients.push({ ...gateway, client_id: 'gateway-key', token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: 'ES256', jwks: { keys: [JSON.parse(process.env.CLIENT_KEY)] } });
 }
 
-const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } });
+const format = process.env.OPAQUE ? { accessTokenFormat: 'opaque' } : { accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } };
+const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, ...format });
 const account = (id) => USERS[id] && {
   accountId: id,
   claims: async () => ({ sub: id, name: id, email: USERS[id].email, email_verified: true, groups: USERS[id].groups, tenant: USERS[id].tenant }),

@@ -8,6 +8,7 @@ mod client;
 mod door;
 mod estate;
 mod grant;
+mod inbound;
 mod login;
 mod transport;
 mod values;
@@ -98,7 +99,8 @@ impl Checker<'_> {
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
         self.connectable(file, &upstreams, &logins);
-        Some(Config { gateway, issuers, audit, telemetry, limits, state, logins, upstreams, digest })
+        let keys = self.keys(&file.keys, &state);
+        Some(Config { gateway, issuers, audit, telemetry, limits, state, logins, keys, upstreams, digest })
     }
 
     /// A token for the gateway must be of no use at an upstream, nor one for an upstream here (audience confusion):
