@@ -223,7 +223,7 @@ impl Ground {
     #[track_caller]
     fn page(&self, user: &str) -> String {
         let answer = self.client(user).call("echo", &json!({}));
-        assert_eq!(refused(&answer), (403, 40307, "connect_required".into()));
+        assert_eq!(refused(&answer), (403, 40317, "connect_required".into()));
         answer.json()["error"]["data"]["elicitations"][0]["url"].as_str().unwrap().to_owned()
     }
 
@@ -334,7 +334,7 @@ fn each_client_is_told_of_the_page_in_the_way_that_it_can_take() {
     assert!(elicitation["message"].is_string() && elicitation["url"].is_string());
     for capabilities in [json!({}), json!({ "elicitation": { "form": {} } })] {
         let told = alice.initialize_with(&capabilities).call("echo", &json!({}));
-        assert_eq!(refused(&told), (200, 40307, "connect_required".into()));
+        assert_eq!(refused(&told), (200, 40317, "connect_required".into()));
         assert!(told.json()["error"]["message"].as_str().unwrap().contains("/connect/crm?ticket="), "{}", told.text());
     }
     assert!(told.header("www-authenticate").is_none(), "the client's own token is fine");
