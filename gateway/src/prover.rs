@@ -1,7 +1,9 @@
 //! How does the gateway prove to an authorization server who it is?
 //!
-//! As an OAuth client: by a secret in a header or in the form (RFC 6749 §2.3.1), or by an assertion that it signs
-//! (RFC 7523 §2.2). Whoever asks an authorization server for something proves it here. It sends nothing.
+//! As an OAuth client: by a secret in a header or in the form (RFC 6749 §2.3.1), by an assertion that it signs or its
+//! platform does (RFC 7523 §2.2), or by certificate (RFC 8705 §2). Whoever asks an authorization server for something proves it here. It sends nothing.
+
+use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
@@ -12,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::Timestamp,
-    config::{ClientAuthentication, OAuthClient},
+    config::{ClientAuthentication, ClientCertificate, OAuthClient},
     secret::Secret,
 };
 
@@ -64,16 +66,16 @@ impl Prover {
         value.map(Some).map_err(|_invalid| "the client's secret fits no header".to_owned())
     }
 
-    /// What the form of a request needs besides.
+    /// The JWT that says who the gateway is, where one does: of its own or its platform's making.
     ///
     /// # Errors
-    /// Where the assertion cannot be signed.
-    pub fn fill(&self, form: &mut Serializer<'_, String>, now: Timestamp) -> Result<(), String> {
-        let id = self.client.id.as_str();
-        if let ClientAuthentication::SecretPost(secret) = &self.client.authentication {
-            form.append_pair("client_id", id).append_pair("client_secret", secret.expose());
+    /// Where it cannot be signed, or there is none.
+    pub async fn assertion(&self, now: Timestamp) -> Result<Option<Zeroizing<String>>, String> {
+        if let ClientAuthentication::AssertionFile(path) = &self.client.authentication {
+            return written_in(path).await.map(Zeroizing::new).map(Some);
         }
-        let Some(signer) = &self.signer else { return Ok(()) };
+        let Some(signer) = &self.signer else { return Ok(None) };
+        let id = self.client.id.as_str();
         let iat = now.unix_seconds();
         let claims = Assertion {
             iss: id,
@@ -85,10 +87,28 @@ impl Prover {
         };
         let assertion = jsonwebtoken::encode(&signer.header, &claims, &signer.key)
             .map_err(|error| format!("the client assertion cannot be signed: {error}"))?;
-        form.append_pair("client_id", id)
-            .append_pair("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
-            .append_pair("client_assertion", &assertion);
-        Ok(())
+        Ok(Some(Zeroizing::new(assertion)))
+    }
+
+    /// What the form of a request needs besides, [`Prover::assertion`] among it.
+    pub fn fill(&self, form: &mut Serializer<'_, String>, assertion: Option<&str>) {
+        if let ClientAuthentication::SecretBasic(_) = &self.client.authentication {
+            return;
+        }
+        form.append_pair("client_id", &self.client.id);
+        if let ClientAuthentication::SecretPost(secret) = &self.client.authentication {
+            form.append_pair("client_secret", secret.expose());
+        }
+        if let Some(assertion) = assertion {
+            form.append_pair("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+                .append_pair("client_assertion", assertion);
+        }
+    }
+
+    /// What is shown in the TLS handshake, where that is the proof.
+    #[must_use]
+    pub const fn certificate(&self) -> Option<&ClientCertificate> {
+        if let ClientAuthentication::Certificate(files) = &self.client.authentication { Some(files) } else { None }
     }
 
     /// The secret that goes out with each request, where there is one: no answer may repeat it.
@@ -96,9 +116,25 @@ impl Prover {
     pub const fn secret(&self) -> Option<&Secret> {
         match &self.client.authentication {
             ClientAuthentication::SecretBasic(secret) | ClientAuthentication::SecretPost(secret) => Some(secret),
-            ClientAuthentication::PrivateKeyJwt { .. } => None,
+            ClientAuthentication::PrivateKeyJwt { .. }
+            | ClientAuthentication::AssertionFile(_)
+            | ClientAuthentication::Certificate(_)
+            | ClientAuthentication::Nothing => None,
         }
     }
+}
+
+/// What the platform says of this workload, as it stands there now.
+async fn written_in(path: &Path) -> Result<String, String> {
+    let unusable = |why: &str| format!("the client assertion `{}` {why}", path.display());
+    let mut text =
+        tokio::fs::read_to_string(path).await.map_err(|error| unusable(&format!("cannot be read: {error}")))?;
+    text.truncate(text.trim_end().len());
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if text.len() > ASSERTION_BYTES_MAX || text.split('.').count() != 3 || !text.bytes().all(fits) {
+        return Err(unusable("is not a JWT"));
+    }
+    Ok(text)
 }
 
 /// RFC 6749 §2.3.1: both halves are form-encoded first, so that a colon in the id cannot move the border.
@@ -135,3 +171,6 @@ fn signer(client: &OAuthClient) -> Result<Option<Signer>, String> {
 
 /// The life of a client assertion (RFC 7523 §3): long enough for clocks that differ, short enough to be useless later.
 const ASSERTION_LIFE_SECONDS: u64 = 60;
+
+/// Bytes of the platform's.
+const ASSERTION_BYTES_MAX: usize = 16_384;

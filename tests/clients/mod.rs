@@ -3,6 +3,7 @@
 //! The gateway stands between programs that were not written for it. What the clients print is compared with what they
 //! print without the gateway.
 
+mod accounts;
 mod batches;
 mod eras;
 mod facade;

@@ -194,3 +194,36 @@ fn rcgen_pair() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
+
+/// Each way to a credential, as an administrator writes it.
+#[test]
+fn every_strategy_can_be_written() {
+    let client = "client = { id = \"t\", secret = { file = \"secret\" } }";
+    let user = "resource = \"https://a.internal/mcp\", issuer = \"https://auth.example.com\"";
+    let exchange = format!("strategy = \"exchange\", token_endpoint = \"https://login.example.com/token\", {client}");
+    for (grant, more) in [
+        (format!("{exchange}, dialect = \"keycloak\", audience = \"a\""), ""),
+        (format!("{exchange}, dialect = \"entra_obo\", scopes = [\"api://a/.default\"]"), ""),
+        (format!("{exchange}, subject_token_type = \"jwt\", audience = \"a\", dpop = true"), ""),
+        (
+            exchange
+                .replace("exchange", "client_credentials")
+                .replace(client, "client = { id = \"t\", assertion_file = \"secret\" }"),
+            "",
+        ),
+        (
+            format!("{}, {user}, issuer_{client}, subject = \"id_token\"", exchange.replace("exchange", "id_jag")),
+            "discovery = { strategy = \"none\" }",
+        ),
+        (
+            format!("strategy = \"user_grant\", {user}, client = {{ id = \"t\", authentication = \"none\" }}"),
+            "discovery = { strategy = \"none\" }",
+        ),
+    ] {
+        let grant = format!("grant = {{ {grant} }}\n{more}");
+        let logins = format!("[[logins]]\nissuer = \"https://login.example.com\"\n{client}\n[upstreams.a]");
+        let written = "grant = { strategy = \"static_secret\", header = \"x-api-key\", value = { file = \"secret\" } }";
+        let text = MINIMAL.replace(written, &grant).replace("[upstreams.a]", &logins);
+        load(&text, &[("secret", "a.b.c", 0o600)]).unwrap_or_else(|report| panic!("{grant}\n{report}"));
+    }
+}

@@ -4,6 +4,7 @@
 //! It judges nothing; tests do. Tests are plain functions: what runs beside them runs on a runtime of its own.
 #![allow(dead_code, reason = "a harness is written ahead of the tests that use it")]
 
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod gateway;
 pub(crate) mod http;

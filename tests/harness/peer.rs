@@ -122,6 +122,14 @@ pub(crate) fn provider_knowing(folder: &Path, key: &Value) -> Peer {
     Peer::start("provider", folder, command)
 }
 
+/// The same, which sends browsers back to these pages of a gateway (the client `gateway-pages`), with these further
+/// variables.
+pub(crate) fn provider_with(name: &str, folder: &Path, callbacks: &[String], variables: &[(&str, &str)]) -> Peer {
+    let mut command = node("issuer.mjs");
+    command.env("CALLBACKS", callbacks.join(" ")).envs(variables.iter().copied());
+    Peer::start(name, folder, command)
+}
+
 /// The published clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sdk {

@@ -67,6 +67,13 @@ impl Seen {
         self.json()["method"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// A parameter of the query.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        url::form_urlencoded::parse(self.query.as_bytes())
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.into_owned())
+    }
+
     /// A field of a form body.
     pub(crate) fn field(&self, name: &str) -> Option<String> {
         url::form_urlencoded::parse(&self.body).find(|(known, _)| known == name).map(|(_, value)| value.into_owned())

@@ -6,6 +6,7 @@ mod bounds;
 mod caching;
 mod catalogue;
 mod cells;
+mod connect;
 mod decision;
 mod drain;
 mod federation;

@@ -17,6 +17,7 @@
 //! | `input_abandoned` | nobody answered in time, same `id` as the asking | `input` |
 //! | `refusal` | instead of it | who, `target`, `decision`, `ceilings`, `request`, `refused` |
 //! | `grant` | a credential was minted | who, `upstream`, `grant`, `request` |
+//! | `connect` | a user connected an account at an upstream, or could not | `user`, `upstream`, `connect`, `request` |
 //! | `list` | a list was answered | who, `request`, `list` |
 //! | `client`, `consent`, `token` | a client registered, a person agreed, the gateway issued a token of its own | `user`, `authorization`, `peer` |
 //! | `config`, `policy` | a change was applied or rejected | `change` |
@@ -67,6 +68,8 @@ pub enum Event {
     Refusal,
     /// A credential was minted.
     Grant,
+    /// A user connected an account at an upstream, or could not.
+    Connect,
     /// A list was answered.
     List,
     /// A client registered itself.
@@ -113,6 +116,7 @@ impl Event {
             Self::InputAbandoned => "input_abandoned",
             Self::Refusal => "refusal",
             Self::Grant => "grant",
+            Self::Connect => "connect",
             Self::List => "list",
             Self::Client => "client",
             Self::Consent => "consent",
@@ -286,7 +290,7 @@ impl Target<'_> {
 /// The credential that a call goes out under; never the credential itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Grant<'a> {
-    /// `exchange`, `client_credentials`, `static_secret` or `none`.
+    /// `exchange`, `client_credentials`, `id_jag`, `user_grant`, `static_secret` or `none`.
     pub strategy: &'a str,
     /// Whom it is made out to.
     pub audience: Option<&'a str>,
@@ -632,6 +636,48 @@ impl Fill for InputAnswered<'_> {
                 json.word("action", answer.action);
             });
         });
+    }
+}
+
+/// A user connected an account at an upstream, or could not: in a browser, so that there is no agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Connect<'a> {
+    /// Issuer and subject, where they logged in.
+    pub user: Option<(&'a str, &'a str)>,
+    /// The upstream's id.
+    pub upstream: &'a str,
+    /// `connected`, `logged_in`, or why not.
+    pub outcome: &'a str,
+    /// What the upstream granted.
+    pub scopes: Words<'a>,
+    /// What was said of it elsewhere.
+    pub reason: Option<&'a str>,
+    /// The request, as far as a page's is one.
+    pub request: Request<'a>,
+}
+
+impl Record for Connect<'_> {
+    fn event(&self) -> Event {
+        Event::Connect
+    }
+}
+
+impl Fill for Connect<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        match self.user {
+            Some((issuer, subject)) => json.object("user", |json| {
+                json.name("issuer", issuer);
+                json.name("subject", subject);
+            }),
+            None => json.null("user"),
+        }
+        json.name("upstream", self.upstream);
+        json.object("connect", |json| {
+            json.word("outcome", self.outcome);
+            self.scopes.fill_some("scopes", json);
+            json.reason_if("reason", self.reason);
+        });
+        self.request.fill(json);
     }
 }
 

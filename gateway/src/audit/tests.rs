@@ -16,8 +16,8 @@ use super::{
     journal::{Journal, new_id},
     keys::{RootKey, public_of_folder},
     record::{
-        Change, Counted, Decision, Ending, Grant, Intent, List, Mint, Outcome, Record, Recovered, Refused, Request,
-        Revoked, Stamp, Start, Stop, Subject, Summary, Target, Who, Words, line,
+        Change, Connect, Counted, Decision, Ending, Grant, Intent, List, Mint, Outcome, Record, Recovered, Refused,
+        Request, Revoked, Stamp, Start, Stop, Subject, Summary, Target, Who, Words, line,
     },
     segment,
     show::{Query, show},
@@ -168,6 +168,14 @@ fn every_event(text: &str) -> Vec<String> {
     };
     let change = |subject| Change { subject, digest: text, previous: Some(text), rejected: Some(text) };
     let mint = Mint { who: nobody, upstream: text, grant: grant(text, &words), request: request(text) };
+    let connect = Connect {
+        user: Some((text, text)),
+        upstream: text,
+        outcome: "connected",
+        scopes: Words::Borrowed(&words),
+        reason: Some(text),
+        request: request(text),
+    };
     let list = List { who: nobody, endpoint: "/mcp", request: request(text), shown: 3, withheld: 4, policy_set: text };
     let recovered = Recovered {
         cause: "crash",
@@ -186,6 +194,7 @@ fn every_event(text: &str) -> Vec<String> {
         sealed(&refused),
         sealed(&unknown),
         sealed(&mint),
+        sealed(&connect),
         sealed(&list),
         sealed(&change(Subject::Config)),
         sealed(&Change { rejected: None, ..change(Subject::Policy) }),

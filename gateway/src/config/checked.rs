@@ -14,7 +14,7 @@ use std::{
 
 use url::Url;
 
-use super::Tolerance;
+use super::{Dialect, Tolerance};
 use crate::{refusal::Era, secret::Secret};
 
 /// The whole of `upstreams.toml`, checked.
@@ -32,6 +32,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[state]`.
     pub state: State,
+    /// `[[logins]]`, in the order written.
+    pub logins: Vec<Arc<Login>>,
     /// `[keys]`.
     pub keys: Keys,
     /// `[egress]`.
@@ -561,6 +563,11 @@ pub enum Grant {
     Exchange(TokenRequest),
     /// RFC 6749 §4.4: the gateway in its own name.
     ClientCredentials(TokenRequest),
+    /// An identity assertion from the caller's identity provider, redeemed at the upstream's authorization server
+    /// (enterprise-managed authorization).
+    IdJag(Box<IdJag>),
+    /// RFC 6749 §4.1: the user's own account at the upstream, which they connect once.
+    UserGrant(TokenRequest),
     /// A secret that the upstream gave out.
     StaticSecret {
         /// The header that carries it, in lower case.
@@ -575,10 +582,14 @@ pub enum Grant {
 /// What is asked of a token endpoint.
 #[derive(Debug, Clone)]
 pub struct TokenRequest {
-    /// The token endpoint.
-    pub token_endpoint: Url,
+    /// Where it is.
+    pub at: TokenEndpoint,
     /// Who the gateway is there.
     pub client: OAuthClient,
+    /// In which words an exchange is asked for.
+    pub dialect: &'static Dialect,
+    /// What kind of token the caller's is (RFC 8693 §3).
+    pub subject_token_type: String,
     /// `audience` (RFC 8693 §2.1).
     pub audience: Option<String>,
     /// `resource` (RFC 8707 §2).
@@ -587,7 +598,62 @@ pub struct TokenRequest {
     pub scopes: Vec<String>,
     /// Whether the gateway names itself as the actor (`actor_token`, RFC 8693 §2.1), by a client-credentials token.
     pub actor: bool,
+    /// Whether tokens are bound to a key of the gateway's (RFC 9449).
+    pub dpop: bool,
     /// PEM of authorities for the token endpoint's TLS, besides the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// Where a token endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenEndpoint {
+    /// Here.
+    Url(Url),
+    /// Where the metadata of this issuer say (RFC 8414); its exact `issuer`.
+    Of(String),
+}
+
+impl fmt::Display for TokenEndpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => write!(formatter, "{url}"),
+            Self::Of(issuer) => formatter.write_str(issuer),
+        }
+    }
+}
+
+/// The two steps of an identity assertion grant.
+#[derive(Debug, Clone)]
+pub struct IdJag {
+    /// What the identity provider is asked: an assertion for the upstream's authorization server.
+    pub assertion: TokenRequest,
+    /// What that server is asked: an access token for the assertion.
+    pub redemption: TokenRequest,
+    /// What shows the identity provider who the user is.
+    pub subject: AssertionSubject,
+}
+
+/// By which token a user is named to their identity provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AssertionSubject {
+    /// The caller's own.
+    AccessToken,
+    /// The ID token of their login at the gateway.
+    IdToken,
+    /// The refresh token of that login.
+    RefreshToken,
+}
+
+/// `[[logins]]`: an issuer at which the gateway can have a person log in.
+#[derive(Debug)]
+pub struct Login {
+    /// Its exact `issuer`, as in `[[issuers]]`.
+    pub issuer: String,
+    /// Who the gateway is there.
+    pub client: OAuthClient,
+    /// Scopes besides `openid`.
+    pub scopes: Vec<String>,
+    /// PEM of authorities for its TLS, besides the system's.
     pub ca: Option<PathBuf>,
 }
 
@@ -618,6 +684,13 @@ pub enum ClientAuthentication {
         /// `aud` of the assertion: the issuer or the token endpoint, as the server wants it.
         audience: String,
     },
+    /// A client assertion that the platform wrote (RFC 7523 §2.2), as a Kubernetes service account's projected token: read
+    /// from this file whenever it is needed, because the platform renews it.
+    AssertionFile(PathBuf),
+    /// `tls_client_auth`, and `self_signed_tls_client_auth` (RFC 8705 §2).
+    Certificate(ClientCertificate),
+    /// A public client: no proof.
+    Nothing,
 }
 
 /// An MCP endpoint that the gateway serves.

@@ -28,6 +28,7 @@ pub(crate) struct File {
     pub(crate) telemetry: Key<Telemetry>,
     pub(crate) limits: Key<Limits>,
     pub(crate) state: Key<State>,
+    pub(crate) logins: Option<Vec<Spanned<Login>>>,
     pub(crate) keys: Key<Keys>,
     pub(crate) egress: Key<Egress>,
     pub(crate) facade: Key<Facade>,
@@ -225,6 +226,16 @@ pub(crate) struct Egress {
     pub(crate) requests_per_host_max: Key<u64>,
 }
 
+/// `[[logins]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Login {
+    pub(crate) issuer: Key<String>,
+    pub(crate) client: Key<Client>,
+    pub(crate) scopes: Key<Vec<Spanned<String>>>,
+    pub(crate) ca: Key<String>,
+}
+
 /// `[upstreams.ID]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
@@ -320,6 +331,12 @@ pub(crate) struct Grant {
     pub(crate) resource: Key<String>,
     pub(crate) scopes: Key<Vec<Spanned<String>>>,
     pub(crate) actor: Key<bool>,
+    pub(crate) dialect: Key<String>,
+    pub(crate) subject_token_type: Key<String>,
+    pub(crate) subject: Key<String>,
+    pub(crate) issuer: Key<String>,
+    pub(crate) issuer_client: Key<Client>,
+    pub(crate) dpop: Key<bool>,
     pub(crate) ca: Key<String>,
     pub(crate) header: Key<String>,
     pub(crate) prefix: Key<String>,
@@ -337,6 +354,8 @@ pub(crate) struct Client {
     pub(crate) algorithm: Key<String>,
     pub(crate) key_id: Key<String>,
     pub(crate) assertion_audience: Key<String>,
+    pub(crate) assertion_file: Key<String>,
+    pub(crate) client_certificate: Key<ClientCertificate>,
 }
 
 /// `grant.client.authentication`.
@@ -346,6 +365,9 @@ pub(crate) enum Authentication {
     ClientSecretBasic,
     ClientSecretPost,
     PrivateKeyJwt,
+    WorkloadIdentity,
+    TlsClientAuth,
+    None,
 }
 
 /// A value that stands elsewhere.

@@ -12,7 +12,10 @@ use url::form_urlencoded::Serializer;
 use super::{estate, issuer::Issuer};
 use crate::{
     clock,
-    config::{self, ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport, Upstream, UpstreamId},
+    config::{
+        self, ClientAuthentication, OAuthClient, Remote, TokenEndpoint, TokenRequest, Transport, Upstream, UpstreamId,
+        dialects::{ACCESS_TOKEN, DIALECTS},
+    },
     egress::{Bounds, Client, Trust},
     exchange::{Exchange, Grant},
     identity::{Agent, Authentication, Credential, Identity, User, revocation::Revocations},
@@ -56,7 +59,10 @@ impl Ground {
 
     fn exchange(&self, audience: &str, scope: &str) -> (Exchange, Arc<Upstream>) {
         let request = TokenRequest {
-            token_endpoint: format!("{}/token", self.issuer.url).parse().unwrap(),
+            at: TokenEndpoint::Url(format!("{}/token", self.issuer.url).parse().unwrap()),
+            dialect: &DIALECTS[0],
+            subject_token_type: ACCESS_TOKEN.to_owned(),
+            dpop: false,
             client: OAuthClient {
                 id: "tollgate".to_owned(),
                 authentication: ClientAuthentication::SecretBasic(Secret::new("s3cret".to_owned())),

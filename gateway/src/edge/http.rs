@@ -28,7 +28,7 @@ use super::{
 use crate::{
     config::{Config, Endpoint, Tolerance, UpstreamId},
     facade::{Facade, Route},
-    lifecycle::{self, Body, Gateway, Head},
+    lifecycle::{self, Body, Gateway, Head, Step},
     refusal::Refusal,
 };
 
@@ -64,6 +64,8 @@ enum Asked {
     Document(Bytes),
     /// The gateway as an authorization server.
     Facade(Route),
+    /// A page for a person.
+    Page(Step),
     /// `OPTIONS`; the field lists what the path answers.
     Options(&'static str),
 }
@@ -80,7 +82,7 @@ impl Door {
     fn judge(&self, parts: &Parts) -> Result<Asked, Refusal> {
         unambiguous(parts)?;
         self.judge_host(parts)?;
-        self.judge_origin(&parts.headers)?;
+        self.judge_origin(parts)?;
         let asked = self.route(parts)?;
         if let Asked::Call(_) = asked {
             self.judge_call(parts)?;
@@ -102,10 +104,15 @@ impl Door {
         if second.is_none() && self.names.host_allowed(name) { Ok(()) } else { Err(Refusal::HostNotAllowed) }
     }
 
-    /// RS-02: an `Origin` that is there must be allowed; programs send none.
-    fn judge_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        for origin in headers.get_all(ORIGIN) {
-            let allowed = origin.to_str().is_ok_and(|origin| self.names.origin_allowed(origin));
+    /// RS-02: an `Origin` that is there must be allowed; programs send none. To a page for people, the forms of our own
+    /// pages are all that may be sent.
+    fn judge_origin(&self, parts: &Parts) -> Result<(), Refusal> {
+        let path = parts.uri.path();
+        let is_page = Step::of(path).is_some() || self.inside.facade(path).is_some_and(Route::is_page);
+        for origin in parts.headers.get_all(ORIGIN) {
+            let may =
+                |origin: &str| if is_page { self.names.is_own(origin) } else { self.names.origin_allowed(origin) };
+            let allowed = origin.to_str().is_ok_and(may);
             if !allowed {
                 return Err(Refusal::OriginNotAllowed);
             }
@@ -142,6 +149,9 @@ impl Door {
                 _ if listed => Ok(Asked::Facade(route)),
                 _ => Err(Refusal::MethodNotAllowed(route.methods())),
             };
+        }
+        if let Some(step) = Step::of(path) {
+            return page(step, parts);
         }
         let document = document.ok_or(Refusal::RouteUnknown)?;
         match *method {
@@ -192,7 +202,8 @@ impl Answer for Door {
         // A page learns the answer only where its origin was judged and found good.
         let before_origin =
             matches!(judged, Err(Refusal::HttpMalformed(_) | Refusal::HostNotAllowed | Refusal::OriginNotAllowed));
-        let page = if before_origin { None } else { parts.headers.get(ORIGIN).cloned() };
+        let shared = !before_origin && !matches!(judged, Ok(Asked::Page(_)));
+        let page = parts.headers.get(ORIGIN).filter(|_| shared).cloned();
         let wants_body = parts.method != Method::HEAD;
         let mut response = match judged {
             Ok(Asked::Call(endpoint)) => {
@@ -203,6 +214,10 @@ impl Answer for Door {
             Ok(Asked::Facade(route)) => {
                 let body = body::read(body, self.body_bytes_max, self.body_read);
                 self.inside.authorize(route, &head(parts, Endpoint::Federated, peer), body).await
+            }
+            Ok(Asked::Page(step)) => {
+                let body = body::read(body, FORM_BYTES_MAX, self.body_read);
+                self.inside.visit(head(parts, Endpoint::Federated, peer), step, body).await
             }
             Ok(Asked::Options(methods)) => options(&parts, methods, page.is_some()),
             Err(refusal) => {
@@ -235,6 +250,19 @@ impl Inside {
     ) -> lifecycle::Response {
         match self {
             Self::Gateway(gateway, _) => gateway.handle(head, body).await,
+            #[cfg(test)]
+            Self::Double(double) => double.handle(head, body).await,
+        }
+    }
+
+    async fn visit(
+        &self,
+        head: Head,
+        step: Step,
+        body: impl Future<Output = Result<Bytes, Refusal>> + Send,
+    ) -> lifecycle::Response {
+        match self {
+            Self::Gateway(gateway, _) => gateway.visit(head, step, body).await,
             #[cfg(test)]
             Self::Double(double) => double.handle(head, body).await,
         }
@@ -283,6 +311,20 @@ fn head(parts: Parts, endpoint: Endpoint, peer: SocketAddr) -> Head {
     let query = parts.uri.query().map(str::to_owned);
     let slashed = parts.uri.path().ends_with('/');
     Head { endpoint, slashed, method: parts.method, query, headers: parts.headers, peer }
+}
+
+/// A page answers a browser that looks, and one that sends a form.
+fn page(step: Step, parts: &Parts) -> Result<Asked, Refusal> {
+    let methods = step.methods();
+    if !methods.split(", ").any(|method| method == parts.method.as_str()) {
+        return Err(Refusal::MethodNotAllowed(methods));
+    }
+    let form =
+        || parts.headers.get(CONTENT_TYPE).is_some_and(|kind| essence(kind.as_bytes()).eq_ignore_ascii_case(FORM));
+    if parts.method == Method::POST && !form() {
+        return Err(Refusal::ContentTypeUnsupported);
+    }
+    Ok(Asked::Page(step))
 }
 
 /// Refuses what another reader in front of us may have understood in another way, and what we do not speak.
@@ -412,6 +454,9 @@ pub(super) fn written(response: lifecycle::Response, wants_body: bool, busy: Bus
 /// What an endpoint and a document answer, as `Allow` lists it.
 const CALL_METHODS: &str = "POST, GET, DELETE, OPTIONS";
 const DOCUMENT_METHODS: &str = "GET, HEAD, OPTIONS";
+/// What a browser sends by a form of ours, and the bytes of it.
+const FORM: &[u8] = b"application/x-www-form-urlencoded";
+const FORM_BYTES_MAX: usize = 8 * 1024;
 /// Far beyond any path of ours and a generous query.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
 
@@ -499,6 +544,25 @@ mod tests {
             assert_eq!(check(method, target, headers), Err(refusal), "{method} {target} {headers:?}");
         }
         assert_eq!(check("POST", "http://MCP.example.com/mcp", &[HOST_OK, JSON]), Ok(Asked::Call(Endpoint::Federated)));
+    }
+
+    #[test]
+    fn a_page_takes_forms_of_its_own_origin_only() {
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        let step = || Asked::Page(Step::of("/connect/crm").unwrap());
+        let own = ("origin", "https://mcp.example.com");
+        assert_eq!(check("GET", "/connect/crm?ticket=x", &[HOST_OK]), Ok(step()));
+        assert_eq!(check("POST", "/connect/crm", &[HOST_OK, form, own]), Ok(step()));
+        for (method, target, headers, refusal) in [
+            ("POST", "/connect/crm", &[HOST_OK, form, ("origin", "https://claude.ai")][..], Refusal::OriginNotAllowed),
+            ("POST", "/connect/crm", &[HOST_OK, form, ("origin", "null")], Refusal::OriginNotAllowed),
+            ("POST", "/connect/crm", &[HOST_OK, JSON, own], Refusal::ContentTypeUnsupported),
+            ("GET", "/connecting/confirm", &[HOST_OK], Refusal::MethodNotAllowed("POST")),
+            ("POST", "/connecting/callback", &[HOST_OK, form], Refusal::MethodNotAllowed("GET")),
+            ("POST", "/mcp", &[HOST_OK, JSON, own], Refusal::OriginNotAllowed),
+        ] {
+            assert_eq!(check(method, target, headers), Err(refusal), "{method} {target} {headers:?}");
+        }
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             workers: 1,
         },
         issuers: Vec::new(),
+        logins: Vec::new(),
         audit: Audit {
             directory: PathBuf::new(),
             arguments: ArgumentRecord::Nothing,

@@ -94,6 +94,17 @@ impl Flights {
         self.grants.get(slot).filter(|minted| now < minted.usable_until)
     }
 
+    /// Forgets what is under `slot`, whichever it is.
+    pub(super) fn clear(&self, slot: &Slot) {
+        self.grants.remove(slot);
+    }
+
+    /// The digest of the credential that `key` names, where that is still there.
+    pub(super) fn digest(&self, key: &GrantKey) -> Option<String> {
+        let minted = self.grants.get(&key.slot).filter(|minted| minted.generation == key.generation)?;
+        minted.facts.token_digest.clone()
+    }
+
     /// Forgets one credential, and no newer one in its place.
     pub(super) fn forget(&self, key: &GrantKey) {
         let _gone = self.grants.remove_if(&key.slot, |minted| minted.generation == key.generation);

@@ -13,11 +13,12 @@ use super::{
     grants::{self, Grant, Person},
     keys::unavailable,
     provider::Done,
-    secrets,
 };
 use crate::{
     audit::record::{Authorization, Authorized, Words},
     config,
+    exchange::connect::login_key,
+    identity::User,
     lifecycle::Response,
     refusal::Refusal,
     state::{Place, Value},
@@ -89,14 +90,13 @@ impl Facade {
         self.record(&consent).await
     }
 
-    /// Keeps what the provider gave, for whoever asks it for something in this person's name. The key is SHA-256 over
-    /// `iss` and `sub` of the gateway's own tokens, each after its length (u64, big endian).
+    /// Keeps what the provider gave, for `exchange` to ask it for something in this person's name.
     async fn keep_login(&self, at: &At<'_>, done: &Done) -> Result<(), Refusal> {
         let refresh_token = done.refresh_token.as_ref().map(|token| token.as_str());
         let text = json!({ "id_token": done.id_token.as_str(), "refresh_token": refresh_token }).to_string();
-        let key = secrets::name_of(&[&at.config.own.issuer, &done.person.subject]);
+        let user = User { issuer: at.config.own.issuer.clone(), subject: done.person.subject.clone() };
         let value = Value { bytes: text.into_bytes(), until: Some(at.now.plus(at.config.login)) };
-        self.store.put(Place::Login, &key, value, at.now).await.map_err(unavailable)
+        self.store.put(Place::Login, &login_key(&user), value, at.now).await.map_err(unavailable)
     }
 }
 

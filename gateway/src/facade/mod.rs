@@ -122,7 +122,8 @@ impl Route {
     }
 
     /// Whether a person looks at the answer.
-    const fn is_page(self) -> bool {
+    #[must_use]
+    pub const fn is_page(self) -> bool {
         matches!(self, Self::Authorize | Self::Callback)
     }
 

@@ -179,7 +179,7 @@ impl Places {
         (code, verifier): (&str, &str),
         now: Timestamp,
     ) -> Result<Map<String, Value>, Refusal> {
-        let request = self.request(config, (code, verifier), now)?;
+        let request = self.request(config, (code, verifier), now).await?;
         let answer = self.client.fetch(request, BOUNDS).await;
         let answer = answer.map_err(|error| Refusal::LoginUnavailable(error.to_string()))?;
         match answer.status().as_u16() {
@@ -190,12 +190,13 @@ impl Places {
         }
     }
 
-    fn request(
+    async fn request(
         &self,
         config: &config::Facade,
         (code, verifier): (&str, &str),
         now: Timestamp,
     ) -> Result<Request<Bytes>, Refusal> {
+        let assertion = self.prover.assertion(now).await.map_err(failed)?;
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "authorization_code")
             .append_pair("code", code)
@@ -207,7 +208,7 @@ impl Places {
         if let Some(value) = self.prover.header().map_err(failed)? {
             request = request.header(AUTHORIZATION, value);
         }
-        self.prover.fill(&mut form, now).map_err(failed)?;
+        self.prover.fill(&mut form, assertion.as_deref().map(String::as_str));
         let body = Bytes::from_owner(Zeroizing::new(form.finish().into_bytes()));
         request.body(body).map_err(|error| failed(error.to_string()))
     }
@@ -220,14 +221,16 @@ fn places(read: &Map<String, Value>, config: &config::Facade) -> Result<Places, 
         let safe = url.scheme() == "https" || config.provider.issuer.starts_with("http:");
         if safe { Ok(url) } else { Err(member) }
     };
-    let trust = Trust { ca: config.provider.ca.clone(), ..Trust::default() };
+    let prover = Prover::new(&config.client)?;
+    let client_certificate = prover.certificate().cloned();
+    let trust = Trust { ca: config.provider.ca.clone(), client_certificate, ..Trust::default() };
     let unusable = |member: &'static str| format!("metadata of the provider: no usable `{member}`");
     Ok(Places {
         authorization: place("authorization_endpoint").map_err(unusable)?,
         token: place("token_endpoint").map_err(unusable)?,
         says_issuer: read.get("authorization_response_iss_parameter_supported") == Some(&Value::Bool(true)),
         client: Client::new(&trust).map_err(|error| error.to_string())?,
-        prover: Prover::new(&config.client)?,
+        prover,
     })
 }
 

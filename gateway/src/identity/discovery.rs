@@ -67,7 +67,7 @@ async fn first<T>(
 
 /// RFC 8414 §3.1 puts the well-known part before the issuer's path, OIDC Discovery §4 behind it; both are in use, for
 /// both documents.
-fn places(issuer: &str) -> Result<Vec<Url>, String> {
+pub(crate) fn places(issuer: &str) -> Result<Vec<Url>, String> {
     let base: Url = issuer.parse().map_err(|error| format!("`{issuer}` is not a URL: {error}"))?;
     let path = base.path().trim_end_matches('/');
     let mut places = vec![

@@ -30,7 +30,7 @@ use super::{strict, token};
 use crate::{
     clock::{self, Timestamp},
     config::{self, Issuer},
-    egress::{Bounds, Client, EgressError},
+    egress::{Bounds, Client, EgressError, Trust},
     prover::Prover,
     refusal::{
         Refusal,
@@ -132,9 +132,17 @@ impl Introspection {
         settings: &config::Introspection,
         client: Client,
     ) -> Result<Arc<Self>, String> {
+        let prover = Prover::new(&settings.client)?;
+        let client = match prover.certificate().cloned() {
+            None => client,
+            certificate => {
+                let trust = Trust { ca: issuer.ca.clone(), client_certificate: certificate, ..Trust::default() };
+                Client::new(&trust).map_err(|error| error.to_string())?
+            }
+        };
         Ok(Arc::new(Self {
             issuer: Arc::clone(issuer),
-            prover: Prover::new(&settings.client)?,
+            prover,
             settings: settings.clone(),
             client,
             said: Cache::with_weighter(SAID_EXPECTED, SAID_BYTES_MAX, ByBytes),
@@ -248,7 +256,8 @@ impl Introspection {
     async fn answered(&self, text: &Secret, familiar: bool, now: Timestamp) -> Result<(Outcome, usize), String> {
         let places = if familiar { &self.places.familiar } else { &self.places.strangers };
         let _place = places.acquire().await.map_err(|_closed| "no place to ask from".to_owned())?;
-        let request = self.written(text, now)?;
+        let assertion = self.prover.assertion(now).await?;
+        let request = self.written(text, assertion.as_deref().map(String::as_str))?;
         let bounds = Bounds { deadline: DEADLINE, bytes_max: ANSWER_BYTES_MAX };
         let response = self.client.fetch(request, bounds).await.map_err(|error| {
             if matches!(error, EgressError::Unreachable(_)) {
@@ -260,7 +269,7 @@ impl Introspection {
     }
 
     /// RFC 7662 §2.1.
-    fn written(&self, text: &Secret, now: Timestamp) -> Result<Request<Bytes>, String> {
+    fn written(&self, text: &Secret, assertion: Option<&str>) -> Result<Request<Bytes>, String> {
         let mut request = Request::post(self.settings.endpoint.as_str())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json");
@@ -269,7 +278,7 @@ impl Introspection {
         }
         let mut form = Serializer::new(String::with_capacity(FORM_BYTES));
         form.append_pair("token", text.expose()).append_pair("token_type_hint", "access_token");
-        self.prover.fill(&mut form, now)?;
+        self.prover.fill(&mut form, assertion);
         // The body holds the caller's token: it is wiped when the request has gone.
         let body = Bytes::from_owner(Zeroizing::new(form.finish().into_bytes()));
         request.body(body).map_err(|error| error.to_string())
@@ -473,7 +482,7 @@ mod tests {
             machines,
             cache: Duration::from_secs(30),
         };
-        let client = Client::new(&crate::egress::Trust::default()).unwrap();
+        let client = Client::new(&Trust::default()).unwrap();
         Introspection::new(&Arc::new(testing::issuer(ISSUER)), &settings, client).unwrap()
     }
 

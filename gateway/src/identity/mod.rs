@@ -4,13 +4,13 @@
 
 pub mod api_key;
 mod claims;
-mod discovery;
+pub(crate) mod discovery;
 mod introspection;
 mod keys;
 mod keyset;
 pub mod metadata;
 pub mod revocation;
-mod strict;
+pub(crate) mod strict;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -78,8 +78,8 @@ impl Estate {
         let identity = Authenticator::new(&config.issuers, &config.egress, api_keys);
         let identity = identity.map_err(|why| format!("issuers: {why}"))?;
         let identity = identity.with_own(config.facade.as_ref().map(|facade| &facade.own));
-        let exchange =
-            Exchange::new(&config.upstreams, revocations.clone()).map_err(|error| format!("grants: {error}"))?;
+        let exchange = Exchange::keeping(&config, store.clone(), revocations.clone());
+        let exchange = exchange.map_err(|error| format!("grants: {error}"))?;
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
         let unread = |id: &UpstreamId| {
@@ -117,7 +117,8 @@ impl Estate {
     /// What is wrong, in words for the operator; `self` goes on as it is.
     pub fn succeeded(&self, config: Arc<Config>, rules: Rules) -> Result<Self, String> {
         let mut next = Self::over(Arc::clone(&config), rules, (self.store.clone(), self.revocations.clone()))?;
-        next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
+        next.exchange =
+            self.exchange.reconfigured(&config.upstreams, &config.logins).map_err(|error| error.to_string())?;
         next.identity.inherit(&self.identity);
         next.unread = Mutex::default();
         let known = self.catalogue.load();

@@ -5,6 +5,7 @@
 
 mod batch;
 mod carry;
+mod connect;
 mod estate;
 mod hub;
 mod kept;
@@ -24,6 +25,7 @@ use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use carry::{Carriage, Ended, Held, Leg, Next};
+pub use connect::Step;
 pub use estate::{Estate, Rules, endpoints};
 use http::{HeaderMap, Method};
 use hub::Hub;
@@ -115,17 +117,27 @@ impl Asking<'_> {
         let peer =
             self.estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let declared = match &self.session {
-            Some(session) if respond::takes_streams(&self.head.headers) => session.capabilities,
-            None if self.call.era() == Era::Modern => {
-                self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default()
-            }
-            Some(_) | None => Capabilities::NONE,
+            Some(_) if !respond::takes_streams(&self.head.headers) => Capabilities::NONE,
+            Some(_) | None => self.declared(),
         };
         let within = declared.within(peer.settings().input);
         let catalogue = self.estate.catalogue.load();
         let offer = catalogue.listing(&target.definition.upstream).and_then(|listing| listing.offer.as_ref());
         let may_become_one = self.call.method() == rpc::Method::ToolsCall && offer.is_some_and(|offer| offer.tasks);
         Ok(if may_become_one || target.task.is_some() { within.and(Capabilities::TASKS) } else { within })
+    }
+}
+
+impl Asking<'_> {
+    /// What this request's client declares, or its session.
+    fn declared(&self) -> Capabilities {
+        match &self.session {
+            Some(session) => session.capabilities,
+            None if self.call.era() == Era::Modern => {
+                self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default()
+            }
+            None => Capabilities::NONE,
+        }
     }
 }
 
@@ -372,7 +384,10 @@ impl Gateway {
         }
         self.record_update(&asking, &target, trail)?;
         // Last of what may fail before the record, which names it: no credential is minted without a trace.
-        let grant = estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await?;
+        let grant = match estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await {
+            Err(Refusal::ConnectRequired(page)) => return self.connect_first(&asking, &target, trail, (retry, *page)),
+            minted => minted?,
+        };
         let continues = retry.as_ref().map(|retry| retry.call).or(target.task.as_ref().map(|task| task.call));
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
         let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;

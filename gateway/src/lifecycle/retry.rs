@@ -99,6 +99,11 @@ impl Retrying {
         }
     }
 
+    /// Whether the person would not do what was asked under `key`.
+    pub(super) fn declines(&self, key: &str) -> bool {
+        self.answers.iter().any(|given| given.key == key && given.action != "accept")
+    }
+
     /// What goes up with the call, where it is made again.
     pub(super) fn up(&self) -> Option<Retry> {
         let state = match &self.to {

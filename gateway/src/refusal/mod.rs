@@ -97,6 +97,18 @@ impl TokenFault {
     }
 }
 
+/// A page that a person has to visit before a call can be made. Its address is for that person alone, so that it stands
+/// in answers and not in records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Where it is.
+    pub url: String,
+    /// Names the visit (`elicitationId`).
+    pub id: String,
+    /// Whether the client declared that it sends people to pages.
+    pub asked: bool,
+}
+
 /// Every way that the gateway says no. Variants state the fact; [`Refusal::outside`] gives it its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -207,6 +219,16 @@ pub enum Refusal {
     GrantNeedsToken,
     /// The authorization server cannot be reached, or answers nonsense.
     GrantUnavailable(String),
+    /// The user has to connect their account at the upstream first, on a page of the gateway's.
+    ConnectRequired(Box<Page>),
+
+    // ── the pages on which a user connects an account ──
+    /// There is no such visit: it was used, has ended, belongs to another browser, or never began.
+    VisitUnknown,
+    /// The step is not one of this visit, or not of this user; which is for the journal.
+    VisitForbidden(&'static str),
+    /// A server that the visit needs said no, or cannot be used.
+    VisitFailed(String),
 
     // ── input: what an upstream asks of the client in the middle of a call ──
     /// The `requestState` is not one that the gateway gave this caller; why is for the journal (RS-31).
@@ -345,6 +367,8 @@ pub enum Detail {
     Limit(usize),
     /// `allow`: the HTTP methods that the route answers.
     Allow(&'static str),
+    /// `elicitations`: a page to visit, and then to make the call again (MCP 2025-11-25 client/elicitation).
+    Page(Page),
 }
 
 /// Which answers a form: the table below, one row a variant.
@@ -415,6 +439,7 @@ impl Refusal {
                 | Self::ScopeInsufficient(_)
                 | Self::GrantRefused(_)
                 | Self::GrantNeedsToken
+                | Self::ConnectRequired(_)
         );
         if retryable || before { Self::OutcomeUnknown(format!("{code}: {}", self.inside())) } else { self }
     }
@@ -457,6 +482,9 @@ impl Refusal {
 
     /// The text that a stage left for the journal.
     fn recorded(&self) -> Option<&str> {
+        if let Self::ConnectRequired(_) = self {
+            return Some("the user has not connected an account");
+        }
         if let Self::IdentityUnavailable(why)
         | Self::Revoked(why)
         | Self::Blocked(why)
@@ -465,6 +493,7 @@ impl Refusal {
         | Self::PolicyFailed(why)
         | Self::GrantRefused(why)
         | Self::GrantUnavailable(why)
+        | Self::VisitFailed(why)
         | Self::AuditUnavailable(why)
         | Self::UpstreamUnreachable(why)
         | Self::UpstreamLost(why)
@@ -492,7 +521,8 @@ impl Refusal {
         | Self::RequestStateInvalid(what)
         | Self::TaskUnknown(what)
         | Self::ConsentInvalid(what)
-        | Self::CodeInvalid(what) = self
+        | Self::CodeInvalid(what)
+        | Self::VisitForbidden(what) = self
         {
             Some(what)
         } else {
@@ -549,6 +579,10 @@ impl Refusal {
             Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
             Self::GrantNeedsToken => Row("grant_needs_token", 403, 40310, false),
             Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
+            Self::ConnectRequired(_) => Row("connect_required", 403, 40317, false),
+            Self::VisitUnknown => Row("visit_unknown", 404, 40403, false),
+            Self::VisitForbidden(_) => Row("visit_forbidden", 403, 40318, false),
+            Self::VisitFailed(_) => Row("visit_failed", 502, 50213, false),
             Self::RequestStateInvalid(_) => Row("request_state_invalid", 200, -32602, false),
             Self::RequestStateExpired => Row("request_state_expired", 200, -32602, false),
             Self::RequestStateMismatch => Row("request_state_mismatch", 200, -32602, false),
@@ -606,6 +640,8 @@ impl Refusal {
             Era::Legacy if (-32022..=-32020).contains(&rpc) => -32600,
             // MCP up to 2025-11-25, server/resources (RC-11).
             Era::Legacy if matches!(self, Self::ResourceUnknown(_)) => -32002,
+            // MCP 2025-11-25, client/elicitation (URL Elicitation Required Error).
+            Era::Legacy if matches!(self, Self::ConnectRequired(page) if page.asked) => -32042,
             Era::Legacy | Era::Modern => rpc,
         }
     }
@@ -669,10 +705,19 @@ impl Refusal {
             Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",
             Self::CeilingReached { .. } => "a rate ceiling is reached; try again later",
             Self::GrantRefused(_) => "no credential could be obtained for this call's server",
+            Self::ConnectRequired(page) => {
+                return Cow::Owned(format!(
+                    "your account at the server behind this tool is not connected: visit {} and make the call again",
+                    page.url
+                ));
+            }
             Self::GrantNeedsToken => {
                 "this call's server needs a caller with a token of an identity provider; an API key is none"
             }
             Self::GrantUnavailable(_) => "the authorization server for this call cannot be used now; try again",
+            Self::VisitUnknown => "this page was used already, or is too old: have your agent make its call again",
+            Self::VisitForbidden(_) => "this page was made for somebody else: nothing was connected",
+            Self::VisitFailed(_) => "the account was not connected: have your agent make its call again",
             Self::RequestStateInvalid(_) => "invalid `requestState`",
             Self::RequestStateExpired => "this `requestState` has expired: make the call again without it",
             Self::RequestStateMismatch => "this `requestState` belongs to another request",
@@ -758,6 +803,9 @@ impl Refusal {
         }
         if let Self::MethodNotAllowed(allow) = self {
             return Detail::Allow(allow);
+        }
+        if let Self::ConnectRequired(page) = self {
+            return Detail::Page(Page::clone(page));
         }
         Detail::Nothing
     }

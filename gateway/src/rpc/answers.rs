@@ -193,6 +193,14 @@ fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
         Detail::Scopes(scopes) => member(out, "requiredScopes", &texts(scopes)),
         Detail::Limit(bytes) => member(out, "limit", bytes.to_string().as_bytes()),
         Detail::Allow(methods) => member_text(out, "allow", methods),
+        Detail::Page(page) => {
+            member(out, "elicitations", b"[{");
+            member_text(out, "mode", "url");
+            member_text(out, "elicitationId", &page.id);
+            member_text(out, "url", &page.url);
+            member_text(out, "message", CONNECT);
+            out.extend_from_slice(b"}]");
+        }
     }
 }
 
@@ -365,6 +373,9 @@ fn write_meta(out: &mut Vec<u8>, era: Era, degraded: &[Cow<'_, str>]) {
         member(out, "_meta", &own);
     }
 }
+
+/// What a person is told of the page that connects an account.
+pub const CONNECT: &str = "The server behind this tool needs an account of yours: connect it on this page";
 
 fn texts(all: &[impl AsRef<str>]) -> Vec<u8> {
     let mut out = vec![b'['];

@@ -33,7 +33,7 @@ pub enum Place {
     Token,
     /// Keys that the gateway signs with.
     SigningKey,
-    /// What an identity provider gave for a person who logged in through the facade.
+    /// What a user's login at the gateway left of their identity provider's tokens.
     Login,
 }
 

@@ -112,6 +112,7 @@ impl Transport {
 #[derive(Debug)]
 pub(super) struct Address {
     uri: Uri,
+    url: Url,
     text: String,
 }
 
@@ -119,7 +120,7 @@ impl Address {
     /// The address of an upstream as configured.
     pub(super) fn of(url: &Url) -> Result<Self, EgressError> {
         let uri = url.as_str().parse().map_err(|_unparsed| EgressError::Forbidden(format!("`{url}` is no address")))?;
-        Ok(Self { uri, text: url.to_string() })
+        Ok(Self { uri, url: url.clone(), text: url.to_string() })
     }
 }
 
@@ -168,8 +169,8 @@ pub(super) async fn post(
     outgoing: Outgoing<'_>,
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
-    let request = build(to, grant, Method::POST, outgoing);
-    answered(client, to, request, bounds).await
+    let request = build(to, grant, Method::POST, outgoing)?;
+    answered(client, to, (request, grant), bounds).await
 }
 
 async fn get(
@@ -179,15 +180,15 @@ async fn get(
     outgoing: Outgoing<'_>,
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
-    let mut request = build(to, grant, Method::GET, outgoing);
+    let mut request = build(to, grant, Method::GET, outgoing)?;
     request.headers_mut().remove(CONTENT_TYPE);
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-    answered(client, to, request, bounds).await
+    answered(client, to, (request, grant), bounds).await
 }
 
 /// Ends a session of a legacy upstream (RL-04). What it answers changes nothing.
 async fn delete(client: &Client, to: &Address, grant: &Grant, outgoing: Outgoing<'_>) {
-    let mut request = build(to, grant, Method::DELETE, outgoing);
+    let Ok(mut request) = build(to, grant, Method::DELETE, outgoing) else { return };
     request.headers_mut().remove(CONTENT_TYPE);
     drop(client.open(request, DELETE_MAX).await);
 }
@@ -223,7 +224,7 @@ pub(super) fn message_to(to: &Address, credential: Option<(HeaderName, HeaderVal
 async fn answered(
     client: &Client,
     to: &Address,
-    request: Request<Bytes>,
+    (request, grant): (Request<Bytes>, &Grant),
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
     if bounds.tripwire.is_some_and(|tripwire| tripwire.trips(&to.text, request.headers(), request.body())) {
@@ -232,7 +233,7 @@ async fn answered(
     let spoken = Field::of(request.headers(), PROTOCOL_VERSION);
     let batches = matches!(spoken, Field::Text(version) if versions::has_batches(version))
         .then(|| Box::new(Batches { bounds: bounds.peer.bounds, waiting: Vec::new().into_iter() }));
-    let response = client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?;
+    let response = proven(client, to, (request, grant), bounds.first_byte).await?;
     let (mut parts, body) = response.into_parts();
     let framing = framing(&parts.headers, bounds.peer.event_bytes_max);
     Ok(Answered {
@@ -248,6 +249,32 @@ async fn answered(
             event_bytes_max: bounds.peer.event_bytes_max,
         }))),
     })
+}
+
+/// Sends `request`, whose credential may be bound to a key. Where the upstream wants a nonce in the proof it is sent once
+/// more: a 401 says that nothing was executed (RFC 9449 §9).
+async fn proven(
+    client: &Client,
+    to: &Address,
+    (request, grant): (Request<Bytes>, &Grant),
+    first_byte: Duration,
+) -> Result<http::Response<Body>, Undelivered> {
+    let again = grant.is_bound().then(|| request.clone());
+    let response = client.open(request, first_byte).await.map_err(Undelivered::from)?;
+    let wants_another = grant.heed(&to.url, response.headers()) && response.status() == StatusCode::UNAUTHORIZED;
+    let Some(mut again) = again.filter(|_| wants_another) else { return Ok(response) };
+    prove(&mut again, to, grant)?;
+    let response = client.open(again, first_byte).await.map_err(Undelivered::from)?;
+    grant.heed(&to.url, response.headers());
+    Ok(response)
+}
+
+fn prove(request: &mut Request<Bytes>, to: &Address, grant: &Grant) -> Result<(), Undelivered> {
+    let proof = grant.proof(request.method(), &to.url);
+    if let Some((name, value)) = proof.map_err(|why| Undelivered::NotSent(Refusal::Bug(why)))? {
+        request.headers_mut().insert(name, value);
+    }
+    Ok(())
 }
 
 /// The scopes of a challenge for want of scopes (RFC 6750 §3, §3.1).
@@ -315,10 +342,11 @@ impl From<Undelivered> for Refusal {
     }
 }
 
-fn build(to: &Address, grant: &Grant, method: Method, outgoing: Outgoing<'_>) -> Request<Bytes> {
+fn build(to: &Address, grant: &Grant, method: Method, outgoing: Outgoing<'_>) -> Result<Request<Bytes>, Undelivered> {
     let mut request = framed(to, method, outgoing);
     authorize(request.headers_mut(), grant);
-    request
+    prove(&mut request, to, grant)?;
+    Ok(request)
 }
 
 fn framed(to: &Address, method: Method, outgoing: Outgoing<'_>) -> Request<Bytes> {

@@ -235,7 +235,7 @@ impl Checker<'_> {
     }
 
     /// RFC 8414 §2: https, no query, no fragment. Kept letter by letter, since `iss` is compared so.
-    fn issuer_name(&mut self, written: &Spanned<String>) -> Option<String> {
+    pub(super) fn issuer_name(&mut self, written: &Spanned<String>) -> Option<String> {
         let url = self.safe_url(written, "`issuer`")?;
         if url.query().is_some() {
             let help = "write the exact `iss` of its tokens (RFC 8414 §2)";

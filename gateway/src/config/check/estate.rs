@@ -111,7 +111,7 @@ impl Checker<'_> {
     fn discovery(&mut self, written: &Spanned<written::Grant>) -> Option<Grant> {
         let grant = self.grant(written, "discovery")?;
         match grant {
-            Grant::Exchange(_) => {
+            Grant::Exchange(_) | Grant::IdJag(_) | Grant::UserGrant(_) => {
                 let span = written.get_ref().strategy.as_ref().map_or_else(|| written.span(), Spanned::span);
                 let help =
                     "use `client_credentials`, `static_secret` or `none`: the catalogue is read without a caller";

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use toml::Spanned;
 
-use super::{Checker, Place, values::is_name};
+use super::{Checker, Place, client::Proofs, values::is_name};
 use crate::config::{
     checked::{Claims, Facade, FacadeClient, Gateway, Issuer, Profile},
     written,
@@ -37,7 +37,10 @@ impl Checker<'_> {
                 "client",
                 "client = { id = \"tollgate\", secret = { env = \"SECRET\" } }",
             )
-            .and_then(|client| self.client(client, written.provider.as_ref()));
+            .and_then(|client| {
+                let audience = written.provider.as_ref().map(|provider| provider.get_ref().as_str());
+                self.client(client, audience, Proofs::Confidential)
+            });
         if let (Some(provider), Some(name), false) =
             (&provider, &written.provider, provider.as_ref().is_none_or(|provider| provider.signs()))
         {

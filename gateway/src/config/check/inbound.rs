@@ -4,7 +4,7 @@
 
 use toml::Spanned;
 
-use super::{Checker, Place};
+use super::{Checker, Place, client::Proofs};
 use crate::config::{
     checked::{Introspection, Keys, Profile, State},
     written::{self, Key},
@@ -23,9 +23,10 @@ impl Checker<'_> {
             .required(&written.endpoint, &place, "endpoint", example)
             .and_then(|url| self.safe_url(url, "`endpoint`"));
         let example = "client = { id = \"tollgate\", secret = { env = \"TOLLGATE_CLIENT_SECRET\" } }";
-        let client = self
-            .required(&written.client, &place, "client", example)
-            .and_then(|client| self.client(client, issuer.issuer.as_ref()));
+        let client = self.required(&written.client, &place, "client", example).and_then(|client| {
+            let audience = issuer.issuer.as_ref().map(|issuer| issuer.get_ref().as_str());
+            self.client(client, audience, Proofs::Confidential)
+        });
         let is_kind = |word: &str| matches!(word, OPAQUE | JWT);
         let tokens = self.words(written.tokens.as_deref(), "a kind of token", is_kind, "`opaque` or `jwt`");
         let asks = |kind: &str| tokens.iter().any(|word| word == kind);

@@ -4,12 +4,14 @@
 //! Variables and files come from an [`Environment`], so that the judgement is a function of its arguments.
 //! It contacts nobody: whether an issuer or an upstream answers is not a question of configuration.
 
+mod client;
 mod door;
 mod egress;
 mod estate;
 mod facade;
 mod grant;
 mod inbound;
+mod login;
 mod transport;
 mod values;
 
@@ -98,9 +100,11 @@ impl Checker<'_> {
             None => Some(checked::Egress::default()),
         };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
+        let logins = self.logins(file.logins.as_deref().unwrap_or_default(), &issuers);
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
+        self.connectable(file, &upstreams, &logins);
         let keys = self.keys(&file.keys, &state);
         let facade = match &file.facade {
             Some(written) => Some(Arc::new(self.facade(written, &gateway, &issuers)?)),
@@ -113,6 +117,7 @@ impl Checker<'_> {
             telemetry,
             limits,
             state,
+            logins,
             keys,
             egress: egress?,
             facade,

@@ -25,7 +25,7 @@ use crate::{
         Asked, Relay,
         asks::{ASKS_MAX, Ask, Kind, Unfit},
     },
-    lifecycle::{kept::Keeping, local::record_asked, retry::Given, revoke::Ward},
+    lifecycle::{connect, kept::Keeping, local::record_asked, retry::Given, revoke::Ward},
     refusal::{Era, Refusal},
     rpc::{
         Capabilities, RequestId, outbound,
@@ -263,6 +263,20 @@ impl Carriage {
         let told = asked.asks.iter().map(|(key, ask)| (key.as_str(), ask));
         let told = self.seal(leg, asked, self.round, (to, STATE_LIFE)).and_then(|state| {
             self.record_asked(leg.id(), told)?;
+            Ok(asked.answer(&leg.held.asker, &state, self.prefix()))
+        });
+        told.map_or_else(Ended::refused, Ended::answered)
+    }
+
+    /// A call that its user's account stands in the way of, in the midst of it: a modern client sends them to the page.
+    pub(super) fn page_first(&self, leg: &Leg, ended: Ended) -> Ended {
+        let Some(page) = ended.page() else { return ended };
+        if leg.era() == Era::Legacy || !self.capabilities.has(Capabilities::URL) {
+            return ended;
+        }
+        let told = connect::ask(page).and_then(|asked| {
+            let state = self.seal(leg, &asked, self.round, (To::Again, STATE_LIFE))?;
+            self.record_asked(leg.id(), asked.asks.iter().map(|(key, ask)| (key.as_str(), ask)))?;
             Ok(asked.answer(&leg.held.asker, &state, self.prefix()))
         });
         told.map_or_else(Ended::refused, Ended::answered)

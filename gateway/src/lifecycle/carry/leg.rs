@@ -26,7 +26,7 @@ use crate::{
     identity::Identity,
     inspect::{Answer, Outcome as Judged},
     lifecycle::{Asking, Response, respond, revoke::Ward, trail::Trail},
-    refusal::{Era, Refusal},
+    refusal::{Era, Page, Refusal},
     rpc::{Asker, Method, meta::LogLevel},
     telemetry::{
         Operation,
@@ -292,6 +292,11 @@ impl Ended {
     /// Whether the gateway says so.
     pub(super) const fn is_refused(&self) -> bool {
         self.refusal.is_some()
+    }
+
+    /// The page that a person has to visit before the call can be made.
+    pub(super) fn page(&self) -> Option<&Page> {
+        if let Some(Refusal::ConnectRequired(page)) = &self.refusal { Some(page) } else { None }
     }
 
     pub(in crate::lifecycle) fn refused(refusal: Refusal) -> Self {

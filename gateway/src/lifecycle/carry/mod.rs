@@ -150,7 +150,10 @@ impl Carriage {
         };
         let mut line = match Box::pin(self.set_out(&mut leg, sent)).await {
             Ok(line) => line,
-            Err(ended) => return leg.end(ended).await,
+            Err(ended) => {
+                let ended = self.page_first(&leg, ended);
+                return leg.end(ended).await;
+            }
         };
         line.keeping = keeping;
         line.place = place.filter(|_| line.reply.spoken.era == Era::Legacy);
