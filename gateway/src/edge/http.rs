@@ -21,7 +21,7 @@ use hyper::{Request, Response, body::Incoming};
 use super::{
     activity::Busy,
     body::{self, Reply},
-    connection::Answer,
+    connection::{Answer, Peer},
     cors,
     names::{self, Names},
 };
@@ -173,7 +173,7 @@ impl Door {
 }
 
 impl Answer for Door {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr, busy: Busy) -> Response<Reply> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer, busy: Busy) -> Response<Reply> {
         let (parts, body) = request.into_parts();
         let judged = self.judge(&parts);
         // A page learns the answer only where its origin was judged and found good.
@@ -201,9 +201,15 @@ impl Answer for Door {
 
     fn refuse(&self, refusal: Refusal, peer: SocketAddr) -> Option<lifecycle::Response> {
         // Nothing is known of it: not the path, and not who asks.
-        let headers = HeaderMap::new();
-        let head =
-            Head { endpoint: Endpoint::Federated, slashed: false, method: Method::GET, query: None, headers, peer };
+        let head = Head {
+            endpoint: Endpoint::Federated,
+            slashed: false,
+            method: Method::GET,
+            query: None,
+            headers: HeaderMap::new(),
+            peer,
+            certificate: None,
+        };
         let mut response = self.inside.refuse(head, refusal);
         finish(&mut response);
         Some(response)
@@ -240,10 +246,11 @@ impl Inside {
     }
 }
 
-fn head(parts: Parts, endpoint: Endpoint, peer: SocketAddr) -> Head {
+fn head(parts: Parts, endpoint: Endpoint, peer: Peer) -> Head {
     let query = parts.uri.query().map(str::to_owned);
     let slashed = parts.uri.path().ends_with('/');
-    Head { endpoint, slashed, method: parts.method, query, headers: parts.headers, peer }
+    let Peer { address, certificate } = peer;
+    Head { endpoint, slashed, method: parts.method, query, headers: parts.headers, peer: address, certificate }
 }
 
 /// Refuses what another reader in front of us may have understood in another way, and what we do not speak.

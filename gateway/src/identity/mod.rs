@@ -2,6 +2,7 @@
 //!
 //! A credential in, a [`Caller`] out. It does not know what is asked, nor whether it is allowed.
 
+mod certificate;
 mod claims;
 mod discovery;
 mod keys;
@@ -17,14 +18,15 @@ mod token;
 use std::{fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
-use http::{HeaderMap, header};
+pub use certificate::Certificate;
+use http::{HeaderMap, Method, header};
 pub use keys::IssuerStatus;
 use keys::Keys;
 use quick_cache::{Weighter, sync::Cache};
 
 use crate::{
     clock::Timestamp,
-    config::{Issuer, Tolerance},
+    config::{Endpoint, Issuer, Tolerance},
     egress::{Client, EgressError, Trust},
     refusal::{Refusal, TokenFault},
     secret::{Secret, Tripwire},
@@ -84,7 +86,7 @@ impl Authenticator {
         }
     }
 
-    /// Who sent a request with these headers and this query, to an endpoint that goes by `audiences` (RR-06).
+    /// Who sent a request that shows this, to an endpoint that goes by `audiences` (RR-06).
     ///
     /// A token that was verified a moment ago is not verified again; it is compared with `audiences` each time, for a
     /// token is remembered for all endpoints.
@@ -94,15 +96,14 @@ impl Authenticator {
     /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`].
     pub async fn authenticate(
         &self,
-        headers: &HeaderMap,
-        query: Option<&str>,
+        shown: &Shown<'_>,
         audiences: &[Audience],
         now: Timestamp,
     ) -> Result<Caller, Refusal> {
-        if query.is_some_and(carries_token) {
+        if shown.query.is_some_and(carries_token) {
             return Err(Refusal::TokenInQuery);
         }
-        let token = bearer(headers)?;
+        let token = bearer(shown.headers)?;
         let digest = sha256(token.as_bytes());
         let verified = match self.remembered(&digest, now) {
             Some(verified) => {
@@ -174,6 +175,30 @@ impl Authenticator {
 impl fmt::Debug for Authenticator {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Authenticator").field("issuers", &self.issuers).finish_non_exhaustive()
+    }
+}
+
+/// What a request shows of who sent it.
+#[derive(Clone, Copy)]
+pub struct Shown<'a> {
+    /// All headers.
+    pub headers: &'a HeaderMap,
+    /// The query string, if any.
+    pub query: Option<&'a str>,
+    /// The HTTP method.
+    pub method: &'a Method,
+    /// Where the request was sent to.
+    pub endpoint: &'a Endpoint,
+    /// Whether that had a slash at its end.
+    pub slashed: bool,
+    /// The client's certificate, as the handshake verified it.
+    pub certificate: Option<&'a Certificate>,
+}
+
+impl fmt::Debug for Shown<'_> {
+    /// Without headers and query, in which credentials come.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Shown({} {})", self.method, self.endpoint.path())
     }
 }
 

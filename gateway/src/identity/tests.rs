@@ -5,16 +5,17 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::{
-    Audience, Authenticator, Caller,
+    Audience, Authenticator, Caller, Shown,
     testing::{AUDIENCE, NOW, Server, Signer, b64, claims, ec, ed, issuer, rsa},
     token,
 };
 use crate::{
     clock::{self, Timestamp},
+    config::Endpoint,
     refusal::{Refusal, TokenFault},
 };
 
@@ -30,8 +31,13 @@ fn audience(name: &str) -> Audience {
     Audience { name: name.to_owned(), forgiven: None }
 }
 
+fn shown<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Shown<'a> {
+    let (method, endpoint) = (&Method::POST, &Endpoint::Federated);
+    Shown { headers, query, method, endpoint, slashed: false, certificate: None }
+}
+
 async fn ask(authenticator: &Authenticator, token: &str, now: Timestamp) -> Result<Caller, Refusal> {
-    authenticator.authenticate(&bearer(token), None, &[audience(AUDIENCE)], now).await
+    authenticator.authenticate(&shown(&bearer(token), None), &[audience(AUDIENCE)], now).await
 }
 
 async fn started(server: &Server) -> Authenticator {
@@ -293,7 +299,8 @@ async fn the_authorization_header_is_one_bearer_token() {
         (vec![format!("Bearer {good}")], Some("access_token=x"), Some(Refusal::TokenInQuery)),
         (vec![], Some("a=1&%61ccess_token="), Some(Refusal::TokenInQuery)),
     ] {
-        let refusal = authenticator.authenticate(&header(&values), query, &[audience(AUDIENCE)], now).await.err();
+        let refusal =
+            authenticator.authenticate(&shown(&header(&values), query), &[audience(AUDIENCE)], now).await.err();
         assert_eq!(refusal, expect, "{values:?} {query:?}");
     }
 }
@@ -319,7 +326,7 @@ async fn a_remembered_token_is_still_compared_with_the_endpoint() {
         (vec![], mismatch.clone()),
     ] {
         let accepted: Vec<Audience> = audiences.iter().map(|name| audience(name)).collect();
-        let refusal = authenticator.authenticate(&headers, None, &accepted, now).await.err();
+        let refusal = authenticator.authenticate(&shown(&headers, None), &accepted, now).await.err();
         assert_eq!(refusal, expect, "{audiences:?}");
     }
 }

@@ -36,7 +36,7 @@ use crate::{
     catalog::{Kind, Target},
     clock,
     config::{Endpoint, Tolerance},
-    identity::Caller,
+    identity::{Caller, Certificate, Shown},
     refusal::{Era, Refusal},
     rpc::{self, Call, Capabilities, Message, headers, mirrors, versions},
     state::Sealer,
@@ -59,6 +59,8 @@ pub struct Head {
     pub headers: HeaderMap,
     /// Who is at the other end of the connection.
     pub peer: SocketAddr,
+    /// The certificate that they showed in the handshake; never one that a header names.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 impl fmt::Debug for Head {
@@ -249,7 +251,7 @@ impl Gateway {
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let audiences = estate.audiences(&head.endpoint);
-        let caller = estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
+        let caller = estate.identity.authenticate(&shown(head), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
         match head.method {
             Method::DELETE => return self.end_session(head, &caller, trail),
@@ -426,6 +428,18 @@ impl Gateway {
     }
 }
 
+/// What says who sent the request.
+fn shown(head: &Head) -> Shown<'_> {
+    Shown {
+        headers: &head.headers,
+        query: head.query.as_deref(),
+        method: &head.method,
+        endpoint: &head.endpoint,
+        slashed: head.slashed,
+        certificate: head.certificate.as_deref(),
+    }
+}
+
 fn lacks_session(head: &Head) -> Result<bool, Refusal> {
     Ok(headers::session_id(&head.headers)?.is_none())
 }
@@ -443,7 +457,7 @@ mod tests {
         let peer = "192.0.2.1:9".parse().unwrap();
         let query = Some("access_token=hunter2".to_owned());
         let endpoint = Endpoint::Federated;
-        let head = Head { endpoint, slashed: false, method: Method::POST, query, headers, peer };
+        let head = Head { endpoint, slashed: false, method: Method::POST, query, headers, peer, certificate: None };
         assert_eq!(format!("{head:?}"), "Head(POST /mcp from 192.0.2.1:9)");
     }
 }
