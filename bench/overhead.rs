@@ -42,7 +42,7 @@ use tollgate::{
     clock::{self, Timestamp},
     config::{self, Config, Endpoint, Environment, Source, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, Identity, Shown},
+    identity::{Audience, Authenticator, Identity, Senders, Shown},
     inspect::{self, Sent},
     policy::Policies,
     refusal::Era,
@@ -211,7 +211,7 @@ impl Bench {
 
     /// An authenticator that has its issuer's keys.
     fn authenticator(&self) -> Authenticator {
-        let authenticator = Authenticator::new(&self.config.issuers).unwrap();
+        let authenticator = Authenticator::new(&self.config.issuers, Senders::new(&self.config).unwrap()).unwrap();
         self.runtime.block_on(async {
             authenticator.start();
             while !authenticator.ready(clock::now()) {

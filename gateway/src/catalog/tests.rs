@@ -143,6 +143,8 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
     let rule = |pattern: &str, cache: Option<u64>, requires: &[&str]| TargetRule {
         pattern: pattern.to_owned(),
         requires: requires.iter().map(|scope| (*scope).to_owned()).collect(),
+        acr: Vec::new(),
+        auth_age_max: None,
         mints: Vec::new(),
         tags: Vec::new(),
         timeout: None,

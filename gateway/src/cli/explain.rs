@@ -10,7 +10,7 @@ use super::{Answer, ConfigFile, Failure, test::reported, tools};
 use crate::{
     clock::{self, Timestamp},
     config,
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{Agent, Authentication, Binding, Credential, Identity, User},
     policy::{Policies, explain},
     rpc::json::{Bounds, Document},
 };
@@ -125,6 +125,9 @@ fn identity(arguments: &Arguments, issuer: String) -> Identity {
             token_id: None,
             token_digest: String::new(),
             acr: arguments.acr.clone(),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: Timestamp::from_unix_ms(u64::MAX),
         },
         principal: class,

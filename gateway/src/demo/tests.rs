@@ -15,7 +15,7 @@ use crate::{
     config::{self, ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport, Upstream, UpstreamId},
     egress::{Bounds, Client, Trust},
     exchange::{Exchange, Grant},
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{Agent, Authentication, Binding, Credential, Identity, User},
     refusal::Refusal,
     secret::Secret,
 };
@@ -106,6 +106,9 @@ fn identity(name: &str, token: &str) -> Identity {
             token_id: None,
             token_digest: token.len().to_string(),
             acr: None,
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: clock::now().plus(Duration::from_secs(3_000)),
         },
         principal: [7; 32],

@@ -96,8 +96,10 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             prefix: crate::config::Prefix::Always,
             drain: Duration::from_secs(10),
             workers: 1,
+            dpop: None,
         },
         issuers: Vec::new(),
+        certificates: Vec::new(),
         audit: Audit {
             directory: PathBuf::new(),
             arguments: ArgumentRecord::Nothing,
@@ -132,6 +134,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             listeners_max: 0,
             holds_max: 0,
             hold_max: Duration::ZERO,
+            proofs_max: 0,
         },
         state: State::default(),
         upstreams: BTreeMap::new(),
@@ -283,7 +286,8 @@ fn read_until(stream: &mut impl Read, end: &str) -> String {
 
 fn certificate(folder: &TempDir) -> Tls {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let files = Tls { certificate: folder.path().join("tls.crt"), key: folder.path().join("tls.key"), client_ca: None };
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    let files = Tls { certificate, key, client_ca: None, client_optional: false };
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     std::fs::write(&files.certificate, made.cert.pem()).unwrap();
     files

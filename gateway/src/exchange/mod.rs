@@ -172,6 +172,10 @@ impl Exchange {
         if ends <= now {
             return Err(Refusal::TokenInvalid(crate::refusal::TokenFault::Expired));
         }
+        if caller.credential.secret().expose().is_empty() {
+            return Err(Refusal::GrantRefused("the caller has no token that could be exchanged".to_owned()));
+        }
+        may_act(endpoint, caller)?;
         let actor = if endpoint.request.actor { Some(self.actor(endpoint, now).await?) } else { None };
         let order = Order::Exchange { subject: caller.credential.secret().clone(), actor };
         let flight = Flight::new(&self.flights, endpoint, order, scopes);
@@ -307,7 +311,17 @@ fn usable_for(life: Duration) -> Duration {
     life.saturating_sub(margin).min(CACHED_FOR_MAX)
 }
 
-/// Who asks with which credential, authenticated how, and for what: nothing of one caller, credential or scope set
+/// Where the token says who may act under it, that has to be the gateway before it names itself as the actor
+/// (RFC 8693 §4.4): the token endpoint may check that, and may not.
+fn may_act(endpoint: &Endpoint, caller: &Identity) -> Result<(), Refusal> {
+    let (client, named) = (&endpoint.request.client.id, caller.authentication.may_act.as_ref());
+    if !endpoint.request.actor || named.is_none_or(|named| named == client) {
+        return Ok(());
+    }
+    Err(Refusal::GrantRefused(format!("`may_act` of the caller's token does not name `{client}`")))
+}
+
+/// Who asks with which credential, authenticated and bound how, and for what: nothing of one caller, credential or scope set
 /// serves another. The subject token's own digest is in it, so that a step-up or a rotation mints anew.
 fn slot_of_caller(endpoint: &Endpoint, caller: &Identity, scopes: &[String]) -> Slot {
     let authentication = &caller.authentication;
@@ -320,6 +334,8 @@ fn slot_of_caller(endpoint: &Endpoint, caller: &Identity, scopes: &[String]) -> 
     append(&mut text, authentication.issuer.as_bytes());
     text.push(u8::from(acr.is_some()));
     append(&mut text, acr.unwrap_or_default().as_bytes());
+    append(&mut text, authentication.binding.as_str().as_bytes());
+    append(&mut text, authentication.binding.thumbprint().unwrap_or_default().as_bytes());
     append_scopes(&mut text, scopes);
     sha256(&text)
 }

@@ -18,7 +18,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::{ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport},
-    identity::{Agent, Authentication, Credential, User},
+    identity::{Agent, Authentication, Binding, Credential, User},
     refusal::TokenFault,
     tasks,
 };
@@ -179,6 +179,9 @@ fn caller(name: &str, token: &str) -> Identity {
             token_id: None,
             token_digest: token_digest(token),
             acr: None,
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: NOW.plus(Duration::from_secs(3600)),
         },
         principal: sha256(name.as_bytes()),

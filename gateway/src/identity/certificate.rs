@@ -7,7 +7,11 @@ use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use crate::clock::Timestamp;
+use super::{Agent, Authentication, Binding, Credential, Identity, claims};
+use crate::{
+    clock::Timestamp,
+    config::{CertificateHolder, CertificateName},
+};
 
 /// A client's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,48 @@ impl Certificate {
         }
     }
 }
+
+impl Certificate {
+    /// Whether it says that its holder is called so.
+    pub(super) fn is_of(&self, name: &CertificateName) -> bool {
+        match name {
+            CertificateName::Uri(uri) => self.uri.as_ref() == Some(uri),
+            CertificateName::Dns(dns) => self.dns.iter().any(|own| own.eq_ignore_ascii_case(dns)),
+            CertificateName::CommonName(name) => self.common_name.as_ref() == Some(name),
+        }
+    }
+}
+
+/// A machine that needs no token: it is whoever the administrator says that `holder` is. There is no credential that could be
+/// exchanged, and none that could leak.
+pub(super) fn identity(certificate: &Certificate, holder: &CertificateHolder) -> Identity {
+    claims::digested(Identity {
+        user: None,
+        agent: Agent { client_id: holder.agent.clone(), actors: Vec::new() },
+        tenant: holder.tenant.clone(),
+        groups: holder.groups.clone(),
+        scopes: holder.scopes.clone(),
+        authentication: Authentication {
+            method: METHOD,
+            issuer: ISSUER.to_owned(),
+            token_id: None,
+            token_digest: claims::name_of(&certificate.thumbprint),
+            acr: None,
+            auth_time: None,
+            binding: Binding::Certificate(certificate.thumbprint.clone()),
+            may_act: None,
+            expires_at: certificate.expires_at,
+        },
+        principal: [0; 32],
+        class: [0; 32],
+        credential: Credential::new(String::new()),
+    })
+}
+
+/// `authentication.method` of who is known by a certificate alone.
+pub(super) const METHOD: &str = "certificate";
+/// Who vouches for these: the administrator, in `[[certificates]]`. No issuer of tokens has such a name.
+const ISSUER: &str = "urn:tollgate:certificates";
 
 /// The one item, where there is exactly one.
 fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {

@@ -8,6 +8,8 @@ mod discovery;
 mod keys;
 mod keyset;
 pub mod metadata;
+mod proof;
+mod sender;
 mod strict;
 #[cfg(test)]
 mod testing;
@@ -19,10 +21,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 pub use certificate::Certificate;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 pub use keys::IssuerStatus;
 use keys::Keys;
 use quick_cache::{Weighter, sync::Cache};
+pub use sender::{Binding, Senders};
 
 use crate::{
     clock::Timestamp,
@@ -39,17 +42,19 @@ use crate::{
 /// What turns credentials into callers.
 pub struct Authenticator {
     issuers: Vec<Arc<Keys>>,
+    senders: Senders,
     verified: Cache<[u8; 32], Arc<Verified>, ByBytes>,
     hits: Handle<Counter, 1>,
     misses: Handle<Counter, 1>,
 }
 
 impl Authenticator {
-    /// An authenticator for `issuers`. It knows no keys before [`Authenticator::start`].
+    /// An authenticator for `issuers`, and for who shows what `senders` want. It knows no keys before
+    /// [`Authenticator::start`].
     ///
     /// # Errors
     /// Where an issuer's `ca` cannot be used.
-    pub fn new(issuers: &[Arc<Issuer>]) -> Result<Self, EgressError> {
+    pub fn new(issuers: &[Arc<Issuer>], senders: Senders) -> Result<Self, EgressError> {
         let mut clients: Vec<(Trust, Client)> = Vec::new();
         let mut kept = Vec::with_capacity(issuers.len());
         for issuer in issuers {
@@ -66,12 +71,13 @@ impl Authenticator {
         }
         let verified = Cache::with_weighter(VERIFIED_ESTIMATE, VERIFIED_BYTES_MAX, ByBytes);
         let looks = &metrics().token_cache;
-        Ok(Self { issuers: kept, verified, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
+        Ok(Self { issuers: kept, senders, verified, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
     }
 
     /// Takes over what `before` knows of the keys of issuers that both have: a change of the configuration is no reason to
     /// turn callers away until the keys have been read again.
-    pub fn inherit(&self, before: &Self) {
+    pub fn inherit(&mut self, before: &Self) {
+        self.senders.inherit(&before.senders);
         for keys in &self.issuers {
             if let Some(known) = before.issuers.iter().find(|known| known.issuer == keys.issuer) {
                 keys.inherit(known);
@@ -89,11 +95,12 @@ impl Authenticator {
     /// Who sent a request that shows this, to an endpoint that goes by `audiences` (RR-06).
     ///
     /// A token that was verified a moment ago is not verified again; it is compared with `audiences` each time, for a
-    /// token is remembered for all endpoints.
+    /// token is remembered for all endpoints. What it is bound to has to be shown each time.
     ///
     /// # Errors
     /// [`Refusal::TokenMissing`], [`Refusal::TokenInQuery`], [`Refusal::AuthorizationMalformed`],
-    /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`].
+    /// [`Refusal::TokenInvalid`], [`Refusal::ProofInvalid`], [`Refusal::ProofNonceNeeded`],
+    /// [`Refusal::IdentityUnavailable`].
     pub async fn authenticate(
         &self,
         shown: &Shown<'_>,
@@ -103,7 +110,10 @@ impl Authenticator {
         if shown.query.is_some_and(carries_token) {
             return Err(Refusal::TokenInQuery);
         }
-        let token = bearer(shown.headers)?;
+        let Some((scheme, token)) = self.credential(shown.headers)? else {
+            let certificate = shown.certificate.ok_or(Refusal::TokenMissing)?;
+            return self.senders.holder(certificate, now).map(|identity| Caller { identity: Arc::new(identity) });
+        };
         let digest = sha256(token.as_bytes());
         let verified = match self.remembered(&digest, now) {
             Some(verified) => {
@@ -121,7 +131,44 @@ impl Authenticator {
         if let Some(habit) = audience.forgiven {
             metrics().tolerated.with([habit.as_str()]).increment();
         }
+        let binding = &verified.identity.authentication.binding;
+        self.senders.check((scheme, token), shown, binding, now)?;
         Ok(Caller { identity: Arc::clone(&verified.identity) })
+    }
+
+    /// The credential of the one `Authorization` header, where there is one (RFC 6750 §2.1, RFC 9449 §7.1). HTTP's rules for
+    /// the scheme are RFC 9110 §11.4.
+    fn credential<'h>(&self, headers: &'h HeaderMap) -> Result<Option<(Scheme, &'h str)>, Refusal> {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Refusal::AuthorizationMalformed);
+        }
+        let (scheme, token) =
+            value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Refusal::AuthorizationMalformed)?;
+        let token = token.trim_start_matches(' ');
+        let scheme = match scheme {
+            bearer if bearer.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
+            dpop if dpop.eq_ignore_ascii_case("dpop") && self.senders.takes_proofs() => Scheme::Dpop,
+            _ => return Err(Refusal::AuthorizationMalformed),
+        };
+        if is_token68(token) { Ok(Some((scheme, token))) } else { Err(Refusal::AuthorizationMalformed) }
+    }
+
+    /// The nonce that goes back to whoever sent `headers`, where they have to bear one in their next proof.
+    #[must_use]
+    pub fn nonce(&self, headers: &HeaderMap, now: Timestamp) -> Option<HeaderValue> {
+        self.senders.nonce(headers, now)
+    }
+
+    /// How long after its end the credential of `identity` is still taken; `None` where nobody vouches for it any more.
+    #[must_use]
+    pub fn leeway(&self, identity: &Identity) -> Option<Duration> {
+        let Authentication { method, issuer, .. } = &identity.authentication;
+        if *method == certificate::METHOD {
+            return self.senders.names(identity).then_some(Duration::ZERO);
+        }
+        self.issuers.iter().find(|keys| keys.issuer.issuer == *issuer).map(|keys| keys.issuer.leeway)
     }
 
     /// Whether the tokens of at least one issuer can be checked.
@@ -229,20 +276,13 @@ const VERIFIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// About how many tokens that is.
 const VERIFIED_ESTIMATE: usize = 8 * 1024;
 
-/// The token of the one `Authorization` header (RFC 6750 §2.1). HTTP's rules for the scheme are RFC 9110 §11.4.
-fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Err(Refusal::TokenMissing) };
-    if values.next().is_some() {
-        return Err(Refusal::AuthorizationMalformed);
-    }
-    let (scheme, token) =
-        value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Refusal::AuthorizationMalformed)?;
-    let token = token.trim_start_matches(' ');
-    if !scheme.eq_ignore_ascii_case("bearer") || !is_token68(token) {
-        return Err(Refusal::AuthorizationMalformed);
-    }
-    Ok(token)
+/// How a token is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    /// RFC 6750.
+    Bearer,
+    /// RFC 9449.
+    Dpop,
 }
 
 fn is_token68(text: &str) -> bool {
@@ -387,7 +427,7 @@ pub struct Agent {
 /// How an identity was proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authentication {
-    /// `jwt` in this version.
+    /// `jwt`, or `certificate` for who needs no token beside that.
     pub method: &'static str,
     /// `iss`.
     pub issuer: String,
@@ -397,6 +437,12 @@ pub struct Authentication {
     pub token_digest: String,
     /// `acr`, where there is one.
     pub acr: Option<String>,
+    /// `auth_time`, where there is one: when the user logged in.
+    pub auth_time: Option<Timestamp>,
+    /// What the credential is bound to, and the sender showed to hold.
+    pub binding: Binding,
+    /// `may_act`, where there is one: the only party that may become an actor of this credential (RFC 8693 §4.4).
+    pub may_act: Option<String>,
     /// When the credential ends.
     pub expires_at: Timestamp,
 }

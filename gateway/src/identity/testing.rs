@@ -27,9 +27,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::sender::{Memory, Senders};
 use crate::{
     clock::Timestamp,
-    config::{Claims, Issuer},
+    config::{Claims, Dpop, Issuer, State},
     tasks,
 };
 
@@ -119,6 +120,17 @@ impl Signer {
     pub(super) fn token(&self, claims: &Value) -> String {
         let header = json!({ "alg": self.algorithm(), "kid": self.id, "typ": "at+jwt" });
         self.sign(&header.to_string(), &claims.to_string())
+    }
+}
+
+/// Senders to `https://gw.example` who may show proofs where `dpop` says how.
+pub(super) fn senders(dpop: Option<Dpop>) -> Senders {
+    Senders {
+        origin: "https://gw.example".parse().unwrap(),
+        dpop,
+        proofs_max: 16,
+        holders: Vec::new(),
+        memory: Arc::new(Memory::new(&State::default()).unwrap()),
     }
 }
 

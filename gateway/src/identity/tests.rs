@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     Audience, Authenticator, Caller, Shown,
-    testing::{AUDIENCE, NOW, Server, Signer, b64, claims, ec, ed, issuer, rsa},
+    testing::{AUDIENCE, NOW, Server, Signer, b64, claims, ec, ed, issuer, rsa, senders},
     token,
 };
 use crate::{
@@ -41,7 +41,7 @@ async fn ask(authenticator: &Authenticator, token: &str, now: Timestamp) -> Resu
 }
 
 async fn started(server: &Server) -> Authenticator {
-    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))]).unwrap();
+    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], senders(None)).unwrap();
     authenticator.start();
     authenticator
 }
@@ -74,7 +74,7 @@ fn judged(text: &str, issuer: &crate::config::Issuer) -> Option<TokenFault> {
 
 #[test]
 fn claims_are_judged_as_the_profile_says() {
-    use TokenFault::{ClaimMalformed, Expired, LifetimeTooLong, NotYetValid, ProofMissing};
+    use TokenFault::{BindingUnknown, ClaimMalformed, Expired, LifetimeTooLong, NotYetValid};
     let now = NOW.unix_seconds();
     for (claim, value, expect) in [
         ("iss", json!("absent"), Some(ClaimMalformed("iss"))),
@@ -103,8 +103,19 @@ fn claims_are_judged_as_the_profile_says() {
         ("nbf", json!(now + 5), None),
         ("nbf", json!(now + 6), Some(NotYetValid)),
         ("nbf", json!("now"), Some(ClaimMalformed("nbf"))),
-        ("cnf", json!({ "jkt": "x" }), Some(ProofMissing)),
-        ("cnf", json!(null), Some(ProofMissing)),
+        ("cnf", json!(null), Some(ClaimMalformed("cnf"))),
+        ("cnf", json!({}), Some(BindingUnknown)),
+        ("cnf", json!({ "jkt": "x" }), Some(ClaimMalformed("cnf"))),
+        ("cnf", json!({ "jkt": 7 }), Some(BindingUnknown)),
+        ("cnf", json!({ "jkt": b64([1; 32]) }), None),
+        ("cnf", json!({ "x5t#S256": b64([1; 32]) }), None),
+        ("cnf", json!({ "x5t#S256": b64([1; 32]), "jkt": b64([1; 32]) }), Some(BindingUnknown)),
+        ("cnf", json!({ "kid": b64([1; 32]) }), Some(BindingUnknown)),
+        ("auth_time", json!("now"), Some(ClaimMalformed("auth_time"))),
+        ("auth_time", json!(now - 60), None),
+        ("may_act", json!("gateway"), Some(ClaimMalformed("may_act"))),
+        ("may_act", json!({ "client_id": "gateway" }), Some(ClaimMalformed("may_act"))),
+        ("may_act", json!({ "sub": "gateway" }), None),
         ("client_id", json!("absent"), Some(ClaimMalformed("client_id"))),
         ("client_id", json!(7), Some(ClaimMalformed("client_id"))),
         ("scope", json!(["crm:read"]), Some(ClaimMalformed("scope"))),

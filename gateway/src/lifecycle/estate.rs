@@ -19,7 +19,7 @@ use crate::{
     ceiling::Ceilings,
     config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, metadata},
+    identity::{Audience, Authenticator, Senders, metadata},
     policy::Policies,
     state::Store,
     telemetry::metrics,
@@ -67,7 +67,8 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator.
     pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
-        let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
+        let senders = Senders::new(&config)?;
+        let identity = Authenticator::new(&config.issuers, senders).map_err(|error| format!("issuers: {error}"))?;
         let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
@@ -179,6 +180,7 @@ impl Estate {
     /// The protected resource metadata of every endpoint, by path (RFC 9728, RR-01, RR-02).
     #[must_use]
     pub fn metadata(&self) -> HashMap<String, Bytes> {
+        let offer = self.offer();
         let issuers: Vec<&str> = self.config.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
         let mut documents = HashMap::new();
         for endpoint in endpoints(&self.config) {
@@ -187,7 +189,7 @@ impl Estate {
             // The resource has to be the very URL that the client has (RFC 9728 §3.3), so both forms have a document.
             for slash in ["", "/"] {
                 let resource = format!("{}{slash}", self.config.resource(&endpoint));
-                let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate"));
+                let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate", &offer));
                 if endpoint == Endpoint::Federated {
                     documents.insert(format!("{}{slash}", metadata::WELL_KNOWN), document.clone());
                 }
@@ -195,6 +197,13 @@ impl Estate {
             }
         }
         documents
+    }
+
+    /// How credentials may be shown here.
+    pub(super) fn offer(&self) -> metadata::Offer<'_> {
+        let gateway = &self.config.gateway;
+        let certificates = gateway.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        metadata::Offer { dpop: gateway.dpop.as_ref(), certificates }
     }
 
     /// Publishes what an upstream said of itself; says whether that changed anything that a client can see.

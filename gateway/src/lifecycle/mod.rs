@@ -229,10 +229,14 @@ impl Gateway {
     {
         let estate = self.estate.load_full();
         let mut trail = Trail::new(&head);
-        match self.answer(&estate, &head, body, &mut trail).await {
+        let mut response = match self.answer(&estate, &head, body, &mut trail).await {
             Ok(response) => response,
             Err(refusal) => self.refused(&estate, &trail, &refusal),
+        };
+        if let Some(nonce) = estate.identity.nonce(&head.headers, clock::now()) {
+            response.headers.insert("dpop-nonce", nonce);
         }
+        response
     }
 
     /// Answers a request that the edge refused, in the form and with the audit record that every refusal gets.

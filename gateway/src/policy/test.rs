@@ -19,7 +19,7 @@ use crate::{
     catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source},
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{Agent, Authentication, Binding, Credential, Identity, User},
     rpc::json::{Bounds, Document},
 };
 
@@ -191,6 +191,9 @@ fn identity(case: &Case) -> Identity {
             token_id: None,
             token_digest: String::new(),
             acr: case.acr.clone(),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: Timestamp::from_unix_ms(u64::MAX),
         },
         principal: class,

@@ -7,6 +7,7 @@
 mod door;
 mod estate;
 mod grant;
+mod sender;
 mod transport;
 mod values;
 
@@ -91,10 +92,12 @@ impl Checker<'_> {
             None => Some(checked::State::default()),
         };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
+        let tls = gateway.as_ref().map(|gateway| gateway.tls.as_ref());
+        let certificates = self.holders(file.certificates.as_deref().unwrap_or_default(), tls.flatten());
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
-        Some(Config { gateway, issuers, audit, telemetry, limits, state, upstreams, digest })
+        Some(Config { gateway, issuers, certificates, audit, telemetry, limits, state, upstreams, digest })
     }
 
     /// A token for the gateway must be of no use at an upstream, nor one for an upstream here (audience confusion):
