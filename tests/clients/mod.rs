@@ -10,5 +10,6 @@ mod habits;
 mod identity;
 mod input;
 mod matrix;
+mod senders;
 mod tasks;
 mod transports;

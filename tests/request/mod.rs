@@ -22,6 +22,7 @@ mod programs;
 mod reload;
 mod resumption;
 mod sent_at_most_once;
+mod step_up;
 mod streams;
 mod subscribe;
 pub(crate) mod tasks;

@@ -11,7 +11,7 @@ use crate::{
     clock::{self, Timestamp},
     config,
     identity::{Agent, Authentication, Binding, Credential, Identity, User},
-    policy::{Policies, explain},
+    policy::{Policies, explain, test::binding},
     rpc::json::{Bounds, Document},
 };
 
@@ -47,6 +47,12 @@ pub(super) struct Arguments {
     /// The strength of the login, `acr`.
     #[arg(long, value_name = "ACR")]
     acr: Option<String>,
+    /// When the user logged in, `auth_time`, RFC 3339.
+    #[arg(long, value_name = "TIME")]
+    auth_time: Option<String>,
+    /// What the token is bound to.
+    #[arg(long, value_name = "WHAT", value_parser = ["none", "dpop", "certificate"])]
+    binding: Option<String>,
     /// The tool, by its upstream and its own name.
     #[arg(long, value_name = "UPSTREAM/TOOL")]
     tool: String,
@@ -73,7 +79,10 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
         None => clock::now(),
     };
     let issuer = config.issuers.first().map(|issuer| issuer.issuer.clone()).unwrap_or_default();
-    let caller = identity(arguments, issuer);
+    let mut caller = identity(arguments, issuer);
+    caller.authentication.auth_time = arguments.auth_time.as_deref().map(instant).transpose()?;
+    let binding = binding(arguments.binding.as_deref());
+    caller.authentication.binding = binding.ok_or_else(|| Failure::Words("`--binding` is none".to_owned()))?;
     let explanation = policies.explain(&caller, tool, Some(document.root()), now);
     explanation.render(out)?;
     Ok(if explanation.answer == explain::Answer::Allow { Answer::Yes } else { Answer::No })

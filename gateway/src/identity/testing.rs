@@ -116,6 +116,12 @@ impl Signer {
         format!("{signed}.{}", b64(signature))
     }
 
+    /// A proof that this key is held, with these claims (RFC 9449 §4.2).
+    pub(super) fn proof(&self, claims: &Value) -> String {
+        let header = json!({ "alg": self.algorithm(), "typ": "dpop+jwt", "jwk": self.jwk() });
+        self.sign(&header.to_string(), &claims.to_string())
+    }
+
     /// A token as an honest issuer makes it.
     pub(super) fn token(&self, claims: &Value) -> String {
         let header = json!({ "alg": self.algorithm(), "kid": self.id, "typ": "at+jwt" });
@@ -128,7 +134,7 @@ pub(super) fn senders(dpop: Option<Dpop>) -> Senders {
     Senders {
         origin: "https://gw.example".parse().unwrap(),
         dpop,
-        proofs_max: 16,
+        proofs_max: 64,
         holders: Vec::new(),
         memory: Arc::new(Memory::new(&State::default()).unwrap()),
     }
