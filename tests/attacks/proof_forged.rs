@@ -16,24 +16,15 @@ fn show(client: &Client, credentials: &[(&str, &str)]) -> Answer {
     client.post(&headers, call_text("echo", r#"{"message":"x"}"#).as_bytes())
 }
 
-#[test]
-fn a_bound_token_serves_nobody_but_its_key() {
-    let ground = Ground::before("proof-forged", Recorder::good(Era::Modern), |setup, _, up| {
-        setup.gateway("dpop = {}").open_upstream("up", &up.url())
-    });
-    let (url, key, thief) = (ground.gateway.endpoint(Some("up")), Prover::new(), Prover::new());
-    let bound = |user: &str| {
-        let mut claims = ground.issuer.claims(user, &url);
-        claims["cnf"] = json!({ "jkt": key.thumbprint() });
-        ground.issuer.sign(&claims)
-    };
-    let (token, other) = (bound("alice"), bound("alice"));
-    let shown = format!("DPoP {token}");
-    let client = ground.gateway.client(Some("up"));
-    let good = key.proof("POST", &url, Some(&token));
-    assert_eq!(show(&client, &[("Authorization", &shown), ("DPoP", &good)]).status(), 200, "the holder");
-
-    let (header, claims) = (key.header(), || key.claims("POST", &url, Some(&token)));
+/// Proofs that are not the holder's, or not for this request.
+fn forgeries(
+    key: &Prover,
+    (url, issuer): (&str, &str),
+    (token, other): (&str, &str),
+    good: &str,
+) -> Vec<(&'static str, String)> {
+    let thief = Prover::new();
+    let (header, claims) = (key.header(), || key.claims("POST", url, Some(token)));
     let with = |name: &str, value: Value| {
         let mut claims = claims();
         claims[name] = value;
@@ -48,24 +39,44 @@ fn a_bound_token_serves_nobody_but_its_key() {
     private["d"] = json!("AAAA");
     let now = crate::harness::issuer::now();
     let origin = url.strip_suffix("/mcp/up").unwrap();
-    let proofs = [
-        ("replayed", good.clone()),
-        ("of another key", thief.proof("POST", &url, Some(&token))),
+    vec![
+        ("replayed", good.to_owned()),
+        ("of another key", thief.proof("POST", url, Some(token))),
         ("of another key, under the holder's", thief.sign(&header, &claims())),
-        ("for another token", key.proof("POST", &url, Some(&other))),
-        ("for no token", key.proof("POST", &url, None)),
-        ("for another method", key.proof("GET", &url, Some(&token))),
-        ("for another endpoint", key.proof("POST", &format!("{origin}/mcp"), Some(&token))),
-        ("for another host", key.proof("POST", "http://evil.example/mcp/up", Some(&token))),
-        ("for the provider", key.proof("POST", &format!("{}/token", ground.issuer.url()), None)),
+        ("for another token", key.proof("POST", url, Some(other))),
+        ("for no token", key.proof("POST", url, None)),
+        ("for another method", key.proof("GET", url, Some(token))),
+        ("for another endpoint", key.proof("POST", &format!("{origin}/mcp"), Some(token))),
+        ("for another host", key.proof("POST", "http://evil.example/mcp/up", Some(token))),
+        ("for the provider", key.proof("POST", &format!("{issuer}/token"), None)),
         ("stale", with("iat", json!(now - 600))),
         ("of the future", with("iat", json!(now + 600))),
         ("unsigned", headed("alg", json!("none"), Signature::Absent)),
         ("by a MAC", headed("alg", json!("HS256"), Signature::HmacOfPublicKey)),
         ("with a private key", headed("jwk", private, Signature::Own)),
         ("of another type", headed("typ", json!("JWT"), Signature::Own)),
-        ("the token itself", token.clone()),
-    ];
+        ("the token itself", token.to_owned()),
+    ]
+}
+
+#[test]
+fn a_bound_token_serves_nobody_but_its_key() {
+    let ground = Ground::before("proof-forged", Recorder::good(Era::Modern), |setup, _, up| {
+        setup.gateway("dpop = {}").open_upstream("up", &up.url())
+    });
+    let (url, key) = (ground.gateway.endpoint(Some("up")), Prover::new());
+    let bound = |user: &str| {
+        let mut claims = ground.issuer.claims(user, &url);
+        claims["cnf"] = json!({ "jkt": key.thumbprint() });
+        ground.issuer.sign(&claims)
+    };
+    let (token, other) = (bound("alice"), bound("alice"));
+    let shown = format!("DPoP {token}");
+    let client = ground.gateway.client(Some("up"));
+    let good = key.proof("POST", &url, Some(&token));
+    assert_eq!(show(&client, &[("Authorization", &shown), ("DPoP", &good)]).status(), 200, "the holder");
+
+    let proofs = forgeries(&key, (&url, &ground.issuer.url()), (&token, &other), &good);
     for (what, proof) in &proofs {
         let attack = || show(&client, &[("Authorization", &shown), ("DPoP", proof)]);
         let answer = ground.refused(what, &["proof_invalid"], attack);

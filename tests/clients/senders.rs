@@ -105,10 +105,11 @@ fn a_token_that_is_bound_to_a_certificate_needs_its_connection() {
     assert_eq!(claims_of(token)["cnf"], json!({ "x5t#S256": own.thumbprint() }));
 
     let agent = gateway.client_showing(Some("up"), &own).token(token).awaiting("whoami");
-    assert_eq!(known(&whoami(&agent, &[]))["sub"], "agent-tls");
+    assert_eq!(known(&whoami(&agent, &[]))["clientId"], "gateway");
     let header = [("Client-Certificate", certificate.as_str())];
     for thief in [gateway.client(Some("up")), gateway.client_showing(Some("up"), &other)] {
         assert_eq!(code(&whoami(&thief.token(token), &header)), (401, "token_invalid".into()));
     }
     assert_eq!(bindings(&gateway), [json!({ "method": "certificate", "thumbprint": own.thumbprint() })]);
+    assert_eq!(gateway.recorded("intent", 1)[0]["agent"]["client_id"], "agent-tls");
 }

@@ -122,9 +122,11 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Offer, challenge, document, url};
+    use std::time::Duration;
+
     use crate::{
-        config::{Endpoint, UpstreamId},
-        refusal::Challenge,
+        config::{Dpop, Endpoint, UpstreamId},
+        refusal::{Challenge, Login},
     };
 
     const METADATA: &str = "https://gw.example/.well-known/oauth-protected-resource/mcp";
@@ -149,6 +151,49 @@ mod tests {
             let offer = Offer::default();
             assert_eq!(challenge(&given, METADATA, &["mcp:tools", "offline_access"], &offer, false), expect);
         }
+    }
+
+    /// RFC 9449 §7.1, RFC 9470 §3.
+    #[test]
+    fn who_proves_something_is_answered_in_its_scheme() {
+        let dpop = |required| Dpop {
+            required,
+            nonce: false,
+            algorithms: vec!["ES256".to_owned(), "EdDSA".to_owned()],
+            window: Duration::from_secs(60),
+        };
+        let login = Login { acr: vec!["phr".to_owned(), "m\"fa".to_owned()], age_max_s: Some(300) };
+        let at = format!(r#"resource_metadata="{METADATA}""#);
+        for (given, required, proves, expect) in [
+            (Challenge::Missing, false, false, format!(r#"Bearer {at}, DPoP algs="ES256 EdDSA""#)),
+            (Challenge::Missing, true, false, format!(r#"DPoP {at}, algs="ES256 EdDSA""#)),
+            (
+                Challenge::InvalidProof,
+                false,
+                true,
+                format!(r#"DPoP error="invalid_dpop_proof", {at}, algs="ES256 EdDSA""#),
+            ),
+            (Challenge::NonceNeeded, false, true, format!(r#"DPoP error="use_dpop_nonce", {at}, algs="ES256 EdDSA""#)),
+            (
+                Challenge::InsufficientAuthentication(login),
+                false,
+                true,
+                format!(
+                    r#"DPoP error="insufficient_user_authentication", {at}, acr_values="phr m\"fa", max_age="300", algs="ES256 EdDSA""#
+                ),
+            ),
+        ] {
+            let dpop = dpop(required);
+            let offer = Offer { dpop: Some(&dpop), certificates: false };
+            assert_eq!(challenge(&given, METADATA, &[], &offer, proves), expect);
+        }
+        let dpop = dpop(true);
+        let offer = Offer { dpop: Some(&dpop), certificates: true };
+        let read: serde_json::Value =
+            serde_json::from_str(&document("https://gw.example/mcp", &["https://i"], &[], "T", &offer)).unwrap();
+        assert_eq!(read["dpop_signing_alg_values_supported"], serde_json::json!(["ES256", "EdDSA"]));
+        assert_eq!(read["dpop_bound_access_tokens_required"], true);
+        assert_eq!(read["tls_client_certificate_bound_access_tokens"], true);
     }
 
     #[test]

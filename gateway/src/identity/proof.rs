@@ -13,7 +13,10 @@ use super::{keyset, token};
 use crate::{
     clock::Timestamp,
     config::Dpop,
-    refusal::ProofFault::{self, *},
+    refusal::{
+        ProofFault::{self, *},
+        TokenFault,
+    },
 };
 
 /// What a proof has to be made out to.
@@ -44,10 +47,8 @@ pub(super) struct Proof {
 
 /// Judges a proof: what costs nothing first, the signature once everything else fits.
 pub(super) fn check(text: &str, expected: &Expected<'_>, now: Timestamp) -> Result<Proof, ProofFault> {
-    let presented = token::open(text).map_err(|fault| match fault {
-        crate::refusal::TokenFault::AlgorithmNotAllowed => AlgorithmNotAllowed,
-        _malformed => Malformed,
-    })?;
+    let presented = token::open(text)
+        .map_err(|fault| if fault == TokenFault::AlgorithmNotAllowed { AlgorithmNotAllowed } else { Malformed })?;
     if !presented.is(PROOF_TYPE) {
         return Err(TypeMismatch);
     }

@@ -677,7 +677,7 @@ async fn where_nonces_are_wanted_a_proof_bears_one_of_ours() {
 
 #[tokio::test]
 async fn a_credential_is_shown_as_it_is_bound() {
-    use TokenFault::{BindingAbsent, BindingRequired, CertificateMismatch, CertificateMissing, Expired, ProofMissing};
+    use TokenFault::{BindingAbsent, BindingRequired, CertificateMismatch, CertificateMissing, ProofMissing};
     let signer = ec("a");
     let server = Server::start(vec![signer.jwk()]).await;
     let now = clock::now();
@@ -723,6 +723,12 @@ async fn a_credential_is_shown_as_it_is_bound() {
             assert_eq!(refusal, expect, "{what}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_machine_is_known_by_its_certificate_where_the_administrator_names_it() {
+    let now = clock::now();
+    let (mine, other) = (certificate(now, "mine"), certificate(now, "other"));
     let late = Certificate { expires_at: now, ..mine.clone() };
     let mut machines = senders(None);
     machines.holders.push(CertificateHolder {
@@ -737,7 +743,7 @@ async fn a_credential_is_shown_as_it_is_bound() {
     for (certificate, expect) in [
         (None, Some(Refusal::TokenMissing)),
         (Some(&other), Some(Refusal::TokenMissing)),
-        (Some(&late), invalid(Expired)),
+        (Some(&late), Some(Refusal::TokenInvalid(TokenFault::Expired))),
         (Some(&mine), None),
     ] {
         let shown = Shown { certificate, ..shown(&none, None) };

@@ -92,8 +92,7 @@ impl Checker<'_> {
             None => Some(checked::State::default()),
         };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
-        let tls = gateway.as_ref().map(|gateway| gateway.tls.as_ref());
-        let certificates = self.holders(file.certificates.as_deref().unwrap_or_default(), tls.flatten());
+        let certificates = self.holders(file.certificates.as_deref().unwrap_or_default(), gateway.as_ref());
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);

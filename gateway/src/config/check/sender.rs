@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::{Checker, Place, values::is_name};
 use crate::config::{
-    checked::{CertificateHolder, CertificateName, Dpop, Tls},
+    checked::{CertificateHolder, CertificateName, Dpop, Gateway},
     written::{self, Key},
 };
 
@@ -28,12 +28,12 @@ impl Checker<'_> {
     pub(super) fn holders(
         &mut self,
         written: &[Spanned<written::CertificateHolder>],
-        tls: Option<&Tls>,
+        gateway: Option<&Gateway>,
     ) -> Vec<CertificateHolder> {
         let mut holders: Vec<CertificateHolder> = Vec::new();
         for table in written {
             let place = Place { name: "`[[certificates]]`".to_owned(), span: table.span() };
-            if tls.is_some_and(|tls| tls.client_ca.is_none()) {
+            if gateway.is_some_and(|gateway| gateway.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none())) {
                 let help = "add `client_ca` to `gateway.tls`: whose certificates clients may show";
                 self.problem("no client is asked for a certificate", table.span(), "nobody can be this", help);
             }
