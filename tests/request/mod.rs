@@ -25,6 +25,7 @@ mod sent_at_most_once;
 mod step_up;
 mod streams;
 mod subscribe;
+pub(crate) mod task_states;
 pub(crate) mod tasks;
 mod telemetry;
 mod upstream_tls;

@@ -770,6 +770,8 @@ pub struct Listen<'a> {
     pub topics: &'a [&'a str],
     /// Of how many resources they are told; each has a record of its own.
     pub resources: u64,
+    /// Of how many tasks they are told; each has a record of its own, too.
+    pub tasks: u64,
     /// The digest of the policy set, in hex.
     pub policy_set: &'a str,
     /// The event after which the answer of a call goes on, where that is all that they are told: this has no end of its own.
@@ -790,6 +792,7 @@ impl Fill for Listen<'_> {
             json.name("endpoint", self.endpoint);
             json.names("topics", self.topics.iter().copied());
             json.number("resources", self.resources);
+            json.number("tasks", self.tasks);
             json.name("policy_set", self.policy_set);
             json.name_if("resumed", self.resumed);
         });

@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 pub use queue::Queue;
 use quick_cache::sync::Cache;
 use replay::{Replay, Room};
-pub use subscriptions::{Sink, Subject, Subscription, Subscriptions, Watching};
+pub use subscriptions::{Group, Sink, Subscription, Subscriptions, Wish};
 pub use task::{Owner, TaskId};
 use tokio::sync::{Notify, mpsc, watch};
 

@@ -15,6 +15,7 @@ pub use definition::{Definition, Kind};
 use uuid::Uuid;
 
 use crate::{
+    clock::Timestamp,
     config::{Endpoint, Prefix, Upstream, UpstreamId},
     refusal::Refusal,
     rpc::{Call, Method, Reference, uris},
@@ -119,6 +120,8 @@ pub struct Task {
     pub call: Uuid,
     /// How long after its creation the client's id for it is good.
     pub life_ms: u64,
+    /// Until when that is.
+    pub until: Timestamp,
 }
 
 impl Target {

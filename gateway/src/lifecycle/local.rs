@@ -22,6 +22,7 @@ use crate::{
     config::{ArgumentRecord, UpstreamId},
     exchange::Grant,
     identity::{Caller, metadata},
+    inspect::asks::Ask,
     refusal::{Challenge, Refusal},
     rpc::{
         self, Asker, Call,
@@ -156,6 +157,25 @@ pub(super) fn record_mint(
             metrics().audit_failures.increment();
         }
     }
+}
+
+/// Records what an upstream asks of the person at the client, of the call `call`: what is not recorded is not asked.
+pub(super) fn record_asked<'a>(
+    journal: &Journal,
+    id: Uuid,
+    (upstream, call): (&UpstreamId, Uuid),
+    asks: impl IntoIterator<Item = (&'a str, &'a Ask)>,
+) -> Result<(), Refusal> {
+    let asks: Vec<_> =
+        asks.into_iter().map(|(key, ask)| (key, ask.kind, journal.argument_digest(ask.text()))).collect();
+    let mut asked = Vec::with_capacity(asks.len());
+    for (key, kind, digest) in &asks {
+        asked.push(record::Asked { key, method: kind.method(), mode: kind.as_str(), digest });
+    }
+    if journal.note(id, &record::InputRequested { upstream: upstream.as_str(), call, asks: &asked }) {
+        return Ok(());
+    }
+    Err(Refusal::AuditUnavailable("what is asked could not be recorded".to_owned()))
 }
 
 fn challenge_text(estate: &Estate, trail: &Trail, challenge: &Challenge) -> String {

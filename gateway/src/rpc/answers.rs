@@ -281,14 +281,16 @@ pub fn pong(id: &RequestId) -> Local {
 
 /// The first message to a listener: of what it will be told (RS-33).
 #[must_use]
-pub fn acknowledged(listener: &RequestId, honoured: Topics, uris: &[String]) -> Vec<u8> {
+pub fn acknowledged(listener: &RequestId, honoured: Topics, (uris, tasks): (&[&str], &[&str])) -> Vec<u8> {
     let mut out = notice("notifications/subscriptions/acknowledged", Some(listener));
     member(&mut out, "notifications", b"{");
     for topic in honoured.iter() {
         member(&mut out, topic.member(), b"true");
     }
-    if !uris.is_empty() {
-        member(&mut out, "resourceSubscriptions", &texts(uris));
+    for (name, told) in [("resourceSubscriptions", uris), ("taskIds", tasks)] {
+        if !told.is_empty() {
+            member(&mut out, name, &texts(told));
+        }
     }
     out.extend_from_slice(b"}}}");
     out

@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use session::{FAREWELLS_MAX, Farewell, Key, Session, Sessions};
 use sse::Sse;
 use stdio::Stdio;
-pub use subscription::{Wanted, Watch};
+pub use subscription::{Subject, Told, Wanted, Watch};
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
@@ -630,7 +630,11 @@ impl Drop for Following {
                 let version = way.spoken.version;
                 let capabilities = Capabilities::TASKS.in_version(version).json();
                 let own = outbound::Outgoing::own(way.peer.next_id(), version);
-                let cancel = outbound::task_cancel(&outbound::Outgoing { capabilities: &capabilities, ..own }, &task);
+                let cancel = outbound::own_task(
+                    &outbound::Outgoing { capabilities: &capabilities, ..own },
+                    "tasks/cancel",
+                    &task,
+                );
                 let headers = way.peer.headers(way.spoken, "tasks/cancel", Some(&task));
                 way.peer.tell(&way.shown.now, Outgoing::new(cancel, headers, way.session_id())).await;
             });

@@ -26,7 +26,7 @@ use crate::{
         Asked, Relay,
         asks::{ASKS_MAX, Ask, Kind, Unfit},
     },
-    lifecycle::{kept::Keeping, retry::Given},
+    lifecycle::{kept::Keeping, local::record_asked, retry::Given},
     refusal::{Era, Refusal},
     rpc::{
         Capabilities, RequestId, outbound,
@@ -525,15 +525,7 @@ impl Carriage {
         record: Uuid,
         asks: impl IntoIterator<Item = (&'a str, &'a Ask)>,
     ) -> Result<(), Refusal> {
-        let journal = &self.means.journal;
-        let asks: Vec<_> =
-            asks.into_iter().map(|(key, ask)| (key, ask.kind, journal.argument_digest(ask.text()))).collect();
-        let mut asked = Vec::with_capacity(asks.len());
-        for (key, kind, digest) in &asks {
-            asked.push(record::Asked { key, method: kind.method(), mode: kind.as_str(), digest });
-        }
-        let upstream = self.target.definition.upstream.as_str();
-        noted(journal.note(record, &record::InputRequested { upstream, call: self.first, asks: &asked }))
+        record_asked(&self.means.journal, record, (&self.target.definition.upstream, self.first), asks)
     }
 
     fn record_answered(&self, leg: &Leg, answers: &[(&str, Kind, &str)]) -> Result<(), Refusal> {
