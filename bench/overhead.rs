@@ -211,7 +211,8 @@ impl Bench {
 
     /// An authenticator that has its issuer's keys.
     fn authenticator(&self) -> Authenticator {
-        let authenticator = Authenticator::new(&self.config.issuers, Senders::new(&self.config).unwrap()).unwrap();
+        let senders = Senders::new(&self.config).unwrap();
+        let authenticator = Authenticator::new(&self.config.issuers, None, senders).unwrap();
         self.runtime.block_on(async {
             authenticator.start();
             while !authenticator.ready(clock::now()) {

@@ -16,7 +16,7 @@ const FENCES: [(&str, &[&str]); 14] = [
     ("hyper_util::client", &["egress"]),
     ("hyper_rustls", &["egress"]),
     ("TcpStream::connect", &["egress"]),
-    ("jsonwebtoken", &["identity", "exchange", "demo"]),
+    ("jsonwebtoken", &["prover", "identity", "exchange", "demo"]),
     ("oauth2", &["exchange"]),
     ("x509_parser", &["identity"]),
     ("cedar_policy", &["policy"]),

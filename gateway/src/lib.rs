@@ -10,6 +10,7 @@ pub mod random;
 pub mod tasks;
 pub mod refusal;
 pub mod config;
+pub mod prover;
 pub mod egress;
 pub mod telemetry;
 pub mod state;

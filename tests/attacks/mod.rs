@@ -6,6 +6,7 @@
 mod abuse;
 mod algorithm_confusion;
 mod answer_in_another_session;
+mod api_keys;
 mod audience_confusion;
 mod audit_log_injection;
 mod batch_smuggling;
@@ -19,6 +20,7 @@ mod exchange_down;
 mod forged_act;
 mod header_body_mismatch;
 mod hold_flood;
+mod introspection;
 mod journal_disk_full;
 mod kill_under_load;
 mod listener_flood;

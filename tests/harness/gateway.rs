@@ -105,6 +105,23 @@ impl Setup {
         ))
     }
 
+    /// Somebody who vouches for callers, and is asked about tokens by the client `gateway`; further keys of
+    /// `introspection` are `more`.
+    pub(crate) fn introspecting(self, issuer: &str, endpoint: &str, more: &str) -> Self {
+        let client = "client = { id = \"gateway\", secret = { env = \"GATEWAY_SECRET\" } }";
+        self.environment("GATEWAY_SECRET", "gateway-secret").section(&format!(
+            "[[issuers]]\nissuer = \"{issuer}\"\nalgorithms = [\"ES256\"]\n\
+             claims = {{ tenant = \"tenant\", groups = \"groups\" }}\n\
+             introspection = {{ endpoint = \"{endpoint}\", {client}, {more} }}"
+        ))
+    }
+
+    /// API keys, kept in a folder of the test.
+    pub(crate) fn api_keys(self) -> Self {
+        let folder = self.folder.join("state").display().to_string();
+        self.section(&format!("[state]\ndirectory = \"{folder}\"\n\n[keys]\nenabled = true"))
+    }
+
     /// An upstream with these further lines.
     pub(crate) fn upstream(self, id: &str, url: &str, lines: &str) -> Self {
         self.section(&format!("[upstreams.{id}]\nurl = \"{url}\"\n{lines}"))
@@ -308,6 +325,26 @@ impl Gateway {
             let found: Vec<Value> = self.journal().into_iter().filter(|record| record["event"] == event).collect();
             (found.len() >= count).then_some(found)
         })
+    }
+
+    /// `tollgate keys` with these words, on its configuration: what it printed. It has to succeed.
+    pub(crate) fn keys(&self, words: &str) -> String {
+        let mut command = tollgate(&["keys"]);
+        command.args(words.split(' ')).arg("--config").arg(self.setup.folder.join("upstreams.toml"));
+        let output = command.envs(self.setup.environment.iter().cloned()).output().unwrap();
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// A new key, made with these words of `tollgate keys new`, once the gateway takes it.
+    pub(crate) fn key(&self, words: &str) -> String {
+        let key = self.keys(&format!("new {words}"));
+        let endpoint = words.split_once("--upstream ").map(|(_, id)| id);
+        let client = self.client(endpoint).token(&key);
+        place::wait_for("the new key", Duration::from_secs(10), || {
+            (client.modern("tools/list", &serde_json::json!({})).status() != 401).then_some(())
+        });
+        key
     }
 
     /// `tollgate audit verify` over its journal.

@@ -43,13 +43,14 @@ pub(crate) struct Issuer {
 pub(super) struct Pen {
     key: EcdsaKeyPair,
     number: usize,
+    revoked: Vec<String>,
 }
 
 impl Pen {
     pub(super) fn new(number: usize) -> Self {
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).unwrap();
-        Self { key, number }
+        Self { key, number, revoked: Vec::new() }
     }
 
     fn kid(&self) -> String {
@@ -111,7 +112,22 @@ impl Issuer {
     /// Signs with a new key from now on, and publishes that key only.
     pub(crate) fn rotate(&self) {
         let mut pen = self.pen.lock();
-        *pen = Pen::new(pen.number + 1);
+        *pen = Pen { revoked: std::mem::take(&mut pen.revoked), ..Pen::new(pen.number + 1) };
+    }
+
+    /// What its introspection endpoint was asked about.
+    pub(crate) fn introspected(&self) -> Vec<String> {
+        self.recorder.seen_path("/introspect").iter().filter_map(|seen| seen.field("token")).collect()
+    }
+
+    /// Says of this token from now on that it is not active.
+    pub(crate) fn revoke(&self, token: &str) {
+        self.pen.lock().revoked.push(token.to_owned());
+    }
+
+    /// A token that only this issuer can read, with these claims.
+    pub(crate) fn opaque(&self, claims: &Value) -> String {
+        format!("{OPAQUE}{}", BASE64URL.encode(claims.to_string()))
     }
 
     /// The claims of a good access token (RFC 9068 §2.2) for this user and audience; change them before signing.
@@ -172,9 +188,28 @@ fn behaved(seen: &Seen, pen: &Pen) -> Reply {
         }
         "/jwks" => Reply::json(200, &json!({ "keys": [pen.jwk()] })),
         "/token" => exchanged(&issuer, seen, pen),
+        "/introspect" => Reply::json(200, &introspection(&seen.field("token").unwrap_or_default(), pen)),
         _ => Reply::status(404),
     }
 }
+
+/// RFC 7662 §2.2: the claims of a token that was made here and is good.
+fn introspection(token: &str, pen: &Pen) -> Value {
+    let mut claims = match token.strip_prefix(OPAQUE) {
+        Some(opaque) => BASE64URL.decode(opaque).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+        None => Some(claims_of(token)),
+    }
+    .unwrap_or_default();
+    let good = claims["exp"].as_u64().is_some_and(|end| end > now()) && !pen.revoked.iter().any(|one| one == token);
+    if !good {
+        return json!({ "active": false });
+    }
+    claims["active"] = json!(true);
+    claims
+}
+
+/// How its opaque tokens begin.
+const OPAQUE: &str = "opaque-";
 
 /// RFC 8693 §2.2.1, and RFC 6749 §4.4.3 where there is no subject.
 fn exchanged(issuer: &str, seen: &Seen, pen: &Pen) -> Reply {

@@ -75,8 +75,17 @@ pub(crate) fn ask(issuer: &str, client: &str, secret: &str, fields: &[(&str, &st
     ask_showing(issuer, client, (secret, &[]), fields)
 }
 
-fn ask_showing(
-    issuer: &str,
+fn ask_showing(issuer: &str, client: &str, credentials: (&str, &[(&str, &str)]), fields: &[(&str, &str)]) -> Answer {
+    post_showing(&format!("{issuer}/token"), client, credentials, fields)
+}
+
+/// Asks any endpoint of a provider, as this client.
+pub(crate) fn post(url: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Answer {
+    post_showing(url, client, (secret, &[]), fields)
+}
+
+fn post_showing(
+    url: &str,
     client: &str,
     (secret, headers): (&str, &[(&str, &str)]),
     fields: &[(&str, &str)],
@@ -84,7 +93,7 @@ fn ask_showing(
     let basic = format!("Basic {}", BASE64.encode(format!("{client}:{secret}")));
     let mut all = vec![("Authorization", basic.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
     all.extend(headers);
-    fetch("POST", &format!("{issuer}/token"), &all, form(fields).as_bytes())
+    fetch("POST", url, &all, form(fields).as_bytes())
 }
 
 /// Follows redirects with cookies, as far as `callback`.

@@ -101,6 +101,13 @@ pub(crate) fn provider(folder: &Path) -> Peer {
     Peer::start("provider", folder, node("issuer.mjs"))
 }
 
+/// The same, with access tokens that only it can read (RFC 7662).
+pub(crate) fn provider_opaque(folder: &Path) -> Peer {
+    let mut command = node("issuer.mjs");
+    command.env("OPAQUE", "1");
+    Peer::start("provider", folder, command)
+}
+
 /// The same, with the client `gateway-key`, which proves itself with the key of this public JWK (RFC 7523 §2.2).
 pub(crate) fn provider_knowing(folder: &Path, key: &Value) -> Peer {
     let mut command = node("issuer.mjs");

@@ -1,5 +1,6 @@
 //! The request path, end to end, one file a promise.
 
+mod api_keys;
 mod audit;
 mod bounds;
 mod caching;
@@ -10,6 +11,7 @@ mod drain;
 mod federation;
 mod identity;
 pub(crate) mod input;
+mod introspection;
 mod legacy_streams;
 mod legacy_wire;
 mod list_changed;

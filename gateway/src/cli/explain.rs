@@ -10,7 +10,7 @@ use super::{Answer, ConfigFile, Failure, test::reported, tools};
 use crate::{
     clock::{self, Timestamp},
     config,
-    identity::{Agent, Authentication, Binding, Credential, Identity, User},
+    identity::{self, Agent, Authentication, Binding, Credential, Identity, User},
     policy::{Policies, explain, test::binding},
     rpc::json::{Bounds, Document},
 };
@@ -53,6 +53,9 @@ pub(super) struct Arguments {
     /// What the token is bound to.
     #[arg(long, value_name = "WHAT", value_parser = ["none", "dpop", "certificate"])]
     binding: Option<String>,
+    /// How the caller was proven.
+    #[arg(long, value_name = "METHOD", default_value = identity::JWT, value_parser = identity::METHODS)]
+    method: String,
     /// The tool, by its upstream and its own name.
     #[arg(long, value_name = "UPSTREAM/TOOL")]
     tool: String,
@@ -118,7 +121,16 @@ fn identity(arguments: &Arguments, issuer: String) -> Identity {
     let (groups, scopes) = (sorted(&arguments.groups), sorted(&arguments.scopes));
     let who = format!(
         "{:?}",
-        (&arguments.user, &issuer, &arguments.agent, &arguments.tenant, &groups, &scopes, &arguments.acr)
+        (
+            &arguments.user,
+            &issuer,
+            &arguments.agent,
+            &arguments.tenant,
+            &groups,
+            &scopes,
+            &arguments.acr,
+            &arguments.method
+        )
     );
     let mut class = [0; 32];
     class.copy_from_slice(digest::digest(&digest::SHA256, who.as_bytes()).as_ref());
@@ -129,7 +141,7 @@ fn identity(arguments: &Arguments, issuer: String) -> Identity {
         groups,
         scopes,
         authentication: Authentication {
-            method: "jwt",
+            method: identity::METHODS.into_iter().find(|known| *known == arguments.method).unwrap_or(identity::JWT),
             issuer,
             token_id: None,
             token_digest: String::new(),

@@ -27,6 +27,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[state]`.
     pub state: State,
+    /// `[keys]`.
+    pub keys: Keys,
     /// `[upstreams.*]`, by id.
     pub upstreams: BTreeMap<UpstreamId, Arc<Upstream>>,
     /// SHA-256 of the file's bytes, in hex: the configuration's name in the audit.
@@ -135,6 +137,52 @@ pub struct Issuer {
     pub leeway: Duration,
     /// PEM of authorities for the issuer's TLS, besides the system's.
     pub ca: Option<PathBuf>,
+    /// What has to be in its tokens.
+    pub profile: Profile,
+    /// How it is asked about tokens, where it is.
+    pub introspection: Option<Introspection>,
+}
+
+impl Issuer {
+    /// Whether it makes JWTs that are accepted.
+    #[must_use]
+    pub const fn signs(&self) -> bool {
+        !self.algorithms.is_empty()
+    }
+}
+
+/// What has to be in an issuer's JWTs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// What no decision can be made without.
+    #[default]
+    Common,
+    /// All that RFC 9068 §2 requires, and nothing by another name.
+    Rfc9068,
+}
+
+/// `issuers.introspection`: how an issuer is asked about tokens (RFC 7662).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introspection {
+    /// The introspection endpoint.
+    pub endpoint: Url,
+    /// Who the gateway is there.
+    pub client: OAuthClient,
+    /// Whether tokens that are no JWT are this issuer's.
+    pub opaque: bool,
+    /// Whether its JWTs are asked about too, so that their revocation is seen.
+    pub jwt: bool,
+    /// Whether an answer without `sub` and `username` is about a client in its own name (RFC 6749 §4.4).
+    pub machines: bool,
+    /// How long an answer is believed.
+    pub cache: Duration,
+}
+
+/// `[keys]`: API keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Whether they are accepted.
+    pub enabled: bool,
 }
 
 /// The names of claims.
@@ -472,7 +520,7 @@ pub struct TokenRequest {
 }
 
 /// The gateway as an OAuth client.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OAuthClient {
     /// `client_id`.
     pub id: String,
@@ -481,7 +529,7 @@ pub struct OAuthClient {
 }
 
 /// RFC 6749 §2.3, RFC 7523 §2.2.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientAuthentication {
     /// `client_secret_basic`.
     SecretBasic(Secret),

@@ -29,6 +29,7 @@ pub(crate) struct File {
     pub(crate) telemetry: Key<Telemetry>,
     pub(crate) limits: Key<Limits>,
     pub(crate) state: Key<State>,
+    pub(crate) keys: Key<Keys>,
     pub(crate) upstreams: Option<BTreeMap<Spanned<String>, Spanned<Upstream>>>,
 }
 
@@ -104,6 +105,34 @@ pub(crate) struct Issuer {
     pub(crate) lifetime_max_s: Key<u64>,
     pub(crate) leeway_s: Key<u64>,
     pub(crate) ca: Key<String>,
+    pub(crate) profile: Key<Profile>,
+    pub(crate) introspection: Key<Introspection>,
+}
+
+/// `issuers.profile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Profile {
+    Common,
+    Rfc9068,
+}
+
+/// `issuers.introspection`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Introspection {
+    pub(crate) endpoint: Key<String>,
+    pub(crate) client: Key<Client>,
+    pub(crate) tokens: List,
+    pub(crate) machines: Key<bool>,
+    pub(crate) cache_s: Key<u64>,
+}
+
+/// `[keys]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Keys {
+    pub(crate) enabled: Key<bool>,
 }
 
 /// `issuers.claims`.
@@ -296,7 +325,7 @@ pub(crate) struct Grant {
     pub(crate) value: Key<Reference>,
 }
 
-/// `grant.client`.
+/// `grant.client`, and `issuers.introspection.client`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Client {

@@ -143,6 +143,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             proofs_max: 0,
         },
         state: State::default(),
+        keys: crate::config::Keys::default(),
         upstreams: BTreeMap::new(),
         digest: String::new(),
     };

@@ -1,31 +1,29 @@
 //! How is a token endpoint asked?
 //!
-//! Builds the two requests that the gateway makes of an authorization server (RFC 8693 §2.1, RFC 6749 §4.4.2), proves
-//! who the gateway is (RFC 6749 §2.3, RFC 7523 §2.2), sends them under bounds. It does not judge the answer, nor keep it.
+//! Builds the two requests that the gateway makes of an authorization server (RFC 8693 §2.1, RFC 6749 §4.4.2), and sends
+//! them under bounds. It does not judge the answer, nor keep it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response,
+    Method, Request, Response,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
 };
-use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header};
-use serde::Serialize;
 use tokio::sync::Semaphore;
-use url::form_urlencoded::{Serializer, byte_serialize};
+use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
 use super::{
-    ANSWER_BYTES_MAX, ASSERTION_LIFE_SECONDS, ENDPOINT_DEADLINE, REQUESTS_AT_ONCE_MAX, UNREACHABLE_FOR,
+    ANSWER_BYTES_MAX, ENDPOINT_DEADLINE, REQUESTS_AT_ONCE_MAX, UNREACHABLE_FOR,
     answer::{self, ACCESS_TOKEN, Asked, Fault, Token},
 };
 use crate::{
     clock::{self, Timestamp},
-    config::{ClientAuthentication, OAuthClient, TokenRequest},
+    config::TokenRequest,
     egress::{Bounds, Client, EgressError, Trust},
+    prover::Prover,
     secret::Secret,
 };
 
@@ -37,24 +35,11 @@ pub(super) struct Endpoint {
     /// SHA-256 over all of `request` that tells one credential from another.
     pub(super) digest: [u8; 32],
     client: Client,
-    signer: Option<Signer>,
+    prover: Prover,
     /// A hanging endpoint holds so many connections and no more.
     places: Semaphore,
     /// Until then, in Unix milliseconds, nobody dials: the endpoint could not be reached a moment ago.
     closed_until: AtomicU64,
-}
-
-/// The key of `private_key_jwt`, parsed.
-struct Signer {
-    key: EncodingKey,
-    header: Header,
-    audience: String,
-}
-
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Signer").field("algorithm", &self.header.alg).finish_non_exhaustive()
-    }
 }
 
 /// In whose name a token is asked for.
@@ -68,17 +53,6 @@ pub(super) enum Order {
     Actor,
 }
 
-/// The claims of a client assertion (RFC 7523 §3).
-#[derive(Serialize)]
-struct Assertion<'a> {
-    iss: &'a str,
-    sub: &'a str,
-    aud: &'a str,
-    jti: String,
-    iat: u64,
-    exp: u64,
-}
-
 impl Endpoint {
     /// # Errors
     /// A text that says what of `request` cannot be used.
@@ -90,7 +64,7 @@ impl Endpoint {
         request.scopes.dedup();
         Ok(Self {
             digest: digest_of(&request),
-            signer: signer(&request.client)?,
+            prover: Prover::new(&request.client)?,
             request,
             client,
             places: Semaphore::new(REQUESTS_AT_ONCE_MAX),
@@ -122,11 +96,7 @@ impl Endpoint {
             sent.push(subject);
             sent.extend(actor.as_ref());
         }
-        if let ClientAuthentication::SecretBasic(secret) | ClientAuthentication::SecretPost(secret) =
-            &self.request.client.authentication
-        {
-            sent.push(secret);
-        }
+        sent.extend(self.prover.secret());
         answer::read(response, &Asked { scopes, sent: &sent })
     }
 
@@ -143,9 +113,7 @@ impl Endpoint {
             .uri(self.request.token_endpoint.as_str())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json");
-        if let ClientAuthentication::SecretBasic(secret) = &self.request.client.authentication {
-            let value = basic(&self.request.client.id, secret);
-            let value = value.map_err(|_invalid| Fault::Unusable("the client's secret fits no header".to_owned()))?;
+        if let Some(value) = self.prover.header().map_err(Fault::Unusable)? {
             request = request.header(AUTHORIZATION, value);
         }
         let form = self.form(order, scopes, now)?;
@@ -182,65 +150,9 @@ impl Endpoint {
         if !scopes.is_empty() {
             form.append_pair("scope", &scopes.join(" "));
         }
-        self.authenticated(&mut form, now)?;
+        self.prover.fill(&mut form, now).map_err(Fault::Unusable)?;
         Ok(form.finish())
     }
-
-    /// RFC 6749 §2.3.1 in the body, or RFC 7523 §2.2.
-    fn authenticated(&self, form: &mut Serializer<'_, String>, now: Timestamp) -> Result<(), Fault> {
-        let id = self.request.client.id.as_str();
-        if let ClientAuthentication::SecretPost(secret) = &self.request.client.authentication {
-            form.append_pair("client_id", id).append_pair("client_secret", secret.expose());
-        }
-        let Some(signer) = &self.signer else { return Ok(()) };
-        let iat = now.unix_seconds();
-        let claims = Assertion {
-            iss: id,
-            sub: id,
-            aud: &signer.audience,
-            jti: uuid::Uuid::new_v4().to_string(),
-            iat,
-            exp: iat.saturating_add(ASSERTION_LIFE_SECONDS),
-        };
-        let assertion = jsonwebtoken::encode(&signer.header, &claims, &signer.key)
-            .map_err(|error| Fault::Unusable(format!("the client assertion cannot be signed: {error}")))?;
-        form.append_pair("client_id", id)
-            .append_pair("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
-            .append_pair("client_assertion", &assertion);
-        Ok(())
-    }
-}
-
-/// RFC 6749 §2.3.1: both halves are form-encoded first, so that a colon in the id cannot move the border.
-fn basic(id: &str, secret: &Secret) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
-    let mut pair = Zeroizing::new(String::new());
-    pair.extend(byte_serialize(id.as_bytes()));
-    pair.push(':');
-    pair.extend(byte_serialize(secret.expose().as_bytes()));
-    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair.as_bytes())))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn signer(client: &OAuthClient) -> Result<Option<Signer>, String> {
-    let ClientAuthentication::PrivateKeyJwt { key, algorithm, key_id, audience } = &client.authentication else {
-        return Ok(None);
-    };
-    let algorithm: Algorithm =
-        algorithm.parse().map_err(|_unknown| format!("`{algorithm}` is not an algorithm of RFC 7518 §3.1"))?;
-    let pem = key.expose().as_bytes();
-    let parsed = match algorithm.family() {
-        AlgorithmFamily::Ec => EncodingKey::from_ec_pem(pem),
-        AlgorithmFamily::Rsa => EncodingKey::from_rsa_pem(pem),
-        AlgorithmFamily::Ed => EncodingKey::from_ed_pem(pem),
-        AlgorithmFamily::Hmac => {
-            return Err("`private_key_jwt` takes no shared secret (OpenID Connect Core §9)".to_owned());
-        }
-    };
-    let key = parsed.map_err(|error| format!("the client's private key cannot be used: {error}"))?;
-    let mut header = Header::new(algorithm);
-    header.kid.clone_from(key_id);
-    Ok(Some(Signer { key, header, audience: audience.clone() }))
 }
 
 /// Every part with its length before it, so that no two requests run into the same bytes.

@@ -31,7 +31,7 @@ use self::{
 use crate::{
     clock::Timestamp,
     config::{self, Upstream, UpstreamId},
-    identity::Identity,
+    identity::{API_KEY, CERTIFICATE, Identity},
     refusal::Refusal,
     secret::Secret,
     telemetry::metrics::{Counter, Handle, metrics},
@@ -113,8 +113,8 @@ impl Exchange {
     /// refused, and so are those right after it.
     ///
     /// # Errors
-    /// [`Refusal::GrantRefused`], [`Refusal::GrantUnavailable`], [`Refusal::Overloaded`]; [`Refusal::Bug`] for an
-    /// upstream that was not configured.
+    /// [`Refusal::GrantRefused`], [`Refusal::GrantNeedsToken`], [`Refusal::GrantUnavailable`], [`Refusal::Overloaded`];
+    /// [`Refusal::Bug`] for an upstream that was not configured.
     pub async fn mint(
         &self,
         caller: &Identity,
@@ -125,6 +125,10 @@ impl Exchange {
         let endpoint = match self.strategy(&upstream.id, |plan| &plan.calls)? {
             Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED)),
             Strategy::Own(endpoint) => return self.own(endpoint, scopes, now).await,
+            // There is nothing to exchange: a key is the gateway's own word, a certificate the administrator's.
+            Strategy::Exchange(_) if [API_KEY, CERTIFICATE].contains(&caller.authentication.method) => {
+                return Err(Refusal::GrantNeedsToken);
+            }
             Strategy::Exchange(endpoint) => endpoint,
         };
         let slot = slot_of_caller(endpoint, caller, scopes);
@@ -171,9 +175,6 @@ impl Exchange {
         let ends = caller.authentication.expires_at;
         if ends <= now {
             return Err(Refusal::TokenInvalid(crate::refusal::TokenFault::Expired));
-        }
-        if caller.credential.secret().expose().is_empty() {
-            return Err(Refusal::GrantRefused("the caller has no token that could be exchanged".to_owned()));
         }
         may_act(endpoint, caller)?;
         let actor = if endpoint.request.actor { Some(self.actor(endpoint, now).await?) } else { None };
@@ -412,9 +413,6 @@ const REQUESTS_AT_ONCE_MAX: usize = 64;
 
 /// Credentials being fetched at once, over all callers and upstreams.
 const FLIGHTS_MAX: usize = 4_096;
-
-/// The life of a client assertion (RFC 7523 §3): long enough for clocks that differ, short enough to be useless later.
-const ASSERTION_LIFE_SECONDS: u64 = 60;
 
 /// A credential is not served from the cache in its last seconds: a call takes time, and clocks differ.
 const MARGIN: Duration = Duration::from_secs(30);

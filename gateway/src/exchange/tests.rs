@@ -357,8 +357,9 @@ async fn the_gateway_becomes_the_actor_only_where_the_token_lets_it() {
 async fn who_came_without_a_token_has_none_to_exchange() {
     let stage = Stage::set(Play::Tokens(300)).await;
     let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
-    let minted = exchange.mint(&caller("machine", ""), &upstream, &[], NOW).await;
-    assert!(matches!(minted, Err(Refusal::GrantRefused(_))));
+    let mut machine = caller("machine", "");
+    machine.authentication.method = CERTIFICATE;
+    assert_eq!(exchange.mint(&machine, &upstream, &[], NOW).await.unwrap_err(), Refusal::GrantNeedsToken);
     assert_eq!(stage.count(), 0);
 }
 

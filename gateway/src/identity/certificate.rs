@@ -7,7 +7,7 @@ use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use super::{Agent, Authentication, Binding, Credential, Identity, claims};
+use super::{Agent, Authentication, Binding, CERTIFICATE, Credential, Identity, claims};
 use crate::{
     clock::Timestamp,
     config::{CertificateHolder, CertificateName},
@@ -72,14 +72,14 @@ impl Certificate {
 /// A machine that needs no token: it is whoever the administrator says that `holder` is. There is no credential that could be
 /// exchanged, and none that could leak.
 pub(super) fn identity(certificate: &Certificate, holder: &CertificateHolder) -> Identity {
-    claims::digested(Identity {
+    claims::told_apart(Identity {
         user: None,
         agent: Agent { client_id: holder.agent.clone(), actors: Vec::new() },
         tenant: holder.tenant.clone(),
         groups: holder.groups.clone(),
         scopes: holder.scopes.clone(),
         authentication: Authentication {
-            method: METHOD,
+            method: CERTIFICATE,
             issuer: ISSUER.to_owned(),
             token_id: None,
             token_digest: claims::name_of(&certificate.thumbprint),
@@ -95,8 +95,6 @@ pub(super) fn identity(certificate: &Certificate, holder: &CertificateHolder) ->
     })
 }
 
-/// `authentication.method` of who is known by a certificate alone.
-pub(super) const METHOD: &str = "certificate";
 /// Who vouches for these: the administrator, in `[[certificates]]`. No issuer of tokens has such a name.
 const ISSUER: &str = "urn:tollgate:certificates";
 

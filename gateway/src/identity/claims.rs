@@ -16,12 +16,14 @@ use crate::{
 /// A chain of actors longer than this says nothing that a person could still follow.
 const ACTORS_MAX: usize = 8;
 
-/// The identity that `claims` of `issuer` describe; `credential` is the token that carried them.
+/// The identity that `claims` of `issuer` describe; `credential` is the token that they are about, and `method` how they
+/// were had.
 pub(super) fn identity(
     claims: &Map<String, Value>,
     issuer: &Issuer,
     expires_at: Timestamp,
     credential: &str,
+    method: &'static str,
 ) -> Result<Identity, TokenFault> {
     let subject = token::name(claims, "sub", "sub")?.ok_or(ClaimMalformed("sub"))?;
     let client_id = client_id(claims, issuer)?;
@@ -32,14 +34,14 @@ pub(super) fn identity(
         Some(claim) => token::name(claims, claim, "tenant")?.map(str::to_owned),
         None => None,
     };
-    Ok(digested(Identity {
+    Ok(told_apart(Identity {
         user,
         agent,
         tenant,
         groups: groups(claims, issuer)?,
         scopes: scopes(claims, issuer)?,
         authentication: Authentication {
-            method: "jwt",
+            method,
             issuer: issuer.issuer.clone(),
             token_id: token::name(claims, "jti", "jti")?.map(str::to_owned),
             token_digest: name_of(credential),
@@ -55,8 +57,8 @@ pub(super) fn identity(
     }))
 }
 
-/// The same with its digests.
-pub(super) fn digested(mut identity: Identity) -> Identity {
+/// `identity` with the digests that tell it from others.
+pub(super) fn told_apart(mut identity: Identity) -> Identity {
     identity.principal = principal(&identity);
     identity.class = class(&identity);
     identity
@@ -144,7 +146,7 @@ fn scopes(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, T
     if scopes.iter().all(|scope| metadata::is_scope(scope)) { Ok(sorted(scopes)) } else { Err(ClaimMalformed("scope")) }
 }
 
-fn sorted(mut words: Vec<String>) -> Vec<String> {
+pub(super) fn sorted(mut words: Vec<String>) -> Vec<String> {
     words.sort_unstable();
     words.dedup();
     words

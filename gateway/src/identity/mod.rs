@@ -2,9 +2,11 @@
 //!
 //! A credential in, a [`Caller`] out. It does not know what is asked, nor whether it is allowed.
 
+pub mod api_key;
 mod certificate;
 mod claims;
 mod discovery;
+mod introspection;
 mod keys;
 mod keyset;
 pub mod metadata;
@@ -19,9 +21,11 @@ mod token;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use api_key::ApiKeys;
 use aws_lc_rs::digest;
 pub use certificate::Certificate;
 use http::{HeaderMap, HeaderValue, Method, header};
+use introspection::Introspection;
 pub use keys::IssuerStatus;
 use keys::Keys;
 use quick_cache::{Weighter, sync::Cache};
@@ -30,7 +34,7 @@ pub use sender::{Binding, Senders};
 use crate::{
     clock::Timestamp,
     config::{Endpoint, Issuer, Tolerance},
-    egress::{Client, EgressError, Trust},
+    egress::{Client, Trust},
     refusal::{Refusal, TokenFault},
     secret::{Secret, Tripwire},
     telemetry::{
@@ -43,35 +47,49 @@ use crate::{
 pub struct Authenticator {
     issuers: Vec<Arc<Keys>>,
     senders: Senders,
+    introspections: Vec<Arc<Introspection>>,
+    api_keys: Option<Arc<ApiKeys>>,
     verified: Cache<[u8; 32], Arc<Verified>, ByBytes>,
     hits: Handle<Counter, 1>,
     misses: Handle<Counter, 1>,
 }
 
 impl Authenticator {
-    /// An authenticator for `issuers`, and for who shows what `senders` want. It knows no keys before
-    /// [`Authenticator::start`].
+    /// An authenticator for `issuers`, where they are accepted for `api_keys`, and for who shows what `senders` want. It
+    /// knows no keys before [`Authenticator::start`].
     ///
     /// # Errors
-    /// Where an issuer's `ca` cannot be used.
-    pub fn new(issuers: &[Arc<Issuer>], senders: Senders) -> Result<Self, EgressError> {
+    /// Where an issuer's `ca`, or what the gateway proves itself with, cannot be used.
+    pub fn new(issuers: &[Arc<Issuer>], api_keys: Option<ApiKeys>, senders: Senders) -> Result<Self, String> {
         let mut clients: Vec<(Trust, Client)> = Vec::new();
         let mut kept = Vec::with_capacity(issuers.len());
+        let mut introspections = Vec::new();
         for issuer in issuers {
             let trust = Trust { ca: issuer.ca.clone(), ..Trust::default() };
             let client = match clients.iter().find(|(known, _)| *known == trust) {
                 Some((_, client)) => client.clone(),
                 None => {
-                    let client = Client::new(&trust)?;
+                    let client = Client::new(&trust).map_err(|error| error.to_string())?;
                     clients.push((trust, client.clone()));
                     client
                 }
             };
+            if let Some(settings) = &issuer.introspection {
+                introspections.push(Introspection::new(issuer, settings, client.clone())?);
+            }
             kept.push(Arc::new(Keys::new(Arc::clone(issuer), client)));
         }
         let verified = Cache::with_weighter(VERIFIED_ESTIMATE, VERIFIED_BYTES_MAX, ByBytes);
         let looks = &metrics().token_cache;
-        Ok(Self { issuers: kept, senders, verified, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
+        Ok(Self {
+            issuers: kept,
+            senders,
+            introspections,
+            api_keys: api_keys.map(Arc::new),
+            verified,
+            hits: looks.with(["hit"]),
+            misses: looks.with(["miss"]),
+        })
     }
 
     /// Takes over what `before` knows of the keys of issuers that both have: a change of the configuration is no reason to
@@ -83,12 +101,18 @@ impl Authenticator {
                 keys.inherit(known);
             }
         }
+        if let (Some(api_keys), Some(known)) = (&self.api_keys, &before.api_keys) {
+            api_keys.inherit(known);
+        }
     }
 
     /// Begins to read the issuers' keys, on the runtime that this is called on, until the process ends.
     pub fn start(&self) {
-        for keys in &self.issuers {
+        for keys in self.issuers.iter().filter(|keys| keys.issuer.signs()) {
             Arc::clone(keys).keep();
+        }
+        if let Some(api_keys) = &self.api_keys {
+            Arc::clone(api_keys).keep();
         }
     }
 
@@ -100,7 +124,7 @@ impl Authenticator {
     /// # Errors
     /// [`Refusal::TokenMissing`], [`Refusal::TokenInQuery`], [`Refusal::AuthorizationMalformed`],
     /// [`Refusal::TokenInvalid`], [`Refusal::ProofInvalid`], [`Refusal::ProofNonceNeeded`],
-    /// [`Refusal::IdentityUnavailable`].
+    /// [`Refusal::IdentityUnavailable`], [`Refusal::Overloaded`].
     pub async fn authenticate(
         &self,
         shown: &Shown<'_>,
@@ -122,7 +146,7 @@ impl Authenticator {
             }
             None => {
                 self.misses.increment();
-                let verified = Arc::new(Box::pin(self.verify(token, audiences, now)).await?);
+                let verified = Arc::new(Box::pin(self.verify((token, digest), audiences, now)).await?);
                 self.verified.insert(digest, Arc::clone(&verified));
                 verified
             }
@@ -165,16 +189,18 @@ impl Authenticator {
     #[must_use]
     pub fn leeway(&self, identity: &Identity) -> Option<Duration> {
         let Authentication { method, issuer, .. } = &identity.authentication;
-        if *method == certificate::METHOD {
-            return self.senders.names(identity).then_some(Duration::ZERO);
+        match *method {
+            CERTIFICATE => return self.senders.names(identity).then_some(Duration::ZERO),
+            API_KEY => return self.api_keys.is_some().then_some(Duration::ZERO),
+            _ => {}
         }
         self.issuers.iter().find(|keys| keys.issuer.issuer == *issuer).map(|keys| keys.issuer.leeway)
     }
 
-    /// Whether the tokens of at least one issuer can be checked.
+    /// Whether the tokens of at least one issuer can be checked. One that is asked about each is not asked for this.
     #[must_use]
     pub fn ready(&self, now: Timestamp) -> bool {
-        self.issuers.iter().any(|keys| keys.usable(now))
+        self.issuers.iter().any(|keys| keys.usable(now) || !keys.issuer.signs())
     }
 
     /// Each issuer, as an operator wants to see it.
@@ -185,10 +211,47 @@ impl Authenticator {
 
     fn remembered(&self, digest: &[u8; 32], now: Timestamp) -> Option<Arc<Verified>> {
         let verified = self.verified.get(digest)?;
-        (now < verified.until && verified.keys.generation() == verified.generation).then_some(verified)
+        (now < verified.until && verified.basis.stands()).then_some(verified)
     }
 
-    async fn verify(&self, text: &str, audiences: &[Audience], now: Timestamp) -> Result<Verified, Refusal> {
+    async fn verify(
+        &self,
+        (text, digest): (&str, [u8; 32]),
+        audiences: &[Audience],
+        now: Timestamp,
+    ) -> Result<Verified, Refusal> {
+        if api_key::is_one(text) {
+            return self.verify_api_key(text, now).await;
+        }
+        if !token::is_signed(text) && text.len() <= token::TOKEN_BYTES_MAX {
+            let asked = self.introspections.iter().find(|asked| asked.settings.opaque);
+            let asked = asked.ok_or(Refusal::TokenInvalid(TokenFault::Malformed))?;
+            return verify_opaque(asked, (text, digest), audiences, now).await;
+        }
+        let verified = self.verify_signed(text, audiences, now).await?;
+        let issuer = verified.identity.authentication.issuer.as_str();
+        match self.introspections.iter().find(|asked| asked.settings.jwt && asked.issuer.issuer == issuer) {
+            Some(asked) => vouched(asked, (text, digest), verified, now).await,
+            None => Ok(verified),
+        }
+    }
+
+    /// A key of the gateway's own (spec §4.6).
+    async fn verify_api_key(&self, text: &str, now: Timestamp) -> Result<Verified, Refusal> {
+        let keys = self.api_keys.as_ref().ok_or(Refusal::TokenInvalid(TokenFault::Malformed))?;
+        // Read before the keys are: a revocation in between then makes this verification stale, not immortal.
+        let generation = keys.generation();
+        let shown = keys.check(text, now).await?;
+        Ok(Verified {
+            until: shown.identity.authentication.expires_at.min(now.plus(VERIFIED_AGE_MAX)),
+            identity: Arc::new(shown.identity),
+            audiences: shown.audiences,
+            basis: Basis::ApiKeys(Arc::clone(keys), generation),
+        })
+    }
+
+    /// A JWT, by its issuer's keys (RFC 9068 §4).
+    async fn verify_signed(&self, text: &str, audiences: &[Audience], now: Timestamp) -> Result<Verified, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
         let keys = self
@@ -208,15 +271,51 @@ impl Authenticator {
             .await?
             .map_err(Refusal::TokenInvalid)?;
         let expires_at = presented.expires_at().map_err(Refusal::TokenInvalid)?;
-        let identity = claims::identity(&presented.claims, issuer, expires_at, text).map_err(Refusal::TokenInvalid)?;
+        let asked = issuer.introspection.as_ref().is_some_and(|introspection| introspection.jwt);
+        let method = if asked { INTROSPECTION } else { JWT };
+        let identity =
+            claims::identity(&presented.claims, issuer, expires_at, text, method).map_err(Refusal::TokenInvalid)?;
         Ok(Verified {
             identity: Arc::new(identity),
             audiences: made_for,
             until: expires_at.min(now.plus(VERIFIED_AGE_MAX)),
-            keys: Arc::clone(keys),
-            generation,
+            basis: Basis::Keys(Arc::clone(keys), generation),
         })
     }
+}
+
+/// A token that says nothing itself, by what its issuer says of it (RFC 7662).
+async fn verify_opaque(
+    asked: &Arc<Introspection>,
+    (text, digest): (&str, [u8; 32]),
+    audiences: &[Audience],
+    now: Timestamp,
+) -> Result<Verified, Refusal> {
+    let said = asked.ask(digest, text, now).await?;
+    let claims = introspection::judged(said.claims()?, asked, now).map_err(Refusal::TokenInvalid)?;
+    let made_for = token::audiences(&claims).map_err(Refusal::TokenInvalid)?;
+    meant(&made_for, audiences)?;
+    let expires_at = token::expires_at(&claims).map_err(Refusal::TokenInvalid)?;
+    let identity = claims::identity(&claims, &asked.issuer, expires_at, text, INTROSPECTION);
+    Ok(Verified {
+        identity: Arc::new(identity.map_err(Refusal::TokenInvalid)?),
+        audiences: made_for,
+        until: expires_at.min(said.until),
+        basis: Basis::Said,
+    })
+}
+
+/// A JWT that is genuine, where its issuer still stands by it: so that a revocation there is seen here.
+async fn vouched(
+    asked: &Arc<Introspection>,
+    (text, digest): (&str, [u8; 32]),
+    verified: Verified,
+    now: Timestamp,
+) -> Result<Verified, Refusal> {
+    let said = asked.ask(digest, text, now).await?;
+    let own = token::open(text).map_err(Refusal::TokenInvalid)?.claims;
+    introspection::agrees(said.claims()?, &own, &asked.issuer, now).map_err(Refusal::TokenInvalid)?;
+    Ok(Verified { until: verified.until.min(said.until), ..verified })
 }
 
 impl fmt::Debug for Authenticator {
@@ -254,8 +353,27 @@ struct Verified {
     identity: Arc<Identity>,
     audiences: Vec<String>,
     until: Timestamp,
-    keys: Arc<Keys>,
-    generation: u64,
+    basis: Basis,
+}
+
+/// What a verification rests on besides time.
+enum Basis {
+    /// An issuer's keys, at a generation.
+    Keys(Arc<Keys>, u64),
+    /// The gateway's own keys, at a generation.
+    ApiKeys(Arc<ApiKeys>, u64),
+    /// The issuer's word, which time alone takes back.
+    Said,
+}
+
+impl Basis {
+    fn stands(&self) -> bool {
+        match self {
+            Self::Keys(keys, generation) => keys.generation() == *generation,
+            Self::ApiKeys(keys, generation) => keys.generation() == *generation,
+            Self::Said => true,
+        }
+    }
 }
 
 /// Verified tokens are bounded by what they hold in memory.
@@ -424,10 +542,25 @@ pub struct Agent {
     pub actors: Vec<String>,
 }
 
+/// By a signature of the issuer.
+pub const JWT: &str = "jwt";
+
+/// By the issuer's word (RFC 7662), with or without a signature besides.
+pub const INTROSPECTION: &str = "introspection";
+
+/// By a key that the gateway gave out itself.
+pub const API_KEY: &str = "api_key";
+
+/// By the certificate of the connection, without a token.
+pub const CERTIFICATE: &str = "certificate";
+
+/// Every way in which an identity is proven.
+pub const METHODS: [&str; 4] = [JWT, INTROSPECTION, API_KEY, CERTIFICATE];
+
 /// How an identity was proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authentication {
-    /// `jwt`, or `certificate` for who needs no token beside that.
+    /// [`JWT`], [`INTROSPECTION`], [`API_KEY`] or [`CERTIFICATE`].
     pub method: &'static str,
     /// `iss`.
     pub issuer: String,

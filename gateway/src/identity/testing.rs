@@ -30,7 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::sender::{Memory, Senders};
 use crate::{
     clock::Timestamp,
-    config::{Claims, Dpop, Issuer, State},
+    config::{Claims, Dpop, Issuer, Profile, State},
     tasks,
 };
 
@@ -155,6 +155,8 @@ pub(super) fn issuer(name: &str) -> Issuer {
         lifetime_max: Duration::from_secs(24 * 3600),
         leeway: Duration::from_secs(5),
         ca: None,
+        profile: Profile::Common,
+        introspection: None,
     }
 }
 

@@ -41,7 +41,7 @@ async fn ask(authenticator: &Authenticator, token: &str, now: Timestamp) -> Resu
 }
 
 async fn started(server: &Server) -> Authenticator {
-    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], senders(None)).unwrap();
+    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], None, senders(None)).unwrap();
     authenticator.start();
     authenticator
 }
@@ -67,7 +67,7 @@ fn judged(text: &str, issuer: &crate::config::Issuer) -> Option<TokenFault> {
         let presented = token::open(text)?;
         presented.issuer()?;
         presented.check(issuer, NOW)?;
-        super::claims::identity(&presented.claims, issuer, presented.expires_at()?, text).map(drop)
+        super::claims::identity(&presented.claims, issuer, presented.expires_at()?, text, super::JWT).map(drop)
     };
     judge().err()
 }
@@ -451,7 +451,7 @@ fn a_machine_has_no_user_and_digests_tell_callers_apart() {
         for (claim, value) in change {
             all[*claim] = value.clone();
         }
-        super::claims::identity(all.as_object().unwrap(), &issuer(ISSUER), NOW, "token").unwrap()
+        super::claims::identity(all.as_object().unwrap(), &issuer(ISSUER), NOW, "token", super::JWT).unwrap()
     };
     let alice = read(&[]);
     assert_eq!(Caller::of(read(&[("jti", json!("other"))])).identity().class, alice.class);
@@ -480,7 +480,7 @@ fn nested_claims_are_found_by_pointer() {
     all["realm_access"] = json!({ "roles": ["b", "a"] });
     all["scp"] = json!(["x", "y"]);
     all["azp"] = json!("app");
-    let identity = super::claims::identity(all.as_object().unwrap(), &configured, NOW, "token").unwrap();
+    let identity = super::claims::identity(all.as_object().unwrap(), &configured, NOW, "token", super::JWT).unwrap();
     assert_eq!(identity.groups, ["a", "b"]);
     assert_eq!(identity.scopes, ["x", "y"]);
     assert_eq!(identity.agent.client_id, "app");
@@ -505,7 +505,7 @@ impl Bound {
     async fn new(dpop: Option<Dpop>) -> Self {
         let (signer, key) = (ec("a"), ec("mine"));
         let server = Server::start(vec![signer.jwk()]).await;
-        let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], senders(dpop)).unwrap();
+        let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], None, senders(dpop)).unwrap();
         authenticator.start();
         let now = clock::now();
         let mut all = claims(&server.url, now);
@@ -639,7 +639,7 @@ async fn a_proof_is_shown_once() {
     assert_eq!(bound.show("DPoP", std::slice::from_ref(&proof)).await, None);
     assert_eq!(bound.show("DPoP", std::slice::from_ref(&proof)).await, replayed);
     // What is remembered outlives a change of the configuration, and a second signature is no second proof.
-    let mut next = Authenticator::new(&[], senders(Some(wanted()))).unwrap();
+    let mut next = Authenticator::new(&[], None, senders(Some(wanted()))).unwrap();
     next.inherit(&bound.authenticator);
     bound.authenticator.inherit(&next);
     assert_eq!(bound.show("DPoP", &[bound.key.proof(&bound.claims("one"))]).await, replayed);
@@ -713,7 +713,7 @@ async fn a_credential_is_shown_as_it_is_bound() {
         ("to a certificate, without it", None, "Bearer", &to_certificate, None, invalid(CertificateMissing)),
         ("to another certificate", None, "Bearer", &to_certificate, Some(&other), invalid(CertificateMismatch)),
     ] {
-        let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], senders(dpop)).unwrap();
+        let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))], None, senders(dpop)).unwrap();
         authenticator.start();
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, format!("{scheme} {token}").parse().unwrap())]);
         let shown = Shown { certificate, ..shown(&headers, None) };
@@ -738,7 +738,7 @@ async fn a_machine_is_known_by_its_certificate_where_the_administrator_names_it(
         groups: vec!["machines".to_owned()],
         scopes: vec!["crm:read".to_owned()],
     });
-    let authenticator = Authenticator::new(&[], machines).unwrap();
+    let authenticator = Authenticator::new(&[], None, machines).unwrap();
     let none = HeaderMap::new();
     for (certificate, expect) in [
         (None, Some(Refusal::TokenMissing)),
@@ -759,7 +759,7 @@ async fn a_machine_is_known_by_its_certificate_where_the_administrator_names_it(
         assert_eq!(identity.authentication.binding, Binding::Certificate(mine.thumbprint.clone()));
         assert_eq!(identity.authentication.method, "certificate");
         assert_eq!(authenticator.leeway(identity), Some(Duration::ZERO));
-        assert_eq!(Authenticator::new(&[], senders(None)).unwrap().leeway(identity), None, "no longer named");
+        assert_eq!(Authenticator::new(&[], None, senders(None)).unwrap().leeway(identity), None, "no longer named");
     }
 }
 
@@ -814,4 +814,45 @@ fn a_certificate_says_who_holds_it() {
     assert_eq!((two.uri, two.common_name), (None, None), "of two names none counts");
     let broken = Certificate::of(b"no certificate");
     assert_eq!((broken.uri, broken.expires_at.unix_ms()), (None, 0));
+}
+
+#[test]
+fn the_profile_of_rfc_9068_takes_nothing_by_another_name() {
+    let strict = crate::config::Issuer {
+        profile: crate::config::Profile::Rfc9068,
+        types: vec!["at+jwt".to_owned(), "JWT".to_owned()],
+        ..issuer(ISSUER)
+    };
+    let text = |header: &str, change: &dyn Fn(&mut Value)| {
+        let mut all = claims(ISSUER, NOW);
+        change(&mut all);
+        format!("{}.{}.AAAA", b64(header), b64(all.to_string()))
+    };
+    let remove = |claim: &'static str| move |all: &mut Value| drop(all.as_object_mut().unwrap().remove(claim));
+    let (access, plain) = (r#"{"alg":"ES256","typ":"at+jwt"}"#, r#"{"alg":"ES256","typ":"JWT"}"#);
+    assert_eq!(judged(&text(access, &|_| ()), &strict), None);
+    assert_eq!(judged(&text(plain, &|_| ()), &strict), Some(TokenFault::TypeMismatch));
+    for claim in ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"] {
+        let fault = judged(&text(access, &remove(claim)), &strict);
+        assert_eq!(fault, Some(TokenFault::ClaimMalformed(claim)), "{claim}");
+    }
+    let renamed = |all: &mut Value| {
+        all["azp"] = all["client_id"].take();
+        remove("client_id")(all);
+    };
+    assert_eq!(judged(&text(access, &renamed), &strict), Some(TokenFault::ClaimMalformed("client_id")));
+    assert_eq!(judged(&text(access, &renamed), &issuer(ISSUER)), None, "OIDC's older word, where it is not forbidden");
+    assert_eq!(judged(&text(access, &remove("jti")), &issuer(ISSUER)), None);
+}
+
+#[test]
+fn what_is_no_signed_token_is_opaque() {
+    let header = b64(r#"{"alg":"none"}"#);
+    for signed in [format!("{header}.x.y"), format!("{header}..")] {
+        assert!(token::is_signed(&signed), "{signed}");
+    }
+    let opaque = ["a", "a.b", "a.b.c", &format!("{header}.b"), &format!("{header}.b.c.d.e"), &b64("[1]")];
+    for opaque in opaque {
+        assert!(!token::is_signed(opaque), "{opaque}");
+    }
 }

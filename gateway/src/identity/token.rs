@@ -9,7 +9,11 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
 use super::strict;
-use crate::{clock::Timestamp, config::Issuer, refusal::TokenFault};
+use crate::{
+    clock::Timestamp,
+    config::{Issuer, Profile},
+    refusal::TokenFault,
+};
 
 /// Larger tokens do not fit the header limits of what stands before the gateway either.
 pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -44,6 +48,14 @@ struct Kind(String);
 const ACCESS_TOKEN: &str = "at+jwt";
 /// What says nothing about the kind; also the meaning of an absent `typ`.
 const PLAIN: &str = "jwt";
+
+/// Whether `token` says itself that it is a JWS, well made or not: three parts, and a header that is a JSON object. All
+/// else is opaque, an encrypted token among it, for it is its issuer's to read.
+pub(super) fn is_signed(token: &str) -> bool {
+    let mut parts = token.split('.');
+    let (header, rest) = (parts.next().unwrap_or_default(), parts.count());
+    rest == 2 && URL_SAFE_NO_PAD.decode(header).is_ok_and(|header| strict::object(&header).is_some())
+}
 
 /// Takes `token` apart (RFC 7515 §5.2, steps 1 to 6).
 pub(super) fn open(token: &str) -> Result<Presented<'_>, TokenFault> {
@@ -103,6 +115,7 @@ impl Presented<'_> {
             return Err(TokenFault::AlgorithmNotAllowed);
         }
         self.check_kind(issuer)?;
+        self.check_profile(issuer)?;
         self.check_times(issuer, now)?;
         name(&self.claims, "sub", "sub")?.ok_or(TokenFault::ClaimMalformed("sub"))?;
         self.audiences()?;
@@ -117,18 +130,14 @@ impl Presented<'_> {
         }
     }
 
-    /// `aud`: a string, or an array of strings (RFC 7519 §4.1.3); required (RFC 9068 §2.2).
+    /// `aud`.
     pub(super) fn audiences(&self) -> Result<Vec<String>, TokenFault> {
-        match self.claims.get("aud") {
-            Some(Value::String(one)) if !one.is_empty() => Ok(vec![one.clone()]),
-            Some(Value::Array(many)) if !many.is_empty() => strings(many, "aud"),
-            _ => Err(TokenFault::ClaimMalformed("aud")),
-        }
+        audiences(&self.claims)
     }
 
     /// `exp`.
     pub(super) fn expires_at(&self) -> Result<Timestamp, TokenFault> {
-        seconds(&self.claims, "exp")?.map(Timestamp::from_unix_seconds).ok_or(TokenFault::ClaimMalformed("exp"))
+        expires_at(&self.claims)
     }
 
     fn check_kind(&self, issuer: &Issuer) -> Result<(), TokenFault> {
@@ -150,25 +159,56 @@ impl Presented<'_> {
     }
 
     fn check_times(&self, issuer: &Issuer, now: Timestamp) -> Result<(), TokenFault> {
-        let expires_at = self.expires_at()?;
-        let issued_at = seconds(&self.claims, "iat")?;
-        let not_before = seconds(&self.claims, "nbf")?;
-        if issued_at.is_none() && self.kind.0 == ACCESS_TOKEN {
+        if self.kind.0 == ACCESS_TOKEN && !self.claims.contains_key("iat") {
             return Err(TokenFault::ClaimMalformed("iat")); // RFC 9068 §2.2
         }
-        if now >= expires_at.plus(issuer.leeway) {
-            return Err(TokenFault::Expired);
-        }
-        let latest_start = now.plus(issuer.leeway).unix_seconds();
-        if issued_at.max(not_before).is_some_and(|start| start > latest_start) {
-            return Err(TokenFault::NotYetValid);
-        }
-        let issued_at = issued_at.map_or(now, Timestamp::from_unix_seconds);
-        if expires_at.since(issued_at) > issuer.lifetime_max {
-            return Err(TokenFault::LifetimeTooLong);
-        }
-        Ok(())
+        check_times(&self.claims, issuer, now)
     }
+
+    /// What RFC 9068 §2.2 requires beyond what every token needs, where the issuer is held to it.
+    fn check_profile(&self, issuer: &Issuer) -> Result<(), TokenFault> {
+        match issuer.profile {
+            Profile::Common => Ok(()),
+            Profile::Rfc9068 if self.kind.0 != ACCESS_TOKEN => Err(TokenFault::TypeMismatch),
+            Profile::Rfc9068 => {
+                let required = |claim| name(&self.claims, claim, claim)?.ok_or(TokenFault::ClaimMalformed(claim));
+                required("client_id").and(required("jti")).map(drop)
+            }
+        }
+    }
+}
+
+/// `aud`: a string, or an array of strings (RFC 7519 §4.1.3); required (RFC 9068 §2.2).
+pub(super) fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, TokenFault> {
+    match claims.get("aud") {
+        Some(Value::String(one)) if !one.is_empty() => Ok(vec![one.clone()]),
+        Some(Value::Array(many)) if !many.is_empty() => strings(many, "aud"),
+        _ => Err(TokenFault::ClaimMalformed("aud")),
+    }
+}
+
+/// `exp`.
+pub(super) fn expires_at(claims: &Map<String, Value>) -> Result<Timestamp, TokenFault> {
+    seconds(claims, "exp")?.map(Timestamp::from_unix_seconds).ok_or(TokenFault::ClaimMalformed("exp"))
+}
+
+/// Whether `now` lies between `nbf` and `exp`, and these not too far apart.
+pub(super) fn check_times(claims: &Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Result<(), TokenFault> {
+    let expires_at = expires_at(claims)?;
+    let issued_at = seconds(claims, "iat")?;
+    let not_before = seconds(claims, "nbf")?;
+    if now >= expires_at.plus(issuer.leeway) {
+        return Err(TokenFault::Expired);
+    }
+    let latest_start = now.plus(issuer.leeway).unix_seconds();
+    if issued_at.max(not_before).is_some_and(|start| start > latest_start) {
+        return Err(TokenFault::NotYetValid);
+    }
+    let issued_at = issued_at.map_or(now, Timestamp::from_unix_seconds);
+    if expires_at.since(issued_at) > issuer.lifetime_max {
+        return Err(TokenFault::LifetimeTooLong);
+    }
+    Ok(())
 }
 
 impl Kind {

@@ -19,7 +19,7 @@ use crate::{
     ceiling::Ceilings,
     config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, Senders, metadata},
+    identity::{Audience, Authenticator, Senders, api_key::ApiKeys, metadata},
     policy::Policies,
     state::Store,
     telemetry::metrics,
@@ -67,8 +67,9 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator.
     pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
-        let senders = Senders::new(&config)?;
-        let identity = Authenticator::new(&config.issuers, senders).map_err(|error| format!("issuers: {error}"))?;
+        let api_keys = config.keys.enabled.then(|| ApiKeys::new(&config, store.clone()));
+        let identity = Authenticator::new(&config.issuers, api_keys, Senders::new(&config)?)
+            .map_err(|why| format!("issuers: {why}"))?;
         let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;

@@ -19,7 +19,7 @@ use crate::{
     catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source},
-    identity::{Agent, Authentication, Binding, Credential, Identity, User},
+    identity::{self, Agent, Authentication, Binding, Credential, Identity, User},
     rpc::json::{Bounds, Document},
 };
 
@@ -49,6 +49,8 @@ struct Case {
     #[serde(default)]
     scopes: Vec<String>,
     acr: Option<String>,
+    #[serde(default)]
+    method: Method,
     /// RFC 3339; when the user logged in.
     auth_time: Option<String>,
     /// `dpop` or `certificate`, where the token is bound so.
@@ -61,6 +63,28 @@ struct Case {
     expect: Answer,
     /// The policy that has to be among those that decide.
     policy: Option<String>,
+}
+
+/// How the caller of a case was proven.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Method {
+    #[default]
+    Jwt,
+    Introspection,
+    ApiKey,
+    Certificate,
+}
+
+impl Method {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => identity::JWT,
+            Self::Introspection => identity::INTROSPECTION,
+            Self::ApiKey => identity::API_KEY,
+            Self::Certificate => identity::CERTIFICATE,
+        }
+    }
 }
 
 /// How one case ended.
@@ -191,7 +215,7 @@ fn identity(case: &Case) -> Identity {
         groups: sorted(&case.groups),
         scopes: sorted(&case.scopes),
         authentication: Authentication {
-            method: "jwt",
+            method: case.method.as_str(),
             issuer: case.issuer.clone(),
             token_id: None,
             token_digest: String::new(),

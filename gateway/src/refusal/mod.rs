@@ -71,6 +71,14 @@ pub enum TokenFault {
     SignatureInvalid,
     /// `typ` is not that of an access token (RFC 9068 §4).
     TypeMismatch,
+    /// The provider says that the token is not active: unknown to it, expired or revoked (RFC 7662 §2.2).
+    Inactive,
+    /// The provider says that another issuer made the token.
+    IssuerMismatch,
+    /// No API key has this id, or the key of this id is another.
+    ApiKeyUnknown,
+    /// The API key was revoked.
+    ApiKeyRevoked,
 }
 
 impl TokenFault {
@@ -96,6 +104,10 @@ impl TokenFault {
             Self::ProofMissing => "proof_missing",
             Self::SignatureInvalid => "signature_invalid",
             Self::TypeMismatch => "type_mismatch",
+            Self::Inactive => "inactive",
+            Self::IssuerMismatch => "issuer_mismatch",
+            Self::ApiKeyUnknown => "api_key_unknown",
+            Self::ApiKeyRevoked => "api_key_revoked",
         }
     }
 }
@@ -259,6 +271,8 @@ pub enum Refusal {
     // ── exchange ──
     /// The authorization server would not give a credential for this upstream.
     GrantRefused(String),
+    /// This upstream's credential comes of a token of an identity provider, and the caller has none: an API key.
+    GrantNeedsToken,
     /// The authorization server cannot be reached, or answers nonsense.
     GrantUnavailable(String),
 
@@ -415,6 +429,7 @@ impl Refusal {
                 | Self::AuthenticationInsufficient(_)
                 | Self::ScopeInsufficient(_)
                 | Self::GrantRefused(_)
+                | Self::GrantNeedsToken
         );
         if retryable || before { Self::OutcomeUnknown(format!("{code}: {}", self.inside())) } else { self }
     }
@@ -444,7 +459,11 @@ impl Refusal {
                 | TokenFault::Malformed
                 | TokenFault::ProofMissing
                 | TokenFault::SignatureInvalid
-                | TokenFault::TypeMismatch => Cow::Borrowed(fault.as_str()),
+                | TokenFault::TypeMismatch
+                | TokenFault::Inactive
+                | TokenFault::IssuerMismatch
+                | TokenFault::ApiKeyUnknown
+                | TokenFault::ApiKeyRevoked => Cow::Borrowed(fault.as_str()),
             };
         }
         if let Self::ProofInvalid(fault) = self {
@@ -534,6 +553,7 @@ impl Refusal {
             Self::PolicyFailed(_) => Row("policy_failed", 403, 40305, false),
             Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
             Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
+            Self::GrantNeedsToken => Row("grant_needs_token", 403, 40310, false),
             Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
             Self::RequestStateInvalid(_) => Row("request_state_invalid", 200, -32602, false),
             Self::RequestStateExpired => Row("request_state_expired", 200, -32602, false),
@@ -642,6 +662,9 @@ impl Refusal {
             Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",
             Self::CeilingReached { .. } => "a rate ceiling is reached; try again later",
             Self::GrantRefused(_) => "no credential could be obtained for this call's server",
+            Self::GrantNeedsToken => {
+                "this call's server needs a caller with a token of an identity provider; an API key is none"
+            }
             Self::GrantUnavailable(_) => "the authorization server for this call cannot be used now; try again",
             Self::RequestStateInvalid(_) => "invalid `requestState`",
             Self::RequestStateExpired => "this `requestState` has expired: make the call again without it",

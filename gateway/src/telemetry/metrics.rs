@@ -64,6 +64,8 @@ pub struct Metrics {
     pub list_bytes: Family<Counter, 1>,
     /// Readings of issuers' keys, by issuer and outcome (`ok`, `failed`).
     pub key_fetches: Family<Counter, 2>,
+    /// Questions about tokens, by issuer and outcome (`active`, `inactive`, `failed`, `refused` for one not asked).
+    pub introspections: Family<Counter, 2>,
     /// 1 where the upstream answers, 0 where not; by upstream.
     pub upstream_up: Family<Gauge, 1>,
     /// Messages from upstreams that nobody asked for or that fit nothing, by upstream and reason.
@@ -190,6 +192,12 @@ impl Metrics {
                 "Readings of issuers' keys.",
                 &[names::ISSUER, names::OUTCOME],
                 &self.key_fetches,
+            ),
+            Metric::family(
+                "tollgate.identity.introspections",
+                "Questions to issuers about tokens.",
+                &[names::ISSUER, names::OUTCOME],
+                &self.introspections,
             ),
             Metric::family(
                 "tollgate.upstream.up",

@@ -3,7 +3,7 @@
 // It binds tokens to the key of a DPoP proof (RFC 9449), and those of `agent-tls` to a certificate (RFC 8705): the DER, in base64, in the header
 // `client-certificate`, where a proxy that ends TLS would put it.
 // Added here: RFC 8693 token exchange, and logins without pages (`login_hint`, or else "alice", is logged in and consents).
-// Environment: TOKEN_TTL (seconds), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it). Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
+// Environment: TOKEN_TTL (seconds), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it), OPAQUE (access tokens are opaque). Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
 import crypto from 'node:crypto';
 import http from 'node:http';
 import Provider, { errors } from 'oidc-provider';
@@ -38,7 +38,8 @@ if (process.env.CLIENT_KEY) {
   clients.push({ ...gateway, client_id: 'gateway-key', token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: 'ES256', jwks: { keys: [JSON.parse(process.env.CLIENT_KEY)] } });
 }
 
-const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } });
+const format = process.env.OPAQUE ? { accessTokenFormat: 'opaque' } : { accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } };
+const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, ...format });
 const account = (id) => USERS[id] && {
   accountId: id,
   claims: async () => ({ sub: id, name: id, email: USERS[id].email, email_verified: true, groups: USERS[id].groups, tenant: USERS[id].tenant }),

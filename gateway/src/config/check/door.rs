@@ -192,6 +192,7 @@ impl Checker<'_> {
             let place = Place { name: "`[[issuers]]`".to_owned(), span: table.span() };
             issuers.extend(self.issuer(table.get_ref(), &place).map(Arc::new));
         }
+        self.opaque_tokens_of_one(written);
         issuers
     }
 
@@ -203,8 +204,18 @@ impl Checker<'_> {
             Some(uri) => self.safe_url(uri, "`jwks_uri`").map(Some),
             None => Some(None),
         };
-        let algorithms = self.required(&written.algorithms, place, "algorithms", "algorithms = [\"ES256\"]");
-        let algorithms = algorithms.map(|algorithms| self.algorithms(algorithms));
+        let introspection = match &written.introspection {
+            Some(introspection) => self.introspection(introspection, written).map(Some),
+            None => Some(None),
+        };
+        let algorithms = match &written.algorithms {
+            // Whoever gives out nothing but opaque tokens signs none.
+            None if written.introspection.is_some() => Some(Vec::new()),
+            algorithms => self
+                .required(algorithms, place, "algorithms", "algorithms = [\"ES256\"]")
+                .map(|algorithms| self.algorithms(algorithms)),
+        };
+        let profile = self.profile(written);
         let claims = match &written.claims {
             Some(claims) => self.claims(claims.get_ref()),
             None => self.claims(&written::Claims::default()),
@@ -226,6 +237,8 @@ impl Checker<'_> {
             lifetime_max,
             leeway,
             ca: ca?,
+            profile,
+            introspection: introspection?,
         })
     }
 

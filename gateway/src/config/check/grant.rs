@@ -109,7 +109,7 @@ impl Checker<'_> {
             .and_then(|url| self.safe_url(url, "`token_endpoint`"));
         let example = "client = { id = \"tollgate\", secret = { env = \"TOLLGATE_CLIENT_SECRET\" } }";
         let client = self.required(&written.client, place, "client", example);
-        let client = client.and_then(|client| self.client(client, written));
+        let client = client.and_then(|client| self.client(client, written.token_endpoint.as_ref()));
         let audience = match &written.audience {
             Some(audience) => self.word(audience, "an audience", is_name, "1 to 256 characters of text").map(Some),
             None => Some(None),
@@ -143,7 +143,12 @@ impl Checker<'_> {
         }
     }
 
-    fn client(&mut self, table: &Spanned<written::Client>, grant: &written::Grant) -> Option<OAuthClient> {
+    /// `audience` is whom an assertion is for, where that is not written.
+    pub(super) fn client(
+        &mut self,
+        table: &Spanned<written::Client>,
+        audience: Option<&Spanned<String>>,
+    ) -> Option<OAuthClient> {
         let written = table.get_ref();
         let place = Place { name: "`client`".to_owned(), span: table.span() };
         let id = self
@@ -161,7 +166,7 @@ impl Checker<'_> {
             Authentication::ClientSecretPost => {
                 self.client_secret(written, &place).map(ClientAuthentication::SecretPost)
             }
-            Authentication::PrivateKeyJwt => self.private_key_jwt(written, &place, grant),
+            Authentication::PrivateKeyJwt => self.private_key_jwt(written, &place, audience),
         };
         Some(OAuthClient { id: id?, authentication: authentication? })
     }
@@ -188,7 +193,7 @@ impl Checker<'_> {
         &mut self,
         written: &written::Client,
         place: &Place,
-        grant: &written::Grant,
+        audience: Option<&Spanned<String>>,
     ) -> Option<ClientAuthentication> {
         if let Some(secret) = &written.secret {
             let help = "remove `secret`: the key proves who the gateway is";
@@ -211,10 +216,10 @@ impl Checker<'_> {
             Some(id) => self.word(id, "a key id", is_name, "1 to 256 characters of text").map(Some),
             None => Some(None),
         };
-        let audience = match (&written.assertion_audience, &grant.token_endpoint) {
+        let audience = match (&written.assertion_audience, audience) {
             (Some(audience), _) => self.word(audience, "an audience", is_name, "1 to 256 characters of text"),
             // RFC 7523 §3: the token endpoint's URL may be the audience; servers that want their issuer are told so.
-            (None, endpoint) => endpoint.as_ref().map(|endpoint| endpoint.get_ref().clone()),
+            (None, audience) => audience.map(|audience| audience.get_ref().clone()),
         };
         Some(ClientAuthentication::PrivateKeyJwt {
             key: key?,

@@ -7,6 +7,7 @@
 mod door;
 mod estate;
 mod grant;
+mod inbound;
 mod sender;
 mod transport;
 mod values;
@@ -96,7 +97,8 @@ impl Checker<'_> {
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
-        Some(Config { gateway, issuers, certificates, audit, telemetry, limits, state, upstreams, digest })
+        let keys = self.keys(&file.keys, &state);
+        Some(Config { gateway, issuers, certificates, audit, telemetry, limits, state, keys, upstreams, digest })
     }
 
     /// A token for the gateway must be of no use at an upstream, nor one for an upstream here (audience confusion):
