@@ -10,6 +10,7 @@ mod habits;
 mod identity;
 mod input;
 mod matrix;
+mod refusals;
 mod senders;
 mod tasks;
 mod transports;

@@ -30,6 +30,7 @@ mod subscribe;
 pub(crate) mod task_states;
 pub(crate) mod tasks;
 mod telemetry;
+mod turned_down;
 mod upstream_tls;
 
 use crate::harness::http::Answer;

@@ -485,6 +485,8 @@ pub struct Outcome<'a> {
     pub duration_us: Option<u64>,
     /// Whether it was answered with what an earlier call had brought, and so never reached the upstream.
     pub cached: bool,
+    /// How often it was sent: more than once where the upstream turned it down and was read anew.
+    pub attempts: u64,
 }
 
 impl Outcome<'_> {
@@ -501,6 +503,7 @@ impl Outcome<'_> {
             digest: None,
             duration_us: None,
             cached: false,
+            attempts: 1,
         }
     }
 }
@@ -526,6 +529,7 @@ impl Fill for Outcome<'_> {
             if self.cached {
                 json.truth("cached", true);
             }
+            json.number_if("attempts", (self.attempts > 1).then_some(self.attempts));
         });
     }
 }

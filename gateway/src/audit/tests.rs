@@ -125,6 +125,7 @@ fn outcome(ending: Ending) -> Outcome<'static> {
         bytes: Some(560),
         digest: Some("d16e57"),
         duration_us: Some(1234),
+        attempts: 2,
         ..Outcome::new(ending)
     }
 }

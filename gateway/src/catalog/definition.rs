@@ -294,6 +294,31 @@ impl Definition {
         !self.requires.is_empty() || !self.login.is_empty()
     }
 
+    /// Whether somebody who judged a call by `self` judged it by `other` too: only which arguments are mirrored in headers
+    /// may differ, which nobody decides by.
+    #[must_use]
+    pub fn is_judged_as(&self, other: &Self) -> bool {
+        let facts = |it: &Self| {
+            (it.kind, it.upstream.clone(), it.name.clone(), it.tags.clone(), it.requires.clone(), it.login.clone())
+        };
+        let says = |it: &Self, member| it.document.root().get(member).map(canonical::canonical);
+        let others = || PINNED.into_iter().filter(|member| *member != "inputSchema");
+        self.key == other.key
+            || (self.kind == Kind::Tool && facts(self) == facts(other))
+                && others().all(|member| says(self, member) == says(other, member))
+                && self.unmirrored() == other.unmirrored()
+    }
+
+    /// The input's schema without word of headers.
+    fn unmirrored(&self) -> serde_json::Value {
+        let mut schema = self.input_schema.clone();
+        for mirror in &self.mirrors {
+            let property = mirror.path.iter().try_fold(&mut schema, |at, name| at.get_mut("properties")?.get_mut(name));
+            property.and_then(serde_json::Value::as_object_mut).and_then(|it| it.remove(mirrors::ANNOTATION));
+        }
+        schema
+    }
+
     /// The definition's JSON as the upstream gave it.
     #[must_use]
     pub fn raw(&self) -> &Bytes {
@@ -343,7 +368,7 @@ impl LoginRule {
         }
         let in_all = |one: &&String| self.acr.iter().all(|any| any.contains(one));
         let acr = self.acr.first().into_iter().flatten().filter(in_all).cloned().collect();
-        Some(Login { acr, age_max_s: self.age_max.map(|age_max| age_max.as_secs()) })
+        Some(Login { acr, age_max_s: self.age_max.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)) })
     }
 }
 

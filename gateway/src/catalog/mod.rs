@@ -35,7 +35,7 @@ pub struct Listing {
     /// What it says that it serves; `None` where it was never read.
     pub offer: Option<Offer>,
     /// Why the listing is missing or out of date; `None` where it is fresh.
-    pub degraded: Option<String>,
+    pub degraded: Option<Refusal>,
 }
 
 /// What an upstream says of itself in `server/discover` or `initialize`.
@@ -321,7 +321,7 @@ impl Catalogue {
         }
         match UpstreamId::parse(upstream).and_then(|id| self.listings.get(&id)) {
             Some(Listing { offer: None, degraded, .. }) => {
-                Err(Refusal::CatalogueUnavailable(degraded.clone().unwrap_or_default()))
+                Err(degraded.clone().unwrap_or_else(|| Refusal::CatalogueUnavailable(String::new())))
             }
             _ => Err(unknown(Kind::Tool, name)),
         }
@@ -458,7 +458,7 @@ impl Catalogue {
         let Endpoint::Upstream(id) = endpoint else { return Ok(&self.federated) };
         let listing = self.listings.get(id).ok_or(Refusal::RouteUnknown)?;
         match (&listing.offer, &listing.degraded) {
-            (None, Some(why)) => Err(Refusal::CatalogueUnavailable(why.clone())),
+            (None, Some(why)) => Err(why.clone()),
             _ => self.single.get(id).ok_or(Refusal::RouteUnknown),
         }
     }

@@ -179,7 +179,8 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
 #[test]
 fn an_upstream_that_is_down_hides_nothing_of_the_others() {
     let before = catalogue(&[("crm", &["find"]), ("notes", &["read"])]);
-    let down = Listing { degraded: Some("unreachable".to_owned()), ..Listing::default() };
+    let down =
+        Listing { degraded: Some(Refusal::CatalogueUnavailable("unreachable".to_owned())), ..Listing::default() };
     let catalogue = before.with(UpstreamId::parse("notes").unwrap(), down);
     assert!(catalogue.listed(&Endpoint::Federated, Kind::Tool, "crm__find").is_ok());
     assert_eq!(catalogue.degraded(&Endpoint::Federated).count(), 1);
@@ -198,5 +199,40 @@ proptest! {
         let id = UpstreamId::parse("x").unwrap();
         prop_assume!(one != other);
         prop_assert_ne!(name::federated(&id, &one), name::federated(&id, &other));
+    }
+}
+
+/// A call that was judged by one definition may go up by another, where only its headers differ.
+#[test]
+fn a_definition_is_judged_as_another_where_only_mirrors_differ() {
+    let up = upstream("crm");
+    let read = |members: serde_json::Value| {
+        let mut tool = serde_json::json!({ "name": "find", "description": "Finds.", "inputSchema": {
+            "type": "object",
+            "properties": { "a": { "type": "string", "x-mcp-header": "A" }, "x-mcp-header": { "type": "string" } },
+        } });
+        tool.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        Definition::read(&up, Kind::Tool, Bytes::from(tool.to_string())).unwrap()
+    };
+    let schema = |properties: serde_json::Value| {
+        read(serde_json::json!({ "inputSchema": { "type": "object", "properties": properties } }))
+    };
+    let (text, own) = (serde_json::json!({ "type": "string" }), serde_json::json!({ "type": "string" }));
+    let judged = read(serde_json::json!({}));
+    assert!(read(serde_json::json!({ "icons": [] })).is_judged_as(&judged), "no one decides by icons");
+    let unmirrored = schema(serde_json::json!({ "a": text, "x-mcp-header": own }));
+    let elsewhere = schema(serde_json::json!({ "a": text, "x-mcp-header": { "type": "string", "x-mcp-header": "B" } }));
+    for now in [&unmirrored, &elsewhere] {
+        assert!(now.digest != judged.digest && now.is_judged_as(&judged) && judged.is_judged_as(now));
+    }
+    for other in [
+        schema(serde_json::json!({ "a": text })),
+        schema(serde_json::json!({ "a": { "type": "integer", "x-mcp-header": "A" }, "x-mcp-header": own })),
+        read(serde_json::json!({ "description": "Erases." })),
+        read(serde_json::json!({ "annotations": { "readOnlyHint": true } })),
+        read(serde_json::json!({ "outputSchema": { "type": "object" } })),
+        read(serde_json::json!({ "name": "erase" })),
+    ] {
+        assert!(!other.is_judged_as(&judged), "{:?}", other.raw());
     }
 }

@@ -4,7 +4,7 @@
 //! media type. It reads no token and no body; everything that it lets in goes to [`Gateway::handle`], and everything
 //! that it keeps out to [`Gateway::refuse`].
 
-use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -184,7 +184,12 @@ impl Answer for Door {
         let mut response = match judged {
             Ok(Asked::Call(endpoint)) => {
                 let body = body::read(body, self.body_bytes_max, self.body_read);
-                self.inside.handle(head(parts, endpoint, peer), body).await
+                // Here and not in a function of its own, which would hold the head a second time.
+                match &self.inside {
+                    Inside::Gateway(gateway) => gateway.handle(head(parts, endpoint, peer), body).await,
+                    #[cfg(test)]
+                    Inside::Double(double) => double.handle(head(parts, endpoint, peer), body).await,
+                }
             }
             Ok(Asked::Document(document)) => json(document),
             Ok(Asked::Options(methods)) => options(&parts, methods, page.is_some()),
@@ -217,18 +222,6 @@ impl Answer for Door {
 }
 
 impl Inside {
-    async fn handle(
-        &self,
-        head: Head,
-        body: impl Future<Output = Result<Bytes, Refusal>> + Send,
-    ) -> lifecycle::Response {
-        match self {
-            Self::Gateway(gateway) => gateway.handle(head, body).await,
-            #[cfg(test)]
-            Self::Double(double) => double.handle(head, body).await,
-        }
-    }
-
     fn forgives(&self, habit: Tolerance) -> bool {
         match self {
             Self::Gateway(gateway) => gateway.estate().forgives(habit),
@@ -247,7 +240,7 @@ impl Inside {
 }
 
 fn head(parts: Parts, endpoint: Endpoint, peer: Peer) -> Head {
-    let query = parts.uri.query().map(str::to_owned);
+    let query = parts.uri.query().map(Box::from);
     let slashed = parts.uri.path().ends_with('/');
     let Peer { address, certificate } = peer;
     Head { endpoint, slashed, method: parts.method, query, headers: parts.headers, peer: address, certificate }

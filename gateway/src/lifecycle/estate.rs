@@ -21,6 +21,7 @@ use crate::{
     exchange::Exchange,
     identity::{Audience, Authenticator, Senders, api_key::ApiKeys, metadata},
     policy::Policies,
+    refusal::Refusal,
     state::Store,
     telemetry::metrics,
     upstream::Upstreams,
@@ -74,7 +75,8 @@ impl Estate {
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
         let unread = |id: &UpstreamId| {
-            (id.clone(), Listing { degraded: Some("it was not read yet".to_owned()), ..Listing::default() })
+            let degraded = Some(Refusal::CatalogueUnavailable("it was not read yet".to_owned()));
+            (id.clone(), Listing { degraded, ..Listing::default() })
         };
         let catalogue = Catalogue::merge(0, config.gateway.prefix, config.upstreams.keys().map(unread).collect());
         let audiences = endpoints(&config)

@@ -122,13 +122,16 @@ impl Gateway {
     /// Gives a refusal its outside form, and records it.
     pub(super) fn refused(&self, estate: &Estate, trail: &Trail, refusal: &Refusal) -> Response {
         let era = trail.answer_era();
-        let outside = refusal.outside(era);
+        let outside = match &trail.request_id {
+            Some(_) => refusal.outside(era),
+            None => refusal.outside_http(era),
+        };
         trail.refused(&self.journal, refusal, &outside);
         if let Some(asked) = &trail.asked {
             asked.operation.note(names::REFUSAL, outside.code);
         }
         let challenge = outside.challenge.as_ref().map(|challenge| challenge_text(estate, trail, challenge));
-        respond::refusal(trail.request_id.as_ref(), era, refusal, challenge.as_deref())
+        respond::refusal(trail.request_id.as_ref(), era, &outside, challenge.as_deref())
     }
 }
 

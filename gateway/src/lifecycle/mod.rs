@@ -54,7 +54,7 @@ pub struct Head {
     /// `POST`, `GET` or `DELETE`; the edge answers every other method itself.
     pub method: Method,
     /// The query string, if any.
-    pub query: Option<String>,
+    pub query: Option<Box<str>>,
     /// The headers as they came.
     pub headers: HeaderMap,
     /// Who is at the other end of the connection.
@@ -388,7 +388,7 @@ impl Gateway {
             (_, retry) => {
                 let first = (receipt.id(), retry.as_ref());
                 let carriage = Carriage::load(asking, target, &self.means, allowed, first)?;
-                self.tasks.spawn(carriage.carry(leg, (receipt, grant), retry.as_ref().and_then(Retrying::up)));
+                self.tasks.spawn(carriage.carry(leg, (receipt, grant)));
             }
         }
         answered.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))
@@ -459,7 +459,7 @@ mod tests {
     fn a_head_does_not_print_credentials() {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Bearer hunter2"))]);
         let peer = "192.0.2.1:9".parse().unwrap();
-        let query = Some("access_token=hunter2".to_owned());
+        let query = Some("access_token=hunter2".into());
         let endpoint = Endpoint::Federated;
         let head = Head { endpoint, slashed: false, method: Method::POST, query, headers, peer, certificate: None };
         assert_eq!(format!("{head:?}"), "Head(POST /mcp from 192.0.2.1:9)");

@@ -59,7 +59,8 @@ impl Gateway {
         if call.era() == Era::Legacy && (state.is_some() || responses.is_some()) {
             return Err(Refusal::RequestStateInvalid("from a client whose revision has none"));
         }
-        // Without a state nobody asked: a call of its own, and such answers go nowhere (RS-32, spec §2.3).
+        // Without a state nobody asked: a call of its own (spec §2.3), and such answers go nowhere unless it comes to asking
+        // for them (RS-32).
         let Some(state) = state.and_then(Value::text) else { return Ok(None) };
         let binding = Binding {
             principal: &caller.identity().principal,

@@ -57,7 +57,7 @@ impl Gateway {
             if let Err(refusal) = subscription.settled(SETTLED_MAX).await {
                 // The intent is written, and the subscription's end is its outcome.
                 trail.measure(refusal.code(), None);
-                return Ok(respond::refusal(Some(id), call.era(), &refusal, None));
+                return Ok(respond::refusal(Some(id), call.era(), &refusal.outside(call.era()), None));
             }
             session.subscribe(uri.into_owned(), subscription);
         }

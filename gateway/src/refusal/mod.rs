@@ -254,6 +254,8 @@ pub enum Refusal {
     CursorInvalid,
     /// The upstream's definition of this tool has not been read yet, or cannot be.
     CatalogueUnavailable(String),
+    /// The upstream turned the call down, and what it is aimed at is no longer what was judged; how, is for the journal.
+    DefinitionChanged(String),
 
     // ── policy, ceiling ──
     /// Policy forbids this call; no scope would help. The policies that decided are for the journal.
@@ -313,6 +315,10 @@ pub enum Refusal {
     UpstreamUnauthorized,
     /// The upstream answered something that is not MCP, or not an answer to this call.
     UpstreamInvalid(String),
+    /// The upstream wants scopes for this call that the gateway's credential does not have; they are for the journal.
+    UpstreamScopeMissing(String),
+    /// The upstream and the gateway have no revision of MCP in common.
+    UpstreamIncompatible(String),
     /// The upstream's answer is larger than the limit, in bytes.
     UpstreamTooLarge(usize),
     /// The caller's own credential was about to leave the gateway: a bug, stopped by the tripwire.
@@ -327,7 +333,7 @@ pub struct Login {
     /// Strengths of which one has to be the login's, `acr_values`; any where empty.
     pub acr: Vec<String>,
     /// How many seconds ago at most, `max_age`.
-    pub age_max_s: Option<u64>,
+    pub age_max_s: Option<u32>,
 }
 
 /// What a refusal looks like from outside.
@@ -402,13 +408,20 @@ impl Refusal {
         self.row().0
     }
 
-    /// The whole outside form for a client of `era`.
+    /// The whole outside form, in answer to a JSON-RPC request of a client of `era`.
     #[must_use]
     pub fn outside(&self, era: Era) -> Outside {
+        let outside = self.outside_http(era);
+        Outside { status: self.status_for(era, outside.status), ..outside }
+    }
+
+    /// The same in answer to anything else: a notification, a stream that is asked for, or what could not be read.
+    #[must_use]
+    pub fn outside_http(&self, era: Era) -> Outside {
         let Row(code, status, rpc, retryable) = self.row();
         Outside {
             code,
-            status: self.status_for(era, status),
+            status,
             rpc: self.rpc_for(era, rpc),
             message: self.message(),
             retryable,
@@ -482,6 +495,7 @@ impl Refusal {
     fn recorded(&self) -> Option<&str> {
         if let Self::IdentityUnavailable(why)
         | Self::CatalogueUnavailable(why)
+        | Self::DefinitionChanged(why)
         | Self::PolicyFailed(why)
         | Self::GrantRefused(why)
         | Self::GrantUnavailable(why)
@@ -490,6 +504,8 @@ impl Refusal {
         | Self::UpstreamLost(why)
         | Self::OutcomeUnknown(why)
         | Self::UpstreamInvalid(why)
+        | Self::UpstreamScopeMissing(why)
+        | Self::UpstreamIncompatible(why)
         | Self::InputRefused(why)
         | Self::ToolUnknown(why)
         | Self::PromptUnknown(why)
@@ -549,6 +565,7 @@ impl Refusal {
             Self::TaskUnknown(_) => Row("task_unknown", 200, -32602, false),
             Self::CursorInvalid => Row("cursor_invalid", 200, -32602, false),
             Self::CatalogueUnavailable(_) => Row("catalogue_unavailable", 503, 50304, true),
+            Self::DefinitionChanged(_) => Row("definition_changed", 409, 40901, true),
             Self::Denied(_) => Row("denied", 403, 40304, false),
             Self::PolicyFailed(_) => Row("policy_failed", 403, 40305, false),
             Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
@@ -572,25 +589,21 @@ impl Refusal {
             Self::UpstreamUnauthorized => Row("upstream_unauthorized", 502, 50204, false),
             Self::UpstreamInvalid(_) => Row("upstream_invalid", 502, 50205, false),
             Self::UpstreamTooLarge(_) => Row("upstream_too_large", 502, 50206, false),
+            Self::UpstreamIncompatible(_) => Row("upstream_incompatible", 502, 50211, false),
+            Self::UpstreamScopeMissing(_) => Row("upstream_scope_missing", 502, 50212, false),
             Self::CredentialLeak => Row("credential_leak", 500, 50001, false),
             Self::Bug(_) => Row("bug", 500, -32603, false),
         }
     }
 
-    /// A legacy client re-initialises on any 404 (RL-06), so only a lost session may be one; and errors of a method or
-    /// its parameters travel in a 200 there, as does what the client itself could not be asked: some clients take any
-    /// other status for the end of everything (PyPI mcp 1).
+    /// A legacy client hears of its request in a JSON-RPC error with HTTP 200. Published ones take any other status for the
+    /// end of the session (PyPI mcp 1), or do not read its body (npm sdk 1), and neither waits for 429 or 503 and tries
+    /// again. It hears by the status what HTTP itself, the transport and authorization have one for: 401, a challenge to
+    /// step up, and 404 for a lost session only, because it re-initialises then (RL-06).
     fn status_for(&self, era: Era, status: u16) -> u16 {
-        let in_band = matches!(
-            self,
-            Self::MethodUnknown
-                | Self::MetaMissing(_)
-                | Self::InputUndeclared(_)
-                | Self::InputRefused(_)
-                | Self::InputTimeout
-                | Self::InputRoundsExceeded
-        );
-        if era == Era::Legacy && in_band { 200 } else { status }
+        let of_the_message = matches!(self, Self::MethodUnknown | Self::MetaMissing(_));
+        let of_the_call = matches!(status, 403 | 409 | 429 | 500..) && self.challenge().is_none();
+        if era == Era::Legacy && (of_the_message || of_the_call) { 200 } else { status }
     }
 
     /// The codes that the 2026-07-28 revision defined never go to a legacy client (spec §1.7).
@@ -659,6 +672,9 @@ impl Refusal {
             Self::TaskUnknown(_) => "unknown task",
             Self::CursorInvalid => "invalid cursor",
             Self::CatalogueUnavailable(_) => "the tools of this server cannot be read now; try again",
+            Self::DefinitionChanged(_) => {
+                "this has changed since it was listed; the call was not made: list again, and call by that"
+            }
             Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",
             Self::CeilingReached { .. } => "a rate ceiling is reached; try again later",
             Self::GrantRefused(_) => "no credential could be obtained for this call's server",
@@ -687,6 +703,10 @@ impl Refusal {
             Self::OutcomeUnknown(_) => "the call was made, and its answer cannot be had; the outcome is unknown",
             Self::UpstreamUnauthorized => "the server behind this tool does not accept the gateway's credential",
             Self::UpstreamInvalid(_) => "the server behind this tool gave an answer that is not valid MCP",
+            Self::UpstreamScopeMissing(_) => {
+                "the server behind this tool does not allow this call to the credential that the gateway has for it"
+            }
+            Self::UpstreamIncompatible(_) => "this server speaks no version of MCP that the gateway speaks",
             Self::UpstreamTooLarge(_) => "the answer of the server behind this tool is larger than this gateway takes",
             Self::CredentialLeak => "the call was stopped to protect a credential",
             Self::Bug(_) => "internal error",
@@ -766,6 +786,39 @@ mod tests {
         }
         for refusal in [Refusal::InputTimeout, Refusal::UpstreamTimeout, Refusal::CredentialLeak] {
             assert_eq!(refusal.clone().once_sent(), refusal);
+        }
+    }
+
+    /// Of a legacy client's request, HTTP says what is HTTP's, the transport's and authorization's to say; the rest is in
+    /// band. To anything but a request, and to modern clients, it says everything.
+    #[test]
+    fn a_legacy_request_is_refused_in_band_but_for_what_clients_act_on_by_the_status() {
+        for (refusal, request, http) in [
+            (Refusal::Denied(Vec::new()), 200, 403),
+            (Refusal::GrantRefused(String::new()), 200, 403),
+            (Refusal::DefinitionChanged(String::new()), 200, 409),
+            (Refusal::CeilingReached { ceiling: "c".into(), retry_after_ms: 5 }, 200, 429),
+            (Refusal::Bug("b"), 200, 500),
+            (Refusal::UpstreamLost(String::new()), 200, 502),
+            (Refusal::InputRoundsExceeded, 200, 502),
+            (Refusal::Overloaded("calls in flight"), 200, 503),
+            (Refusal::CatalogueUnavailable(String::new()), 200, 503),
+            (Refusal::UpstreamTimeout, 200, 504),
+            (Refusal::MethodUnknown, 200, 404),
+            (Refusal::MetaMissing("m"), 200, 400),
+            (Refusal::ToolUnknown(String::new()), 200, 200),
+            (Refusal::TokenInvalid(TokenFault::Expired), 401, 401),
+            (Refusal::ScopeInsufficient(vec!["s".into()]), 403, 403),
+            (Refusal::SessionUnknown, 404, 404),
+            (Refusal::SessionMissing, 400, 400),
+            (Refusal::VersionHeaderUnsupported("v".into()), 400, 400),
+            (Refusal::NotARequest("n"), 400, 400),
+            (Refusal::NotAcceptable, 406, 406),
+            (Refusal::BodyTooLarge(1), 413, 413),
+        ] {
+            let statuses = (refusal.outside(Era::Legacy).status, refusal.outside_http(Era::Legacy).status);
+            assert_eq!(statuses, (request, http), "{refusal:?}");
+            assert_eq!(refusal.outside(Era::Modern).status, http, "{refusal:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::{time::Duration, vec};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
+    header::{ACCEPT, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE},
 };
 use url::Url;
 
@@ -141,6 +141,8 @@ pub(super) struct Answered {
     pub(super) status: StatusCode,
     /// `Mcp-Session-Id`, where the upstream gave one.
     pub(super) session: Option<HeaderValue>,
+    /// The scopes that a 403 wants (RFC 6750 §3.1), where it was for want of them.
+    pub(super) wants: Option<Vec<String>>,
     /// The messages.
     pub(super) messages: Messages,
 }
@@ -148,13 +150,14 @@ pub(super) struct Answered {
 impl Answered {
     /// The session is not there (any more): nothing was executed.
     pub(super) fn gone() -> Self {
-        Self { status: StatusCode::NOT_FOUND, session: None, messages: Messages::of(Source::Nothing) }
+        Self { status: StatusCode::NOT_FOUND, session: None, wants: None, messages: Messages::of(Source::Nothing) }
     }
 
     /// What comes back comes over a channel that others share; nothing does where nothing was asked.
     pub(super) fn routed(routed: Option<Routed>) -> Self {
         let status = if routed.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
-        Self { status, session: None, messages: Messages::of(routed.map_or(Source::Nothing, Source::Routed)) }
+        let messages = Messages::of(routed.map_or(Source::Nothing, Source::Routed));
+        Self { status, session: None, wants: None, messages }
     }
 }
 
@@ -235,6 +238,7 @@ async fn answered(
     Ok(Answered {
         status: parts.status,
         session: parts.headers.remove(&SESSION_ID),
+        wants: (parts.status == StatusCode::FORBIDDEN).then(|| wanted(&parts.headers)).flatten(),
         messages: Messages::of(Source::Body(Box::new(Reader {
             body,
             framing,
@@ -243,6 +247,30 @@ async fn answered(
             bytes_max: bounds.peer.reply_bytes_max,
             event_bytes_max: bounds.peer.event_bytes_max,
         }))),
+    })
+}
+
+/// The scopes of a challenge for want of scopes (RFC 6750 §3, §3.1).
+fn wanted(headers: &HeaderMap) -> Option<Vec<String>> {
+    let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    challenges.find_map(|challenge| {
+        let scope = parameter(challenge, "scope").unwrap_or_default();
+        let scopes = scope.split_ascii_whitespace().take(SCOPES_MAX).map(str::to_owned).collect();
+        (parameter(challenge, "error")? == "insufficient_scope").then_some(scopes)
+    })
+}
+
+/// A parameter of a challenge (RFC 9110 §11.2). What is escaped in it is no scope and no error that is known.
+fn parameter<'a>(challenge: &'a str, name: &str) -> Option<&'a str> {
+    let mut quoted = false;
+    let mut parameters = challenge.split(|character| {
+        quoted ^= character == '"';
+        character == ',' && !quoted
+    });
+    parameters.find_map(|parameter| {
+        let (before, value) = parameter.split_once('=')?;
+        let known = before.split_ascii_whitespace().next_back()?; // the first comes after the scheme
+        known.eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"'))
     })
 }
 
@@ -519,6 +547,9 @@ const AGENT: &str = concat!("tollgate/", env!("CARGO_PKG_VERSION"));
 
 /// An answer that nobody needs is read up to here; a larger one costs its connection.
 const DISCARD_BYTES_MAX: usize = 16 * 1024;
+
+/// Scopes of one challenge that are read.
+const SCOPES_MAX: usize = 32;
 
 /// And for so long.
 const DISCARD_MAX: Duration = Duration::from_millis(500);

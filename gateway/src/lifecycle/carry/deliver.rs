@@ -70,12 +70,13 @@ impl Delivery {
     }
 
     pub(super) async fn refuse(self, asker: &Asker, refusal: &Refusal) {
+        let outside = refusal.outside(asker.era);
         match self {
             Self::Waiting(to_client) => {
-                drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, refusal, None)))
+                drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, &outside, None)))
             }
             Self::Streaming(events) => {
-                let body = respond::error_body(Some(&asker.id), asker.era, refusal);
+                let body = respond::error_body(Some(&asker.id), asker.era, &outside);
                 events.send(sse::message(&body)).await;
             }
             Self::Gone => {}

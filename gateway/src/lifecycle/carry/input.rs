@@ -15,7 +15,6 @@ use super::{
     Carriage, Read,
     deliver::Interrupted,
     leg::{Ended, Held, Leg, instant_after},
-    task::{Followed, POLL},
 };
 use crate::{
     audit::{journal::Receipt, record},
@@ -269,6 +268,37 @@ impl Carriage {
         told.map_or_else(Ended::refused, Ended::answered)
     }
 
+    /// What a modern client sent along before it was asked, where that is what the upstream asks: all of it, and nothing
+    /// else of what came (RS-32). Only an upstream without a state of its own takes answers to no question of its own
+    /// (MCP basic/patterns/mrtr); where it has one, the client is asked.
+    pub(super) fn offered(&self, line: &Line, asked: &Asked) -> Option<Vec<(String, Kind, &'static str, Bytes)>> {
+        let stateless = asked.state.is_none() && self.call.request_state().is_none();
+        let first = self.round == 0 && self.task.is_none() && line.reply.spoken.era == Era::Modern;
+        let responses = self.call.input_responses().filter(|_| stateless && first)?;
+        let of = |(key, ask): &(String, Ask)| {
+            let response = responses.get(key)?;
+            Some((key.clone(), ask.kind, ask.kind.action(response)?, response.raw_bytes()))
+        };
+        asked.asks.iter().map(of).collect()
+    }
+
+    /// Answers the upstream with what the client sent along, by making the call again under the same record.
+    pub(super) async fn answer(
+        &mut self,
+        leg: &mut Leg,
+        line: Line,
+        (asked, offered): (Asked, Vec<(String, Kind, &'static str, Bytes)>),
+    ) -> Result<Line, Ended> {
+        self.round = self.round.saturating_add(1);
+        metrics().input_rounds.with([self.target.definition.upstream.as_str()]).increment();
+        let told = asked.asks.iter().map(|(key, ask)| (key.as_str(), ask));
+        let answers: Vec<_> = offered.iter().map(|(key, kind, action, _)| (key.as_str(), *kind, *action)).collect();
+        let recorded = self.record_asked(leg.id(), told).and_then(|()| self.record_answered(leg, &answers));
+        recorded.map_err(Ended::refused)?;
+        let responses = offered.into_iter().map(|(key, _, _, response)| (key, response)).collect();
+        self.again(leg, line.reply, Some(Retry { state: None, responses })).await
+    }
+
     fn seal(&self, leg: &Leg, asked: &Asked, round: u32, (to, life): (To, Duration)) -> Result<String, Refusal> {
         let named = |(key, ask): &(String, Ask)| (key.clone(), ask.kind.as_str().to_owned());
         let asked = asked.asks.iter().map(named).collect();
@@ -447,27 +477,7 @@ impl Carriage {
         } else {
             responses.extend(self.interview(leg, line.conversation, anew).await?);
         }
-        self.again(leg, line.reply, Some(&Retry { state: asked.state, responses })).await
-    }
-
-    /// Sends again what the upstream said itself that it awaits, under the same record.
-    pub(super) async fn again(
-        &mut self,
-        leg: &mut Leg,
-        reply: Box<Reply>,
-        retry: Option<&Retry>,
-    ) -> Result<Line, Ended> {
-        let receipt = reply.into_receipt().map_err(Ended::refused)?;
-        let mut left = self.task.as_ref().map_or(0, Followed::may_fail);
-        let grant = loop {
-            match self.mint(&leg.identity).await {
-                Ok(grant) => break grant,
-                Err(Refusal::GrantUnavailable(_)) if left > 0 => left = left.saturating_sub(1),
-                Err(refusal) => return Err(Ended::refused(refusal)),
-            }
-            self.pause(leg, POLL).await?;
-        };
-        self.set_out(leg, (receipt, grant), retry).await
+        self.again(leg, line.reply, Some(Retry { state: asked.state, responses })).await
     }
 
     /// Asks a legacy client everything at once, and waits for all answers.

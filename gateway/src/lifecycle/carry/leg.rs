@@ -48,6 +48,8 @@ pub(in crate::lifecycle) struct Leg {
     /// Whether the client takes a stream of events.
     pub(super) streams: bool,
     pub(super) delivery: Delivery,
+    /// How often the call was sent for it: again where the upstream turned it down at first.
+    pub(super) attempts: u64,
     /// The span of the request, and that of the call to the upstream within it.
     pub(super) spans: (Operation, Operation),
     /// The latter as the upstream gets it.
@@ -131,6 +133,7 @@ impl Leg {
             held,
             streams: respond::takes_streams(&asking.head.headers),
             delivery: Delivery::Waiting(to_client),
+            attempts: 1,
             traceparent: client.traceparent(),
             spans: (asked.operation, client),
             times: (trail.began, clock::instant()),
@@ -179,7 +182,8 @@ impl Leg {
     /// Writes down how it ended, and tells the client.
     pub(in crate::lifecycle) async fn end(mut self, ended: Ended) {
         let ended = ended.told_by(&self.held.asker, self.method);
-        let outcome = self.outcome(&ended);
+        let reason = ended.refusal.as_ref().map(Refusal::inside);
+        let outcome = self.outcome(&ended, reason.as_deref());
         self.open.note(&outcome);
         self.measure(&ended, &outcome);
         self.held.tracked = None; // who has the answer may use the id again
@@ -190,10 +194,12 @@ impl Leg {
         }
     }
 
-    fn outcome<'a>(&self, ended: &'a Ended) -> Outcome<'a> {
+    fn outcome<'a>(&self, ended: &'a Ended, reason: Option<&'a str>) -> Outcome<'a> {
         let mut outcome = Outcome::new(ended.ending);
         outcome.duration_us = u64::try_from(self.times.0.elapsed().as_micros()).ok();
+        outcome.reason = reason;
         outcome.cached = ended.cached;
+        outcome.attempts = self.attempts;
         if let Some(refusal) = &ended.refusal {
             let outside = refusal.outside(self.era());
             outcome.status = Some(outside.status);
@@ -295,8 +301,14 @@ impl Ended {
 
     /// The same of a call that the upstream has already.
     pub(super) fn once_sent(self) -> Self {
+        let ended = self.once_seen();
+        Self { refusal: ended.refusal.map(Refusal::once_sent), ..ended }
+    }
+
+    /// The same of a call that the upstream has seen, and did not make.
+    pub(super) fn once_seen(self) -> Self {
         let ending = if self.ending == Ending::NotForwarded { Ending::Failed } else { self.ending };
-        Self { ending, refusal: self.refusal.map(Refusal::once_sent), ..self }
+        Self { ending, ..self }
     }
 
     /// The upstream ended its answer without a response; a status that says why is worth recording.
