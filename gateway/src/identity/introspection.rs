@@ -512,7 +512,7 @@ mod tests {
             (json!({ "sub": "" }), Some(ClaimMalformed("sub"))),
             (json!({ "username": ["a"] }), Some(ClaimMalformed("username"))),
             (json!({ "cnf": { "jkt": "x" } }), Some(ClaimMalformed("cnf"))),
-            (json!({ "cnf": { "kid": "x" } }), Some(TokenFault::BindingUnknown)),
+            (json!({ "cnf": { "kid": testing::b64([1; 32]) } }), Some(TokenFault::BindingUnknown)),
             (json!({ "token_type": "DPoP" }), Some(TokenFault::BindingUnknown)),
             (json!({ "token_type": "DPoP", "cnf": { "jkt": testing::b64([1; 32]) } }), None),
             (json!({ "cnf": { "x5t#S256": testing::b64([1; 32]) } }), None),
