@@ -10,7 +10,7 @@ use std::{
 use crate::harness::place;
 
 /// A crate (or a path in one) and the modules that may name it.
-const FENCES: [(&str, &[&str]); 13] = [
+const FENCES: [(&str, &[&str]); 14] = [
     ("pingora_core", &["edge", "cli", "main"]),
     ("hyper::client", &["egress"]),
     ("hyper_util::client", &["egress"]),
@@ -18,6 +18,7 @@ const FENCES: [(&str, &[&str]); 13] = [
     ("TcpStream::connect", &["egress"]),
     ("jsonwebtoken", &["prover", "identity", "exchange", "demo"]),
     ("oauth2", &["exchange"]),
+    ("x509_parser", &["identity"]),
     ("cedar_policy", &["policy"]),
     ("opentelemetry", &["telemetry"]),
     ("rcgen", &["demo"]),

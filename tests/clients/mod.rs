@@ -13,5 +13,6 @@ mod identity;
 mod input;
 mod matrix;
 mod refusals;
+mod senders;
 mod tasks;
 mod transports;

@@ -90,6 +90,11 @@ fn wrong_values_of_the_door_are_all_told() {
 }
 
 #[test]
+fn wrong_values_of_what_senders_show_are_all_told() {
+    golden("senders");
+}
+
+#[test]
 fn wrong_ways_in_are_all_told() {
     golden("inbound");
 }

@@ -15,7 +15,14 @@ use std::{
 use rustls::ClientConfig;
 use serde_json::Value;
 
-use super::{certificates::Authority, http, issuer::Issuer, mcp::Client, place, process::Process};
+use super::{
+    certificates::{Authority, Leaf},
+    http,
+    issuer::Issuer,
+    mcp::Client,
+    place,
+    process::Process,
+};
 
 /// Allows every call of everybody; a test that is not about policy uses it.
 pub(crate) const ALLOW_ALL: &str = "@id(\"allow-all\")\npermit (principal, action, resource);\n";
@@ -26,6 +33,7 @@ pub(crate) struct Setup {
     port: u16,
     admin_port: u16,
     authority: Option<Authority>,
+    asks_certificate: bool,
     gateway: String,
     audit: String,
     rest: String,
@@ -41,6 +49,7 @@ impl Setup {
             port: place::free_port(),
             admin_port: place::free_port(),
             authority: None,
+            asks_certificate: false,
             gateway: String::new(),
             audit: String::new(),
             rest: String::new(),
@@ -58,6 +67,17 @@ impl Setup {
     pub(crate) fn tls(mut self) -> Self {
         self.authority = Some(Authority::new(&self.folder));
         self
+    }
+
+    /// TLS where clients may show a certificate of the same authority, and need not.
+    pub(crate) fn mutual_tls(mut self) -> Self {
+        self.asks_certificate = true;
+        self.tls()
+    }
+
+    /// The authority of its certificate.
+    pub(crate) fn authority(&self) -> &Authority {
+        self.authority.as_ref().unwrap()
     }
 
     /// Further lines of `[gateway]`.
@@ -172,7 +192,12 @@ impl Setup {
         if let Some(authority) = &self.authority {
             let leaf = authority.leaf("gateway", &["localhost", "127.0.0.1"]);
             let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
-            writeln!(text, "tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}").unwrap();
+            let clients = if self.asks_certificate {
+                format!(", client_ca = \"{}\", client_certificate = \"optional\"", authority.file().display())
+            } else {
+                String::new()
+            };
+            writeln!(text, "tls = {{ certificate = \"{certificate}\", key = \"{key}\"{clients} }}").unwrap();
         }
         text.push_str(&self.gateway);
         writeln!(text, "\n[audit]").unwrap();
@@ -261,6 +286,11 @@ impl Gateway {
     pub(crate) fn client(&self, upstream: Option<&str>) -> Client {
         let client = Client::new(&self.endpoint(upstream));
         self.tls.as_ref().map_or(client.clone(), |tls| client.tls(tls))
+    }
+
+    /// A client of an endpoint that shows this certificate.
+    pub(crate) fn client_showing(&self, upstream: Option<&str>, leaf: &Leaf) -> Client {
+        Client::new(&self.endpoint(upstream)).tls(&self.setup.authority().client_showing(&["http/1.1"], Some(leaf)))
     }
 
     /// A client of an endpoint, with a good token of `issuer` for `user`.

@@ -43,14 +43,14 @@ pub(crate) struct Issuer {
 }
 
 #[derive(Debug)]
-struct Pen {
+pub(super) struct Pen {
     key: EcdsaKeyPair,
     number: usize,
     revoked: Vec<String>,
 }
 
 impl Pen {
-    fn new(number: usize) -> Self {
+    pub(super) fn new(number: usize) -> Self {
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).unwrap();
         Self { key, number, revoked: Vec::new() }
@@ -61,13 +61,13 @@ impl Pen {
     }
 
     /// RFC 7518 §6.2.1: the point's coordinates, after the byte that says that both are there.
-    fn jwk(&self) -> Value {
+    pub(super) fn jwk(&self) -> Value {
         let point = self.key.public_key().as_ref();
         let (x, y) = (BASE64URL.encode(&point[1..33]), BASE64URL.encode(&point[33..65]));
         json!({ "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": self.kid(), "x": x, "y": y })
     }
 
-    fn sign(&self, header: &Value, claims: &Value, signature: Signature) -> String {
+    pub(super) fn sign(&self, header: &Value, claims: &Value, signature: Signature) -> String {
         let signed = format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
         let by = |key: &EcdsaKeyPair| key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap().as_ref().to_vec();
         let bytes = match signature {

@@ -18,6 +18,16 @@ const REDIRECTS_MAX: usize = 8;
 
 /// Logs `user` in at `issuer` for `resource`, and gives the access token.
 pub(crate) fn login(issuer: &str, user: &str, resource: &str, scope: &str) -> String {
+    login_showing(issuer, user, (resource, scope), &[])
+}
+
+/// The same, with these headers where the code becomes a token: what that is then bound to.
+pub(crate) fn login_showing(
+    issuer: &str,
+    user: &str,
+    (resource, scope): (&str, &str),
+    headers: &[(&str, &str)],
+) -> String {
     let verifier = BASE64URL.encode([7; 32]);
     let challenge = BASE64URL.encode(digest::digest(&digest::SHA256, verifier.as_bytes()));
     let query = form(&[
@@ -40,26 +50,50 @@ pub(crate) fn login(issuer: &str, user: &str, resource: &str, scope: &str) -> St
         ("code_verifier", &verifier),
         ("redirect_uri", CALLBACK),
     ];
-    token(issuer, "webapp", "webapp-secret", &fields)["access_token"].as_str().unwrap().to_owned()
+    token_showing(issuer, "webapp", ("webapp-secret", headers), &fields)["access_token"].as_str().unwrap().to_owned()
 }
 
 /// Asks the token endpoint, as this client.
 pub(crate) fn token(issuer: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Value {
-    let answer = ask(issuer, client, secret, fields);
+    token_showing(issuer, client, (secret, &[]), fields)
+}
+
+/// The same, with these further headers.
+pub(crate) fn token_showing(
+    issuer: &str,
+    client: &str,
+    (secret, headers): (&str, &[(&str, &str)]),
+    fields: &[(&str, &str)],
+) -> Value {
+    let answer = ask_showing(issuer, client, (secret, headers), fields);
     assert_eq!(answer.status(), 200, "{}", answer.text());
     answer.json()
 }
 
 /// The same, whatever comes back.
 pub(crate) fn ask(issuer: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Answer {
-    post(&format!("{issuer}/token"), client, secret, fields)
+    ask_showing(issuer, client, (secret, &[]), fields)
+}
+
+fn ask_showing(issuer: &str, client: &str, credentials: (&str, &[(&str, &str)]), fields: &[(&str, &str)]) -> Answer {
+    post_showing(&format!("{issuer}/token"), client, credentials, fields)
 }
 
 /// Asks any endpoint of a provider, as this client.
 pub(crate) fn post(url: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Answer {
+    post_showing(url, client, (secret, &[]), fields)
+}
+
+fn post_showing(
+    url: &str,
+    client: &str,
+    (secret, headers): (&str, &[(&str, &str)]),
+    fields: &[(&str, &str)],
+) -> Answer {
     let basic = format!("Basic {}", BASE64.encode(format!("{client}:{secret}")));
-    let headers = [("Authorization", basic.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
-    fetch("POST", url, &headers, form(fields).as_bytes())
+    let mut all = vec![("Authorization", basic.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
+    all.extend(headers);
+    fetch("POST", url, &all, form(fields).as_bytes())
 }
 
 /// Follows redirects with cookies, as far as `callback`.

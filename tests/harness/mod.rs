@@ -18,6 +18,7 @@ pub(crate) mod peer;
 pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod program;
+pub(crate) mod prover;
 pub(crate) mod recorder;
 pub(crate) mod rmcp_server;
 pub(crate) mod rmcp_tasks;

@@ -26,6 +26,7 @@ mod reload;
 mod resumption;
 mod revocation;
 mod sent_at_most_once;
+mod step_up;
 mod streams;
 mod subscribe;
 pub(crate) mod task_states;

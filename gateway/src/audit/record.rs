@@ -28,7 +28,7 @@
 //! | `segment`, `open_calls`, `checkpoint` | the journal's own | see [`super::chain`] |
 //!
 //! *who* is `user {issuer, subject}`, `agent {client_id, actors, unverified {name, version}}`, `tenant` and
-//! `authentication {method, issuer, token_id, token_digest, acr}`. `input` is `asks [{key, method, mode, digest}]`,
+//! `authentication {method, issuer, token_id, token_digest, acr, auth_time, binding {method, thumbprint}}`. `input` is `asks [{key, method, mode, digest}]`,
 //! `answers [{key, method, action}]` or `reason`, with `upstream` and `call`, the `id` of the first intent of one call. What a client claims about itself stands only under
 //! `unverified`. No token, secret, cookie or argument is ever a member.
 
@@ -234,6 +234,15 @@ impl Who<'_> {
             json.name_if("token_id", authentication.token_id.as_deref());
             json.name("token_digest", &authentication.token_digest);
             json.name_if("acr", authentication.acr.as_deref());
+            if let Some(time) = authentication.auth_time {
+                json.number("auth_time", time.unix_seconds());
+            }
+            if let Some(thumbprint) = authentication.binding.thumbprint() {
+                json.object("binding", |json| {
+                    json.name("method", authentication.binding.as_str());
+                    json.name("thumbprint", thumbprint);
+                });
+            }
         });
     }
 

@@ -27,7 +27,7 @@ use crate::{
     ceiling::admission,
     clock::Timestamp,
     config::{ArgumentRecord, Audit, Durability},
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{Agent, Authentication, Binding, Credential, Identity, User},
     policy::{Finding, Shadow},
     refusal::{Era, Refusal},
     secret::Secret,
@@ -52,6 +52,9 @@ fn identity(text: &str) -> Identity {
             token_digest: "00112233445566778899aabbccddeeff".to_owned(),
             acr: Some(text.to_owned()),
             issued_at: Timestamp::from_unix_ms(0),
+            auth_time: Some(Timestamp::from_unix_seconds(1_700_000_000)),
+            binding: Binding::Key(text.to_owned()),
+            may_act: None,
             expires_at: Timestamp::from_unix_ms(0),
         },
         principal: [0; 32],
@@ -129,6 +132,33 @@ fn outcome(ending: Ending) -> Outcome<'static> {
     }
 }
 
+fn connect<'a>(text: &'a str, scopes: &'a [&'a str]) -> Connect<'a> {
+    Connect {
+        user: Some((text, text)),
+        upstream: text,
+        outcome: "connected",
+        scopes: Words::Borrowed(scopes),
+        reason: Some(text),
+        request: request(text),
+    }
+}
+
+fn revoked(text: &str) -> Revoked<'_> {
+    Revoked {
+        state: "enforced",
+        id: Uuid::from_u128(7),
+        kind: "user",
+        name: text,
+        issuer: Some(text),
+        blocks: true,
+        at: Timestamp::from_unix_seconds(1_767_614_400),
+        until: Some(Timestamp::from_unix_seconds(1_767_618_000)),
+        by: Some(text),
+        why: Some(text),
+        ended: Some([1, 2, 3, 4]),
+    }
+}
+
 const STAMP: Stamp = Stamp { now: Timestamp::from_unix_ms(1_785_240_000_123), monotonic_ms: 42 };
 
 fn sealed<R: Record>(record: &R) -> String {
@@ -168,14 +198,6 @@ fn every_event(text: &str) -> Vec<String> {
     };
     let change = |subject| Change { subject, digest: text, previous: Some(text), rejected: Some(text) };
     let mint = Mint { who: nobody, upstream: text, grant: grant(text, &words), request: request(text) };
-    let connect = Connect {
-        user: Some((text, text)),
-        upstream: text,
-        outcome: "connected",
-        scopes: Words::Borrowed(&words),
-        reason: Some(text),
-        request: request(text),
-    };
     let list = List { who: nobody, endpoint: "/mcp", request: request(text), shown: 3, withheld: 4, policy_set: text };
     let recovered = Recovered {
         cause: "crash",
@@ -194,23 +216,11 @@ fn every_event(text: &str) -> Vec<String> {
         sealed(&refused),
         sealed(&unknown),
         sealed(&mint),
-        sealed(&connect),
+        sealed(&connect(text, &words)),
         sealed(&list),
         sealed(&change(Subject::Config)),
         sealed(&Change { rejected: None, ..change(Subject::Policy) }),
-        sealed(&Revoked {
-            state: "enforced",
-            id: Uuid::from_u128(7),
-            kind: "user",
-            name: text,
-            issuer: Some(text),
-            blocks: true,
-            at: Timestamp::from_unix_seconds(1_767_614_400),
-            until: Some(Timestamp::from_unix_seconds(1_767_618_000)),
-            by: Some(text),
-            why: Some(text),
-            ended: Some([1, 2, 3, 4]),
-        }),
+        sealed(&revoked(text)),
         sealed(&Start { version: text, config: text, policy_set: text }),
         sealed(&Stop { reason: text }),
         sealed(&Summary { sources: &counted, others: 5 }),

@@ -143,6 +143,8 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
     let rule = |pattern: &str, cache: Option<u64>, requires: &[&str]| TargetRule {
         pattern: pattern.to_owned(),
         requires: requires.iter().map(|scope| (*scope).to_owned()).collect(),
+        acr: Vec::new(),
+        auth_age_max: None,
         mints: Vec::new(),
         tags: Vec::new(),
         timeout: None,
@@ -151,8 +153,10 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
         cache: cache.map(Duration::from_secs),
         cache_shared: None,
     };
-    let rules =
-        vec![rule("*", Some(60), &[]), rule("find_fresh", Some(0), &[]), rule("*_secret", None, &["crm:secret"])];
+    let rules = [rule("*", Some(60), &[]), rule("find_fresh", Some(0), &[]), rule("*_secret", None, &["crm:secret"])];
+    let strong = TargetRule { acr: vec!["mfa".to_owned()], ..rule("*_strong", None, &[]) };
+    let recent = TargetRule { auth_age_max: Some(Duration::from_secs(60)), ..rule("*_recent", None, &[]) };
+    let rules: Vec<TargetRule> = rules.into_iter().chain([strong, recent]).collect();
     let upstream = Upstream { tools: rules.clone(), prompts: rules, ..upstream("crm") };
     let kept = |kind, name: &str, annotations: &str| {
         let raw = format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}},"annotations":{annotations}}}"#);
@@ -164,6 +168,8 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
         ("find", r#"{"readOnlyHint":false}"#, None),
         ("find_fresh", "{}", None),
         ("find_secret", "{}", None),
+        ("find_strong", "{}", None),
+        ("find_recent", "{}", None),
     ] {
         assert_eq!(kept(Kind::Tool, name, annotations), life, "{name} {annotations}");
     }

@@ -10,8 +10,8 @@ use super::{Answer, ConfigFile, Failure, test::reported, tools};
 use crate::{
     clock::{self, Timestamp},
     config,
-    identity::{self, Agent, Authentication, Credential, Identity, User},
-    policy::{Policies, explain},
+    identity::{self, Agent, Authentication, Binding, Credential, Identity, User},
+    policy::{Policies, explain, test::binding},
     rpc::json::{Bounds, Document},
 };
 
@@ -47,6 +47,12 @@ pub(super) struct Arguments {
     /// The strength of the login, `acr`.
     #[arg(long, value_name = "ACR")]
     acr: Option<String>,
+    /// When the user logged in, `auth_time`, RFC 3339.
+    #[arg(long, value_name = "TIME")]
+    auth_time: Option<String>,
+    /// What the token is bound to.
+    #[arg(long, value_name = "WHAT", value_parser = ["none", "dpop", "certificate"])]
+    binding: Option<String>,
     /// How the caller was proven.
     #[arg(long, value_name = "METHOD", default_value = identity::JWT, value_parser = identity::METHODS)]
     method: String,
@@ -76,7 +82,10 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
         None => clock::now(),
     };
     let issuer = config.issuers.first().map(|issuer| issuer.issuer.clone()).unwrap_or_default();
-    let caller = identity(arguments, issuer);
+    let mut caller = identity(arguments, issuer);
+    caller.authentication.auth_time = arguments.auth_time.as_deref().map(instant).transpose()?;
+    let binding = binding(arguments.binding.as_deref());
+    caller.authentication.binding = binding.ok_or_else(|| Failure::Words("`--binding` is none".to_owned()))?;
     let explanation = policies.explain(&caller, tool, Some(document.root()), now);
     explanation.render(out)?;
     Ok(if explanation.answer == explain::Answer::Allow { Answer::Yes } else { Answer::No })
@@ -138,6 +147,9 @@ fn identity(arguments: &Arguments, issuer: String) -> Identity {
             token_digest: String::new(),
             acr: arguments.acr.clone(),
             issued_at: Timestamp::from_unix_ms(0),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: Timestamp::from_unix_ms(u64::MAX),
         },
         principal: class,

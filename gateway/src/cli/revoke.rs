@@ -158,7 +158,7 @@ fn revoke(whom: Whom, block: bool, about: &About, out: &mut impl Write) -> Resul
         (Some(span), _) => Some(now.plus(span_of(span)?)),
         (None, Some(time)) => Some(explain::instant(time)?),
         // An API key may live longer than any token.
-        (None, None) if block || config.keys.enabled => None,
+        (None, None) if block || config.keys.enabled || !config.certificates.is_empty() => None,
         (None, None) => Some(now.plus(tokens_live(&config))),
     };
     if until.is_some_and(|until| until <= now) {

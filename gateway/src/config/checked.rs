@@ -24,6 +24,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// `[[issuers]]`, in the order written.
     pub issuers: Vec<Arc<Issuer>>,
+    /// `[[certificates]]`, in the order written.
+    pub certificates: Vec<CertificateHolder>,
     /// `[audit]`.
     pub audit: Audit,
     /// `[telemetry]`.
@@ -73,6 +75,21 @@ pub struct Gateway {
     pub drain: Duration,
     /// Worker threads; 0 means one a core.
     pub workers: usize,
+    /// How tokens that are bound to a key are taken; where absent, none is.
+    pub dpop: Option<Dpop>,
+}
+
+/// `gateway.dpop`: proofs of possession (RFC 9449).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dpop {
+    /// Whether no token is taken that is not bound to a key.
+    pub required: bool,
+    /// Whether a proof has to bear a nonce of ours.
+    pub nonce: bool,
+    /// JWS algorithms of proofs; never `none`, never symmetric.
+    pub algorithms: Vec<String>,
+    /// How far from now a proof may have been made, either way.
+    pub window: Duration,
 }
 
 /// The listener's certificate.
@@ -84,6 +101,34 @@ pub struct Tls {
     pub key: PathBuf,
     /// PEM: where given, clients must show a certificate of one of these authorities.
     pub client_ca: Option<PathBuf>,
+    /// Whether who shows none is let in all the same.
+    pub client_optional: bool,
+}
+
+/// `[[certificates]]`: a machine that needs no token beside the certificate of its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateHolder {
+    /// By what it is known.
+    pub name: CertificateName,
+    /// Who that is.
+    pub agent: String,
+    /// Its tenant.
+    pub tenant: Option<String>,
+    /// Its groups; sorted, no duplicates.
+    pub groups: Vec<String>,
+    /// What it may ask for, as scopes of a token; sorted, no duplicates.
+    pub scopes: Vec<String>,
+}
+
+/// What a certificate calls its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateName {
+    /// Its one URI, such as a SPIFFE id.
+    Uri(String),
+    /// One of its DNS names.
+    Dns(String),
+    /// The common name of its subject.
+    CommonName(String),
 }
 
 /// `[[issuers]]`: somebody who may vouch for callers.
@@ -263,6 +308,8 @@ pub struct Limits {
     pub holds_max: usize,
     /// Time that a client may take to answer what an upstream asks.
     pub hold_max: Duration,
+    /// Proofs of possession that are remembered at once, over all callers.
+    pub proofs_max: usize,
 }
 
 /// `[state]`: what replicas share.
@@ -468,6 +515,10 @@ pub struct TargetRule {
     pub pattern: String,
     /// Scopes that the caller's token must hold.
     pub requires: Vec<String>,
+    /// Strengths of the user's login of which it must have one; any where empty.
+    pub acr: Vec<String>,
+    /// How long ago the user's login may be.
+    pub auth_age_max: Option<Duration>,
     /// Scopes asked for at the exchange, for these only.
     pub mints: Vec<String>,
     /// Action groups in Cedar.

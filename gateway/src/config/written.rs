@@ -24,6 +24,7 @@ pub(crate) type List = Option<Vec<Spanned<String>>>;
 pub(crate) struct File {
     pub(crate) gateway: Key<Gateway>,
     pub(crate) issuers: Option<Vec<Spanned<Issuer>>>,
+    pub(crate) certificates: Option<Vec<Spanned<CertificateHolder>>>,
     pub(crate) audit: Key<Audit>,
     pub(crate) telemetry: Key<Telemetry>,
     pub(crate) limits: Key<Limits>,
@@ -51,6 +52,17 @@ pub(crate) struct Gateway {
     pub(crate) prefix: Key<Prefix>,
     pub(crate) drain_ms: Key<u64>,
     pub(crate) workers: Key<u64>,
+    pub(crate) dpop: Key<Dpop>,
+}
+
+/// `gateway.dpop`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Dpop {
+    pub(crate) required: Key<bool>,
+    pub(crate) nonce: Key<bool>,
+    pub(crate) algorithms: Key<Vec<Spanned<String>>>,
+    pub(crate) window_s: Key<u64>,
 }
 
 /// `gateway.tls`.
@@ -60,6 +72,28 @@ pub(crate) struct Tls {
     pub(crate) certificate: Key<String>,
     pub(crate) key: Key<String>,
     pub(crate) client_ca: Key<String>,
+    pub(crate) client_certificate: Key<ClientAuthentication>,
+}
+
+/// `gateway.tls.client_certificate`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ClientAuthentication {
+    Required,
+    Optional,
+}
+
+/// `[[certificates]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct CertificateHolder {
+    pub(crate) uri: Key<String>,
+    pub(crate) dns: Key<String>,
+    pub(crate) common_name: Key<String>,
+    pub(crate) agent: Key<String>,
+    pub(crate) tenant: Key<String>,
+    pub(crate) groups: List,
+    pub(crate) scopes: List,
 }
 
 /// `[[issuers]]`.
@@ -179,6 +213,7 @@ pub(crate) struct Limits {
     pub(crate) listeners_max: Key<u64>,
     pub(crate) holds_max: Key<u64>,
     pub(crate) hold_max_ms: Key<u64>,
+    pub(crate) proofs_max: Key<u64>,
 }
 
 /// `[state]`.
@@ -302,6 +337,8 @@ pub(crate) struct ClientCertificate {
 pub(crate) struct TargetRule {
     pub(crate) r#match: Key<String>,
     pub(crate) requires: List,
+    pub(crate) acr: List,
+    pub(crate) auth_age_max_s: Key<u64>,
     pub(crate) mints: Key<Vec<Spanned<String>>>,
     pub(crate) tags: List,
     pub(crate) timeout_ms: Key<u64>,

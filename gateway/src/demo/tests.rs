@@ -18,7 +18,7 @@ use crate::{
     },
     egress::{Bounds, Client, Trust},
     exchange::{Exchange, Grant},
-    identity::{Agent, Authentication, Credential, Identity, User, revocation::Revocations},
+    identity::{Agent, Authentication, Binding, Credential, Identity, User, revocation::Revocations},
     refusal::Refusal,
     secret::Secret,
 };
@@ -117,6 +117,9 @@ fn identity(name: &str, token: &str) -> Identity {
             token_digest: token.len().to_string(),
             acr: None,
             issued_at: clock::Timestamp::from_unix_ms(0),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: clock::now().plus(Duration::from_secs(3_000)),
         },
         principal: [7; 32],

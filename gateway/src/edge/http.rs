@@ -4,7 +4,7 @@
 //! media type. It reads no token and no body; everything that it lets in goes to [`Gateway::handle`], and everything
 //! that it keeps out to [`Gateway::refuse`].
 
-use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use hyper::{Request, Response, body::Incoming};
 use super::{
     activity::Busy,
     body::{self, Reply},
-    connection::Answer,
+    connection::{Answer, Peer},
     cors,
     names::{self, Names},
 };
@@ -196,7 +196,7 @@ impl Door {
 }
 
 impl Answer for Door {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr, busy: Busy) -> Response<Reply> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer, busy: Busy) -> Response<Reply> {
         let (parts, body) = request.into_parts();
         let judged = self.judge(&parts);
         // A page learns the answer only where its origin was judged and found good.
@@ -208,7 +208,12 @@ impl Answer for Door {
         let mut response = match judged {
             Ok(Asked::Call(endpoint)) => {
                 let body = body::read(body, self.body_bytes_max, self.body_read);
-                self.inside.handle(head(parts, endpoint, peer), body).await
+                // Here and not in a function of its own, which would hold the head a second time.
+                match &self.inside {
+                    Inside::Gateway(gateway, _) => gateway.handle(head(parts, endpoint, peer), body).await,
+                    #[cfg(test)]
+                    Inside::Double(double) => double.handle(head(parts, endpoint, peer), body).await,
+                }
             }
             Ok(Asked::Document(document)) => json(document),
             Ok(Asked::Facade(route)) => {
@@ -233,9 +238,15 @@ impl Answer for Door {
 
     fn refuse(&self, refusal: Refusal, peer: SocketAddr) -> Option<lifecycle::Response> {
         // Nothing is known of it: not the path, and not who asks.
-        let headers = HeaderMap::new();
-        let head =
-            Head { endpoint: Endpoint::Federated, slashed: false, method: Method::GET, query: None, headers, peer };
+        let head = Head {
+            endpoint: Endpoint::Federated,
+            slashed: false,
+            method: Method::GET,
+            query: None,
+            headers: HeaderMap::new(),
+            peer,
+            certificate: None,
+        };
         let mut response = self.inside.refuse(head, refusal);
         finish(&mut response);
         Some(response)
@@ -243,18 +254,6 @@ impl Answer for Door {
 }
 
 impl Inside {
-    async fn handle(
-        &self,
-        head: Head,
-        body: impl Future<Output = Result<Bytes, Refusal>> + Send,
-    ) -> lifecycle::Response {
-        match self {
-            Self::Gateway(gateway, _) => gateway.handle(head, body).await,
-            #[cfg(test)]
-            Self::Double(double) => double.handle(head, body).await,
-        }
-    }
-
     async fn visit(
         &self,
         head: Head,
@@ -307,10 +306,11 @@ impl Inside {
     }
 }
 
-fn head(parts: Parts, endpoint: Endpoint, peer: SocketAddr) -> Head {
-    let query = parts.uri.query().map(str::to_owned);
+fn head(parts: Parts, endpoint: Endpoint, peer: Peer) -> Head {
+    let query = parts.uri.query().map(Box::from);
     let slashed = parts.uri.path().ends_with('/');
-    Head { endpoint, slashed, method: parts.method, query, headers: parts.headers, peer }
+    let Peer { address, certificate } = peer;
+    Head { endpoint, slashed, method: parts.method, query, headers: parts.headers, peer: address, certificate }
 }
 
 /// A page answers a browser that looks, and one that sends a form.

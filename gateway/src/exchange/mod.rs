@@ -40,7 +40,7 @@ use self::{
 use crate::{
     clock::Timestamp,
     config::{self, AssertionSubject, Config, Login, Upstream, UpstreamId},
-    identity::{API_KEY, Identity, revocation::Revocations},
+    identity::{API_KEY, CERTIFICATE, Identity, revocation::Revocations},
     refusal::{Refusal, TokenFault},
     secret::Secret,
     state::Store,
@@ -177,8 +177,10 @@ impl Exchange {
         let strategy = match self.strategy(&upstream.id, |plan| &plan.calls)? {
             Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED)),
             Strategy::Own(endpoint) => return self.own(endpoint, &upstream.id, scopes, now).await,
-            // There is nothing to exchange: a key is the gateway's own word, and no provider's.
-            Strategy::Exchange(_) | Strategy::IdJag(_) if caller.authentication.method == API_KEY => {
+            // There is nothing to exchange: a key is the gateway's own word, a certificate the administrator's.
+            Strategy::Exchange(_) | Strategy::IdJag(_)
+                if [API_KEY, CERTIFICATE].contains(&caller.authentication.method) =>
+            {
                 return Err(Refusal::GrantNeedsToken);
             }
             Strategy::User(endpoint) => {
@@ -268,6 +270,7 @@ impl Exchange {
         (slot, now): (Slot, Timestamp),
     ) -> Result<Arc<Minted>, Refusal> {
         let ends = unexpired(caller, now)?;
+        may_act(endpoint, caller)?;
         let actor = if endpoint.request.actor { Some(self.actor(endpoint, now).await?) } else { None };
         let order = Order::Exchange { subject: caller.credential.secret().clone(), actor };
         let flight = Flight::new(&self.flights, endpoint, order, scopes);
@@ -408,9 +411,19 @@ fn usable_for(life: Duration) -> Duration {
     life.saturating_sub(margin).min(CACHED_FOR_MAX)
 }
 
-/// Who asks with which credential, authenticated how, and for what: nothing of one caller, credential or scope set
-/// serves another. The subject token's own digest is in it, so that a step-up or a rotation mints anew; `epoch` is another
-/// after a revocation.
+/// Where the token says who may act under it, that has to be the gateway before it names itself as the actor
+/// (RFC 8693 §4.4): the token endpoint may check that, and may not.
+fn may_act(endpoint: &Endpoint, caller: &Identity) -> Result<(), Refusal> {
+    let (client, named) = (&endpoint.request.client.id, caller.authentication.may_act.as_ref());
+    if !endpoint.request.actor || named.is_none_or(|named| named == client) {
+        return Ok(());
+    }
+    Err(Refusal::GrantRefused(format!("`may_act` of the caller's token does not name `{client}`")))
+}
+
+/// Who asks with which credential, authenticated and bound how, and for what: nothing of one caller, credential or scope
+/// set serves another. The subject token's own digest is in it, so that a step-up or a rotation mints anew; `epoch` is
+/// another after a revocation.
 fn slot_of_caller(asked: &[u8; 32], caller: &Identity, scopes: &[String], epoch: u64) -> Slot {
     let authentication = &caller.authentication;
     let acr = authentication.acr.as_deref();
@@ -423,6 +436,8 @@ fn slot_of_caller(asked: &[u8; 32], caller: &Identity, scopes: &[String], epoch:
     append(&mut text, authentication.issuer.as_bytes());
     text.push(u8::from(acr.is_some()));
     append(&mut text, acr.unwrap_or_default().as_bytes());
+    append(&mut text, authentication.binding.as_str().as_bytes());
+    append(&mut text, authentication.binding.thumbprint().unwrap_or_default().as_bytes());
     append_scopes(&mut text, scopes);
     sha256(&text)
 }

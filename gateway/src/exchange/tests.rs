@@ -21,7 +21,7 @@ use crate::{
         ClientAuthentication, OAuthClient, Remote, TokenEndpoint, TokenRequest, Transport,
         dialects::{ACCESS_TOKEN, DIALECTS, Dialect},
     },
-    identity::{Agent, Authentication, Credential, User, revocation::Revocations},
+    identity::{Agent, Authentication, Binding, Credential, User, revocation::Revocations},
     refusal::TokenFault,
     state::Place,
     tasks,
@@ -196,6 +196,9 @@ fn caller(name: &str, token: &str) -> Identity {
             token_digest: token_digest(token),
             acr: None,
             issued_at: Timestamp::from_unix_ms(0),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: NOW.plus(Duration::from_secs(3600)),
         },
         principal: sha256(name.as_bytes()),
@@ -322,6 +325,59 @@ async fn a_credential_serves_its_caller_token_and_scopes_and_nobody_else() {
     assert_eq!(stage.count(), 5);
     exchange.mint(&alice, &upstream, &[], seconds(270)).await.unwrap();
     assert_eq!(stage.count(), 6, "the last thirty seconds are not used");
+}
+
+#[tokio::test]
+async fn a_credential_for_one_binding_is_none_for_another() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
+    let bindings = [
+        Binding::Nothing,
+        Binding::Key("one".to_owned()),
+        Binding::Key("other".to_owned()),
+        Binding::Certificate("one".to_owned()),
+    ];
+    let mut seen = std::collections::BTreeSet::new();
+    for binding in bindings {
+        let mut who = caller("alice", "alice-1");
+        who.authentication.binding = binding;
+        let grant = exchange.mint(&who, &upstream, &[], NOW).await.unwrap();
+        assert!(seen.insert(bearer(&grant).to_owned()), "{:?}", who.authentication.binding);
+    }
+    assert_eq!(stage.count(), 4);
+}
+
+/// RFC 8693 §4.4.
+#[tokio::test]
+async fn the_gateway_becomes_the_actor_only_where_the_token_lets_it() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    for (acts, named, refused) in [
+        (true, None, false),
+        (true, Some("tollgate"), false),
+        (true, Some("https://other.example tollgate"), true),
+        (true, Some("another"), true),
+        (false, Some("another"), false),
+    ] {
+        let mut request = stage.request();
+        (request.actor, request.client.id) = (acts, "tollgate".to_owned());
+        let (exchange, upstream) = exchange(config::Grant::Exchange(request));
+        let mut who = caller("alice", "alice-1");
+        who.authentication.may_act = named.map(str::to_owned);
+        let before = stage.count();
+        let minted = exchange.mint(&who, &upstream, &[], NOW).await;
+        assert_eq!(matches!(minted, Err(Refusal::GrantRefused(_))), refused, "{acts} {named:?}");
+        assert_eq!(stage.count() == before, refused, "nobody is asked in vain: {named:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_came_without_a_token_has_none_to_exchange() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
+    let mut machine = caller("machine", "");
+    machine.authentication.method = CERTIFICATE;
+    assert_eq!(exchange.mint(&machine, &upstream, &[], NOW).await.unwrap_err(), Refusal::GrantNeedsToken);
+    assert_eq!(stage.count(), 0);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use aws_lc_rs::{digest, hmac, rand};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{API_KEY, Agent, Authentication, Credential, Identity, User, claims};
+use super::{API_KEY, Agent, Authentication, Binding, Credential, Identity, User, claims};
 use crate::{
     clock::{self, Timestamp},
     config::{Config, Endpoint, UpstreamId},
@@ -127,6 +127,9 @@ impl ApiKey {
                 token_digest: claims::name_of(text),
                 acr: None,
                 issued_at: Timestamp::from_unix_ms(self.created_ms),
+                auth_time: None,
+                binding: Binding::Nothing,
+                may_act: None,
                 expires_at: Timestamp::from_unix_ms(self.expires_ms),
             },
             principal: [0; 32],

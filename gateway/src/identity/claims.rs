@@ -6,7 +6,7 @@
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
-use super::{Agent, Authentication, Credential, Identity, User, Vouched, metadata, token};
+use super::{Agent, Authentication, Binding, Credential, Identity, User, Vouched, metadata, token};
 use crate::{
     clock::Timestamp,
     config::Issuer,
@@ -47,6 +47,9 @@ pub(super) fn identity(
             token_digest: name_of(credential),
             acr: token::name(claims, "acr", "acr")?.map(str::to_owned),
             issued_at: token::issued_at(claims)?,
+            auth_time: token::seconds(claims, "auth_time")?.map(Timestamp::from_unix_seconds),
+            binding: Binding::of(claims)?,
+            may_act: may_act(claims, issuer)?,
             expires_at,
         },
         principal: [0; 32],
@@ -119,16 +122,27 @@ fn actors(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, T
         if actors.len() >= ACTORS_MAX {
             return Err(ClaimMalformed("act"));
         }
-        let subject = token::name(act, "sub", "act")?.ok_or(ClaimMalformed("act"))?;
-        let vouched = token::name(act, "iss", "act")?.filter(|named| *named != issuer.issuer);
-        // A space joins the two names below, so neither may contain one.
-        if subject.contains(char::is_whitespace) || vouched.is_some_and(|named| named.contains(char::is_whitespace)) {
-            return Err(ClaimMalformed("act"));
-        }
-        actors.push(vouched.map_or_else(|| subject.to_owned(), |named| format!("{named} {subject}")));
+        actors.push(party(act, issuer, "act")?);
         next = act.get("act");
     }
     Ok(actors)
+}
+
+/// `may_act`: who may become the actor of this token (RFC 8693 §4.4).
+fn may_act(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Option<String>, TokenFault> {
+    let Some(claim) = claims.get("may_act") else { return Ok(None) };
+    party(claim.as_object().ok_or(ClaimMalformed("may_act"))?, issuer, "may_act").map(Some)
+}
+
+/// `sub`, after `iss` and a space where that is another issuer than the token's own.
+fn party(named: &Map<String, Value>, issuer: &Issuer, fault: &'static str) -> Result<String, TokenFault> {
+    let subject = token::name(named, "sub", fault)?.ok_or(ClaimMalformed(fault))?;
+    let vouched = token::name(named, "iss", fault)?.filter(|named| *named != issuer.issuer);
+    // A space joins the two names below, so neither may contain one.
+    if subject.contains(char::is_whitespace) || vouched.is_some_and(|named| named.contains(char::is_whitespace)) {
+        return Err(ClaimMalformed(fault));
+    }
+    Ok(vouched.map_or_else(|| subject.to_owned(), |named| format!("{named} {subject}")))
 }
 
 fn groups(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, TokenFault> {
@@ -184,6 +198,8 @@ fn class(identity: &Identity) -> [u8; 32] {
     writer.list(&identity.scopes);
     writer.text(identity.authentication.method);
     writer.optional(identity.authentication.acr.as_deref());
+    writer.optional(identity.authentication.auth_time.map(|time| time.unix_seconds().to_string()).as_deref());
+    writer.text(identity.authentication.binding.as_str());
     writer.finish()
 }
 

@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
-use super::{strict, token};
+use super::{Binding, strict, token};
 use crate::{
     clock::{self, Timestamp},
     config::{self, Issuer},
@@ -363,7 +363,7 @@ pub(super) fn judged(
     if token::text(claims, "iss", "iss")?.is_some_and(|named| named != issuer.issuer) {
         return Err(TokenFault::IssuerMismatch);
     }
-    is_bearer_access_token(claims)?;
+    is_access_token(claims)?;
     token::check_times(claims, issuer, now)?;
     token::audiences(claims)?;
     let username = token::name(claims, "username", "username")?;
@@ -388,7 +388,10 @@ pub(super) fn agrees(
     if token::text(said, "iss", "iss")?.is_some_and(|named| named != issuer.issuer) {
         return Err(TokenFault::IssuerMismatch);
     }
-    is_bearer_access_token(said)?;
+    is_access_token(said)?;
+    if said.get("cnf").is_some_and(|bound| claims.get("cnf") != Some(bound)) {
+        return Err(ClaimMalformed("cnf"));
+    }
     for claim in ["sub", "client_id", "jti"] {
         if let (Some(said), Some(own)) = (said.get(claim), claims.get(claim))
             && said != own
@@ -399,21 +402,20 @@ pub(super) fn agrees(
     if said.contains_key("exp") { token::check_times(said, issuer, now) } else { Ok(()) }
 }
 
-/// A refresh token is active, too, and a token that is bound to a key needs its proof (RFC 9449 §6.2, RFC 8705 §3.2).
-fn is_bearer_access_token(claims: &Map<String, Value>) -> Result<(), TokenFault> {
-    if claims.contains_key("cnf") {
-        return Err(TokenFault::ProofMissing);
-    }
+/// A refresh token is active, too. One of DPoP's says to which key it is bound (RFC 9449 §6.2).
+fn is_access_token(claims: &Map<String, Value>) -> Result<(), TokenFault> {
+    let bound = matches!(Binding::of(claims)?, Binding::Key(_));
     let says = |claim: &str, value: &str| {
         claims.get(claim).and_then(Value::as_str).is_some_and(|said| said.eq_ignore_ascii_case(value))
     };
-    if says("token_type", "dpop") {
-        return Err(TokenFault::ProofMissing);
+    let proves = says("token_type", "dpop");
+    if proves && !bound {
+        return Err(TokenFault::BindingUnknown);
     }
     // Keycloak's and Cognito's own words for it.
     let other = ["Refresh", "Offline", "ID"].iter().any(|kind| says("typ", kind));
     let other = other || says("token_use", "id") || says("token_use", "refresh");
-    let is_other = claims.contains_key("token_type") && !says("token_type", "bearer");
+    let is_other = claims.contains_key("token_type") && !says("token_type", "bearer") && !proves;
     if other || is_other { Err(TokenFault::TypeMismatch) } else { Ok(()) }
 }
 
@@ -518,8 +520,11 @@ mod tests {
             (json!({ "sub": null }), Some(ClaimMalformed("sub"))),
             (json!({ "sub": "" }), Some(ClaimMalformed("sub"))),
             (json!({ "username": ["a"] }), Some(ClaimMalformed("username"))),
-            (json!({ "cnf": { "jkt": "x" } }), Some(TokenFault::ProofMissing)),
-            (json!({ "token_type": "DPoP" }), Some(TokenFault::ProofMissing)),
+            (json!({ "cnf": { "jkt": "x" } }), Some(ClaimMalformed("cnf"))),
+            (json!({ "cnf": { "kid": testing::b64([1; 32]) } }), Some(TokenFault::BindingUnknown)),
+            (json!({ "token_type": "DPoP" }), Some(TokenFault::BindingUnknown)),
+            (json!({ "token_type": "DPoP", "cnf": { "jkt": testing::b64([1; 32]) } }), None),
+            (json!({ "cnf": { "x5t#S256": testing::b64([1; 32]) } }), None),
             (json!({ "token_type": "refresh_token" }), Some(TokenFault::TypeMismatch)),
             (json!({ "token_type": 1 }), Some(TokenFault::TypeMismatch)),
             (json!({ "typ": "Refresh" }), Some(TokenFault::TypeMismatch)),
@@ -547,7 +552,8 @@ mod tests {
             (json!({ "active": true, "jti": "t-2" }), Some(ClaimMalformed("jti"))),
             (json!({ "active": true, "iss": "https://evil.example" }), Some(TokenFault::IssuerMismatch)),
             (json!({ "active": true, "exp": 5 }), Some(TokenFault::Expired)),
-            (json!({ "active": true, "cnf": {} }), Some(TokenFault::ProofMissing)),
+            (json!({ "active": true, "cnf": {} }), Some(TokenFault::BindingUnknown)),
+            (json!({ "active": true, "cnf": { "jkt": testing::b64([1; 32]) } }), Some(ClaimMalformed("cnf"))),
         ] {
             assert_eq!(agrees(said.as_object().unwrap(), &own, &issuer, NOW).err(), expect, "{said}");
         }

@@ -3,13 +3,16 @@
 //! A credential in, a [`Caller`] out. It does not know what is asked, nor whether it is allowed.
 
 pub mod api_key;
+mod certificate;
 mod claims;
 pub(crate) mod discovery;
 mod introspection;
 mod keys;
 mod keyset;
 pub mod metadata;
+mod proof;
 pub mod revocation;
+mod sender;
 pub(crate) mod strict;
 #[cfg(test)]
 mod testing;
@@ -21,16 +24,18 @@ use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use api_key::ApiKeys;
 use aws_lc_rs::digest;
-use http::{HeaderMap, header};
+pub use certificate::Certificate;
+use http::{HeaderMap, HeaderValue, Method, header};
 use introspection::Introspection;
 pub use keys::IssuerStatus;
 use keys::Keys;
 use quick_cache::{Weighter, sync::Cache};
+pub use sender::{Binding, Senders};
 use serde_json::{Map, Value};
 
 use crate::{
     clock::Timestamp,
-    config::{Egress, Issuer, Tolerance},
+    config::{Egress, Endpoint, Issuer, Tolerance},
     egress::{Client, Trust},
     refusal::{Refusal, TokenFault},
     secret::{Secret, Tripwire},
@@ -43,6 +48,7 @@ use crate::{
 /// What turns credentials into callers.
 pub struct Authenticator {
     issuers: Vec<Arc<Keys>>,
+    senders: Senders,
     introspections: Vec<Arc<Introspection>>,
     api_keys: Option<Arc<ApiKeys>>,
     verified: Cache<[u8; 32], Arc<Verified>, ByBytes>,
@@ -51,12 +57,17 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// An authenticator for `issuers` and, where they are accepted, `api_keys`; where the issuers' metadata may lead,
-    /// `egress` says. It knows no keys before [`Authenticator::start`].
+    /// An authenticator for `issuers`, where they are accepted for `api_keys`, and for who shows what `senders` want; where
+    /// the issuers' metadata may lead, `egress` says. It knows no keys before [`Authenticator::start`].
     ///
     /// # Errors
     /// Where an issuer's `ca`, or what the gateway proves itself with, cannot be used.
-    pub fn new(issuers: &[Arc<Issuer>], egress: &Egress, api_keys: Option<ApiKeys>) -> Result<Self, String> {
+    pub fn new(
+        issuers: &[Arc<Issuer>],
+        egress: &Egress,
+        api_keys: Option<ApiKeys>,
+        senders: Senders,
+    ) -> Result<Self, String> {
         let mut clients: Vec<(Trust, (Client, Client))> = Vec::new();
         let mut kept = Vec::with_capacity(issuers.len());
         let mut introspections = Vec::new();
@@ -81,6 +92,7 @@ impl Authenticator {
         let looks = &metrics().token_cache;
         Ok(Self {
             issuers: kept,
+            senders,
             introspections,
             api_keys: api_keys.map(Arc::new),
             verified,
@@ -140,7 +152,8 @@ impl Authenticator {
 
     /// Takes over what `before` knows of the keys of issuers that both have: a change of the configuration is no reason to
     /// turn callers away until the keys have been read again.
-    pub fn inherit(&self, before: &Self) {
+    pub fn inherit(&mut self, before: &Self) {
+        self.senders.inherit(&before.senders);
         for keys in &self.issuers {
             if let Some(known) = before.issuers.iter().find(|known| known.issuer == keys.issuer) {
                 keys.inherit(known);
@@ -161,25 +174,28 @@ impl Authenticator {
         }
     }
 
-    /// Who sent a request with these headers and this query, to an endpoint that goes by `audiences` (RR-06).
+    /// Who sent a request that shows this, to an endpoint that goes by `audiences` (RR-06).
     ///
     /// A token that was verified a moment ago is not verified again; it is compared with `audiences` each time, for a
-    /// token is remembered for all endpoints.
+    /// token is remembered for all endpoints. What it is bound to has to be shown each time.
     ///
     /// # Errors
     /// [`Refusal::TokenMissing`], [`Refusal::TokenInQuery`], [`Refusal::AuthorizationMalformed`],
-    /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`], [`Refusal::Overloaded`].
+    /// [`Refusal::TokenInvalid`], [`Refusal::ProofInvalid`], [`Refusal::ProofNonceNeeded`],
+    /// [`Refusal::IdentityUnavailable`], [`Refusal::Overloaded`].
     pub async fn authenticate(
         &self,
-        headers: &HeaderMap,
-        query: Option<&str>,
+        shown: &Shown<'_>,
         audiences: &[Audience],
         now: Timestamp,
     ) -> Result<Caller, Refusal> {
-        if query.is_some_and(carries_token) {
+        if shown.query.is_some_and(carries_token) {
             return Err(Refusal::TokenInQuery);
         }
-        let token = bearer(headers)?;
+        let Some((scheme, token)) = self.credential(shown.headers)? else {
+            let certificate = shown.certificate.ok_or(Refusal::TokenMissing)?;
+            return self.senders.holder(certificate, now).map(|identity| Caller { identity: Arc::new(identity) });
+        };
         let digest = sha256(token.as_bytes());
         let verified = match self.remembered(&digest, now) {
             Some(verified) => {
@@ -197,6 +213,8 @@ impl Authenticator {
         if let Some(habit) = audience.forgiven {
             metrics().tolerated.with([habit.as_str()]).increment();
         }
+        let binding = &verified.identity.authentication.binding;
+        self.senders.check((scheme, token), shown, binding, now)?;
         Ok(Caller { identity: Arc::clone(&verified.identity) })
     }
 
@@ -208,6 +226,43 @@ impl Authenticator {
             verified.identity.principal
         };
         found.into_iter().map(forget).collect()
+    }
+
+    /// The credential of the one `Authorization` header, where there is one (RFC 6750 §2.1, RFC 9449 §7.1). HTTP's rules for
+    /// the scheme are RFC 9110 §11.4.
+    fn credential<'h>(&self, headers: &'h HeaderMap) -> Result<Option<(Scheme, &'h str)>, Refusal> {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Refusal::AuthorizationMalformed);
+        }
+        let (scheme, token) =
+            value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Refusal::AuthorizationMalformed)?;
+        let token = token.trim_start_matches(' ');
+        let scheme = match scheme {
+            bearer if bearer.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
+            dpop if dpop.eq_ignore_ascii_case("dpop") && self.senders.takes_proofs() => Scheme::Dpop,
+            _ => return Err(Refusal::AuthorizationMalformed),
+        };
+        if is_token68(token) { Ok(Some((scheme, token))) } else { Err(Refusal::AuthorizationMalformed) }
+    }
+
+    /// The nonce that goes back to whoever sent `headers`, where they have to bear one in their next proof.
+    #[must_use]
+    pub fn nonce(&self, headers: &HeaderMap, now: Timestamp) -> Option<HeaderValue> {
+        self.senders.nonce(headers, now)
+    }
+
+    /// How long after its end the credential of `identity` is still taken; `None` where nobody vouches for it any more.
+    #[must_use]
+    pub fn leeway(&self, identity: &Identity) -> Option<Duration> {
+        let Authentication { method, issuer, .. } = &identity.authentication;
+        match *method {
+            CERTIFICATE => return self.senders.names(identity).then_some(Duration::ZERO),
+            API_KEY => return self.api_keys.is_some().then_some(Duration::ZERO),
+            _ => {}
+        }
+        self.issuers.iter().find(|keys| keys.issuer.issuer == *issuer).map(|keys| keys.issuer.leeway)
     }
 
     /// Whether the tokens of at least one issuer can be checked. One that is asked about each is not asked for this.
@@ -333,6 +388,30 @@ impl fmt::Debug for Authenticator {
     }
 }
 
+/// What a request shows of who sent it.
+#[derive(Clone, Copy)]
+pub struct Shown<'a> {
+    /// All headers.
+    pub headers: &'a HeaderMap,
+    /// The query string, if any.
+    pub query: Option<&'a str>,
+    /// The HTTP method.
+    pub method: &'a Method,
+    /// Where the request was sent to.
+    pub endpoint: &'a Endpoint,
+    /// Whether that had a slash at its end.
+    pub slashed: bool,
+    /// The client's certificate, as the handshake verified it.
+    pub certificate: Option<&'a Certificate>,
+}
+
+impl fmt::Debug for Shown<'_> {
+    /// Without headers and query, in which credentials come.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Shown({} {})", self.method, self.endpoint.path())
+    }
+}
+
 /// A token that verified, and until when that may be relied on.
 struct Verified {
     identity: Arc<Identity>,
@@ -379,20 +458,13 @@ const VERIFIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// About how many tokens that is.
 const VERIFIED_ESTIMATE: usize = 8 * 1024;
 
-/// The token of the one `Authorization` header (RFC 6750 §2.1). HTTP's rules for the scheme are RFC 9110 §11.4.
-fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Err(Refusal::TokenMissing) };
-    if values.next().is_some() {
-        return Err(Refusal::AuthorizationMalformed);
-    }
-    let (scheme, token) =
-        value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Refusal::AuthorizationMalformed)?;
-    let token = token.trim_start_matches(' ');
-    if !scheme.eq_ignore_ascii_case("bearer") || !is_token68(token) {
-        return Err(Refusal::AuthorizationMalformed);
-    }
-    Ok(token)
+/// How a token is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    /// RFC 6750.
+    Bearer,
+    /// RFC 9449.
+    Dpop,
 }
 
 fn is_token68(text: &str) -> bool {
@@ -564,13 +636,16 @@ pub const INTROSPECTION: &str = "introspection";
 /// By a key that the gateway gave out itself.
 pub const API_KEY: &str = "api_key";
 
+/// By the certificate of the connection, without a token.
+pub const CERTIFICATE: &str = "certificate";
+
 /// Every way in which an identity is proven.
-pub const METHODS: [&str; 3] = [JWT, INTROSPECTION, API_KEY];
+pub const METHODS: [&str; 4] = [JWT, INTROSPECTION, API_KEY, CERTIFICATE];
 
 /// How an identity was proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authentication {
-    /// [`JWT`], [`INTROSPECTION`] or [`API_KEY`].
+    /// [`JWT`], [`INTROSPECTION`], [`API_KEY`] or [`CERTIFICATE`].
     pub method: &'static str,
     /// `iss`.
     pub issuer: String,
@@ -582,6 +657,12 @@ pub struct Authentication {
     pub acr: Option<String>,
     /// When the credential was issued; where nobody said, at the beginning of time.
     pub issued_at: Timestamp,
+    /// `auth_time`, where there is one: when the user logged in.
+    pub auth_time: Option<Timestamp>,
+    /// What the credential is bound to, and the sender showed to hold.
+    pub binding: Binding,
+    /// `may_act`, where there is one: the only party that may become an actor of this credential (RFC 8693 §4.4).
+    pub may_act: Option<String>,
     /// When the credential ends.
     pub expires_at: Timestamp,
 }

@@ -521,7 +521,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        identity::{Agent, Authentication, Credential, User},
+        identity::{Agent, Authentication, Binding, Credential, User},
     };
 
     fn identity(user: &str, issued_at: Timestamp) -> Identity {
@@ -538,6 +538,9 @@ mod tests {
                 token_digest: format!("digest-{user}"),
                 acr: None,
                 issued_at,
+                auth_time: None,
+                binding: Binding::Nothing,
+                may_act: None,
                 expires_at: Timestamp::from_unix_ms(u64::MAX),
             },
             principal: [0; 32],

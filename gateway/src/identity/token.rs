@@ -34,6 +34,8 @@ pub(super) struct Presented<'a> {
     /// `kid`.
     pub(super) key_id: Option<String>,
     kind: Kind,
+    /// `jwk`: of a proof of possession its key, and otherwise nobody's business.
+    pub(super) key: Option<Value>,
     /// The claims, to be believed only after [`Presented::verify`].
     pub(super) claims: Map<String, Value>,
 }
@@ -69,12 +71,12 @@ pub(super) fn open(token: &str) -> Result<Presented<'_>, TokenFault> {
     if header.len() > HEADER_BYTES_MAX {
         return Err(TokenFault::Malformed);
     }
-    let header = strict::object(&header).ok_or(TokenFault::Malformed)?;
+    let mut header = strict::object(&header).ok_or(TokenFault::Malformed)?;
     let claims = URL_SAFE_NO_PAD.decode(claims).map_err(malformed)?;
     let claims = strict::object(&claims).ok_or(TokenFault::Malformed)?;
 
     // An extension that must be understood and is not (RFC 7515 §4.1.11); `b64` (RFC 7797) is one.
-    // `jku`, `jwk`, `x5u` and `x5c` are not read: keys come from the issuer's configuration alone.
+    // `jku`, `x5u` and `x5c` are not read, nor `jwk` of a token: keys come from the issuer's configuration alone.
     if header.contains_key("crit") {
         return Err(TokenFault::HeaderMalformed("crit"));
     }
@@ -92,10 +94,15 @@ pub(super) fn open(token: &str) -> Result<Presented<'_>, TokenFault> {
         Some(Value::String(kind)) => Kind::of(kind),
         Some(_) => return Err(TokenFault::HeaderMalformed("typ")),
     };
-    Ok(Presented { signed, signature, algorithm, key_id, kind, claims })
+    Ok(Presented { signed, signature, algorithm, key_id, kind, key: header.remove("jwk"), claims })
 }
 
 impl Presented<'_> {
+    /// Whether `typ` says that it is of this kind.
+    pub(super) fn is(&self, kind: &str) -> bool {
+        self.kind.0 == kind
+    }
+
     /// `iss`, by which the configured issuer is chosen.
     pub(super) fn issuer(&self) -> Result<&str, TokenFault> {
         text(&self.claims, "iss", "iss")?.ok_or(TokenFault::ClaimMalformed("iss"))
@@ -127,10 +134,6 @@ impl Presented<'_> {
         self.check_times(issuer, now)?;
         name(&self.claims, "sub", "sub")?.ok_or(TokenFault::ClaimMalformed("sub"))?;
         self.audiences()?;
-        // A bound token shown as a bearer token is a stolen one until proven otherwise (RFC 9449 §7.1, RFC 8705 §3).
-        if self.claims.contains_key("cnf") {
-            return Err(TokenFault::ProofMissing);
-        }
         Ok(())
     }
 
@@ -291,13 +294,13 @@ pub(super) fn strings(array: &[Value], fault: &'static str) -> Result<Vec<String
     array.iter().map(|v| v.as_str().map(str::to_owned).ok_or(TokenFault::ClaimMalformed(fault))).collect()
 }
 
-/// A NumericDate (RFC 7519 §2); whole seconds only, as every issuer sends them.
 /// `iat`; the beginning of time where an issuer does not say.
 pub(super) fn issued_at(claims: &Map<String, Value>) -> Result<Timestamp, TokenFault> {
     Ok(Timestamp::from_unix_seconds(seconds(claims, "iat")?.unwrap_or_default()))
 }
 
-fn seconds(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, TokenFault> {
+/// A NumericDate (RFC 7519 §2); whole seconds only, as every issuer sends them.
+pub(super) fn seconds(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, TokenFault> {
     match claims.get(claim) {
         None => Ok(None),
         Some(value) => value.as_u64().map(Some).ok_or(TokenFault::ClaimMalformed(claim)),

@@ -19,7 +19,7 @@ use crate::{
     ceiling::Ceilings,
     config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, api_key::ApiKeys, metadata, revocation::Revocations},
+    identity::{Audience, Authenticator, Senders, api_key::ApiKeys, metadata, revocation::Revocations},
     policy::Policies,
     refusal::Refusal,
     state::Store,
@@ -75,7 +75,7 @@ impl Estate {
 
     fn over(config: Arc<Config>, rules: Rules, (store, revocations): (Store, Revocations)) -> Result<Self, String> {
         let api_keys = config.keys.enabled.then(|| ApiKeys::new(&config, store.clone()));
-        let identity = Authenticator::new(&config.issuers, &config.egress, api_keys);
+        let identity = Authenticator::new(&config.issuers, &config.egress, api_keys, Senders::new(&config)?);
         let identity = identity.map_err(|why| format!("issuers: {why}"))?;
         let identity = identity.with_own(config.facade.as_ref().map(|facade| &facade.own));
         let exchange = Exchange::keeping(&config, store.clone(), revocations.clone());
@@ -193,6 +193,7 @@ impl Estate {
     /// The protected resource metadata of every endpoint, by path (RFC 9728, RR-01, RR-02).
     #[must_use]
     pub fn metadata(&self) -> HashMap<String, Bytes> {
+        let offer = self.offer();
         // Behind the facade nobody asks the provider, which knows none of these clients.
         let issuers: Vec<&str> = match &self.config.facade {
             Some(facade) => vec![facade.own.issuer.as_str()],
@@ -205,7 +206,7 @@ impl Estate {
             // The resource has to be the very URL that the client has (RFC 9728 §3.3), so both forms have a document.
             for slash in ["", "/"] {
                 let resource = format!("{}{slash}", self.config.resource(&endpoint));
-                let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate"));
+                let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate", &offer));
                 if endpoint == Endpoint::Federated {
                     documents.insert(format!("{}{slash}", metadata::WELL_KNOWN), document.clone());
                 }
@@ -213,6 +214,13 @@ impl Estate {
             }
         }
         documents
+    }
+
+    /// How credentials may be shown here.
+    pub(super) fn offer(&self) -> metadata::Offer<'_> {
+        let gateway = &self.config.gateway;
+        let certificates = gateway.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        metadata::Offer { dpop: gateway.dpop.as_ref(), certificates }
     }
 
     /// Publishes what an upstream said of itself; says whether that changed anything that a client can see.

@@ -369,9 +369,7 @@ impl Listener {
 
     /// Whether a request with this credential would still be let in at this endpoint, as far as the configuration says.
     fn is_admitted(&self, estate: &Estate) -> bool {
-        let issuer = &self.identity.authentication.issuer;
-        !estate.audiences(&self.endpoint).is_empty()
-            && estate.config.issuers.iter().any(|known| known.issuer == *issuer)
+        !estate.audiences(&self.endpoint).is_empty() && estate.identity.leeway(&self.identity).is_some()
     }
 
     /// Whether other rules than before leave nothing to be seen, or take away what is subscribed to. A list that is
@@ -432,10 +430,8 @@ async fn over(ear: &mut Ear) {
 
 /// Until when `identity` may listen: no longer than its credential is taken, and than a stream may live.
 fn last_moment(estate: &Estate, identity: &Identity, now: Timestamp) -> Instant {
-    let authentication = &identity.authentication;
-    let issuer = estate.config.issuers.iter().find(|issuer| issuer.issuer == authentication.issuer);
-    let leeway = issuer.map_or(Duration::ZERO, |issuer| issuer.leeway);
-    let left = authentication.expires_at.plus(leeway).since(now).min(estate.config.limits.stream_max);
+    let leeway = estate.identity.leeway(identity).unwrap_or_default();
+    let left = identity.authentication.expires_at.plus(leeway).since(now).min(estate.config.limits.stream_max);
     after(clock::instant(), left)
 }
 

@@ -188,7 +188,8 @@ fn challenge_text(estate: &Estate, trail: &Trail, challenge: &Challenge) -> Stri
         url.push('/');
     }
     let scopes = estate.scopes(&trail.endpoint);
-    metadata::challenge(challenge, &url, &scopes.iter().map(String::as_str).collect::<Vec<_>>())
+    let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+    metadata::challenge(challenge, &url, &scopes, &estate.offer(), trail.proves)
 }
 
 /// Upstreams that this caller misses something of. One of which everything known is hidden from them is not named; of one

@@ -40,7 +40,7 @@ use crate::{
     catalog::{Kind, Target},
     clock,
     config::{Endpoint, Tolerance},
-    identity::Caller,
+    identity::{Caller, Certificate, Shown},
     refusal::{Era, Refusal},
     rpc::{self, Call, Capabilities, Message, headers, mirrors, versions},
     state::Sealer,
@@ -58,11 +58,13 @@ pub struct Head {
     /// `POST`, `GET` or `DELETE`; the edge answers every other method itself.
     pub method: Method,
     /// The query string, if any.
-    pub query: Option<String>,
+    pub query: Option<Box<str>>,
     /// The headers as they came.
     pub headers: HeaderMap,
     /// Who is at the other end of the connection.
     pub peer: SocketAddr,
+    /// The certificate that they showed in the handshake; never one that a header names.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 impl fmt::Debug for Head {
@@ -243,10 +245,14 @@ impl Gateway {
         let estate = self.estate.load_full();
         // On the heap: every stage has a hand on it, and the future of a request is large as it is.
         let mut trail = Box::new(Trail::new(&head));
-        match self.answer(&estate, &head, body, &mut trail).await {
+        let mut response = match self.answer(&estate, &head, body, &mut trail).await {
             Ok(response) => response,
             Err(refusal) => self.refused(&estate, &trail, &refusal),
+        };
+        if let Some(nonce) = estate.identity.nonce(&head.headers, clock::now()) {
+            response.headers.insert("dpop-nonce", nonce);
         }
+        response
     }
 
     /// Answers a request that the edge refused, in the form and with the audit record that every refusal gets.
@@ -265,7 +271,7 @@ impl Gateway {
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let audiences = estate.audiences(&head.endpoint);
-        let caller = estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
+        let caller = estate.identity.authenticate(&shown(head), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
         estate.revocations.admit(caller.identity()).map_err(|revoked| revoked.refusal())?;
         match head.method {
@@ -449,6 +455,18 @@ impl Gateway {
     }
 }
 
+/// What says who sent the request.
+fn shown(head: &Head) -> Shown<'_> {
+    Shown {
+        headers: &head.headers,
+        query: head.query.as_deref(),
+        method: &head.method,
+        endpoint: &head.endpoint,
+        slashed: head.slashed,
+        certificate: head.certificate.as_deref(),
+    }
+}
+
 fn lacks_session(head: &Head) -> Result<bool, Refusal> {
     Ok(headers::session_id(&head.headers)?.is_none())
 }
@@ -464,9 +482,9 @@ mod tests {
     fn a_head_does_not_print_credentials() {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Bearer hunter2"))]);
         let peer = "192.0.2.1:9".parse().unwrap();
-        let query = Some("access_token=hunter2".to_owned());
+        let query = Some("access_token=hunter2".into());
         let endpoint = Endpoint::Federated;
-        let head = Head { endpoint, slashed: false, method: Method::POST, query, headers, peer };
+        let head = Head { endpoint, slashed: false, method: Method::POST, query, headers, peer, certificate: None };
         assert_eq!(format!("{head:?}"), "Head(POST /mcp from 192.0.2.1:9)");
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Trail {
     pub(super) endpoint: Endpoint,
     /// Whether it was asked for with a slash at its end.
     pub(super) slashed: bool,
+    /// Whether a proof of possession came with it, so that a challenge answers to that.
+    pub(super) proves: bool,
     /// Who asks, once that is proven.
     pub(super) identity: Option<Arc<Identity>>,
     /// The era of the client, once that is known.
@@ -84,6 +86,7 @@ impl Trail {
             peer: head.peer,
             endpoint: head.endpoint.clone(),
             slashed: head.slashed,
+            proves: head.headers.contains_key("dpop"),
             identity: None,
             era: None,
             request_id: None,

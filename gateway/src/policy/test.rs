@@ -19,7 +19,7 @@ use crate::{
     catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source},
-    identity::{self, Agent, Authentication, Credential, Identity, User},
+    identity::{self, Agent, Authentication, Binding, Credential, Identity, User},
     rpc::json::{Bounds, Document},
 };
 
@@ -51,6 +51,10 @@ struct Case {
     acr: Option<String>,
     #[serde(default)]
     method: Method,
+    /// RFC 3339; when the user logged in.
+    auth_time: Option<String>,
+    /// `dpop` or `certificate`, where the token is bound so.
+    binding: Option<String>,
     /// RFC 3339; Monday 2026-01-05 at noon in UTC where absent.
     at: Option<String>,
     /// `upstream/tool`.
@@ -69,6 +73,7 @@ enum Method {
     Jwt,
     Introspection,
     ApiKey,
+    Certificate,
 }
 
 impl Method {
@@ -77,6 +82,7 @@ impl Method {
             Self::Jwt => identity::JWT,
             Self::Introspection => identity::INTROSPECTION,
             Self::ApiKey => identity::API_KEY,
+            Self::Certificate => identity::CERTIFICATE,
         }
     }
 }
@@ -132,13 +138,17 @@ impl Policies {
             Ok(document) => document,
             Err(why) => return Some((format!("the arguments cannot be JSON: {why}"), "see TOML's types".to_owned())),
         };
-        let at = case.at.as_ref().map(|at| at.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond));
-        let Ok(now) = at.transpose() else {
-            return Some(("`at` is not a point in time".to_owned(), "write it as `2026-01-05T12:00:00Z`".to_owned()));
+        let (Some(now), Some(auth_time)) = (instant(case.at.as_ref()), instant(case.auth_time.as_ref())) else {
+            let help = "write it as `2026-01-05T12:00:00Z`";
+            return Some(("`at` or `auth_time` is not a point in time".to_owned(), help.to_owned()));
         };
-        let now = now.and_then(|now| u64::try_from(now).ok()).unwrap_or(NOON_MS);
-        let caller = identity(case);
-        let explanation = self.explain(&caller, tool, Some(document.root()), Timestamp::from_unix_ms(now));
+        let Some(binding) = binding(case.binding.as_deref()) else {
+            return Some(("a token is bound to no such thing".to_owned(), "write `dpop` or `certificate`".to_owned()));
+        };
+        let mut caller = identity(case);
+        (caller.authentication.auth_time, caller.authentication.binding) = (auth_time, binding);
+        let now = now.unwrap_or(Timestamp::from_unix_ms(NOON_MS));
+        let explanation = self.explain(&caller, tool, Some(document.root()), now);
         let mut help = Vec::new();
         // Writing to memory does not fail; were it to, the message would be shorter.
         let rendered = explanation.render(&mut help).is_ok();
@@ -195,20 +205,7 @@ fn identity(case: &Case) -> Identity {
         list
     };
     let mut class = [0; 32];
-    let who = format!(
-        "{:?}",
-        (
-            &case.user,
-            &case.issuer,
-            &case.agent,
-            &case.actor,
-            &case.tenant,
-            &case.groups,
-            &case.scopes,
-            &case.acr,
-            case.method
-        )
-    );
+    let who = format!("{case:?}");
     class.copy_from_slice(digest::digest(&digest::SHA256, who.as_bytes()).as_ref());
     let user = case.user.as_ref();
     Identity {
@@ -224,12 +221,30 @@ fn identity(case: &Case) -> Identity {
             token_digest: String::new(),
             acr: case.acr.clone(),
             issued_at: Timestamp::from_unix_ms(0),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: Timestamp::from_unix_ms(u64::MAX),
         },
         principal: class,
         class,
         credential: Credential::new(String::new()),
     }
+}
+
+/// A point in time, where one is written; `None` where what is written is none.
+fn instant(text: Option<&String>) -> Option<Option<Timestamp>> {
+    let Some(text) = text else { return Some(None) };
+    let at = text.parse::<jiff::Timestamp>().ok()?.as_millisecond();
+    u64::try_from(at).ok().map(Timestamp::from_unix_ms).map(Some)
+}
+
+/// What a credential is bound to, by its word; which key or certificate, policies do not read.
+#[must_use]
+pub fn binding(word: Option<&str>) -> Option<Binding> {
+    let bindings = [Binding::Nothing, Binding::Key(String::new()), Binding::Certificate(String::new())];
+    let word = word.unwrap_or(Binding::Nothing.as_str());
+    bindings.into_iter().find(|binding| binding.as_str() == word)
 }
 
 fn issuer() -> String {

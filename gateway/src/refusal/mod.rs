@@ -39,6 +39,16 @@ pub enum TokenFault {
     AudienceMismatch,
     /// The header's `alg` is not on the issuer's allow-list, or not the key's own.
     AlgorithmNotAllowed,
+    /// The token came with the scheme of those that are bound to a key, and is not (RFC 9449 §7.1).
+    BindingAbsent,
+    /// The gateway takes tokens only that are bound to a key, and this one is not.
+    BindingRequired,
+    /// The token is bound (`cnf`) to what nobody here can check (RFC 7800 §3.1).
+    BindingUnknown,
+    /// The token is bound to a certificate, and the connection has none (RFC 8705 §3).
+    CertificateMissing,
+    /// The token is bound to another certificate than the connection's.
+    CertificateMismatch,
     /// A claim that must be there is absent, of the wrong type, empty or too long.
     ClaimMalformed(&'static str),
     /// The header has a member that must be understood and is not (`crit`, RFC 7515 §4.1.11), or is of the wrong type.
@@ -55,7 +65,7 @@ pub enum TokenFault {
     LifetimeTooLong,
     /// Not a compact JWS, or over the size limit.
     Malformed,
-    /// The token is bound to a key (`cnf`) and came without its proof (RFC 9449 §7.1, RFC 8705 §3).
+    /// The token is bound to a key and came without its proof (RFC 9449 §7.1).
     ProofMissing,
     /// The signature does not verify.
     SignatureInvalid,
@@ -78,6 +88,11 @@ impl TokenFault {
         match self {
             Self::AudienceMismatch => "audience_mismatch",
             Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::BindingAbsent => "binding_absent",
+            Self::BindingRequired => "binding_required",
+            Self::BindingUnknown => "binding_unknown",
+            Self::CertificateMissing => "certificate_missing",
+            Self::CertificateMismatch => "certificate_mismatch",
             Self::ClaimMalformed(_) => "claim_malformed",
             Self::HeaderMalformed(_) => "header_malformed",
             Self::Expired => "expired",
@@ -107,6 +122,59 @@ pub struct Page {
     pub id: String,
     /// Whether the client declared that it sends people to pages.
     pub asked: bool,
+}
+
+/// What is wrong with a proof that the sender holds a key (RFC 9449 §4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProofFault {
+    /// There is none.
+    Missing,
+    /// There is more than one.
+    Repeated,
+    /// Not a compact JWS, or a claim is absent or of the wrong type.
+    Malformed,
+    /// `typ` is not that of a proof.
+    TypeMismatch,
+    /// `alg` is not on the allow-list, or not the key's own.
+    AlgorithmNotAllowed,
+    /// `jwk` is no public key, or holds a private one.
+    KeyMalformed,
+    /// The signature does not verify.
+    SignatureInvalid,
+    /// `htm` is another method.
+    MethodMismatch,
+    /// `htu` is another URL.
+    UrlMismatch,
+    /// `ath` is another token's.
+    TokenMismatch,
+    /// The token is bound to another key.
+    KeyMismatch,
+    /// `iat` is too long ago, or too far ahead.
+    TimeOutOfWindow,
+    /// It was shown before.
+    Replayed,
+}
+
+impl ProofFault {
+    /// The word for the audit record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Repeated => "repeated",
+            Self::Malformed => "malformed",
+            Self::TypeMismatch => "type_mismatch",
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::KeyMalformed => "key_malformed",
+            Self::SignatureInvalid => "signature_invalid",
+            Self::MethodMismatch => "method_mismatch",
+            Self::UrlMismatch => "url_mismatch",
+            Self::TokenMismatch => "token_mismatch",
+            Self::KeyMismatch => "key_mismatch",
+            Self::TimeOutOfWindow => "time_out_of_window",
+            Self::Replayed => "replayed",
+        }
+    }
 }
 
 /// Every way that the gateway says no. Variants state the fact; [`Refusal::outside`] gives it its form.
@@ -143,10 +211,16 @@ pub enum Refusal {
     TokenMissing,
     /// A credential came in the query string, where it must not be (RR-07).
     TokenInQuery,
-    /// The `Authorization` header is there more than once, or is not `Bearer` and one token.
+    /// The `Authorization` header is there more than once, or is not a scheme that is taken and one token.
     AuthorizationMalformed,
     /// The credential is not valid; why is for the journal.
     TokenInvalid(TokenFault),
+    /// The sender does not prove to hold the key that the credential is bound to; why is for the journal.
+    ProofInvalid(ProofFault),
+    /// The proof bears no nonce of ours, or an old one (RFC 9449 §9).
+    ProofNonceNeeded,
+    /// The user's login is too weak or too long ago for this call (RFC 9470).
+    AuthenticationInsufficient(Login),
     /// The caller's token lacks scopes; all that this call needs are listed (RR-03).
     ScopeInsufficient(Vec<String>),
     /// The credential is good, and was revoked; why is for the journal. A newer one may be taken.
@@ -315,6 +389,15 @@ pub enum Refusal {
     Bug(&'static str),
 }
 
+/// How a user has to have logged in (RFC 9470 §3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Strengths of which one has to be the login's, `acr_values`; any where empty.
+    pub acr: Vec<String>,
+    /// How many seconds ago at most, `max_age`.
+    pub age_max_s: Option<u32>,
+}
+
 /// What a refusal looks like from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outside {
@@ -336,7 +419,7 @@ pub struct Outside {
     pub detail: Detail,
 }
 
-/// A Bearer challenge (RFC 6750 §3, RFC 9728 §5.1); the edge adds `resource_metadata`.
+/// A challenge (RFC 6750 §3, RFC 9449 §7.1, RFC 9728 §5.1); `identity::metadata` adds `resource_metadata`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Challenge {
     /// No credential came: no error code (RFC 6750 §3.1).
@@ -345,6 +428,12 @@ pub enum Challenge {
     InvalidToken,
     /// `error="invalid_request"`.
     InvalidRequest,
+    /// `error="invalid_dpop_proof"`.
+    InvalidProof,
+    /// `error="use_dpop_nonce"`.
+    NonceNeeded,
+    /// `error="insufficient_user_authentication"`, with what the login has to be.
+    InsufficientAuthentication(Login),
     /// `error="insufficient_scope"`, with all scopes that the call needs.
     InsufficientScope(Vec<String>),
 }
@@ -363,6 +452,8 @@ pub enum Detail {
     Capabilities(Cow<'static, str>),
     /// `requiredScopes`.
     Scopes(Vec<String>),
+    /// `acrValues` and `maxAgeSeconds`.
+    Login(Login),
     /// `limit`, in bytes.
     Limit(usize),
     /// `allow`: the HTTP methods that the route answers.
@@ -436,6 +527,7 @@ impl Refusal {
             Self::TokenInvalid(_)
                 | Self::Revoked(_)
                 | Self::Blocked(_)
+                | Self::AuthenticationInsufficient(_)
                 | Self::ScopeInsufficient(_)
                 | Self::GrantRefused(_)
                 | Self::GrantNeedsToken
@@ -456,6 +548,11 @@ impl Refusal {
                 TokenFault::HeaderMalformed(which) => Cow::Owned(format!("header_malformed: {which}")),
                 TokenFault::AudienceMismatch
                 | TokenFault::AlgorithmNotAllowed
+                | TokenFault::BindingAbsent
+                | TokenFault::BindingRequired
+                | TokenFault::BindingUnknown
+                | TokenFault::CertificateMissing
+                | TokenFault::CertificateMismatch
                 | TokenFault::Expired
                 | TokenFault::NotYetValid
                 | TokenFault::IssuerUnknown
@@ -470,6 +567,9 @@ impl Refusal {
                 | TokenFault::ApiKeyUnknown
                 | TokenFault::ApiKeyRevoked => Cow::Borrowed(fault.as_str()),
             };
+        }
+        if let Self::ProofInvalid(fault) = self {
+            return Cow::Borrowed(fault.as_str());
         }
         if let Self::Denied(policies) = self {
             return match policies.as_slice() {
@@ -552,6 +652,9 @@ impl Refusal {
             Self::TokenInvalid(_) => Row("token_invalid", 401, 40102, false),
             Self::Revoked(_) => Row("token_revoked", 401, 40103, false),
             Self::Blocked(_) => Row("caller_blocked", 403, 40307, false),
+            Self::ProofInvalid(_) => Row("proof_invalid", 401, 40110, false),
+            Self::ProofNonceNeeded => Row("proof_nonce_needed", 401, 40111, false),
+            Self::AuthenticationInsufficient(_) => Row("authentication_insufficient", 401, 40112, false),
             Self::ScopeInsufficient(_) => Row("scope_insufficient", 403, 40303, false),
             Self::IdentityUnavailable(_) => Row("identity_unavailable", 503, 50303, true),
             Self::NotJson(_) => Row("not_json", 400, -32700, false),
@@ -669,6 +772,11 @@ impl Refusal {
             Self::TokenInvalid(_) => "the access token is not valid here",
             Self::Revoked(_) => "the access token was revoked: log in again",
             Self::Blocked(_) => "this caller may not use this gateway",
+            Self::ProofInvalid(_) => "the request does not prove that its sender holds the key of the access token",
+            Self::ProofNonceNeeded => "prove it again with the nonce of the `DPoP-Nonce` header",
+            Self::AuthenticationInsufficient(_) => {
+                "the user has to log in again, as the challenge says, before this call can be made"
+            }
             Self::ScopeInsufficient(scopes) => {
                 return Cow::Owned(format!("the access token lacks a scope; this call needs `{}`", scopes.join(" ")));
             }
@@ -780,7 +888,12 @@ impl Refusal {
         if let Self::ScopeInsufficient(scopes) = self {
             return Some(Challenge::InsufficientScope(scopes.clone()));
         }
+        if let Self::AuthenticationInsufficient(login) = self {
+            return Some(Challenge::InsufficientAuthentication(login.clone()));
+        }
         match self.code() {
+            "proof_invalid" => Some(Challenge::InvalidProof),
+            "proof_nonce_needed" => Some(Challenge::NonceNeeded),
             "token_missing" => Some(Challenge::Missing),
             "token_invalid" | "token_revoked" => Some(Challenge::InvalidToken),
             "token_in_query" | "authorization_malformed" => Some(Challenge::InvalidRequest),
@@ -797,6 +910,9 @@ impl Refusal {
         }
         if let Self::ScopeInsufficient(scopes) = self {
             return Detail::Scopes(scopes.clone());
+        }
+        if let Self::AuthenticationInsufficient(login) = self {
+            return Detail::Login(login.clone());
         }
         if let Self::HeadersTooLarge(limit) | Self::BodyTooLarge(limit) = self {
             return Detail::Limit(*limit);

@@ -191,6 +191,14 @@ fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
         }
         Detail::Capabilities(capabilities) => member(out, "requiredCapabilities", capabilities.as_bytes()),
         Detail::Scopes(scopes) => member(out, "requiredScopes", &texts(scopes)),
+        Detail::Login(login) => {
+            if !login.acr.is_empty() {
+                member(out, "acrValues", &texts(&login.acr));
+            }
+            if let Some(age_max_s) = login.age_max_s {
+                member(out, "maxAgeSeconds", age_max_s.to_string().as_bytes());
+            }
+        }
         Detail::Limit(bytes) => member(out, "limit", bytes.to_string().as_bytes()),
         Detail::Allow(methods) => member_text(out, "allow", methods),
         Detail::Page(page) => {

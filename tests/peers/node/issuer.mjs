@@ -1,5 +1,7 @@
 // A real authorization server on loopback: npm oidc-provider, an OpenID-certified one, set up for an MCP estate.
 // Its own: code + PKCE, refresh, client credentials, registration, resource indicators (RFC 8707) with JWT access tokens.
+// It binds tokens to the key of a DPoP proof (RFC 9449), and those of `agent-tls` to a certificate (RFC 8705): the DER, in
+// base64, in the header `client-certificate`, where a proxy that ends TLS would put it.
 // Added here: RFC 8693 token exchange, identity assertions for other domains (ID-JAG) and their redemption, and logins without
 // pages (`login_hint`, or else "alice", is logged in and consents).
 // Environment: TOKEN_TTL (seconds), FACADE_CALLBACK (the redirect URI of the client `facade`: a gateway that people log in
@@ -33,6 +35,8 @@ const clients = [
   { client_id: 'gateway', client_secret: 'gateway-secret', token_endpoint_auth_method: 'client_secret_basic', redirect_uris: [], response_types: [],
     grant_types: ['client_credentials', EXCHANGE, ...(TRUSTS ? [REDEEM] : [])], scope: `openid ${SCOPES}` },
   { client_id: 'agent', client_secret: 'agent-secret', redirect_uris: [], response_types: [], grant_types: ['client_credentials'], scope: SCOPES },
+  { client_id: 'agent-tls', client_secret: 'agent-secret', redirect_uris: [], response_types: [], grant_types: ['client_credentials'], scope: SCOPES,
+    tls_client_certificate_bound_access_tokens: true },
   { client_id: 'webapp', client_secret: 'webapp-secret', redirect_uris: ['http://127.0.0.1:3000/callback'],
     grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'] },
 ];
@@ -56,6 +60,11 @@ const account = (id) => USERS[id] && {
   claims: async () => ({ sub: id, name: id, email: USERS[id].email, email_verified: true, groups: USERS[id].groups, tenant: USERS[id].tenant }),
 };
 
+const certificateOf = (context) => {
+  const der = context.get('client-certificate');
+  return der ? new crypto.X509Certificate(Buffer.from(der, 'base64')) : undefined;
+};
+
 function issue(issuer) {
   const provider = new Provider(issuer, {
     jwks: { keys: [signingKey, rsaKey] },
@@ -73,6 +82,8 @@ function issue(issuer) {
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
+      dPoP: { enabled: true },
+      mTLS: { enabled: true, certificateBoundAccessTokens: true, getCertificate: certificateOf },
       introspection: { enabled: true },
       revocation: { enabled: true },
       registration: { enabled: true, initialAccessToken: false },

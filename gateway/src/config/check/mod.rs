@@ -12,6 +12,7 @@ mod facade;
 mod grant;
 mod inbound;
 mod login;
+mod sender;
 mod transport;
 mod values;
 
@@ -101,6 +102,7 @@ impl Checker<'_> {
         };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
         let logins = self.logins(file.logins.as_deref().unwrap_or_default(), &issuers);
+        let certificates = self.holders(file.certificates.as_deref().unwrap_or_default(), gateway.as_ref());
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
@@ -113,6 +115,7 @@ impl Checker<'_> {
         Some(Config {
             gateway,
             issuers,
+            certificates,
             audit,
             telemetry,
             limits,
