@@ -92,7 +92,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let kept = Arc::clone(&facade);
 
     let (draining, drains) = watch::channel(false);
-    let heeding = Arc::clone(&gateway);
+    let (heeding, watching) = (Arc::clone(&gateway), Arc::clone(&gateway));
     let beginning = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
     let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates };
     let follow = watch.run(move |change| follower.apply(change));
@@ -109,6 +109,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
             Box::pin(follow),
             Box::pin(async move { store.follow().await }),
             Box::pin(async move { heeding.follow_revocations().await }),
+            Box::pin(async move { watching.keep_vigil().await }),
             Box::pin(async move { kept.keep().await }),
         ],
         run_directory: options.run_directory.clone(),

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{refused, text_of};
 use crate::harness::{
     browser::{Browser, Page, form_of},
-    gateway::{Gateway, Setup},
+    gateway::{Gateway, Setup, tollgate},
     http::Answer,
     issuer::Issuer,
     mcp::{Client, MODERN, modern_body},
@@ -516,4 +516,46 @@ fn an_account_outlives_the_process_and_its_server_being_away() {
     ground.server.plays(Play::Well);
     ground.connect("alice");
     assert!(text_of(&ground.client("alice").call("echo", &json!({}))).contains("echo"));
+}
+
+#[test]
+fn an_account_whose_grant_is_revoked_is_asked_for_again() {
+    let mut ground = Ground::with("connect-revoked", |setup| {
+        let state = setup.folder().join("state").display().to_string();
+        setup.section(&format!("[state]\ndirectory = \"{state}\""))
+    });
+    ground.connect("alice");
+    ground.connect("bob");
+    let status = |ground: &Ground, user: &str| ground.client(user).call("echo", &json!({})).status();
+    assert_eq!([status(&ground, "alice"), status(&ground, "bob")], [200, 200]);
+    let file = ground.gateway.setup().folder().join("upstreams.toml");
+    let revoke = |arguments: &[&str]| {
+        let output = tollgate(&["revoke", "grant"]).args(arguments).arg("--config").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    // The account is the user's, whichever client uses it.
+    revoke(&["--agent", "agent"]);
+    place::wait_for("the first", Duration::from_secs(10), || {
+        (!ground.gateway.recorded("revocation", 0).is_empty()).then_some(())
+    });
+    assert_eq!(status(&ground, "alice"), 200);
+    revoke(&["--upstream", "crm", "--user", "alice"]);
+    place::wait_for("the account is forgotten", Duration::from_secs(10), || {
+        (status(&ground, "alice") != 200).then_some(())
+    });
+    place::wait_for("its server is told", Duration::from_secs(10), || {
+        (*ground.server.plays.revoked.lock() == ["refresh-alice-0"]).then_some(())
+    });
+    ground.page("alice");
+    assert_eq!(status(&ground, "bob"), 200);
+
+    // What is connected after it stays, also where the revocation is read again.
+    ground.connect("alice");
+    ground.gateway.stop();
+    ground.gateway = ground.gateway.again();
+    assert_eq!([status(&ground, "alice"), status(&ground, "bob")], [200, 200]);
+    let other = ground.gateway.recorded("start", 2);
+    assert_eq!(other.len(), 2);
+    assert_eq!([status(&ground, "alice"), status(&ground, "bob")], [200, 200]);
+    assert_eq!(ground.server.plays.revoked.lock().len(), 1);
 }

@@ -1,4 +1,5 @@
-//! `tollgate revoke`: in force at once, for what is under way, too, and for nobody else.
+//! `tollgate revoke`, and what issuers and keys take back: in force at once, for what is under way, too, and for nobody
+//! else.
 
 use std::{
     path::Path,
@@ -13,7 +14,7 @@ use super::{
     refused, text_of,
 };
 use crate::harness::{
-    gateway::{Gateway, Setup, tollgate},
+    gateway::{ALLOW_ALL, Gateway, Setup, tollgate},
     http::Connection,
     issuer::Issuer,
     mcp::{Client, Session},
@@ -340,4 +341,46 @@ fn without_a_folder_nothing_can_be_revoked_and_that_is_said() {
     let output = revoke(&file, &["user", "alice"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("has no `[state] directory`"));
+}
+
+#[test]
+fn what_goes_on_ends_when_the_issuer_takes_its_word_back() {
+    let (issuer, recorder) = (Issuer::good(), lasting());
+    let (asked, tokens) = (format!("{}/introspect", issuer.url()), "tokens = [\"opaque\", \"jwt\"], cache_s = 1");
+    let setup = Setup::new("revoke-introspected").introspecting(&issuer.url(), &asked, tokens);
+    let gateway = setup.policy("allow.cedar", ALLOW_ALL).open_upstream("up", &recorder.url()).start();
+    gateway.client_of(Some("up"), &issuer, "warm").awaiting("echo");
+    let claims = |user: &str| issuer.claims(user, &gateway.endpoint(Some("up")));
+    let mut bob = Open::of(&gateway, &issuer.opaque(&claims("bob")));
+    for (turn, token) in [issuer.opaque(&claims("alice")), issuer.sign(&claims("carol"))].iter().enumerate() {
+        let (mut open, abandoned) = (Open::of(&gateway, token), recorder.abandoned());
+        issuer.revoke(token);
+        // Nobody shows the token meanwhile.
+        open.ends(&recorder, abandoned);
+        assert_eq!(refused(&open.client.call("echo", &json!({}))), (401, 40102, "token_invalid".into()));
+        let all = gateway.recorded("revocation", 2 * (turn + 1));
+        let record = &all.last().unwrap()["revocation"];
+        assert_eq!((&record["kind"], &record["state"]), (&json!("token"), &json!("enforced")), "{record}");
+        assert_eq!(record["ended"], json!({ "streams": 2, "calls": 1, "holds": 1, "sessions": 0 }), "{record}");
+        assert_eq!(record["why"], "its issuer calls it inactive");
+    }
+    bob.goes_on();
+}
+
+#[test]
+fn what_goes_on_under_a_key_ends_with_the_key() {
+    let (issuer, recorder) = (Issuer::good(), lasting());
+    let gateway = Setup::usual("revoke-key", &issuer).api_keys().open_upstream("up", &recorder.url()).start();
+    let (bobs, key) = (gateway.key("--user bob"), gateway.key("--user alice"));
+    for key in [&bobs, &key] {
+        gateway.client(Some("up")).token(key).awaiting("echo");
+    }
+    let (mut bob, mut open) = (Open::of(&gateway, &bobs), Open::of(&gateway, &key));
+    let abandoned = recorder.abandoned();
+    gateway.keys(&format!("revoke {}", key.split('_').nth(1).unwrap()));
+    open.ends(&recorder, abandoned);
+    assert_eq!(refused(&open.client.call("echo", &json!({}))), (401, 40102, "token_invalid".into()));
+    bob.goes_on();
+    let record = &gateway.recorded("revocation", 2)[1]["revocation"];
+    assert_eq!((&record["state"], &record["why"]), (&json!("enforced"), &json!("the key is revoked")), "{record}");
 }

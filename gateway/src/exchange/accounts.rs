@@ -141,7 +141,7 @@ impl Accounts {
                 return Err(Lacking::Consent);
             };
             if self.begin(&key, now).await? {
-                let refreshed = self.refresh(account, endpoint, (kept, token), now).await;
+                let refreshed = Box::pin(self.refresh(account, endpoint, (kept, token), now)).await;
                 self.store.remove(Place::UserGrant, &refreshing(&key)).await.map_err(unkept)?;
                 if let Some(outcome) = refreshed.transpose() {
                     return outcome;
@@ -174,6 +174,8 @@ impl Accounts {
         let order = Order::Refresh { token: refresh_token.clone() };
         match endpoint.ask(&order, &before.scopes, now).await {
             Ok(token) => {
+                // Whoever was forgotten meanwhile does not come back by this.
+                let _still_theirs = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
                 let kept = Kept::of(account, token, Some(refresh_token), now);
                 self.put(account, &kept, now).await.map_err(unkept)?;
                 self.refused.remove(&key);
@@ -195,19 +197,20 @@ impl Accounts {
         }
     }
 
-    /// Forgets what was granted to `user` at `upstream`, whatever the tenant and the server; gives the tokens, to be
-    /// revoked where they came from.
+    /// Forgets what was granted until then to `user` at `upstream`, or to anybody, or anywhere, whatever the tenant and the
+    /// server; gives the tokens, to be revoked where they came from.
     pub(super) async fn forget(
         &self,
-        user: &User,
-        upstream: Option<&UpstreamId>,
+        (user, upstream): (Option<&str>, Option<&str>),
+        until: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<Forgotten>, StoreFault> {
         let mut forgotten = Vec::new();
         for (key, bytes) in self.store.all(Place::UserGrant, now).await? {
             let Ok(kept) = serde_json::from_slice::<Kept>(&bytes) else { continue };
-            let theirs = kept.issuer == user.issuer && kept.subject == user.subject;
-            if !theirs || upstream.is_some_and(|id| id.as_str() != kept.upstream) {
+            let theirs = user.is_none_or(|user| kept.subject == user);
+            let there = upstream.is_none_or(|id| kept.upstream == id);
+            if !theirs || !there || kept.granted_ms > until.unix_ms() {
                 continue;
             }
             if self.store.remove(Place::UserGrant, &key).await?

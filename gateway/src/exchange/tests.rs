@@ -766,8 +766,10 @@ async fn an_account_is_its_users_and_is_refreshed_once_and_forgotten_at_a_word()
     assert_eq!(bearer(&mint("alice", 281).await.unwrap().unwrap()), "Bearer minted-1");
     assert_eq!(stage.last().field("refresh_token"), Some("refresh-alice"));
 
-    let user = alice.user.clone().unwrap();
-    let gone = exchange.forget(&user, Some(&upstream.id), seconds(282)).await.unwrap();
+    let whose = (Some("alice"), Some(upstream.id.as_str()));
+    assert_eq!(exchange.forget(whose, NOW, seconds(282)).await.unwrap(), [], "was connected, or refreshed, later");
+    assert_eq!(exchange.forget((Some("eve"), None), seconds(282), seconds(282)).await.unwrap(), []);
+    let gone = exchange.forget(whose, seconds(282), seconds(282)).await.unwrap();
     assert_eq!(gone, std::slice::from_ref(&upstream.id));
     assert!(mint("alice", 282).await.unwrap().is_err());
     assert_eq!(bearer(&mint("bob", 100).await.unwrap().unwrap()), "Bearer account-bob");

@@ -20,7 +20,7 @@ use crate::{
         AssertionSubject, Login, UpstreamId,
         dialects::{ACCESS_TOKEN, ID_TOKEN, REFRESH_TOKEN},
     },
-    identity::{Identity, User},
+    identity::Identity,
     refusal::Refusal,
     secret::Secret,
     state::Store,
@@ -37,19 +37,20 @@ pub(super) struct Personal {
 }
 
 impl Exchange {
-    /// Forgets the accounts that `user` connected, at one upstream or at all, and tells the servers that granted them
-    /// (RFC 7009), as far as these can be reached. Says at which upstreams there was one.
+    /// Forgets the accounts that a user, by `sub`, connected until then, or that anybody did, at one upstream or at all;
+    /// and tells the servers that granted them (RFC 7009), as far as these can be reached. Says at which upstreams there
+    /// was one.
     ///
     /// # Errors
     /// [`Refusal::GrantUnavailable`] where the state cannot be used.
     pub async fn forget(
         &self,
-        user: &User,
-        upstream: Option<&UpstreamId>,
+        (user, upstream): (Option<&str>, Option<&str>),
+        until: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<UpstreamId>, Refusal> {
         let Some(personal) = &self.personal else { return Ok(Vec::new()) };
-        let forgotten = personal.accounts.forget(user, upstream, now).await;
+        let forgotten = personal.accounts.forget((user, upstream), until, now).await;
         let forgotten = forgotten.map_err(|fault| Refusal::GrantUnavailable(fault.to_string()))?;
         let mut upstreams = Vec::with_capacity(forgotten.len());
         for gone in forgotten {

@@ -361,6 +361,11 @@ impl ApiKeys {
         }
     }
 
+    /// Whether the key with this id is revoked, as far as is known.
+    pub(super) fn is_revoked(&self, id: &str) -> bool {
+        self.known.load().keys.get(id).is_some_and(|key| key.revoked_ms.is_some())
+    }
+
     fn resources(&self, key: &ApiKey) -> Vec<String> {
         let resource = |id: &String| UpstreamId::parse(id).map(|id| format!("{}/{id}", self.root));
         match &key.upstreams {

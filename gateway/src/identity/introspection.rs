@@ -177,6 +177,28 @@ impl Introspection {
         }
     }
 
+    /// Whether the issuer has taken its word for this token back, as far as is known: where it has said nothing of late a
+    /// question begins, and the next look sees what came of it. No answer is no word against a token.
+    pub(super) fn is_inactive(self: &Arc<Self>, digest: Digest, text: &str, now: Timestamp) -> bool {
+        match self.remembered(&digest, now) {
+            Some(said) => matches!(said.outcome, Outcome::Inactive),
+            None => {
+                // Whoever waits for an answer goes first.
+                if self.under_way.lock().len() < LOOKS_MAX {
+                    drop(self.board(digest, text, now));
+                }
+                false
+            }
+        }
+    }
+
+    /// Forgets what was said for a token; what was said against it stands.
+    pub(super) fn forget(&self, digest: &Digest) {
+        if self.said.get(digest).is_some_and(|said| matches!(said.outcome, Outcome::Active(_))) {
+            self.said.remove(digest);
+        }
+    }
+
     fn board(self: &Arc<Self>, digest: Digest, text: &str, now: Timestamp) -> Result<Boarded, Refusal> {
         if let Some(said) = self.remembered(&digest, now) {
             return Ok(Boarded::Known(said));
@@ -449,6 +471,9 @@ const STRANGERS_BURST: f64 = 100.0;
 
 /// Questions under way or waiting for a place.
 const QUESTIONS_MAX: usize = 1_024;
+
+/// Of these, as many may be about tokens that nobody shows just now.
+const LOOKS_MAX: usize = 64;
 
 /// Tokens remembered as good before.
 const FAMILIAR_MAX: usize = 16 * 1024;

@@ -223,9 +223,29 @@ impl Authenticator {
         let found: Vec<_> = self.verified.iter().filter(|(_digest, verified)| gone(&verified.identity)).collect();
         let forget = |(digest, verified): ([u8; 32], Arc<Verified>)| {
             let _gone = self.verified.remove(&digest);
+            self.introspections.iter().for_each(|asked| asked.forget(&digest));
             verified.identity.principal
         };
         found.into_iter().map(forget).collect()
+    }
+
+    /// Why the credential of `identity` is no longer good, where whoever vouches for it says so after all.
+    #[must_use]
+    pub fn withdrawn(&self, identity: &Identity, now: Timestamp) -> Option<&'static str> {
+        let Authentication { method, issuer, token_id, .. } = &identity.authentication;
+        match *method {
+            API_KEY => {
+                let keys = self.api_keys.as_ref()?;
+                keys.is_revoked(token_id.as_deref()?).then_some("the key is revoked")
+            }
+            INTROSPECTION => {
+                let asked = self.introspections.iter().find(|asked| asked.issuer.issuer == *issuer)?;
+                let text = identity.credential.secret().expose();
+                let inactive = asked.is_inactive(sha256(text.as_bytes()), text, now);
+                inactive.then_some("its issuer calls it inactive")
+            }
+            _ => None,
+        }
     }
 
     /// The credential of the one `Authorization` header, where there is one (RFC 6750 §2.1, RFC 9449 §7.1). HTTP's rules for

@@ -23,6 +23,7 @@ use super::{
     local, respond,
     subscribe::{dropped, may_be_told},
     trail::Trail,
+    vigil::Watched,
 };
 use crate::{
     audit::{
@@ -62,6 +63,7 @@ struct Listener {
     began: Instant,
     told: u64,
     _seat: Arc<Seat>,
+    _watched: Option<Watched>,
 }
 
 /// Where what is told goes.
@@ -204,6 +206,7 @@ impl Gateway {
             began: trail.began,
             told: 0,
             _seat: seat,
+            _watched: self.vigil.over(identity),
         })
     }
 

@@ -19,6 +19,7 @@ mod revoke;
 mod subscribe;
 mod task;
 mod trail;
+mod vigil;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 
@@ -33,6 +34,7 @@ use retry::Retrying;
 use revoke::Ward;
 use tokio::sync::{Semaphore, mpsc};
 use trail::Trail;
+use vigil::Vigil;
 
 use crate::{
     audit::journal::Journal,
@@ -160,6 +162,7 @@ pub struct Gateway {
     means: Arc<Means>,
     sessions: Sessions,
     subscriptions: Arc<Subscriptions>,
+    vigil: Arc<Vigil>,
     spans: Spans,
     tasks: Tasks,
     room: Arc<Semaphore>,
@@ -177,6 +180,7 @@ impl Gateway {
             means: Arc::new(Means { journal: Arc::clone(&journal), sealer, holds: Arc::new(Holds::new(limits)) }),
             sessions: Sessions::new(limits),
             subscriptions: Arc::default(),
+            vigil: Arc::default(),
             room: Arc::new(Semaphore::new(limits.calls_max)),
             hub: Hub::new(limits.listeners_max),
             estate: Arc::new(ArcSwap::from_pointee(estate)),
@@ -421,7 +425,7 @@ impl Gateway {
             Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
         let mut asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
         let session = session.as_ref();
-        let ward = Ward::new(&estate.revocations, caller.identity());
+        let ward = Ward::new(&estate.revocations, &self.vigil, caller.identity());
         asker.log_level = session.map_or(asker.log_level, |session| session.log_level());
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();

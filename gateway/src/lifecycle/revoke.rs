@@ -8,7 +8,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
-use super::{Estate, Gateway};
+use super::{
+    Estate, Gateway,
+    vigil::{Vigil, Watched},
+};
 use crate::{
     audit::{journal, record},
     clock::{self, Timestamp},
@@ -27,11 +30,13 @@ use crate::{
 pub(super) struct Ward {
     revocations: Revocations,
     identity: Arc<Identity>,
+    _watched: Option<Arc<Watched>>,
 }
 
 impl Ward {
-    pub(super) fn new(revocations: &Revocations, identity: &Arc<Identity>) -> Self {
-        Self { revocations: revocations.clone(), identity: Arc::clone(identity) }
+    pub(super) fn new(revocations: &Revocations, vigil: &Arc<Vigil>, identity: &Arc<Identity>) -> Self {
+        let _watched = vigil.over(identity).map(Arc::new);
+        Self { revocations: revocations.clone(), identity: Arc::clone(identity), _watched }
     }
 
     /// Whether their call may go on; one that may not has ended.
@@ -76,6 +81,10 @@ impl Gateway {
     /// Follows what is revoked; it does not return.
     pub async fn follow_revocations(&self) {
         let mut changed = self.estate().store.changed();
+        // Also what was revoked while nobody was there.
+        for revocation in revocation::all(&self.estate().store, clock::now()).await.unwrap_or_default() {
+            self.forget_accounts(&revocation).await;
+        }
         loop {
             // An error says that the store is gone, and it is read again all the same.
             drop(timeout(READ_AFTER, changed.changed()).await);
@@ -119,6 +128,7 @@ impl Gateway {
             self.sweep_out(&self.estate());
         }
         for revocation in begun {
+            self.forget_accounts(&revocation).await;
             self.write(&revocation).await;
             self.count(revocation);
         }
@@ -132,6 +142,18 @@ impl Gateway {
         let record = record_of(revocation, (&name, issuer), "in_force", None);
         if let Err(refusal) = self.journal.write(&record).await {
             tracing::error!(why = %refusal.inside(), "a revocation could not be recorded");
+        }
+    }
+
+    /// What users connected goes with the grants of upstreams. An account is its user's, whichever client uses it: what is
+    /// revoked of one client leaves it as it is.
+    async fn forget_accounts(&self, revocation: &Revocation) {
+        let Whom::Grant { upstream, user, agent: None } = &revocation.whom else { return };
+        let whose = (user.as_deref(), upstream.as_deref());
+        match self.estate().exchange.forget(whose, revocation.at(), clock::now()).await {
+            Ok(upstreams) if upstreams.is_empty() => {}
+            Ok(upstreams) => tracing::info!(id = %revocation.id, ?upstreams, "accounts of users are forgotten"),
+            Err(refusal) => tracing::error!(why = %refusal.inside(), "accounts of users could not be forgotten"),
         }
     }
 
