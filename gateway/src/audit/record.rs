@@ -88,6 +88,8 @@ pub enum Event {
     Policy,
     /// A revocation is in force, has ended what it could, or is lifted.
     Revocation,
+    /// An API key is taken from now on, or no more.
+    Key,
     /// The process began.
     Start,
     /// The process ends.
@@ -126,6 +128,7 @@ impl Event {
             Self::Config => "config",
             Self::Policy => "policy",
             Self::Revocation => "revocation",
+            Self::Key => "key",
             Self::Start => "start",
             Self::Stop => "stop",
             Self::RefusalsSummary => "refusals_summary",
@@ -1096,6 +1099,45 @@ impl Fill for Revoked<'_> {
                     json.number("sessions", sessions);
                 });
             }
+        });
+    }
+}
+
+/// What a gateway has learnt of an API key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key<'a> {
+    /// `made` or `revoked`.
+    pub state: &'static str,
+    /// The key's id.
+    pub id: &'a str,
+    /// Whose it is, where it is a person's.
+    pub user: Option<&'a str>,
+    /// The software that holds it.
+    pub agent: &'a str,
+    /// The tenant.
+    pub tenant: Option<&'a str>,
+    /// Its scopes.
+    pub scopes: Words<'a>,
+    /// When it ends.
+    pub until: Timestamp,
+}
+
+impl Record for Key<'_> {
+    fn event(&self) -> Event {
+        Event::Key
+    }
+}
+
+impl Fill for Key<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        json.object("key", |json| {
+            json.word("state", self.state);
+            json.name("id", self.id);
+            json.name_if("user", self.user);
+            json.name("agent", self.agent);
+            json.name_if("tenant", self.tenant);
+            self.scopes.fill_some("scopes", json);
+            json.shown("until", format_args!("{}", Rfc3339(self.until)));
         });
     }
 }

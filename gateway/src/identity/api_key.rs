@@ -16,6 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::{digest, hmac, rand};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -272,6 +273,31 @@ pub struct ApiKeys {
     /// Grows when a key changed: what was verified under an older generation is verified again.
     generation: AtomicU64,
     read: watch::Sender<bool>,
+    news: Mutex<News>,
+}
+
+/// What has changed since somebody asked.
+#[derive(Debug, Default, Clone)]
+struct News {
+    /// The keys at the last reading that did not fail, and which of them were revoked; nothing before the first.
+    seen: Option<HashMap<String, bool>>,
+    changes: Vec<(&'static str, ApiKey)>,
+}
+
+impl News {
+    fn note(&mut self, keys: &HashMap<String, ApiKey>) {
+        let next = keys.iter().map(|(id, key)| (id.clone(), key.revoked_ms.is_some())).collect();
+        // What was there when the process began is no news.
+        let Some(before) = self.seen.replace(next) else { return };
+        for (id, key) in keys {
+            let state = match (before.get(id), key.revoked_ms) {
+                (Some(false), Some(_)) => "revoked",
+                (None, None) => "made",
+                _ => continue,
+            };
+            self.changes.push((state, key.clone()));
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -306,6 +332,7 @@ impl ApiKeys {
             known: ArcSwap::from_pointee(Known { failure: Some("not read yet".to_owned()), ..Known::default() }),
             generation: AtomicU64::new(0),
             read: watch::Sender::new(false),
+            news: Mutex::default(),
         }
     }
 
@@ -313,6 +340,7 @@ impl ApiKeys {
     pub(super) fn inherit(&self, before: &Self) {
         self.known.store(before.known.load_full());
         self.read.send_replace(*before.read.borrow());
+        *self.news.lock() = before.news.lock().clone();
     }
 
     /// Reads them again after every change, for as long as somebody else holds them.
@@ -361,6 +389,11 @@ impl ApiKeys {
         }
     }
 
+    /// The keys that were made or revoked since this was asked.
+    pub(super) fn changes(&self) -> Vec<(&'static str, ApiKey)> {
+        std::mem::take(&mut self.news.lock().changes)
+    }
+
     /// Whether the key with this id is revoked, as far as is known.
     pub(super) fn is_revoked(&self, id: &str) -> bool {
         self.known.load().keys.get(id).is_some_and(|key| key.revoked_ms.is_some())
@@ -384,6 +417,9 @@ impl ApiKeys {
             }
         };
         let failed = next.failure.is_some();
+        if !failed {
+            self.news.lock().note(&next.keys);
+        }
         let before = self.known.load();
         let stands = !failed && before.keys.iter().all(|(id, key)| next.keys.get(id) == Some(key));
         drop(before);

@@ -22,7 +22,7 @@ mod token;
 
 use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
-use api_key::ApiKeys;
+use api_key::{ApiKey, ApiKeys};
 use aws_lc_rs::digest;
 pub use certificate::Certificate;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -227,6 +227,12 @@ impl Authenticator {
             verified.identity.principal
         };
         found.into_iter().map(forget).collect()
+    }
+
+    /// The API keys that were made or revoked since this was asked.
+    #[must_use]
+    pub fn changes_of_keys(&self) -> Vec<(&'static str, ApiKey)> {
+        self.api_keys.as_ref().map(|keys| keys.changes()).unwrap_or_default()
     }
 
     /// Why the credential of `identity` is no longer good, where whoever vouches for it says so after all.

@@ -3,7 +3,8 @@
 //! A token that an issuer is asked about (RFC 7662), or a key of the gateway's own, can be withdrawn while a stream, a call
 //! or a held call goes on under it, and nobody shows it again meanwhile. So those credentials are known here for as long as
 //! something goes on under them, and looked at now and again; whose is withdrawn is ended as by a revocation, in this
-//! process. It asks nobody itself: `identity` does, and remembers what it was told.
+//! process; and what `tollgate keys` did is written down here. It asks nobody itself: `identity` does, and remembers what
+//! it was told.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -12,8 +13,10 @@ use tokio::time::sleep;
 
 use super::Gateway;
 use crate::{
-    clock,
-    identity::{API_KEY, Authentication, INTROSPECTION, Identity, revocation::Whom},
+    audit::{journal, record},
+    clock::{self, Timestamp},
+    identity::{API_KEY, Authentication, INTROSPECTION, Identity, api_key::ApiKey, revocation::Whom},
+    telemetry::metrics::metrics,
 };
 
 /// The credentials under which something goes on, by their digests.
@@ -71,6 +74,9 @@ impl Gateway {
         loop {
             sleep(LOOK_AFTER).await;
             let (estate, now) = (self.estate(), clock::now());
+            for (state, key) in estate.identity.changes_of_keys() {
+                self.note_key(state, &key);
+            }
             for identity in self.vigil.all() {
                 if estate.revocations.admit(&identity).is_err() {
                     continue; // it ends already
@@ -80,6 +86,21 @@ impl Gateway {
                 let whom = Whom::Token { name: token_digest.clone(), issuer: Some(issuer.clone()) };
                 self.end_here(whom, Some(expires_at.plus(CLOCKS_DIFFER)), why);
             }
+        }
+    }
+
+    fn note_key(&self, state: &'static str, key: &ApiKey) {
+        let record = record::Key {
+            state,
+            id: &key.id,
+            user: key.user.as_deref(),
+            agent: &key.agent,
+            tenant: key.tenant.as_deref(),
+            scopes: record::Words::Strings(&key.scopes),
+            until: Timestamp::from_unix_ms(key.expires_ms),
+        };
+        if !self.journal.note(journal::new_id(), &record) {
+            metrics().audit_failures.increment();
         }
     }
 }
