@@ -40,9 +40,9 @@ use tollgate::{
     catalog::{Definition, Kind},
     ceiling::Ceilings,
     clock::{self, Timestamp},
-    config::{self, Config, Environment, Source, UpstreamId},
+    config::{self, Config, Endpoint, Environment, Source, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, Identity},
+    identity::{Audience, Authenticator, Identity, Senders, Shown},
     inspect::{self, Sent},
     policy::Policies,
     refusal::Era,
@@ -211,7 +211,8 @@ impl Bench {
 
     /// An authenticator that has its issuer's keys.
     fn authenticator(&self) -> Authenticator {
-        let authenticator = Authenticator::new(&self.config.issuers).unwrap();
+        let senders = Senders::new(&self.config).unwrap();
+        let authenticator = Authenticator::new(&self.config.issuers, &self.config.egress, None, senders).unwrap();
         self.runtime.block_on(async {
             authenticator.start();
             while !authenticator.ready(clock::now()) {
@@ -223,7 +224,8 @@ impl Bench {
 
     fn identity(&self) -> Arc<Identity> {
         let (authenticator, headers, audiences) = (self.authenticator(), self.headers(Era::Modern), audiences());
-        let caller = authenticator.authenticate(&headers, None, &audiences, clock::now());
+        let shown = shown(&headers);
+        let caller = authenticator.authenticate(&shown, &audiences, clock::now());
         Arc::clone(self.runtime.block_on(caller).unwrap().identity())
     }
 
@@ -235,6 +237,11 @@ impl Bench {
     }
 }
 
+fn shown(headers: &HeaderMap) -> Shown<'_> {
+    let (method, endpoint) = (&http::Method::POST, &Endpoint::Federated);
+    Shown { headers, query: None, method, endpoint, slashed: false, certificate: None }
+}
+
 fn audiences() -> [Audience; 1] {
     [Audience { name: AUDIENCE.to_owned(), forgiven: None }]
 }
@@ -243,7 +250,8 @@ fn identity() -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let (authenticator, headers, audiences) = (bench.authenticator(), bench.headers(Era::Modern), audiences());
     Box::new(move || {
-        let caller = authenticator.authenticate(&headers, None, &audiences, clock::now());
+        let shown = shown(&headers);
+        let caller = authenticator.authenticate(&shown, &audiences, clock::now());
         drop(black_box(bench.runtime.block_on(caller).unwrap()));
     })
 }
@@ -260,15 +268,16 @@ fn session() -> Box<dyn FnMut()> {
     let sessions = Sessions::new(&bench.config.limits);
     let principal = [1; 32];
     let opening = Opening {
+        holder: tollgate::identity::revocation::Holder::default(),
         principal,
-        endpoint: config::Endpoint::Federated,
+        endpoint: Endpoint::Federated,
         version: estate::LEGACY,
         client: ("bench".to_owned(), "1".to_owned()),
         capabilities: Capabilities::NONE,
     };
     let id = sessions.begin(opening, NOW).unwrap().id.clone();
     Box::new(move || {
-        let session = sessions.find(&id, &principal, &config::Endpoint::Federated, NOW).unwrap();
+        let session = sessions.find(&id, &principal, &Endpoint::Federated, NOW).unwrap();
         drop(black_box(session.track(b"7").unwrap()));
     })
 }
@@ -279,7 +288,7 @@ fn resolve() -> Box<dyn FnMut()> {
     let listing = tollgate::catalog::Listing { tools, ..Default::default() };
     let upstream = UpstreamId::parse("bench").unwrap();
     let catalogue = tollgate::catalog::Catalogue::merge(1, config::Prefix::Always, [(upstream, listing)].into());
-    Box::new(move || drop(black_box(catalogue.listed(&config::Endpoint::Federated, Kind::Tool, "bench__echo"))))
+    Box::new(move || drop(black_box(catalogue.listed(&Endpoint::Federated, Kind::Tool, "bench__echo"))))
 }
 
 /// `fresh`: each call by a caller of a class not seen before.
@@ -316,7 +325,8 @@ fn ceiling() -> Box<dyn FnMut()> {
 fn exchange() -> Box<dyn FnMut()> {
     let bench = Bench::new();
     let identity = bench.identity();
-    let exchange = Exchange::new(&bench.config.upstreams).unwrap();
+    let exchange =
+        Exchange::new(&bench.config.upstreams, tollgate::identity::revocation::Revocations::default()).unwrap();
     let upstream = Arc::clone(&bench.config.upstreams[&UpstreamId::parse("bench").unwrap()]);
     Box::new(move || {
         let grant = exchange.mint(&identity, &upstream, &[], clock::now());

@@ -18,6 +18,7 @@ mod cli;
 mod clients;
 mod config;
 mod conformance;
+mod facade;
 mod harness;
 mod peers;
 mod request;

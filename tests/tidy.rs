@@ -10,14 +10,15 @@ use std::{
 use crate::harness::place;
 
 /// A crate (or a path in one) and the modules that may name it.
-const FENCES: [(&str, &[&str]); 13] = [
+const FENCES: [(&str, &[&str]); 14] = [
     ("pingora_core", &["edge", "cli", "main"]),
     ("hyper::client", &["egress"]),
     ("hyper_util::client", &["egress"]),
     ("hyper_rustls", &["egress"]),
     ("TcpStream::connect", &["egress"]),
-    ("jsonwebtoken", &["identity", "exchange", "demo"]),
+    ("jsonwebtoken", &["prover", "identity", "exchange", "demo"]),
     ("oauth2", &["exchange"]),
+    ("x509_parser", &["identity"]),
     ("cedar_policy", &["policy"]),
     ("opentelemetry", &["telemetry"]),
     ("rcgen", &["demo"]),

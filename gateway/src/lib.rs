@@ -10,6 +10,7 @@ pub mod random;
 pub mod tasks;
 pub mod refusal;
 pub mod config;
+pub mod prover;
 pub mod egress;
 pub mod telemetry;
 pub mod state;
@@ -28,6 +29,7 @@ pub mod inspect;
 // Assembly.
 pub mod bridge;
 pub mod lifecycle;
+pub mod facade;
 pub mod edge;
 pub mod admin;
 pub mod serve;

@@ -21,9 +21,11 @@ use crate::{
         reload::{self, Change, Parts},
     },
     edge::{self, Edge, Metadata},
+    facade::Facade,
     lifecycle::{Estate, Gateway, Rules},
     policy::{Policies, load},
-    state::{Rates, Store},
+    secret,
+    state::{Rates, Store, StoreFault},
     tasks::Tasks,
     telemetry::{self, Telemetry},
 };
@@ -67,6 +69,9 @@ pub enum Failure {
 /// # Errors
 /// Every [`Failure`].
 pub fn serve(options: &Options) -> Result<(), Failure> {
+    if let Err(error) = secret::keep_from_cores() {
+        tracing::warn!(%error, "a crash may leave secrets in a core file");
+    }
     let environment = Environment::process();
     let (config, watch) = reload::open(options.config.clone(), environment);
     let config = Arc::new(config.map_err(Failure::Config)?);
@@ -81,19 +86,31 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let tasks = Tasks::default();
     let gateway = Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone());
     let gateway = Arc::new(gateway.map_err(Failure::Part)?);
+    begin(&gateway)?;
+
+    let facade = Arc::new(Facade::new(Arc::clone(&gateway)).map_err(Failure::Part)?);
+    let kept = Arc::clone(&facade);
 
     let (draining, drains) = watch::channel(false);
-    let begin = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
+    let heeding = Arc::clone(&gateway);
+    let beginning = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
     let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates };
     let follow = watch.run(move |change| follower.apply(change));
     let served = edge::run(Edge {
         pages: admin::pages(readiness(&gateway, drains), || telemetry::metrics::render(telemetry::metrics())),
         gateway,
+        facade,
         config,
         metadata,
         tasks,
         draining,
-        background: vec![Box::pin(begin), Box::pin(follow), Box::pin(async move { store.follow().await })],
+        background: vec![
+            Box::pin(beginning),
+            Box::pin(follow),
+            Box::pin(async move { store.follow().await }),
+            Box::pin(async move { heeding.follow_revocations().await }),
+            Box::pin(async move { kept.keep().await }),
+        ],
         run_directory: options.run_directory.clone(),
         upgrade: options.upgrade,
     });
@@ -122,6 +139,23 @@ pub fn rules(config: &Config, rates: &Arc<Rates>) -> Result<Rules, Report> {
             Err(report)
         }
     }
+}
+
+/// What is kept is sealed with the present key, and what is revoked is known, before anybody is served.
+fn begin(gateway: &Gateway) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Part(error.to_string()))?;
+    let begun = runtime.block_on(async {
+        match gateway.estate().store.reseal().await? {
+            (0, 0) => {}
+            (resealed, 0) => tracing::info!(resealed, "what is kept is sealed with the present key now"),
+            (resealed, lost) => {
+                tracing::warn!(resealed, lost, "some of what is kept was sealed with a key that is not at hand")
+            }
+        }
+        gateway.read_revocations().await
+    });
+    begun.map_err(|fault: StoreFault| Failure::Part(fault.to_string()))
 }
 
 /// Everything that goes on beside the listeners.

@@ -59,7 +59,7 @@ fn a_state_is_good_for_its_caller_and_its_request_only() {
         call(&other, &all, retry(&state, json!({ "a": 1 })))
     });
     let unasked = call(&alice, &all, json!({ "inputResponses": who })).json();
-    assert_eq!(unasked["result"]["resultType"], "input_required", "answers that nobody asked for are ignored");
+    assert_eq!(unasked["result"]["resultType"], "input_required", "the upstream minds which question is answered");
     let last = ground.upstream.seen_method("tools/call").pop().unwrap();
     assert!(last.json()["params"]["inputResponses"].is_null(), "and go nowhere");
     let wrong =

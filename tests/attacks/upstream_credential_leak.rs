@@ -95,7 +95,7 @@ fn what_an_upstream_says_about_itself_stays_inside() {
     for (mode, expected) in [
         ("headers", ""),
         ("401", "upstream_unauthorized"),
-        ("403", "upstream_unauthorized"),
+        ("403", "upstream_scope_missing"),
         ("407", "upstream_invalid"),
         ("500", "upstream_invalid"),
         ("200", "upstream_invalid"),

@@ -34,7 +34,22 @@ fn check(line: &str, begins: &str) -> String {
 #[test]
 fn help_teaches() {
     insta::assert_snapshot!("help", run("--help"));
-    for command in ["serve", "check", "test", "explain", "tools", "audit verify", "audit show", "demo"] {
+    for command in [
+        "serve",
+        "check",
+        "test",
+        "explain",
+        "tools",
+        "keys",
+        "keys new",
+        "keys list",
+        "keys revoke",
+        "revoke",
+        "revoke user",
+        "audit verify",
+        "audit show",
+        "demo",
+    ] {
         let name = format!("help_{}", command.replace(' ', "_"));
         insta::assert_snapshot!(name, run(&format!("{command} --help")));
     }
@@ -131,4 +146,70 @@ fn a_wrong_estate_is_not_served() {
     let file = folder.path().join("upstreams.toml");
     let shown = check(&format!("serve --config {}", file.display()), "exit 1\n--- out\n--- err\n");
     assert!(shown.contains("expected text"), "{shown}");
+}
+
+/// An estate with a folder for keys, which are not accepted yet.
+const KEYS: &str = r#"
+[gateway]
+public_url = "http://127.0.0.1:1"
+listen = "127.0.0.1:1"
+[[issuers]]
+issuer = "https://login.example.com"
+algorithms = ["ES256"]
+[audit]
+directory = "audit"
+[state]
+directory = "state"
+[keys]
+enabled = false
+[upstreams.crm]
+url = "https://crm.internal/mcp"
+grant = { strategy = "exchange", token_endpoint = "https://login.example.com/token", audience = "crm", client = { id = "tollgate", secret = { env = "TOLLGATE_CLIENT_SECRET" } } }
+"#;
+
+#[test]
+fn a_key_is_printed_once_listed_and_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir(at.join("policies")).unwrap();
+    write(at, "upstreams.toml", KEYS);
+    let config = format!("--config {}", at.join("upstreams.toml").display());
+    let made =
+        check(&format!("keys new --user alice --group b --group a --upstream crm {config}"), "exit 0\n--- out\ntgk_");
+    let key = made.lines().nth(2).unwrap();
+    let id = key.split('_').nth(1).unwrap();
+    assert!(
+        made.contains(&format!("key {id}, good until ")) && made.contains("before `[keys] enabled = true`"),
+        "{made}"
+    );
+
+    let listed = check(&format!("keys list {config}"), &format!("exit 0\n--- out\n{id}  valid    until "));
+    assert!(listed.contains("  user alice  agent api-key  groups a,b  upstreams crm\n"), "{listed}");
+    let as_json = run(&format!("keys list --json {config}"));
+    let shown: serde_json::Value = serde_json::from_str(as_json.lines().nth(2).unwrap()).unwrap();
+    assert_eq!(
+        (&shown["id"], &shown["state"], &shown["revoked"]),
+        (&id.into(), &"valid".into(), &serde_json::Value::Null)
+    );
+    assert!(shown.get("key").is_none() && !listed.contains(key) && !as_json.contains(key));
+
+    check(&format!("keys new --user alice {config}"), "exit 0\n");
+    let third = check(&format!("keys new --user alice {config}"), "exit 2\n--- out\n--- err\n");
+    assert!(third.contains("two keys of this user and agent are valid already"), "{third}");
+    // Whoever found a key has no id to give.
+    check(&format!("keys revoke {key} {config}"), &format!("exit 0\n--- out\nkey {id} is revoked\n"));
+    check(&format!("keys new --user alice {config}"), "exit 0\n");
+    check(&format!("keys list {config}"), "exit 0\n");
+    let unknown = check(&format!("keys revoke nobody {config}"), "exit 2\n--- out\n--- err\n");
+    assert!(unknown.contains("there is no key `nobody`"), "{unknown}");
+    let elsewhere = check(&format!("keys new --agent a --upstream crn {config}"), "exit 2\n--- out\n--- err\n");
+    assert!(elsewhere.contains("no upstream `crn`; there are `crm`"), "{elsewhere}");
+    check(&format!("keys new {config}"), "exit 2\n--- out\n--- err\nerror: the following required arguments");
+
+    write(at, "upstreams.toml", &KEYS.replace("enabled = false", "enabled = true"));
+    let warned = check(&format!("check --offline {config}"), "exit 0\n");
+    assert!(warned.contains("callers with API keys cannot use `crm`"), "{warned}");
+    write(at, "upstreams.toml", &KEYS.replace("directory = \"state\"", ""));
+    let nowhere = check(&format!("keys list {config}"), "exit 2\n--- out\n--- err\n");
+    assert!(nowhere.contains("there is no `state.directory`"), "{nowhere}");
 }

@@ -1,16 +1,18 @@
 //! A person logs in at a real provider, an agent calls, and the server behind sees a credential made out to it alone.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    gateway::{ALLOW_ALL, Setup},
+    gateway::{ALLOW_ALL, Gateway, Setup},
     issuer::claims_of,
     login,
     mcp::Client,
     peer::{self, Dial, Sdk},
+    place,
+    recorder::{Era, Recorder},
 };
 
 /// What the guarded server knows of its caller.
@@ -111,6 +113,81 @@ fn the_gateway_proves_itself_by_a_key() {
     let known = known(&answer.json());
     assert_eq!((&known["sub"], &known["clientId"]), (&json!("alice"), &json!("gateway-key")));
     assert_eq!(known["act"], json!({ "sub": "gateway-key" }));
+}
+
+/// Who may do what with a user, and what without one.
+const APART: &str = r#"
+@id("people")
+permit (principal is User, action == Action::"up/echo", resource);
+@id("machines")
+permit (principal is Agent, action == Action::"up/add", resource);
+"#;
+
+/// A machine's token by client credentials (RFC 6749 §4.4) has no user, and everything says so.
+#[test]
+fn a_machine_is_the_agent_to_policy_and_audit_and_there_is_no_user() {
+    let setup = Setup::new("machine");
+    let provider = peer::provider(setup.folder());
+    let (issuer, recorder) = (provider.origin(), Recorder::good(Era::Modern));
+    let gateway = setup.issuer(&issuer).policy("apart.cedar", APART).open_upstream("up", &recorder.url()).start();
+    let endpoint = gateway.endpoint(Some("up"));
+    judged_apart(&gateway, &issuer, &machine(&issuer, &endpoint), &login::login(&issuer, "alice", &endpoint, SCOPE));
+    let intents: Vec<Value> = gateway.recorded("intent", 2);
+    assert!(intents.iter().all(|intent| intent["authentication"]["method"] == "jwt"), "{intents:?}");
+}
+
+/// The same with tokens that only the provider can read (RFC 7662), and with its word that one holds no longer (RFC 7009).
+#[test]
+fn opaque_tokens_of_a_real_provider_hold_until_it_revokes_them() {
+    let setup = Setup::new("opaque-provider");
+    let provider = peer::provider_opaque(setup.folder());
+    let (issuer, recorder) = (provider.origin(), Recorder::good(Era::Modern));
+    let (at, more) = (format!("{issuer}/token/introspection"), "machines = true, cache_s = 1");
+    let setup = setup.introspecting(&issuer, &at, more).policy("apart.cedar", APART);
+    let gateway = setup.open_upstream("up", &recorder.url()).start();
+    let endpoint = gateway.endpoint(Some("up"));
+    let token = login::login(&issuer, "alice", &endpoint, SCOPE);
+    assert!(!token.contains('.'), "{token}");
+    judged_apart(&gateway, &issuer, &machine(&issuer, &endpoint), &token);
+    let intents: Vec<Value> = gateway.recorded("intent", 2);
+    assert!(intents.iter().all(|intent| intent["authentication"]["method"] == "introspection"), "{intents:?}");
+    assert_eq!(intents[1]["tenant"], "acme");
+
+    let alice = gateway.client(Some("up")).token(&token);
+    let fields = [("token", token.as_str()), ("token_type_hint", "access_token")];
+    let revoked = login::post(&format!("{issuer}/token/revocation"), "webapp", "webapp-secret", &fields);
+    assert_eq!(revoked.status(), 200, "{}", revoked.text());
+    let answer = place::wait_for("the revocation", Duration::from_secs(10), || {
+        let answer = alice.call("echo", &json!({}));
+        (answer.status() != 200).then_some(answer)
+    });
+    assert_eq!((answer.status(), &answer.json()["error"]["data"]["code"]), (401, &json!("token_invalid")));
+    assert!(!recorder.saw_text(&token));
+}
+
+const SCOPE: &str = "openid tools:read tools:call";
+
+/// The token of the client `agent` in its own name.
+fn machine(issuer: &str, resource: &str) -> String {
+    let fields = [("grant_type", "client_credentials"), ("resource", resource), ("scope", "tools:read")];
+    login::token(issuer, "agent", "agent-secret", &fields)["access_token"].as_str().unwrap().to_owned()
+}
+
+/// The machine does what machines may, the person what people may, and the journal tells them apart.
+fn judged_apart(gateway: &Gateway, issuer: &str, machine: &str, person: &str) {
+    for (token, may, may_not) in [(machine, "add", "echo"), (person, "echo", "add")] {
+        let client = gateway.client(Some("up")).token(token).awaiting(may);
+        assert_eq!(client.call(may, &json!({ "a": 1, "b": 2 })).status(), 200, "{may}");
+        assert_eq!(client.call(may_not, &json!({})).json()["error"]["data"]["code"], "tool_unknown", "{may_not}");
+    }
+    let intents = gateway.recorded("intent", 2);
+    assert_eq!((&intents[0]["user"], &intents[0]["agent"]["client_id"]), (&Value::Null, &json!("agent")));
+    assert_eq!(intents[0]["decision"]["policies"], json!(["machines"]));
+    assert_eq!(intents[1]["user"], json!({ "issuer": issuer, "subject": "alice" }));
+    assert_eq!(
+        (&intents[1]["agent"]["client_id"], &intents[1]["decision"]["policies"]),
+        (&json!("webapp"), &json!(["people"]))
+    );
 }
 
 /// A P-256 key: the file of the private half, and the public half as a JWK.

@@ -75,6 +75,11 @@ fn missing_keys_are_all_told() {
 }
 
 #[test]
+fn exceptions_for_what_others_name_are_judged() {
+    golden("egress");
+}
+
+#[test]
 fn wrong_ways_to_reach_an_upstream_are_all_told() {
     golden("programs");
 }
@@ -82,6 +87,16 @@ fn wrong_ways_to_reach_an_upstream_are_all_told() {
 #[test]
 fn wrong_values_of_the_door_are_all_told() {
     golden("door");
+}
+
+#[test]
+fn wrong_values_of_what_senders_show_are_all_told() {
+    golden("senders");
+}
+
+#[test]
+fn wrong_ways_in_are_all_told() {
+    golden("inbound");
 }
 
 #[test]
@@ -93,6 +108,11 @@ fn wrong_values_of_upstreams_are_all_told() {
 fn wrong_grants_are_all_told_and_no_secret_is_shown() {
     let shown = golden("grants");
     assert!(shown.contains("never offered"));
+}
+
+#[test]
+fn wrong_facades_are_all_told() {
+    golden("facade");
 }
 
 #[test]
@@ -178,4 +198,37 @@ fn a_certificate_without_its_own_key_is_refused() {
 fn rcgen_pair() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// Each way to a credential, as an administrator writes it.
+#[test]
+fn every_strategy_can_be_written() {
+    let client = "client = { id = \"t\", secret = { file = \"secret\" } }";
+    let user = "resource = \"https://a.internal/mcp\", issuer = \"https://auth.example.com\"";
+    let exchange = format!("strategy = \"exchange\", token_endpoint = \"https://login.example.com/token\", {client}");
+    for (grant, more) in [
+        (format!("{exchange}, dialect = \"keycloak\", audience = \"a\""), ""),
+        (format!("{exchange}, dialect = \"entra_obo\", scopes = [\"api://a/.default\"]"), ""),
+        (format!("{exchange}, subject_token_type = \"jwt\", audience = \"a\", dpop = true"), ""),
+        (
+            exchange
+                .replace("exchange", "client_credentials")
+                .replace(client, "client = { id = \"t\", assertion_file = \"secret\" }"),
+            "",
+        ),
+        (
+            format!("{}, {user}, issuer_{client}, subject = \"id_token\"", exchange.replace("exchange", "id_jag")),
+            "discovery = { strategy = \"none\" }",
+        ),
+        (
+            format!("strategy = \"user_grant\", {user}, client = {{ id = \"t\", authentication = \"none\" }}"),
+            "discovery = { strategy = \"none\" }",
+        ),
+    ] {
+        let grant = format!("grant = {{ {grant} }}\n{more}");
+        let logins = format!("[[logins]]\nissuer = \"https://login.example.com\"\n{client}\n[upstreams.a]");
+        let written = "grant = { strategy = \"static_secret\", header = \"x-api-key\", value = { file = \"secret\" } }";
+        let text = MINIMAL.replace(written, &grant).replace("[upstreams.a]", &logins);
+        load(&text, &[("secret", "a.b.c", 0o600)]).unwrap_or_else(|report| panic!("{grant}\n{report}"));
+    }
 }

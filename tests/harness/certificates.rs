@@ -9,9 +9,11 @@ use std::{
     sync::Arc,
 };
 
+use aws_lc_rs::digest;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, SanType,
 };
 use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -27,6 +29,18 @@ pub(crate) struct Authority {
 pub(crate) struct Leaf {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
+}
+
+impl Leaf {
+    /// The certificate itself.
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_file(&self.certificate).unwrap()
+    }
+
+    /// `x5t#S256` (RFC 8705 §3.1).
+    pub(crate) fn thumbprint(&self) -> String {
+        BASE64URL.encode(digest::digest(&digest::SHA256, &self.der()))
+    }
 }
 
 impl Authority {
@@ -49,7 +63,17 @@ impl Authority {
     /// Makes a certificate for these names (host names or addresses), for both ends of a connection.
     pub(crate) fn leaf(&self, name: &str, hosts: &[&str]) -> Leaf {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(hosts).unwrap();
+        self.signed(name, CertificateParams::new(hosts).unwrap())
+    }
+
+    /// Makes a certificate for a client that goes by this URI.
+    pub(crate) fn workload(&self, name: &str, uri: &str) -> Leaf {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        self.signed(name, params)
+    }
+
+    fn signed(&self, name: &str, mut params: CertificateParams) -> Leaf {
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();
@@ -78,13 +102,34 @@ impl Authority {
         Arc::new(config)
     }
 
+    /// TLS of a server with this certificate that talks to everybody.
+    pub(crate) fn server(leaf: &Leaf) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let chain: Result<_, _> = CertificateDer::pem_file_iter(&leaf.certificate).unwrap().collect();
+        let key = PrivateKeyDer::from_pem_file(&leaf.key).unwrap();
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Arc::new(builder.with_no_client_auth().with_single_cert(chain.unwrap(), key).unwrap())
+    }
+
     /// TLS of a client that trusts this authority only and offers these protocols.
     pub(crate) fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
+        self.client_showing(protocols, None)
+    }
+
+    /// The same, of one that shows a certificate.
+    pub(crate) fn client_showing(&self, protocols: &[&str], leaf: Option<&Leaf>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match leaf {
+            None => builder.with_no_client_auth(),
+            Some(leaf) => {
+                let key = PrivateKeyDer::from_pem_file(&leaf.key).unwrap();
+                builder.with_client_auth_cert(vec![leaf.der()], key).unwrap()
+            }
+        };
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
     }

@@ -15,7 +15,14 @@ use std::{
 use rustls::ClientConfig;
 use serde_json::Value;
 
-use super::{certificates::Authority, http, issuer::Issuer, mcp::Client, place, process::Process};
+use super::{
+    certificates::{Authority, Leaf},
+    http,
+    issuer::Issuer,
+    mcp::Client,
+    place,
+    process::Process,
+};
 
 /// Allows every call of everybody; a test that is not about policy uses it.
 pub(crate) const ALLOW_ALL: &str = "@id(\"allow-all\")\npermit (principal, action, resource);\n";
@@ -26,6 +33,7 @@ pub(crate) struct Setup {
     port: u16,
     admin_port: u16,
     authority: Option<Authority>,
+    asks_certificate: bool,
     gateway: String,
     audit: String,
     rest: String,
@@ -41,6 +49,7 @@ impl Setup {
             port: place::free_port(),
             admin_port: place::free_port(),
             authority: None,
+            asks_certificate: false,
             gateway: String::new(),
             audit: String::new(),
             rest: String::new(),
@@ -58,6 +67,17 @@ impl Setup {
     pub(crate) fn tls(mut self) -> Self {
         self.authority = Some(Authority::new(&self.folder));
         self
+    }
+
+    /// TLS where clients may show a certificate of the same authority, and need not.
+    pub(crate) fn mutual_tls(mut self) -> Self {
+        self.asks_certificate = true;
+        self.tls()
+    }
+
+    /// The authority of its certificate.
+    pub(crate) fn authority(&self) -> &Authority {
+        self.authority.as_ref().unwrap()
     }
 
     /// Further lines of `[gateway]`.
@@ -83,6 +103,23 @@ impl Setup {
         self.section(&format!(
             "[[issuers]]\nissuer = \"{issuer}\"\nalgorithms = [\"ES256\"]\nclaims = {{ tenant = \"tenant\", groups = \"groups\" }}"
         ))
+    }
+
+    /// Somebody who vouches for callers, and is asked about tokens by the client `gateway`; further keys of
+    /// `introspection` are `more`.
+    pub(crate) fn introspecting(self, issuer: &str, endpoint: &str, more: &str) -> Self {
+        let client = "client = { id = \"gateway\", secret = { env = \"GATEWAY_SECRET\" } }";
+        self.environment("GATEWAY_SECRET", "gateway-secret").section(&format!(
+            "[[issuers]]\nissuer = \"{issuer}\"\nalgorithms = [\"ES256\"]\n\
+             claims = {{ tenant = \"tenant\", groups = \"groups\" }}\n\
+             introspection = {{ endpoint = \"{endpoint}\", {client}, {more} }}"
+        ))
+    }
+
+    /// API keys, kept in a folder of the test.
+    pub(crate) fn api_keys(self) -> Self {
+        let folder = self.folder.join("state").display().to_string();
+        self.section(&format!("[state]\ndirectory = \"{folder}\"\n\n[keys]\nenabled = true"))
     }
 
     /// An upstream with these further lines.
@@ -155,7 +192,12 @@ impl Setup {
         if let Some(authority) = &self.authority {
             let leaf = authority.leaf("gateway", &["localhost", "127.0.0.1"]);
             let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
-            writeln!(text, "tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}").unwrap();
+            let clients = if self.asks_certificate {
+                format!(", client_ca = \"{}\", client_certificate = \"optional\"", authority.file().display())
+            } else {
+                String::new()
+            };
+            writeln!(text, "tls = {{ certificate = \"{certificate}\", key = \"{key}\"{clients} }}").unwrap();
         }
         text.push_str(&self.gateway);
         writeln!(text, "\n[audit]").unwrap();
@@ -246,6 +288,11 @@ impl Gateway {
         self.tls.as_ref().map_or(client.clone(), |tls| client.tls(tls))
     }
 
+    /// A client of an endpoint that shows this certificate.
+    pub(crate) fn client_showing(&self, upstream: Option<&str>, leaf: &Leaf) -> Client {
+        Client::new(&self.endpoint(upstream)).tls(&self.setup.authority().client_showing(&["http/1.1"], Some(leaf)))
+    }
+
     /// A client of an endpoint, with a good token of `issuer` for `user`.
     pub(crate) fn client_of(&self, upstream: Option<&str>, issuer: &Issuer, user: &str) -> Client {
         self.client(upstream).token(&issuer.token(user, &self.endpoint(upstream)))
@@ -278,6 +325,26 @@ impl Gateway {
             let found: Vec<Value> = self.journal().into_iter().filter(|record| record["event"] == event).collect();
             (found.len() >= count).then_some(found)
         })
+    }
+
+    /// `tollgate keys` with these words, on its configuration: what it printed. It has to succeed.
+    pub(crate) fn keys(&self, words: &str) -> String {
+        let mut command = tollgate(&["keys"]);
+        command.args(words.split(' ')).arg("--config").arg(self.setup.folder.join("upstreams.toml"));
+        let output = command.envs(self.setup.environment.iter().cloned()).output().unwrap();
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// A new key, made with these words of `tollgate keys new`, once the gateway takes it.
+    pub(crate) fn key(&self, words: &str) -> String {
+        let key = self.keys(&format!("new {words}"));
+        let endpoint = words.split_once("--upstream ").map(|(_, id)| id);
+        let client = self.client(endpoint).token(&key);
+        place::wait_for("the new key", Duration::from_secs(10), || {
+            (client.modern("tools/list", &serde_json::json!({})).status() != 401).then_some(())
+        });
+        key
     }
 
     /// `tollgate audit verify` over its journal.

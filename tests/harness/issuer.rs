@@ -17,7 +17,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::recorder::{Recorder, Reply, Seen};
+use super::{
+    leaks,
+    recorder::{Recorder, Reply, Seen},
+};
 
 /// How a token is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,16 +43,17 @@ pub(crate) struct Issuer {
 }
 
 #[derive(Debug)]
-struct Pen {
+pub(super) struct Pen {
     key: EcdsaKeyPair,
     number: usize,
+    revoked: Vec<String>,
 }
 
 impl Pen {
-    fn new(number: usize) -> Self {
+    pub(super) fn new(number: usize) -> Self {
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).unwrap();
-        Self { key, number }
+        Self { key, number, revoked: Vec::new() }
     }
 
     fn kid(&self) -> String {
@@ -57,13 +61,13 @@ impl Pen {
     }
 
     /// RFC 7518 §6.2.1: the point's coordinates, after the byte that says that both are there.
-    fn jwk(&self) -> Value {
+    pub(super) fn jwk(&self) -> Value {
         let point = self.key.public_key().as_ref();
         let (x, y) = (BASE64URL.encode(&point[1..33]), BASE64URL.encode(&point[33..65]));
         json!({ "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": self.kid(), "x": x, "y": y })
     }
 
-    fn sign(&self, header: &Value, claims: &Value, signature: Signature) -> String {
+    pub(super) fn sign(&self, header: &Value, claims: &Value, signature: Signature) -> String {
         let signed = format!("{}.{}", BASE64URL.encode(header.to_string()), BASE64URL.encode(claims.to_string()));
         let by = |key: &EcdsaKeyPair| key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap().as_ref().to_vec();
         let bytes = match signature {
@@ -90,7 +94,7 @@ impl Issuer {
         let pen = Arc::new(Mutex::new(Pen::new(1)));
         let shared = Arc::clone(&pen);
         let recorder = Recorder::serving(move |seen| script(seen).unwrap_or_else(|| behaved(seen, &shared.lock())));
-        Self { recorder, pen }
+        Self { recorder: recorder.exchanging(), pen }
     }
 
     /// Its `iss`.
@@ -111,7 +115,22 @@ impl Issuer {
     /// Signs with a new key from now on, and publishes that key only.
     pub(crate) fn rotate(&self) {
         let mut pen = self.pen.lock();
-        *pen = Pen::new(pen.number + 1);
+        *pen = Pen { revoked: std::mem::take(&mut pen.revoked), ..Pen::new(pen.number + 1) };
+    }
+
+    /// What its introspection endpoint was asked about.
+    pub(crate) fn introspected(&self) -> Vec<String> {
+        self.recorder.seen_path("/introspect").iter().filter_map(|seen| seen.field("token")).collect()
+    }
+
+    /// Says of this token from now on that it is not active.
+    pub(crate) fn revoke(&self, token: &str) {
+        self.pen.lock().revoked.push(token.to_owned());
+    }
+
+    /// A token that only this issuer can read, with these claims.
+    pub(crate) fn opaque(&self, claims: &Value) -> String {
+        format!("{OPAQUE}{}", BASE64URL.encode(claims.to_string()))
     }
 
     /// The claims of a good access token (RFC 9068 §2.2) for this user and audience; change them before signing.
@@ -140,7 +159,9 @@ impl Issuer {
 
     /// Any header, any claims, signed in any way.
     pub(crate) fn forge(&self, header: &Value, claims: &Value, signature: Signature) -> String {
-        self.pen.lock().sign(header, claims, signature)
+        let token = self.pen.lock().sign(header, claims, signature);
+        leaks::remember(&token);
+        token
     }
 }
 
@@ -171,9 +192,64 @@ fn behaved(seen: &Seen, pen: &Pen) -> Reply {
             )
         }
         "/jwks" => Reply::json(200, &json!({ "keys": [pen.jwk()] })),
+        "/auth" => sent_back(&issuer, seen),
+        "/token" if seen.field("grant_type").as_deref() == Some("authorization_code") => logged_in(&issuer, seen, pen),
         "/token" => exchanged(&issuer, seen, pen),
+        "/introspect" => Reply::json(200, &introspection(&seen.field("token").unwrap_or_default(), pen)),
         _ => Reply::status(404),
     }
+}
+
+/// RFC 7662 §2.2: the claims of a token that was made here and is good.
+fn introspection(token: &str, pen: &Pen) -> Value {
+    let mut claims = match token.strip_prefix(OPAQUE) {
+        Some(opaque) => BASE64URL.decode(opaque).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+        None => Some(claims_of(token)),
+    }
+    .unwrap_or_default();
+    let good = claims["exp"].as_u64().is_some_and(|end| end > now()) && !pen.revoked.iter().any(|one| one == token);
+    if !good {
+        return json!({ "active": false });
+    }
+    claims["active"] = json!(true);
+    claims
+}
+
+/// How its opaque tokens begin.
+const OPAQUE: &str = "opaque-";
+
+/// A login without a page: whoever `login_hint` names, or alice. The code says what the token endpoint has to know.
+fn sent_back(issuer: &str, seen: &Seen) -> Reply {
+    let asked: serde_json::Map<String, Value> = url::form_urlencoded::parse(seen.query.as_bytes())
+        .map(|(name, value)| (name.into_owned(), value.into()))
+        .collect();
+    let text = |name: &str| asked.get(name).and_then(Value::as_str).unwrap_or_default();
+    let code = BASE64URL.encode(Value::Object(asked.clone()).to_string());
+    let mut back = url::Url::parse(text("redirect_uri")).unwrap();
+    back.query_pairs_mut().extend_pairs([("code", code.as_str()), ("state", text("state")), ("iss", issuer)]);
+    Reply::status(302).header("location", back.as_str())
+}
+
+/// OpenID Connect Core §3.1.3.3, where the verifier fits (RFC 7636 §4.6).
+fn logged_in(issuer: &str, seen: &Seen, pen: &Pen) -> Reply {
+    let code = BASE64URL.decode(seen.field("code").unwrap_or_default()).unwrap_or_default();
+    let asked: Value = serde_json::from_slice(&code).unwrap_or_default();
+    let verifier = seen.field("code_verifier").unwrap_or_default();
+    let hashed = BASE64URL.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes()));
+    if asked["code_challenge"] != hashed || asked["redirect_uri"] != seen.field("redirect_uri").unwrap_or_default() {
+        return Reply::json(400, &json!({ "error": "invalid_grant" }));
+    }
+    let now = now();
+    let claims = json!({
+        "iss": issuer, "sub": asked["login_hint"].as_str().unwrap_or("alice"), "aud": asked["client_id"],
+        "nonce": asked["nonce"], "iat": now, "exp": now + 300, "auth_time": now, "acr": "silver",
+        "tenant": "acme", "groups": ["engineering"],
+    });
+    let id_token = pen.sign(&json!({ "alg": "ES256", "kid": pen.kid() }), &claims, Signature::Own);
+    Reply::json(
+        200,
+        &json!({ "access_token": "opaque", "token_type": "Bearer", "id_token": id_token, "refresh_token": "kept" }),
+    )
 }
 
 /// RFC 8693 §2.2.1, and RFC 6749 §4.4.3 where there is no subject.

@@ -18,6 +18,16 @@ const REDIRECTS_MAX: usize = 8;
 
 /// Logs `user` in at `issuer` for `resource`, and gives the access token.
 pub(crate) fn login(issuer: &str, user: &str, resource: &str, scope: &str) -> String {
+    login_showing(issuer, user, (resource, scope), &[])
+}
+
+/// The same, with these headers where the code becomes a token: what that is then bound to.
+pub(crate) fn login_showing(
+    issuer: &str,
+    user: &str,
+    (resource, scope): (&str, &str),
+    headers: &[(&str, &str)],
+) -> String {
     let verifier = BASE64URL.encode([7; 32]);
     let challenge = BASE64URL.encode(digest::digest(&digest::SHA256, verifier.as_bytes()));
     let query = form(&[
@@ -40,41 +50,144 @@ pub(crate) fn login(issuer: &str, user: &str, resource: &str, scope: &str) -> St
         ("code_verifier", &verifier),
         ("redirect_uri", CALLBACK),
     ];
-    token(issuer, "webapp", "webapp-secret", &fields)["access_token"].as_str().unwrap().to_owned()
+    token_showing(issuer, "webapp", ("webapp-secret", headers), &fields)["access_token"].as_str().unwrap().to_owned()
 }
 
 /// Asks the token endpoint, as this client.
 pub(crate) fn token(issuer: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Value {
-    let answer = ask(issuer, client, secret, fields);
+    token_showing(issuer, client, (secret, &[]), fields)
+}
+
+/// The same, with these further headers.
+pub(crate) fn token_showing(
+    issuer: &str,
+    client: &str,
+    (secret, headers): (&str, &[(&str, &str)]),
+    fields: &[(&str, &str)],
+) -> Value {
+    let answer = ask_showing(issuer, client, (secret, headers), fields);
     assert_eq!(answer.status(), 200, "{}", answer.text());
     answer.json()
 }
 
 /// The same, whatever comes back.
 pub(crate) fn ask(issuer: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Answer {
+    ask_showing(issuer, client, (secret, &[]), fields)
+}
+
+fn ask_showing(issuer: &str, client: &str, credentials: (&str, &[(&str, &str)]), fields: &[(&str, &str)]) -> Answer {
+    post_showing(&format!("{issuer}/token"), client, credentials, fields)
+}
+
+/// Asks any endpoint of a provider, as this client.
+pub(crate) fn post(url: &str, client: &str, secret: &str, fields: &[(&str, &str)]) -> Answer {
+    post_showing(url, client, (secret, &[]), fields)
+}
+
+fn post_showing(
+    url: &str,
+    client: &str,
+    (secret, headers): (&str, &[(&str, &str)]),
+    fields: &[(&str, &str)],
+) -> Answer {
     let basic = format!("Basic {}", BASE64.encode(format!("{client}:{secret}")));
-    let headers = [("Authorization", basic.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
-    fetch("POST", &format!("{issuer}/token"), &headers, form(fields).as_bytes())
+    let mut all = vec![("Authorization", basic.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
+    all.extend(headers);
+    fetch("POST", url, &all, form(fields).as_bytes())
 }
 
 /// Follows redirects with cookies, as far as `callback`.
 pub(crate) fn follow(start: &str, callback: &str) -> Url {
-    let mut at = Url::parse(start).unwrap();
-    let mut cookies: Vec<(String, String)> = Vec::new();
-    for _ in 0..REDIRECTS_MAX {
-        if at.as_str().starts_with(callback) {
-            return at;
+    match Browser::default().go(start, callback) {
+        Landing::Back(url) => url,
+        Landing::Page { answer, .. } => panic!("no redirect: {} {}", answer.status(), answer.text()),
+    }
+}
+
+/// What a person looks through: cookies by origin, redirects, and the two buttons of the gateway's page.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Browser {
+    cookies: Vec<(String, String, String)>,
+}
+
+/// Where a browser ends up.
+#[derive(Debug)]
+pub(crate) enum Landing {
+    /// At the client.
+    Back(Url),
+    /// At a page.
+    Page { answer: Answer, at: Url },
+}
+
+impl Browser {
+    /// Opens a page, and follows redirects as far as `callback`, which is not opened.
+    pub(crate) fn go(&mut self, start: &str, callback: &str) -> Landing {
+        let at = Url::parse(start).unwrap();
+        let answer = self.ask("GET", &at, &[], b"");
+        self.onward(at, answer, callback)
+    }
+
+    /// Presses a button of the gateway's page.
+    pub(crate) fn press(&mut self, page: &Landing, decision: &str, callback: &str) -> Landing {
+        let Landing::Page { answer, at } = page else { panic!("no page: {page:?}") };
+        let to = at.join("/authorize").unwrap();
+        let body = form(&[("ticket", &ticket(answer)), ("decision", decision)]);
+        let origin = at.origin().ascii_serialization();
+        let headers = [("Origin", origin.as_str()), ("Content-Type", "application/x-www-form-urlencoded")];
+        let answer = self.ask("POST", &to, &headers, body.as_bytes());
+        self.onward(to, answer, callback)
+    }
+
+    /// Opens a page, agrees where that is asked, and gives what the client gets.
+    pub(crate) fn agree(&mut self, start: &str, callback: &str) -> Url {
+        let mut landing = self.go(start, callback);
+        if let Landing::Page { .. } = landing {
+            landing = self.press(&landing, "allow", callback);
         }
-        let jar: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let answer = fetch("GET", at.as_str(), &[("Cookie", &jar.join("; "))], b"");
+        match landing {
+            Landing::Back(url) => url,
+            Landing::Page { answer, at } => panic!("{at}: {} {}", answer.status(), answer.text()),
+        }
+    }
+
+    /// The cookies of an origin, as a request has them.
+    pub(crate) fn cookies(&self, of: &Url) -> String {
+        let origin = of.origin().ascii_serialization();
+        let own = self.cookies.iter().filter(|(known, ..)| *known == origin);
+        own.map(|(_, name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+    }
+
+    fn onward(&mut self, mut at: Url, mut answer: Answer, callback: &str) -> Landing {
+        for _ in 0..REDIRECTS_MAX {
+            let Some(to) = answer.header("location") else { return Landing::Page { answer, at } };
+            at = at.join(to).unwrap();
+            if at.as_str().starts_with(callback) {
+                return Landing::Back(at);
+            }
+            answer = self.ask("GET", &at, &[], b"");
+        }
+        panic!("too many redirects: {at}");
+    }
+
+    fn ask(&mut self, method: &str, at: &Url, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let cookies = self.cookies(at);
+        let mut all = vec![("Cookie", cookies.as_str())];
+        all.retain(|(_, value)| !value.is_empty());
+        all.extend(headers);
+        let answer = fetch(method, at.as_str(), &all, body);
+        let origin = at.origin().ascii_serialization();
         let given = answer.head.headers().iter().filter(|(name, _)| name == "set-cookie");
         for (name, value) in given.filter_map(|(_, text)| text.split(';').next()?.split_once('=')) {
-            cookies.retain(|(known, _)| known != name);
-            cookies.push((name.to_owned(), value.to_owned()));
+            self.cookies.retain(|(known, named, _)| *known != origin || named != name);
+            self.cookies.push((origin.clone(), name.to_owned(), value.to_owned()));
         }
-        let to =
-            answer.header("location").unwrap_or_else(|| panic!("no redirect: {} {}", answer.status(), answer.text()));
-        at = at.join(to).unwrap();
+        answer
     }
-    panic!("too many redirects: {at}");
+}
+
+/// The ticket in the gateway's page.
+pub(crate) fn ticket(page: &Answer) -> String {
+    let text = page.text();
+    let rest = text.split("name=\"ticket\" value=\"").nth(1).unwrap_or_else(|| panic!("no ticket: {text}"));
+    rest.split('"').next().unwrap().to_owned()
 }

@@ -102,6 +102,15 @@ impl Client {
         self.connection().exchange(&self.modern_bytes(&json!(1), method, params))
     }
 
+    /// The same with further headers.
+    pub(crate) fn modern_showing(&self, method: &str, params: &Value, headers: &[(&str, &str)]) -> Answer {
+        let body = modern_body(&json!(1), method, params);
+        let mut all = vec![("MCP-Protocol-Version", MODERN), ("Mcp-Method", method)];
+        all.extend(params["name"].as_str().map(|name| ("Mcp-Name", name)));
+        all.extend(headers);
+        self.post(&all, body.to_string().as_bytes())
+    }
+
     /// A modern `tools/call`.
     pub(crate) fn call(&self, tool: &str, arguments: &Value) -> Answer {
         self.modern("tools/call", &json!({ "name": tool, "arguments": arguments }))

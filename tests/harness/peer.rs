@@ -101,11 +101,33 @@ pub(crate) fn provider(folder: &Path) -> Peer {
     Peer::start("provider", folder, node("issuer.mjs"))
 }
 
+/// The same, with the client `facade`, which people are sent back to here.
+pub(crate) fn provider_before(folder: &Path, callback: &str) -> Peer {
+    let mut command = node("issuer.mjs");
+    command.env("FACADE_CALLBACK", callback);
+    Peer::start("provider", folder, command)
+}
+
+/// The same, with access tokens that only it can read (RFC 7662).
+pub(crate) fn provider_opaque(folder: &Path) -> Peer {
+    let mut command = node("issuer.mjs");
+    command.env("OPAQUE", "1");
+    Peer::start("provider", folder, command)
+}
+
 /// The same, with the client `gateway-key`, which proves itself with the key of this public JWK (RFC 7523 §2.2).
 pub(crate) fn provider_knowing(folder: &Path, key: &Value) -> Peer {
     let mut command = node("issuer.mjs");
     command.env("CLIENT_KEY", key.to_string());
     Peer::start("provider", folder, command)
+}
+
+/// The same, which sends browsers back to these pages of a gateway (the client `gateway-pages`), with these further
+/// variables.
+pub(crate) fn provider_with(name: &str, folder: &Path, callbacks: &[String], variables: &[(&str, &str)]) -> Peer {
+    let mut command = node("issuer.mjs");
+    command.env("CALLBACKS", callbacks.join(" ")).envs(variables.iter().copied());
+    Peer::start(name, folder, command)
 }
 
 /// The published clients.
@@ -149,6 +171,41 @@ impl Sdk {
 
     /// Connects, runs the commands of `tests/peers/README.md` and gives what the client prints: a line each.
     pub(crate) fn run(self, folder: &Path, dial: &Dial, commands: &Value) -> Vec<Value> {
+        self.finished(self.start(folder, dial, commands, &[]))
+    }
+
+    /// The same, without a token: the client asks for a login, and `person` opens the page and goes back to the client.
+    /// It is known by its `metadata`, where it has any.
+    pub(crate) fn run_logging_in(
+        self,
+        folder: &Path,
+        dial: &Dial,
+        (commands, metadata): (&Value, Option<&str>),
+        person: impl FnOnce(&str, &str),
+    ) -> Vec<Value> {
+        let port = place::free_port().to_string();
+        let mut environment = vec![("LOGIN_PORT", port.as_str())];
+        environment.extend(metadata.map(|url| ("CLIENT_METADATA", url)));
+        let mut process = self.start(folder, dial, commands, &environment);
+        let page = process.until(Duration::from_secs(60), |process| {
+            let lines = process.output();
+            let line = lines.lines().find(|line| line.contains("\"login\""))?.to_owned();
+            serde_json::from_str::<Value>(&line).ok()?["login"].as_str().map(str::to_owned)
+        });
+        person(&page, &format!("http://127.0.0.1:{port}/callback"));
+        let mut lines = self.finished(process);
+        lines.retain(|line| line["login"].is_null());
+        lines
+    }
+
+    fn finished(self, mut process: Process) -> Vec<Value> {
+        process.wait(Duration::from_secs(60));
+        let output = process.output();
+        assert!(!output.is_empty(), "{self:?} printed nothing: {}", process.errors());
+        output.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{self:?}: {line}"))).collect()
+    }
+
+    fn start(self, folder: &Path, dial: &Dial, commands: &Value, environment: &[(&str, &str)]) -> Process {
         let mut command = match self {
             Self::TypeScript => node("client.mjs"),
             Self::TypeScriptLegacy => node("client-legacy.mjs"),
@@ -160,11 +217,8 @@ impl Sdk {
         command.envs(dial.input.then_some(("INPUT", "1")));
         command.envs(dial.token.as_ref().map(|token| ("TOKEN", token)));
         command.envs(dial.authority.iter().flat_map(|file| [("CA", file), ("NODE_EXTRA_CA_CERTS", file)]));
-        let mut process = Process::start(&format!("{self:?}-{}", dial.era), folder, command);
-        process.wait(Duration::from_secs(60));
-        let output = process.output();
-        assert!(!output.is_empty(), "{self:?} printed nothing: {}", process.errors());
-        output.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{self:?}: {line}"))).collect()
+        command.envs(environment.iter().copied());
+        Process::start(&format!("{self:?}-{}", dial.era), folder, command)
     }
 }
 

@@ -27,7 +27,10 @@ use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::time::Sleep;
 
-use super::serve::{self, Body, Served};
+use super::{
+    leaks,
+    serve::{self, Body, Served},
+};
 
 /// Which revisions a recording MCP server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,7 @@ pub(crate) enum Era {
 pub(crate) struct Seen {
     pub(crate) method: String,
     pub(crate) path: String,
+    pub(crate) query: String,
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -61,6 +65,13 @@ impl Seen {
     /// The JSON-RPC method, empty where there is none.
     pub(crate) fn rpc_method(&self) -> String {
         self.json()["method"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// A parameter of the query.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        url::form_urlencoded::parse(self.query.as_bytes())
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.into_owned())
     }
 
     /// A field of a form body.
@@ -193,6 +204,8 @@ impl Reply {
 pub(crate) struct Recorder {
     served: Served,
     memory: Arc<Memory>,
+    /// Whether a caller's token may be in what is posted here.
+    exchanges: bool,
 }
 
 #[derive(Debug, Default)]
@@ -225,16 +238,28 @@ impl Recorder {
         let answer = Arc::new(answer);
         let shared = Arc::clone(&memory);
         let served = Served::start(move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
-        Self { served, memory }
+        Self { served, memory, exchanges: false }
     }
 
     /// A well-behaved MCP server behind TLS.
     pub(crate) fn behind_tls(era: Era, tls: Arc<ServerConfig>) -> Self {
+        Self::serving_tls(tls, move |seen| behaved(era, seen))
+    }
+
+    /// Any HTTP server behind TLS.
+    pub(crate) fn serving_tls(tls: Arc<ServerConfig>, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let memory = Arc::new(Memory::default());
-        let answer = Arc::new(move |seen: &Seen| behaved(era, seen));
+        let answer = Arc::new(answer);
         let shared = Arc::clone(&memory);
         let served = Served::start_tls(tls, move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
-        Self { served, memory }
+        Self { served, memory, exchanges: false }
+    }
+
+    /// A server that exchanges callers' tokens: it may see them in what is posted to it.
+    pub(crate) fn exchanging(self) -> Self {
+        let mut this = self;
+        this.exchanges = true;
+        this
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -283,6 +308,27 @@ impl Recorder {
     }
 }
 
+impl Drop for Recorder {
+    /// No byte of a caller's credential (I1), whatever the test was about.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let mut taken_in = if self.exchanges { Vec::new() } else { self.bytes() };
+        for seen in self.memory.seen.lock().iter() {
+            // HTTP/2 has headers in a form that cannot be searched.
+            for value in seen.headers.values() {
+                taken_in.extend([b"\n", value.as_bytes()].concat());
+            }
+            if !self.exchanges || seen.method != "POST" {
+                taken_in.extend([seen.path.as_bytes(), b"\n", &seen.body].concat());
+            }
+        }
+        let leaked = leaks::found_in(&taken_in);
+        assert_eq!(leaked, None, "a part of a caller's token came to {}", self.origin());
+    }
+}
+
 async fn respond<F>(request: Request<Incoming>, memory: Arc<Memory>, answer: Arc<F>) -> Response<Body>
 where
     F: Fn(&Seen) -> Reply + Send + Sync + 'static,
@@ -293,6 +339,7 @@ where
     let seen = Seen {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
         version: head.version,
         headers: head.headers,
         body: body.to_bytes(),

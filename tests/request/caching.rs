@@ -443,8 +443,10 @@ fn lists_are_written_once_for_all_who_see_the_same() {
         assert_eq!(answer["result"]["cacheScope"], "private");
     }
     assert!(hits().unwrap_or_default() >= before + 2.0, "one page for all");
-    let lists = gateway.recorded("list", 3);
-    assert!(lists.iter().any(|list| list["user"]["subject"] == "bob" && list["list"]["shown"] == 1), "{lists:?}");
+    place::wait_for("bob's record", Duration::from_secs(20), || {
+        let of_bob = |list: &Value| list["user"]["subject"] == "bob" && list["list"]["shown"] == 1;
+        gateway.recorded("list", 3).into_iter().find(of_bob)
+    });
     more.store(true, Ordering::SeqCst);
     place::wait_for("the new tool", Duration::from_secs(20), || (bob.tools() == ["up__one", "up__two"]).then_some(()));
     assert_eq!(alice.tools(), ["up__one", "up__two"]);

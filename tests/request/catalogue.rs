@@ -250,23 +250,6 @@ fn a_session_lost_with_another_status_is_not_used_for_ever() {
     place::wait_for("the tools are read again", PATIENCE, || read("life-1").then_some(()));
 }
 
-/// RC-04: the upstream says that what is known of it is no longer true.
-#[test]
-fn an_upstream_that_is_misunderstood_is_read_again_soon() {
-    for (code, asked) in [(-32020, "tools/list"), (-32022, "server/discover")] {
-        let issuer = Issuer::good();
-        let recorder = Recorder::scripted(Era::Modern, move |seen| {
-            (seen.rpc_method() == "tools/call").then(|| Reply::error(seen, 400, code, "no"))
-        });
-        let gateway = Setup::usual("misunderstood", &issuer).open_upstream("up", &recorder.url()).start();
-        let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
-        let before = recorder.seen_method(asked).len();
-        assert!(alice.call("echo", &json!({})).json()["error"].is_object());
-        assert_eq!(recorder.seen_method("tools/call").len(), 1, "{code}");
-        place::wait_for(asked, PATIENCE, || (recorder.seen_method(asked).len() > before).then_some(()));
-    }
-}
-
 /// I7: a legacy server may keep a person's state in a session, so no two people share one.
 #[test]
 fn nobody_shares_a_legacy_session() {

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use aws_lc_rs::digest;
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64URL},
+};
 use serde_json::{Value, json};
 
 use super::{refused, text_of};
@@ -198,4 +202,97 @@ fn a_provider_that_says_no_is_not_one_that_is_away() {
         let recorded = |record: &Value| record["event"] == "refusal" && record["refused"]["code"] == expected.2;
         place::wait_for(expected.2, Duration::from_secs(10), || gateway.journal().iter().any(recorded).then_some(()));
     }
+}
+
+/// Least privilege: what a tool that reads goes out with is worth nothing for one that writes, whoever has it.
+#[test]
+fn a_reading_tools_grant_cannot_write() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        let held = claims_of(bearer(seen))["scope"].as_str().unwrap_or_default().to_owned();
+        let writes = seen.json()["params"]["name"] == "erase";
+        (writes && !held.split(' ').any(|scope| scope == "up.erase")).then(|| Reply::status(403))
+    });
+    let setup = Setup::usual("least", &issuer).exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.read\"");
+    let (_gateway, alice) =
+        start(setup.section("[[upstreams.up.tools]]\nmatch = \"erase\"\nmints = [\"up.erase\"]"), &issuer);
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    let reads = bearer(&recorder.seen_method("tools/call")[0]).to_owned();
+    assert_eq!(alice.call("erase", &json!({})).status(), 200);
+    let there = Client::new(&recorder.url()).token(&reads);
+    assert_eq!(there.call("echo", &json!({})).status(), 200);
+    assert_eq!(there.call("erase", &json!({})).status(), 403, "the upstream itself says no");
+    // Where the rule is missing, so is the right.
+    let other =
+        Setup::usual("least-unruled", &issuer).exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.read\"");
+    let (_gateway, alice) = start(other, &issuer);
+    assert_eq!(refused(&alice.call("erase", &json!({}))), (502, 50204, "upstream_unauthorized".into()));
+}
+
+/// RFC 9449: every request has a proof of its own, and one more try where a server wants its nonce in it.
+#[test]
+fn a_bound_token_goes_out_with_a_proof_for_each_request() {
+    let wants = |nonce: &str| Reply::json(400, &json!({ "error": "use_dpop_nonce" })).header("dpop-nonce", nonce);
+    let issuer = Issuer::scripted(move |seen| {
+        (seen.path == "/token").then_some(())?;
+        let Some(proof) = seen.header("dpop") else {
+            return Some(Reply::json(400, &json!({ "error": "invalid_dpop_proof" })));
+        };
+        let claims = proven(proof);
+        if claims["nonce"] != "of-the-server" {
+            return Some(wants("of-the-server"));
+        }
+        let scope = seen.field("scope").unwrap_or_default();
+        Some(Reply::json(
+            200,
+            &json!({ "access_token": "bound-token", "token_type": "DPoP", "expires_in": 300, "scope": scope }),
+        ))
+    });
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        let (Some("DPoP bound-token"), Some(proof)) = (seen.header("authorization"), seen.header("dpop")) else {
+            return Some(Reply::status(401));
+        };
+        let claims = proven(proof);
+        let ath = BASE64URL.encode(digest::digest(&digest::SHA256, b"bound-token"));
+        let htu = format!("http://{}/mcp", seen.header("host").unwrap());
+        assert_eq!((&claims["ath"], &claims["htu"], &claims["htm"]), (&json!(ath), &json!(htu), &json!(seen.method)));
+        (claims["nonce"] != "of-the-upstream").then(|| {
+            let challenge = "DPoP error=\"use_dpop_nonce\"";
+            Reply::status(401).header("dpop-nonce", "of-the-upstream").header("www-authenticate", challenge)
+        })
+    });
+    let client = "client = { id = \"gateway\", secret = { env = \"GATEWAY_SECRET\" } }";
+    let grant = format!(
+        "grant = {{ strategy = \"exchange\", token_endpoint = \"{}/token\", {client}, resource = \"{}\", dpop = true }}",
+        issuer.url(),
+        recorder.url()
+    );
+    let setup = Setup::usual("dpop", &issuer).environment("GATEWAY_SECRET", "gateway-secret").upstream(
+        "up",
+        &recorder.url(),
+        &grant,
+    );
+    let (gateway, alice) = start(setup, &issuer);
+    for _ in 0..3 {
+        assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    }
+    let calls = recorder.seen_method("tools/call");
+    assert_eq!(calls.len(), 3, "the nonce was known from reading the tools");
+    let ids: BTreeSet<String> =
+        recorder.seen().iter().map(|seen| proven(seen.header("dpop").unwrap())["jti"].to_string()).collect();
+    assert_eq!(ids.len(), recorder.seen().len(), "a proof is used once");
+    // For the catalogue and for alice; each asked twice at most, for the nonce.
+    assert_eq!(issuer.asked().len(), 3);
+    assert!(!gateway.journal().iter().any(|record| record.to_string().contains("bound-token")));
+}
+
+/// The claims of a proof, verified by the key that it names.
+fn proven(proof: &str) -> Value {
+    let header = jsonwebtoken::decode_header(proof).unwrap();
+    assert_eq!(header.typ.as_deref(), Some("dpop+jwt"));
+    let key = jsonwebtoken::DecodingKey::from_jwk(&header.jwk.unwrap()).unwrap();
+    let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+    rules.required_spec_claims.clear();
+    rules.validate_exp = false;
+    jsonwebtoken::decode::<Value>(proof, &key, &rules).unwrap().claims
 }

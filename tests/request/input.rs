@@ -535,3 +535,45 @@ fn an_upstream_that_asks_without_end_is_stopped_in_both_eras() {
     let (asked, done) = converse(&session, &json!({ "name": "echo" }), roots);
     assert_eq!((asked.len(), &done["error"]["data"]["code"]), (16, &json!("input_rounds_exceeded")));
 }
+
+/// RS-32: a modern client may bring answers before it was asked. They are given to nobody who did not ask for them.
+#[test]
+fn answers_that_came_along_are_given_to_an_upstream_that_asks_for_just_these() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        let params = seen.json()["params"].clone();
+        if seen.rpc_method() != "tools/call" {
+            return None;
+        }
+        let name = &params["inputResponses"]["who"]["content"]["name"];
+        if let Some(name) = name.as_str() {
+            let content = json!([{ "type": "text", "text": format!("hello {name}") }]);
+            return Some(Reply::result(seen, &json!({ "resultType": "complete", "content": content })));
+        }
+        let asks = json!({ "who": { "method": "elicitation/create", "params": form() } });
+        Some(Reply::result(seen, &json!({ "resultType": "input_required", "inputRequests": asks })))
+    });
+    let gateway = start("input-offered", &issuer, &recorder);
+    let client = gateway.client_of(Some("up"), &issuer, "alice");
+    let who = json!({ "action": "accept", "content": { "name": "Ada" } });
+    let offered = json!({ "who": who, "another": { "action": "accept" } });
+    let done = call(&client, &capabilities(), json!({ "inputResponses": offered })).json();
+    assert_eq!(text(&done), "hello Ada");
+    let given = |at: usize| calls(&recorder)[at].json()["params"]["inputResponses"].clone();
+    assert_eq!((calls(&recorder).len(), given(0), given(1)), (2, Value::Null, json!({ "who": who })));
+    let intent = gateway.recorded("intent", 1).remove(0);
+    for (event, member) in [("input_requested", "asks"), ("input_answered", "answers")] {
+        let recorded = gateway.recorded(event, 1).remove(0);
+        assert_eq!((&recorded["id"], &recorded["input"][member][0]["key"]), (&intent["id"], &json!("who")), "{event}");
+    }
+
+    // Not all of it, or no answer to it: the client is asked. Not what it cannot be asked: nobody is.
+    for offered in [json!({ "another": who }), json!({ "who": { "action": "maybe" } }), json!({})] {
+        let asked = call(&client, &capabilities(), json!({ "inputResponses": offered })).json();
+        assert_eq!(asked["result"]["resultType"], "input_required", "{offered}");
+    }
+    let unable = call(&client, &json!({ "roots": {} }), json!({ "inputResponses": { "who": who } })).json();
+    assert!(unable["error"].is_object(), "{unable}");
+    let gave = |seen: &Seen| !seen.json()["params"]["inputResponses"].is_null();
+    assert_eq!(calls(&recorder).iter().filter(|seen| gave(seen)).count(), 1);
+}

@@ -56,6 +56,29 @@ fn endings(gateway: &Gateway, count: usize) -> Vec<String> {
     ended.iter().map(|record| record["listened"]["reason"].as_str().unwrap().to_owned()).collect()
 }
 
+/// A client that lost its stream without our noticing comes back for it, also where it has all the room that it may.
+#[test]
+fn the_next_stream_of_a_session_takes_the_room_of_the_one_before() {
+    let issuer = Issuer::good();
+    let shifting = Shifting::new(Era::Modern);
+    let setup = Setup::usual("get-again", &issuer).section("[limits]\nlisteners_max = 1");
+    let gateway = setup.open_upstream("up", &shifting.recorder.url()).start();
+    shifting.heard(1);
+    let session = gateway.client_of(Some("up"), &issuer, "alice").initialize();
+    let mut before = session.stream();
+    opened(&mut before);
+    for _ in 0..4 {
+        let mut next = session.stream();
+        opened(&mut next);
+        assert_eq!(before.event(), None, "the newest has taken over");
+        before = next;
+    }
+    let mut other = gateway.client_of(Some("up"), &issuer, "alice").initialize().stream();
+    assert_eq!(other.head().status, 503);
+    shifting.shift();
+    assert_eq!(before.event().unwrap()["method"], "notifications/tools/list_changed");
+}
+
 #[test]
 fn a_change_is_told_on_the_stream_of_a_session() {
     let issuer = Issuer::good();

@@ -1,15 +1,18 @@
 //! The request path, end to end, one file a promise.
 
+mod api_keys;
 mod audit;
 mod bounds;
 mod caching;
 mod catalogue;
 mod cells;
+mod connect;
 mod decision;
 mod drain;
 mod federation;
 mod identity;
 pub(crate) mod input;
+mod introspection;
 mod legacy_streams;
 mod legacy_wire;
 mod list_changed;
@@ -21,11 +24,15 @@ mod offers;
 mod programs;
 mod reload;
 mod resumption;
+mod revocation;
 mod sent_at_most_once;
+mod step_up;
 mod streams;
 mod subscribe;
+pub(crate) mod task_states;
 pub(crate) mod tasks;
 mod telemetry;
+mod turned_down;
 mod upstream_tls;
 
 use crate::harness::http::Answer;

@@ -106,6 +106,46 @@ fn a_refused_credential_is_minted_once_more_and_the_call_sent_once_more() {
     }
 }
 
+/// RC-26: the administrator lets the gateway ask for these scopes, and the provider left them out at first.
+#[test]
+fn scopes_that_a_credential_was_to_have_are_asked_for_once_more() {
+    for (what, wanted, given, called, status) in [
+        ("given the second time", "up.call", ["up.read", "up.call"], 2, 200),
+        ("never given", "up.call", ["up.read", "up.read"], 2, 502),
+        ("not to be asked for", "up.call up.admin", ["up.read", "up.call"], 1, 502),
+        ("had already", "up.call", ["up.call", "up.call"], 1, 502),
+    ] {
+        let minted = Mutex::new(0_usize);
+        let issuer = Issuer::scripted(move |seen| {
+            seen.field("subject_token")?;
+            let mut minted = minted.lock();
+            *minted += 1;
+            let token = json!({ "access_token": format!("token-{minted}"), "token_type": "Bearer", "expires_in": 300,
+                "scope": given[(*minted - 1).min(1)], "issued_token_type": "urn:ietf:params:oauth:token-type:access_token" });
+            Some(Reply::json(200, &token))
+        });
+        let challenge = format!("Bearer realm=\"a, b\", error=\"insufficient_scope\", scope=\"{wanted}\"");
+        let recorder = Recorder::scripted(Era::Modern, move |seen| {
+            let wide = seen.header("authorization") == Some("Bearer token-2") && given[1] == wanted;
+            let refuse = seen.rpc_method() == "tools/call" && !wide;
+            refuse.then(|| Reply::status(403).header("www-authenticate", &challenge))
+        });
+        let asked = "\"up.call\", \"up.read\"";
+        let setup = Setup::usual("scopes", &issuer).exchanged_upstream("up", &recorder.url(), &issuer.url(), asked);
+        let gateway = setup.start();
+        let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+        let answer = client.call("echo", &json!({}));
+        assert_eq!((answer.status(), recorder.seen_method("tools/call").len()), (status, called), "{what}");
+        assert_eq!(answer.header("www-authenticate"), None, "an upstream's challenge is not the caller's");
+        if status != 200 {
+            assert_eq!(refused(&answer), (502, 50212, "upstream_scope_missing".into()), "{what}");
+            assert!(!answer.text().contains("up."), "{what}: and its scopes are not the caller's business");
+            let result = gateway.recorded("outcome", 1)[0]["result"].clone();
+            assert_eq!(result["reason"], format!("it wants `{wanted}`"), "{what}: they are the auditor's");
+        }
+    }
+}
+
 #[test]
 fn a_credential_that_is_always_the_same_is_not_shown_twice() {
     for era in [Era::Modern, Era::Legacy] {

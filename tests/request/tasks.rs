@@ -20,7 +20,7 @@ use crate::harness::{
     recorder::{Era, Recorder, Reply, Seen, tools},
 };
 
-const EXTENSION: &str = "io.modelcontextprotocol/tasks";
+pub(crate) const EXTENSION: &str = "io.modelcontextprotocol/tasks";
 
 /// What a client that knows of tasks declares.
 pub(crate) fn knowing() -> Value {

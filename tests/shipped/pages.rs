@@ -8,13 +8,15 @@ use super::{blocks, text};
 use crate::harness::{gateway::tollgate, place};
 
 /// Each command of the README, and as what it is run here: on the shipped estate, where neither secrets nor servers are.
-const COMMANDS: [(&str, &str); 8] = [
+const COMMANDS: [(&str, &str); 10] = [
     ("cargo run --release -- demo", "demo --once --keep KEPT"),
     ("tests/run", ""),
     ("tollgate check", "check --elsewhere"),
     ("tollgate test", "test --tools tests/cli/tools.json"),
     ("tollgate explain --help", "explain --help"),
     ("tollgate serve", "serve --help"),
+    ("tollgate revoke user alice --block", "revoke user --help"),
+    ("tollgate keys --help", "keys --help"),
     ("tollgate audit verify DIR", "audit verify KEPT/audit"),
     ("tollgate audit show DIR --user alice --outcome refused", "audit show KEPT/audit --user alice --outcome refused"),
 ];

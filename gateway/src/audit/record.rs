@@ -17,15 +17,18 @@
 //! | `input_abandoned` | nobody answered in time, same `id` as the asking | `input` |
 //! | `refusal` | instead of it | who, `target`, `decision`, `ceilings`, `request`, `refused` |
 //! | `grant` | a credential was minted | who, `upstream`, `grant`, `request` |
+//! | `connect` | a user connected an account at an upstream, or could not | `user`, `upstream`, `connect`, `request` |
 //! | `list` | a list was answered | who, `request`, `list` |
+//! | `client`, `consent`, `token` | a client registered, a person agreed, the gateway issued a token of its own | `user`, `authorization`, `peer` |
 //! | `config`, `policy` | a change was applied or rejected | `change` |
+//! | `revocation` | one is in force here, has ended what it could, or is lifted | `revocation` |
 //! | `start`, `stop` | the process | `process` |
 //! | `refusals_summary` | unauthenticated refusals, about once a second | `refusals` |
 //! | `recovered` | after a crash or a failing disk | `recovered` |
 //! | `segment`, `open_calls`, `checkpoint` | the journal's own | see [`super::chain`] |
 //!
 //! *who* is `user {issuer, subject}`, `agent {client_id, actors, unverified {name, version}}`, `tenant` and
-//! `authentication {method, issuer, token_id, token_digest, acr}`. `input` is `asks [{key, method, mode, digest}]`,
+//! `authentication {method, issuer, token_id, token_digest, acr, auth_time, binding {method, thumbprint}}`. `input` is `asks [{key, method, mode, digest}]`,
 //! `answers [{key, method, action}]` or `reason`, with `upstream` and `call`, the `id` of the first intent of one call. What a client claims about itself stands only under
 //! `unverified`. No token, secret, cookie or argument is ever a member.
 
@@ -65,8 +68,16 @@ pub enum Event {
     Refusal,
     /// A credential was minted.
     Grant,
+    /// A user connected an account at an upstream, or could not.
+    Connect,
     /// A list was answered.
     List,
+    /// A client registered itself.
+    Client,
+    /// A person agreed that a client acts for them.
+    Consent,
+    /// The gateway issued a token of its own.
+    Token,
     /// Somebody began to listen.
     Listen,
     /// Somebody who listened does so no longer.
@@ -75,6 +86,8 @@ pub enum Event {
     Config,
     /// The policies changed, or a change was rejected.
     Policy,
+    /// A revocation is in force, has ended what it could, or is lifted.
+    Revocation,
     /// The process began.
     Start,
     /// The process ends.
@@ -103,11 +116,16 @@ impl Event {
             Self::InputAbandoned => "input_abandoned",
             Self::Refusal => "refusal",
             Self::Grant => "grant",
+            Self::Connect => "connect",
             Self::List => "list",
+            Self::Client => "client",
+            Self::Consent => "consent",
+            Self::Token => "token",
             Self::Listen => "listen",
             Self::ListenEnd => "listen_end",
             Self::Config => "config",
             Self::Policy => "policy",
+            Self::Revocation => "revocation",
             Self::Start => "start",
             Self::Stop => "stop",
             Self::RefusalsSummary => "refusals_summary",
@@ -216,6 +234,15 @@ impl Who<'_> {
             json.name_if("token_id", authentication.token_id.as_deref());
             json.name("token_digest", &authentication.token_digest);
             json.name_if("acr", authentication.acr.as_deref());
+            if let Some(time) = authentication.auth_time {
+                json.number("auth_time", time.unix_seconds());
+            }
+            if let Some(thumbprint) = authentication.binding.thumbprint() {
+                json.object("binding", |json| {
+                    json.name("method", authentication.binding.as_str());
+                    json.name("thumbprint", thumbprint);
+                });
+            }
         });
     }
 
@@ -272,7 +299,7 @@ impl Target<'_> {
 /// The credential that a call goes out under; never the credential itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Grant<'a> {
-    /// `exchange`, `client_credentials`, `static_secret` or `none`.
+    /// `exchange`, `client_credentials`, `id_jag`, `user_grant`, `static_secret` or `none`.
     pub strategy: &'a str,
     /// Whom it is made out to.
     pub audience: Option<&'a str>,
@@ -344,6 +371,8 @@ pub struct Request<'a> {
     pub era: Option<Era>,
     /// The protocol version.
     pub version: Option<&'a str>,
+    /// The name of the legacy session, never its id.
+    pub session: Option<&'a str>,
     /// [`super::journal::Journal::argument_digest`] of the arguments.
     pub arguments: Option<&'a str>,
     /// W3C trace id.
@@ -361,6 +390,7 @@ impl Request<'_> {
             json.name_if("method", self.method);
             json.name_if("era", self.era.map(Era::as_str));
             json.name_if("version", self.version);
+            json.name_if("session", self.session);
             json.name_if("arguments", self.arguments);
             json.name_if("trace_id", self.trace_id);
             json.name_if("span_id", self.span_id);
@@ -431,6 +461,8 @@ pub enum Ending {
     Failed,
     /// The caller took it back.
     Cancelled,
+    /// The caller was revoked while it was under way; whether the upstream acted is not known.
+    Revoked,
     /// It was recorded, but never left the gateway.
     NotForwarded,
     /// The gateway ended before the call did; whether the upstream acted is not known.
@@ -449,6 +481,7 @@ impl Ending {
             Self::RpcError => "rpc_error",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Revoked => "revoked",
             Self::NotForwarded => "not_forwarded",
             Self::Unknown => "unknown",
         }
@@ -476,6 +509,8 @@ pub struct Outcome<'a> {
     pub duration_us: Option<u64>,
     /// Whether it was answered with what an earlier call had brought, and so never reached the upstream.
     pub cached: bool,
+    /// How often it was sent: more than once where the upstream turned it down and was read anew.
+    pub attempts: u64,
 }
 
 impl Outcome<'_> {
@@ -492,6 +527,7 @@ impl Outcome<'_> {
             digest: None,
             duration_us: None,
             cached: false,
+            attempts: 1,
         }
     }
 }
@@ -517,6 +553,7 @@ impl Fill for Outcome<'_> {
             if self.cached {
                 json.truth("cached", true);
             }
+            json.number_if("attempts", (self.attempts > 1).then_some(self.attempts));
         });
     }
 }
@@ -608,6 +645,48 @@ impl Fill for InputAnswered<'_> {
                 json.word("action", answer.action);
             });
         });
+    }
+}
+
+/// A user connected an account at an upstream, or could not: in a browser, so that there is no agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Connect<'a> {
+    /// Issuer and subject, where they logged in.
+    pub user: Option<(&'a str, &'a str)>,
+    /// The upstream's id.
+    pub upstream: &'a str,
+    /// `connected`, `logged_in`, or why not.
+    pub outcome: &'a str,
+    /// What the upstream granted.
+    pub scopes: Words<'a>,
+    /// What was said of it elsewhere.
+    pub reason: Option<&'a str>,
+    /// The request, as far as a page's is one.
+    pub request: Request<'a>,
+}
+
+impl Record for Connect<'_> {
+    fn event(&self) -> Event {
+        Event::Connect
+    }
+}
+
+impl Fill for Connect<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        match self.user {
+            Some((issuer, subject)) => json.object("user", |json| {
+                json.name("issuer", issuer);
+                json.name("subject", subject);
+            }),
+            None => json.null("user"),
+        }
+        json.name("upstream", self.upstream);
+        json.object("connect", |json| {
+            json.word("outcome", self.outcome);
+            self.scopes.fill_some("scopes", json);
+            json.reason_if("reason", self.reason);
+        });
+        self.request.fill(json);
     }
 }
 
@@ -761,6 +840,8 @@ pub struct Listen<'a> {
     pub topics: &'a [&'a str],
     /// Of how many resources they are told; each has a record of its own.
     pub resources: u64,
+    /// Of how many tasks they are told; each has a record of its own, too.
+    pub tasks: u64,
     /// The digest of the policy set, in hex.
     pub policy_set: &'a str,
     /// The event after which the answer of a call goes on, where that is all that they are told: this has no end of its own.
@@ -781,6 +862,7 @@ impl Fill for Listen<'_> {
             json.name("endpoint", self.endpoint);
             json.names("topics", self.topics.iter().copied());
             json.number("resources", self.resources);
+            json.number("tasks", self.tasks);
             json.name("policy_set", self.policy_set);
             json.name_if("resumed", self.resumed);
         });
@@ -814,6 +896,105 @@ impl Fill for ListenEnd<'_> {
             json.number("told", self.told);
             json.number_if("duration_us", self.duration_us);
         });
+    }
+}
+
+/// What was done at the gateway's own authorization server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorized {
+    /// A client registered itself.
+    Client,
+    /// A person agreed.
+    Consent,
+    /// A token was issued.
+    Token,
+}
+
+impl Authorized {
+    /// The word in the record and in the metric.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.event().as_str()
+    }
+
+    const fn event(self) -> Event {
+        match self {
+            Self::Client => Event::Client,
+            Self::Consent => Event::Consent,
+            Self::Token => Event::Token,
+        }
+    }
+}
+
+/// Something that was done at the gateway's own authorization server (`[facade]`).
+#[derive(Debug, Clone, Copy)]
+pub struct Authorization<'a> {
+    /// What.
+    pub what: Authorized,
+    /// The client.
+    pub client: &'a str,
+    /// What the client calls itself: a claim.
+    pub name: Option<&'a str>,
+    /// The person, by issuer and subject of the gateway's own tokens.
+    pub user: Option<(&'a str, &'a str)>,
+    /// The endpoint that it is about.
+    pub resource: Option<&'a str>,
+    /// What it is good for.
+    pub scopes: Words<'a>,
+    /// Where codes go.
+    pub redirect_uri: Option<&'a str>,
+    /// How the token was asked for.
+    pub grant_type: Option<&'a str>,
+    /// The token's `jti`.
+    pub token_id: Option<&'a str>,
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+}
+
+impl<'a> Authorization<'a> {
+    /// An authorization of which nothing more is known.
+    #[must_use]
+    pub fn new(what: Authorized, client: &'a str, peer: SocketAddr) -> Self {
+        Self {
+            what,
+            client,
+            name: None,
+            user: None,
+            resource: None,
+            scopes: Words::default(),
+            redirect_uri: None,
+            grant_type: None,
+            token_id: None,
+            peer,
+        }
+    }
+}
+
+impl Record for Authorization<'_> {
+    fn event(&self) -> Event {
+        self.what.event()
+    }
+}
+
+impl Fill for Authorization<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        match self.user {
+            Some((issuer, subject)) => json.object("user", |json| {
+                json.name("issuer", issuer);
+                json.name("subject", subject);
+            }),
+            None => json.null("user"),
+        }
+        json.object("authorization", |json| {
+            json.name("client_id", self.client);
+            json.name_if("name", self.name);
+            json.name_if("resource", self.resource);
+            self.scopes.fill_some("scopes", json);
+            json.name_if("redirect_uri", self.redirect_uri);
+            json.name_if("grant_type", self.grant_type);
+            json.name_if("token_id", self.token_id);
+        });
+        json.shown("peer", format_args!("{}", self.peer));
     }
 }
 
@@ -855,6 +1036,66 @@ impl Fill for Change<'_> {
             json.name("digest", self.digest);
             json.name_if("previous", self.previous);
             json.reason_if("reason", self.rejected);
+        });
+    }
+}
+
+/// What a gateway does about a revocation.
+#[derive(Debug, Clone, Copy)]
+pub struct Revoked<'a> {
+    /// `in_force`, `enforced` or `lifted`.
+    pub state: &'static str,
+    /// The revocation's id.
+    pub id: Uuid,
+    /// `user`, `agent`, `tenant`, `issuer`, `token`, `session` or `grant`.
+    pub kind: &'a str,
+    /// Whom or what it names.
+    pub name: &'a str,
+    /// Of which issuer.
+    pub issuer: Option<&'a str>,
+    /// Whether it keeps them out altogether.
+    pub blocks: bool,
+    /// When it was made.
+    pub at: Timestamp,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+    /// Who made it.
+    pub by: Option<&'a str>,
+    /// Why.
+    pub why: Option<&'a str>,
+    /// Streams, calls, held calls and sessions that have ended because of it.
+    pub ended: Option<[u64; 4]>,
+}
+
+impl Record for Revoked<'_> {
+    fn event(&self) -> Event {
+        Event::Revocation
+    }
+}
+
+impl Fill for Revoked<'_> {
+    fn fill(&self, json: &mut Json<'_>) {
+        json.object("revocation", |json| {
+            json.word("state", self.state);
+            fill_id("id", Some(self.id), json);
+            json.word("kind", self.kind);
+            json.name("name", self.name);
+            json.name_if("issuer", self.issuer);
+            json.truth("blocks", self.blocks);
+            json.shown("at", format_args!("{}", Rfc3339(self.at)));
+            if let Some(until) = self.until {
+                json.shown("until", format_args!("{}", Rfc3339(until)));
+            }
+            json.name_if("by", self.by);
+            json.reason_if("why", self.why);
+            if let Some([streams, calls, holds, sessions]) = self.ended {
+                json.object("ended", |json| {
+                    json.number("streams", streams);
+                    json.number("calls", calls);
+                    json.number("holds", holds);
+                    json.number("sessions", sessions);
+                });
+            }
         });
     }
 }

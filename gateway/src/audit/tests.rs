@@ -16,8 +16,8 @@ use super::{
     journal::{Journal, new_id},
     keys::{RootKey, public_of_folder},
     record::{
-        Change, Counted, Decision, Ending, Grant, Intent, List, Mint, Outcome, Record, Recovered, Refused, Request,
-        Stamp, Start, Stop, Subject, Summary, Target, Who, Words, line,
+        Change, Connect, Counted, Decision, Ending, Grant, Intent, List, Mint, Outcome, Record, Recovered, Refused,
+        Request, Revoked, Stamp, Start, Stop, Subject, Summary, Target, Who, Words, line,
     },
     segment,
     show::{Query, show},
@@ -27,7 +27,7 @@ use crate::{
     ceiling::admission,
     clock::Timestamp,
     config::{ArgumentRecord, Audit, Durability},
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{Agent, Authentication, Binding, Credential, Identity, User},
     policy::{Finding, Shadow},
     refusal::{Era, Refusal},
     secret::Secret,
@@ -51,6 +51,10 @@ fn identity(text: &str) -> Identity {
             token_id: Some(text.to_owned()),
             token_digest: "00112233445566778899aabbccddeeff".to_owned(),
             acr: Some(text.to_owned()),
+            issued_at: Timestamp::from_unix_ms(0),
+            auth_time: Some(Timestamp::from_unix_seconds(1_700_000_000)),
+            binding: Binding::Key(text.to_owned()),
+            may_act: None,
             expires_at: Timestamp::from_unix_ms(0),
         },
         principal: [0; 32],
@@ -65,6 +69,7 @@ fn who<'a>(identity: &'a Identity, text: &'a str) -> Who<'a> {
 
 fn request(text: &str) -> Request<'_> {
     Request {
+        session: Some(text),
         id: Some(text),
         method: Some(text),
         era: Some(Era::Modern),
@@ -122,7 +127,35 @@ fn outcome(ending: Ending) -> Outcome<'static> {
         bytes: Some(560),
         digest: Some("d16e57"),
         duration_us: Some(1234),
+        attempts: 2,
         ..Outcome::new(ending)
+    }
+}
+
+fn connect<'a>(text: &'a str, scopes: &'a [&'a str]) -> Connect<'a> {
+    Connect {
+        user: Some((text, text)),
+        upstream: text,
+        outcome: "connected",
+        scopes: Words::Borrowed(scopes),
+        reason: Some(text),
+        request: request(text),
+    }
+}
+
+fn revoked(text: &str) -> Revoked<'_> {
+    Revoked {
+        state: "enforced",
+        id: Uuid::from_u128(7),
+        kind: "user",
+        name: text,
+        issuer: Some(text),
+        blocks: true,
+        at: Timestamp::from_unix_seconds(1_767_614_400),
+        until: Some(Timestamp::from_unix_seconds(1_767_618_000)),
+        by: Some(text),
+        why: Some(text),
+        ended: Some([1, 2, 3, 4]),
     }
 }
 
@@ -183,9 +216,11 @@ fn every_event(text: &str) -> Vec<String> {
         sealed(&refused),
         sealed(&unknown),
         sealed(&mint),
+        sealed(&connect(text, &words)),
         sealed(&list),
         sealed(&change(Subject::Config)),
         sealed(&Change { rejected: None, ..change(Subject::Policy) }),
+        sealed(&revoked(text)),
         sealed(&Start { version: text, config: text, policy_set: text }),
         sealed(&Stop { reason: text }),
         sealed(&Summary { sources: &counted, others: 5 }),

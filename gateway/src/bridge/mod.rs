@@ -25,7 +25,10 @@ use std::{
 
 use asks::Asks;
 pub use asks::Conversation;
-use aws_lc_rs::rand;
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    rand,
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 pub use continuation::{Binding, Continuation, ROUNDS_MAX, To};
@@ -34,13 +37,14 @@ use parking_lot::Mutex;
 pub use queue::Queue;
 use quick_cache::sync::Cache;
 use replay::{Replay, Room};
-pub use subscriptions::{Sink, Subject, Subscription, Subscriptions, Watching};
+pub use subscriptions::{Group, Sink, Subscription, Subscriptions, Wish};
 pub use task::{Owner, TaskId};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
     clock::{self, Timestamp},
     config::{Endpoint, Limits},
+    identity::revocation::Holder,
     refusal::Refusal,
     rpc::{Capabilities, meta::LogLevel, reply::Response, sse},
     tasks,
@@ -80,6 +84,9 @@ pub struct Session {
     pub client: (String, String),
     /// What the client can be asked.
     pub capabilities: Capabilities,
+    /// What names it in the journal, without being it.
+    name: String,
+    holder: Holder,
     principal: [u8; 32],
     endpoint: Endpoint,
     began_at: Timestamp,
@@ -100,6 +107,8 @@ pub struct Session {
 pub struct Opening {
     /// `Identity::principal` of whoever began it.
     pub principal: [u8; 32],
+    /// Who that is.
+    pub holder: Holder,
     /// Where it was begun.
     pub endpoint: Endpoint,
     /// The version agreed on.
@@ -137,6 +146,8 @@ impl Sessions {
         rand::fill(&mut random).map_err(|_unspecified| Refusal::Bug("no random bytes"))?;
         let id = URL_SAFE_NO_PAD.encode(random);
         let session = Arc::new(Session {
+            name: session_name(&id),
+            holder: opening.holder,
             id: id.clone(),
             version: opening.version,
             client: (brief(opening.client.0), brief(opening.client.1)),
@@ -221,6 +232,18 @@ impl Sessions {
         self.idle.min(SWEPT_EVERY)
     }
 
+    /// Ends each session that `revoked` finds a reason for, by its name, by whom it is for, and by when it was begun;
+    /// gives the reasons, and whose they were.
+    pub fn revoke<R>(&self, revoked: impl Fn(&str, &Holder, Timestamp) -> Option<R>) -> Vec<(R, [u8; 32])> {
+        let why = |session: &Session| revoked(&session.name, &session.holder, session.began_at);
+        let found: Vec<_> = self.open.iter().filter_map(|(_id, it)| why(&it).map(|why| (why, it))).collect();
+        let end = |(why, session): (R, Arc<Session>)| {
+            self.end(&session);
+            (why, session.principal)
+        };
+        found.into_iter().map(end).collect()
+    }
+
     /// Ends a session, its stream, and what it has under way (RL-04).
     pub fn end(&self, session: &Session) {
         let _gone = self.open.remove(&session.id);
@@ -255,6 +278,12 @@ impl Session {
         let cancelled = Arc::new(Notify::new());
         calls.insert(Box::from(request_id), Arc::clone(&cancelled));
         Ok(Tracked { session: Arc::clone(self), request_id: Box::from(request_id), cancelled })
+    }
+
+    /// What names it in the journal.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Brings the client's answer to the call that asked for it; what nobody asked is ignored.
@@ -442,6 +471,11 @@ impl Drop for Tracked {
     }
 }
 
+/// The first 16 bytes of the id's SHA-256, in hex: names a session without being it.
+pub fn session_name(id: &str) -> String {
+    digest(&SHA256, id.as_bytes()).as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A claim is kept for as long as the session, so not at any length.
 fn brief(mut claim: String) -> String {
     claim.truncate(claim.floor_char_boundary(CLAIM_BYTES_MAX));
@@ -480,6 +514,7 @@ mod tests {
     fn opening() -> Opening {
         Opening {
             principal: [1; 32],
+            holder: Default::default(),
             endpoint: Endpoint::Federated,
             version: "2025-11-25",
             client: Default::default(),

@@ -78,11 +78,11 @@ impl TaskId {
         Ok(text)
     }
 
-    /// Opens an id that a client sent. Somebody else's is the same as none.
+    /// Opens an id that a client sent, and says until when it is good. Somebody else's is the same as none.
     ///
     /// # Errors
     /// [`Refusal::TaskUnknown`].
-    pub fn open(sealer: &Sealer, text: &str, owner: &Owner<'_>, now: Timestamp) -> Result<Self, Refusal> {
+    pub fn open(sealer: &Sealer, text: &str, owner: &Owner<'_>, now: Timestamp) -> Result<(Self, Timestamp), Refusal> {
         let plain = sealer.open(PURPOSE, text).ok_or(Refusal::TaskUnknown("an id that this gateway did not seal"))?;
         let payload: Payload =
             serde_json::from_slice(&plain).map_err(|_other| Refusal::TaskUnknown("an id of another version"))?;
@@ -96,7 +96,7 @@ impl TaskId {
         if now.unix_ms() >= payload.expires_ms {
             return Err(Refusal::TaskUnknown("an id that has expired"));
         }
-        Ok(payload.task)
+        Ok((payload.task, Timestamp::from_unix_ms(payload.expires_ms)))
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
         let open = |owner: Owner<'_>, text: &str, seconds| {
             TaskId::open(&sealer, text, &owner, now.plus(Duration::from_secs(seconds)))
         };
-        assert_eq!(open(own, &text, 59).unwrap(), task);
+        assert_eq!(open(own, &text, 59).unwrap(), (task, now.plus(Duration::from_secs(60))));
         let crm = Endpoint::Upstream(UpstreamId::parse("crm").unwrap());
         for (owner, text, seconds) in [
             (own, text.as_str(), 60),

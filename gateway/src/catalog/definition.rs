@@ -9,7 +9,9 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::{
+    clock::Timestamp,
     config::{self, Durability, TargetRule, UpstreamId},
+    refusal::Login,
     rpc::{
         canonical, definition_json,
         json::{self, Bounds, Document},
@@ -123,6 +125,8 @@ pub struct Definition {
     pub tags: Vec<String>,
     /// Scopes that the caller's token must hold; sorted, no duplicates.
     pub requires: Vec<String>,
+    /// How the user has to have logged in.
+    pub login: LoginRule,
     /// Scopes asked for at the exchange; sorted, no duplicates.
     pub mints: Vec<String>,
     /// How long a call may take.
@@ -225,9 +229,9 @@ impl Definition {
         let parts =
             Parts { kind, name: of.name.clone(), document, input_schema, mirrors: Vec::new(), given: Some(given) };
         let completion = Self::of(upstream, parts)?;
-        let (tags, requires, mints) = (of.tags.clone(), of.requires.clone(), of.mints.clone());
-        let key = key(&upstream.id, kind, "", &tags, &requires);
-        Ok(Self { key, tags, requires, mints, timeout: of.timeout, durability: of.durability, ..completion })
+        let (tags, requires, login, mints) = (of.tags.clone(), of.requires.clone(), of.login.clone(), of.mints.clone());
+        let key = key((&upstream.id, kind, ""), &tags, (&requires, &login));
+        Ok(Self { key, tags, requires, login, mints, timeout: of.timeout, durability: of.durability, ..completion })
     }
 
     fn of(upstream: &config::Upstream, parts: Parts) -> Result<Self, DefinitionFault> {
@@ -246,11 +250,11 @@ impl Definition {
         // wide the administrator's pattern is.
         let says_it_writes = document.root().get("annotations").and_then(|hints| hints.get("readOnlyHint"));
         let says_it_writes = says_it_writes.is_some_and(|hint| hint.boolean() == Some(false));
-        let may_keep = kind == Kind::Tool && rules.requires.is_empty() && !says_it_writes;
+        let may_keep = kind == Kind::Tool && rules.requires.is_empty() && rules.login.is_empty() && !says_it_writes;
         let digest = hex(digest_of(kind, document.root()).as_ref());
         let of_own = if kind.has_own_action() { digest.as_str() } else { "" };
         Ok(Self {
-            key: key(&upstream.id, kind, &format!("{action} {of_own}"), &rules.tags, &rules.requires),
+            key: key((&upstream.id, kind, &format!("{action} {of_own}")), &rules.tags, (&rules.requires, &rules.login)),
             kind,
             upstream: upstream.id.clone(),
             name,
@@ -260,6 +264,7 @@ impl Definition {
             mirrors,
             tags: rules.tags,
             requires: rules.requires,
+            login: rules.login,
             mints: rules.mints,
             timeout: rules.timeout.unwrap_or(upstream.timeout),
             idempotent: rules.idempotent,
@@ -283,6 +288,37 @@ impl Definition {
         execution.and_then(|execution| execution.get("taskSupport")).is_some_and(|support| support.is("required"))
     }
 
+    /// Whether a caller may have to come back with another token before they may use it.
+    #[must_use]
+    pub fn steps_up(&self) -> bool {
+        !self.requires.is_empty() || !self.login.is_empty()
+    }
+
+    /// Whether somebody who judged a call by `self` judged it by `other` too: only which arguments are mirrored in headers
+    /// may differ, which nobody decides by.
+    #[must_use]
+    pub fn is_judged_as(&self, other: &Self) -> bool {
+        let facts = |it: &Self| {
+            (it.kind, it.upstream.clone(), it.name.clone(), it.tags.clone(), it.requires.clone(), it.login.clone())
+        };
+        let says = |it: &Self, member| it.document.root().get(member).map(canonical::canonical);
+        let others = || PINNED.into_iter().filter(|member| *member != "inputSchema");
+        self.key == other.key
+            || (self.kind == Kind::Tool && facts(self) == facts(other))
+                && others().all(|member| says(self, member) == says(other, member))
+                && self.unmirrored() == other.unmirrored()
+    }
+
+    /// The input's schema without word of headers.
+    fn unmirrored(&self) -> serde_json::Value {
+        let mut schema = self.input_schema.clone();
+        for mirror in &self.mirrors {
+            let property = mirror.path.iter().try_fold(&mut schema, |at, name| at.get_mut("properties")?.get_mut(name));
+            property.and_then(serde_json::Value::as_object_mut).and_then(|it| it.remove(mirrors::ANNOTATION));
+        }
+        schema
+    }
+
     /// The definition's JSON as the upstream gave it.
     #[must_use]
     pub fn raw(&self) -> &Bytes {
@@ -303,6 +339,36 @@ impl Definition {
     #[must_use]
     pub fn action(&self) -> String {
         action(&self.upstream, self.kind, &self.name)
+    }
+}
+
+/// How a user has to have logged in: what all rules ask together, since none takes away what another demands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoginRule {
+    /// Lists of strengths, of each of which the login must have one.
+    pub acr: Vec<Vec<String>>,
+    /// How long ago it may be.
+    pub age_max: Option<Duration>,
+}
+
+impl LoginRule {
+    /// Whether any login will do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.acr.is_empty() && self.age_max.is_none()
+    }
+
+    /// What a login has to be, where one of this strength and time is not enough.
+    #[must_use]
+    pub fn unmet(&self, acr: Option<&str>, time: Option<Timestamp>, now: Timestamp) -> Option<Login> {
+        let strong = self.acr.iter().all(|any| acr.is_some_and(|acr| any.iter().any(|one| one == acr)));
+        let recent = self.age_max.is_none_or(|age_max| time.is_some_and(|time| now.since(time) <= age_max));
+        if strong && recent {
+            return None;
+        }
+        let in_all = |one: &&String| self.acr.iter().all(|any| any.contains(one));
+        let acr = self.acr.first().into_iter().flatten().filter(in_all).cloned().collect();
+        Some(Login { acr, age_max_s: self.age_max.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)) })
     }
 }
 
@@ -378,6 +444,7 @@ fn prompt_schema(root: json::Value<'_>) -> Result<serde_json::Value, DefinitionF
 struct Rules {
     tags: Vec<String>,
     requires: Vec<String>,
+    login: LoginRule,
     mints: Vec<String>,
     timeout: Option<Duration>,
     idempotent: bool,
@@ -387,14 +454,18 @@ struct Rules {
 }
 
 impl Rules {
-    /// Lists add up, because a later rule must not take away a scope that an earlier one demands; single values are
-    /// those of the last rule that has one, except durability, which only ever rises.
+    /// Lists add up, because a later rule must not take away a scope or a login that an earlier one demands; single values
+    /// are those of the last rule that has one, except durability and a login's age, which only ever get stricter.
     fn of(rules: &[TargetRule], name: &str) -> Result<Self, DefinitionFault> {
         let mut all = Self::default();
         for rule in rules.iter().filter(|rule| matches(&rule.pattern, name)) {
             all.tags.extend_from_slice(&rule.tags);
             all.requires.extend_from_slice(&rule.requires);
             all.mints.extend_from_slice(&rule.mints);
+            if !rule.acr.is_empty() {
+                all.login.acr.push(rule.acr.clone());
+            }
+            all.login.age_max = all.login.age_max.into_iter().chain(rule.auth_age_max).min();
             all.timeout = rule.timeout.or(all.timeout);
             all.idempotent = rule.idempotent.unwrap_or(all.idempotent);
             all.durability = all.durability.max(rule.durability);
@@ -481,7 +552,11 @@ fn input_schema(root: json::Value<'_>) -> Result<serde_json::Value, DefinitionFa
     serde_json::from_slice(schema.raw()).map_err(|_fault| fault)
 }
 
-fn key(upstream: &UpstreamId, kind: Kind, what: &str, tags: &[String], requires: &[String]) -> [u8; 32] {
+fn key(
+    (upstream, kind, what): (&UpstreamId, Kind, &str),
+    tags: &[String],
+    (requires, login): (&[String], &LoginRule),
+) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     let mut add = |text: &str| {
         context.update(&text.len().to_be_bytes());
@@ -490,10 +565,11 @@ fn key(upstream: &UpstreamId, kind: Kind, what: &str, tags: &[String], requires:
     add(upstream.as_str());
     add(kind.method());
     add(what);
-    for list in [tags, requires] {
+    for list in [tags, requires].into_iter().chain(login.acr.iter().map(Vec::as_slice)) {
         add(&list.len().to_string());
         list.iter().for_each(|text| add(text));
     }
+    add(&login.age_max.map(|age_max| age_max.as_millis().to_string()).unwrap_or_default());
     let mut key = [0; 32];
     key.copy_from_slice(context.finish().as_ref());
     key

@@ -15,6 +15,7 @@ pub use definition::{Definition, Kind};
 use uuid::Uuid;
 
 use crate::{
+    clock::Timestamp,
     config::{Endpoint, Prefix, Upstream, UpstreamId},
     refusal::Refusal,
     rpc::{Call, Method, Reference, uris},
@@ -34,7 +35,7 @@ pub struct Listing {
     /// What it says that it serves; `None` where it was never read.
     pub offer: Option<Offer>,
     /// Why the listing is missing or out of date; `None` where it is fresh.
-    pub degraded: Option<String>,
+    pub degraded: Option<Refusal>,
 }
 
 /// What an upstream says of itself in `server/discover` or `initialize`.
@@ -119,6 +120,8 @@ pub struct Task {
     pub call: Uuid,
     /// How long after its creation the client's id for it is good.
     pub life_ms: u64,
+    /// Until when that is.
+    pub until: Timestamp,
 }
 
 impl Target {
@@ -318,7 +321,7 @@ impl Catalogue {
         }
         match UpstreamId::parse(upstream).and_then(|id| self.listings.get(&id)) {
             Some(Listing { offer: None, degraded, .. }) => {
-                Err(Refusal::CatalogueUnavailable(degraded.clone().unwrap_or_default()))
+                Err(degraded.clone().unwrap_or_else(|| Refusal::CatalogueUnavailable(String::new())))
             }
             _ => Err(unknown(Kind::Tool, name)),
         }
@@ -455,7 +458,7 @@ impl Catalogue {
         let Endpoint::Upstream(id) = endpoint else { return Ok(&self.federated) };
         let listing = self.listings.get(id).ok_or(Refusal::RouteUnknown)?;
         match (&listing.offer, &listing.degraded) {
-            (None, Some(why)) => Err(Refusal::CatalogueUnavailable(why.clone())),
+            (None, Some(why)) => Err(why.clone()),
             _ => self.single.get(id).ok_or(Refusal::RouteUnknown),
         }
     }

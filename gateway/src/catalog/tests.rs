@@ -143,6 +143,8 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
     let rule = |pattern: &str, cache: Option<u64>, requires: &[&str]| TargetRule {
         pattern: pattern.to_owned(),
         requires: requires.iter().map(|scope| (*scope).to_owned()).collect(),
+        acr: Vec::new(),
+        auth_age_max: None,
         mints: Vec::new(),
         tags: Vec::new(),
         timeout: None,
@@ -151,8 +153,10 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
         cache: cache.map(Duration::from_secs),
         cache_shared: None,
     };
-    let rules =
-        vec![rule("*", Some(60), &[]), rule("find_fresh", Some(0), &[]), rule("*_secret", None, &["crm:secret"])];
+    let rules = [rule("*", Some(60), &[]), rule("find_fresh", Some(0), &[]), rule("*_secret", None, &["crm:secret"])];
+    let strong = TargetRule { acr: vec!["mfa".to_owned()], ..rule("*_strong", None, &[]) };
+    let recent = TargetRule { auth_age_max: Some(Duration::from_secs(60)), ..rule("*_recent", None, &[]) };
+    let rules: Vec<TargetRule> = rules.into_iter().chain([strong, recent]).collect();
     let upstream = Upstream { tools: rules.clone(), prompts: rules, ..upstream("crm") };
     let kept = |kind, name: &str, annotations: &str| {
         let raw = format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}},"annotations":{annotations}}}"#);
@@ -164,6 +168,8 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
         ("find", r#"{"readOnlyHint":false}"#, None),
         ("find_fresh", "{}", None),
         ("find_secret", "{}", None),
+        ("find_strong", "{}", None),
+        ("find_recent", "{}", None),
     ] {
         assert_eq!(kept(Kind::Tool, name, annotations), life, "{name} {annotations}");
     }
@@ -173,7 +179,8 @@ fn what_changes_something_or_needs_a_step_up_is_not_kept() {
 #[test]
 fn an_upstream_that_is_down_hides_nothing_of_the_others() {
     let before = catalogue(&[("crm", &["find"]), ("notes", &["read"])]);
-    let down = Listing { degraded: Some("unreachable".to_owned()), ..Listing::default() };
+    let down =
+        Listing { degraded: Some(Refusal::CatalogueUnavailable("unreachable".to_owned())), ..Listing::default() };
     let catalogue = before.with(UpstreamId::parse("notes").unwrap(), down);
     assert!(catalogue.listed(&Endpoint::Federated, Kind::Tool, "crm__find").is_ok());
     assert_eq!(catalogue.degraded(&Endpoint::Federated).count(), 1);
@@ -192,5 +199,40 @@ proptest! {
         let id = UpstreamId::parse("x").unwrap();
         prop_assume!(one != other);
         prop_assert_ne!(name::federated(&id, &one), name::federated(&id, &other));
+    }
+}
+
+/// A call that was judged by one definition may go up by another, where only its headers differ.
+#[test]
+fn a_definition_is_judged_as_another_where_only_mirrors_differ() {
+    let up = upstream("crm");
+    let read = |members: serde_json::Value| {
+        let mut tool = serde_json::json!({ "name": "find", "description": "Finds.", "inputSchema": {
+            "type": "object",
+            "properties": { "a": { "type": "string", "x-mcp-header": "A" }, "x-mcp-header": { "type": "string" } },
+        } });
+        tool.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        Definition::read(&up, Kind::Tool, Bytes::from(tool.to_string())).unwrap()
+    };
+    let schema = |properties: serde_json::Value| {
+        read(serde_json::json!({ "inputSchema": { "type": "object", "properties": properties } }))
+    };
+    let (text, own) = (serde_json::json!({ "type": "string" }), serde_json::json!({ "type": "string" }));
+    let judged = read(serde_json::json!({}));
+    assert!(read(serde_json::json!({ "icons": [] })).is_judged_as(&judged), "no one decides by icons");
+    let unmirrored = schema(serde_json::json!({ "a": text, "x-mcp-header": own }));
+    let elsewhere = schema(serde_json::json!({ "a": text, "x-mcp-header": { "type": "string", "x-mcp-header": "B" } }));
+    for now in [&unmirrored, &elsewhere] {
+        assert!(now.digest != judged.digest && now.is_judged_as(&judged) && judged.is_judged_as(now));
+    }
+    for other in [
+        schema(serde_json::json!({ "a": text })),
+        schema(serde_json::json!({ "a": { "type": "integer", "x-mcp-header": "A" }, "x-mcp-header": own })),
+        read(serde_json::json!({ "description": "Erases." })),
+        read(serde_json::json!({ "annotations": { "readOnlyHint": true } })),
+        read(serde_json::json!({ "outputSchema": { "type": "object" } })),
+        read(serde_json::json!({ "name": "erase" })),
+    ] {
+        assert!(!other.is_judged_as(&judged), "{:?}", other.raw());
     }
 }

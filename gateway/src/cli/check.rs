@@ -64,6 +64,7 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
         None => None,
     };
     if let Some(config) = &config {
+        out_of_keys_reach(config, &mut report);
         fit(config, &read, known.as_ref(), &mut report);
     }
     if let (Some(_), Some(policies)) = (&config, &read.policies) {
@@ -115,6 +116,19 @@ fn read_folder(folder: &Path, report: &mut Report) -> Folder {
         });
     }
     Folder { policies, ceilings }
+}
+
+/// An API key is no token of an identity provider, so nothing can be exchanged for it.
+fn out_of_keys_reach(config: &Config, report: &mut Report) {
+    let exchanged = |upstream: &config::Upstream| matches!(upstream.grant, config::Grant::Exchange(_));
+    let upstreams = config.upstreams.iter().filter(|(_, upstream)| exchanged(upstream));
+    let names: Vec<&str> = upstreams.map(|(id, _)| id.as_str()).collect();
+    if config.keys.enabled && !names.is_empty() {
+        let message =
+            format!("callers with API keys cannot use `{}`: their grant exchanges a token", names.join("`, `"));
+        let help = "leave them to callers of an issuer, or use `client_credentials` or `static_secret` there";
+        report.push(Warning { message, help });
+    }
 }
 
 fn push(report: &mut Report, problems: impl IntoIterator<Item = Problem>) {

@@ -10,8 +10,8 @@ use super::{Answer, ConfigFile, Failure, test::reported, tools};
 use crate::{
     clock::{self, Timestamp},
     config,
-    identity::{Agent, Authentication, Credential, Identity, User},
-    policy::{Policies, explain},
+    identity::{self, Agent, Authentication, Binding, Credential, Identity, User},
+    policy::{Policies, explain, test::binding},
     rpc::json::{Bounds, Document},
 };
 
@@ -47,6 +47,15 @@ pub(super) struct Arguments {
     /// The strength of the login, `acr`.
     #[arg(long, value_name = "ACR")]
     acr: Option<String>,
+    /// When the user logged in, `auth_time`, RFC 3339.
+    #[arg(long, value_name = "TIME")]
+    auth_time: Option<String>,
+    /// What the token is bound to.
+    #[arg(long, value_name = "WHAT", value_parser = ["none", "dpop", "certificate"])]
+    binding: Option<String>,
+    /// How the caller was proven.
+    #[arg(long, value_name = "METHOD", default_value = identity::JWT, value_parser = identity::METHODS)]
+    method: String,
     /// The tool, by its upstream and its own name.
     #[arg(long, value_name = "UPSTREAM/TOOL")]
     tool: String,
@@ -73,7 +82,10 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
         None => clock::now(),
     };
     let issuer = config.issuers.first().map(|issuer| issuer.issuer.clone()).unwrap_or_default();
-    let caller = identity(arguments, issuer);
+    let mut caller = identity(arguments, issuer);
+    caller.authentication.auth_time = arguments.auth_time.as_deref().map(instant).transpose()?;
+    let binding = binding(arguments.binding.as_deref());
+    caller.authentication.binding = binding.ok_or_else(|| Failure::Words("`--binding` is none".to_owned()))?;
     let explanation = policies.explain(&caller, tool, Some(document.root()), now);
     explanation.render(out)?;
     Ok(if explanation.answer == explain::Answer::Allow { Answer::Yes } else { Answer::No })
@@ -109,7 +121,16 @@ fn identity(arguments: &Arguments, issuer: String) -> Identity {
     let (groups, scopes) = (sorted(&arguments.groups), sorted(&arguments.scopes));
     let who = format!(
         "{:?}",
-        (&arguments.user, &issuer, &arguments.agent, &arguments.tenant, &groups, &scopes, &arguments.acr)
+        (
+            &arguments.user,
+            &issuer,
+            &arguments.agent,
+            &arguments.tenant,
+            &groups,
+            &scopes,
+            &arguments.acr,
+            &arguments.method
+        )
     );
     let mut class = [0; 32];
     class.copy_from_slice(digest::digest(&digest::SHA256, who.as_bytes()).as_ref());
@@ -120,11 +141,15 @@ fn identity(arguments: &Arguments, issuer: String) -> Identity {
         groups,
         scopes,
         authentication: Authentication {
-            method: "jwt",
+            method: identity::METHODS.into_iter().find(|known| *known == arguments.method).unwrap_or(identity::JWT),
             issuer,
             token_id: None,
             token_digest: String::new(),
             acr: arguments.acr.clone(),
+            issued_at: Timestamp::from_unix_ms(0),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: Timestamp::from_unix_ms(u64::MAX),
         },
         principal: class,

@@ -7,6 +7,8 @@ mod audit;
 mod check;
 mod demo;
 mod explain;
+mod keys;
+mod revoke;
 mod serve;
 mod show;
 mod test;
@@ -42,6 +44,9 @@ enum Command {
     Test(test::Arguments),
     Explain(explain::Arguments),
     Tools(tools::Arguments),
+    Revoke(revoke::Arguments),
+    #[command(subcommand)]
+    Keys(keys::Arguments),
     /// Prove the journal, or ask it.
     #[command(subcommand)]
     Audit(Audit),
@@ -130,6 +135,8 @@ fn act(command: Command, out: &mut (impl Write + Send)) -> Result<Answer, Failur
         Command::Test(arguments) => test::act(&arguments, out),
         Command::Explain(arguments) => explain::act(&arguments, out),
         Command::Tools(arguments) => tools::act(&arguments, out),
+        Command::Revoke(arguments) => revoke::act(&arguments, out),
+        Command::Keys(arguments) => keys::act(&arguments, out),
         Command::Audit(Audit::Verify(arguments)) => audit::act(&arguments, out),
         Command::Audit(Audit::Show(arguments)) => show::act(&arguments, out),
         Command::Demo(arguments) => demo::act(&arguments, out),
@@ -171,6 +178,8 @@ Examples:
   tollgate check --elsewhere                      the same in CI, where secrets and upstreams are out of reach
   tollgate serve --config /etc/tollgate/upstreams.toml
   tollgate explain --user alice --group support --tool crm/create_order --arguments '{\"amount\": 10}'
+  tollgate revoke user alice --block --for 8h --why 'laptop lost'
+  tollgate keys new --user alice --group support
   tollgate audit verify /var/lib/tollgate/audit
 
 Exit codes:

@@ -20,6 +20,7 @@ use crate::{
     clock,
     config::{self, Config, Environment, UpstreamId},
     exchange::Exchange,
+    identity::revocation::Revocations,
     tasks,
     upstream::{Peer, Upstreams},
 };
@@ -126,7 +127,7 @@ fn of_file(config: &Config, file: &Path) -> Result<Known, Failure> {
 
 fn of_upstreams(config: &Config) -> Result<Known, Failure> {
     let part = |error: &dyn std::fmt::Display| Failure::Words(error.to_string());
-    let exchange = Arc::new(Exchange::new(&config.upstreams).map_err(|error| part(&error))?);
+    let exchange = Arc::new(Exchange::new(&config.upstreams, Revocations::default()).map_err(|error| part(&error))?);
     let upstreams = Upstreams::new(&config.upstreams, &config.limits).map_err(|error| part(&error))?;
     runtime()?.block_on(async {
         let asked: Vec<_> = upstreams

@@ -3,11 +3,18 @@
 //! The internal form: every value parsed, every default filled in, every reference resolved. It is never read from or
 //! written to a file; [`super::written`] is the outside form. Public fields: any value that the checker lets through is fine.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use url::Url;
 
-use super::Tolerance;
+use super::{Dialect, Tolerance};
 use crate::{refusal::Era, secret::Secret};
 
 /// The whole of `upstreams.toml`, checked.
@@ -17,6 +24,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// `[[issuers]]`, in the order written.
     pub issuers: Vec<Arc<Issuer>>,
+    /// `[[certificates]]`, in the order written.
+    pub certificates: Vec<CertificateHolder>,
     /// `[audit]`.
     pub audit: Audit,
     /// `[telemetry]`.
@@ -25,6 +34,14 @@ pub struct Config {
     pub limits: Limits,
     /// `[state]`.
     pub state: State,
+    /// `[[logins]]`, in the order written.
+    pub logins: Vec<Arc<Login>>,
+    /// `[keys]`.
+    pub keys: Keys,
+    /// `[egress]`.
+    pub egress: Egress,
+    /// `[facade]`; the gateway is no authorization server without it.
+    pub facade: Option<Arc<Facade>>,
     /// `[upstreams.*]`, by id.
     pub upstreams: BTreeMap<UpstreamId, Arc<Upstream>>,
     /// SHA-256 of the file's bytes, in hex: the configuration's name in the audit.
@@ -58,6 +75,21 @@ pub struct Gateway {
     pub drain: Duration,
     /// Worker threads; 0 means one a core.
     pub workers: usize,
+    /// How tokens that are bound to a key are taken; where absent, none is.
+    pub dpop: Option<Dpop>,
+}
+
+/// `gateway.dpop`: proofs of possession (RFC 9449).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dpop {
+    /// Whether no token is taken that is not bound to a key.
+    pub required: bool,
+    /// Whether a proof has to bear a nonce of ours.
+    pub nonce: bool,
+    /// JWS algorithms of proofs; never `none`, never symmetric.
+    pub algorithms: Vec<String>,
+    /// How far from now a proof may have been made, either way.
+    pub window: Duration,
 }
 
 /// The listener's certificate.
@@ -69,6 +101,34 @@ pub struct Tls {
     pub key: PathBuf,
     /// PEM: where given, clients must show a certificate of one of these authorities.
     pub client_ca: Option<PathBuf>,
+    /// Whether who shows none is let in all the same.
+    pub client_optional: bool,
+}
+
+/// `[[certificates]]`: a machine that needs no token beside the certificate of its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateHolder {
+    /// By what it is known.
+    pub name: CertificateName,
+    /// Who that is.
+    pub agent: String,
+    /// Its tenant.
+    pub tenant: Option<String>,
+    /// Its groups; sorted, no duplicates.
+    pub groups: Vec<String>,
+    /// What it may ask for, as scopes of a token; sorted, no duplicates.
+    pub scopes: Vec<String>,
+}
+
+/// What a certificate calls its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateName {
+    /// Its one URI, such as a SPIFFE id.
+    Uri(String),
+    /// One of its DNS names.
+    Dns(String),
+    /// The common name of its subject.
+    CommonName(String),
 }
 
 /// `[[issuers]]`: somebody who may vouch for callers.
@@ -90,6 +150,52 @@ pub struct Issuer {
     pub leeway: Duration,
     /// PEM of authorities for the issuer's TLS, besides the system's.
     pub ca: Option<PathBuf>,
+    /// What has to be in its tokens.
+    pub profile: Profile,
+    /// How it is asked about tokens, where it is.
+    pub introspection: Option<Introspection>,
+}
+
+impl Issuer {
+    /// Whether it makes JWTs that are accepted.
+    #[must_use]
+    pub const fn signs(&self) -> bool {
+        !self.algorithms.is_empty()
+    }
+}
+
+/// What has to be in an issuer's JWTs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// What no decision can be made without.
+    #[default]
+    Common,
+    /// All that RFC 9068 §2 requires, and nothing by another name.
+    Rfc9068,
+}
+
+/// `issuers.introspection`: how an issuer is asked about tokens (RFC 7662).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introspection {
+    /// The introspection endpoint.
+    pub endpoint: Url,
+    /// Who the gateway is there.
+    pub client: OAuthClient,
+    /// Whether tokens that are no JWT are this issuer's.
+    pub opaque: bool,
+    /// Whether its JWTs are asked about too, so that their revocation is seen.
+    pub jwt: bool,
+    /// Whether an answer without `sub` and `username` is about a client in its own name (RFC 6749 §4.4).
+    pub machines: bool,
+    /// How long an answer is believed.
+    pub cache: Duration,
+}
+
+/// `[keys]`: API keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Whether they are accepted.
+    pub enabled: bool,
 }
 
 /// The names of claims.
@@ -202,6 +308,8 @@ pub struct Limits {
     pub holds_max: usize,
     /// Time that a client may take to answer what an upstream asks.
     pub hold_max: Duration,
+    /// Proofs of possession that are remembered at once, over all callers.
+    pub proofs_max: usize,
 }
 
 /// `[state]`: what replicas share.
@@ -214,6 +322,46 @@ pub struct State {
     pub sealing_key: Option<Secret>,
     /// The one before it, which still opens.
     pub sealing_key_before: Option<Secret>,
+}
+
+/// `[facade]`: the gateway as an authorization server in front of one identity provider.
+#[derive(Debug)]
+pub struct Facade {
+    /// The gateway as its own authenticator sees it: issuer is the public URL.
+    pub own: Arc<Issuer>,
+    /// Where people log in: one of `[[issuers]]`.
+    pub provider: Arc<Issuer>,
+    /// Who the gateway is there.
+    pub client: OAuthClient,
+    /// What is asked for at the provider; `openid` among them.
+    pub login_scopes: Vec<String>,
+    /// Whether clients may register themselves (RFC 7591).
+    pub registration: bool,
+    /// From which hosts client ID metadata documents are taken; `*` is any.
+    pub client_domains: Vec<String>,
+    /// Schemes of redirect URIs besides `https` and loopback `http`.
+    pub redirect_schemes: Vec<String>,
+    /// Whose ID-JAGs are redeemed: names out of `[[issuers]]`.
+    pub assertion_issuers: Vec<String>,
+    /// The life of an access token.
+    pub token: Duration,
+    /// How long a login lasts: the life of what a refresh token may be exchanged for.
+    pub login: Duration,
+    /// Clients that prove who they are by a secret.
+    pub clients: Vec<FacadeClient>,
+}
+
+/// `[[facade.clients]]`: a machine that asks for tokens in its own name, or redeems ID-JAGs.
+#[derive(Debug)]
+pub struct FacadeClient {
+    /// `client_id`.
+    pub id: String,
+    /// What it proves that with.
+    pub secret: Secret,
+    /// What it may ask for in its own name.
+    pub scopes: Vec<String>,
+    /// The tenant of its own tokens.
+    pub tenant: Option<String>,
 }
 
 /// A backend MCP server's id: `[a-z0-9-]{1,24}`.
@@ -367,6 +515,10 @@ pub struct TargetRule {
     pub pattern: String,
     /// Scopes that the caller's token must hold.
     pub requires: Vec<String>,
+    /// Strengths of the user's login of which it must have one; any where empty.
+    pub acr: Vec<String>,
+    /// How long ago the user's login may be.
+    pub auth_age_max: Option<Duration>,
     /// Scopes asked for at the exchange, for these only.
     pub mints: Vec<String>,
     /// Action groups in Cedar.
@@ -383,6 +535,78 @@ pub struct TargetRule {
     pub cache_shared: Option<bool>,
 }
 
+/// `[egress]`: which addresses may be dialled because somebody outside named them, besides the public internet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Egress {
+    /// Scheme, host and port that may be dialled wherever they are.
+    pub origins: Vec<Url>,
+    /// Addresses that names may lead to.
+    pub nets: Vec<Net>,
+    /// PEM of authorities for the TLS of what is dialled so, besides the system's.
+    pub ca: Option<PathBuf>,
+    /// Requests at once to one host that somebody outside named.
+    pub requests_per_host_max: usize,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { origins: Vec::new(), nets: Vec::new(), ca: None, requests_per_host_max: REQUESTS_PER_HOST }
+    }
+}
+
+/// Enough for metadata, which is kept once it is there.
+pub(super) const REQUESTS_PER_HOST: usize = 4;
+
+/// Addresses that begin alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Net {
+    /// The first of them.
+    pub first: IpAddr,
+    /// How many bits they have in common.
+    pub bits: u32,
+}
+
+impl Net {
+    /// Reads `10.20.0.0/16`; nothing where that is no network, or its address has bits behind the common ones.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (first, bits) = text.split_once('/')?;
+        let net = Self { first: first.parse().ok()?, bits: bits.parse().ok()? };
+        let host_bits = match net.first {
+            IpAddr::V4(address) => {
+                let width = 32_u32.checked_sub(net.bits)?;
+                u128::from(u32::from(address)) & low_bits(width)
+            }
+            IpAddr::V6(address) => u128::from(address) & low_bits(128_u32.checked_sub(net.bits)?),
+        };
+        (host_bits == 0).then_some(net)
+    }
+
+    /// Whether `address` is one of them; an address of IPv4 in the clothes of IPv6 is the former.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.first, address.to_canonical()) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                let width = 32_u32.saturating_sub(self.bits);
+                u128::from(u32::from(first) ^ u32::from(address)) & !low_bits(width) == 0
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                let width = 128_u32.saturating_sub(self.bits);
+                (u128::from(first) ^ u128::from(address)) & !low_bits(width) == 0
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+/// The last `count` bits set.
+const fn low_bits(count: u32) -> u128 {
+    match u128::MAX.checked_shl(count) {
+        Some(high) => !high,
+        None => u128::MAX,
+    }
+}
+
 /// How a credential for an upstream is obtained (design: a named strategy, never passthrough).
 #[derive(Debug, Clone)]
 pub enum Grant {
@@ -390,6 +614,11 @@ pub enum Grant {
     Exchange(TokenRequest),
     /// RFC 6749 §4.4: the gateway in its own name.
     ClientCredentials(TokenRequest),
+    /// An identity assertion from the caller's identity provider, redeemed at the upstream's authorization server
+    /// (enterprise-managed authorization).
+    IdJag(Box<IdJag>),
+    /// RFC 6749 §4.1: the user's own account at the upstream, which they connect once.
+    UserGrant(TokenRequest),
     /// A secret that the upstream gave out.
     StaticSecret {
         /// The header that carries it, in lower case.
@@ -404,10 +633,14 @@ pub enum Grant {
 /// What is asked of a token endpoint.
 #[derive(Debug, Clone)]
 pub struct TokenRequest {
-    /// The token endpoint.
-    pub token_endpoint: Url,
+    /// Where it is.
+    pub at: TokenEndpoint,
     /// Who the gateway is there.
     pub client: OAuthClient,
+    /// In which words an exchange is asked for.
+    pub dialect: &'static Dialect,
+    /// What kind of token the caller's is (RFC 8693 §3).
+    pub subject_token_type: String,
     /// `audience` (RFC 8693 §2.1).
     pub audience: Option<String>,
     /// `resource` (RFC 8707 §2).
@@ -416,12 +649,67 @@ pub struct TokenRequest {
     pub scopes: Vec<String>,
     /// Whether the gateway names itself as the actor (`actor_token`, RFC 8693 §2.1), by a client-credentials token.
     pub actor: bool,
+    /// Whether tokens are bound to a key of the gateway's (RFC 9449).
+    pub dpop: bool,
     /// PEM of authorities for the token endpoint's TLS, besides the system's.
     pub ca: Option<PathBuf>,
 }
 
-/// The gateway as an OAuth client.
+/// Where a token endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenEndpoint {
+    /// Here.
+    Url(Url),
+    /// Where the metadata of this issuer say (RFC 8414); its exact `issuer`.
+    Of(String),
+}
+
+impl fmt::Display for TokenEndpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => write!(formatter, "{url}"),
+            Self::Of(issuer) => formatter.write_str(issuer),
+        }
+    }
+}
+
+/// The two steps of an identity assertion grant.
 #[derive(Debug, Clone)]
+pub struct IdJag {
+    /// What the identity provider is asked: an assertion for the upstream's authorization server.
+    pub assertion: TokenRequest,
+    /// What that server is asked: an access token for the assertion.
+    pub redemption: TokenRequest,
+    /// What shows the identity provider who the user is.
+    pub subject: AssertionSubject,
+}
+
+/// By which token a user is named to their identity provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AssertionSubject {
+    /// The caller's own.
+    AccessToken,
+    /// The ID token of their login at the gateway.
+    IdToken,
+    /// The refresh token of that login.
+    RefreshToken,
+}
+
+/// `[[logins]]`: an issuer at which the gateway can have a person log in.
+#[derive(Debug)]
+pub struct Login {
+    /// Its exact `issuer`, as in `[[issuers]]`.
+    pub issuer: String,
+    /// Who the gateway is there.
+    pub client: OAuthClient,
+    /// Scopes besides `openid`.
+    pub scopes: Vec<String>,
+    /// PEM of authorities for its TLS, besides the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// The gateway as an OAuth client.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OAuthClient {
     /// `client_id`.
     pub id: String,
@@ -430,7 +718,7 @@ pub struct OAuthClient {
 }
 
 /// RFC 6749 §2.3, RFC 7523 §2.2.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientAuthentication {
     /// `client_secret_basic`.
     SecretBasic(Secret),
@@ -447,6 +735,13 @@ pub enum ClientAuthentication {
         /// `aud` of the assertion: the issuer or the token endpoint, as the server wants it.
         audience: String,
     },
+    /// A client assertion that the platform wrote (RFC 7523 §2.2), as a Kubernetes service account's projected token: read
+    /// from this file whenever it is needed, because the platform renews it.
+    AssertionFile(PathBuf),
+    /// `tls_client_auth`, and `self_signed_tls_client_auth` (RFC 8705 §2).
+    Certificate(ClientCertificate),
+    /// A public client: no proof.
+    Nothing,
 }
 
 /// An MCP endpoint that the gateway serves.

@@ -6,6 +6,7 @@
 mod check;
 pub mod checked;
 pub mod diagnose;
+pub mod dialects;
 pub mod environment;
 pub(crate) mod read;
 pub mod reload;
@@ -20,6 +21,7 @@ use self::check::Files;
 pub use self::{
     checked::*,
     diagnose::{Colour, Problem, Report, Source},
+    dialects::Dialect,
     environment::Environment,
     tolerance::Tolerance,
 };

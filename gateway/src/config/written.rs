@@ -24,10 +24,15 @@ pub(crate) type List = Option<Vec<Spanned<String>>>;
 pub(crate) struct File {
     pub(crate) gateway: Key<Gateway>,
     pub(crate) issuers: Option<Vec<Spanned<Issuer>>>,
+    pub(crate) certificates: Option<Vec<Spanned<CertificateHolder>>>,
     pub(crate) audit: Key<Audit>,
     pub(crate) telemetry: Key<Telemetry>,
     pub(crate) limits: Key<Limits>,
     pub(crate) state: Key<State>,
+    pub(crate) logins: Option<Vec<Spanned<Login>>>,
+    pub(crate) keys: Key<Keys>,
+    pub(crate) egress: Key<Egress>,
+    pub(crate) facade: Key<Facade>,
     pub(crate) upstreams: Option<BTreeMap<Spanned<String>, Spanned<Upstream>>>,
 }
 
@@ -47,6 +52,17 @@ pub(crate) struct Gateway {
     pub(crate) prefix: Key<Prefix>,
     pub(crate) drain_ms: Key<u64>,
     pub(crate) workers: Key<u64>,
+    pub(crate) dpop: Key<Dpop>,
+}
+
+/// `gateway.dpop`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Dpop {
+    pub(crate) required: Key<bool>,
+    pub(crate) nonce: Key<bool>,
+    pub(crate) algorithms: Key<Vec<Spanned<String>>>,
+    pub(crate) window_s: Key<u64>,
 }
 
 /// `gateway.tls`.
@@ -56,6 +72,28 @@ pub(crate) struct Tls {
     pub(crate) certificate: Key<String>,
     pub(crate) key: Key<String>,
     pub(crate) client_ca: Key<String>,
+    pub(crate) client_certificate: Key<ClientAuthentication>,
+}
+
+/// `gateway.tls.client_certificate`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ClientAuthentication {
+    Required,
+    Optional,
+}
+
+/// `[[certificates]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct CertificateHolder {
+    pub(crate) uri: Key<String>,
+    pub(crate) dns: Key<String>,
+    pub(crate) common_name: Key<String>,
+    pub(crate) agent: Key<String>,
+    pub(crate) tenant: Key<String>,
+    pub(crate) groups: List,
+    pub(crate) scopes: List,
 }
 
 /// `[[issuers]]`.
@@ -70,6 +108,34 @@ pub(crate) struct Issuer {
     pub(crate) lifetime_max_s: Key<u64>,
     pub(crate) leeway_s: Key<u64>,
     pub(crate) ca: Key<String>,
+    pub(crate) profile: Key<Profile>,
+    pub(crate) introspection: Key<Introspection>,
+}
+
+/// `issuers.profile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Profile {
+    Common,
+    Rfc9068,
+}
+
+/// `issuers.introspection`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Introspection {
+    pub(crate) endpoint: Key<String>,
+    pub(crate) client: Key<Client>,
+    pub(crate) tokens: List,
+    pub(crate) machines: Key<bool>,
+    pub(crate) cache_s: Key<u64>,
+}
+
+/// `[keys]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Keys {
+    pub(crate) enabled: Key<bool>,
 }
 
 /// `issuers.claims`.
@@ -147,6 +213,7 @@ pub(crate) struct Limits {
     pub(crate) listeners_max: Key<u64>,
     pub(crate) holds_max: Key<u64>,
     pub(crate) hold_max_ms: Key<u64>,
+    pub(crate) proofs_max: Key<u64>,
 }
 
 /// `[state]`.
@@ -156,6 +223,52 @@ pub(crate) struct State {
     pub(crate) directory: Key<String>,
     pub(crate) sealing_key: Key<Reference>,
     pub(crate) sealing_key_before: Key<Reference>,
+}
+
+/// `[facade]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Facade {
+    pub(crate) provider: Key<String>,
+    pub(crate) client: Key<Client>,
+    pub(crate) login_scopes: List,
+    pub(crate) registration: Key<bool>,
+    pub(crate) client_domains: List,
+    pub(crate) redirect_schemes: List,
+    pub(crate) assertion_issuers: List,
+    pub(crate) token_s: Key<u64>,
+    pub(crate) login_s: Key<u64>,
+    pub(crate) clients: Option<Vec<Spanned<FacadeClient>>>,
+}
+
+/// `[[facade.clients]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct FacadeClient {
+    pub(crate) id: Key<String>,
+    pub(crate) secret: Key<Reference>,
+    pub(crate) scopes: List,
+    pub(crate) tenant: Key<String>,
+}
+
+/// `[egress]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Egress {
+    pub(crate) origins: List,
+    pub(crate) nets: List,
+    pub(crate) ca: Key<String>,
+    pub(crate) requests_per_host_max: Key<u64>,
+}
+
+/// `[[logins]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Login {
+    pub(crate) issuer: Key<String>,
+    pub(crate) client: Key<Client>,
+    pub(crate) scopes: Key<Vec<Spanned<String>>>,
+    pub(crate) ca: Key<String>,
 }
 
 /// `[upstreams.ID]`.
@@ -224,6 +337,8 @@ pub(crate) struct ClientCertificate {
 pub(crate) struct TargetRule {
     pub(crate) r#match: Key<String>,
     pub(crate) requires: List,
+    pub(crate) acr: List,
+    pub(crate) auth_age_max_s: Key<u64>,
     pub(crate) mints: Key<Vec<Spanned<String>>>,
     pub(crate) tags: List,
     pub(crate) timeout_ms: Key<u64>,
@@ -253,13 +368,19 @@ pub(crate) struct Grant {
     pub(crate) resource: Key<String>,
     pub(crate) scopes: Key<Vec<Spanned<String>>>,
     pub(crate) actor: Key<bool>,
+    pub(crate) dialect: Key<String>,
+    pub(crate) subject_token_type: Key<String>,
+    pub(crate) subject: Key<String>,
+    pub(crate) issuer: Key<String>,
+    pub(crate) issuer_client: Key<Client>,
+    pub(crate) dpop: Key<bool>,
     pub(crate) ca: Key<String>,
     pub(crate) header: Key<String>,
     pub(crate) prefix: Key<String>,
     pub(crate) value: Key<Reference>,
 }
 
-/// `grant.client`.
+/// `grant.client`, and `issuers.introspection.client`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(crate) struct Client {
@@ -270,6 +391,8 @@ pub(crate) struct Client {
     pub(crate) algorithm: Key<String>,
     pub(crate) key_id: Key<String>,
     pub(crate) assertion_audience: Key<String>,
+    pub(crate) assertion_file: Key<String>,
+    pub(crate) client_certificate: Key<ClientCertificate>,
 }
 
 /// `grant.client.authentication`.
@@ -279,6 +402,9 @@ pub(crate) enum Authentication {
     ClientSecretBasic,
     ClientSecretPost,
     PrivateKeyJwt,
+    WorkloadIdentity,
+    TlsClientAuth,
+    None,
 }
 
 /// A value that stands elsewhere.

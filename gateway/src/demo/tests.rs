@@ -12,10 +12,13 @@ use url::form_urlencoded::Serializer;
 use super::{estate, issuer::Issuer};
 use crate::{
     clock,
-    config::{self, ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport, Upstream, UpstreamId},
+    config::{
+        self, ClientAuthentication, OAuthClient, Remote, TokenEndpoint, TokenRequest, Transport, Upstream, UpstreamId,
+        dialects::{ACCESS_TOKEN, DIALECTS},
+    },
     egress::{Bounds, Client, Trust},
     exchange::{Exchange, Grant},
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{Agent, Authentication, Binding, Credential, Identity, User, revocation::Revocations},
     refusal::Refusal,
     secret::Secret,
 };
@@ -56,7 +59,10 @@ impl Ground {
 
     fn exchange(&self, audience: &str, scope: &str) -> (Exchange, Arc<Upstream>) {
         let request = TokenRequest {
-            token_endpoint: format!("{}/token", self.issuer.url).parse().unwrap(),
+            at: TokenEndpoint::Url(format!("{}/token", self.issuer.url).parse().unwrap()),
+            dialect: &DIALECTS[0],
+            subject_token_type: ACCESS_TOKEN.to_owned(),
+            dpop: false,
             client: OAuthClient {
                 id: "tollgate".to_owned(),
                 authentication: ClientAuthentication::SecretBasic(Secret::new("s3cret".to_owned())),
@@ -83,7 +89,11 @@ impl Ground {
             prompts: Vec::new(),
             resources: Vec::new(),
         });
-        (Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))])).unwrap(), upstream)
+        (
+            Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]), Revocations::default())
+                .unwrap(),
+            upstream,
+        )
     }
 
     async fn post(&self, to: SocketAddr, headers: &HeaderMap, body: &Value) -> Response<Bytes> {
@@ -106,6 +116,10 @@ fn identity(name: &str, token: &str) -> Identity {
             token_id: None,
             token_digest: token.len().to_string(),
             acr: None,
+            issued_at: clock::Timestamp::from_unix_ms(0),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: clock::now().plus(Duration::from_secs(3_000)),
         },
         principal: [7; 32],

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     config::Limits,
+    identity::Certificate,
     lifecycle,
     refusal::Refusal,
     tasks::{self, Tasks},
@@ -51,12 +52,27 @@ pub(super) trait Answer: Send + Sync + 'static {
     fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        peer: Peer,
         busy: Busy,
     ) -> impl Future<Output = Response<Reply>> + Send;
 
     /// What is said to a request of `peer` that never became one; `None` leaves hyper its word.
     fn refuse(&self, refusal: Refusal, peer: SocketAddr) -> Option<lifecycle::Response>;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// What they showed in the handshake, and the listener's authorities vouch for.
+    pub(super) certificate: Option<Arc<Certificate>>,
+}
+
+/// A connection that can be spoken on.
+struct Secured {
+    transport: Transport,
+    http2: bool,
+    certificate: Option<Arc<Certificate>>,
 }
 
 /// The bounds of one connection.
@@ -111,12 +127,13 @@ impl<A: Answer> ServerApp for Listener<A> {
 
 impl<A: Answer> Listener<A> {
     async fn serve(&self, session: Stream, peer: SocketAddr, shutdown: ShutdownWatch) {
-        let Some((transport, http2)) = self.secure(session, peer).await else { return };
+        let Some(Secured { transport, http2, certificate }) = self.secure(session, peer).await else { return };
         let activity = Arc::new(Activity::default());
         let service = {
             let (answer, activity) = (Arc::clone(&self.answer), Arc::clone(&activity));
+            let peer = Peer { address: peer, certificate };
             service_fn(move |request| {
-                let (answer, busy) = (Arc::clone(&answer), activity.begin());
+                let (answer, peer, busy) = (Arc::clone(&answer), peer.clone(), activity.begin());
                 // On the heap of its own: hyper keeps the room of this future as long as the connection, and an answer's
                 // state is many times that of a connection that waits or streams.
                 async move { Ok::<_, Infallible>(Box::pin(answer.answer(request, peer, busy)).await) }
@@ -135,14 +152,20 @@ impl<A: Answer> Listener<A> {
         }
     }
 
-    /// The handshake, and whether the client wants HTTP/2; `None` where there is nobody to talk to.
-    async fn secure(&self, session: Stream, peer: SocketAddr) -> Option<(Transport, bool)> {
-        let Some(certificates) = &self.certificates else { return Some((Transport::Plain(session), false)) };
+    /// The handshake: whether the client wants HTTP/2, and who it says it is; `None` where there is nobody to talk to.
+    async fn secure(&self, session: Stream, peer: SocketAddr) -> Option<Secured> {
+        let Some(certificates) = &self.certificates else {
+            return Some(Secured { transport: Transport::Plain(session), http2: false, certificate: None });
+        };
         let accept = TlsAcceptor::from(certificates.current()).accept(session);
         match timeout(self.bounds.handshake, accept).await {
             Ok(Ok(stream)) => {
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
-                Some((Transport::Tls(Box::new(stream)), http2))
+                let tls = stream.get_ref().1;
+                let http2 = tls.alpn_protocol() == Some(H2);
+                // rustls keeps only what its verifier let through, in a resumed session too.
+                let shown = tls.peer_certificates().and_then(<[_]>::first);
+                let certificate = shown.map(|leaf| Arc::new(Certificate::of(leaf)));
+                Some(Secured { transport: Transport::Tls(Box::new(stream)), http2, certificate })
             }
             // Port scans and health probes look like this: no reason to fill the log.
             Ok(Err(fault)) => {

@@ -44,10 +44,9 @@ fn is_parameter(name: &str) -> bool {
 }
 
 /// Request headers that a page may send.
-const ALLOWED: &str =
-    "authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, last-event-id";
+const ALLOWED: &str = "authorization, dpop, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, last-event-id";
 /// Response headers that a page may read.
-const EXPOSED: &str = "WWW-Authenticate, Mcp-Session-Id, Mcp-Protocol-Version, Retry-After";
+const EXPOSED: &str = "WWW-Authenticate, DPoP-Nonce, Mcp-Session-Id, Mcp-Protocol-Version, Retry-After";
 /// Two hours, the longest that browsers keep.
 const MAX_AGE_SECONDS: &str = "7200";
 const PARAMETER: &str = "mcp-param-";

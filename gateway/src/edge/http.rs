@@ -4,7 +4,7 @@
 //! media type. It reads no token and no body; everything that it lets in goes to [`Gateway::handle`], and everything
 //! that it keeps out to [`Gateway::refuse`].
 
-use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -21,13 +21,14 @@ use hyper::{Request, Response, body::Incoming};
 use super::{
     activity::Busy,
     body::{self, Reply},
-    connection::Answer,
+    connection::{Answer, Peer},
     cors,
     names::{self, Names},
 };
 use crate::{
     config::{Config, Endpoint, Tolerance, UpstreamId},
-    lifecycle::{self, Body, Gateway, Head},
+    facade::{Facade, Route},
+    lifecycle::{self, Body, Gateway, Head, Step},
     refusal::Refusal,
 };
 
@@ -47,8 +48,8 @@ pub(super) struct Door {
 /// Who is behind the door.
 #[derive(Debug)]
 pub(super) enum Inside {
-    /// The gateway.
-    Gateway(Arc<Gateway>),
+    /// The gateway, and what it is beside a gateway.
+    Gateway(Arc<Gateway>, Arc<Facade>),
     /// What a test puts there.
     #[cfg(test)]
     Double(super::tests::Double),
@@ -61,6 +62,10 @@ enum Asked {
     Call(Endpoint),
     /// A metadata document.
     Document(Bytes),
+    /// The gateway as an authorization server.
+    Facade(Route),
+    /// A page for a person.
+    Page(Step),
     /// `OPTIONS`; the field lists what the path answers.
     Options(&'static str),
 }
@@ -77,7 +82,7 @@ impl Door {
     fn judge(&self, parts: &Parts) -> Result<Asked, Refusal> {
         unambiguous(parts)?;
         self.judge_host(parts)?;
-        self.judge_origin(&parts.headers)?;
+        self.judge_origin(parts)?;
         let asked = self.route(parts)?;
         if let Asked::Call(_) = asked {
             self.judge_call(parts)?;
@@ -99,10 +104,15 @@ impl Door {
         if second.is_none() && self.names.host_allowed(name) { Ok(()) } else { Err(Refusal::HostNotAllowed) }
     }
 
-    /// RS-02: an `Origin` that is there must be allowed; programs send none.
-    fn judge_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        for origin in headers.get_all(ORIGIN) {
-            let allowed = origin.to_str().is_ok_and(|origin| self.names.origin_allowed(origin));
+    /// RS-02: an `Origin` that is there must be allowed; programs send none. To a page for people, the forms of our own
+    /// pages are all that may be sent.
+    fn judge_origin(&self, parts: &Parts) -> Result<(), Refusal> {
+        let path = parts.uri.path();
+        let is_page = Step::of(path).is_some() || self.inside.facade(path).is_some_and(Route::is_page);
+        for origin in parts.headers.get_all(ORIGIN) {
+            let may =
+                |origin: &str| if is_page { self.names.is_own(origin) } else { self.names.origin_allowed(origin) };
+            let allowed = origin.to_str().is_ok_and(may);
             if !allowed {
                 return Err(Refusal::OriginNotAllowed);
             }
@@ -129,6 +139,19 @@ impl Door {
                 }
                 _ => Err(Refusal::MethodNotAllowed(CALL_METHODS)),
             };
+        }
+        if document.is_none()
+            && let Some(route) = self.inside.facade(path)
+        {
+            let listed = route.methods().split(", ").any(|known| known == method.as_str());
+            return match *method {
+                Method::OPTIONS if listed => Ok(Asked::Options(route.methods())),
+                _ if listed => Ok(Asked::Facade(route)),
+                _ => Err(Refusal::MethodNotAllowed(route.methods())),
+            };
+        }
+        if let Some(step) = Step::of(path) {
+            return page(step, parts);
         }
         let document = document.ok_or(Refusal::RouteUnknown)?;
         match *method {
@@ -173,20 +196,36 @@ impl Door {
 }
 
 impl Answer for Door {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr, busy: Busy) -> Response<Reply> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer, busy: Busy) -> Response<Reply> {
         let (parts, body) = request.into_parts();
         let judged = self.judge(&parts);
         // A page learns the answer only where its origin was judged and found good.
         let before_origin =
             matches!(judged, Err(Refusal::HttpMalformed(_) | Refusal::HostNotAllowed | Refusal::OriginNotAllowed));
-        let page = if before_origin { None } else { parts.headers.get(ORIGIN).cloned() };
+        let shared = !before_origin && !matches!(judged, Ok(Asked::Page(_)));
+        let page = parts.headers.get(ORIGIN).filter(|_| shared).cloned();
         let wants_body = parts.method != Method::HEAD;
         let mut response = match judged {
             Ok(Asked::Call(endpoint)) => {
                 let body = body::read(body, self.body_bytes_max, self.body_read);
-                self.inside.handle(head(parts, endpoint, peer), body).await
+                // Here and not in a function of its own, which would hold the head a second time.
+                match &self.inside {
+                    Inside::Gateway(gateway, _) => gateway.handle(head(parts, endpoint, peer), body).await,
+                    #[cfg(test)]
+                    Inside::Double(double) => double.handle(head(parts, endpoint, peer), body).await,
+                }
             }
             Ok(Asked::Document(document)) => json(document),
+            Ok(Asked::Facade(route)) => {
+                let body = body::read(body, self.body_bytes_max, self.body_read);
+                // On the heap: the pages would have room in every call's future.
+                let (inside, head) = (&self.inside, head(parts, Endpoint::Federated, peer));
+                Box::pin(async move { inside.authorize(route, &head, body).await }).await
+            }
+            Ok(Asked::Page(step)) => {
+                let body = body::read(body, FORM_BYTES_MAX, self.body_read);
+                Box::pin(self.inside.visit(head(parts, Endpoint::Federated, peer), step, body)).await
+            }
             Ok(Asked::Options(methods)) => options(&parts, methods, page.is_some()),
             Err(refusal) => {
                 let endpoint = endpoint(parts.uri.path()).unwrap_or(Endpoint::Federated);
@@ -201,9 +240,15 @@ impl Answer for Door {
 
     fn refuse(&self, refusal: Refusal, peer: SocketAddr) -> Option<lifecycle::Response> {
         // Nothing is known of it: not the path, and not who asks.
-        let headers = HeaderMap::new();
-        let head =
-            Head { endpoint: Endpoint::Federated, slashed: false, method: Method::GET, query: None, headers, peer };
+        let head = Head {
+            endpoint: Endpoint::Federated,
+            slashed: false,
+            method: Method::GET,
+            query: None,
+            headers: HeaderMap::new(),
+            peer,
+            certificate: None,
+        };
         let mut response = self.inside.refuse(head, refusal);
         finish(&mut response);
         Some(response)
@@ -211,13 +256,14 @@ impl Answer for Door {
 }
 
 impl Inside {
-    async fn handle(
+    async fn visit(
         &self,
         head: Head,
+        step: Step,
         body: impl Future<Output = Result<Bytes, Refusal>> + Send,
     ) -> lifecycle::Response {
         match self {
-            Self::Gateway(gateway) => gateway.handle(head, body).await,
+            Self::Gateway(gateway, _) => gateway.visit(head, step, body).await,
             #[cfg(test)]
             Self::Double(double) => double.handle(head, body).await,
         }
@@ -225,7 +271,7 @@ impl Inside {
 
     fn forgives(&self, habit: Tolerance) -> bool {
         match self {
-            Self::Gateway(gateway) => gateway.estate().forgives(habit),
+            Self::Gateway(gateway, _) => gateway.estate().forgives(habit),
             #[cfg(test)]
             Self::Double(_) => true,
         }
@@ -233,17 +279,54 @@ impl Inside {
 
     fn refuse(&self, head: Head, refusal: Refusal) -> lifecycle::Response {
         match self {
-            Self::Gateway(gateway) => gateway.refuse(&head, &refusal),
+            Self::Gateway(gateway, _) => gateway.refuse(&head, &refusal),
             #[cfg(test)]
             Self::Double(double) => double.refuse(head, refusal),
         }
     }
+
+    /// What the facade has at `path`; nothing where there is no facade.
+    fn facade(&self, path: &str) -> Option<Route> {
+        match self {
+            Self::Gateway(_, facade) => Route::of(path).filter(|_| facade.is_on()),
+            #[cfg(test)]
+            Self::Double(_) => None,
+        }
+    }
+
+    async fn authorize(
+        &self,
+        route: Route,
+        head: &Head,
+        body: impl Future<Output = Result<Bytes, Refusal>> + Send,
+    ) -> lifecycle::Response {
+        match self {
+            Self::Gateway(_, facade) => facade.answer(route, head, body).await,
+            #[cfg(test)]
+            Self::Double(double) => double.refuse(head.clone(), Refusal::RouteUnknown),
+        }
+    }
 }
 
-fn head(parts: Parts, endpoint: Endpoint, peer: SocketAddr) -> Head {
-    let query = parts.uri.query().map(str::to_owned);
+fn head(parts: Parts, endpoint: Endpoint, peer: Peer) -> Head {
+    let query = parts.uri.query().map(Box::from);
     let slashed = parts.uri.path().ends_with('/');
-    Head { endpoint, slashed, method: parts.method, query, headers: parts.headers, peer }
+    let Peer { address, certificate } = peer;
+    Head { endpoint, slashed, method: parts.method, query, headers: parts.headers, peer: address, certificate }
+}
+
+/// A page answers a browser that looks, and one that sends a form.
+fn page(step: Step, parts: &Parts) -> Result<Asked, Refusal> {
+    let methods = step.methods();
+    if !methods.split(", ").any(|method| method == parts.method.as_str()) {
+        return Err(Refusal::MethodNotAllowed(methods));
+    }
+    let form =
+        || parts.headers.get(CONTENT_TYPE).is_some_and(|kind| essence(kind.as_bytes()).eq_ignore_ascii_case(FORM));
+    if parts.method == Method::POST && !form() {
+        return Err(Refusal::ContentTypeUnsupported);
+    }
+    Ok(Asked::Page(step))
 }
 
 /// Refuses what another reader in front of us may have understood in another way, and what we do not speak.
@@ -373,6 +456,9 @@ pub(super) fn written(response: lifecycle::Response, wants_body: bool, busy: Bus
 /// What an endpoint and a document answer, as `Allow` lists it.
 const CALL_METHODS: &str = "POST, GET, DELETE, OPTIONS";
 const DOCUMENT_METHODS: &str = "GET, HEAD, OPTIONS";
+/// What a browser sends by a form of ours, and the bytes of it.
+const FORM: &[u8] = b"application/x-www-form-urlencoded";
+const FORM_BYTES_MAX: usize = 8 * 1024;
 /// Far beyond any path of ours and a generous query.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
 
@@ -460,6 +546,25 @@ mod tests {
             assert_eq!(check(method, target, headers), Err(refusal), "{method} {target} {headers:?}");
         }
         assert_eq!(check("POST", "http://MCP.example.com/mcp", &[HOST_OK, JSON]), Ok(Asked::Call(Endpoint::Federated)));
+    }
+
+    #[test]
+    fn a_page_takes_forms_of_its_own_origin_only() {
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        let step = || Asked::Page(Step::of("/connect/crm").unwrap());
+        let own = ("origin", "https://mcp.example.com");
+        assert_eq!(check("GET", "/connect/crm?ticket=x", &[HOST_OK]), Ok(step()));
+        assert_eq!(check("POST", "/connect/crm", &[HOST_OK, form, own]), Ok(step()));
+        for (method, target, headers, refusal) in [
+            ("POST", "/connect/crm", &[HOST_OK, form, ("origin", "https://claude.ai")][..], Refusal::OriginNotAllowed),
+            ("POST", "/connect/crm", &[HOST_OK, form, ("origin", "null")], Refusal::OriginNotAllowed),
+            ("POST", "/connect/crm", &[HOST_OK, JSON, own], Refusal::ContentTypeUnsupported),
+            ("GET", "/connecting/confirm", &[HOST_OK], Refusal::MethodNotAllowed("POST")),
+            ("POST", "/connecting/callback", &[HOST_OK, form], Refusal::MethodNotAllowed("GET")),
+            ("POST", "/mcp", &[HOST_OK, JSON, own], Refusal::OriginNotAllowed),
+        ] {
+            assert_eq!(check(method, target, headers), Err(refusal), "{method} {target} {headers:?}");
+        }
     }
 
     #[test]

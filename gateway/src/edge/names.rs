@@ -10,6 +10,8 @@ use crate::config::Config;
 pub(super) struct Names {
     hosts: Vec<Host>,
     origins: Vec<String>,
+    /// That of the gateway's own pages.
+    own: String,
     /// What no port means: the client knows us under `public_url`, whatever stands between.
     default_port: u16,
     /// Whether the names of the loopback interface count, on any port.
@@ -47,7 +49,8 @@ impl Names {
             }
         }
         let loopback = gateway.listen.ip().is_loopback();
-        Self { hosts, origins: gateway.allowed_origins.clone(), default_port, loopback }
+        let own = gateway.public_url.origin().ascii_serialization();
+        Self { hosts, origins: gateway.allowed_origins.clone(), own, default_port, loopback }
     }
 
     /// Whether `text`, the value of `Host` or `:authority`, is one of our names.
@@ -57,6 +60,11 @@ impl Names {
         let listed =
             |host: &Host| host.name.eq_ignore_ascii_case(asked.name) && host.port.is_none_or(|allowed| allowed == port);
         self.hosts.iter().any(listed) || (self.loopback && is_loopback(asked.name))
+    }
+
+    /// Whether `origin` is that of the gateway's own pages.
+    pub(super) fn is_own(&self, origin: &str) -> bool {
+        self.own == origin
     }
 
     /// Whether the page at `origin` may call. Browsers send origins in lower case and without a default port
@@ -126,6 +134,7 @@ mod tests {
                 Host { name: "other".into(), port: Some(8443) },
             ],
             origins: vec!["https://claude.ai".into()],
+            own: "https://mcp.example.com".into(),
             default_port: 443,
             loopback,
         }

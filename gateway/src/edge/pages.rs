@@ -11,7 +11,12 @@ use http::{
 };
 use hyper::{Request, Response, body::Incoming};
 
-use super::{activity::Busy, body::Reply, connection::Answer, http::written};
+use super::{
+    activity::Busy,
+    body::Reply,
+    connection::{Answer, Peer},
+    http::written,
+};
 use crate::{
     lifecycle::{self, Body},
     refusal::Refusal,
@@ -53,7 +58,7 @@ impl fmt::Debug for Pages {
 }
 
 impl Answer for Pages {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, _peer: SocketAddr, busy: Busy) -> Response<Reply> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, _peer: Peer, busy: Busy) -> Response<Reply> {
         let readable = matches!(*request.method(), Method::GET | Method::HEAD);
         let mut headers = HeaderMap::with_capacity(4);
         let page = if readable { self.page(request.uri().path()) } else { None };

@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    facade::Facade,
     lifecycle::Gateway,
     tasks::{self, Tasks},
 };
@@ -46,6 +47,8 @@ use crate::{
 pub struct Edge {
     /// Who answers.
     pub gateway: Arc<Gateway>,
+    /// Who answers what belongs to an authorization server.
+    pub facade: Arc<Facade>,
     /// Addresses, names and limits; read once.
     pub config: Arc<Config>,
     /// The metadata documents; what is stored here is served from the next request on.
@@ -111,7 +114,7 @@ pub(super) enum Order {
 /// # Errors
 /// Where nothing can be served: see [`Failure`].
 pub fn run(edge: Edge) -> Result<(), Failure> {
-    let inside = Inside::Gateway(Arc::clone(&edge.gateway));
+    let inside = Inside::Gateway(Arc::clone(&edge.gateway), Arc::clone(&edge.facade));
     let (sender, orders) = mpsc::channel(ORDERS_MAX);
     let bounds = Bounds::of(&edge.config.limits);
     Assembly::new(edge, inside, bounds).run(orders, Some(sender))
@@ -177,7 +180,7 @@ impl Assembly {
             seats: Arc::clone(&seats),
             tasks: self.tasks.clone(),
             gateway: match &self.inside {
-                Inside::Gateway(gateway) => Some(Arc::clone(gateway)),
+                Inside::Gateway(gateway, _) => Some(Arc::clone(gateway)),
                 #[cfg(test)]
                 Inside::Double(_) => None,
             },

@@ -42,6 +42,7 @@ pub(super) struct Double(Arc<Memory>);
 struct Memory {
     refusals: Mutex<Vec<Refusal>>,
     endpoints: Mutex<Vec<Endpoint>>,
+    certificates: Mutex<Vec<Option<String>>>,
     stream: Mutex<Option<mpsc::Receiver<Bytes>>>,
 }
 
@@ -56,6 +57,7 @@ impl Double {
             Err(refusal) => return self.refuse(head, refusal),
         };
         self.0.endpoints.lock().push(head.endpoint);
+        self.0.certificates.lock().push(head.certificate.map(|shown| shown.thumbprint.clone()));
         let taken = if head.method == Method::GET { self.0.stream.lock().take() } else { None };
         let body = taken.map_or(Body::Whole(bytes), Body::Stream);
         Response { status: 200, headers: HeaderMap::new(), body }
@@ -72,6 +74,10 @@ impl Double {
         std::mem::take(&mut self.0.refusals.lock())
     }
 
+    fn certificates(&self) -> Vec<Option<String>> {
+        self.0.certificates.lock().clone()
+    }
+
     fn streams(&self) -> mpsc::Sender<Bytes> {
         let (sender, receiver) = mpsc::channel(4);
         *self.0.stream.lock() = Some(receiver);
@@ -83,6 +89,7 @@ impl Double {
 pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
     let any: SocketAddr = "192.0.2.1:443".parse().unwrap();
     let mut config = Config {
+        egress: crate::config::Egress::default(),
         gateway: Gateway {
             public_url: "https://mcp.example.com".parse().unwrap(),
             listen: any,
@@ -96,8 +103,11 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             prefix: crate::config::Prefix::Always,
             drain: Duration::from_secs(10),
             workers: 1,
+            dpop: None,
         },
         issuers: Vec::new(),
+        logins: Vec::new(),
+        certificates: Vec::new(),
         audit: Audit {
             directory: PathBuf::new(),
             arguments: ArgumentRecord::Nothing,
@@ -132,8 +142,11 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             listeners_max: 0,
             holds_max: 0,
             hold_max: Duration::ZERO,
+            proofs_max: 0,
         },
         state: State::default(),
+        keys: crate::config::Keys::default(),
+        facade: None,
         upstreams: BTreeMap::new(),
         digest: String::new(),
     };
@@ -283,7 +296,8 @@ fn read_until(stream: &mut impl Read, end: &str) -> String {
 
 fn certificate(folder: &TempDir) -> Tls {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let files = Tls { certificate: folder.path().join("tls.crt"), key: folder.path().join("tls.key"), client_ca: None };
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    let files = Tls { certificate, key, client_ca: None, client_optional: false };
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     std::fs::write(&files.certificate, made.cert.pem()).unwrap();
     files
@@ -444,7 +458,7 @@ fn browsers_get_what_they_ask_before_they_call() {
         assert!(answer.contains(expected), "{expected} in {answer}");
     }
     let call = running.send(&post("Origin: https://claude.ai\r\n", "{}"));
-    assert!(call.contains("access-control-expose-headers: WWW-Authenticate, Mcp-Session-Id"), "{call}");
+    assert!(call.contains("access-control-expose-headers: WWW-Authenticate, DPoP-Nonce, Mcp-Session-Id"), "{call}");
     let refused = running.send(&post("Origin: https://evil.example\r\n", "{}"));
     assert!(!refused.contains("access-control"), "{refused}");
     let plain = running.send("OPTIONS /mcp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -703,6 +717,24 @@ fn clients_show_a_certificate_where_one_is_asked_for() {
     };
     assert_eq!(call(false), "");
     assert!(call(true).ends_with("{}"));
+    let shown = running.double.certificates();
+    let thumbprint = shown.first().and_then(|shown| shown.as_deref()).unwrap();
+    assert_eq!((shown.len(), thumbprint.len()), (1, 43), "{shown:?}");
+}
+
+#[test]
+fn who_shows_no_certificate_is_let_in_where_none_has_to_be() {
+    let running = Running::start_tls(|config| {
+        let files = config.gateway.tls.as_mut().unwrap();
+        (files.client_ca, files.client_optional) = (Some(files.certificate.clone()), true);
+    });
+    for shows in [false, true] {
+        let mut stream = tls(&running, client(&running.folder, b"http/1.1", shows));
+        // A header names nobody.
+        stream.write_all(post("X-Client-Cert: MIIB\r\nX-Forwarded-Client-Cert: Hash=00\r\n", "{}").as_bytes()).unwrap();
+        assert!(to_end(&mut stream).ends_with("{}"), "{shows}");
+        assert_eq!(running.double.certificates().pop().unwrap().is_some(), shows);
+    }
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn read(files: &config::Tls) -> Result<ServerConfig, TlsFault> {
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|fault| unusable(fault.to_string()))?;
     let builder = match &files.client_ca {
-        Some(path) => builder.with_client_cert_verifier(verifier(path, provider)?),
+        Some(path) => builder.with_client_cert_verifier(verifier(path, files.client_optional, provider)?),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|fault| unusable(fault.to_string()))?;
@@ -125,15 +125,19 @@ fn read(files: &config::Tls) -> Result<ServerConfig, TlsFault> {
     Ok(config)
 }
 
-fn verifier(path: &Path, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsFault> {
+fn verifier(
+    path: &Path,
+    optional: bool,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsFault> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         let added = roots.add(certificate);
         added.map_err(|fault| TlsFault::Unusable { path: path.to_owned(), why: fault.to_string() })?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|fault| TlsFault::Unusable { path: path.to_owned(), why: fault.to_string() })
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if optional { builder.allow_unauthenticated() } else { builder };
+    builder.build().map_err(|fault| TlsFault::Unusable { path: path.to_owned(), why: fault.to_string() })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
@@ -160,7 +164,8 @@ mod tests {
 
     fn pair(folder: &Path, name: &str) -> config::Tls {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-        let files = config::Tls { certificate: folder.join("tls.crt"), key: folder.join("tls.key"), client_ca: None };
+        let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+        let files = config::Tls { certificate, key, client_ca: None, client_optional: false };
         std::fs::write(&files.certificate, made.cert.pem()).unwrap();
         std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
         files

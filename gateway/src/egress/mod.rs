@@ -1,11 +1,16 @@
 //! Who is dialled, and under which bounds?
 //!
 //! The only place that opens outbound connections: TLS by rustls with the trust that the caller names, pooled, with a
-//! deadline and a size on everything. It follows no redirect, reads no proxy variable, and knows nothing of MCP.
+//! deadline and a size on everything. It follows no redirect, reads no proxy variable, and knows nothing of MCP. Whoever
+//! asks says who named the address: the administrator ([`Client::new`]), or somebody outside ([`Client::outside`]).
 
+mod addresses;
+mod outside;
+#[cfg(test)]
+mod tests;
 mod trust;
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Uri};
@@ -16,13 +21,16 @@ use hyper_util::{
     client::legacy::{Client as Pooled, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use outside::{Outside, Reach, Resolver, UnderWay};
 pub use trust::Trust;
+
+use crate::config;
 
 /// A pool of connections under one trust. Cheap to clone; clones share the pool.
 #[derive(Clone)]
 pub struct Client {
-    pool: Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    plain_http: bool,
+    pool: Pooled<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
+    reach: Reach,
 }
 
 /// What an exchange of one request and one whole answer may cost.
@@ -65,17 +73,35 @@ impl Error for EgressError {}
 
 impl fmt::Debug for Client {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Client").field("plain_http", &self.plain_http).finish_non_exhaustive()
+        formatter.debug_struct("Client").field("reach", &self.reach).finish_non_exhaustive()
     }
 }
 
 impl Client {
-    /// A client that trusts what `trust` names.
+    /// A client that trusts what `trust` names, for addresses that the administrator wrote down: they may be private.
     ///
     /// # Errors
     /// [`EgressError::Forbidden`] where a certificate file cannot be read or holds no certificate.
     pub fn new(trust: &Trust) -> Result<Self, EgressError> {
-        let mut connector = HttpConnector::new();
+        Self::within(trust, Reach::Configured { plain_http: trust.plain_http })
+    }
+
+    /// A client for addresses that somebody outside named: a client's metadata document, the keys or the authorization
+    /// server that somebody else's metadata points to. Everything is refused that is not `https` at port 443 on the
+    /// public internet, judged by the very addresses that are dialled; `[egress]` names the exceptions. Few requests at
+    /// once go to one host, and what has failed is not asked again for a moment. A redirect is an answer like any other.
+    ///
+    /// Ask with [`Client::fetch`], which takes the bounds. What others sent does not belong in such a request.
+    ///
+    /// # Errors
+    /// [`EgressError::Forbidden`] where a certificate file cannot be read or holds no certificate.
+    pub fn outside(egress: &config::Egress) -> Result<Self, EgressError> {
+        let trust = Trust { ca: egress.ca.clone(), ..Trust::default() };
+        Self::within(&trust, Reach::Outside(Arc::new(Outside::new(egress))))
+    }
+
+    fn within(trust: &Trust, reach: Reach) -> Result<Self, EgressError> {
+        let mut connector = HttpConnector::new_with_resolver(Resolver::new(reach.clone()));
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -95,7 +121,7 @@ impl Client {
             .http2_keep_alive_interval(HTTP2_PING)
             .http2_keep_alive_timeout(HTTP2_PONG_MAX)
             .build(https);
-        Ok(Self { pool, plain_http: trust.plain_http })
+        Ok(Self { pool, reach })
     }
 
     /// Sends `request` and reads the whole answer.
@@ -103,12 +129,17 @@ impl Client {
     /// # Errors
     /// Every [`EgressError`].
     pub async fn fetch(&self, request: Request<Bytes>, bounds: Bounds) -> Result<Response<Bytes>, EgressError> {
+        let under_way = self.begin(request.uri())?;
         let exchange = async {
             let (parts, mut body) = self.send(request).await?.into_parts();
             let body = body.whole(bounds.bytes_max).await?;
             Ok(Response::from_parts(parts, body))
         };
-        tokio::time::timeout(bounds.deadline, exchange).await.unwrap_or(Err(EgressError::Timeout))
+        let answered = tokio::time::timeout(bounds.deadline, exchange).await.unwrap_or(Err(EgressError::Timeout));
+        if let (Some(under_way), Err(error)) = (under_way, &answered) {
+            under_way.failed(error);
+        }
+        answered
     }
 
     /// Sends `request` and gives the answer as soon as its head is there; its body is read by whoever asked.
@@ -121,19 +152,33 @@ impl Client {
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, EgressError> {
         self.admit(request.uri())?;
-        let response = self.pool.request(request.map(Full::new)).await.map_err(|error| {
-            let why = chain(&error);
-            if error.is_connect() { EgressError::Unreachable(why) } else { EgressError::Lost(why) }
-        })?;
+        let response =
+            self.pool.request(request.map(Full::new)).await.map_err(|error| match outside::refused(&error) {
+                Some(refused) => refused,
+                None if error.is_connect() => EgressError::Unreachable(chain(&error)),
+                None => EgressError::Lost(chain(&error)),
+            })?;
         Ok(response.map(Body))
+    }
+
+    /// Room for a request, where that is bounded here.
+    fn begin(&self, uri: &Uri) -> Result<Option<UnderWay>, EgressError> {
+        match &self.reach {
+            Reach::Configured { .. } => Ok(None),
+            Reach::Outside(outside) => outside.begin(uri).map(Some),
+        }
     }
 
     /// Credentials travel in clear to this machine only.
     fn admit(&self, uri: &Uri) -> Result<(), EgressError> {
+        let plain_http = match &self.reach {
+            Reach::Configured { plain_http } => *plain_http,
+            Reach::Outside(outside) => return outside.admit(uri),
+        };
         let host = uri.host().ok_or_else(|| EgressError::Forbidden("no host in the address".to_owned()))?;
         match uri.scheme_str() {
             Some("https") => Ok(()),
-            Some("http") if self.plain_http || is_loopback(host) => Ok(()),
+            Some("http") if plain_http || is_loopback(host) => Ok(()),
             _ => Err(EgressError::Forbidden(format!("`{host}` over anything but https"))),
         }
     }

@@ -12,7 +12,10 @@ use oauth2::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::secret::{Secret, Tripwire};
+use crate::{
+    config::dialects::{ACCESS_TOKEN, GivenScopes, ID_JAG, JWT},
+    secret::{Secret, Tripwire},
+};
 
 /// What was asked, as far as an answer is measured by it.
 #[derive(Debug)]
@@ -21,6 +24,28 @@ pub(super) struct Asked<'a> {
     pub(super) scopes: &'a [String],
     /// The subject token and all else that the endpoint must not hand back or repeat.
     pub(super) sent: &'a [&'a Secret],
+    /// What kind of token is wanted.
+    pub(super) wanted: Wanted,
+}
+
+/// What kind of token is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// `token_type` (RFC 6749 §7.1, RFC 8693 §2.2.1), case aside.
+    pub(super) token_type: &'static str,
+    /// What `issued_token_type` may say.
+    pub(super) issued: &'static [&'static str],
+    /// Whether the answer may hold more scopes than were asked for.
+    pub(super) scopes: GivenScopes,
+}
+
+impl Wanted {
+    /// An access token that whoever has it may use.
+    pub(super) const BEARER: Self =
+        Self { token_type: "Bearer", issued: &[ACCESS_TOKEN, JWT], scopes: GivenScopes::Within };
+
+    /// An identity assertion, which is no access token.
+    pub(super) const ID_JAG: Self = Self { token_type: "N_A", issued: &[ID_JAG], scopes: GivenScopes::Within };
 }
 
 /// A usable access token.
@@ -29,6 +54,10 @@ pub(super) struct Token {
     pub(super) value: Secret,
     pub(super) scopes: Vec<String>,
     pub(super) life: Duration,
+    /// Where one came along.
+    pub(super) refresh_token: Option<Secret>,
+    /// Where one came along (OpenID Connect Core §3.1.3.3).
+    pub(super) id_token: Option<Secret>,
 }
 
 /// Why there is no token; the text is for the journal.
@@ -40,10 +69,25 @@ pub(super) enum Fault {
     Unusable(String),
 }
 
-/// `issued_token_type` (RFC 8693 §2.2.1), the one member that RFC 6749 does not have.
-#[derive(Debug, Serialize, Deserialize)]
+impl Fault {
+    /// Whether the authorization server said no with this code (RFC 6749 §5.2).
+    pub(super) fn says(&self, code: &str) -> bool {
+        let Self::Refused(text) = self else { return false };
+        text.split(':').next() == Some(code)
+    }
+}
+
+/// The members that RFC 6749 does not have: `issued_token_type` (RFC 8693 §2.2.1), and `id_token`.
+#[derive(Serialize, Deserialize)]
 struct Issued {
     issued_token_type: Option<String>,
+    id_token: Option<String>,
+}
+
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Issued").field("issued_token_type", &self.issued_token_type).finish_non_exhaustive()
+    }
 }
 
 impl ExtraTokenFields for Issued {}
@@ -75,20 +119,28 @@ fn token(body: &[u8], asked: &Asked<'_>) -> Result<Token, Fault> {
     if asked.sent.contains(&&value) {
         return Err(unusable("the endpoint handed back what it was given"));
     }
-    if *answer.token_type() != BasicTokenType::Bearer {
-        return Err(unusable("`token_type` is not Bearer"));
+    let Wanted { token_type, issued, .. } = asked.wanted;
+    if !answer.token_type().as_ref().eq_ignore_ascii_case(token_type) {
+        return Err(Fault::Unusable(format!("`token_type` is not {token_type}")));
     }
-    if let Some(kind) = &answer.extra_fields().issued_token_type
-        && kind != ACCESS_TOKEN
-        && kind != JWT
-    {
-        return Err(unusable("`issued_token_type` is not an access token"));
+    match answer.extra_fields().issued_token_type.as_deref() {
+        Some(kind) if !issued.contains(&kind) => return Err(unusable("`issued_token_type` is not what was asked for")),
+        // RFC 8693 §2.2.1 requires it; what is no access token must not be taken for one, nor the other way round.
+        None if token_type == Wanted::ID_JAG.token_type => return Err(unusable("no `issued_token_type`")),
+        Some(_) | None => {}
     }
     let life = answer.expires_in().unwrap_or(LIFE_UNSAID);
     if life.is_zero() {
         return Err(unusable("`expires_in` is zero"));
     }
-    Ok(Token { value, scopes: scopes(&answer, asked)?, life })
+    let along = |text: Option<&String>| text.filter(|text| is_token(text)).map(|text| Secret::new(text.clone()));
+    Ok(Token {
+        scopes: scopes(&answer, asked)?,
+        life,
+        refresh_token: along(answer.refresh_token().map(oauth2::RefreshToken::secret)),
+        id_token: along(answer.extra_fields().id_token.as_ref()),
+        value,
+    })
 }
 
 /// RFC 6749 §5.1: no `scope` means "as asked". More than was asked is refused: nobody decided to hold that much.
@@ -101,7 +153,8 @@ fn scopes(answer: &StandardTokenResponse<Issued, BasicTokenType>, asked: &Asked<
     if given.len() > SCOPES_MAX || !given.iter().all(|scope| is_scope(scope)) {
         return Err(unusable("`scope` is not a list of scopes of RFC 6749 §3.3"));
     }
-    if !asked.scopes.is_empty() && given.iter().any(|scope| asked.scopes.binary_search(scope).is_err()) {
+    let bounded = asked.wanted.scopes == GivenScopes::Within && !asked.scopes.is_empty();
+    if bounded && given.iter().any(|scope| asked.scopes.binary_search(scope).is_err()) {
         return Err(unusable("`scope` is wider than asked for"));
     }
     Ok(given)
@@ -153,10 +206,6 @@ fn unusable(why: &str) -> Fault {
     Fault::Unusable(why.to_owned())
 }
 
-/// RFC 8693 §3.
-pub(super) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
-const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
-
 /// Errors that are about this subject and this target. RFC 8693 §2.2.2 says `invalid_request` of a subject token that
 /// is unacceptable; the last four are what providers say where the person has to do something first.
 const REFUSALS: [&str; 10] = [
@@ -193,6 +242,10 @@ mod tests {
     use super::*;
 
     fn judge(status: u16, body: &str) -> Result<Token, Fault> {
+        judge_as(Wanted::BEARER, status, body)
+    }
+
+    fn judge_as(wanted: Wanted, status: u16, body: &str) -> Result<Token, Fault> {
         let response = Response::builder()
             .status(status)
             .header(CONTENT_TYPE, "application/json;charset=UTF-8")
@@ -200,7 +253,7 @@ mod tests {
             .unwrap();
         let subject = Secret::new(SUBJECT.to_owned());
         let scopes = ["crm.read".to_owned(), "crm.write".to_owned()];
-        read(&response, &Asked { scopes: &scopes, sent: &[&subject] })
+        read(&response, &Asked { scopes: &scopes, sent: &[&subject], wanted })
     }
 
     const SUBJECT: &str =
@@ -253,6 +306,31 @@ mod tests {
         );
         let token = judge(200, &body).unwrap();
         assert_eq!((token.scopes.as_slice(), token.life), (&["crm.read".to_owned()][..], LIFE_UNSAID));
+    }
+
+    #[test]
+    fn one_kind_of_token_is_not_taken_for_another() {
+        let assertion = format!(r#"{{"access_token":"abc","token_type":"n_a","issued_token_type":"{ID_JAG}"}}"#);
+        let bearer = format!(
+            r#"{{"access_token":"abc","token_type":"Bearer","issued_token_type":"{ACCESS_TOKEN}","scope":"a b"}}"#
+        );
+        let bound = r#"{"access_token":"abc","token_type":"DPoP"}"#;
+        let unsaid = r#"{"access_token":"abc","token_type":"N_A"}"#;
+        let dpop = Wanted { token_type: "DPoP", ..Wanted::BEARER };
+        let configured = Wanted { scopes: GivenScopes::Configured, ..Wanted::BEARER };
+        for (wanted, body, fine) in [
+            (Wanted::ID_JAG, assertion.as_str(), true),
+            (Wanted::BEARER, &assertion, false),
+            (Wanted::ID_JAG, &bearer, false),
+            (Wanted::ID_JAG, unsaid, false),
+            (dpop, bound, true),
+            (dpop, r#"{"access_token":"abc","token_type":"Bearer"}"#, false),
+            (Wanted::BEARER, bound, false),
+            (Wanted::BEARER, &bearer, false),
+            (configured, &bearer, true),
+        ] {
+            assert_eq!(judge_as(wanted, 200, body).is_ok(), fine, "{wanted:?} {body}");
+        }
     }
 
     #[test]

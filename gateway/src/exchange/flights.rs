@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
+    identity::revocation::Revocations,
     refusal::Refusal,
     tasks,
 };
@@ -38,6 +39,8 @@ pub(super) struct Flights {
     grants: Cache<Slot, Arc<Minted>, ByBytes>,
     failures: Cache<Slot, Failure>,
     under_way: Mutex<HashMap<Slot, watch::Receiver<Landed>>>,
+    /// Which credentials are not to be used any more.
+    pub(super) revocations: Revocations,
     generations: AtomicU64,
 }
 
@@ -71,11 +74,12 @@ impl Drop for Berth {
 }
 
 impl Flights {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(revocations: Revocations) -> Arc<Self> {
         Arc::new(Self {
             grants: Cache::with_weighter(GRANTS_EXPECTED, GRANT_BYTES_MAX, ByBytes),
             failures: Cache::new(FAILURES_MAX),
             under_way: Mutex::new(HashMap::new()),
+            revocations,
             generations: AtomicU64::new(1),
         })
     }
@@ -88,6 +92,17 @@ impl Flights {
     /// The credential under `slot`, where it may still be used.
     pub(super) fn ready(&self, slot: &Slot, now: Timestamp) -> Option<Arc<Minted>> {
         self.grants.get(slot).filter(|minted| now < minted.usable_until)
+    }
+
+    /// Forgets what is under `slot`, whichever it is.
+    pub(super) fn clear(&self, slot: &Slot) {
+        self.grants.remove(slot);
+    }
+
+    /// The digest of the credential that `key` names, where that is still there.
+    pub(super) fn digest(&self, key: &GrantKey) -> Option<String> {
+        let minted = self.grants.get(&key.slot).filter(|minted| minted.generation == key.generation)?;
+        minted.facts.token_digest.clone()
     }
 
     /// Forgets one credential, and no newer one in its place.

@@ -7,9 +7,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use url::Url;
 
-use crate::clock::Timestamp;
+use super::{endpoint::DPOP_HEADER, proof::ProofKey};
+use crate::clock::{self, Timestamp};
 
 /// An upstream-scoped credential. Only [`super::Exchange`] makes one, and none is made from what a caller sent: that a
 /// caller's token goes no further than the door is a matter of types.
@@ -76,6 +78,18 @@ pub(super) struct Minted {
     pub(super) usable_until: Timestamp,
     /// Whether some grant has already said that this credential is new.
     pub(super) announced: AtomicBool,
+    /// The key that it is bound to, where it is.
+    pub(super) binding: Option<Binding>,
+    /// How often the state had changed when it was read there; `None` where it does not come from the state.
+    pub(super) state: Option<u64>,
+}
+
+/// What makes a proof for a credential (RFC 9449 §4).
+#[derive(Debug)]
+pub(super) struct Binding {
+    pub(super) prover: Arc<ProofKey>,
+    /// The credential's digest, as proofs have it.
+    pub(super) ath: String,
 }
 
 /// What is recorded of a credential.
@@ -104,7 +118,30 @@ impl Grant {
         self.minted.header.as_ref().map(|(name, value)| (name, value))
     }
 
-    /// `exchange`, `client_credentials`, `static_secret` or `none`.
+    /// Whether the credential is bound to a key of the gateway's.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        self.minted.binding.is_some()
+    }
+
+    /// The proof that has to go with the credential in a request of `method` to `url`, where the credential is bound to a
+    /// key of the gateway's: good for that request alone (RFC 9449 §7.1).
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn proof(&self, method: &Method, url: &Url) -> Result<Option<(HeaderName, HeaderValue)>, &'static str> {
+        let Some(Binding { prover, ath }) = &self.minted.binding else { return Ok(None) };
+        let proof = prover.prove(method, url, Some(ath), clock::now())?;
+        Ok(Some((DPOP_HEADER, proof)))
+    }
+
+    /// Takes from an answer of `url` the nonce that it wants in proofs; says whether the next proof is another for it
+    /// (RFC 9449 §8.2, §9).
+    pub fn heed(&self, url: &Url, answer: &HeaderMap) -> bool {
+        self.minted.binding.as_ref().is_some_and(|binding| binding.prover.heed(url, answer))
+    }
+
+    /// `exchange`, `client_credentials`, `id_jag`, `user_grant`, `static_secret` or `none`.
     #[must_use]
     pub fn strategy(&self) -> &'static str {
         self.minted.facts.strategy

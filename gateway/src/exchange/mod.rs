@@ -3,10 +3,16 @@
 //! A caller and an upstream in, a [`Grant`] out: a credential made out to that upstream, by the strategy that the
 //! configuration names. It never lets the caller's own credential through, and it does not send anything to an upstream.
 
+mod accounts;
 mod answer;
+pub mod connect;
+mod discovery;
 mod endpoint;
+mod flight;
 mod flights;
 mod grant;
+mod proof;
+mod users;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,17 +29,21 @@ use zeroize::Zeroizing;
 
 pub use self::grant::{Grant, GrantKey};
 use self::{
-    answer::{Fault, Token},
-    endpoint::{Endpoint, Order, append, sha256},
+    answer::Fault,
+    endpoint::{DPOP, Endpoint, Order, append, sha256},
+    flight::Flight,
     flights::{Flights, Slot},
-    grant::{Facts, Minted},
+    grant::{Binding, Facts, Minted},
+    proof::{Keyring, ProofKey},
+    users::Personal,
 };
 use crate::{
     clock::Timestamp,
-    config::{self, Upstream, UpstreamId},
-    identity::Identity,
-    refusal::Refusal,
+    config::{self, AssertionSubject, Config, Login, Upstream, UpstreamId},
+    identity::{API_KEY, CERTIFICATE, Identity, revocation::Revocations},
+    refusal::{Refusal, TokenFault},
     secret::Secret,
+    state::Store,
     telemetry::metrics::{Counter, Handle, metrics},
 };
 
@@ -42,6 +52,8 @@ use crate::{
 pub struct Exchange {
     plans: HashMap<UpstreamId, Plan>,
     flights: Arc<Flights>,
+    keyring: Arc<Keyring>,
+    personal: Option<Arc<Personal>>,
     hits: Handle<Counter, 1>,
     misses: Handle<Counter, 1>,
 }
@@ -59,52 +71,92 @@ enum Strategy {
     Exchange(Arc<Endpoint>),
     /// RFC 6749 §4.4.
     Own(Arc<Endpoint>),
+    /// An assertion of the identity provider, redeemed at the upstream's server.
+    IdJag(Arc<Assertion>),
+    /// RFC 6749 §4.1.
+    User(Arc<Endpoint>),
     /// The same credential always: a secret, or none.
     Fixed(Arc<Minted>),
+}
+
+/// The two servers of an identity assertion.
+#[derive(Debug)]
+struct Assertion {
+    provider: Arc<Endpoint>,
+    server: Arc<Endpoint>,
+    subject: AssertionSubject,
+    digest: [u8; 32],
 }
 
 /// The configuration of an upstream's grant cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeError {
-    /// The upstream.
-    pub upstream: UpstreamId,
+    /// Whose: an upstream's, or that of the logins.
+    pub of: String,
     /// What is wrong; names files, never their content.
     pub why: String,
 }
 
 impl fmt::Display for ExchangeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "grant of upstream `{}`: {}", self.upstream, self.why)
+        write!(formatter, "grant of {}: {}", self.of, self.why)
     }
 }
 
 impl Error for ExchangeError {}
 
 impl Exchange {
-    /// Reads the certificates and keys that `upstreams` names.
+    /// Reads the certificates and keys that `upstreams` names. Nothing of users is kept: who asks for what needs that, as
+    /// an account of their own, is refused.
     ///
     /// # Errors
     /// [`ExchangeError`] where one of them cannot be used.
-    pub fn new(upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>) -> Result<Self, ExchangeError> {
-        Self::over(Flights::new(), upstreams)
+    pub fn new(
+        upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>,
+        revocations: Revocations,
+    ) -> Result<Self, ExchangeError> {
+        Self::over((Flights::new(revocations), Arc::default()), None, upstreams)
+    }
+
+    /// The same for a gateway that serves `config`, and keeps in `store` what upstreams granted to users.
+    ///
+    /// # Errors
+    /// [`ExchangeError`] where a certificate or key cannot be used.
+    pub fn keeping(config: &Config, store: Store, revocations: Revocations) -> Result<Self, ExchangeError> {
+        let keyring = Arc::new(Keyring::new(Some(store.clone())));
+        let origin = config.gateway.public_url.as_str().trim_end_matches('/').to_owned();
+        let personal = Personal::new((origin, store), &config.logins, &keyring)?;
+        Self::over((Flights::new(revocations), keyring), Some(Arc::new(personal)), &config.upstreams)
     }
 
     /// The same for a changed configuration: credentials that are still asked for in the same way are kept.
     ///
     /// # Errors
     /// [`ExchangeError`] where a certificate or key cannot be used; `self` goes on as it is.
-    pub fn reconfigured(&self, upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>) -> Result<Self, ExchangeError> {
-        Self::over(Arc::clone(&self.flights), upstreams)
+    pub fn reconfigured(
+        &self,
+        upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>,
+        logins: &[Arc<Login>],
+    ) -> Result<Self, ExchangeError> {
+        let again = |before: &Arc<Personal>| {
+            Personal::new((before.origin.clone(), before.store.clone()), logins, &self.keyring).map(Arc::new)
+        };
+        let personal = self.personal.as_ref().map(again).transpose()?;
+        Self::over((Arc::clone(&self.flights), Arc::clone(&self.keyring)), personal, upstreams)
     }
 
-    fn over(flights: Arc<Flights>, upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>) -> Result<Self, ExchangeError> {
+    fn over(
+        (flights, keyring): (Arc<Flights>, Arc<Keyring>),
+        personal: Option<Arc<Personal>>,
+        upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>,
+    ) -> Result<Self, ExchangeError> {
         let mut plans = HashMap::with_capacity(upstreams.len());
         for (id, upstream) in upstreams {
-            let plan = Plan::new(upstream, &flights).map_err(|why| ExchangeError { upstream: id.clone(), why })?;
-            plans.insert(id.clone(), plan);
+            let plan = Plan::new(upstream, &flights, &keyring);
+            plans.insert(id.clone(), plan.map_err(|why| ExchangeError { of: format!("upstream `{id}`"), why })?);
         }
         let looks = &metrics().grant_cache;
-        Ok(Self { plans, flights, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
+        Ok(Self { plans, flights, keyring, personal, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
     }
 
     /// A credential for `upstream` in the name of `caller`, with what a tool's rules add in `scopes`.
@@ -113,8 +165,8 @@ impl Exchange {
     /// refused, and so are those right after it.
     ///
     /// # Errors
-    /// [`Refusal::GrantRefused`], [`Refusal::GrantUnavailable`], [`Refusal::Overloaded`]; [`Refusal::Bug`] for an
-    /// upstream that was not configured.
+    /// [`Refusal::GrantRefused`], [`Refusal::GrantNeedsToken`], [`Refusal::GrantUnavailable`], [`Refusal::Overloaded`];
+    /// [`Refusal::Bug`] for an upstream that was not configured.
     pub async fn mint(
         &self,
         caller: &Identity,
@@ -122,22 +174,47 @@ impl Exchange {
         scopes: &[String],
         now: Timestamp,
     ) -> Result<Grant, Refusal> {
-        let endpoint = match self.strategy(&upstream.id, |plan| &plan.calls)? {
+        let strategy = match self.strategy(&upstream.id, |plan| &plan.calls)? {
             Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED)),
-            Strategy::Own(endpoint) => return self.own(endpoint, scopes, now).await,
-            Strategy::Exchange(endpoint) => endpoint,
+            Strategy::Own(endpoint) => return self.own(endpoint, &upstream.id, scopes, now).await,
+            // There is nothing to exchange: a key is the gateway's own word, a certificate the administrator's.
+            Strategy::Exchange(_) | Strategy::IdJag(_)
+                if [API_KEY, CERTIFICATE].contains(&caller.authentication.method) =>
+            {
+                return Err(Refusal::GrantNeedsToken);
+            }
+            Strategy::User(endpoint) => {
+                return Box::pin(self.account(endpoint, (caller, &upstream.id), scopes, now)).await;
+            }
+            strategy @ (Strategy::Exchange(_) | Strategy::IdJag(_)) => strategy,
         };
-        let slot = slot_of_caller(endpoint, caller, scopes);
+        let digest = match strategy {
+            Strategy::Exchange(endpoint) => &endpoint.digest,
+            Strategy::IdJag(assertion) => &assertion.digest,
+            Strategy::Own(_) | Strategy::User(_) | Strategy::Fixed(_) => return Err(Refusal::Bug("no subject")),
+        };
+        let epoch = self.flights.revocations.grant_epoch(Some(caller), &upstream.id);
+        let slot = slot_of_caller(digest, caller, scopes, epoch);
         if let Some(minted) = self.flights.ready(&slot, now) {
             self.hits.increment();
             return Ok(Grant::of(minted, slot));
         }
         self.misses.increment();
         // Off the hot path, and large: kept off the caller's future.
-        let minted = Box::pin(self.exchanged(endpoint, caller, scopes, (slot, now))).await;
+        let minted = match strategy {
+            Strategy::Exchange(endpoint) => Box::pin(self.exchanged(endpoint, caller, scopes, (slot, now))).await,
+            Strategy::IdJag(assertion) => {
+                Box::pin(self.asserted(assertion, (caller, &upstream.id), scopes, (slot, now))).await
+            }
+            Strategy::Own(_) | Strategy::User(_) | Strategy::Fixed(_) => Err(Refusal::Bug("no subject")),
+        };
+        Self::counted(&upstream.id, minted).map(|minted| Grant::of(minted, slot))
+    }
+
+    fn counted(upstream: &UpstreamId, minted: Result<Arc<Minted>, Refusal>) -> Result<Arc<Minted>, Refusal> {
         let outcome = if minted.is_ok() { "ok" } else { "failed" };
-        metrics().mints.with([upstream.id.as_str(), outcome]).increment();
-        Ok(Grant::of(minted?, slot))
+        metrics().mints.with([upstream.as_str(), outcome]).increment();
+        minted
     }
 
     /// The gateway's own credential for `upstream`, to read its catalogue: nobody's call, so nobody's name.
@@ -147,14 +224,38 @@ impl Exchange {
     pub async fn service(&self, upstream: &Upstream, now: Timestamp) -> Result<Grant, Refusal> {
         match self.strategy(&upstream.id, |plan| &plan.discovery)? {
             Strategy::Fixed(minted) => Ok(Grant::of(Arc::clone(minted), FIXED)),
-            Strategy::Own(endpoint) | Strategy::Exchange(endpoint) => self.own(endpoint, &[], now).await,
+            Strategy::Own(endpoint) => self.own(endpoint, &upstream.id, &[], now).await,
+            Strategy::Exchange(endpoint) => self.own(endpoint, &upstream.id, &[], now).await,
+            // The check of the configuration wants a `discovery` with these.
+            Strategy::IdJag(_) | Strategy::User(_) => {
+                Err(Refusal::GrantRefused("the catalogue is read without a user".to_owned()))
+            }
         }
     }
 
     /// Forgets a credential that its upstream refused (401), so that the next one is fresh (spec RC-26). A newer
     /// credential in its place stays.
     pub fn drop_grant(&self, key: &GrantKey) {
+        // What the state holds of an account is this very credential: it has to be refreshed, not read again.
+        if let Some((personal, digest)) = self.personal.as_ref().zip(self.flights.digest(key)) {
+            personal.accounts.refuse(key.slot, &digest);
+        }
         self.flights.forget(key);
+    }
+
+    /// An access token of the upstream's server, for an assertion that the caller's identity provider made out to it.
+    async fn asserted(
+        &self,
+        assertion: &Arc<Assertion>,
+        (caller, upstream): (&Identity, &UpstreamId),
+        scopes: &[String],
+        (slot, now): (Slot, Timestamp),
+    ) -> Result<Arc<Minted>, Refusal> {
+        let ends = unexpired(caller, now)?;
+        let (subject, kind) = self.subject(assertion.subject, (caller, upstream), now).await?;
+        let order = Order::Assertion { subject, kind };
+        let flight = Flight::new(&self.flights, &assertion.provider, order, scopes).redeemed_at(&assertion.server);
+        self.flights.obtain(slot, now, flight.fly(Some(ends), now)).await
     }
 
     fn strategy(&self, id: &UpstreamId, of: impl Fn(&Plan) -> &Strategy) -> Result<&Strategy, Refusal> {
@@ -168,18 +269,23 @@ impl Exchange {
         scopes: &[String],
         (slot, now): (Slot, Timestamp),
     ) -> Result<Arc<Minted>, Refusal> {
-        let ends = caller.authentication.expires_at;
-        if ends <= now {
-            return Err(Refusal::TokenInvalid(crate::refusal::TokenFault::Expired));
-        }
+        let ends = unexpired(caller, now)?;
+        may_act(endpoint, caller)?;
         let actor = if endpoint.request.actor { Some(self.actor(endpoint, now).await?) } else { None };
         let order = Order::Exchange { subject: caller.credential.secret().clone(), actor };
         let flight = Flight::new(&self.flights, endpoint, order, scopes);
         self.flights.obtain(slot, now, flight.fly(Some(ends), now)).await
     }
 
-    async fn own(&self, endpoint: &Arc<Endpoint>, scopes: &[String], now: Timestamp) -> Result<Grant, Refusal> {
-        let slot = slot_of_gateway(endpoint, b"own", scopes);
+    async fn own(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        upstream: &UpstreamId,
+        scopes: &[String],
+        now: Timestamp,
+    ) -> Result<Grant, Refusal> {
+        let epoch = self.flights.revocations.grant_epoch(None, upstream);
+        let slot = slot_of_gateway(endpoint, b"own", scopes, epoch);
         if let Some(minted) = self.flights.ready(&slot, now) {
             return Ok(Grant::of(minted, slot));
         }
@@ -190,7 +296,7 @@ impl Exchange {
 
     /// The token that names the gateway as the actor (RFC 8693 §2.1).
     async fn actor(&self, endpoint: &Arc<Endpoint>, now: Timestamp) -> Result<Secret, Refusal> {
-        let slot = slot_of_gateway(endpoint, b"actor", &[]);
+        let slot = slot_of_gateway(endpoint, b"actor", &[], 0);
         let minted = match self.flights.ready(&slot, now) {
             Some(minted) => minted,
             None => {
@@ -203,19 +309,40 @@ impl Exchange {
     }
 }
 
+fn unexpired(caller: &Identity, now: Timestamp) -> Result<Timestamp, Refusal> {
+    let ends = caller.authentication.expires_at;
+    if ends <= now { Err(Refusal::TokenInvalid(TokenFault::Expired)) } else { Ok(ends) }
+}
+
+fn unusable(endpoint: &Endpoint, fault: Fault) -> Refusal {
+    let named = |why: &str| format!("{}: {why}", endpoint.request.at);
+    match fault {
+        Fault::Refused(why) => Refusal::GrantRefused(named(&why)),
+        Fault::Unusable(why) => Refusal::GrantUnavailable(named(&why)),
+    }
+}
+
 impl Plan {
-    fn new(upstream: &Upstream, flights: &Flights) -> Result<Self, String> {
-        let calls = Strategy::new(&upstream.grant, flights)?;
-        let discovery = upstream.discovery.as_ref().map(|grant| Strategy::new(grant, flights)).transpose()?;
+    fn new(upstream: &Upstream, flights: &Flights, keyring: &Arc<Keyring>) -> Result<Self, String> {
+        let calls = Strategy::new(&upstream.grant, flights, keyring)?;
+        let discovery = upstream.discovery.as_ref().map(|grant| Strategy::new(grant, flights, keyring)).transpose()?;
         Ok(Self { discovery: discovery.unwrap_or_else(|| calls.clone()), calls })
     }
 }
 
 impl Strategy {
-    fn new(grant: &config::Grant, flights: &Flights) -> Result<Self, String> {
+    fn new(grant: &config::Grant, flights: &Flights, keyring: &Arc<Keyring>) -> Result<Self, String> {
         Ok(match grant {
-            config::Grant::Exchange(request) => Self::Exchange(Arc::new(Endpoint::new(request)?)),
-            config::Grant::ClientCredentials(request) => Self::Own(Arc::new(Endpoint::new(request)?)),
+            config::Grant::Exchange(request) => Self::Exchange(Arc::new(Endpoint::new(request, keyring)?)),
+            config::Grant::ClientCredentials(request) => Self::Own(Arc::new(Endpoint::new(request, keyring)?)),
+            config::Grant::IdJag(steps) => {
+                let config::IdJag { assertion, redemption, subject } = steps.as_ref();
+                let (provider, server) = (Endpoint::new(assertion, keyring)?, Endpoint::new(redemption, keyring)?);
+                let digest = sha256(&[provider.digest, server.digest, [*subject as u8; 32]].concat());
+                let (provider, server) = (Arc::new(provider), Arc::new(server));
+                Self::IdJag(Arc::new(Assertion { provider, server, subject: *subject, digest }))
+            }
+            config::Grant::UserGrant(request) => Self::User(Arc::new(Endpoint::new(request, keyring)?)),
             config::Grant::StaticSecret { header, value } => {
                 let name = HeaderName::try_from(header.as_str()).map_err(|error| error.to_string())?;
                 let header = (name, sensitive(value.expose().to_owned()).ok_or("the secret fits no header")?);
@@ -235,68 +362,45 @@ impl Strategy {
             expires_at: None,
             usable_until: Timestamp::from_unix_ms(u64::MAX),
             announced: AtomicBool::new(true), // it was configured, not minted
+            binding: None,
+            state: None,
         }))
     }
 }
 
-/// One request to a token endpoint, with all that it needs to go on without whoever asked for it.
-struct Flight {
-    flights: Arc<Flights>,
-    endpoint: Arc<Endpoint>,
-    order: Order,
-    scopes: Vec<String>,
+impl Facts {
+    /// What is known of a token that `endpoint` gave.
+    fn of(endpoint: &Endpoint, token: &Secret) -> Self {
+        let request = &endpoint.request;
+        Self {
+            strategy: "",
+            audience: request.audience.clone(),
+            resource: request.resource.as_ref().map(ToString::to_string),
+            scopes: Vec::new(),
+            token_digest: Some(token_digest(token.expose())),
+            token_id: token_id(token.expose()),
+        }
+    }
 }
 
-impl Flight {
-    fn new(flights: &Arc<Flights>, endpoint: &Arc<Endpoint>, order: Order, scopes: &[String]) -> Self {
-        let scopes = match order {
-            // The actor token says who, not what for.
-            Order::Actor => Vec::new(),
-            Order::Own | Order::Exchange { .. } => {
-                let mut all = [endpoint.request.scopes.as_slice(), scopes].concat();
-                all.sort_unstable();
-                all.dedup();
-                all
-            }
-        };
-        Self { flights: Arc::clone(flights), endpoint: Arc::clone(endpoint), order, scopes }
-    }
-
-    async fn fly(self, subject_ends: Option<Timestamp>, now: Timestamp) -> Result<Arc<Minted>, Refusal> {
-        let asked = self.endpoint.ask(&self.order, &self.scopes, now).await;
-        let token = asked.map_err(|fault| match fault {
-            Fault::Refused(why) => Refusal::GrantRefused(self.named(&why)),
-            Fault::Unusable(why) => Refusal::GrantUnavailable(self.named(&why)),
-        })?;
-        self.minted(token, subject_ends, now).map(Arc::new)
-    }
-
-    fn named(&self, why: &str) -> String {
-        format!("{}: {why}", self.endpoint.request.token_endpoint)
-    }
-
-    /// Life counts from before the request went out, so that a slow answer cannot lengthen it.
-    fn minted(&self, token: Token, subject_ends: Option<Timestamp>, now: Timestamp) -> Result<Minted, Refusal> {
-        let own_end = now.plus(token.life);
-        let ends = subject_ends.map_or(own_end, |subject| subject.min(own_end));
-        let request = &self.endpoint.request;
-        let strategy = if matches!(self.order, Order::Exchange { .. }) { "exchange" } else { "client_credentials" };
-        let value = sensitive(format!("{BEARER}{}", token.value.expose()));
-        Ok(Minted {
-            facts: Facts {
-                strategy,
-                audience: request.audience.clone(),
-                resource: request.resource.as_ref().map(ToString::to_string),
-                scopes: token.scopes,
-                token_digest: Some(token_digest(token.value.expose())),
-                token_id: token_id(token.value.expose()),
-            },
+impl Minted {
+    fn of(token: &Secret, prover: Option<Arc<ProofKey>>, facts: Facts, generation: u64) -> Result<Self, Refusal> {
+        let scheme = if prover.is_some() { DPOP } else { BEARER.trim_end() };
+        let value = sensitive(format!("{scheme} {}", token.expose()));
+        Ok(Self {
             header: Some((AUTHORIZATION, value.ok_or(Refusal::Bug("a token that fits no header"))?)),
-            generation: self.flights.generation(),
-            expires_at: Some(ends),
-            usable_until: now.plus(usable_for(ends.since(now))),
+            facts,
+            generation,
+            expires_at: None,
+            usable_until: Timestamp::from_unix_ms(0),
             announced: AtomicBool::new(false),
+            binding: prover.map(|prover| Binding { prover, ath: proof::ath(token.expose()) }),
+            state: None,
         })
+    }
+
+    fn until(self, expires_at: Timestamp, usable_until: Timestamp) -> Self {
+        Self { expires_at: Some(expires_at), usable_until, ..self }
     }
 }
 
@@ -307,27 +411,42 @@ fn usable_for(life: Duration) -> Duration {
     life.saturating_sub(margin).min(CACHED_FOR_MAX)
 }
 
-/// Who asks with which credential, authenticated how, and for what: nothing of one caller, credential or scope set
-/// serves another. The subject token's own digest is in it, so that a step-up or a rotation mints anew.
-fn slot_of_caller(endpoint: &Endpoint, caller: &Identity, scopes: &[String]) -> Slot {
+/// Where the token says who may act under it, that has to be the gateway before it names itself as the actor
+/// (RFC 8693 §4.4): the token endpoint may check that, and may not.
+fn may_act(endpoint: &Endpoint, caller: &Identity) -> Result<(), Refusal> {
+    let (client, named) = (&endpoint.request.client.id, caller.authentication.may_act.as_ref());
+    if !endpoint.request.actor || named.is_none_or(|named| named == client) {
+        return Ok(());
+    }
+    Err(Refusal::GrantRefused(format!("`may_act` of the caller's token does not name `{client}`")))
+}
+
+/// Who asks with which credential, authenticated and bound how, and for what: nothing of one caller, credential or scope
+/// set serves another. The subject token's own digest is in it, so that a step-up or a rotation mints anew; `epoch` is
+/// another after a revocation.
+fn slot_of_caller(asked: &[u8; 32], caller: &Identity, scopes: &[String], epoch: u64) -> Slot {
     let authentication = &caller.authentication;
     let acr = authentication.acr.as_deref();
     let mut text = Vec::with_capacity(SLOT_BYTES);
     text.extend_from_slice(b"subject ");
-    text.extend_from_slice(&endpoint.digest);
+    text.extend_from_slice(&epoch.to_le_bytes());
+    text.extend_from_slice(asked);
     text.extend_from_slice(&caller.principal);
     append(&mut text, authentication.token_digest.as_bytes());
     append(&mut text, authentication.issuer.as_bytes());
     text.push(u8::from(acr.is_some()));
     append(&mut text, acr.unwrap_or_default().as_bytes());
+    append(&mut text, authentication.binding.as_str().as_bytes());
+    append(&mut text, authentication.binding.thumbprint().unwrap_or_default().as_bytes());
     append_scopes(&mut text, scopes);
     sha256(&text)
 }
 
 /// The gateway's own credentials are of no caller, and therefore the same for all.
-fn slot_of_gateway(endpoint: &Endpoint, purpose: &[u8], scopes: &[String]) -> Slot {
+fn slot_of_gateway(endpoint: &Endpoint, purpose: &[u8], scopes: &[String], epoch: u64) -> Slot {
     let mut text = Vec::with_capacity(SLOT_BYTES);
     text.extend_from_slice(b"gateway ");
+    text.extend_from_slice(&epoch.to_le_bytes());
     text.extend_from_slice(&endpoint.digest);
     append(&mut text, purpose);
     append_scopes(&mut text, scopes);
@@ -396,9 +515,6 @@ const REQUESTS_AT_ONCE_MAX: usize = 64;
 
 /// Credentials being fetched at once, over all callers and upstreams.
 const FLIGHTS_MAX: usize = 4_096;
-
-/// The life of a client assertion (RFC 7523 §3): long enough for clocks that differ, short enough to be useless later.
-const ASSERTION_LIFE_SECONDS: u64 = 60;
 
 /// A credential is not served from the cache in its last seconds: a call takes time, and clocks differ.
 const MARGIN: Duration = Duration::from_secs(30);

@@ -15,11 +15,15 @@ use tokio::{
     sync::Notify,
 };
 
-use super::*;
+use super::{accounts::Account, answer::Token, *};
 use crate::{
-    config::{ClientAuthentication, OAuthClient, Remote, TokenRequest, Transport},
-    identity::{Agent, Authentication, Credential, User},
+    config::{
+        ClientAuthentication, OAuthClient, Remote, TokenEndpoint, TokenRequest, Transport,
+        dialects::{ACCESS_TOKEN, DIALECTS, Dialect},
+    },
+    identity::{Agent, Authentication, Binding, Credential, User, revocation::Revocations},
     refusal::TokenFault,
+    state::Place,
     tasks,
 };
 
@@ -87,6 +91,14 @@ impl Stage {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, &'static str> {
         let (parts, mut body) = request.into_parts();
+        if parts.method == http::Method::GET {
+            let at = format!("http://{}", self.address);
+            let profile = "urn:ietf:params:oauth:grant-profile:id-jag";
+            let metadata = format!(
+                r#"{{"issuer":"{at}","token_endpoint":"{at}/token","revocation_endpoint":"{at}/revoke","authorization_grant_profiles_supported":["{profile}"]}}"#
+            );
+            return Ok(Response::new(Full::new(metadata.into())));
+        }
         let mut bytes = Vec::new();
         while let Some(Ok(frame)) = body.frame().await {
             bytes.extend_from_slice(frame.data_ref().unwrap());
@@ -123,7 +135,10 @@ impl Stage {
 
     fn request(&self) -> TokenRequest {
         TokenRequest {
-            token_endpoint: format!("http://{}/token", self.address).parse().unwrap(),
+            at: TokenEndpoint::Url(format!("http://{}/token", self.address).parse().unwrap()),
+            dialect: &DIALECTS[0],
+            subject_token_type: ACCESS_TOKEN.to_owned(),
+            dpop: false,
             client: OAuthClient {
                 id: "gate way:1".to_owned(),
                 authentication: ClientAuthentication::SecretBasic(Secret::new("s&cret:+ü".to_owned())),
@@ -162,7 +177,8 @@ fn upstream(grant: config::Grant, discovery: Option<config::Grant>) -> Upstream 
 
 fn exchange(grant: config::Grant) -> (Arc<Exchange>, Arc<Upstream>) {
     let upstream = Arc::new(upstream(grant, None));
-    let exchange = Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))])).unwrap();
+    let exchange =
+        Exchange::new(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]), Revocations::default()).unwrap();
     (Arc::new(exchange), upstream)
 }
 
@@ -179,6 +195,10 @@ fn caller(name: &str, token: &str) -> Identity {
             token_id: None,
             token_digest: token_digest(token),
             acr: None,
+            issued_at: Timestamp::from_unix_ms(0),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: NOW.plus(Duration::from_secs(3600)),
         },
         principal: sha256(name.as_bytes()),
@@ -275,12 +295,12 @@ async fn the_client_proves_itself_by_post_or_by_key() {
 
     let ClientAuthentication::PrivateKeyJwt { algorithm, .. } = &mut request.client.authentication else { panic!() };
     *algorithm = "HS256".to_owned();
-    assert!(Endpoint::new(&request).is_err());
+    assert!(Endpoint::new(&request, &Arc::default()).is_err());
     let ClientAuthentication::PrivateKeyJwt { key: broken, algorithm, .. } = &mut request.client.authentication else {
         panic!()
     };
     (*algorithm, *broken) = ("ES256".to_owned(), Secret::new("not a key".to_owned()));
-    let error = Endpoint::new(&request).unwrap_err();
+    let error = Endpoint::new(&request, &Arc::default()).unwrap_err();
     assert!(error.contains("private key") && !error.contains("not a key"), "{error}");
 }
 
@@ -305,6 +325,59 @@ async fn a_credential_serves_its_caller_token_and_scopes_and_nobody_else() {
     assert_eq!(stage.count(), 5);
     exchange.mint(&alice, &upstream, &[], seconds(270)).await.unwrap();
     assert_eq!(stage.count(), 6, "the last thirty seconds are not used");
+}
+
+#[tokio::test]
+async fn a_credential_for_one_binding_is_none_for_another() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
+    let bindings = [
+        Binding::Nothing,
+        Binding::Key("one".to_owned()),
+        Binding::Key("other".to_owned()),
+        Binding::Certificate("one".to_owned()),
+    ];
+    let mut seen = std::collections::BTreeSet::new();
+    for binding in bindings {
+        let mut who = caller("alice", "alice-1");
+        who.authentication.binding = binding;
+        let grant = exchange.mint(&who, &upstream, &[], NOW).await.unwrap();
+        assert!(seen.insert(bearer(&grant).to_owned()), "{:?}", who.authentication.binding);
+    }
+    assert_eq!(stage.count(), 4);
+}
+
+/// RFC 8693 §4.4.
+#[tokio::test]
+async fn the_gateway_becomes_the_actor_only_where_the_token_lets_it() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    for (acts, named, refused) in [
+        (true, None, false),
+        (true, Some("tollgate"), false),
+        (true, Some("https://other.example tollgate"), true),
+        (true, Some("another"), true),
+        (false, Some("another"), false),
+    ] {
+        let mut request = stage.request();
+        (request.actor, request.client.id) = (acts, "tollgate".to_owned());
+        let (exchange, upstream) = exchange(config::Grant::Exchange(request));
+        let mut who = caller("alice", "alice-1");
+        who.authentication.may_act = named.map(str::to_owned);
+        let before = stage.count();
+        let minted = exchange.mint(&who, &upstream, &[], NOW).await;
+        assert_eq!(matches!(minted, Err(Refusal::GrantRefused(_))), refused, "{acts} {named:?}");
+        assert_eq!(stage.count() == before, refused, "nobody is asked in vain: {named:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_came_without_a_token_has_none_to_exchange() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
+    let mut machine = caller("machine", "");
+    machine.authentication.method = CERTIFICATE;
+    assert_eq!(exchange.mint(&machine, &upstream, &[], NOW).await.unwrap_err(), Refusal::GrantNeedsToken);
+    assert_eq!(stage.count(), 0);
 }
 
 #[tokio::test]
@@ -404,7 +477,7 @@ async fn an_endpoint_that_answers_nonsense_or_nothing_is_unavailable() {
     }
     let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut request = Stage::set(Play::Holds).await.request();
-    request.token_endpoint.set_port(Some(nowhere.local_addr().unwrap().port())).unwrap();
+    request.at = TokenEndpoint::Url(format!("http://{}/token", nowhere.local_addr().unwrap()).parse().unwrap());
     drop(nowhere);
     let (exchange, upstream) = exchange(config::Grant::Exchange(request));
     for (name, why) in [("alice", "unreachable: "), ("bob", "unreachable a moment ago")] {
@@ -434,7 +507,7 @@ async fn a_dropped_grant_is_minted_anew_and_a_newer_one_stays() {
     assert!(second.generation() > first.generation() && second.fresh());
     exchange.drop_grant(&first.key());
     assert_eq!(exchange.mint(&alice, &upstream, &[], NOW).await.unwrap().generation(), second.generation());
-    let renewed = exchange.reconfigured(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))])).unwrap();
+    let renewed = exchange.reconfigured(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]), &[]).unwrap();
     assert_eq!(renewed.mint(&alice, &upstream, &[], NOW).await.unwrap().generation(), second.generation());
     assert_eq!(stage.count(), 2);
 }
@@ -450,7 +523,8 @@ async fn the_catalogue_is_read_in_the_gateways_own_name() {
     assert_eq!((asked.field("scope"), asked.field("subject_token")), (Some("crm.read"), None));
     let fixed = config::Grant::StaticSecret { header: "x-api-key".to_owned(), value: Secret::new("k-1".to_owned()) };
     let named = Arc::new(tests::upstream(config::Grant::Exchange(stage.request()), Some(fixed)));
-    let named_too = Exchange::new(&BTreeMap::from([(named.id.clone(), Arc::clone(&named))])).unwrap();
+    let named_too =
+        Exchange::new(&BTreeMap::from([(named.id.clone(), Arc::clone(&named))]), Revocations::default()).unwrap();
     assert_eq!(named_too.service(&named, NOW).await.unwrap().strategy(), "static_secret");
     assert_eq!(named_too.mint(&caller("alice", "alice"), &named, &[], NOW).await.unwrap().strategy(), "exchange");
 }
@@ -469,6 +543,255 @@ async fn a_secret_or_nothing_is_given_without_asking_anybody() {
     assert_eq!(grant.strategy(), "none");
     let broken = config::Grant::StaticSecret { header: "x".to_owned(), value: Secret::new("a\r\nb: c".to_owned()) };
     let upstream = Arc::new(tests::upstream(broken, None));
-    let error = Exchange::new(&BTreeMap::from([(upstream.id.clone(), upstream)])).unwrap_err();
+    let error = Exchange::new(&BTreeMap::from([(upstream.id.clone(), upstream)]), Revocations::default()).unwrap_err();
     assert_eq!(error.to_string(), "grant of upstream `crm`: the secret fits no header");
+}
+
+#[tokio::test]
+async fn each_provider_is_asked_in_its_own_words() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let names = |dialect: &'static Dialect| {
+        let mut request = TokenRequest { dialect, ..stage.request() };
+        request.audience.take_if(|_| !dialect.keys.contains(&"audience"));
+        request.resource.take_if(|_| !dialect.keys.contains(&"resource"));
+        let (exchange, upstream) = exchange(config::Grant::Exchange(request));
+        let stage = &stage;
+        async move {
+            exchange.mint(&caller("alice", "alices.own.token"), &upstream, &[], NOW).await.unwrap();
+            stage.last().form.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
+        }
+    };
+    let exchange = "grant_type subject_token subject_token_type";
+    for (name, expected) in [
+        ("rfc8693", format!("{exchange} requested_token_type resource audience scope")),
+        ("entra_obo", "grant_type assertion requested_token_use scope".to_owned()),
+        ("keycloak", format!("{exchange} requested_token_type audience scope")),
+        ("okta", format!("{exchange} audience scope")),
+        ("auth0", format!("{exchange} requested_token_type audience scope")),
+        ("zitadel", format!("{exchange} requested_token_type audience scope")),
+    ] {
+        assert_eq!(names(Dialect::named(name).unwrap()).await, expected, "{name}");
+    }
+    names(Dialect::named("entra_obo").unwrap()).await;
+    let asked = stage.last();
+    assert_eq!(asked.field("grant_type"), Some("urn:ietf:params:oauth:grant-type:jwt-bearer"));
+    assert_eq!(
+        (asked.field("assertion"), asked.field("requested_token_use")),
+        (Some("alices.own.token"), Some("on_behalf_of"))
+    );
+    assert_eq!(DIALECTS.len(), 6, "a dialect that is not in the table above");
+}
+
+#[tokio::test]
+async fn what_a_provider_adds_to_the_scopes_is_refused_unless_it_always_does() {
+    let wide = r#"{"access_token":"x","token_type":"Bearer","expires_in":60,"scope":"crm.read profile"}"#;
+    let stage = Stage::set(Play::Says(200, wide.to_owned())).await;
+    for (name, fine) in [("rfc8693", false), ("okta", false), ("keycloak", true), ("entra_obo", true)] {
+        let dialect = Dialect::named(name).unwrap();
+        let (exchange, upstream) = exchange(config::Grant::Exchange(TokenRequest { dialect, ..stage.request() }));
+        let minted = exchange.mint(&caller("alice", "a"), &upstream, &[], NOW).await;
+        assert_eq!(minted.is_ok(), fine, "{name}");
+        if let Ok(grant) = minted {
+            assert_eq!(grant.scopes(), ["crm.read", "profile"], "what was given is recorded");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_platforms_assertion_is_read_anew_each_time() {
+    let stage = Stage::set(Play::Tokens(1)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "aaa.bbb.ccc\n").unwrap();
+    let mut request = stage.request();
+    request.client.authentication = ClientAuthentication::AssertionFile(file.clone());
+    let (exchange, upstream) = exchange(config::Grant::ClientCredentials(request));
+    let alice = caller("alice", "a");
+    exchange.mint(&alice, &upstream, &[], NOW).await.unwrap();
+    let asked = stage.last();
+    assert_eq!((asked.field("client_assertion"), asked.field("client_id")), (Some("aaa.bbb.ccc"), Some("gate way:1")));
+    assert_eq!(asked.field("client_assertion_type"), Some("urn:ietf:params:oauth:client-assertion-type:jwt-bearer"));
+    std::fs::write(&file, "ddd.eee.fff").unwrap();
+    exchange.mint(&alice, &upstream, &[], seconds(60)).await.unwrap();
+    assert_eq!(stage.last().field("client_assertion"), Some("ddd.eee.fff"));
+    for (text, at) in [("", 120), ("not a token", 180), ("one.two", 240)] {
+        std::fs::write(&file, text).unwrap();
+        let refusal = exchange.mint(&alice, &upstream, &[], seconds(at)).await.unwrap_err();
+        assert!(matches!(&refusal, Refusal::GrantUnavailable(why) if why.contains("not a JWT")), "{refusal:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(exchange.mint(&alice, &upstream, &[], seconds(300)).await.is_err());
+    assert_eq!(stage.count(), 2, "nothing is sent without the proof");
+}
+
+/// An assertion as a provider would make it, unsigned.
+fn assertion(claims: &str) -> String {
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let token = format!("{}.{}.c2ln", part(r#"{"typ":"oauth-id-jag+jwt"}"#), part(claims));
+    let kind = config::dialects::ID_JAG;
+    format!(
+        r#"{{"access_token":"{token}","token_type":"N_A","issued_token_type":"{kind}","expires_in":300,"scope":"crm.read"}}"#
+    )
+}
+
+#[tokio::test]
+async fn an_assertion_is_redeemed_where_it_is_meant_for_and_nowhere_else() {
+    let (provider, server) = (Stage::set(Play::Holds).await, Stage::set(Play::Tokens(300)).await);
+    let issuer = format!("http://{}", server.address);
+    let request = TokenRequest { audience: Some(issuer.clone()), ..provider.request() };
+    let at = TokenEndpoint::Of(issuer.clone());
+    let redemption = TokenRequest { at, audience: None, resource: None, ..server.request() };
+    let subject = AssertionSubject::AccessToken;
+    let (exchange, upstream) =
+        exchange(config::Grant::IdJag(Box::new(config::IdJag { assertion: request, redemption, subject })));
+    let claims = |aud: &str, client: &str, resource: &str| {
+        assertion(&format!(r#"{{"aud":{aud},"client_id":"{client}","resource":"{resource}"}}"#))
+    };
+    let (good, here) = (format!("\"{issuer}\""), "https://crm.internal/mcp");
+    for (number, (answer, why)) in [
+        (claims("\"https://other.example\"", "gate way:1", here), "another server"),
+        (claims(&format!("[{good},\"https://other.example\"]"), "gate way:1", here), "another server"),
+        (claims(&good, "other", here), "another client"),
+        (claims(&good, "gate way:1", "https://other.internal/mcp"), "another resource"),
+        (assertion("[]"), "not a JWT"),
+        (r#"{"access_token":"a.b.c","token_type":"Bearer","expires_in":300}"#.to_owned(), "`token_type`"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        provider.plays(Play::Says(200, answer));
+        let name = format!("alice-{number}");
+        let refusal = exchange.mint(&caller(&name, &name), &upstream, &[], NOW).await.unwrap_err();
+        assert!(matches!(&refusal, Refusal::GrantUnavailable(text) if text.contains(why)), "{why}: {refusal:?}");
+    }
+    assert_eq!(server.count(), 0, "nothing was shown to the server");
+
+    provider.plays(Play::Says(200, claims(&good, "gate way:1", here)));
+    let before = provider.count();
+    let write = ["crm.write".to_owned()];
+    let alice = caller("alice", "alices.own.token");
+    let grant = exchange.mint(&alice, &upstream, &write, NOW).await.unwrap();
+    assert_eq!(
+        (grant.strategy(), grant.audience(), bearer(&grant)),
+        ("id_jag", Some(issuer.as_str()), "Bearer minted-0")
+    );
+    let asked = provider.last();
+    for (name, value) in [
+        ("requested_token_type", config::dialects::ID_JAG),
+        ("subject_token", "alices.own.token"),
+        ("audience", issuer.as_str()),
+        ("resource", here),
+        ("scope", "crm.read crm.write"),
+    ] {
+        assert_eq!(asked.field(name), Some(value), "{name}");
+    }
+    let asked = server.last();
+    assert_eq!(asked.field("grant_type"), Some("urn:ietf:params:oauth:grant-type:jwt-bearer"));
+    assert_eq!(
+        (asked.field("scope"), asked.field("subject_token")),
+        (Some("crm.read"), None),
+        "what the assertion holds"
+    );
+    exchange.mint(&alice, &upstream, &write, seconds(100)).await.unwrap();
+    assert_eq!((provider.count() - before, server.count()), (1, 1), "both steps are one grant");
+}
+
+fn keeping(stage: &Stage) -> (Arc<Exchange>, Arc<Upstream>, Store) {
+    let store = Store::open(&config::State::default()).unwrap();
+    let at = TokenEndpoint::Of(format!("http://{}", stage.address));
+    let grant = config::Grant::UserGrant(TokenRequest { at, audience: None, ..stage.request() });
+    let upstream = Arc::new(upstream(grant, None));
+    let keyring = Arc::new(Keyring::new(Some(store.clone())));
+    let personal = Personal::new(("https://mcp.example.com".to_owned(), store.clone()), &[], &keyring).unwrap();
+    let upstreams = BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]);
+    let exchange =
+        Exchange::over((Flights::new(Revocations::default()), keyring), Some(Arc::new(personal)), &upstreams).unwrap();
+    (Arc::new(exchange), upstream, store)
+}
+
+async fn connect(exchange: &Exchange, upstream: &Upstream, who: &Identity, life: u64) {
+    let endpoint = exchange.server(&upstream.id).unwrap();
+    let account = Account::of(who, &upstream.id, endpoint).unwrap();
+    let name = &who.user.as_ref().unwrap().subject;
+    let token = Token {
+        value: Secret::new(format!("account-{name}")),
+        scopes: vec!["crm.read".to_owned()],
+        life: Duration::from_secs(life),
+        refresh_token: Some(Secret::new(format!("refresh-{name}"))),
+        id_token: None,
+    };
+    exchange.personal.as_ref().unwrap().accounts.connect(&account, token, NOW).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_account_is_its_users_and_is_refreshed_once_and_forgotten_at_a_word() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream, store) = keeping(&stage);
+    let (alice, bob) = (caller("alice", "a"), caller("bob", "b"));
+    let mint = |who: &'static str, at: u64| {
+        let (exchange, upstream) = (Arc::clone(&exchange), Arc::clone(&upstream));
+        tasks::background(async move { exchange.mint(&caller(who, who), &upstream, &[], seconds(at)).await })
+    };
+    connect(&exchange, &upstream, &alice, 300).await;
+    let unconnected = exchange.mint(&bob, &upstream, &[], NOW).await.unwrap_err();
+    assert!(matches!(&unconnected, Refusal::GrantRefused(why) if why.contains("[[logins]]")), "{unconnected:?}");
+    connect(&exchange, &upstream, &bob, 300).await;
+    for (who, expected) in [(&alice, "Bearer account-alice"), (&bob, "Bearer account-bob")] {
+        assert_eq!(bearer(&exchange.mint(who, &upstream, &[], NOW).await.unwrap()), expected);
+    }
+    let mut elsewhere = caller("alice", "a");
+    elsewhere.tenant = Some("globex".to_owned());
+    assert!(exchange.mint(&elsewhere, &upstream, &[], NOW).await.is_err(), "another tenant's alice");
+    let machine = Identity { user: None, ..caller("robot", "r") };
+    assert!(exchange.mint(&machine, &upstream, &[], NOW).await.is_err(), "a machine has no account");
+    assert_eq!(stage.count(), 0);
+
+    // Another process that shares the state refreshes too: of both, one does.
+    let late: Vec<_> = (0..8).map(|_| mint("alice", 280)).collect();
+    for grant in late {
+        assert_eq!(bearer(&grant.await.unwrap().unwrap()), "Bearer minted-0");
+    }
+    assert_eq!(stage.count(), 1);
+    let asked = stage.last();
+    assert_eq!(
+        (asked.field("grant_type"), asked.field("refresh_token")),
+        (Some("refresh_token"), Some("refresh-alice"))
+    );
+    assert_eq!((asked.field("resource"), asked.field("scope")), (Some("https://crm.internal/mcp"), None));
+
+    // Without a new refresh token the old one stays (RFC 6749 §6); with a 401 it is used at once.
+    let grant = mint("alice", 281).await.unwrap().unwrap();
+    exchange.drop_grant(&grant.key());
+    assert_eq!(bearer(&mint("alice", 281).await.unwrap().unwrap()), "Bearer minted-1");
+    assert_eq!(stage.last().field("refresh_token"), Some("refresh-alice"));
+
+    let user = alice.user.clone().unwrap();
+    let gone = exchange.forget(&user, Some(&upstream.id), seconds(282)).await.unwrap();
+    assert_eq!(gone, std::slice::from_ref(&upstream.id));
+    assert!(mint("alice", 282).await.unwrap().is_err());
+    assert_eq!(bearer(&mint("bob", 100).await.unwrap().unwrap()), "Bearer account-bob");
+    while stage.last().field("token").is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stage.last().field("token"), Some("refresh-alice"), "RFC 7009");
+    // What another process forgets is forgotten here at the next call.
+    for (key, _) in store.all(Place::UserGrant, NOW).await.unwrap() {
+        store.remove(Place::UserGrant, &key).await.unwrap();
+    }
+    assert!(mint("bob", 101).await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn an_account_without_the_scopes_of_a_tool_is_no_account_for_it() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream, _store) = keeping(&stage);
+    let alice = caller("alice", "a");
+    connect(&exchange, &upstream, &alice, 300).await;
+    assert!(exchange.mint(&alice, &upstream, &[], NOW).await.is_ok());
+    let refusal = exchange.mint(&alice, &upstream, &["crm.write".to_owned()], NOW).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::GrantRefused(_)), "{refusal:?}");
+    stage.plays(Play::Says(400, r#"{"error":"invalid_grant"}"#.to_owned()));
+    assert!(exchange.mint(&alice, &upstream, &[], seconds(280)).await.is_err());
+    stage.plays(Play::Tokens(300));
+    assert!(exchange.mint(&alice, &upstream, &[], seconds(10)).await.is_err(), "what the server disowns is forgotten");
 }

@@ -6,7 +6,7 @@
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
-use super::{Agent, Authentication, Credential, Identity, User, metadata, token};
+use super::{Agent, Authentication, Binding, Credential, Identity, User, Vouched, metadata, token};
 use crate::{
     clock::Timestamp,
     config::Issuer,
@@ -16,12 +16,14 @@ use crate::{
 /// A chain of actors longer than this says nothing that a person could still follow.
 const ACTORS_MAX: usize = 8;
 
-/// The identity that `claims` of `issuer` describe; `credential` is the token that carried them.
+/// The identity that `claims` of `issuer` describe; `credential` is the token that they are about, and `method` how they
+/// were had.
 pub(super) fn identity(
     claims: &Map<String, Value>,
     issuer: &Issuer,
     expires_at: Timestamp,
     credential: &str,
+    method: &'static str,
 ) -> Result<Identity, TokenFault> {
     let subject = token::name(claims, "sub", "sub")?.ok_or(ClaimMalformed("sub"))?;
     let client_id = client_id(claims, issuer)?;
@@ -32,27 +34,61 @@ pub(super) fn identity(
         Some(claim) => token::name(claims, claim, "tenant")?.map(str::to_owned),
         None => None,
     };
-    let mut identity = Identity {
+    Ok(told_apart(Identity {
         user,
         agent,
         tenant,
         groups: groups(claims, issuer)?,
         scopes: scopes(claims, issuer)?,
         authentication: Authentication {
-            method: "jwt",
+            method,
             issuer: issuer.issuer.clone(),
             token_id: token::name(claims, "jti", "jti")?.map(str::to_owned),
             token_digest: name_of(credential),
             acr: token::name(claims, "acr", "acr")?.map(str::to_owned),
+            issued_at: token::issued_at(claims)?,
+            auth_time: token::seconds(claims, "auth_time")?.map(Timestamp::from_unix_seconds),
+            binding: Binding::of(claims)?,
+            may_act: may_act(claims, issuer)?,
             expires_at,
         },
         principal: [0; 32],
         class: [0; 32],
         credential: Credential::new(credential.to_owned()),
-    };
+    }))
+}
+
+/// `identity` with the digests that tell it from others.
+pub(super) fn told_apart(mut identity: Identity) -> Identity {
     identity.principal = principal(&identity);
     identity.class = class(&identity);
-    Ok(identity)
+    identity
+}
+
+/// The person that these claims of `issuer` are about, in a token that is no access token.
+pub(super) fn vouched(
+    claims: Map<String, Value>,
+    issuer: &Issuer,
+    expires_at: Timestamp,
+) -> Result<Vouched, TokenFault> {
+    let tenant = match &issuer.claims.tenant {
+        Some(claim) => token::name(&claims, claim, "tenant")?.map(str::to_owned),
+        None => None,
+    };
+    let auth_time = match claims.get("auth_time") {
+        None => None,
+        Some(value) => Some(value.as_u64().ok_or(ClaimMalformed("auth_time"))?),
+    };
+    Ok(Vouched {
+        issuer: issuer.issuer.clone(),
+        subject: token::name(&claims, "sub", "sub")?.ok_or(ClaimMalformed("sub"))?.to_owned(),
+        tenant,
+        groups: groups(&claims, issuer)?,
+        acr: token::name(&claims, "acr", "acr")?.map(str::to_owned),
+        auth_time,
+        expires_at,
+        claims,
+    })
 }
 
 /// RFC 9068 §2.2 says `client_id`; OIDC's older word is `azp`.
@@ -86,16 +122,27 @@ fn actors(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, T
         if actors.len() >= ACTORS_MAX {
             return Err(ClaimMalformed("act"));
         }
-        let subject = token::name(act, "sub", "act")?.ok_or(ClaimMalformed("act"))?;
-        let vouched = token::name(act, "iss", "act")?.filter(|named| *named != issuer.issuer);
-        // A space joins the two names below, so neither may contain one.
-        if subject.contains(char::is_whitespace) || vouched.is_some_and(|named| named.contains(char::is_whitespace)) {
-            return Err(ClaimMalformed("act"));
-        }
-        actors.push(vouched.map_or_else(|| subject.to_owned(), |named| format!("{named} {subject}")));
+        actors.push(party(act, issuer, "act")?);
         next = act.get("act");
     }
     Ok(actors)
+}
+
+/// `may_act`: who may become the actor of this token (RFC 8693 §4.4).
+fn may_act(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Option<String>, TokenFault> {
+    let Some(claim) = claims.get("may_act") else { return Ok(None) };
+    party(claim.as_object().ok_or(ClaimMalformed("may_act"))?, issuer, "may_act").map(Some)
+}
+
+/// `sub`, after `iss` and a space where that is another issuer than the token's own.
+fn party(named: &Map<String, Value>, issuer: &Issuer, fault: &'static str) -> Result<String, TokenFault> {
+    let subject = token::name(named, "sub", fault)?.ok_or(ClaimMalformed(fault))?;
+    let vouched = token::name(named, "iss", fault)?.filter(|named| *named != issuer.issuer);
+    // A space joins the two names below, so neither may contain one.
+    if subject.contains(char::is_whitespace) || vouched.is_some_and(|named| named.contains(char::is_whitespace)) {
+        return Err(ClaimMalformed(fault));
+    }
+    Ok(vouched.map_or_else(|| subject.to_owned(), |named| format!("{named} {subject}")))
 }
 
 fn groups(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, TokenFault> {
@@ -126,14 +173,14 @@ fn scopes(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, T
     if scopes.iter().all(|scope| metadata::is_scope(scope)) { Ok(sorted(scopes)) } else { Err(ClaimMalformed("scope")) }
 }
 
-fn sorted(mut words: Vec<String>) -> Vec<String> {
+pub(super) fn sorted(mut words: Vec<String>) -> Vec<String> {
     words.sort_unstable();
     words.dedup();
     words
 }
 
 /// Names a credential without being it.
-fn name_of(credential: &str) -> String {
+pub(super) fn name_of(credential: &str) -> String {
     let digest = digest::digest(&digest::SHA256, credential.as_bytes());
     digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -151,6 +198,8 @@ fn class(identity: &Identity) -> [u8; 32] {
     writer.list(&identity.scopes);
     writer.text(identity.authentication.method);
     writer.optional(identity.authentication.acr.as_deref());
+    writer.optional(identity.authentication.auth_time.map(|time| time.unix_seconds().to_string()).as_deref());
+    writer.text(identity.authentication.binding.as_str());
     writer.finish()
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, header};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::{keyset::KeySet, strict};
@@ -22,21 +22,42 @@ const METADATA: Bounds = Bounds { deadline: Duration::from_secs(3), bytes_max: 6
 const KEY_SET: Bounds = Bounds { deadline: Duration::from_secs(3), bytes_max: 256 * 1024 };
 
 /// The keys of `issuer`, or why they cannot be had, for the log.
-pub(super) async fn keys(client: &Client, issuer: &Issuer) -> Result<KeySet, String> {
-    let address = match &issuer.jwks_uri {
-        Some(configured) => configured.clone(),
-        None => discover(client, issuer).await?,
+///
+/// What the configuration names, and the same origin as that, may be anywhere; another place that the metadata names has
+/// to be public (`outside`).
+pub(super) async fn keys((client, outside): (&Client, &Client), issuer: &Issuer) -> Result<KeySet, String> {
+    let (address, by) = match &issuer.jwks_uri {
+        Some(configured) => (configured.clone(), client),
+        None => {
+            let found = discover(client, issuer).await?;
+            let own = issuer.issuer.parse::<Url>().is_ok_and(|own| own.origin() == found.origin());
+            (found, if own { client } else { outside })
+        }
     };
-    let document = document(client, &address, KEY_SET).await?;
+    let document = document(by, &address, KEY_SET).await?;
     KeySet::read(&document, &issuer.algorithms).map_err(|why| format!("`{address}`: {why}"))
 }
 
 /// `jwks_uri` of the first metadata document that is the issuer's own.
 async fn discover(client: &Client, issuer: &Issuer) -> Result<Url, String> {
+    first(client, issuer, jwks_uri).await
+}
+
+/// The first metadata document that is the issuer's own.
+pub(super) async fn metadata(client: &Client, issuer: &Issuer) -> Result<Map<String, Value>, String> {
+    first(client, issuer, own).await
+}
+
+/// What `judge` finds in the first document that it does not refuse.
+async fn first<T>(
+    client: &Client,
+    issuer: &Issuer,
+    judge: fn(&[u8], &Issuer) -> Result<T, &'static str>,
+) -> Result<T, String> {
     let mut why = Vec::new();
     for address in places(&issuer.issuer)? {
         let found = document(client, &address, METADATA).await;
-        match found.and_then(|document| jwks_uri(&document, issuer).map_err(|why| format!("`{address}`: {why}"))) {
+        match found.and_then(|document| judge(&document, issuer).map_err(|why| format!("`{address}`: {why}"))) {
             Ok(found) => return Ok(found),
             Err(error) => why.push(error),
         }
@@ -46,7 +67,7 @@ async fn discover(client: &Client, issuer: &Issuer) -> Result<Url, String> {
 
 /// RFC 8414 §3.1 puts the well-known part before the issuer's path, OIDC Discovery §4 behind it; both are in use, for
 /// both documents.
-fn places(issuer: &str) -> Result<Vec<Url>, String> {
+pub(crate) fn places(issuer: &str) -> Result<Vec<Url>, String> {
     let base: Url = issuer.parse().map_err(|error| format!("`{issuer}` is not a URL: {error}"))?;
     let path = base.path().trim_end_matches('/');
     let mut places = vec![
@@ -65,12 +86,17 @@ fn places(issuer: &str) -> Result<Vec<Url>, String> {
     Ok(places.into_iter().map(at).collect())
 }
 
-fn jwks_uri(document: &[u8], issuer: &Issuer) -> Result<Url, &'static str> {
+fn own(document: &[u8], issuer: &Issuer) -> Result<Map<String, Value>, &'static str> {
     let document = strict::object(document).ok_or("not a JSON object, or a member twice")?;
     // RFC 8414 §3.3: anything else is somebody else's metadata.
     if document.get("issuer").and_then(Value::as_str) != Some(issuer.issuer.as_str()) {
         return Err("`issuer` is not the one asked for");
     }
+    Ok(document)
+}
+
+fn jwks_uri(document: &[u8], issuer: &Issuer) -> Result<Url, &'static str> {
+    let document = own(document, issuer)?;
     let address = document.get("jwks_uri").and_then(Value::as_str).ok_or("no `jwks_uri`")?;
     let address: Url = address.parse().map_err(|_not_a_url| "`jwks_uri` is not a URL")?;
     // `egress` takes plain HTTP to this machine; a remote issuer must not be able to send the gateway there.

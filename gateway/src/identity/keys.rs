@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use jsonwebtoken::Algorithm;
 use quick_cache::sync::Cache;
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
 
 use super::{
@@ -52,7 +53,8 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Keys {
     /// Whose.
     pub(super) issuer: Arc<Issuer>,
-    client: Client,
+    /// How they are read, and what the issuer's metadata names; not at all where they are given: the gateway's own.
+    clients: Option<(Client, Client)>,
     known: ArcSwap<Known>,
     /// Grows when a key vanished: what was verified under an older generation is verified again.
     generation: AtomicU64,
@@ -87,10 +89,10 @@ pub struct IssuerStatus {
 }
 
 impl Keys {
-    pub(super) fn new(issuer: Arc<Issuer>, client: Client) -> Self {
+    pub(super) fn new(issuer: Arc<Issuer>, clients: Option<(Client, Client)>) -> Self {
         Self {
             issuer,
-            client,
+            clients,
             known: ArcSwap::default(),
             generation: AtomicU64::new(0),
             unknown: Cache::new(UNKNOWN_MAX),
@@ -103,6 +105,13 @@ impl Keys {
         }
     }
 
+    /// Takes keys that nobody has to read.
+    pub(super) fn give(&self, document: &[u8], now: Timestamp) -> Result<(), &'static str> {
+        let keys = KeySet::read(document, &self.issuer.algorithms)?;
+        self.replace(keys, now);
+        Ok(())
+    }
+
     /// Begins with what `before` knows, for as long as that lasts.
     pub(super) fn inherit(&self, before: &Self) {
         self.known.store(before.known.load_full());
@@ -110,6 +119,9 @@ impl Keys {
 
     /// Reads keys for as long as somebody else holds them: a changed configuration has keys of its own.
     pub(super) fn keep(self: Arc<Self>) {
+        if self.clients.is_none() {
+            return;
+        }
         let held = Arc::downgrade(&self);
         drop(tasks::background(async move {
             let mut retry = RETRY;
@@ -200,6 +212,9 @@ impl Keys {
 
     /// Waits for a reading that began after this call or is under way; false where the budget has none.
     async fn reread(&self, now: Timestamp) -> bool {
+        if self.clients.is_none() {
+            return false;
+        }
         let mut done = self.done.subscribe();
         let under_way = self.wanted.load(Ordering::Acquire);
         let ticket = if *done.borrow() < under_way {
@@ -223,19 +238,14 @@ impl Keys {
 
     /// One reading. Keys are replaced only by keys: a failure leaves the last good ones.
     async fn read(&self) {
+        let Some((client, outside)) = &self.clients else { return };
         self.fetches.fetch_add(1, Ordering::Relaxed);
-        let outcome = discovery::keys(&self.client, &self.issuer).await;
+        let outcome = discovery::keys((client, outside), &self.issuer).await;
         let word = if outcome.is_ok() { "ok" } else { "failed" };
         metrics().key_fetches.with([&self.issuer.issuer, word]).increment();
         let known = self.known.load_full();
         match outcome {
-            Ok(keys) => {
-                let vanished = !known.keys.is_kept_by(&keys);
-                self.known.store(Arc::new(Known { keys: Arc::new(keys), read_at: Some(clock::now()), failure: None }));
-                if vanished {
-                    self.generation.fetch_add(1, Ordering::AcqRel);
-                }
-            }
+            Ok(keys) => self.replace(keys, clock::now()),
             Err(why) => {
                 tracing::warn!(issuer = self.issuer.issuer, why, "issuer keys not read");
                 self.known.store(Arc::new(Known {
@@ -244,6 +254,22 @@ impl Keys {
                     failure: Some(why),
                 }));
             }
+        }
+    }
+}
+
+impl Keys {
+    /// The issuer's metadata document, read now.
+    pub(super) async fn metadata(&self) -> Result<Map<String, Value>, String> {
+        let (client, _) = self.clients.as_ref().ok_or("the gateway itself")?;
+        discovery::metadata(client, &self.issuer).await
+    }
+
+    fn replace(&self, keys: KeySet, now: Timestamp) {
+        let vanished = !self.known.load().keys.is_kept_by(&keys);
+        self.known.store(Arc::new(Known { keys: Arc::new(keys), read_at: Some(now), failure: None }));
+        if vanished {
+            self.generation.fetch_add(1, Ordering::AcqRel);
         }
     }
 }

@@ -35,7 +35,8 @@ impl Key {
         &self.decoding
     }
 
-    fn fits(&self, algorithm: Algorithm) -> bool {
+    /// Whether it may verify signatures of this algorithm.
+    pub(super) fn fits(&self, algorithm: Algorithm) -> bool {
         match self.fits {
             Fits::One(own) => own == algorithm,
             Fits::AnyRsa => is_rsa(algorithm),
@@ -114,7 +115,7 @@ impl KeySet {
 }
 
 /// A key that may verify signatures of an algorithm on the allow-list; symmetric ones are never that.
-fn key(jwk: &Map<String, Value>, allowed: &[String]) -> Option<Key> {
+pub(super) fn key(jwk: &Map<String, Value>, allowed: &[String]) -> Option<Key> {
     let text = |member: &str| jwk.get(member).and_then(Value::as_str);
     let id = match jwk.get("kid") {
         None => None,

@@ -6,7 +6,10 @@
 use serde_json::json;
 use url::Url;
 
-use crate::{config::Endpoint, refusal::Challenge};
+use crate::{
+    config::{Dpop, Endpoint},
+    refusal::{Challenge, Login},
+};
 
 /// Where RFC 9728 §3 puts the metadata; an endpoint's path follows it.
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -22,7 +25,7 @@ pub fn url(public_url: &Url, endpoint: &Endpoint) -> String {
 
 /// The metadata document of the endpoint whose canonical URI is `resource` (RR-01).
 #[must_use]
-pub fn document(resource: &str, issuers: &[&str], scopes: &[&str], name: &str) -> String {
+pub fn document(resource: &str, issuers: &[&str], scopes: &[&str], name: &str, offer: &Offer<'_>) -> String {
     let scopes: Vec<&str> = scopes.iter().copied().filter(|scope| *scope != OFFLINE_ACCESS).collect();
     let mut document = json!({
         "resource": resource,
@@ -31,27 +34,63 @@ pub fn document(resource: &str, issuers: &[&str], scopes: &[&str], name: &str) -
         "resource_name": name,
     });
     // RFC 9728 §3.2: a member with nothing in it is left out.
-    if let (Some(members), false) = (document.as_object_mut(), scopes.is_empty()) {
-        members.insert("scopes_supported".to_owned(), json!(scopes));
+    let further = [
+        ("scopes_supported", (!scopes.is_empty()).then(|| json!(scopes))),
+        ("dpop_signing_alg_values_supported", offer.dpop.map(|dpop| json!(dpop.algorithms))),
+        ("dpop_bound_access_tokens_required", offer.dpop.map(|dpop| json!(dpop.required))),
+        ("tls_client_certificate_bound_access_tokens", offer.certificates.then(|| json!(true))),
+    ];
+    if let Some(members) = document.as_object_mut() {
+        members.extend(further.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
     }
     document.to_string()
 }
 
-/// The value of `WWW-Authenticate`: RFC 6750 §3 with `resource_metadata` of RFC 9728 §5.1 (RR-02, RR-03).
+/// How a credential may be shown, besides as a bearer token.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Offer<'a> {
+    /// With a proof of possession.
+    pub dpop: Option<&'a Dpop>,
+    /// With the certificate of the connection.
+    pub certificates: bool,
+}
+
+/// The value of `WWW-Authenticate`: RFC 6750 §3 with `resource_metadata` of RFC 9728 §5.1 (RR-02, RR-03), and where proofs
+/// of possession are taken RFC 9449 §7.1.
 ///
-/// `scopes` are those that a client should ask for where the challenge itself names none.
+/// `scopes` are those that a client should ask for where the challenge itself names none. Who `proves` something is answered
+/// in that scheme; to anybody else the bearer's stands first, the only one that most clients read.
 #[must_use]
-pub fn challenge(challenge: &Challenge, metadata_url: &str, scopes: &[&str]) -> String {
+pub fn challenge(
+    challenge: &Challenge,
+    metadata_url: &str,
+    scopes: &[&str],
+    offer: &Offer<'_>,
+    proves: bool,
+) -> String {
+    let parameters = parameters(challenge, metadata_url, scopes).join(", ");
+    let Some(dpop) = offer.dpop else { return format!("Bearer {parameters}") };
+    let algorithms = format!(r#"algs="{}""#, dpop.algorithms.join(" "));
+    if proves || dpop.required {
+        return format!("DPoP {parameters}, {algorithms}");
+    }
+    format!("Bearer {parameters}, DPoP {algorithms}")
+}
+
+fn parameters(challenge: &Challenge, metadata_url: &str, scopes: &[&str]) -> Vec<String> {
     let (error, needed): (Option<&str>, Vec<&str>) = match challenge {
         Challenge::Missing => (None, scopes.to_vec()),
         Challenge::InvalidToken => (Some("invalid_token"), scopes.to_vec()),
         Challenge::InvalidRequest => (Some("invalid_request"), Vec::new()),
+        Challenge::InvalidProof => (Some("invalid_dpop_proof"), Vec::new()),
+        Challenge::NonceNeeded => (Some("use_dpop_nonce"), Vec::new()),
+        Challenge::InsufficientAuthentication(_) => (Some("insufficient_user_authentication"), Vec::new()),
         Challenge::InsufficientScope(needed) => {
             (Some("insufficient_scope"), needed.iter().map(String::as_str).collect())
         }
     };
     let needed: Vec<&str> = needed.into_iter().filter(|scope| is_scope(scope) && *scope != OFFLINE_ACCESS).collect();
-    let mut parameters = Vec::with_capacity(3);
+    let mut parameters = Vec::with_capacity(4);
     if let Some(error) = error {
         parameters.push(format!(r#"error="{error}""#));
     }
@@ -59,7 +98,12 @@ pub fn challenge(challenge: &Challenge, metadata_url: &str, scopes: &[&str]) -> 
     if !needed.is_empty() {
         parameters.push(format!(r#"scope="{}""#, needed.join(" ")));
     }
-    format!("Bearer {}", parameters.join(", "))
+    if let Challenge::InsufficientAuthentication(Login { acr, age_max_s }) = challenge {
+        let acr = (!acr.is_empty()).then(|| format!(r#"acr_values="{}""#, quoted(&acr.join(" "))));
+        let age = age_max_s.map(|age_max_s| format!(r#"max_age="{age_max_s}""#));
+        parameters.extend(acr.into_iter().chain(age));
+    }
+    parameters
 }
 
 /// `scope-token` of RFC 6749 §3.3: needs no escaping inside quotes.
@@ -77,10 +121,12 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{challenge, document, url};
+    use super::{Offer, challenge, document, url};
+    use std::time::Duration;
+
     use crate::{
-        config::{Endpoint, UpstreamId},
-        refusal::Challenge,
+        config::{Dpop, Endpoint, UpstreamId},
+        refusal::{Challenge, Login},
     };
 
     const METADATA: &str = "https://gw.example/.well-known/oauth-protected-resource/mcp";
@@ -102,14 +148,58 @@ mod tests {
                 ),
             ),
         ] {
-            assert_eq!(challenge(&given, METADATA, &["mcp:tools", "offline_access"]), expect);
+            let offer = Offer::default();
+            assert_eq!(challenge(&given, METADATA, &["mcp:tools", "offline_access"], &offer, false), expect);
         }
+    }
+
+    /// RFC 9449 §7.1, RFC 9470 §3.
+    #[test]
+    fn who_proves_something_is_answered_in_its_scheme() {
+        let dpop = |required| Dpop {
+            required,
+            nonce: false,
+            algorithms: vec!["ES256".to_owned(), "EdDSA".to_owned()],
+            window: Duration::from_secs(60),
+        };
+        let login = Login { acr: vec!["phr".to_owned(), "m\"fa".to_owned()], age_max_s: Some(300) };
+        let at = format!(r#"resource_metadata="{METADATA}""#);
+        for (given, required, proves, expect) in [
+            (Challenge::Missing, false, false, format!(r#"Bearer {at}, DPoP algs="ES256 EdDSA""#)),
+            (Challenge::Missing, true, false, format!(r#"DPoP {at}, algs="ES256 EdDSA""#)),
+            (
+                Challenge::InvalidProof,
+                false,
+                true,
+                format!(r#"DPoP error="invalid_dpop_proof", {at}, algs="ES256 EdDSA""#),
+            ),
+            (Challenge::NonceNeeded, false, true, format!(r#"DPoP error="use_dpop_nonce", {at}, algs="ES256 EdDSA""#)),
+            (
+                Challenge::InsufficientAuthentication(login),
+                false,
+                true,
+                format!(
+                    r#"DPoP error="insufficient_user_authentication", {at}, acr_values="phr m\"fa", max_age="300", algs="ES256 EdDSA""#
+                ),
+            ),
+        ] {
+            let dpop = dpop(required);
+            let offer = Offer { dpop: Some(&dpop), certificates: false };
+            assert_eq!(challenge(&given, METADATA, &[], &offer, proves), expect);
+        }
+        let dpop = dpop(true);
+        let offer = Offer { dpop: Some(&dpop), certificates: true };
+        let read: serde_json::Value =
+            serde_json::from_str(&document("https://gw.example/mcp", &["https://i"], &[], "T", &offer)).unwrap();
+        assert_eq!(read["dpop_signing_alg_values_supported"], serde_json::json!(["ES256", "EdDSA"]));
+        assert_eq!(read["dpop_bound_access_tokens_required"], true);
+        assert_eq!(read["tls_client_certificate_bound_access_tokens"], true);
     }
 
     #[test]
     fn nothing_breaks_out_of_the_quotes() {
         let odd = Challenge::InsufficientScope(vec!["a\" , x=\"".into(), "a\r\nSet-Cookie: x".into(), "fine".into()]);
-        let text = challenge(&odd, "https://gw.example/\"\r\n\\", &[]);
+        let text = challenge(&odd, "https://gw.example/\"\r\n\\", &[], &Offer::default(), false);
         assert_eq!(
             text,
             r#"Bearer error="insufficient_scope", resource_metadata="https://gw.example/\"\\", scope="fine""#
@@ -118,8 +208,13 @@ mod tests {
 
     #[test]
     fn the_document_names_what_rfc_9728_wants() {
-        let text =
-            document("https://gw.example/mcp", &["https://login.example"], &["crm:read", "offline_access"], "Tollgate");
+        let text = document(
+            "https://gw.example/mcp",
+            &["https://login.example"],
+            &["crm:read", "offline_access"],
+            "Tollgate",
+            &Offer::default(),
+        );
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             read,
@@ -131,7 +226,10 @@ mod tests {
                 "resource_name": "Tollgate",
             })
         );
-        assert!(!document("https://gw.example/mcp", &["https://i"], &[], "T").contains("scopes_supported"));
+        assert!(
+            !document("https://gw.example/mcp", &["https://i"], &[], "T", &Offer::default())
+                .contains("scopes_supported")
+        );
     }
 
     #[test]

@@ -2,30 +2,41 @@
 //!
 //! A credential in, a [`Caller`] out. It does not know what is asked, nor whether it is allowed.
 
+pub mod api_key;
+mod certificate;
 mod claims;
-mod discovery;
+pub(crate) mod discovery;
+mod introspection;
 mod keys;
 mod keyset;
 pub mod metadata;
-mod strict;
+mod proof;
+pub mod revocation;
+mod sender;
+pub(crate) mod strict;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod token;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
+use api_key::ApiKeys;
 use aws_lc_rs::digest;
-use http::{HeaderMap, header};
+pub use certificate::Certificate;
+use http::{HeaderMap, HeaderValue, Method, header};
+use introspection::Introspection;
 pub use keys::IssuerStatus;
 use keys::Keys;
 use quick_cache::{Weighter, sync::Cache};
+pub use sender::{Binding, Senders};
+use serde_json::{Map, Value};
 
 use crate::{
     clock::Timestamp,
-    config::{Issuer, Tolerance},
-    egress::{Client, EgressError, Trust},
+    config::{Egress, Endpoint, Issuer, Tolerance},
+    egress::{Client, Trust},
     refusal::{Refusal, TokenFault},
     secret::{Secret, Tripwire},
     telemetry::{
@@ -37,72 +48,154 @@ use crate::{
 /// What turns credentials into callers.
 pub struct Authenticator {
     issuers: Vec<Arc<Keys>>,
+    senders: Senders,
+    introspections: Vec<Arc<Introspection>>,
+    api_keys: Option<Arc<ApiKeys>>,
     verified: Cache<[u8; 32], Arc<Verified>, ByBytes>,
     hits: Handle<Counter, 1>,
     misses: Handle<Counter, 1>,
 }
 
 impl Authenticator {
-    /// An authenticator for `issuers`. It knows no keys before [`Authenticator::start`].
+    /// An authenticator for `issuers`, where they are accepted for `api_keys`, and for who shows what `senders` want; where
+    /// the issuers' metadata may lead, `egress` says. It knows no keys before [`Authenticator::start`].
     ///
     /// # Errors
-    /// Where an issuer's `ca` cannot be used.
-    pub fn new(issuers: &[Arc<Issuer>]) -> Result<Self, EgressError> {
-        let mut clients: Vec<(Trust, Client)> = Vec::new();
+    /// Where an issuer's `ca`, or what the gateway proves itself with, cannot be used.
+    pub fn new(
+        issuers: &[Arc<Issuer>],
+        egress: &Egress,
+        api_keys: Option<ApiKeys>,
+        senders: Senders,
+    ) -> Result<Self, String> {
+        let mut clients: Vec<(Trust, (Client, Client))> = Vec::new();
         let mut kept = Vec::with_capacity(issuers.len());
+        let mut introspections = Vec::new();
         for issuer in issuers {
             let trust = Trust { ca: issuer.ca.clone(), ..Trust::default() };
-            let client = match clients.iter().find(|(known, _)| *known == trust) {
-                Some((_, client)) => client.clone(),
+            let both = match clients.iter().find(|(known, _)| *known == trust) {
+                Some((_, both)) => both.clone(),
                 None => {
-                    let client = Client::new(&trust)?;
-                    clients.push((trust, client.clone()));
-                    client
+                    let egress = Egress { ca: issuer.ca.clone().or_else(|| egress.ca.clone()), ..egress.clone() };
+                    let both = Client::new(&trust).and_then(|client| Ok((client, Client::outside(&egress)?)));
+                    let both = both.map_err(|error| error.to_string())?;
+                    clients.push((trust, both.clone()));
+                    both
                 }
             };
-            kept.push(Arc::new(Keys::new(Arc::clone(issuer), client)));
+            if let Some(settings) = &issuer.introspection {
+                introspections.push(Introspection::new(issuer, settings, both.0.clone())?);
+            }
+            kept.push(Arc::new(Keys::new(Arc::clone(issuer), Some(both))));
         }
         let verified = Cache::with_weighter(VERIFIED_ESTIMATE, VERIFIED_BYTES_MAX, ByBytes);
         let looks = &metrics().token_cache;
-        Ok(Self { issuers: kept, verified, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
+        Ok(Self {
+            issuers: kept,
+            senders,
+            introspections,
+            api_keys: api_keys.map(Arc::new),
+            verified,
+            hits: looks.with(["hit"]),
+            misses: looks.with(["miss"]),
+        })
+    }
+
+    /// The same, which also takes tokens that the gateway itself signed, with keys that [`Authenticator::give`] brings.
+    #[must_use]
+    pub fn with_own(mut self, own: Option<&Arc<Issuer>>) -> Self {
+        self.issuers.extend(own.map(|own| Arc::new(Keys::new(Arc::clone(own), None))));
+        self
+    }
+
+    /// Takes the keys of `issuer`, a JWK Set, from whoever holds them: the gateway asks itself nothing over HTTP.
+    ///
+    /// # Errors
+    /// Where it has no usable key, in words for the operator.
+    pub fn give(&self, issuer: &str, keys: &[u8], now: Timestamp) -> Result<(), &'static str> {
+        self.of(issuer).ok_or("no such issuer")?.give(keys, now)
+    }
+
+    /// The metadata document of one of the issuers (RFC 8414, OIDC Discovery), read now.
+    ///
+    /// # Errors
+    /// Why it cannot be had, in words for the operator.
+    pub async fn metadata(&self, issuer: &str) -> Result<Map<String, Value>, String> {
+        self.of(issuer).ok_or("no such issuer")?.metadata().await
+    }
+
+    /// Whom a JWT of one of the issuers vouches for, that is no access token but of this `kind` (`typ`), and made out to
+    /// `audience`.
+    ///
+    /// # Errors
+    /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`].
+    pub async fn vouched(&self, text: &str, kind: &str, audience: &str, now: Timestamp) -> Result<Vouched, Refusal> {
+        let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
+        let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
+        let keys = self.of(named).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
+        presented.check_as(kind, &keys.issuer, now).map_err(Refusal::TokenInvalid)?;
+        let made_for = presented.audiences().map_err(Refusal::TokenInvalid)?;
+        if !made_for.iter().any(|one| one == audience) {
+            return Err(Refusal::TokenInvalid(TokenFault::AudienceMismatch));
+        }
+        let id = presented.key_id.as_deref();
+        keys.with_key(id, presented.algorithm, now, |key| presented.verify(key.decoding()))
+            .await?
+            .map_err(Refusal::TokenInvalid)?;
+        let expires_at = presented.expires_at().map_err(Refusal::TokenInvalid)?;
+        claims::vouched(presented.claims, &keys.issuer, expires_at).map_err(Refusal::TokenInvalid)
+    }
+
+    fn of(&self, issuer: &str) -> Option<&Arc<Keys>> {
+        self.issuers.iter().find(|keys| keys.issuer.issuer == issuer)
     }
 
     /// Takes over what `before` knows of the keys of issuers that both have: a change of the configuration is no reason to
     /// turn callers away until the keys have been read again.
-    pub fn inherit(&self, before: &Self) {
+    pub fn inherit(&mut self, before: &Self) {
+        self.senders.inherit(&before.senders);
         for keys in &self.issuers {
             if let Some(known) = before.issuers.iter().find(|known| known.issuer == keys.issuer) {
                 keys.inherit(known);
             }
         }
+        if let (Some(api_keys), Some(known)) = (&self.api_keys, &before.api_keys) {
+            api_keys.inherit(known);
+        }
     }
 
     /// Begins to read the issuers' keys, on the runtime that this is called on, until the process ends.
     pub fn start(&self) {
-        for keys in &self.issuers {
+        for keys in self.issuers.iter().filter(|keys| keys.issuer.signs()) {
             Arc::clone(keys).keep();
+        }
+        if let Some(api_keys) = &self.api_keys {
+            Arc::clone(api_keys).keep();
         }
     }
 
-    /// Who sent a request with these headers and this query, to an endpoint that goes by `audiences` (RR-06).
+    /// Who sent a request that shows this, to an endpoint that goes by `audiences` (RR-06).
     ///
     /// A token that was verified a moment ago is not verified again; it is compared with `audiences` each time, for a
-    /// token is remembered for all endpoints.
+    /// token is remembered for all endpoints. What it is bound to has to be shown each time.
     ///
     /// # Errors
     /// [`Refusal::TokenMissing`], [`Refusal::TokenInQuery`], [`Refusal::AuthorizationMalformed`],
-    /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`].
+    /// [`Refusal::TokenInvalid`], [`Refusal::ProofInvalid`], [`Refusal::ProofNonceNeeded`],
+    /// [`Refusal::IdentityUnavailable`], [`Refusal::Overloaded`].
     pub async fn authenticate(
         &self,
-        headers: &HeaderMap,
-        query: Option<&str>,
+        shown: &Shown<'_>,
         audiences: &[Audience],
         now: Timestamp,
     ) -> Result<Caller, Refusal> {
-        if query.is_some_and(carries_token) {
+        if shown.query.is_some_and(carries_token) {
             return Err(Refusal::TokenInQuery);
         }
-        let token = bearer(headers)?;
+        let Some((scheme, token)) = self.credential(shown.headers)? else {
+            let certificate = shown.certificate.ok_or(Refusal::TokenMissing)?;
+            return self.senders.holder(certificate, now).map(|identity| Caller { identity: Arc::new(identity) });
+        };
         let digest = sha256(token.as_bytes());
         let verified = match self.remembered(&digest, now) {
             Some(verified) => {
@@ -111,7 +204,7 @@ impl Authenticator {
             }
             None => {
                 self.misses.increment();
-                let verified = Arc::new(Box::pin(self.verify(token, audiences, now)).await?);
+                let verified = Arc::new(Box::pin(self.verify((token, digest), audiences, now)).await?);
                 self.verified.insert(digest, Arc::clone(&verified));
                 verified
             }
@@ -120,13 +213,62 @@ impl Authenticator {
         if let Some(habit) = audience.forgiven {
             metrics().tolerated.with([habit.as_str()]).increment();
         }
+        let binding = &verified.identity.authentication.binding;
+        self.senders.check((scheme, token), shown, binding, now)?;
         Ok(Caller { identity: Arc::clone(&verified.identity) })
     }
 
-    /// Whether the tokens of at least one issuer can be checked.
+    /// Forgets the tokens of everybody whom `gone` names, and says who that is.
+    pub fn forget(&self, gone: impl Fn(&Identity) -> bool) -> HashSet<[u8; 32]> {
+        let found: Vec<_> = self.verified.iter().filter(|(_digest, verified)| gone(&verified.identity)).collect();
+        let forget = |(digest, verified): ([u8; 32], Arc<Verified>)| {
+            let _gone = self.verified.remove(&digest);
+            verified.identity.principal
+        };
+        found.into_iter().map(forget).collect()
+    }
+
+    /// The credential of the one `Authorization` header, where there is one (RFC 6750 §2.1, RFC 9449 §7.1). HTTP's rules for
+    /// the scheme are RFC 9110 §11.4.
+    fn credential<'h>(&self, headers: &'h HeaderMap) -> Result<Option<(Scheme, &'h str)>, Refusal> {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Refusal::AuthorizationMalformed);
+        }
+        let (scheme, token) =
+            value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Refusal::AuthorizationMalformed)?;
+        let token = token.trim_start_matches(' ');
+        let scheme = match scheme {
+            bearer if bearer.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
+            dpop if dpop.eq_ignore_ascii_case("dpop") && self.senders.takes_proofs() => Scheme::Dpop,
+            _ => return Err(Refusal::AuthorizationMalformed),
+        };
+        if is_token68(token) { Ok(Some((scheme, token))) } else { Err(Refusal::AuthorizationMalformed) }
+    }
+
+    /// The nonce that goes back to whoever sent `headers`, where they have to bear one in their next proof.
+    #[must_use]
+    pub fn nonce(&self, headers: &HeaderMap, now: Timestamp) -> Option<HeaderValue> {
+        self.senders.nonce(headers, now)
+    }
+
+    /// How long after its end the credential of `identity` is still taken; `None` where nobody vouches for it any more.
+    #[must_use]
+    pub fn leeway(&self, identity: &Identity) -> Option<Duration> {
+        let Authentication { method, issuer, .. } = &identity.authentication;
+        match *method {
+            CERTIFICATE => return self.senders.names(identity).then_some(Duration::ZERO),
+            API_KEY => return self.api_keys.is_some().then_some(Duration::ZERO),
+            _ => {}
+        }
+        self.issuers.iter().find(|keys| keys.issuer.issuer == *issuer).map(|keys| keys.issuer.leeway)
+    }
+
+    /// Whether the tokens of at least one issuer can be checked. One that is asked about each is not asked for this.
     #[must_use]
     pub fn ready(&self, now: Timestamp) -> bool {
-        self.issuers.iter().any(|keys| keys.usable(now))
+        self.issuers.iter().any(|keys| keys.usable(now) || !keys.issuer.signs())
     }
 
     /// Each issuer, as an operator wants to see it.
@@ -137,17 +279,50 @@ impl Authenticator {
 
     fn remembered(&self, digest: &[u8; 32], now: Timestamp) -> Option<Arc<Verified>> {
         let verified = self.verified.get(digest)?;
-        (now < verified.until && verified.keys.generation() == verified.generation).then_some(verified)
+        (now < verified.until && verified.basis.stands()).then_some(verified)
     }
 
-    async fn verify(&self, text: &str, audiences: &[Audience], now: Timestamp) -> Result<Verified, Refusal> {
+    async fn verify(
+        &self,
+        (text, digest): (&str, [u8; 32]),
+        audiences: &[Audience],
+        now: Timestamp,
+    ) -> Result<Verified, Refusal> {
+        if api_key::is_one(text) {
+            return self.verify_api_key(text, now).await;
+        }
+        if !token::is_signed(text) && text.len() <= token::TOKEN_BYTES_MAX {
+            let asked = self.introspections.iter().find(|asked| asked.settings.opaque);
+            let asked = asked.ok_or(Refusal::TokenInvalid(TokenFault::Malformed))?;
+            return verify_opaque(asked, (text, digest), audiences, now).await;
+        }
+        let verified = self.verify_signed(text, audiences, now).await?;
+        let issuer = verified.identity.authentication.issuer.as_str();
+        match self.introspections.iter().find(|asked| asked.settings.jwt && asked.issuer.issuer == issuer) {
+            Some(asked) => vouched(asked, (text, digest), verified, now).await,
+            None => Ok(verified),
+        }
+    }
+
+    /// A key of the gateway's own (spec §4.6).
+    async fn verify_api_key(&self, text: &str, now: Timestamp) -> Result<Verified, Refusal> {
+        let keys = self.api_keys.as_ref().ok_or(Refusal::TokenInvalid(TokenFault::Malformed))?;
+        // Read before the keys are: a revocation in between then makes this verification stale, not immortal.
+        let generation = keys.generation();
+        let shown = keys.check(text, now).await?;
+        Ok(Verified {
+            until: shown.identity.authentication.expires_at.min(now.plus(VERIFIED_AGE_MAX)),
+            identity: Arc::new(shown.identity),
+            audiences: shown.audiences,
+            basis: Basis::ApiKeys(Arc::clone(keys), generation),
+        })
+    }
+
+    /// A JWT, by its issuer's keys (RFC 9068 §4).
+    async fn verify_signed(&self, text: &str, audiences: &[Audience], now: Timestamp) -> Result<Verified, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
-        let keys = self
-            .issuers
-            .iter()
-            .find(|keys| keys.issuer.issuer == named)
-            .ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
+        let keys = self.of(named).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
         let issuer = keys.issuer.as_ref();
         presented.check(issuer, now).map_err(Refusal::TokenInvalid)?;
         let made_for = presented.audiences().map_err(Refusal::TokenInvalid)?;
@@ -160,15 +335,51 @@ impl Authenticator {
             .await?
             .map_err(Refusal::TokenInvalid)?;
         let expires_at = presented.expires_at().map_err(Refusal::TokenInvalid)?;
-        let identity = claims::identity(&presented.claims, issuer, expires_at, text).map_err(Refusal::TokenInvalid)?;
+        let asked = issuer.introspection.as_ref().is_some_and(|introspection| introspection.jwt);
+        let method = if asked { INTROSPECTION } else { JWT };
+        let identity =
+            claims::identity(&presented.claims, issuer, expires_at, text, method).map_err(Refusal::TokenInvalid)?;
         Ok(Verified {
             identity: Arc::new(identity),
             audiences: made_for,
             until: expires_at.min(now.plus(VERIFIED_AGE_MAX)),
-            keys: Arc::clone(keys),
-            generation,
+            basis: Basis::Keys(Arc::clone(keys), generation),
         })
     }
+}
+
+/// A token that says nothing itself, by what its issuer says of it (RFC 7662).
+async fn verify_opaque(
+    asked: &Arc<Introspection>,
+    (text, digest): (&str, [u8; 32]),
+    audiences: &[Audience],
+    now: Timestamp,
+) -> Result<Verified, Refusal> {
+    let said = asked.ask(digest, text, now).await?;
+    let claims = introspection::judged(said.claims()?, asked, now).map_err(Refusal::TokenInvalid)?;
+    let made_for = token::audiences(&claims).map_err(Refusal::TokenInvalid)?;
+    meant(&made_for, audiences)?;
+    let expires_at = token::expires_at(&claims).map_err(Refusal::TokenInvalid)?;
+    let identity = claims::identity(&claims, &asked.issuer, expires_at, text, INTROSPECTION);
+    Ok(Verified {
+        identity: Arc::new(identity.map_err(Refusal::TokenInvalid)?),
+        audiences: made_for,
+        until: expires_at.min(said.until),
+        basis: Basis::Said,
+    })
+}
+
+/// A JWT that is genuine, where its issuer still stands by it: so that a revocation there is seen here.
+async fn vouched(
+    asked: &Arc<Introspection>,
+    (text, digest): (&str, [u8; 32]),
+    verified: Verified,
+    now: Timestamp,
+) -> Result<Verified, Refusal> {
+    let said = asked.ask(digest, text, now).await?;
+    let own = token::open(text).map_err(Refusal::TokenInvalid)?.claims;
+    introspection::agrees(said.claims()?, &own, &asked.issuer, now).map_err(Refusal::TokenInvalid)?;
+    Ok(Verified { until: verified.until.min(said.until), ..verified })
 }
 
 impl fmt::Debug for Authenticator {
@@ -177,13 +388,56 @@ impl fmt::Debug for Authenticator {
     }
 }
 
+/// What a request shows of who sent it.
+#[derive(Clone, Copy)]
+pub struct Shown<'a> {
+    /// All headers.
+    pub headers: &'a HeaderMap,
+    /// The query string, if any.
+    pub query: Option<&'a str>,
+    /// The HTTP method.
+    pub method: &'a Method,
+    /// Where the request was sent to.
+    pub endpoint: &'a Endpoint,
+    /// Whether that had a slash at its end.
+    pub slashed: bool,
+    /// The client's certificate, as the handshake verified it.
+    pub certificate: Option<&'a Certificate>,
+}
+
+impl fmt::Debug for Shown<'_> {
+    /// Without headers and query, in which credentials come.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Shown({} {})", self.method, self.endpoint.path())
+    }
+}
+
 /// A token that verified, and until when that may be relied on.
 struct Verified {
     identity: Arc<Identity>,
     audiences: Vec<String>,
     until: Timestamp,
-    keys: Arc<Keys>,
-    generation: u64,
+    basis: Basis,
+}
+
+/// What a verification rests on besides time.
+enum Basis {
+    /// An issuer's keys, at a generation.
+    Keys(Arc<Keys>, u64),
+    /// The gateway's own keys, at a generation.
+    ApiKeys(Arc<ApiKeys>, u64),
+    /// The issuer's word, which time alone takes back.
+    Said,
+}
+
+impl Basis {
+    fn stands(&self) -> bool {
+        match self {
+            Self::Keys(keys, generation) => keys.generation() == *generation,
+            Self::ApiKeys(keys, generation) => keys.generation() == *generation,
+            Self::Said => true,
+        }
+    }
 }
 
 /// Verified tokens are bounded by what they hold in memory.
@@ -204,20 +458,13 @@ const VERIFIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// About how many tokens that is.
 const VERIFIED_ESTIMATE: usize = 8 * 1024;
 
-/// The token of the one `Authorization` header (RFC 6750 §2.1). HTTP's rules for the scheme are RFC 9110 §11.4.
-fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Err(Refusal::TokenMissing) };
-    if values.next().is_some() {
-        return Err(Refusal::AuthorizationMalformed);
-    }
-    let (scheme, token) =
-        value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Refusal::AuthorizationMalformed)?;
-    let token = token.trim_start_matches(' ');
-    if !scheme.eq_ignore_ascii_case("bearer") || !is_token68(token) {
-        return Err(Refusal::AuthorizationMalformed);
-    }
-    Ok(token)
+/// How a token is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    /// RFC 6750.
+    Bearer,
+    /// RFC 9449.
+    Dpop,
 }
 
 fn is_token68(text: &str) -> bool {
@@ -359,10 +606,46 @@ pub struct Agent {
     pub actors: Vec<String>,
 }
 
+/// For whom an issuer vouches by a token that is no access token: the person of an ID token or of an ID-JAG.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vouched {
+    /// `iss`.
+    pub issuer: String,
+    /// `sub`.
+    pub subject: String,
+    /// The tenant, by the claim that the issuer's configuration names.
+    pub tenant: Option<String>,
+    /// Groups, by the claim that the issuer's configuration names.
+    pub groups: Vec<String>,
+    /// `acr`, where there is one.
+    pub acr: Option<String>,
+    /// `auth_time`, where there is one.
+    pub auth_time: Option<u64>,
+    /// `exp`.
+    pub expires_at: Timestamp,
+    /// All claims, for what belongs to one kind of token only.
+    pub claims: Map<String, Value>,
+}
+
+/// By a signature of the issuer.
+pub const JWT: &str = "jwt";
+
+/// By the issuer's word (RFC 7662), with or without a signature besides.
+pub const INTROSPECTION: &str = "introspection";
+
+/// By a key that the gateway gave out itself.
+pub const API_KEY: &str = "api_key";
+
+/// By the certificate of the connection, without a token.
+pub const CERTIFICATE: &str = "certificate";
+
+/// Every way in which an identity is proven.
+pub const METHODS: [&str; 4] = [JWT, INTROSPECTION, API_KEY, CERTIFICATE];
+
 /// How an identity was proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authentication {
-    /// `jwt` in this version.
+    /// [`JWT`], [`INTROSPECTION`], [`API_KEY`] or [`CERTIFICATE`].
     pub method: &'static str,
     /// `iss`.
     pub issuer: String,
@@ -372,6 +655,14 @@ pub struct Authentication {
     pub token_digest: String,
     /// `acr`, where there is one.
     pub acr: Option<String>,
+    /// When the credential was issued; where nobody said, at the beginning of time.
+    pub issued_at: Timestamp,
+    /// `auth_time`, where there is one: when the user logged in.
+    pub auth_time: Option<Timestamp>,
+    /// What the credential is bound to, and the sender showed to hold.
+    pub binding: Binding,
+    /// `may_act`, where there is one: the only party that may become an actor of this credential (RFC 8693 §4.4).
+    pub may_act: Option<String>,
     /// When the credential ends.
     pub expires_at: Timestamp,
 }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 /// Reads one JSON object; `None` where it is anything else, has trailing bytes or a member twice.
 ///
 /// Nesting is bounded by serde_json (127), size by the caller.
-pub(super) fn object(text: &[u8]) -> Option<Map<String, Value>> {
+pub(crate) fn object(text: &[u8]) -> Option<Map<String, Value>> {
     match serde_json::from_slice::<Strict>(text) {
         Ok(Strict(Value::Object(members))) => Some(members),
         Ok(Strict(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_))) | Err(_) => {

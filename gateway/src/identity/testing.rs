@@ -27,9 +27,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::sender::{Memory, Senders};
 use crate::{
     clock::Timestamp,
-    config::{Claims, Issuer},
+    config::{Claims, Dpop, Issuer, Profile, State},
     tasks,
 };
 
@@ -115,10 +116,27 @@ impl Signer {
         format!("{signed}.{}", b64(signature))
     }
 
+    /// A proof that this key is held, with these claims (RFC 9449 §4.2).
+    pub(super) fn proof(&self, claims: &Value) -> String {
+        let header = json!({ "alg": self.algorithm(), "typ": "dpop+jwt", "jwk": self.jwk() });
+        self.sign(&header.to_string(), &claims.to_string())
+    }
+
     /// A token as an honest issuer makes it.
     pub(super) fn token(&self, claims: &Value) -> String {
         let header = json!({ "alg": self.algorithm(), "kid": self.id, "typ": "at+jwt" });
         self.sign(&header.to_string(), &claims.to_string())
+    }
+}
+
+/// Senders to `https://gw.example` who may show proofs where `dpop` says how.
+pub(super) fn senders(dpop: Option<Dpop>) -> Senders {
+    Senders {
+        origin: "https://gw.example".parse().unwrap(),
+        dpop,
+        proofs_max: 64,
+        holders: Vec::new(),
+        memory: Arc::new(Memory::new(&State::default()).unwrap()),
     }
 }
 
@@ -137,6 +155,8 @@ pub(super) fn issuer(name: &str) -> Issuer {
         lifetime_max: Duration::from_secs(24 * 3600),
         leeway: Duration::from_secs(5),
         ca: None,
+        profile: Profile::Common,
+        introspection: None,
     }
 }
 

@@ -5,17 +5,18 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::{
-    Audience, Authenticator, Caller,
-    testing::{AUDIENCE, NOW, Server, Signer, b64, claims, ec, ed, issuer, rsa},
+    Audience, Authenticator, Binding, Caller, Certificate, Shown,
+    testing::{AUDIENCE, NOW, Server, Signer, b64, claims, ec, ed, issuer, rsa, senders},
     token,
 };
 use crate::{
     clock::{self, Timestamp},
-    refusal::{Refusal, TokenFault},
+    config::{CertificateHolder, CertificateName, Dpop, Egress, Endpoint},
+    refusal::{ProofFault, Refusal, TokenFault},
 };
 
 const ISSUER: &str = "https://login.example";
@@ -30,12 +31,18 @@ fn audience(name: &str) -> Audience {
     Audience { name: name.to_owned(), forgiven: None }
 }
 
+fn shown<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Shown<'a> {
+    let (method, endpoint) = (&Method::POST, &Endpoint::Federated);
+    Shown { headers, query, method, endpoint, slashed: false, certificate: None }
+}
+
 async fn ask(authenticator: &Authenticator, token: &str, now: Timestamp) -> Result<Caller, Refusal> {
-    authenticator.authenticate(&bearer(token), None, &[audience(AUDIENCE)], now).await
+    authenticator.authenticate(&shown(&bearer(token), None), &[audience(AUDIENCE)], now).await
 }
 
 async fn started(server: &Server) -> Authenticator {
-    let authenticator = Authenticator::new(&[Arc::new(issuer(&server.url))]).unwrap();
+    let authenticator =
+        Authenticator::new(&[Arc::new(issuer(&server.url))], &Egress::default(), None, senders(None)).unwrap();
     authenticator.start();
     authenticator
 }
@@ -61,14 +68,14 @@ fn judged(text: &str, issuer: &crate::config::Issuer) -> Option<TokenFault> {
         let presented = token::open(text)?;
         presented.issuer()?;
         presented.check(issuer, NOW)?;
-        super::claims::identity(&presented.claims, issuer, presented.expires_at()?, text).map(drop)
+        super::claims::identity(&presented.claims, issuer, presented.expires_at()?, text, super::JWT).map(drop)
     };
     judge().err()
 }
 
 #[test]
 fn claims_are_judged_as_the_profile_says() {
-    use TokenFault::{ClaimMalformed, Expired, LifetimeTooLong, NotYetValid, ProofMissing};
+    use TokenFault::{BindingUnknown, ClaimMalformed, Expired, LifetimeTooLong, NotYetValid};
     let now = NOW.unix_seconds();
     for (claim, value, expect) in [
         ("iss", json!("absent"), Some(ClaimMalformed("iss"))),
@@ -97,8 +104,19 @@ fn claims_are_judged_as_the_profile_says() {
         ("nbf", json!(now + 5), None),
         ("nbf", json!(now + 6), Some(NotYetValid)),
         ("nbf", json!("now"), Some(ClaimMalformed("nbf"))),
-        ("cnf", json!({ "jkt": "x" }), Some(ProofMissing)),
-        ("cnf", json!(null), Some(ProofMissing)),
+        ("cnf", json!(null), Some(ClaimMalformed("cnf"))),
+        ("cnf", json!({}), Some(BindingUnknown)),
+        ("cnf", json!({ "jkt": "x" }), Some(ClaimMalformed("cnf"))),
+        ("cnf", json!({ "jkt": 7 }), Some(BindingUnknown)),
+        ("cnf", json!({ "jkt": b64([1; 32]) }), None),
+        ("cnf", json!({ "x5t#S256": b64([1; 32]) }), None),
+        ("cnf", json!({ "x5t#S256": b64([1; 32]), "jkt": b64([1; 32]) }), Some(BindingUnknown)),
+        ("cnf", json!({ "kid": b64([1; 32]) }), Some(BindingUnknown)),
+        ("auth_time", json!("now"), Some(ClaimMalformed("auth_time"))),
+        ("auth_time", json!(now - 60), None),
+        ("may_act", json!("gateway"), Some(ClaimMalformed("may_act"))),
+        ("may_act", json!({ "client_id": "gateway" }), Some(ClaimMalformed("may_act"))),
+        ("may_act", json!({ "sub": "gateway" }), None),
         ("client_id", json!("absent"), Some(ClaimMalformed("client_id"))),
         ("client_id", json!(7), Some(ClaimMalformed("client_id"))),
         ("scope", json!(["crm:read"]), Some(ClaimMalformed("scope"))),
@@ -293,7 +311,8 @@ async fn the_authorization_header_is_one_bearer_token() {
         (vec![format!("Bearer {good}")], Some("access_token=x"), Some(Refusal::TokenInQuery)),
         (vec![], Some("a=1&%61ccess_token="), Some(Refusal::TokenInQuery)),
     ] {
-        let refusal = authenticator.authenticate(&header(&values), query, &[audience(AUDIENCE)], now).await.err();
+        let refusal =
+            authenticator.authenticate(&shown(&header(&values), query), &[audience(AUDIENCE)], now).await.err();
         assert_eq!(refusal, expect, "{values:?} {query:?}");
     }
 }
@@ -319,7 +338,7 @@ async fn a_remembered_token_is_still_compared_with_the_endpoint() {
         (vec![], mismatch.clone()),
     ] {
         let accepted: Vec<Audience> = audiences.iter().map(|name| audience(name)).collect();
-        let refusal = authenticator.authenticate(&headers, None, &accepted, now).await.err();
+        let refusal = authenticator.authenticate(&shown(&headers, None), &accepted, now).await.err();
         assert_eq!(refusal, expect, "{audiences:?}");
     }
 }
@@ -433,7 +452,7 @@ fn a_machine_has_no_user_and_digests_tell_callers_apart() {
         for (claim, value) in change {
             all[*claim] = value.clone();
         }
-        super::claims::identity(all.as_object().unwrap(), &issuer(ISSUER), NOW, "token").unwrap()
+        super::claims::identity(all.as_object().unwrap(), &issuer(ISSUER), NOW, "token", super::JWT).unwrap()
     };
     let alice = read(&[]);
     assert_eq!(Caller::of(read(&[("jti", json!("other"))])).identity().class, alice.class);
@@ -462,8 +481,386 @@ fn nested_claims_are_found_by_pointer() {
     all["realm_access"] = json!({ "roles": ["b", "a"] });
     all["scp"] = json!(["x", "y"]);
     all["azp"] = json!("app");
-    let identity = super::claims::identity(all.as_object().unwrap(), &configured, NOW, "token").unwrap();
+    let identity = super::claims::identity(all.as_object().unwrap(), &configured, NOW, "token", super::JWT).unwrap();
     assert_eq!(identity.groups, ["a", "b"]);
     assert_eq!(identity.scopes, ["x", "y"]);
     assert_eq!(identity.agent.client_id, "app");
+}
+
+/// Proofs as most would want them.
+fn wanted() -> Dpop {
+    let algorithms = ["ES256", "EdDSA", "RS256"].map(str::to_owned).to_vec();
+    Dpop { required: false, nonce: false, algorithms, window: Duration::from_secs(60) }
+}
+
+/// A key, a token that is bound to it, and who takes both.
+struct Bound {
+    key: Signer,
+    token: String,
+    authenticator: Authenticator,
+    now: Timestamp,
+    _server: Arc<Server>,
+}
+
+impl Bound {
+    async fn new(dpop: Option<Dpop>) -> Self {
+        let (signer, key) = (ec("a"), ec("mine"));
+        let server = Server::start(vec![signer.jwk()]).await;
+        let authenticator =
+            Authenticator::new(&[Arc::new(issuer(&server.url))], &Egress::default(), None, senders(dpop)).unwrap();
+        authenticator.start();
+        let now = clock::now();
+        let mut all = claims(&server.url, now);
+        all["cnf"] = json!({ "jkt": super::proof::thumbprint(key.jwk().as_object().unwrap()) });
+        let token = signer.token(&all);
+        Self { key, token, authenticator, now, _server: server }
+    }
+
+    fn claims(&self, id: &str) -> Value {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.token.as_bytes());
+        json!({
+            "htm": "POST", "htu": "https://gw.example/mcp", "iat": self.now.unix_seconds(), "jti": id, "ath": b64(digest),
+        })
+    }
+
+    async fn show(&self, scheme: &str, proofs: &[String]) -> Option<Refusal> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, format!("{scheme} {}", self.token).parse().unwrap());
+        for proof in proofs {
+            headers.append("dpop", proof.parse().unwrap());
+        }
+        self.authenticator.authenticate(&shown(&headers, None), &[audience(AUDIENCE)], self.now).await.err()
+    }
+}
+
+#[tokio::test]
+async fn a_proof_is_good_for_its_request_its_token_and_its_time() {
+    use ProofFault::{Malformed, MethodMismatch, TimeOutOfWindow, TokenMismatch, UrlMismatch};
+    let bound = Bound::new(Some(wanted())).await;
+    let now = bound.now.unix_seconds();
+    let cases = [
+        ("htm", json!("POST"), None),
+        ("htm", json!("GET"), Some(MethodMismatch)),
+        ("htm", json!("post"), Some(MethodMismatch)),
+        ("htm", json!(null), Some(Malformed)),
+        ("htu", json!("HTTPS://GW.example:443/mcp?x=1#y"), None),
+        ("htu", json!("https://gw.example/%6Dcp"), None),
+        ("htu", json!("https://gw.example/./x/../mcp"), None),
+        ("htu", json!("https://gw.example/mcp/"), Some(UrlMismatch)),
+        ("htu", json!("https://gw.example/mcp/crm"), Some(UrlMismatch)),
+        ("htu", json!("https://gw.example/MCP"), Some(UrlMismatch)),
+        ("htu", json!("https://gw.example/mcp%2F"), Some(UrlMismatch)),
+        ("htu", json!("https://gw.example:8443/mcp"), Some(UrlMismatch)),
+        ("htu", json!("http://gw.example/mcp"), Some(UrlMismatch)),
+        ("htu", json!("https://gw.example.evil/mcp"), Some(UrlMismatch)),
+        ("htu", json!("https://me@gw.example/mcp"), Some(UrlMismatch)),
+        ("htu", json!("/mcp"), Some(UrlMismatch)),
+        ("htu", json!(7), Some(Malformed)),
+        ("ath", json!(b64([0; 32])), Some(TokenMismatch)),
+        ("ath", json!("absent"), Some(TokenMismatch)),
+        ("iat", json!(now - 60), None),
+        ("iat", json!(now - 62), Some(TimeOutOfWindow)),
+        ("iat", json!(now + 60), None),
+        ("iat", json!(now + 62), Some(TimeOutOfWindow)),
+        ("iat", json!("absent"), Some(Malformed)),
+        ("iat", json!(-1), Some(Malformed)),
+        ("jti", json!("absent"), Some(Malformed)),
+        ("jti", json!(""), Some(Malformed)),
+        ("jti", json!("x".repeat(257)), Some(Malformed)),
+        ("nonce", json!(1), Some(Malformed)),
+    ];
+    for (number, (claim, value, expect)) in cases.into_iter().enumerate() {
+        let mut all = bound.claims(&format!("id-{number}"));
+        let shown = format!("{claim}: {value}");
+        if value == json!("absent") {
+            all.as_object_mut().unwrap().remove(claim);
+        } else {
+            all[claim] = value;
+        }
+        let refusal = bound.show("DPoP", &[bound.key.proof(&all)]).await;
+        assert_eq!(refusal, expect.map(Refusal::ProofInvalid), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_proof_is_signed_by_the_key_that_the_token_is_bound_to() {
+    use ProofFault::{
+        AlgorithmNotAllowed, KeyMalformed, KeyMismatch, Malformed, Missing, Repeated, SignatureInvalid, TypeMismatch,
+    };
+    let bound = Bound::new(Some(wanted())).await;
+    let (key, all) = (&bound.key, bound.claims("id").to_string());
+    let header = |member: &str, value: Value| {
+        let mut header = json!({ "alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk() });
+        header[member] = value;
+        header.to_string()
+    };
+    let with = |member: &str, value: Value| key.sign(&header(member, value), &all);
+    let private = |member: &str| {
+        let mut jwk = key.jwk();
+        jwk[member] = json!("AAAA");
+        with("jwk", jwk)
+    };
+    let own = header("alg", json!("ES256"));
+    let (good, other) = (key.sign(&own, &all), ec("other"));
+    let (signed, _) = good.rsplit_once('.').unwrap();
+    // A MAC under the public key, as a verifier that takes `alg` from the proof would compute it.
+    let mac = |alg: &str| {
+        let secret = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &key.public_bytes());
+        let signed = format!("{}.{}", b64(header("alg", json!(alg))), b64(&all));
+        format!("{signed}.{}", b64(aws_lc_rs::hmac::sign(&secret, signed.as_bytes())))
+    };
+    for (what, proofs, fault) in [
+        ("no proof", vec![], Missing),
+        ("two", vec![good.clone(), good.clone()], Repeated),
+        ("two in one", vec![format!("{good}, {good}")], Malformed),
+        ("a token", vec![with("typ", json!("at+jwt"))], TypeMismatch),
+        ("none", vec![with("alg", json!("none"))], AlgorithmNotAllowed),
+        ("HS256 with the public key", vec![mac("HS256")], AlgorithmNotAllowed),
+        ("another algorithm of the list", vec![with("alg", json!("EdDSA"))], AlgorithmNotAllowed),
+        ("one off the list", vec![with("alg", json!("ES384"))], AlgorithmNotAllowed),
+        ("no key", vec![with("jwk", json!(null))], KeyMalformed),
+        ("a symmetric key", vec![with("jwk", json!({ "kty": "oct", "k": "AAAA" }))], KeyMalformed),
+        ("a private key", vec![private("d")], KeyMalformed),
+        ("a private member of another type", vec![private("p")], KeyMalformed),
+        ("another's key", vec![other.proof(&bound.claims("id"))], KeyMismatch),
+        ("another's signature", vec![other.sign(&own, &all)], SignatureInvalid),
+        ("a signature of zeros", vec![format!("{signed}.{}", b64([0; 64]))], SignatureInvalid),
+        ("an extension", vec![with("crit", json!(["exp"]))], Malformed),
+        ("no JWS", vec!["x".to_owned()], Malformed),
+    ] {
+        assert_eq!(bound.show("DPoP", &proofs).await, Some(Refusal::ProofInvalid(fault)), "{what}");
+    }
+    assert_eq!(bound.show("dpop", &[good]).await, None);
+}
+
+#[tokio::test]
+async fn a_proof_is_shown_once() {
+    let mut bound = Bound::new(Some(wanted())).await;
+    let replayed = Some(Refusal::ProofInvalid(ProofFault::Replayed));
+    let proof = bound.key.proof(&bound.claims("one"));
+    assert_eq!(bound.show("DPoP", std::slice::from_ref(&proof)).await, None);
+    assert_eq!(bound.show("DPoP", std::slice::from_ref(&proof)).await, replayed);
+    // What is remembered outlives a change of the configuration, and a second signature is no second proof.
+    let mut next = Authenticator::new(&[], &Egress::default(), None, senders(Some(wanted()))).unwrap();
+    next.inherit(&bound.authenticator);
+    bound.authenticator.inherit(&next);
+    assert_eq!(bound.show("DPoP", &[bound.key.proof(&bound.claims("one"))]).await, replayed);
+    for number in 0..15 {
+        assert_eq!(bound.show("DPoP", &[bound.key.proof(&bound.claims(&number.to_string()))]).await, None);
+    }
+    // A quarter of the room is one key's.
+    let full = bound.show("DPoP", &[bound.key.proof(&bound.claims("more"))]).await;
+    assert_eq!(full, Some(Refusal::Overloaded("proofs remembered")));
+    bound.now = bound.now.plus(Duration::from_secs(120));
+    assert_eq!(bound.show("DPoP", &[bound.key.proof(&bound.claims("more"))]).await, None);
+}
+
+#[tokio::test]
+async fn where_nonces_are_wanted_a_proof_bears_one_of_ours() {
+    let mut bound = Bound::new(Some(Dpop { nonce: true, ..wanted() })).await;
+    let needed = Some(Refusal::ProofNonceNeeded);
+    let proving = HeaderMap::from_iter([("dpop".parse().unwrap(), HeaderValue::from_static("x"))]);
+    let nonce = bound.authenticator.nonce(&proving, bound.now).unwrap();
+    assert_eq!(bound.authenticator.nonce(&HeaderMap::new(), bound.now), None, "who proves nothing needs none");
+    let with = |bound: &Bound, id: &str, nonce: &str| {
+        let mut all = bound.claims(id);
+        all["nonce"] = json!(nonce);
+        bound.key.proof(&all)
+    };
+    assert_eq!(bound.show("DPoP", &[bound.key.proof(&bound.claims("a"))]).await, needed);
+    assert_eq!(bound.show("DPoP", &[with(&bound, "b", "made-up")]).await, needed);
+    let other = Bound::new(Some(Dpop { nonce: true, ..wanted() })).await;
+    let others = other.authenticator.nonce(&proving, bound.now).unwrap();
+    assert_eq!(bound.show("DPoP", &[with(&bound, "c", others.to_str().unwrap())]).await, needed);
+    assert_eq!(bound.show("DPoP", &[with(&bound, "d", nonce.to_str().unwrap())]).await, None);
+    bound.now = bound.now.plus(Duration::from_secs(301));
+    assert_eq!(bound.show("DPoP", &[with(&bound, "e", nonce.to_str().unwrap())]).await, needed);
+}
+
+#[tokio::test]
+async fn a_credential_is_shown_as_it_is_bound() {
+    use TokenFault::{BindingAbsent, BindingRequired, CertificateMismatch, CertificateMissing, ProofMissing};
+    let signer = ec("a");
+    let server = Server::start(vec![signer.jwk()]).await;
+    let now = clock::now();
+    let (mine, other) = (certificate(now, "mine"), certificate(now, "other"));
+    let token = |confirmation: Value| {
+        let mut all = claims(&server.url, now);
+        if !confirmation.is_null() {
+            all["cnf"] = confirmation;
+        }
+        signer.token(&all)
+    };
+    let (free, to_key) = (token(json!(null)), token(json!({ "jkt": b64([1; 32]) })));
+    let to_certificate = token(json!({ "x5t#S256": mine.thumbprint }));
+    let required = Dpop { required: true, ..wanted() };
+    let invalid = |fault| Some(Refusal::TokenInvalid(fault));
+    for (what, dpop, scheme, token, certificate, expect) in [
+        ("free", None, "Bearer", &free, None, None),
+        ("free, beside a certificate", None, "Bearer", &free, Some(&mine), None),
+        ("proofs are not taken", None, "DPoP", &free, None, Some(Refusal::AuthorizationMalformed)),
+        ("to a key, where proofs are not taken", None, "Bearer", &to_key, None, invalid(ProofMissing)),
+        ("to a key", Some(wanted()), "Bearer", &to_key, Some(&mine), invalid(ProofMissing)),
+        ("free, as if bound", Some(wanted()), "DPoP", &free, None, invalid(BindingAbsent)),
+        (
+            "to a certificate, as if to a key",
+            Some(wanted()),
+            "DPoP",
+            &to_certificate,
+            Some(&mine),
+            invalid(BindingAbsent),
+        ),
+        ("free, where none is taken", Some(required.clone()), "Bearer", &free, None, invalid(BindingRequired)),
+        ("to a certificate", None, "Bearer", &to_certificate, Some(&mine), None),
+        ("to a certificate, without it", None, "Bearer", &to_certificate, None, invalid(CertificateMissing)),
+        ("to another certificate", None, "Bearer", &to_certificate, Some(&other), invalid(CertificateMismatch)),
+    ] {
+        let authenticator =
+            Authenticator::new(&[Arc::new(issuer(&server.url))], &Egress::default(), None, senders(dpop)).unwrap();
+        authenticator.start();
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, format!("{scheme} {token}").parse().unwrap())]);
+        let shown = Shown { certificate, ..shown(&headers, None) };
+        // The second time the token is remembered, and what it is bound to is looked at all the same.
+        for _ in 0..2 {
+            let refusal = authenticator.authenticate(&shown, &[audience(AUDIENCE)], now).await.err();
+            assert_eq!(refusal, expect, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_machine_is_known_by_its_certificate_where_the_administrator_names_it() {
+    let now = clock::now();
+    let (mine, other) = (certificate(now, "mine"), certificate(now, "other"));
+    let late = Certificate { expires_at: now, ..mine.clone() };
+    let mut machines = senders(None);
+    machines.holders.push(CertificateHolder {
+        name: CertificateName::Uri("spiffe://example.org/mine".to_owned()),
+        agent: "reader".to_owned(),
+        tenant: Some("acme".to_owned()),
+        groups: vec!["machines".to_owned()],
+        scopes: vec!["crm:read".to_owned()],
+    });
+    let authenticator = Authenticator::new(&[], &Egress::default(), None, machines).unwrap();
+    let none = HeaderMap::new();
+    for (certificate, expect) in [
+        (None, Some(Refusal::TokenMissing)),
+        (Some(&other), Some(Refusal::TokenMissing)),
+        (Some(&late), Some(Refusal::TokenInvalid(TokenFault::Expired))),
+        (Some(&mine), None),
+    ] {
+        let shown = Shown { certificate, ..shown(&none, None) };
+        let caller = authenticator.authenticate(&shown, &[audience(AUDIENCE)], now).await;
+        assert_eq!(caller.as_ref().err(), expect.as_ref());
+        let Ok(caller) = caller else { continue };
+        let identity = caller.identity();
+        assert_eq!((identity.user.as_ref(), identity.agent.client_id.as_str()), (None, "reader"));
+        assert_eq!(
+            (identity.tenant.as_deref(), identity.scopes.as_slice()),
+            (Some("acme"), &["crm:read".to_owned()][..])
+        );
+        assert_eq!(identity.authentication.binding, Binding::Certificate(mine.thumbprint.clone()));
+        assert_eq!(identity.authentication.method, "certificate");
+        assert_eq!(authenticator.leeway(identity), Some(Duration::ZERO));
+        assert_eq!(
+            Authenticator::new(&[], &Egress::default(), None, senders(None)).unwrap().leeway(identity),
+            None,
+            "no longer named"
+        );
+    }
+}
+
+fn certificate(now: Timestamp, name: &str) -> Certificate {
+    Certificate {
+        thumbprint: b64(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, name.as_bytes())),
+        uri: Some(format!("spiffe://example.org/{name}")),
+        dns: Vec::new(),
+        common_name: None,
+        begins_at: Timestamp::from_unix_seconds(0),
+        expires_at: now.plus(Duration::from_secs(60)),
+    }
+}
+
+#[test]
+fn a_thumbprint_is_that_of_the_standard() {
+    // RFC 7638 §3.1.
+    let jwk = json!({
+        "kty": "RSA", "alg": "RS256", "kid": "2011-04-29", "e": "AQAB",
+        "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",
+    });
+    let thumbprint = super::proof::thumbprint(jwk.as_object().unwrap());
+    assert_eq!(thumbprint.as_deref(), Some("NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"));
+}
+
+#[test]
+fn a_certificate_says_who_holds_it() {
+    let read = |names: &[rcgen::SanType], common: &[&str]| {
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = names.to_vec();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for name in common {
+            params.distinguished_name.push(rcgen::DnType::CommonName, *name);
+        }
+        params.not_after = rcgen::date_time_ymd(2040, 1, 1);
+        let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        Certificate::of(made.der())
+    };
+    let (uri, dns) = (
+        |text: &str| rcgen::SanType::URI(text.try_into().unwrap()),
+        |text: &str| rcgen::SanType::DnsName(text.try_into().unwrap()),
+    );
+    let one = read(&[uri("spiffe://example.org/a"), dns("a.example"), dns("b.example")], &["agent"]);
+    assert_eq!(one.uri.as_deref(), Some("spiffe://example.org/a"));
+    assert_eq!(one.dns, ["a.example", "b.example"]);
+    assert_eq!(one.common_name.as_deref(), Some("agent"));
+    assert_eq!(one.expires_at.unix_seconds(), 2_208_988_800);
+    let name = |text: &str| CertificateName::Dns(text.to_owned());
+    assert!(
+        one.is_of(&name("B.example")) && !one.is_of(&name("example")) && !one.is_of(&name("spiffe://example.org/a"))
+    );
+    let two = read(&[uri("spiffe://example.org/a"), uri("spiffe://example.org/b")], &[]);
+    assert_eq!((two.uri, two.common_name), (None, None), "of two names none counts");
+    let broken = Certificate::of(b"no certificate");
+    assert_eq!((broken.uri, broken.expires_at.unix_ms()), (None, 0));
+}
+
+#[test]
+fn the_profile_of_rfc_9068_takes_nothing_by_another_name() {
+    let strict = crate::config::Issuer {
+        profile: crate::config::Profile::Rfc9068,
+        types: vec!["at+jwt".to_owned(), "JWT".to_owned()],
+        ..issuer(ISSUER)
+    };
+    let text = |header: &str, change: &dyn Fn(&mut Value)| {
+        let mut all = claims(ISSUER, NOW);
+        change(&mut all);
+        format!("{}.{}.AAAA", b64(header), b64(all.to_string()))
+    };
+    let remove = |claim: &'static str| move |all: &mut Value| drop(all.as_object_mut().unwrap().remove(claim));
+    let (access, plain) = (r#"{"alg":"ES256","typ":"at+jwt"}"#, r#"{"alg":"ES256","typ":"JWT"}"#);
+    assert_eq!(judged(&text(access, &|_| ()), &strict), None);
+    assert_eq!(judged(&text(plain, &|_| ()), &strict), Some(TokenFault::TypeMismatch));
+    for claim in ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"] {
+        let fault = judged(&text(access, &remove(claim)), &strict);
+        assert_eq!(fault, Some(TokenFault::ClaimMalformed(claim)), "{claim}");
+    }
+    let renamed = |all: &mut Value| {
+        all["azp"] = all["client_id"].take();
+        remove("client_id")(all);
+    };
+    assert_eq!(judged(&text(access, &renamed), &strict), Some(TokenFault::ClaimMalformed("client_id")));
+    assert_eq!(judged(&text(access, &renamed), &issuer(ISSUER)), None, "OIDC's older word, where it is not forbidden");
+    assert_eq!(judged(&text(access, &remove("jti")), &issuer(ISSUER)), None);
+}
+
+#[test]
+fn what_is_no_signed_token_is_opaque() {
+    let header = b64(r#"{"alg":"none"}"#);
+    for signed in [format!("{header}.x.y"), format!("{header}..")] {
+        assert!(token::is_signed(&signed), "{signed}");
+    }
+    let opaque = ["a", "a.b", "a.b.c", &format!("{header}.b"), &format!("{header}.b.c.d.e"), &b64("[1]")];
+    for opaque in opaque {
+        assert!(!token::is_signed(opaque), "{opaque}");
+    }
 }

@@ -9,7 +9,11 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
 use super::strict;
-use crate::{clock::Timestamp, config::Issuer, refusal::TokenFault};
+use crate::{
+    clock::Timestamp,
+    config::{Issuer, Profile},
+    refusal::TokenFault,
+};
 
 /// Larger tokens do not fit the header limits of what stands before the gateway either.
 pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -30,6 +34,8 @@ pub(super) struct Presented<'a> {
     /// `kid`.
     pub(super) key_id: Option<String>,
     kind: Kind,
+    /// `jwk`: of a proof of possession its key, and otherwise nobody's business.
+    pub(super) key: Option<Value>,
     /// The claims, to be believed only after [`Presented::verify`].
     pub(super) claims: Map<String, Value>,
 }
@@ -42,6 +48,14 @@ struct Kind(String);
 const ACCESS_TOKEN: &str = "at+jwt";
 /// What says nothing about the kind; also the meaning of an absent `typ`.
 const PLAIN: &str = "jwt";
+
+/// Whether `token` says itself that it is a JWS, well made or not: three parts, and a header that is a JSON object. All
+/// else is opaque, an encrypted token among it, for it is its issuer's to read.
+pub(super) fn is_signed(token: &str) -> bool {
+    let mut parts = token.split('.');
+    let (header, rest) = (parts.next().unwrap_or_default(), parts.count());
+    rest == 2 && URL_SAFE_NO_PAD.decode(header).is_ok_and(|header| strict::object(&header).is_some())
+}
 
 /// Takes `token` apart (RFC 7515 §5.2, steps 1 to 6).
 pub(super) fn open(token: &str) -> Result<Presented<'_>, TokenFault> {
@@ -57,12 +71,12 @@ pub(super) fn open(token: &str) -> Result<Presented<'_>, TokenFault> {
     if header.len() > HEADER_BYTES_MAX {
         return Err(TokenFault::Malformed);
     }
-    let header = strict::object(&header).ok_or(TokenFault::Malformed)?;
+    let mut header = strict::object(&header).ok_or(TokenFault::Malformed)?;
     let claims = URL_SAFE_NO_PAD.decode(claims).map_err(malformed)?;
     let claims = strict::object(&claims).ok_or(TokenFault::Malformed)?;
 
     // An extension that must be understood and is not (RFC 7515 §4.1.11); `b64` (RFC 7797) is one.
-    // `jku`, `jwk`, `x5u` and `x5c` are not read: keys come from the issuer's configuration alone.
+    // `jku`, `x5u` and `x5c` are not read, nor `jwk` of a token: keys come from the issuer's configuration alone.
     if header.contains_key("crit") {
         return Err(TokenFault::HeaderMalformed("crit"));
     }
@@ -80,10 +94,15 @@ pub(super) fn open(token: &str) -> Result<Presented<'_>, TokenFault> {
         Some(Value::String(kind)) => Kind::of(kind),
         Some(_) => return Err(TokenFault::HeaderMalformed("typ")),
     };
-    Ok(Presented { signed, signature, algorithm, key_id, kind, claims })
+    Ok(Presented { signed, signature, algorithm, key_id, kind, key: header.remove("jwk"), claims })
 }
 
 impl Presented<'_> {
+    /// Whether `typ` says that it is of this kind.
+    pub(super) fn is(&self, kind: &str) -> bool {
+        self.kind.0 == kind
+    }
+
     /// `iss`, by which the configured issuer is chosen.
     pub(super) fn issuer(&self) -> Result<&str, TokenFault> {
         text(&self.claims, "iss", "iss")?.ok_or(TokenFault::ClaimMalformed("iss"))
@@ -96,13 +115,25 @@ impl Presented<'_> {
             return Err(TokenFault::AlgorithmNotAllowed);
         }
         self.check_kind(issuer)?;
+        self.check_profile(issuer)?;
+        self.check_common(issuer, now)
+    }
+
+    /// The same of a token that is of this kind (RFC 8725 §3.11), and no access token.
+    pub(super) fn check_as(&self, kind: &str, issuer: &Issuer, now: Timestamp) -> Result<(), TokenFault> {
+        if !issuer.algorithms.iter().any(|name| algorithm(name) == Some(self.algorithm)) {
+            return Err(TokenFault::AlgorithmNotAllowed);
+        }
+        if Kind::of(kind) != self.kind {
+            return Err(TokenFault::TypeMismatch);
+        }
+        self.check_common(issuer, now)
+    }
+
+    fn check_common(&self, issuer: &Issuer, now: Timestamp) -> Result<(), TokenFault> {
         self.check_times(issuer, now)?;
         name(&self.claims, "sub", "sub")?.ok_or(TokenFault::ClaimMalformed("sub"))?;
         self.audiences()?;
-        // A bound token shown as a bearer token is a stolen one until proven otherwise (RFC 9449 §7.1, RFC 8705 §3).
-        if self.claims.contains_key("cnf") {
-            return Err(TokenFault::ProofMissing);
-        }
         Ok(())
     }
 
@@ -114,18 +145,14 @@ impl Presented<'_> {
         }
     }
 
-    /// `aud`: a string, or an array of strings (RFC 7519 §4.1.3); required (RFC 9068 §2.2).
+    /// `aud`.
     pub(super) fn audiences(&self) -> Result<Vec<String>, TokenFault> {
-        match self.claims.get("aud") {
-            Some(Value::String(one)) if !one.is_empty() => Ok(vec![one.clone()]),
-            Some(Value::Array(many)) if !many.is_empty() => strings(many, "aud"),
-            _ => Err(TokenFault::ClaimMalformed("aud")),
-        }
+        audiences(&self.claims)
     }
 
     /// `exp`.
     pub(super) fn expires_at(&self) -> Result<Timestamp, TokenFault> {
-        seconds(&self.claims, "exp")?.map(Timestamp::from_unix_seconds).ok_or(TokenFault::ClaimMalformed("exp"))
+        expires_at(&self.claims)
     }
 
     fn check_kind(&self, issuer: &Issuer) -> Result<(), TokenFault> {
@@ -147,25 +174,56 @@ impl Presented<'_> {
     }
 
     fn check_times(&self, issuer: &Issuer, now: Timestamp) -> Result<(), TokenFault> {
-        let expires_at = self.expires_at()?;
-        let issued_at = seconds(&self.claims, "iat")?;
-        let not_before = seconds(&self.claims, "nbf")?;
-        if issued_at.is_none() && self.kind.0 == ACCESS_TOKEN {
+        if self.kind.0 == ACCESS_TOKEN && !self.claims.contains_key("iat") {
             return Err(TokenFault::ClaimMalformed("iat")); // RFC 9068 §2.2
         }
-        if now >= expires_at.plus(issuer.leeway) {
-            return Err(TokenFault::Expired);
-        }
-        let latest_start = now.plus(issuer.leeway).unix_seconds();
-        if issued_at.max(not_before).is_some_and(|start| start > latest_start) {
-            return Err(TokenFault::NotYetValid);
-        }
-        let issued_at = issued_at.map_or(now, Timestamp::from_unix_seconds);
-        if expires_at.since(issued_at) > issuer.lifetime_max {
-            return Err(TokenFault::LifetimeTooLong);
-        }
-        Ok(())
+        check_times(&self.claims, issuer, now)
     }
+
+    /// What RFC 9068 §2.2 requires beyond what every token needs, where the issuer is held to it.
+    fn check_profile(&self, issuer: &Issuer) -> Result<(), TokenFault> {
+        match issuer.profile {
+            Profile::Common => Ok(()),
+            Profile::Rfc9068 if self.kind.0 != ACCESS_TOKEN => Err(TokenFault::TypeMismatch),
+            Profile::Rfc9068 => {
+                let required = |claim| name(&self.claims, claim, claim)?.ok_or(TokenFault::ClaimMalformed(claim));
+                required("client_id").and(required("jti")).map(drop)
+            }
+        }
+    }
+}
+
+/// `aud`: a string, or an array of strings (RFC 7519 §4.1.3); required (RFC 9068 §2.2).
+pub(super) fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, TokenFault> {
+    match claims.get("aud") {
+        Some(Value::String(one)) if !one.is_empty() => Ok(vec![one.clone()]),
+        Some(Value::Array(many)) if !many.is_empty() => strings(many, "aud"),
+        _ => Err(TokenFault::ClaimMalformed("aud")),
+    }
+}
+
+/// `exp`.
+pub(super) fn expires_at(claims: &Map<String, Value>) -> Result<Timestamp, TokenFault> {
+    seconds(claims, "exp")?.map(Timestamp::from_unix_seconds).ok_or(TokenFault::ClaimMalformed("exp"))
+}
+
+/// Whether `now` lies between `nbf` and `exp`, and these not too far apart.
+pub(super) fn check_times(claims: &Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Result<(), TokenFault> {
+    let expires_at = expires_at(claims)?;
+    let issued_at = seconds(claims, "iat")?;
+    let not_before = seconds(claims, "nbf")?;
+    if now >= expires_at.plus(issuer.leeway) {
+        return Err(TokenFault::Expired);
+    }
+    let latest_start = now.plus(issuer.leeway).unix_seconds();
+    if issued_at.max(not_before).is_some_and(|start| start > latest_start) {
+        return Err(TokenFault::NotYetValid);
+    }
+    let issued_at = issued_at.map_or(now, Timestamp::from_unix_seconds);
+    if expires_at.since(issued_at) > issuer.lifetime_max {
+        return Err(TokenFault::LifetimeTooLong);
+    }
+    Ok(())
 }
 
 impl Kind {
@@ -236,8 +294,13 @@ pub(super) fn strings(array: &[Value], fault: &'static str) -> Result<Vec<String
     array.iter().map(|v| v.as_str().map(str::to_owned).ok_or(TokenFault::ClaimMalformed(fault))).collect()
 }
 
+/// `iat`; the beginning of time where an issuer does not say.
+pub(super) fn issued_at(claims: &Map<String, Value>) -> Result<Timestamp, TokenFault> {
+    Ok(Timestamp::from_unix_seconds(seconds(claims, "iat")?.unwrap_or_default()))
+}
+
 /// A NumericDate (RFC 7519 §2); whole seconds only, as every issuer sends them.
-fn seconds(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, TokenFault> {
+pub(super) fn seconds(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, TokenFault> {
     match claims.get(claim) {
         None => Ok(None),
         Some(value) => value.as_u64().map(Some).ok_or(TokenFault::ClaimMalformed(claim)),

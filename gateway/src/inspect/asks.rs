@@ -14,7 +14,7 @@ use crate::{
     refusal::Refusal,
     rpc::{
         Asker, Capabilities,
-        json::{Document, Kind as Json, Value},
+        json::{Bounds, Document, Kind as Json, Value},
         meta::{Meta, RELATED_TASK},
         outbound, versions,
     },
@@ -137,6 +137,23 @@ impl Ask {
             return Err(Unfit::Undeclared(needed));
         }
         Ok(Self { kind, params: params.map(Value::detached) })
+    }
+
+    /// A page of the gateway's own to visit: `url` is one of ours, and `message` says why.
+    ///
+    /// # Errors
+    /// [`Refusal::Bug`].
+    pub fn page(message: &str, url: &str) -> Result<Self, Refusal> {
+        let mut params = br#"{"mode":"url""#.to_vec();
+        outbound::member_text(&mut params, "message", message);
+        outbound::member_text(&mut params, "url", url);
+        params.push(b'}');
+        let bounds = Bounds { depth_max: 2, values_max: 8, name_bytes_max: 16, number_chars_max: 1 };
+        let params = Document::parse(Bytes::from(params), &bounds);
+        Ok(Self {
+            kind: Kind::Url,
+            params: Some(params.map_err(|_impossible| Refusal::Bug("a page that is no JSON"))?),
+        })
     }
 
     /// Whether it may still be asked of a client that declared this.

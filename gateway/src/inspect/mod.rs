@@ -217,7 +217,7 @@ fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value
         // RS-18, RC-08. A legacy upstream does not know the member, whatever it wrote there.
         outbound::member_text(out, "resultType", "complete");
     }
-    let mut kept = Kept::default();
+    let mut last = Last::default();
     for (name, value) in result.members() {
         match (name.text().as_deref(), sent.method) {
             (Some("resultType"), _) => {
@@ -225,7 +225,7 @@ fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value
                     return invalid("a `resultType` that nothing was declared for");
                 }
             }
-            (Some("ttlMs"), _) => kept.ttl_ms = value.integer(),
+            (Some("ttlMs"), _) => last.ttl_ms = value.integer(),
             (Some("cacheScope"), _) => {}
             (Some("isError"), Method::ToolsCall) => {
                 match value.boolean() {
@@ -246,7 +246,7 @@ fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value
             }
             (Some("messages"), Method::PromptsGet) => content::messages(out, asker.version, value, sent.prefix)?,
             (Some("contents"), Method::ResourcesRead) => {
-                kept.whole = true;
+                last.whole = true;
                 content::contents(out, value, sent.prefix)?;
             }
             (Some("completion"), Method::CompletionComplete) => content::completion(out, value)?,
@@ -254,32 +254,32 @@ fn write_result(out: &mut Vec<u8>, asker: &Asker, sent: &Sent<'_>, result: Value
                 if !value.is_object() {
                     return invalid("a `_meta` that is not an object");
                 }
-                kept.meta = Some(value);
+                last.meta = Some(value);
             }
             _ => outbound::member_raw(out, name.raw(), value.raw()),
         }
     }
     if sent.method == Method::ResourcesRead {
-        if !kept.whole {
+        if !last.whole {
             return invalid("a result without `contents`");
         }
         if asker.era == Era::Modern {
             // RS-27. It was read under this caller's credential, so it is nobody else's (RI-06).
-            let ttl_ms = kept.ttl_ms.filter(|_| versions::era(sent.version) == Era::Modern).unwrap_or(0);
+            let ttl_ms = last.ttl_ms.filter(|_| versions::era(sent.version) == Era::Modern).unwrap_or(0);
             let age_ms = i64::try_from(sent.age.as_millis()).unwrap_or(i64::MAX);
             let ttl_ms = ttl_ms.saturating_sub(age_ms).max(0);
             outbound::member(out, "ttlMs", ttl_ms.to_string().as_bytes());
             outbound::member_text(out, "cacheScope", "private");
         }
     }
-    write_meta(out, asker.era, kept.meta, sent.prefix);
+    write_meta(out, asker.era, last.meta, sent.prefix);
     out.push(b'}');
     Ok(outcome)
 }
 
 /// What of a result is written last.
 #[derive(Default)]
-struct Kept<'a> {
+struct Last<'a> {
     /// Whether the member is there without which the result says nothing.
     whole: bool,
     ttl_ms: Option<i64>,
@@ -293,12 +293,18 @@ fn has_structured_content(asker: &Asker, value: Value<'_>) -> bool {
 
 /// The upstream's `_meta` with the gateway as the server: it is the one that the client speaks with (RS-18, spec §3.4).
 fn write_meta(out: &mut Vec<u8>, era: Era, upstream: Option<Value<'_>>, prefix: Option<&str>) {
+    let server = (era == Era::Modern).then_some((meta::SERVER_INFO, outbound::IMPLEMENTATION));
+    write_meta_led(out, server, upstream, prefix);
+}
+
+/// The same with another member of the gateway's own, or none.
+fn write_meta_led(out: &mut Vec<u8>, led: Option<(&str, &[u8])>, upstream: Option<Value<'_>>, prefix: Option<&str>) {
     let mut own = vec![b'{'];
-    if era == Era::Modern {
-        outbound::member(&mut own, meta::SERVER_INFO, outbound::IMPLEMENTATION);
+    if let Some((name, value)) = led {
+        outbound::member(&mut own, name, value);
     }
     for (name, value) in upstream.into_iter().flat_map(Value::members) {
-        if [meta::SERVER_INFO, meta::DEGRADED, meta::RELATED_TASK].iter().any(|own| name.is(own)) {
+        if GATEWAY_META.iter().any(|own| name.is(own)) {
             continue;
         }
         match prefix {
@@ -392,6 +398,9 @@ fn claims_gateway(data: Value<'_>) -> bool {
 fn invalid<T>(why: &'static str) -> Result<T, Refusal> {
     Err(Refusal::UpstreamInvalid(why.to_owned()))
 }
+
+/// Members of `_meta` that an upstream says nothing by: they are about whom the client speaks with, and how.
+const GATEWAY_META: [&str; 4] = [meta::SERVER_INFO, meta::DEGRADED, meta::RELATED_TASK, meta::SUBSCRIPTION_ID];
 
 /// JSON-RPC 2.0 §5.1, as far as an upstream's code decides its passage.
 const INVALID_PARAMS: i64 = -32602;

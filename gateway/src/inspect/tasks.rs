@@ -1,19 +1,20 @@
 //! What does an upstream say of a task?
 //!
 //! Tasks as the extension `io.modelcontextprotocol/tasks` has them: read once, and written under the gateway's own id, with
-//! the result inspected that is within (spec §2.4, RS-37). It does not know for how long anybody waits.
+//! the result inspected that is within, whether that was asked for or told (spec §2.4, RS-37). It does not know for how long
+//! anybody waits.
 
 use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Answer, Asked, Outcome, Sent, asks::Ask, invalid, write_error, write_meta, write_result};
+use super::{Answer, Asked, Outcome, Sent, asks::Ask, invalid, write_error, write_meta, write_meta_led, write_result};
 use crate::{
     refusal::{Era, Refusal},
     rpc::{
-        Asker, Method,
+        Asker, Capabilities, Method,
         json::{Document, Kind, Value},
-        outbound,
+        meta, outbound,
         reply::{Response, RpcError},
     },
 };
@@ -103,6 +104,53 @@ fn id(task: Value<'_>) -> Result<Cow<'_, str>, Refusal> {
         return invalid("a task whose id is empty or too long");
     }
     Ok(id)
+}
+
+/// How a task stands, in its upstream's words, as that tells it without being asked at that moment.
+#[derive(Debug)]
+pub struct State {
+    document: Document,
+    version: &'static str,
+    id: String,
+    ended: bool,
+}
+
+impl State {
+    /// Reads a DetailedTask of a revision.
+    ///
+    /// # Errors
+    /// [`Refusal::UpstreamInvalid`].
+    pub fn read(document: Document, version: &'static str) -> Result<Self, Refusal> {
+        let task = Task::of(document.root())?;
+        let ended = matches!(task.status, Status::Completed | Status::Failed | Status::Cancelled);
+        let id = task.id.into_owned();
+        Ok(Self { document, version, id, ended })
+    }
+
+    /// The same, to be kept for a while.
+    #[must_use]
+    pub fn compact(mut self) -> Self {
+        self.document = self.document.compact();
+        self
+    }
+
+    /// What the upstream calls the task.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether it is the last that there is to tell.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.document.bytes()
+    }
 }
 
 /// A call that became a task.
@@ -212,34 +260,67 @@ pub fn follow(
     let (mut outcome, mut asks) = (Outcome::Complete, Vec::new());
     // An update and a cancellation are acknowledged, and no more (ext-tasks).
     if sent.method == Method::TasksGet {
-        let task = Task::of(result)?;
-        if task.id != known.id {
-            return invalid("another task than was asked about");
-        }
-        task.write(&mut out, known.shown, known.life_ms);
-        let whole = Sent { method: Method::ToolsCall, ..*sent };
-        match task.status {
-            Status::Working | Status::Cancelled => {}
-            Status::InputRequired => {
-                let asked = Asked::by_result(result, &whole)?;
-                asked.write_requests(&mut out, asker.version);
-                asks = asked.asks;
-            }
-            Status::Completed => {
-                let inner = inner(result, "result")?;
-                outbound::member(&mut out, "result", b"");
-                outcome = write_result(&mut out, asker, &whole, inner)?;
-            }
-            Status::Failed => {
-                let error = failure(result)?;
-                outbound::member(&mut out, "error", b"");
-                write_error(&mut out, asker, &whole, error);
-                outcome = Outcome::RpcError(error.code);
-            }
-        }
+        (outcome, asks) = write_state(&mut out, asker, sent, known, result)?;
     }
     write_meta(&mut out, asker.era, result.get("_meta"), sent.prefix);
     Ok((end(out, outcome), asks))
+}
+
+/// Turns what an upstream tells of a task into `notifications/tasks` for a listener, `asker`; and says what the task asks
+/// for, if anything. The client reads in it what `tasks/get` would have said (ext-tasks).
+///
+/// # Errors
+/// As [`follow`].
+pub fn told(
+    asker: &Asker,
+    (declared, prefix): (Capabilities, Option<&str>),
+    known: &Known<'_>,
+    state: &State,
+) -> Result<(Bytes, Vec<(String, Ask)>), Refusal> {
+    let (version, method) = (state.version, Method::TasksGet);
+    let sent = Sent { method, id: 0, version, declared, as_task: false, prefix, age: Duration::ZERO };
+    let task = state.document.root();
+    let mut out = br#"{"jsonrpc":"2.0","method":"notifications/tasks","params":{"#.to_vec();
+    let (_, asks) = write_state(&mut out, asker, &sent, known, task)?;
+    let listener = (meta::SUBSCRIPTION_ID, asker.id.raw());
+    write_meta_led(&mut out, Some(listener), task.get("_meta"), prefix);
+    out.extend_from_slice(b"}}");
+    Ok((Bytes::from(out), asks))
+}
+
+/// A DetailedTask, under the client's id for it.
+fn write_state(
+    out: &mut Vec<u8>,
+    asker: &Asker,
+    sent: &Sent<'_>,
+    known: &Known<'_>,
+    state: Value<'_>,
+) -> Result<(Outcome, Vec<(String, Ask)>), Refusal> {
+    let task = Task::of(state)?;
+    if task.id != known.id {
+        return invalid("another task than was asked about");
+    }
+    task.write(out, known.shown, known.life_ms);
+    let whole = Sent { method: Method::ToolsCall, ..*sent };
+    match task.status {
+        Status::Working | Status::Cancelled => Ok((Outcome::Complete, Vec::new())),
+        Status::InputRequired => {
+            let asked = Asked::by_result(state, &whole)?;
+            asked.write_requests(out, asker.version);
+            Ok((Outcome::Complete, asked.asks))
+        }
+        Status::Completed => {
+            let inner = inner(state, "result")?;
+            outbound::member(out, "result", b"");
+            Ok((write_result(out, asker, &whole, inner)?, Vec::new()))
+        }
+        Status::Failed => {
+            let error = failure(state)?;
+            outbound::member(out, "error", b"");
+            write_error(out, asker, &whole, error);
+            Ok((Outcome::RpcError(error.code), Vec::new()))
+        }
+    }
 }
 
 /// Reads an upstream's answer to a request of the gateway's own about the task `id`, as the answer to the call that became

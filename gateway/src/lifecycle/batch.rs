@@ -12,7 +12,7 @@ use http::{HeaderValue, header::ACCEPT};
 use super::{Body, Estate, Gateway, Head, Response, respond, trail::Trail};
 use crate::{
     clock::Timestamp,
-    identity::{Authentication, Caller, Identity},
+    identity::{Caller, Identity},
     refusal::{Era, Refusal, TokenFault},
     rpc::batch::{self, Item},
 };
@@ -62,10 +62,13 @@ impl Gateway {
 
 /// Whether the credential is still good that the whole batch came under.
 fn is_good(estate: &Estate, identity: &Identity, now: Timestamp) -> Result<(), Refusal> {
-    let Authentication { issuer, expires_at, .. } = &identity.authentication;
-    let issuer = estate.config.issuers.iter().find(|known| known.issuer == *issuer);
-    let issuer = issuer.ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
-    if now < expires_at.plus(issuer.leeway) { Ok(()) } else { Err(Refusal::TokenInvalid(TokenFault::Expired)) }
+    let leeway = estate.identity.leeway(identity).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
+    estate.revocations.admit(identity).map_err(|revoked| revoked.refusal())?;
+    if now < identity.authentication.expires_at.plus(leeway) {
+        Ok(())
+    } else {
+        Err(Refusal::TokenInvalid(TokenFault::Expired))
+    }
 }
 
 const NO_ROOM: Refusal = Refusal::Overloaded("answers of one batch");

@@ -19,8 +19,9 @@ use crate::{
     ceiling::Ceilings,
     config::{Config, Endpoint, Tolerance, UpstreamId},
     exchange::Exchange,
-    identity::{Audience, Authenticator, metadata},
+    identity::{Audience, Authenticator, Senders, api_key::ApiKeys, metadata, revocation::Revocations},
     policy::Policies,
+    refusal::Refusal,
     state::Store,
     telemetry::metrics,
     upstream::Upstreams,
@@ -41,6 +42,8 @@ pub struct Estate {
     pub exchange: Exchange,
     /// Where to.
     pub upstreams: Upstreams,
+    /// Who is not welcome any more: the same for every estate.
+    pub revocations: Revocations,
     /// What outlives the process: the same for every estate.
     pub store: Store,
     /// What lists showed, to whom.
@@ -67,12 +70,21 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator.
     pub fn build(config: Arc<Config>, rules: Rules, store: Store) -> Result<Self, String> {
-        let identity = Authenticator::new(&config.issuers).map_err(|error| format!("issuers: {error}"))?;
-        let exchange = Exchange::new(&config.upstreams).map_err(|error| format!("grants: {error}"))?;
+        Self::over(config, rules, (store, Revocations::default()))
+    }
+
+    fn over(config: Arc<Config>, rules: Rules, (store, revocations): (Store, Revocations)) -> Result<Self, String> {
+        let api_keys = config.keys.enabled.then(|| ApiKeys::new(&config, store.clone()));
+        let identity = Authenticator::new(&config.issuers, &config.egress, api_keys, Senders::new(&config)?);
+        let identity = identity.map_err(|why| format!("issuers: {why}"))?;
+        let identity = identity.with_own(config.facade.as_ref().map(|facade| &facade.own));
+        let exchange = Exchange::keeping(&config, store.clone(), revocations.clone());
+        let exchange = exchange.map_err(|error| format!("grants: {error}"))?;
         let upstreams =
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
         let unread = |id: &UpstreamId| {
-            (id.clone(), Listing { degraded: Some("it was not read yet".to_owned()), ..Listing::default() })
+            let degraded = Some(Refusal::CatalogueUnavailable("it was not read yet".to_owned()));
+            (id.clone(), Listing { degraded, ..Listing::default() })
         };
         let catalogue = Catalogue::merge(0, config.gateway.prefix, config.upstreams.keys().map(unread).collect());
         let audiences = endpoints(&config)
@@ -87,6 +99,7 @@ impl Estate {
             rules: ArcSwap::from_pointee(rules),
             exchange,
             upstreams,
+            revocations,
             store,
             lists: Lists::new(config.limits.list_cache_bytes),
             kept: Kept::new(config.limits.result_cache_bytes, config.upstreams.keys()),
@@ -103,8 +116,9 @@ impl Estate {
     /// # Errors
     /// What is wrong, in words for the operator; `self` goes on as it is.
     pub fn succeeded(&self, config: Arc<Config>, rules: Rules) -> Result<Self, String> {
-        let mut next = Self::build(Arc::clone(&config), rules, self.store.clone())?;
-        next.exchange = self.exchange.reconfigured(&config.upstreams).map_err(|error| error.to_string())?;
+        let mut next = Self::over(Arc::clone(&config), rules, (self.store.clone(), self.revocations.clone()))?;
+        next.exchange =
+            self.exchange.reconfigured(&config.upstreams, &config.logins).map_err(|error| error.to_string())?;
         next.identity.inherit(&self.identity);
         next.unread = Mutex::default();
         let known = self.catalogue.load();
@@ -179,7 +193,12 @@ impl Estate {
     /// The protected resource metadata of every endpoint, by path (RFC 9728, RR-01, RR-02).
     #[must_use]
     pub fn metadata(&self) -> HashMap<String, Bytes> {
-        let issuers: Vec<&str> = self.config.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+        let offer = self.offer();
+        // Behind the facade nobody asks the provider, which knows none of these clients.
+        let issuers: Vec<&str> = match &self.config.facade {
+            Some(facade) => vec![facade.own.issuer.as_str()],
+            None => self.config.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect(),
+        };
         let mut documents = HashMap::new();
         for endpoint in endpoints(&self.config) {
             let scopes = self.scopes(&endpoint);
@@ -187,7 +206,7 @@ impl Estate {
             // The resource has to be the very URL that the client has (RFC 9728 §3.3), so both forms have a document.
             for slash in ["", "/"] {
                 let resource = format!("{}{slash}", self.config.resource(&endpoint));
-                let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate"));
+                let document = Bytes::from(metadata::document(&resource, &issuers, &scopes, "Tollgate", &offer));
                 if endpoint == Endpoint::Federated {
                     documents.insert(format!("{}{slash}", metadata::WELL_KNOWN), document.clone());
                 }
@@ -195,6 +214,13 @@ impl Estate {
             }
         }
         documents
+    }
+
+    /// How credentials may be shown here.
+    pub(super) fn offer(&self) -> metadata::Offer<'_> {
+        let gateway = &self.config.gateway;
+        let certificates = gateway.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        metadata::Offer { dpop: gateway.dpop.as_ref(), certificates }
     }
 
     /// Publishes what an upstream said of itself; says whether that changed anything that a client can see.

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use parking_lot::Mutex;
@@ -73,9 +73,10 @@ impl Hub {
         self.news.send_modify(|news| Arc::make_mut(news).draining = true);
     }
 
-    /// Room for one more listener of `principal`.
-    pub(super) fn seat(&self, principal: [u8; 32]) -> Result<Seat, Refusal> {
-        self.seats.take(principal)
+    /// Room for one more listener of `principal`. A session has one stream: its next takes the room of the one before, which
+    /// its client may have lost without our noticing.
+    pub(super) fn seat(&self, principal: [u8; 32], session: Option<&str>) -> Result<Arc<Seat>, Refusal> {
+        self.seats.take(principal, session)
     }
 }
 
@@ -139,6 +140,7 @@ struct Seats {
 struct Taken {
     all: usize,
     by_principal: HashMap<[u8; 32], usize>,
+    by_session: HashMap<String, Weak<Seat>>,
 }
 
 /// Room for one listener, until dropped.
@@ -146,20 +148,27 @@ struct Taken {
 pub(super) struct Seat {
     seats: Arc<Seats>,
     principal: [u8; 32],
+    session: Option<String>,
 }
 
 impl Seats {
-    fn take(self: &Arc<Self>, principal: [u8; 32]) -> Result<Seat, Refusal> {
+    fn take(self: &Arc<Self>, principal: [u8; 32], session: Option<&str>) -> Result<Arc<Seat>, Refusal> {
         let mut taken = self.taken.lock();
+        if let Some(seat) = session.and_then(|session| taken.by_session.get(session)).and_then(Weak::upgrade) {
+            return Ok(seat);
+        }
         let own = taken.by_principal.get(&principal).copied().unwrap_or_default();
         if taken.all >= self.max || own >= self.share {
             return Err(Refusal::Overloaded("listeners"));
         }
         taken.all = taken.all.saturating_add(1);
         taken.by_principal.insert(principal, own.saturating_add(1));
+        let session = session.map(str::to_owned);
+        let seat = Arc::new(Seat { seats: Arc::clone(self), principal, session });
+        taken.by_session.extend(seat.session.clone().map(|session| (session, Arc::downgrade(&seat))));
         drop(taken);
         metrics().listeners.increment();
-        Ok(Seat { seats: Arc::clone(self), principal })
+        Ok(seat)
     }
 }
 
@@ -172,6 +181,12 @@ impl Drop for Seat {
             if *own.get() == 0 {
                 own.remove();
             }
+        }
+        // The session may have a seat again by now.
+        if let Some(session) = &self.session
+            && taken.by_session.get(session).is_some_and(|seat| seat.strong_count() == 0)
+        {
+            taken.by_session.remove(session);
         }
         metrics().listeners.decrement();
     }
@@ -187,13 +202,20 @@ mod tests {
     #[test]
     fn nobody_takes_all_the_room_and_what_is_given_back_can_be_taken() {
         let hub = Hub::new(8);
-        let mut own = vec![hub.seat([1; 32]).unwrap(), hub.seat([1; 32]).unwrap()];
-        assert_eq!(hub.seat([1; 32]).unwrap_err(), Refusal::Overloaded("listeners"));
-        let others: Vec<_> = (2..8).map(|who| hub.seat([who; 32]).unwrap()).collect();
-        assert_eq!(hub.seat([9; 32]).unwrap_err(), Refusal::Overloaded("listeners"), "the whole is bounded too");
+        let seat = |who: u8, session| hub.seat([who; 32], session);
+        let full = Refusal::Overloaded("listeners");
+        let mut own = vec![seat(1, None).unwrap(), seat(1, Some("s")).unwrap()];
+        assert_eq!(seat(1, None).unwrap_err(), full);
+        let again = seat(1, Some("s")).unwrap();
+        assert_eq!(seat(1, Some("t")).unwrap_err(), full, "another session is another listener");
+        let others: Vec<_> = (2..8).map(|who| seat(who, None).unwrap()).collect();
+        assert_eq!(seat(9, None).unwrap_err(), full, "the whole is bounded too");
         own.pop();
-        assert!(hub.seat([1; 32]).is_ok());
+        assert_eq!(seat(1, None).unwrap_err(), full, "the session still has its room");
+        drop(again);
+        assert!(seat(1, None).is_ok());
         drop((own, others));
-        assert!(hub.seats.taken.lock().by_principal.is_empty());
+        let taken = hub.seats.taken.lock();
+        assert!(taken.by_principal.is_empty() && taken.by_session.is_empty());
     }
 }

@@ -80,7 +80,7 @@ impl Keeping {
         let (definition, call, settings) = (&passage.target.definition, passage.call, peer.settings());
         let may = match definition.kind {
             Kind::Tool => definition.cache.is_some(),
-            Kind::Resource => settings.cache_reads && definition.requires.is_empty(),
+            Kind::Resource => settings.cache_reads && !definition.steps_up(),
             Kind::Prompt | Kind::Template | Kind::Subscription | Kind::Completion => false,
         };
         if !may || passage.retry.is_some() || passage.task.is_some() || call.params().is_some_and(is_retry) {

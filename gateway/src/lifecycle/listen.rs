@@ -12,8 +12,8 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, watch},
-    time::{sleep, sleep_until, timeout},
+    sync::watch,
+    time::{sleep, sleep_until},
 };
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ use super::{
     Asking, Estate, Gateway, Head, Response,
     hub::{News, Seat, View},
     local, respond,
-    subscribe::may_watch,
+    subscribe::{dropped, may_be_told},
     trail::Trail,
 };
 use crate::{
@@ -29,13 +29,18 @@ use crate::{
         journal::Journal,
         record::{self, Who},
     },
-    bridge::{Sink, Subscription, Turn},
+    bridge::{Queue, Sink, Subscription, Turn},
     clock::{self, Timestamp},
     config::Endpoint,
-    identity::{Caller, Identity},
+    identity::{Caller, Identity, revocation::What},
+    inspect::{
+        self,
+        tasks::{Known, State},
+    },
     refusal::{Era, Refusal},
-    rpc::{self, RequestId, Topic, Topics, answers, sse},
+    rpc::{self, Asker, RequestId, Topic, Topics, answers, sse},
     telemetry::metrics::metrics,
+    upstream::Subject,
 };
 
 /// Somebody who waits for changes, with everything that this takes until it ends.
@@ -47,7 +52,7 @@ struct Listener {
     endpoint: Endpoint,
     topics: Topics,
     ear: Ear,
-    /// Where changes of resources wait to be told.
+    /// Where what is subscribed to waits to be told.
     sink: Arc<Sink>,
     seen: View,
     /// The policy set and the configuration that `seen` was judged by.
@@ -56,13 +61,13 @@ struct Listener {
     record: Uuid,
     began: Instant,
     told: u64,
-    _seat: Seat,
+    _seat: Arc<Seat>,
 }
 
 /// Where what is told goes.
 enum Ear {
-    /// A request of this id, which gets an answer in the end, with the resources that it watches.
-    Request(RequestId, Vec<Subscription>),
+    /// A request, which gets an answer in the end, with what it subscribed to.
+    Request(Asker, Vec<Subscription>),
     /// A stream of a session.
     Stream(Turn),
 }
@@ -72,15 +77,17 @@ enum Ear {
 enum End {
     /// The client went away, or took nothing for too long.
     Gone,
-    /// The credential, or the life of a stream, is over.
+    /// The credential, the life of a stream, or that of a task's id is over.
     Expired,
-    /// What could be seen may be seen no longer.
+    /// What could be seen may be seen no longer, or its upstream tells of it no longer.
     Withdrawn,
+    /// The caller is not welcome any more.
+    Revoked,
     /// A newer stream has taken over, or the session is over.
     Over,
     /// The gateway ends.
     Drained,
-    /// Nothing of what was asked for can be told of.
+    /// Nothing of what was asked for can be told of, or everything has been.
     Nothing,
 }
 
@@ -90,6 +97,7 @@ impl End {
             Self::Gone => "gone",
             Self::Expired => "expired",
             Self::Withdrawn => "withdrawn",
+            Self::Revoked => "revoked",
             Self::Over => "over",
             Self::Drained => "drained",
             Self::Nothing => "nothing",
@@ -101,25 +109,24 @@ impl Gateway {
     /// `subscriptions/listen` (RS-33): the acknowledgement first, then what changes, and an answer at the end.
     pub(super) async fn listen(&self, asking: &Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
         let Asking { head, caller, call, .. } = asking;
-        let id = call.id().cloned().ok_or(Refusal::NotARequest("a request without an id"))?;
+        let asker = local::asker(call)?;
         let filter = call.filter().ok_or(Refusal::NotARequest("a filter that was not read"))?;
         if !respond::takes_streams(&head.headers) {
             return Err(Refusal::NotAcceptable);
         }
-        // Who knows of tasks asks about them; that nobody is told of them, the acknowledgement says by leaving them out.
-        if filter.tasks && !asking.knows_tasks() {
+        if !filter.tasks.is_empty() && !asking.knows_tasks() {
             return Err(Refusal::CapabilityMissing(rpc::Capabilities::TASKS.json()));
         }
         let topics = filter.topics.and(local::capabilities(asking.estate, caller, trail).topics());
-        let seat = self.hub.seat(caller.identity().principal)?;
+        let seat = self.hub.seat(caller.identity().principal, None)?;
         let sink = Arc::default();
-        let watched = self.watch_all(asking, trail, filter.uris, &sink).await;
-        let uris: Vec<String> = watched.iter().map(|(uri, _)| uri.clone()).collect();
-        let ear = Ear::Request(id.clone(), watched.into_iter().map(|(_, subscription)| subscription).collect());
+        let watched = self.watch_all(asking, trail, &filter, &sink).await;
+        let acknowledged = acknowledged(&asker.id, topics, &watched);
+        let ear = Ear::Request(asker, watched);
         let listener = self.listener((asking.estate, caller), trail, topics, (ear, sink, seat))?;
-        let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
-        // The channel is new: there is room in it.
-        drop(events.try_send(sse::message(&answers::acknowledged(&id, topics, &uris))));
+        let (events, to_body) = Queue::new();
+        // It is new: there is room in it.
+        events.offer(acknowledged);
         self.tasks.spawn(listener.run(events));
         Ok(respond::stream(to_body))
     }
@@ -138,6 +145,7 @@ impl Gateway {
         }
         trail.era = Some(Era::Legacy);
         let session = self.session(head, caller, trail)?;
+        trail.session = Some(Arc::clone(&session));
         let last = rpc::headers::last_event_id(&head.headers);
         if let Some((last, rest)) = last.and_then(|last| Some((last, session.resume(last)?))) {
             let policy_set = Arc::clone(estate.rules.load().policies.digest());
@@ -145,7 +153,7 @@ impl Gateway {
             return Ok(respond::stream(rest));
         }
         let topics = local::capabilities(estate, caller, trail).topics();
-        let seat = self.hub.seat(caller.identity().principal)?;
+        let seat = self.hub.seat(caller.identity().principal, Some(&session.id))?;
         // Only now: whoever is refused keeps the stream that they have.
         let mut turn = session.take_turn();
         let priming = turn.priming();
@@ -157,9 +165,9 @@ impl Gateway {
             listener.seen = View::default();
             listener.news.mark_changed();
         }
-        let (events, to_body) = mpsc::channel(EVENTS_WAITING_MAX);
-        // The channel is new: there is room in it.
-        drop(priming.map(|event| events.try_send(event)));
+        let (events, to_body) = Queue::new();
+        // It is new: there is room in it.
+        priming.into_iter().for_each(|event| events.offer(event));
         self.tasks.spawn(listener.run(events));
         Ok(respond::stream(to_body))
     }
@@ -169,7 +177,7 @@ impl Gateway {
         (estate, caller): (&Arc<Estate>, &Caller),
         trail: &Trail,
         topics: Topics,
-        (ear, sink, seat): (Ear, Arc<Sink>, Seat),
+        (ear, sink, seat): (Ear, Arc<Sink>, Arc<Seat>),
     ) -> Result<Listener, Refusal> {
         let identity = caller.identity();
         let mut news = self.hub.listen();
@@ -177,8 +185,9 @@ impl Gateway {
         let words = Arc::clone(&news.borrow_and_update());
         let seen = View::of(estate, &words, (identity, &trail.endpoint), trail.now);
         let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
-        let resources = ear.watched().len();
-        self.record_listen(trail, Heard { topics: &names, resources, policy_set: &policy_set, resumed: None })?;
+        let tasks = ear.watched().iter().filter(|one| one.wish().task.is_some()).count();
+        let resources = ear.watched().len().saturating_sub(tasks);
+        self.record_listen(trail, Heard { topics: &names, resources, tasks, policy_set: &policy_set, resumed: None })?;
         Ok(Listener {
             estate: Arc::clone(&self.estate),
             news,
@@ -200,13 +209,13 @@ impl Gateway {
 
     /// Nobody is told anything without a record of it.
     fn record_listen(&self, trail: &Trail, heard: Heard<'_>) -> Result<(), Refusal> {
-        let Heard { topics, resources, policy_set, resumed } = heard;
+        let Heard { topics, resources, tasks, policy_set, resumed } = heard;
         let recorded = self.journal.healthy()
             && trail.with_request(None, |request| {
                 let (who, endpoint) = (trail.who(), trail.endpoint.path());
-                let resources = u64::try_from(resources).unwrap_or(u64::MAX);
+                let [resources, tasks] = [resources, tasks].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
                 let endpoint = &*endpoint;
-                let listen = record::Listen { who, endpoint, request, topics, resources, policy_set, resumed };
+                let listen = record::Listen { who, endpoint, request, topics, resources, tasks, policy_set, resumed };
                 self.journal.note(trail.id, &listen)
             });
         if !recorded {
@@ -222,17 +231,19 @@ impl Gateway {
 struct Heard<'a> {
     topics: &'a [&'a str],
     resources: usize,
+    tasks: usize,
     policy_set: &'a str,
     resumed: Option<&'a str>,
 }
 
 impl Listener {
-    async fn run(mut self, events: mpsc::Sender<Bytes>) {
+    async fn run(mut self, events: Queue) {
         let end = self.attend(&events).await;
-        if let Ear::Request(id, _) = &self.ear
+        let end = self.after_all(end);
+        if let Ear::Request(asker, _) = &self.ear
             && end != End::Gone
         {
-            drop(timeout(CLIENT_STALL_MAX, events.send(sse::message(&answers::listened(id)))).await);
+            events.send(sse::message(&answers::listened(&asker.id))).await;
         }
         let who = Who { identity: Some(&self.identity), ..Who::default() };
         let duration_us = u64::try_from(self.began.elapsed().as_micros()).ok();
@@ -242,14 +253,27 @@ impl Listener {
         }
     }
 
-    async fn attend(&mut self, events: &mpsc::Sender<Bytes>) -> End {
-        if self.topics.is_empty() && self.ear.watched().is_empty() {
-            return End::Nothing;
+    /// Why it really ended, where that was a revocation: this ends sessions, too.
+    fn after_all(&self, end: End) -> End {
+        let revocations = &self.estate.load().revocations;
+        match revocations.admit(&self.identity) {
+            Err(revoked) if end != End::Gone => {
+                revocations.ended(&revoked, What::Stream);
+                End::Revoked
+            }
+            Ok(()) | Err(_) => end,
         }
+    }
+
+    async fn attend(&mut self, events: &Queue) -> End {
         loop {
+            if self.topics.is_empty() && self.ear.watched().is_empty() {
+                return End::Nothing;
+            }
+            let until = self.until();
             tokio::select! {
                 biased;
-                end = ended(events, self.until, &mut self.ear) => return end,
+                end = ended(events, until, &mut self.ear) => return end,
                 // The hub lives as long as the gateway. What is new is looked at when it is told.
                 _changed = self.news.changed() => self.news.mark_changed(),
                 () = self.sink.filled() => {}
@@ -258,7 +282,7 @@ impl Listener {
                 // What comes in a burst is told once; and what a session waits for, on the newest of its streams.
                 tokio::select! {
                     biased;
-                    end = ended(events, self.until, &mut self.ear) => return end,
+                    end = ended(events, until, &mut self.ear) => return end,
                     () = sleep(COALESCE) => {}
                 }
             }
@@ -268,15 +292,22 @@ impl Listener {
         }
     }
 
+    /// Until when somebody may listen, to everything that they listen to.
+    fn until(&self) -> Instant {
+        let now = (clock::instant(), clock::now());
+        let tasks = self.ear.watched().iter().filter_map(|one| one.wish().task.as_ref());
+        tasks.map(|task| after(now.0, task.until.since(now.1))).fold(self.until, Instant::min)
+    }
+
     /// Tells what there is to tell, by the rules of now; says whether that was the end.
-    async fn tell(&mut self, events: &mpsc::Sender<Bytes>) -> Option<End> {
+    async fn tell(&mut self, events: &Queue) -> Option<End> {
         let changed = self.news.has_changed().unwrap_or(true);
         let news = Arc::clone(&self.news.borrow_and_update());
         if news.draining {
             return Some(End::Drained);
         }
         let (estate, now) = (self.estate.load_full(), clock::now());
-        if !self.is_admitted(&estate) {
+        if !self.is_admitted(&estate) || estate.revocations.admit(&self.identity).is_err() {
             return Some(End::Withdrawn);
         }
         let mut messages = Vec::new();
@@ -284,37 +315,73 @@ impl Listener {
         for topic in seen.differs(&self.seen).and(self.topics).iter() {
             messages.push(self.ear.event(|listener| answers::changed(topic, listener)));
         }
-        for (uri, (upstream, own)) in self.sink.take() {
-            if may_watch(&estate, &self.identity, (&upstream, &own), now).is_ok() {
+        let waiting = self.sink.take();
+        for (uri, (upstream, own)) in waiting.changes {
+            if may_be_told(&estate, &self.identity, (&upstream, &Subject::Resource(own)), now).is_ok() {
                 messages.push(self.ear.event(|listener| answers::updated(&uri, listener)));
+            }
+        }
+        for (number, state) in waiting.states {
+            messages.extend(self.state(&estate, (number, &state), now));
+            if state.has_ended() {
+                self.ear.is_told(number);
             }
         }
         for message in messages {
             // Whoever does not read holds up nobody else: the news wait for them, and are one when they come.
-            match timeout(CLIENT_STALL_MAX, events.send(message)).await {
-                Ok(Ok(())) => self.told = self.told.saturating_add(1),
-                Ok(Err(_)) | Err(_) => return Some(End::Gone),
+            tokio::select! {
+                biased;
+                sent = events.send(message) => if !sent { return Some(End::Gone) },
+                () = over(&mut self.ear) => return Some(End::Over),
             }
+            self.told = self.told.saturating_add(1);
         }
         let withdrawn = changed && self.is_withdrawn(estate, &seen, now);
         self.seen = seen;
-        withdrawn.then_some(End::Withdrawn)
+        (withdrawn || (waiting.broken && matches!(self.ear, Ear::Request(..)))).then_some(End::Withdrawn)
+    }
+
+    /// How a task stands, for this listener, where that may be told: what it asks is recorded, as where the client asks
+    /// about it. What may not be told here the client hears when it asks.
+    fn state(&self, estate: &Estate, (number, state): (u64, &State), now: Timestamp) -> Option<Bytes> {
+        let Ear::Request(asker, watched) = &self.ear else { return None };
+        let subscription = watched.iter().find(|one| one.number() == number)?;
+        let wish = subscription.wish();
+        let task = wish.task.as_ref()?;
+        let known = Known { id: &task.id, shown: &wish.exposed, life_ms: task.life_ms };
+        let told = may_be_told(estate, &self.identity, (&wish.upstream, &wish.subject), now).and_then(|()| {
+            let told = inspect::tasks::told(asker, (wish.declared, wish.prefix.as_deref()), &known, state);
+            let (message, asks) = told?;
+            if !asks.is_empty() {
+                let asks = asks.iter().map(|(key, ask)| (key.as_str(), ask));
+                local::record_asked(&self.journal, subscription.record(), (&wish.upstream, task.call), asks)?;
+            }
+            Ok(message)
+        });
+        match told {
+            Ok(message) => Some(sse::message(&message)),
+            Err(refusal) => {
+                dropped(&wish.upstream, refusal.code());
+                None
+            }
+        }
     }
 
     /// Whether a request with this credential would still be let in at this endpoint, as far as the configuration says.
     fn is_admitted(&self, estate: &Estate) -> bool {
-        let issuer = &self.identity.authentication.issuer;
-        !estate.audiences(&self.endpoint).is_empty()
-            && estate.config.issuers.iter().any(|known| known.issuer == *issuer)
+        !estate.audiences(&self.endpoint).is_empty() && estate.identity.leeway(&self.identity).is_some()
     }
 
-    /// Whether other rules than before leave nothing to be seen, or take away a resource that is watched. A list that is
+    /// Whether other rules than before leave nothing to be seen, or take away what is subscribed to. A list that is
     /// empty because its upstream emptied it is only a list that has changed.
     fn is_withdrawn(&mut self, estate: Arc<Estate>, seen: &View, now: Timestamp) -> bool {
         let policy_set = Arc::clone(estate.rules.load().policies.digest());
         let same = policy_set == self.judged_by.0 && Arc::ptr_eq(&estate, &self.judged_by.1);
-        let watched = self.ear.watched();
-        let taken = !same && !watched.iter().all(|one| may_watch(&estate, &self.identity, one.subject(), now).is_ok());
+        let may = |one: &Subscription| {
+            let wish = one.wish();
+            may_be_told(&estate, &self.identity, (&wish.upstream, &wish.subject), now).is_ok()
+        };
+        let taken = !same && !self.ear.watched().iter().all(may);
         self.judged_by = (policy_set, estate);
         taken || (!same && self.seen.any && !seen.any)
     }
@@ -323,22 +390,29 @@ impl Listener {
 impl Ear {
     fn event(&mut self, message: impl FnOnce(Option<&RequestId>) -> Vec<u8>) -> Bytes {
         match self {
-            Self::Request(id, _) => sse::message(&message(Some(id))),
+            Self::Request(asker, _) => sse::message(&message(Some(&asker.id))),
             Self::Stream(turn) => sse::with_id(&turn.next_id(), &sse::message(&message(None))),
         }
     }
 
-    /// The resources that this listener watches by itself; those of a session are the session's.
+    /// What this listener subscribed to by itself; what a session did is the session's.
     fn watched(&self) -> &[Subscription] {
         match self {
             Self::Request(_, watched) => watched,
             Self::Stream(_) => &[],
         }
     }
+
+    /// There is nothing more to tell of this.
+    fn is_told(&mut self, number: u64) {
+        if let Self::Request(_, watched) = self {
+            watched.retain(|one| one.number() != number);
+        }
+    }
 }
 
 /// Returns when there is nobody left to be told.
-async fn ended(events: &mpsc::Sender<Bytes>, until: Instant, ear: &mut Ear) -> End {
+async fn ended(events: &Queue, until: Instant, ear: &mut Ear) -> End {
     tokio::select! {
         () = events.closed() => End::Gone,
         () = sleep_until(until.into()) => End::Expired,
@@ -356,19 +430,20 @@ async fn over(ear: &mut Ear) {
 
 /// Until when `identity` may listen: no longer than its credential is taken, and than a stream may live.
 fn last_moment(estate: &Estate, identity: &Identity, now: Timestamp) -> Instant {
-    let authentication = &identity.authentication;
-    let issuer = estate.config.issuers.iter().find(|issuer| issuer.issuer == authentication.issuer);
-    let leeway = issuer.map_or(Duration::ZERO, |issuer| issuer.leeway);
-    let left = authentication.expires_at.plus(leeway).since(now).min(estate.config.limits.stream_max);
-    let start = clock::instant();
-    start.checked_add(left).unwrap_or(start)
+    let leeway = estate.identity.leeway(identity).unwrap_or_default();
+    let left = identity.authentication.expires_at.plus(leeway).since(now).min(estate.config.limits.stream_max);
+    after(clock::instant(), left)
+}
+
+fn after(start: Instant, span: Duration) -> Instant {
+    start.checked_add(span).unwrap_or(start)
+}
+
+fn acknowledged(listener: &RequestId, topics: Topics, watched: &[Subscription]) -> Bytes {
+    let (tasks, uris): (Vec<_>, Vec<_>) = watched.iter().map(Subscription::wish).partition(|wish| wish.task.is_some());
+    let [uris, tasks] = [uris, tasks].map(|all| all.into_iter().map(|wish| wish.exposed.as_str()).collect::<Vec<_>>());
+    sse::message(&answers::acknowledged(listener, topics, (&uris, &tasks)))
 }
 
 /// Changes within so long are told as one (spec §3.7).
 const COALESCE: Duration = Duration::from_millis(300);
-
-/// Messages that may wait for a listener who reads slowly: one of each topic.
-const EVENTS_WAITING_MAX: usize = 4;
-
-/// A listener who takes nothing for so long is taken to be gone.
-const CLIENT_STALL_MAX: Duration = Duration::from_secs(20);

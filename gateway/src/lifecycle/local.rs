@@ -21,7 +21,8 @@ use crate::{
     ceiling::Admission,
     config::{ArgumentRecord, UpstreamId},
     exchange::Grant,
-    identity::{Caller, metadata},
+    identity::{Caller, metadata, revocation::Holder},
+    inspect::asks::Ask,
     refusal::{Challenge, Refusal},
     rpc::{
         self, Asker, Call,
@@ -99,6 +100,7 @@ impl Gateway {
         let session = self.sessions.begin(
             Opening {
                 principal: caller.identity().principal,
+                holder: Holder::of(caller.identity()),
                 endpoint: trail.endpoint.clone(),
                 version: asker.version,
                 client: (asked.client_name.into_owned(), asked.client_version.into_owned()),
@@ -121,13 +123,16 @@ impl Gateway {
     /// Gives a refusal its outside form, and records it.
     pub(super) fn refused(&self, estate: &Estate, trail: &Trail, refusal: &Refusal) -> Response {
         let era = trail.answer_era();
-        let outside = refusal.outside(era);
+        let outside = match &trail.request_id {
+            Some(_) => refusal.outside(era),
+            None => refusal.outside_http(era),
+        };
         trail.refused(&self.journal, refusal, &outside);
         if let Some(asked) = &trail.asked {
             asked.operation.note(names::REFUSAL, outside.code);
         }
         let challenge = outside.challenge.as_ref().map(|challenge| challenge_text(estate, trail, challenge));
-        respond::refusal(trail.request_id.as_ref(), era, refusal, challenge.as_deref())
+        respond::refusal(trail.request_id.as_ref(), era, &outside, challenge.as_deref())
     }
 }
 
@@ -158,13 +163,33 @@ pub(super) fn record_mint(
     }
 }
 
+/// Records what an upstream asks of the person at the client, of the call `call`: what is not recorded is not asked.
+pub(super) fn record_asked<'a>(
+    journal: &Journal,
+    id: Uuid,
+    (upstream, call): (&UpstreamId, Uuid),
+    asks: impl IntoIterator<Item = (&'a str, &'a Ask)>,
+) -> Result<(), Refusal> {
+    let asks: Vec<_> =
+        asks.into_iter().map(|(key, ask)| (key, ask.kind, journal.argument_digest(ask.text()))).collect();
+    let mut asked = Vec::with_capacity(asks.len());
+    for (key, kind, digest) in &asks {
+        asked.push(record::Asked { key, method: kind.method(), mode: kind.as_str(), digest });
+    }
+    if journal.note(id, &record::InputRequested { upstream: upstream.as_str(), call, asks: &asked }) {
+        return Ok(());
+    }
+    Err(Refusal::AuditUnavailable("what is asked could not be recorded".to_owned()))
+}
+
 fn challenge_text(estate: &Estate, trail: &Trail, challenge: &Challenge) -> String {
     let mut url = metadata::url(&estate.config.gateway.public_url, &trail.endpoint);
     if trail.slashed {
         url.push('/');
     }
     let scopes = estate.scopes(&trail.endpoint);
-    metadata::challenge(challenge, &url, &scopes.iter().map(String::as_str).collect::<Vec<_>>())
+    let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+    metadata::challenge(challenge, &url, &scopes, &estate.offer(), trail.proves)
 }
 
 /// Upstreams that this caller misses something of. One of which everything known is hidden from them is not named; of one

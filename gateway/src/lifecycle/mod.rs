@@ -5,6 +5,7 @@
 
 mod batch;
 mod carry;
+mod connect;
 mod estate;
 mod hub;
 mod kept;
@@ -14,6 +15,7 @@ mod local;
 mod refresh;
 mod respond;
 mod retry;
+mod revoke;
 mod subscribe;
 mod task;
 mod trail;
@@ -23,10 +25,12 @@ use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use carry::{Carriage, Ended, Held, Leg, Next};
+pub use connect::Step;
 pub use estate::{Estate, Rules, endpoints};
 use http::{HeaderMap, Method};
 use hub::Hub;
 use retry::Retrying;
+use revoke::Ward;
 use tokio::sync::{Semaphore, mpsc};
 use trail::Trail;
 
@@ -36,7 +40,7 @@ use crate::{
     catalog::{Kind, Target},
     clock,
     config::{Endpoint, Tolerance},
-    identity::Caller,
+    identity::{Caller, Certificate, Shown},
     refusal::{Era, Refusal},
     rpc::{self, Call, Capabilities, Message, headers, mirrors, versions},
     state::Sealer,
@@ -54,11 +58,13 @@ pub struct Head {
     /// `POST`, `GET` or `DELETE`; the edge answers every other method itself.
     pub method: Method,
     /// The query string, if any.
-    pub query: Option<String>,
+    pub query: Option<Box<str>>,
     /// The headers as they came.
     pub headers: HeaderMap,
     /// Who is at the other end of the connection.
     pub peer: SocketAddr,
+    /// The certificate that they showed in the handshake; never one that a header names.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 impl fmt::Debug for Head {
@@ -113,17 +119,27 @@ impl Asking<'_> {
         let peer =
             self.estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let declared = match &self.session {
-            Some(session) if respond::takes_streams(&self.head.headers) => session.capabilities,
-            None if self.call.era() == Era::Modern => {
-                self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default()
-            }
-            Some(_) | None => Capabilities::NONE,
+            Some(_) if !respond::takes_streams(&self.head.headers) => Capabilities::NONE,
+            Some(_) | None => self.declared(),
         };
         let within = declared.within(peer.settings().input);
         let catalogue = self.estate.catalogue.load();
         let offer = catalogue.listing(&target.definition.upstream).and_then(|listing| listing.offer.as_ref());
         let may_become_one = self.call.method() == rpc::Method::ToolsCall && offer.is_some_and(|offer| offer.tasks);
         Ok(if may_become_one || target.task.is_some() { within.and(Capabilities::TASKS) } else { within })
+    }
+}
+
+impl Asking<'_> {
+    /// What this request's client declares, or its session.
+    fn declared(&self) -> Capabilities {
+        match &self.session {
+            Some(session) => session.capabilities,
+            None if self.call.era() == Era::Modern => {
+                self.call.meta().client_capabilities.map(Capabilities::declared).unwrap_or_default()
+            }
+            None => Capabilities::NONE,
+        }
     }
 }
 
@@ -178,6 +194,7 @@ impl Gateway {
 
     /// Judges everything from now on against `estate`; requests under way keep theirs.
     pub fn succeed(self: &Arc<Self>, estate: Estate) {
+        self.distrust(&self.estate.load(), &estate);
         self.estate.swap(Arc::new(estate)).retire();
         self.keep_catalogue();
         self.hub.changed();
@@ -226,11 +243,16 @@ impl Gateway {
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let estate = self.estate.load_full();
-        let mut trail = Trail::new(&head);
-        match self.answer(&estate, &head, body, &mut trail).await {
+        // On the heap: every stage has a hand on it, and the future of a request is large as it is.
+        let mut trail = Box::new(Trail::new(&head));
+        let mut response = match self.answer(&estate, &head, body, &mut trail).await {
             Ok(response) => response,
             Err(refusal) => self.refused(&estate, &trail, &refusal),
+        };
+        if let Some(nonce) = estate.identity.nonce(&head.headers, clock::now()) {
+            response.headers.insert("dpop-nonce", nonce);
         }
+        response
     }
 
     /// Answers a request that the edge refused, in the form and with the audit record that every refusal gets.
@@ -249,8 +271,9 @@ impl Gateway {
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let audiences = estate.audiences(&head.endpoint);
-        let caller = estate.identity.authenticate(&head.headers, head.query.as_deref(), audiences, trail.now).await?;
+        let caller = estate.identity.authenticate(&shown(head), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
+        estate.revocations.admit(caller.identity()).map_err(|revoked| revoked.refusal())?;
         match head.method {
             Method::DELETE => return self.end_session(head, &caller, trail),
             Method::GET => return self.stream(estate, head, &caller, trail),
@@ -304,6 +327,7 @@ impl Gateway {
             Era::Legacy => Some(self.session(head, &caller, trail)?),
             Era::Modern => None,
         };
+        trail.session.clone_from(&session);
         let call = match &session {
             Some(session) if call.version_assumed() => call.in_version(session.version),
             Some(_) | None => call,
@@ -344,7 +368,7 @@ impl Gateway {
 
     /// One request that an upstream answers, from who asks to the answer's way back.
     async fn call(&self, asking: Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
-        let Asking { estate, head, caller, call, session } = &asking;
+        let Asking { estate, head, caller, call, .. } = &asking;
         let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
 
@@ -359,14 +383,17 @@ impl Gateway {
         }
         let admission = rules.ceilings.admit(permit, identity, &target.definition, now)?;
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
-        let held = self.hold(call, session.as_ref())?;
+        let held = self.hold(&asking)?;
         let claim = retry.as_ref().map(|retry| retry.claim(self)).transpose()?.flatten();
         if let Some(retry) = &retry {
             retry.record(self, trail, target.definition.upstream.as_str())?;
         }
         self.record_update(&asking, &target, trail)?;
         // Last of what may fail before the record, which names it: no credential is minted without a trace.
-        let grant = estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await?;
+        let grant = match estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await {
+            Err(Refusal::ConnectRequired(page)) => return self.connect_first(&asking, &target, trail, (retry, *page)),
+            minted => minted?,
+        };
         let continues = retry.as_ref().map(|retry| retry.call).or(target.task.as_ref().map(|task| task.call));
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
         let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;
@@ -376,27 +403,29 @@ impl Gateway {
             (Some(claim), Some(Retrying { answers, .. })) => {
                 let capabilities = asking.capabilities(&target)?;
                 if let Err(next) = claim.enter(Next { leg, receipt, grant, capabilities, answers }) {
-                    next.leg.end(Ended::refused(Refusal::ContinuationLost)).await;
+                    self.tasks.spawn(next.leg.end(Ended::refused(Refusal::ContinuationLost)));
                 }
             }
             (_, retry) => {
                 let first = (receipt.id(), retry.as_ref());
                 let carriage = Carriage::load(asking, target, &self.means, allowed, first)?;
-                self.tasks.spawn(carriage.carry(leg, (receipt, grant), retry.as_ref().and_then(Retrying::up)));
+                self.tasks.spawn(carriage.carry(leg, (receipt, grant)));
             }
         }
         answered.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))
     }
 
     /// Room for one more call in flight, and in its session a place from which it can be cancelled.
-    fn hold(&self, call: &Call, session: Option<&Arc<Session>>) -> Result<Held, Refusal> {
+    fn hold(&self, Asking { estate, caller, call, session, .. }: &Asking<'_>) -> Result<Held, Refusal> {
         let room =
             Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
         let mut asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
+        let session = session.as_ref();
+        let ward = Ward::new(&estate.revocations, caller.identity());
         asker.log_level = session.map_or(asker.log_level, |session| session.log_level());
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();
-        Ok(Held { asker, tracked, _room: room })
+        Ok(Held { asker, tracked, ward, _room: room })
     }
 
     /// `logging/setLevel` of a legacy client: the level of the calls of its session, where anything is logged (RS-24).
@@ -426,6 +455,18 @@ impl Gateway {
     }
 }
 
+/// What says who sent the request.
+fn shown(head: &Head) -> Shown<'_> {
+    Shown {
+        headers: &head.headers,
+        query: head.query.as_deref(),
+        method: &head.method,
+        endpoint: &head.endpoint,
+        slashed: head.slashed,
+        certificate: head.certificate.as_deref(),
+    }
+}
+
 fn lacks_session(head: &Head) -> Result<bool, Refusal> {
     Ok(headers::session_id(&head.headers)?.is_none())
 }
@@ -441,9 +482,9 @@ mod tests {
     fn a_head_does_not_print_credentials() {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Bearer hunter2"))]);
         let peer = "192.0.2.1:9".parse().unwrap();
-        let query = Some("access_token=hunter2".to_owned());
+        let query = Some("access_token=hunter2".into());
         let endpoint = Endpoint::Federated;
-        let head = Head { endpoint, slashed: false, method: Method::POST, query, headers, peer };
+        let head = Head { endpoint, slashed: false, method: Method::POST, query, headers, peer, certificate: None };
         assert_eq!(format!("{head:?}"), "Head(POST /mcp from 192.0.2.1:9)");
     }
 }

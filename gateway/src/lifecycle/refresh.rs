@@ -50,6 +50,7 @@ async fn keep((estate, hub): (&Estate, &Hub), peer: &Peer, known: &Notify) {
     let mut said = Topics::default();
     loop {
         said = said.or(peer.said());
+        let reading = peer.begin_reading();
         let wait = match read(estate, peer).await {
             Ok(read) => {
                 failures = 0;
@@ -68,6 +69,7 @@ async fn keep((estate, hub): (&Estate, &Hub), peer: &Peer, known: &Notify) {
             }
         };
         estate.asked(&id);
+        peer.end_reading(reading);
         // Whichever comes first: its time, or word of a change; however much an upstream has to say, not without a rest,
         // and a longer one each time that it has more to say at once.
         let wait = jittered(wait);
@@ -129,7 +131,9 @@ fn degrade(estate: &Estate, peer: &Peer, refusal: &Refusal) {
     metrics().upstream_up.with([id.as_str()]).set(0);
     let known = estate.catalogue.load().listing(id).cloned().unwrap_or_default();
     let why = format!("{}: {}", refusal.code(), refusal.inside());
-    if estate.publish(id, Listing { degraded: Some(why.clone()), ..known }) {
+    let lasting = matches!(refusal, Refusal::UpstreamIncompatible(_));
+    let degraded = if lasting { refusal.clone() } else { Refusal::CatalogueUnavailable(why.clone()) };
+    if estate.publish(id, Listing { degraded: Some(degraded), ..known }) {
         tracing::warn!(upstream = %id, why, "an upstream cannot be read");
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{Body, Response};
 use crate::{
     inspect::Answer,
-    refusal::{Detail, Era, Refusal},
+    refusal::{Detail, Era, Outside, Refusal},
     rpc::{
         Call, RequestId,
         answers::{self, Local},
@@ -71,13 +71,12 @@ pub(super) fn pong(call: &Call) -> Result<Response, Refusal> {
 }
 
 /// A refusal in its outside form. `challenge` is the value of `WWW-Authenticate`, where the refusal has one.
-pub(super) fn refusal(id: Option<&RequestId>, era: Era, refusal: &Refusal, challenge: Option<&str>) -> Response {
-    let outside = refusal.outside(era);
-    let mut response = whole(outside.status, error_body(id, era, refusal));
+pub(super) fn refusal(id: Option<&RequestId>, era: Era, outside: &Outside, challenge: Option<&str>) -> Response {
+    let mut response = whole(outside.status, error_body(id, era, outside));
     if let Some(Ok(value)) = challenge.map(HeaderValue::from_str) {
         response.headers.insert(WWW_AUTHENTICATE, value);
     }
-    if let Some(wait_ms) = outside.retry_after_ms {
+    if let Some(wait_ms) = outside.retry_after_ms.filter(|_| outside.status != 200) {
         response.headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000).max(1)));
     }
     if let Detail::Allow(methods) = outside.detail {
@@ -87,8 +86,8 @@ pub(super) fn refusal(id: Option<&RequestId>, era: Era, refusal: &Refusal, chall
 }
 
 /// The JSON-RPC error of a refusal.
-pub(super) fn error_body(id: Option<&RequestId>, era: Era, refusal: &Refusal) -> Bytes {
-    Bytes::from(answers::error(&refusal.outside(era), era, id).into_bytes())
+pub(super) fn error_body(id: Option<&RequestId>, era: Era, outside: &Outside) -> Bytes {
+    Bytes::from(answers::error(outside, era, id).into_bytes())
 }
 
 /// Adds the id of a session that has just begun.

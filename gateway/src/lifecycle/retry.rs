@@ -59,7 +59,8 @@ impl Gateway {
         if call.era() == Era::Legacy && (state.is_some() || responses.is_some()) {
             return Err(Refusal::RequestStateInvalid("from a client whose revision has none"));
         }
-        // Without a state nobody asked: a call of its own, and such answers go nowhere (RS-32, spec §2.3).
+        // Without a state nobody asked: a call of its own (spec §2.3), and such answers go nowhere unless it comes to asking
+        // for them (RS-32).
         let Some(state) = state.and_then(Value::text) else { return Ok(None) };
         let binding = Binding {
             principal: &caller.identity().principal,
@@ -96,6 +97,11 @@ impl Retrying {
             To::Hold(id) => Arc::clone(&gateway.means.holds).claim(id, self.round).map(Some),
             To::Upstream(_) | To::Task { .. } | To::Again => Ok(None),
         }
+    }
+
+    /// Whether the person would not do what was asked under `key`.
+    pub(super) fn declines(&self, key: &str) -> bool {
+        self.answers.iter().any(|given| given.key == key && given.action != "accept")
     }
 
     /// What goes up with the call, where it is made again.

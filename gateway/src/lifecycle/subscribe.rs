@@ -1,11 +1,10 @@
-//! How does somebody come to be told of a single resource?
+//! How does somebody come to be told of a single resource, or of a task?
 //!
-//! Each resource passes every stage that a call does, from who asks to the durable record; then one task an upstream and
-//! principal keeps the conversation in which the upstream tells of them, for as long as anybody wants that. What is told
-//! goes to the listeners' sinks; `listen` takes it from there.
+//! Each passes every stage that a call does, from who asks to the durable record; then one loop an upstream and principal
+//! keeps the conversation in which the upstream tells of them, for as long as anybody wants that. What is told goes to the
+//! listeners' sinks; `listen` takes it from there.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,17 +23,25 @@ use crate::{
         journal::{self, Journal},
         record::{self, Who},
     },
-    bridge::{Sink, Subject, Subscription, Subscriptions, Watching},
-    catalog::{Definition, Kind},
+    bridge::{Group, Sink, Subscription, Subscriptions, Wish},
+    catalog::{Definition, Kind, Target},
     clock::{self, Timestamp},
     config::UpstreamId,
     exchange::Grant,
     identity::Identity,
     refusal::Refusal,
+    rpc::{Capabilities, Filter},
     tasks,
     telemetry::metrics::metrics,
-    upstream::{Peer, Wanted, Watch},
+    upstream::{Peer, Subject, Told, Wanted, Watch},
 };
+
+/// What somebody wants to be told of, by the name that they know.
+#[derive(Debug, Clone, Copy)]
+enum Sought<'a> {
+    Resource(&'a str),
+    Task(&'a str),
+}
 
 impl Gateway {
     /// `resources/subscribe` of a legacy client: told on the stream of its session (spec §2.2).
@@ -45,11 +52,12 @@ impl Gateway {
             return Err(Refusal::Bug("a subscription without its resource"));
         };
         if !session.is_subscribed(&uri)? {
-            let mut subscription = Box::pin(self.watch(asking, trail, &uri, session.sink())).await?;
+            let sought = Sought::Resource(&uri);
+            let mut subscription = Box::pin(self.watch(asking, trail, sought, session.sink())).await?;
             if let Err(refusal) = subscription.settled(SETTLED_MAX).await {
                 // The intent is written, and the subscription's end is its outcome.
                 trail.measure(refusal.code(), None);
-                return Ok(respond::refusal(Some(id), call.era(), &refusal, None));
+                return Ok(respond::refusal(Some(id), call.era(), &refusal.outside(call.era()), None));
             }
             session.subscribe(uri.into_owned(), subscription);
         }
@@ -66,81 +74,97 @@ impl Gateway {
         respond::pong(&asking.call)
     }
 
-    /// All of `uris` that the caller may be told of, and that their upstreams tell of: the others are left out of the
-    /// acknowledgement, and written down (RS-33, spec §3.7).
+    /// All that the caller may be told of, of what `filter` names, and that the upstreams tell of: the others are left out
+    /// of the acknowledgement, and written down (RS-33, RS-37, spec §3.7).
     pub(super) async fn watch_all(
         &self,
         asking: &Asking<'_>,
         trail: &mut Trail,
-        uris: BTreeSet<String>,
+        filter: &Filter,
         sink: &Arc<Sink>,
-    ) -> Vec<(String, Subscription)> {
+    ) -> Vec<Subscription> {
         let own = trail.id;
-        let mut watched = Vec::with_capacity(uris.len());
-        for uri in uris {
+        let uris = filter.uris.iter().map(|uri| Sought::Resource(uri));
+        let mut watched = Vec::new();
+        for sought in uris.chain(filter.tasks.iter().map(|id| Sought::Task(id))) {
             trail.id = journal::new_id();
-            match Box::pin(self.watch(asking, trail, &uri, sink)).await {
-                Ok(subscription) => watched.push((uri, subscription)),
+            match Box::pin(self.watch(asking, trail, sought, sink)).await {
+                Ok(subscription) => watched.push(subscription),
                 Err(refusal) => trail.note_refused(&self.journal, &refusal, &refusal.outside(asking.call.era())),
             }
+            (trail.target, trail.verdict) = (None, None);
         }
-        (trail.id, trail.target, trail.verdict) = (own, None, None);
+        trail.id = own;
         let until = clock::instant().checked_add(ACKNOWLEDGED_MAX);
         let mut honoured = Vec::with_capacity(watched.len());
-        for (uri, mut subscription) in watched {
+        for mut subscription in watched {
             let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(clock::instant()));
             if subscription.settled(left).await.is_ok() {
-                honoured.push((uri, subscription));
+                honoured.push(subscription);
             }
         }
         honoured
     }
 
-    /// One resource, from who asks to the wish to be told of it.
+    /// One subject, from who asks to the wish to be told of it.
     async fn watch(
         &self,
         asking: &Asking<'_>,
         trail: &mut Trail,
-        uri: &str,
+        sought: Sought<'_>,
         sink: &Arc<Sink>,
     ) -> Result<Subscription, Refusal> {
         let Asking { estate, caller, call, .. } = asking;
         let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
+        let (Sought::Resource(exposed) | Sought::Task(exposed)) = sought;
         // It may go up in a conversation that was begun under another token of the same person.
-        if identity.credential.tripwire().trips_on(uri.as_bytes()) {
+        if identity.credential.tripwire().trips_on(exposed.as_bytes()) {
             metrics().tripwire.increment();
             return Err(Refusal::CredentialLeak);
         }
 
         let catalogue = estate.catalogue.load_full();
-        let found = catalogue.resource(&estate.config.upstreams, &trail.endpoint, Kind::Subscription, uri)?;
-        let definition = trail.aim(found).definition;
-        let permit = trail.judge(rules.policies.decide(identity, &definition, None, now))?;
+        let target = trail.aim(match sought {
+            Sought::Resource(uri) => {
+                catalogue.resource(&estate.config.upstreams, &trail.endpoint, Kind::Subscription, uri)?
+            }
+            Sought::Task(id) => asking.following(self, id, trail)?,
+        });
+        let (definition, task) = (&target.definition, target.task.clone());
+        let permit = trail.judge(match &task {
+            Some(_) => rules.policies.follow(identity, definition, now),
+            None => rules.policies.decide(identity, definition, None, now),
+        })?;
         let offer = catalogue.listing(&definition.upstream).and_then(|listing| listing.offer.as_ref());
-        if !offer.is_some_and(|offer| offer.subscribe) {
+        if !offer.is_some_and(|offer| if task.is_some() { offer.tasks } else { offer.subscribe }) {
             return Err(Refusal::MethodUnknown);
         }
-        let admission = rules.ceilings.admit(permit, identity, &definition, now)?;
-        let peer = estate.upstreams.peer(&definition.upstream).ok_or(Refusal::Bug("a resource of no upstream"))?;
+        let admission = rules.ceilings.admit(permit, identity, definition, now)?;
+        let peer = estate.upstreams.peer(&definition.upstream).ok_or(Refusal::Bug("a subject of no upstream"))?;
+        let declared = if task.is_some() { asking.capabilities(&target)? } else { Capabilities::NONE };
         let grant = estate.exchange.mint(identity, peer.settings(), &definition.mints, now).await?;
-        let receipt = self.record(estate, trail, (admission, &grant), (call, None)).await?; // durable, or we stop here
-        let subject = Subject {
+        let continues = task.as_ref().map(|task| task.call);
+        let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
+        let wish = Wish {
             upstream: definition.upstream.clone(),
-            uri: definition.name.clone(),
+            subject: subject(&target),
+            exposed: exposed.to_owned(),
+            task,
+            declared,
             mints: definition.mints.clone(),
             prefix: catalogue.uri_prefix(&trail.endpoint, &definition.upstream).map(str::to_owned),
             sink: Arc::clone(sink),
         };
         let records = (&self.journal, call.era(), trail.began);
-        let (subscription, begun) = self.subscriptions.want(subject, identity, receipt, records);
-        if let Some(watching) = begun {
+        let (subscription, begun) = self.subscriptions.subscribe(wish, identity, receipt, records);
+        if let Some(group) = begun {
             let keeper = Keeper {
                 estate: Arc::clone(&self.estate),
                 subscriptions: Arc::clone(&self.subscriptions),
                 journal: Arc::clone(&self.journal),
                 news: self.hub.listen(),
-                watching,
+                group,
             };
             tasks::background(keeper.keep());
         }
@@ -148,17 +172,37 @@ impl Gateway {
     }
 }
 
-/// Whether `identity` may be told of a resource, by the rules of now.
-pub(super) fn may_watch(
+fn subject(target: &Target) -> Subject {
+    let name = target.definition.name.clone();
+    match &target.task {
+        Some(task) => Subject::Task { id: task.id.clone(), tool: name },
+        None => Subject::Resource(name),
+    }
+}
+
+/// Whether `identity` may be told of `subject`, by the rules of now.
+pub(super) fn may_be_told(
     estate: &Estate,
     identity: &Identity,
-    (upstream, uri): (&UpstreamId, &str),
+    (upstream, subject): (&UpstreamId, &Subject),
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    let upstream = estate.config.upstreams.get(upstream).ok_or(Refusal::RouteUnknown)?;
-    let definition = Definition::resource(upstream, Kind::Subscription, uri)
-        .map_err(|_fault| Refusal::ResourceUnknown(format!("{uri}: cannot be judged")))?;
-    estate.rules.load().policies.decide(identity, &definition, None, now)?;
+    let rules = estate.rules.load();
+    match subject {
+        Subject::Resource(uri) => {
+            let upstream = estate.config.upstreams.get(upstream).ok_or(Refusal::RouteUnknown)?;
+            let definition = Definition::resource(upstream, Kind::Subscription, uri)
+                .map_err(|_fault| Refusal::ResourceUnknown(format!("{uri}: cannot be judged")))?;
+            rules.policies.decide(identity, &definition, None, now)?;
+        }
+        Subject::Task { tool, .. } => {
+            let catalogue = estate.catalogue.load();
+            let listed = catalogue.listing(upstream).into_iter().flat_map(|listing| &listing.tools);
+            let definition = listed.into_iter().find(|definition| definition.name == *tool);
+            let definition = definition.ok_or(Refusal::TaskUnknown("one of a tool that is not listed"))?;
+            rules.policies.follow(identity, definition, now)?;
+        }
+    }
     Ok(())
 }
 
@@ -169,7 +213,7 @@ struct Keeper {
     journal: Arc<Journal>,
     /// Other rules may be in force.
     news: watch::Receiver<Arc<News>>,
-    watching: Arc<Watching>,
+    group: Arc<Group>,
 }
 
 /// How a conversation ended.
@@ -184,7 +228,7 @@ impl Keeper {
     /// Keeps it for as long as anybody wants to hear of what is said in it.
     async fn keep(mut self) {
         let (mut failures, mut gap) = (0_u32, false);
-        while !self.subscriptions.is_over(&self.watching) {
+        while !self.subscriptions.is_over(&self.group) {
             let (estate, began) = (self.estate.load_full(), clock::instant());
             let told = tokio::select! {
                 // The next one may have the upstream elsewhere, or not at all.
@@ -197,8 +241,8 @@ impl Keeper {
                 Ok(Ended::Broken) if began.elapsed() >= LASTING => 0,
                 Ok(Ended::Broken) => failures.saturating_add(1),
                 Err(refusal) => {
-                    let upstream = self.watching.upstream();
-                    tracing::debug!(%upstream, why = %refusal.inside(), "resources cannot be watched");
+                    let upstream = self.group.upstream();
+                    tracing::debug!(%upstream, why = %refusal.inside(), "what is wanted is not told");
                     failures.saturating_add(1)
                 }
             };
@@ -206,17 +250,18 @@ impl Keeper {
             tokio::select! {
                 () = sleep(jittered(wait)) => {}
                 // Whoever has just come need not wait for those who have been refused.
-                () = self.watching.changed() => sleep(AGAIN_LEAST).await,
+                () = self.group.changed() => sleep(AGAIN_LEAST).await,
             }
         }
     }
 
-    /// One conversation from its beginning to its end; after a gap everything may have changed, and is said to have.
+    /// One conversation from its beginning to its end; after a gap every resource may have changed, and is said to have, and
+    /// every task is asked about.
     async fn attend(&mut self, estate: &Estate, gap: bool) -> Result<Ended, Refusal> {
-        let watching = Arc::clone(&self.watching);
-        let identity = watching.identity();
+        let group = Arc::clone(&self.group);
+        let identity = group.identity();
         self.news.mark_unchanged();
-        let (mut wanted, mints) = judged(estate, &watching, &identity);
+        let (mut wanted, mints) = judged(estate, &group, &identity);
         let left = identity.authentication.expires_at.since(clock::now());
         if left.is_zero() || wanted.is_empty() {
             // Until somebody comes with a newer credential, other rules let them, or nobody wants it.
@@ -225,23 +270,26 @@ impl Keeper {
         }
         let start = clock::instant();
         let expired: Instant = start.checked_add(left).unwrap_or(start);
-        let peer = estate.upstreams.peer(watching.upstream()).ok_or(Refusal::RouteUnknown)?;
+        let peer = estate.upstreams.peer(group.upstream()).ok_or(Refusal::RouteUnknown)?;
         let mut watch = match self.open(estate, peer, (&identity, &mints), &wanted).await {
             Ok(watch) => watch,
             Err(refusal) => {
-                watching.fail(&wanted, &refusal);
+                group.fail(&wanted, &refusal);
                 return Err(refusal);
             }
         };
-        watching.settle(&wanted, |uri| watch.honours(uri));
-        for wanted in wanted.iter().filter(|_| gap) {
-            watching.updated(&wanted.uri);
+        group.settle(&wanted, |subject| watch.honours(subject));
+        for wanted in wanted.iter().filter(|wanted| gap && watch.honours(&wanted.subject)) {
+            match peer.missed(&watch, &identity, wanted).await? {
+                Some(told) => self.told(told),
+                None => group.lose(&wanted.subject),
+            }
         }
         loop {
             tokio::select! {
                 told = peer.told(&mut watch) => match told {
-                    Some(uri) => {
-                        watching.updated(&uri);
+                    Some(told) => {
+                        self.told(told);
                         continue;
                     }
                     None => return Ok(Ended::Broken),
@@ -249,31 +297,38 @@ impl Keeper {
                 () = sleep_until(expired.into()) => break,
                 () = self.otherwise() => {}
             }
-            let (now_wanted, mints) = judged(estate, &watching, &identity);
+            let (now_wanted, mints) = judged(estate, &group, &identity);
             if now_wanted.is_empty() {
                 break;
             }
-            if now_wanted.iter().map(|wanted| &wanted.uri).eq(wanted.iter().map(|wanted| &wanted.uri)) {
-                watching.settle(&now_wanted, |uri| watch.honours(uri));
+            if now_wanted.len() == wanted.len() && now_wanted.iter().zip(&wanted).all(|(now, then)| now.asks_as(then)) {
+                group.settle(&now_wanted, |subject| watch.honours(subject));
                 continue;
             }
             wanted = now_wanted;
             match self.change(estate, peer, (&identity, &mints), (&mut watch, &wanted)).await {
                 Ok(heard) => {
-                    watching.settle(&wanted, |uri| watch.honours(uri));
-                    heard.iter().for_each(|uri| watching.updated(uri));
+                    // What was said last first: a task that has ended is not one that the upstream will not tell of.
+                    heard.into_iter().for_each(|told| self.told(told));
+                    group.settle(&wanted, |subject| watch.honours(subject));
                 }
-                Err(refusal) => watching.fail(&wanted, &refusal),
+                Err(refusal) => group.fail(&wanted, &refusal),
             }
         }
         peer.unwatch(watch, &identity).await;
         Ok(Ended::Unwanted)
     }
 
+    fn told(&self, told: Told) {
+        if self.group.told(told).is_err() {
+            dropped(self.group.upstream(), "malformed");
+        }
+    }
+
     /// Returns when something else may be wanted, or allowed, or in another name.
     async fn otherwise(&mut self) {
         tokio::select! {
-            () = self.watching.changed() => {}
+            () = self.group.changed() => {}
             // The hub lives as long as the gateway.
             _changed = self.news.changed() => {}
         }
@@ -301,7 +356,7 @@ impl Keeper {
         peer: &Peer,
         (identity, mints): (&Identity, &[String]),
         (watch, wanted): (&mut Watch, &[Wanted]),
-    ) -> Result<Vec<String>, Refusal> {
+    ) -> Result<Vec<Told>, Refusal> {
         let grant = self.mint(estate, peer, identity, mints).await?;
         Box::pin(peer.rewatch(watch, grant, identity, wanted)).await
     }
@@ -321,9 +376,18 @@ impl Keeper {
 }
 
 /// What is wanted and may be asked for in this name, by the rules of now, and the scopes that this takes.
-fn judged(estate: &Estate, watching: &Watching, identity: &Identity) -> (Vec<Wanted>, Vec<String>) {
+fn judged(estate: &Estate, group: &Group, identity: &Identity) -> (Vec<Wanted>, Vec<String>) {
     let now = clock::now();
-    watching.wanted(|uri| may_watch(estate, identity, (watching.upstream(), uri), now))
+    if estate.revocations.admit(identity).is_err() {
+        return (Vec::new(), Vec::new()); // who wanted it ends by itself
+    }
+    group.wanted(|subject| may_be_told(estate, identity, (group.upstream(), subject), now))
+}
+
+/// Counts what an upstream told in vain.
+pub(super) fn dropped(upstream: &UpstreamId, reason: &str) {
+    metrics().upstream_dropped.with([upstream.as_str(), reason]).increment();
+    tracing::debug!(%upstream, reason, "dropped what an upstream told");
 }
 
 /// A modern client waits no longer for its acknowledgement (spec §3.7).

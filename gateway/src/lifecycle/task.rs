@@ -1,8 +1,8 @@
 //! Which task is this request about?
 //!
-//! A client that knows of tasks asks for the state of one, answers what one asks, or cancels one, by the id that the
-//! gateway sealed for it. The id is opened and held against its caller and its endpoint; from then on the request is one of
-//! the tool whose call became the task, and passes the same stages as that did (RS-37). It does not forward.
+//! A client that knows of tasks asks for the state of one, answers what one asks, cancels one, or listens to one, by the id
+//! that the gateway sealed for it. The id is opened and held against its caller and its endpoint; from then on the request
+//! is one of the tool whose call became the task, and passes the same stages as that did (RS-37). It does not forward.
 
 use super::{Asking, Gateway, trail::Trail};
 use crate::{
@@ -24,18 +24,24 @@ impl Asking<'_> {
 
     /// What the request is aimed at.
     pub(super) fn target(&self, gateway: &Gateway, trail: &Trail) -> Result<Target, Refusal> {
-        let (estate, endpoint) = (self.estate, &self.head.endpoint);
-        let catalogue = estate.catalogue.load();
         let Some(text) = self.call.task() else {
-            return catalogue.resolve(&estate.config.upstreams, endpoint, &self.call);
+            let (estate, endpoint) = (self.estate, &self.head.endpoint);
+            return estate.catalogue.load().resolve(&estate.config.upstreams, endpoint, &self.call);
         };
         if !self.knows_tasks() {
             return Err(Refusal::CapabilityMissing(Capabilities::TASKS.json()));
         }
+        self.following(gateway, &text, trail)
+    }
+
+    /// The tool whose call became the task of this id, for whoever follows that.
+    pub(super) fn following(&self, gateway: &Gateway, text: &str, trail: &Trail) -> Result<Target, Refusal> {
+        let endpoint = &self.head.endpoint;
         let owner = Owner { principal: &self.caller.identity().principal, endpoint };
-        let TaskId { upstream, tool, id, call, life_ms } =
-            TaskId::open(&gateway.means.sealer, &text, &owner, trail.now)?;
-        catalogue.following(endpoint, (&upstream, &tool), Task { id, call, life_ms })
+        let (TaskId { upstream, tool, id, call, life_ms }, until) =
+            TaskId::open(&gateway.means.sealer, text, &owner, trail.now)?;
+        let catalogue = self.estate.catalogue.load();
+        catalogue.following(endpoint, (&upstream, &tool), Task { id, call, life_ms, until })
     }
 
     /// What policy says: of the call, or of following the task that a call became.

@@ -13,6 +13,7 @@ use crate::{
         journal::{self, Journal},
         record::{self, Who},
     },
+    bridge::Session,
     catalog::{Kind, Target},
     clock::{self, Timestamp},
     config::Endpoint,
@@ -43,12 +44,16 @@ pub(super) struct Trail {
     pub(super) endpoint: Endpoint,
     /// Whether it was asked for with a slash at its end.
     pub(super) slashed: bool,
+    /// Whether a proof of possession came with it, so that a challenge answers to that.
+    pub(super) proves: bool,
     /// Who asks, once that is proven.
     pub(super) identity: Option<Arc<Identity>>,
     /// The era of the client, once that is known.
     pub(super) era: Option<Era>,
     /// The JSON-RPC id, as the client wrote it.
     pub(super) request_id: Option<RequestId>,
+    /// The session that it is in, for the era of sessions.
+    pub(super) session: Option<Arc<Session>>,
     /// What is asked, once that is read.
     pub(super) asked: Option<Asked>,
     /// What it is aimed at, once that is found.
@@ -81,9 +86,11 @@ impl Trail {
             peer: head.peer,
             endpoint: head.endpoint.clone(),
             slashed: head.slashed,
+            proves: head.headers.contains_key("dpop"),
             identity: None,
             era: None,
             request_id: None,
+            session: None,
             asked: None,
             target: None,
             policy_set: None,
@@ -201,6 +208,7 @@ impl Trail {
             method: self.asked.as_ref().map(|asked| asked.method),
             era: self.era,
             version: self.asked.as_ref().map(|asked| asked.version),
+            session: self.session.as_deref().map(Session::name),
             arguments,
             trace_id: trace.as_ref().map(|(trace_id, _)| trace_id.as_str()),
             span_id: trace.as_ref().map(|(_, span_id)| span_id.as_str()),

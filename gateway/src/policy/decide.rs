@@ -193,8 +193,9 @@ impl Policies {
     ///
     /// # Errors
     /// [`Refusal::ToolUnknown`] and its like where the caller may not see it, [`Refusal::Denied`] where they may, but not
-    /// use it with these arguments, [`Refusal::PolicyFailed`] where that could not be decided, and
-    /// [`Refusal::ScopeInsufficient`] where only scopes are missing.
+    /// use it with these arguments, [`Refusal::PolicyFailed`] where that could not be decided,
+    /// [`Refusal::ScopeInsufficient`] where only scopes are missing, and [`Refusal::AuthenticationInsufficient`] where only
+    /// a better login is.
     pub fn decide(
         &self,
         caller: &Identity,
@@ -222,12 +223,22 @@ impl Policies {
             }
             Outcome::Failed(why) => return Err(verdict.denial(Refusal::PolicyFailed(why.clone()))),
         }
-        self.permit(caller, tool, verdict)
+        self.permit(caller, tool, verdict, now)
     }
 
-    fn permit(&self, caller: &Identity, tool: &Definition, verdict: Arc<Verdict>) -> Result<Permit, Denial> {
+    fn permit(
+        &self,
+        caller: &Identity,
+        tool: &Definition,
+        verdict: Arc<Verdict>,
+        now: Timestamp,
+    ) -> Result<Permit, Denial> {
         if tool.requires.iter().any(|scope| caller.scopes.binary_search(scope).is_err()) {
             return Err(verdict.denial(Refusal::ScopeInsufficient(tool.requires.clone())));
+        }
+        let authentication = &caller.authentication;
+        if let Some(login) = tool.login.unmet(authentication.acr.as_deref(), authentication.auth_time, now) {
+            return Err(verdict.denial(Refusal::AuthenticationInsufficient(login)));
         }
         let given = tool.given().map(|given| given.raw_bytes());
         Ok(Permit { verdict, policy_set: Arc::clone(&self.digest), tool: tool.key, given, principal: caller.principal })
@@ -238,19 +249,19 @@ impl Policies {
     ///
     /// # Errors
     /// [`Refusal::ToolUnknown`] where the caller may no longer see it, [`Refusal::PolicyFailed`],
-    /// [`Refusal::ScopeInsufficient`].
+    /// [`Refusal::ScopeInsufficient`], [`Refusal::AuthenticationInsufficient`].
     pub fn follow(&self, caller: &Identity, tool: &Definition, now: Timestamp) -> Result<Permit, Denial> {
         let slice = self.slice(caller, tool).map_err(|fault| failed(&fault))?;
         let verdict = self.listing(&slice, now).map_err(|fault| failed(&fault))?;
         if let Some(why) = verdict.hides() {
             return Err(verdict.denial(hidden(tool.kind, why)));
         }
-        self.permit(caller, tool, verdict)
+        self.permit(caller, tool, verdict, now)
     }
 
     /// Whether `caller` gets to see `tool`: the first half of [`Policies::decide`], so that what is hidden cannot be called;
     /// and the second too, where the input is known.
-    /// Missing scopes do not hide a tool, because the caller can get them.
+    /// Missing scopes and a login that is not enough do not hide a tool, because the caller can do something about them.
     #[must_use]
     pub fn visible(&self, caller: &Identity, tool: &Definition, now: Timestamp) -> bool {
         let verdict = self.slice(caller, tool).and_then(|slice| {
@@ -502,7 +513,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The word for the audit record: `allow`, also where scopes are missing, or `deny`, also where nothing could be
+    /// The word for the audit record: `allow`, also where scopes or a better login are missing, or `deny`, also where nothing could be
     /// decided.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {

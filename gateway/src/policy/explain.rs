@@ -28,7 +28,7 @@ pub enum Answer {
     Deny,
     /// For the caller there is no such tool.
     Hidden,
-    /// It would be permitted to a token with more scopes.
+    /// It would be permitted to a token with more scopes, or of a better login.
     StepUp,
 }
 
@@ -119,7 +119,7 @@ impl Policies {
                 explanation.shadow = denial.verdict.shadow().to_vec();
                 explanation.answer = match denial.refusal.code() {
                     "tool_unknown" | "prompt_unknown" | "resource_unknown" | "reference_unknown" => Answer::Hidden,
-                    "scope_insufficient" => Answer::StepUp,
+                    "scope_insufficient" | "authentication_insufficient" => Answer::StepUp,
                     _ => Answer::Deny,
                 };
             }

@@ -12,7 +12,7 @@ use crate::{
     catalog::{Definition, Kind},
     clock::Timestamp,
     config::{Grant, Remote, TargetRule, Transport, Upstream, UpstreamId},
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{Agent, Authentication, Binding, Credential, Identity, User},
     rpc::json::{Bounds, Document},
 };
 
@@ -48,6 +48,8 @@ pub(crate) fn tool_rule(pattern: &str, tags: &[&str], requires: &[&str]) -> Targ
     TargetRule {
         pattern: pattern.to_owned(),
         requires: owned(requires),
+        acr: Vec::new(),
+        auth_age_max: None,
         mints: Vec::new(),
         tags: owned(tags),
         timeout: None,
@@ -112,6 +114,10 @@ pub(crate) fn caller(user: &str, tenant: Option<&str>, groups: &[&str], scopes: 
             token_id: None,
             token_digest: String::new(),
             acr: None,
+            issued_at: Timestamp::from_unix_ms(0),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: NOON,
         },
         principal: hash(format!("{user:?} {tenant:?}")),

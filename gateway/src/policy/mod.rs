@@ -15,7 +15,7 @@
 //! | `resource` | `Upstream::"id"` |
 //! | `context.input` | the arguments that have a Cedar type; `uri` of a resource; `ref`, `name` and `argument` of a completion |
 //! | `context.agent` | `client_id`; `actor` where the agent acts for another one |
-//! | `context.authn` | `method`, `issuer`; `acr` where there is one |
+//! | `context.authn` | `method`, `issuer`, `binding`; `acr` and `auth_time` where there is one |
 //! | `context.tenant` | the tenant, where there is one |
 //! | `context.time` | `now`, `unix_seconds`, `hour` (0–23), `weekday` (1 = Monday … 7), all in UTC |
 

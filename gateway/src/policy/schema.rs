@@ -79,7 +79,9 @@ fn common() -> Value {
         "Authentication": { "type": "Record", "attributes": {
             "method": named("String"),
             "issuer": named("String"),
+            "binding": named("String"),
             "acr": optional("String"),
+            "auth_time": optional("datetime"),
         } },
         "Time": { "type": "Record", "attributes": {
             "now": named("datetime"),

@@ -19,7 +19,7 @@ use crate::{
     catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source},
-    identity::{Agent, Authentication, Credential, Identity, User},
+    identity::{self, Agent, Authentication, Binding, Credential, Identity, User},
     rpc::json::{Bounds, Document},
 };
 
@@ -49,6 +49,12 @@ struct Case {
     #[serde(default)]
     scopes: Vec<String>,
     acr: Option<String>,
+    #[serde(default)]
+    method: Method,
+    /// RFC 3339; when the user logged in.
+    auth_time: Option<String>,
+    /// `dpop` or `certificate`, where the token is bound so.
+    binding: Option<String>,
     /// RFC 3339; Monday 2026-01-05 at noon in UTC where absent.
     at: Option<String>,
     /// `upstream/tool`.
@@ -57,6 +63,28 @@ struct Case {
     expect: Answer,
     /// The policy that has to be among those that decide.
     policy: Option<String>,
+}
+
+/// How the caller of a case was proven.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Method {
+    #[default]
+    Jwt,
+    Introspection,
+    ApiKey,
+    Certificate,
+}
+
+impl Method {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => identity::JWT,
+            Self::Introspection => identity::INTROSPECTION,
+            Self::ApiKey => identity::API_KEY,
+            Self::Certificate => identity::CERTIFICATE,
+        }
+    }
 }
 
 /// How one case ended.
@@ -110,13 +138,17 @@ impl Policies {
             Ok(document) => document,
             Err(why) => return Some((format!("the arguments cannot be JSON: {why}"), "see TOML's types".to_owned())),
         };
-        let at = case.at.as_ref().map(|at| at.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond));
-        let Ok(now) = at.transpose() else {
-            return Some(("`at` is not a point in time".to_owned(), "write it as `2026-01-05T12:00:00Z`".to_owned()));
+        let (Some(now), Some(auth_time)) = (instant(case.at.as_ref()), instant(case.auth_time.as_ref())) else {
+            let help = "write it as `2026-01-05T12:00:00Z`";
+            return Some(("`at` or `auth_time` is not a point in time".to_owned(), help.to_owned()));
         };
-        let now = now.and_then(|now| u64::try_from(now).ok()).unwrap_or(NOON_MS);
-        let caller = identity(case);
-        let explanation = self.explain(&caller, tool, Some(document.root()), Timestamp::from_unix_ms(now));
+        let Some(binding) = binding(case.binding.as_deref()) else {
+            return Some(("a token is bound to no such thing".to_owned(), "write `dpop` or `certificate`".to_owned()));
+        };
+        let mut caller = identity(case);
+        (caller.authentication.auth_time, caller.authentication.binding) = (auth_time, binding);
+        let now = now.unwrap_or(Timestamp::from_unix_ms(NOON_MS));
+        let explanation = self.explain(&caller, tool, Some(document.root()), now);
         let mut help = Vec::new();
         // Writing to memory does not fail; were it to, the message would be shorter.
         let rendered = explanation.render(&mut help).is_ok();
@@ -173,10 +205,7 @@ fn identity(case: &Case) -> Identity {
         list
     };
     let mut class = [0; 32];
-    let who = format!(
-        "{:?}",
-        (&case.user, &case.issuer, &case.agent, &case.actor, &case.tenant, &case.groups, &case.scopes, &case.acr)
-    );
+    let who = format!("{case:?}");
     class.copy_from_slice(digest::digest(&digest::SHA256, who.as_bytes()).as_ref());
     let user = case.user.as_ref();
     Identity {
@@ -186,17 +215,36 @@ fn identity(case: &Case) -> Identity {
         groups: sorted(&case.groups),
         scopes: sorted(&case.scopes),
         authentication: Authentication {
-            method: "jwt",
+            method: case.method.as_str(),
             issuer: case.issuer.clone(),
             token_id: None,
             token_digest: String::new(),
             acr: case.acr.clone(),
+            issued_at: Timestamp::from_unix_ms(0),
+            auth_time: None,
+            binding: Binding::Nothing,
+            may_act: None,
             expires_at: Timestamp::from_unix_ms(u64::MAX),
         },
         principal: class,
         class,
         credential: Credential::new(String::new()),
     }
+}
+
+/// A point in time, where one is written; `None` where what is written is none.
+fn instant(text: Option<&String>) -> Option<Option<Timestamp>> {
+    let Some(text) = text else { return Some(None) };
+    let at = text.parse::<jiff::Timestamp>().ok()?.as_millisecond();
+    u64::try_from(at).ok().map(Timestamp::from_unix_ms).map(Some)
+}
+
+/// What a credential is bound to, by its word; which key or certificate, policies do not read.
+#[must_use]
+pub fn binding(word: Option<&str>) -> Option<Binding> {
+    let bindings = [Binding::Nothing, Binding::Key(String::new()), Binding::Certificate(String::new())];
+    let word = word.unwrap_or(Binding::Nothing.as_str());
+    bindings.into_iter().find(|binding| binding.as_str() == word)
 }
 
 fn issuer() -> String {

@@ -2,7 +2,7 @@
 //!
 //! Tables of decisions, properties over random policies and callers, and everything that ships in `policies/`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cedar_policy::{Authorizer, Decision, PolicyId, PolicySet};
 use miette::Diagnostic;
@@ -19,9 +19,9 @@ use super::{
 use crate::{
     catalog::Definition,
     clock::Timestamp,
-    config::{Problem, Source, UpstreamId},
-    identity::Identity,
-    refusal::Refusal,
+    config::{Problem, Source, TargetRule, UpstreamId},
+    identity::{Binding, Identity},
+    refusal::{Login, Refusal},
 };
 
 fn policies(text: &str) -> Policies {
@@ -160,6 +160,72 @@ fn missing_scopes_are_all_named_and_hide_nothing() {
         Refusal::ScopeInsufficient(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])
     );
     assert!(decide(&set, &caller("alice", None, &[], &["a", "b", "c"]), &get, json!({})).is_ok());
+}
+
+/// RFC 9470: a login that is too weak or too old is told what would do, and hides nothing.
+#[test]
+fn a_login_that_is_not_enough_is_told_what_is() {
+    let rule = |pattern: &str, acr: &[&str], age_max: Option<u64>| TargetRule {
+        acr: acr.iter().map(|one| (*one).to_owned()).collect(),
+        auth_age_max: age_max.map(Duration::from_secs),
+        ..tool_rule(pattern, &[], &[])
+    };
+    let crm = upstream(
+        "crm",
+        vec![
+            rule("*", &["mfa", "phr", "old"], Some(600)),
+            rule("get", &["phr", "mfa"], Some(60)),
+            rule("get", &[], Some(900)),
+        ],
+    );
+    let get = tool(&crm, "get", json!({}), &[]);
+    assert!(get.steps_up());
+    let set = policies("permit(principal, action, resource);");
+    let ago = |seconds: u64| Timestamp::from_unix_seconds(NOON.unix_seconds() - seconds);
+    let login = Login { acr: vec!["mfa".to_owned(), "phr".to_owned()], age_max_s: Some(60) };
+    for (acr, time, fits) in [
+        (None, None, false),
+        (Some("mfa"), None, false),
+        (None, Some(ago(1)), false),
+        (Some("pwd"), Some(ago(1)), false),
+        (Some("old"), Some(ago(1)), false),
+        (Some("mfa"), Some(ago(61)), false),
+        (Some("mfa"), Some(ago(60)), true),
+        (Some("phr"), Some(ago(0)), true),
+    ] {
+        let mut who = caller("alice", None, &[], &[]);
+        (who.authentication.acr, who.authentication.auth_time) = (acr.map(str::to_owned), time);
+        assert!(set.visible(&who, &get, NOON));
+        assert_eq!(set.follow(&who, &get, NOON).is_ok(), fits, "{acr:?} {time:?}");
+        let decided = decide(&set, &who, &get, json!({}));
+        if fits {
+            assert!(decided.is_ok(), "{acr:?} {time:?}");
+        } else {
+            assert_eq!(refusal(decided), Refusal::AuthenticationInsufficient(login.clone()), "{acr:?} {time:?}");
+        }
+    }
+    let answer = set.explain(&caller("alice", None, &[], &[]), &get, None, NOON).answer;
+    assert_eq!(answer, Answer::StepUp);
+    assert!(set.decide(&caller("bob", None, &[], &[]), &tool(&crm, "other", json!({}), &[]), None, NOON).is_err());
+}
+
+#[test]
+fn policies_read_how_the_caller_was_proven() {
+    let tools = demo();
+    let find = named(&tools, "crm/find_customer");
+    let recent = policies(
+        "permit(principal, action, resource) when { context.authn has auth_time && \
+         context.time.now.durationSince(context.authn.auth_time) <= duration(\"10m\") };",
+    );
+    let bound = policies("permit(principal, action, resource) when { context.authn.binding == \"dpop\" };");
+    let mut who = caller("alice", None, &[], &[]);
+    assert!(decide(&recent, &who, &find, json!({})).is_err());
+    assert!(decide(&bound, &who, &find, json!({})).is_err());
+    who.authentication.auth_time = Some(Timestamp::from_unix_seconds(NOON.unix_seconds() - 600));
+    who.authentication.binding = Binding::Key("thumbprint".to_owned());
+    who.class = [7; 32];
+    assert!(decide(&recent, &who, &find, json!({})).is_ok());
+    assert!(decide(&bound, &who, &find, json!({})).is_ok());
 }
 
 #[test]

@@ -90,8 +90,12 @@ pub(super) fn context_of(caller: &Identity) -> Result<Own, Inexpressible> {
     let mut authn = vec![
         ("method".to_owned(), text(caller.authentication.method)),
         ("issuer".to_owned(), text(&caller.authentication.issuer)),
+        ("binding".to_owned(), text(caller.authentication.binding.as_str())),
     ];
     authn.extend(caller.authentication.acr.as_ref().map(|acr| ("acr".to_owned(), text(acr))));
+    if let Some(time) = caller.authentication.auth_time {
+        authn.push(("auth_time".to_owned(), datetime(time)?));
+    }
     let mut pairs = vec![("agent".to_owned(), record(agent)?), ("authn".to_owned(), record(authn)?)];
     pairs.extend(caller.tenant.as_ref().map(|tenant| ("tenant".to_owned(), text(tenant))));
     Ok(pairs)
@@ -114,16 +118,20 @@ pub(super) fn context_with(
 /// `context.time`, in UTC. 1970-01-01 was a Thursday, ISO 8601's day 4.
 fn time_record(now: Timestamp) -> Result<RestrictedExpression, Inexpressible> {
     let seconds = i64::try_from(now.unix_seconds()).unwrap_or(i64::MAX);
-    let millis = i64::try_from(now.unix_ms()).unwrap_or(i64::MAX);
     let days = seconds.div_euclid(SECONDS_A_DAY);
-    let stamp = jiff::Timestamp::from_millisecond(millis).map_err(|fault| Inexpressible(fault.to_string()))?;
     let long = RestrictedExpression::new_long;
     record(vec![
-        ("now".to_owned(), RestrictedExpression::new_datetime(format!("{stamp:.3}"))),
+        ("now".to_owned(), datetime(now)?),
         ("unix_seconds".to_owned(), long(seconds)),
         ("hour".to_owned(), long(seconds.rem_euclid(SECONDS_A_DAY).div_euclid(3600))),
         ("weekday".to_owned(), long(days.saturating_add(3).rem_euclid(7).saturating_add(1))),
     ])
+}
+
+fn datetime(time: Timestamp) -> Result<RestrictedExpression, Inexpressible> {
+    let millis = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
+    let stamp = jiff::Timestamp::from_millisecond(millis).map_err(|fault| Inexpressible(fault.to_string()))?;
+    Ok(RestrictedExpression::new_datetime(format!("{stamp:.3}")))
 }
 
 fn attributes(caller: &Identity) -> HashMap<String, RestrictedExpression> {

@@ -39,6 +39,16 @@ pub enum TokenFault {
     AudienceMismatch,
     /// The header's `alg` is not on the issuer's allow-list, or not the key's own.
     AlgorithmNotAllowed,
+    /// The token came with the scheme of those that are bound to a key, and is not (RFC 9449 §7.1).
+    BindingAbsent,
+    /// The gateway takes tokens only that are bound to a key, and this one is not.
+    BindingRequired,
+    /// The token is bound (`cnf`) to what nobody here can check (RFC 7800 §3.1).
+    BindingUnknown,
+    /// The token is bound to a certificate, and the connection has none (RFC 8705 §3).
+    CertificateMissing,
+    /// The token is bound to another certificate than the connection's.
+    CertificateMismatch,
     /// A claim that must be there is absent, of the wrong type, empty or too long.
     ClaimMalformed(&'static str),
     /// The header has a member that must be understood and is not (`crit`, RFC 7515 §4.1.11), or is of the wrong type.
@@ -55,12 +65,20 @@ pub enum TokenFault {
     LifetimeTooLong,
     /// Not a compact JWS, or over the size limit.
     Malformed,
-    /// The token is bound to a key (`cnf`) and came without its proof (RFC 9449 §7.1, RFC 8705 §3).
+    /// The token is bound to a key and came without its proof (RFC 9449 §7.1).
     ProofMissing,
     /// The signature does not verify.
     SignatureInvalid,
     /// `typ` is not that of an access token (RFC 9068 §4).
     TypeMismatch,
+    /// The provider says that the token is not active: unknown to it, expired or revoked (RFC 7662 §2.2).
+    Inactive,
+    /// The provider says that another issuer made the token.
+    IssuerMismatch,
+    /// No API key has this id, or the key of this id is another.
+    ApiKeyUnknown,
+    /// The API key was revoked.
+    ApiKeyRevoked,
 }
 
 impl TokenFault {
@@ -70,6 +88,11 @@ impl TokenFault {
         match self {
             Self::AudienceMismatch => "audience_mismatch",
             Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::BindingAbsent => "binding_absent",
+            Self::BindingRequired => "binding_required",
+            Self::BindingUnknown => "binding_unknown",
+            Self::CertificateMissing => "certificate_missing",
+            Self::CertificateMismatch => "certificate_mismatch",
             Self::ClaimMalformed(_) => "claim_malformed",
             Self::HeaderMalformed(_) => "header_malformed",
             Self::Expired => "expired",
@@ -81,6 +104,75 @@ impl TokenFault {
             Self::ProofMissing => "proof_missing",
             Self::SignatureInvalid => "signature_invalid",
             Self::TypeMismatch => "type_mismatch",
+            Self::Inactive => "inactive",
+            Self::IssuerMismatch => "issuer_mismatch",
+            Self::ApiKeyUnknown => "api_key_unknown",
+            Self::ApiKeyRevoked => "api_key_revoked",
+        }
+    }
+}
+
+/// A page that a person has to visit before a call can be made. Its address is for that person alone, so that it stands
+/// in answers and not in records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Where it is.
+    pub url: String,
+    /// Names the visit (`elicitationId`).
+    pub id: String,
+    /// Whether the client declared that it sends people to pages.
+    pub asked: bool,
+}
+
+/// What is wrong with a proof that the sender holds a key (RFC 9449 §4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProofFault {
+    /// There is none.
+    Missing,
+    /// There is more than one.
+    Repeated,
+    /// Not a compact JWS, or a claim is absent or of the wrong type.
+    Malformed,
+    /// `typ` is not that of a proof.
+    TypeMismatch,
+    /// `alg` is not on the allow-list, or not the key's own.
+    AlgorithmNotAllowed,
+    /// `jwk` is no public key, or holds a private one.
+    KeyMalformed,
+    /// The signature does not verify.
+    SignatureInvalid,
+    /// `htm` is another method.
+    MethodMismatch,
+    /// `htu` is another URL.
+    UrlMismatch,
+    /// `ath` is another token's.
+    TokenMismatch,
+    /// The token is bound to another key.
+    KeyMismatch,
+    /// `iat` is too long ago, or too far ahead.
+    TimeOutOfWindow,
+    /// It was shown before.
+    Replayed,
+}
+
+impl ProofFault {
+    /// The word for the audit record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Repeated => "repeated",
+            Self::Malformed => "malformed",
+            Self::TypeMismatch => "type_mismatch",
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::KeyMalformed => "key_malformed",
+            Self::SignatureInvalid => "signature_invalid",
+            Self::MethodMismatch => "method_mismatch",
+            Self::UrlMismatch => "url_mismatch",
+            Self::TokenMismatch => "token_mismatch",
+            Self::KeyMismatch => "key_mismatch",
+            Self::TimeOutOfWindow => "time_out_of_window",
+            Self::Replayed => "replayed",
         }
     }
 }
@@ -119,12 +211,22 @@ pub enum Refusal {
     TokenMissing,
     /// A credential came in the query string, where it must not be (RR-07).
     TokenInQuery,
-    /// The `Authorization` header is there more than once, or is not `Bearer` and one token.
+    /// The `Authorization` header is there more than once, or is not a scheme that is taken and one token.
     AuthorizationMalformed,
     /// The credential is not valid; why is for the journal.
     TokenInvalid(TokenFault),
+    /// The sender does not prove to hold the key that the credential is bound to; why is for the journal.
+    ProofInvalid(ProofFault),
+    /// The proof bears no nonce of ours, or an old one (RFC 9449 §9).
+    ProofNonceNeeded,
+    /// The user's login is too weak or too long ago for this call (RFC 9470).
+    AuthenticationInsufficient(Login),
     /// The caller's token lacks scopes; all that this call needs are listed (RR-03).
     ScopeInsufficient(Vec<String>),
+    /// The credential is good, and was revoked; why is for the journal. A newer one may be taken.
+    Revoked(String),
+    /// The caller is kept out, with whatever credential; why is for the journal.
+    Blocked(String),
     /// The issuer's keys cannot be had now, so nobody can be told from anybody.
     IdentityUnavailable(String),
 
@@ -168,6 +270,8 @@ pub enum Refusal {
     CursorInvalid,
     /// The upstream's definition of this tool has not been read yet, or cannot be.
     CatalogueUnavailable(String),
+    /// The upstream turned the call down, and what it is aimed at is no longer what was judged; how, is for the journal.
+    DefinitionChanged(String),
 
     // ── policy, ceiling ──
     /// Policy forbids this call; no scope would help. The policies that decided are for the journal.
@@ -185,8 +289,20 @@ pub enum Refusal {
     // ── exchange ──
     /// The authorization server would not give a credential for this upstream.
     GrantRefused(String),
+    /// This upstream's credential comes of a token of an identity provider, and the caller has none: an API key.
+    GrantNeedsToken,
     /// The authorization server cannot be reached, or answers nonsense.
     GrantUnavailable(String),
+    /// The user has to connect their account at the upstream first, on a page of the gateway's.
+    ConnectRequired(Box<Page>),
+
+    // ── the pages on which a user connects an account ──
+    /// There is no such visit: it was used, has ended, belongs to another browser, or never began.
+    VisitUnknown,
+    /// The step is not one of this visit, or not of this user; which is for the journal.
+    VisitForbidden(&'static str),
+    /// A server that the visit needs said no, or cannot be used.
+    VisitFailed(String),
 
     // ── input: what an upstream asks of the client in the middle of a call ──
     /// The `requestState` is not one that the gateway gave this caller; why is for the journal (RS-31).
@@ -208,6 +324,42 @@ pub enum Refusal {
     /// The upstream asked again and again.
     InputRoundsExceeded,
 
+    // ── facade: the gateway as an authorization server (RFC 6749, RFC 7591, RFC 9207) ──
+    /// The OAuth client is not known, or did not prove who it is; which is for the journal.
+    ClientInvalid(Cow<'static, str>),
+    /// A client's description of itself is not one that is taken (RFC 7591 §3.2.2).
+    ClientMetadataInvalid(&'static str),
+    /// The redirect URI is none that may be registered, or not the client's.
+    RedirectUriInvalid(&'static str),
+    /// A parameter of an OAuth request is missing, there twice, or not as OAuth 2.1 has it.
+    AuthorizationInvalid(&'static str),
+    /// The authorization endpoint gives nothing but codes.
+    ResponseTypeUnsupported,
+    /// The `resource` is none of the gateway's endpoints (RFC 8707 §2).
+    TargetInvalid,
+    /// None of the scopes asked for can be had.
+    ScopeInvalid,
+    /// The consent was not given on the page that asked for it, in the browser that it was shown in (RA-08).
+    ConsentInvalid(&'static str),
+    /// The person said no.
+    ConsentDenied,
+    /// The identity provider did not log the person in, or its answer proves nobody; why is for the journal.
+    LoginFailed(String),
+    /// The identity provider cannot be asked now.
+    LoginUnavailable(String),
+    /// The token endpoint does not know this grant type.
+    GrantTypeUnsupported,
+    /// This client may not use this grant type.
+    GrantTypeForbidden,
+    /// The code or refresh token is not valid for this client; which is for the journal.
+    CodeInvalid(&'static str),
+    /// A code or refresh token came a second time: all that was issued by it has ended.
+    CodeReused,
+    /// The assertion is not one that is redeemed here (ID-JAG); why is for the journal.
+    AssertionInvalid(String),
+    /// What outlives the process cannot be read or written.
+    StateUnavailable(String),
+
     // ── audit ──
     /// The record could not be made durable, so nothing is forwarded.
     AuditUnavailable(String),
@@ -225,12 +377,25 @@ pub enum Refusal {
     UpstreamUnauthorized,
     /// The upstream answered something that is not MCP, or not an answer to this call.
     UpstreamInvalid(String),
+    /// The upstream wants scopes for this call that the gateway's credential does not have; they are for the journal.
+    UpstreamScopeMissing(String),
+    /// The upstream and the gateway have no revision of MCP in common.
+    UpstreamIncompatible(String),
     /// The upstream's answer is larger than the limit, in bytes.
     UpstreamTooLarge(usize),
     /// The caller's own credential was about to leave the gateway: a bug, stopped by the tripwire.
     CredentialLeak,
     /// Something that cannot happen did; it ends this request only.
     Bug(&'static str),
+}
+
+/// How a user has to have logged in (RFC 9470 §3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Strengths of which one has to be the login's, `acr_values`; any where empty.
+    pub acr: Vec<String>,
+    /// How many seconds ago at most, `max_age`.
+    pub age_max_s: Option<u32>,
 }
 
 /// What a refusal looks like from outside.
@@ -254,7 +419,7 @@ pub struct Outside {
     pub detail: Detail,
 }
 
-/// A Bearer challenge (RFC 6750 §3, RFC 9728 §5.1); the edge adds `resource_metadata`.
+/// A challenge (RFC 6750 §3, RFC 9449 §7.1, RFC 9728 §5.1); `identity::metadata` adds `resource_metadata`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Challenge {
     /// No credential came: no error code (RFC 6750 §3.1).
@@ -263,6 +428,12 @@ pub enum Challenge {
     InvalidToken,
     /// `error="invalid_request"`.
     InvalidRequest,
+    /// `error="invalid_dpop_proof"`.
+    InvalidProof,
+    /// `error="use_dpop_nonce"`.
+    NonceNeeded,
+    /// `error="insufficient_user_authentication"`, with what the login has to be.
+    InsufficientAuthentication(Login),
     /// `error="insufficient_scope"`, with all scopes that the call needs.
     InsufficientScope(Vec<String>),
 }
@@ -281,10 +452,14 @@ pub enum Detail {
     Capabilities(Cow<'static, str>),
     /// `requiredScopes`.
     Scopes(Vec<String>),
+    /// `acrValues` and `maxAgeSeconds`.
+    Login(Login),
     /// `limit`, in bytes.
     Limit(usize),
     /// `allow`: the HTTP methods that the route answers.
     Allow(&'static str),
+    /// `elicitations`: a page to visit, and then to make the call again (MCP 2025-11-25 client/elicitation).
+    Page(Page),
 }
 
 /// Which answers a form: the table below, one row a variant.
@@ -297,13 +472,20 @@ impl Refusal {
         self.row().0
     }
 
-    /// The whole outside form for a client of `era`.
+    /// The whole outside form, in answer to a JSON-RPC request of a client of `era`.
     #[must_use]
     pub fn outside(&self, era: Era) -> Outside {
+        let outside = self.outside_http(era);
+        Outside { status: self.status_for(era, outside.status), ..outside }
+    }
+
+    /// The same in answer to anything else: a notification, a stream that is asked for, or what could not be read.
+    #[must_use]
+    pub fn outside_http(&self, era: Era) -> Outside {
         let Row(code, status, rpc, retryable) = self.row();
         Outside {
             code,
-            status: self.status_for(era, status),
+            status,
             rpc: self.rpc_for(era, rpc),
             message: self.message(),
             retryable,
@@ -313,12 +495,44 @@ impl Refusal {
         }
     }
 
+    /// The word of RFC 6749 §4.1.2.1 and §5.2, RFC 7591 §3.2.2 or RFC 8707 §2 for an OAuth client.
+    #[must_use]
+    pub fn oauth_error(&self) -> &'static str {
+        match self.code() {
+            "client_invalid" => "invalid_client",
+            "client_metadata_invalid" => "invalid_client_metadata",
+            "redirect_uri_invalid" => "invalid_redirect_uri",
+            "response_type_unsupported" => "unsupported_response_type",
+            "target_invalid" => "invalid_target",
+            "scope_invalid" => "invalid_scope",
+            "consent_invalid" | "consent_denied" | "login_failed" => "access_denied",
+            "grant_type_unsupported" => "unsupported_grant_type",
+            "grant_type_forbidden" => "unauthorized_client",
+            "code_invalid" | "code_reused" | "assertion_invalid" => "invalid_grant",
+            _ => match self.row() {
+                Row(_, 429 | 503, ..) => "temporarily_unavailable",
+                Row(_, 500.., ..) => "server_error",
+                Row(..) => "invalid_request",
+            },
+        }
+    }
+
     /// The same of a call that was sent already, and may have acted: nobody is told that it was not made, to make it
     /// again, or to fetch another token for it.
     #[must_use]
     pub fn once_sent(self) -> Self {
         let Row(code, _, _, retryable) = self.row();
-        let before = matches!(self, Self::TokenInvalid(_) | Self::ScopeInsufficient(_) | Self::GrantRefused(_));
+        let before = matches!(
+            self,
+            Self::TokenInvalid(_)
+                | Self::Revoked(_)
+                | Self::Blocked(_)
+                | Self::AuthenticationInsufficient(_)
+                | Self::ScopeInsufficient(_)
+                | Self::GrantRefused(_)
+                | Self::GrantNeedsToken
+                | Self::ConnectRequired(_)
+        );
         if retryable || before { Self::OutcomeUnknown(format!("{code}: {}", self.inside())) } else { self }
     }
 
@@ -334,6 +548,11 @@ impl Refusal {
                 TokenFault::HeaderMalformed(which) => Cow::Owned(format!("header_malformed: {which}")),
                 TokenFault::AudienceMismatch
                 | TokenFault::AlgorithmNotAllowed
+                | TokenFault::BindingAbsent
+                | TokenFault::BindingRequired
+                | TokenFault::BindingUnknown
+                | TokenFault::CertificateMissing
+                | TokenFault::CertificateMismatch
                 | TokenFault::Expired
                 | TokenFault::NotYetValid
                 | TokenFault::IssuerUnknown
@@ -342,8 +561,15 @@ impl Refusal {
                 | TokenFault::Malformed
                 | TokenFault::ProofMissing
                 | TokenFault::SignatureInvalid
-                | TokenFault::TypeMismatch => Cow::Borrowed(fault.as_str()),
+                | TokenFault::TypeMismatch
+                | TokenFault::Inactive
+                | TokenFault::IssuerMismatch
+                | TokenFault::ApiKeyUnknown
+                | TokenFault::ApiKeyRevoked => Cow::Borrowed(fault.as_str()),
             };
+        }
+        if let Self::ProofInvalid(fault) = self {
+            return Cow::Borrowed(fault.as_str());
         }
         if let Self::Denied(policies) = self {
             return match policies.as_slice() {
@@ -356,26 +582,47 @@ impl Refusal {
 
     /// The text that a stage left for the journal.
     fn recorded(&self) -> Option<&str> {
+        if let Self::ConnectRequired(_) = self {
+            return Some("the user has not connected an account");
+        }
         if let Self::IdentityUnavailable(why)
+        | Self::Revoked(why)
+        | Self::Blocked(why)
         | Self::CatalogueUnavailable(why)
+        | Self::DefinitionChanged(why)
         | Self::PolicyFailed(why)
         | Self::GrantRefused(why)
         | Self::GrantUnavailable(why)
+        | Self::VisitFailed(why)
         | Self::AuditUnavailable(why)
         | Self::UpstreamUnreachable(why)
         | Self::UpstreamLost(why)
         | Self::OutcomeUnknown(why)
         | Self::UpstreamInvalid(why)
+        | Self::UpstreamScopeMissing(why)
+        | Self::UpstreamIncompatible(why)
         | Self::InputRefused(why)
         | Self::ToolUnknown(why)
         | Self::PromptUnknown(why)
         | Self::ResourceUnknown(why)
-        | Self::ReferenceUnknown(why) = self
+        | Self::ReferenceUnknown(why)
+        | Self::LoginFailed(why)
+        | Self::LoginUnavailable(why)
+        | Self::AssertionInvalid(why)
+        | Self::StateUnavailable(why) = self
         {
             return Some(why);
         }
-        if let Self::Bug(what) | Self::Overloaded(what) | Self::RequestStateInvalid(what) | Self::TaskUnknown(what) =
-            self
+        if let Self::ClientInvalid(why) = self {
+            return Some(why);
+        }
+        if let Self::Bug(what)
+        | Self::Overloaded(what)
+        | Self::RequestStateInvalid(what)
+        | Self::TaskUnknown(what)
+        | Self::ConsentInvalid(what)
+        | Self::CodeInvalid(what)
+        | Self::VisitForbidden(what) = self
         {
             Some(what)
         } else {
@@ -384,6 +631,7 @@ impl Refusal {
     }
 
     /// code, HTTP status, JSON-RPC code, retryable.
+    #[expect(clippy::too_many_lines, reason = "a table: one row a variant")]
     fn row(&self) -> Row {
         match self {
             Self::HttpMalformed(_) => Row("http_malformed", 400, 40003, false),
@@ -402,6 +650,11 @@ impl Refusal {
             Self::TokenInQuery => Row("token_in_query", 400, 40001, false),
             Self::AuthorizationMalformed => Row("authorization_malformed", 400, 40002, false),
             Self::TokenInvalid(_) => Row("token_invalid", 401, 40102, false),
+            Self::Revoked(_) => Row("token_revoked", 401, 40103, false),
+            Self::Blocked(_) => Row("caller_blocked", 403, 40307, false),
+            Self::ProofInvalid(_) => Row("proof_invalid", 401, 40110, false),
+            Self::ProofNonceNeeded => Row("proof_nonce_needed", 401, 40111, false),
+            Self::AuthenticationInsufficient(_) => Row("authentication_insufficient", 401, 40112, false),
             Self::ScopeInsufficient(_) => Row("scope_insufficient", 403, 40303, false),
             Self::IdentityUnavailable(_) => Row("identity_unavailable", 503, 50303, true),
             Self::NotJson(_) => Row("not_json", 400, -32700, false),
@@ -422,11 +675,17 @@ impl Refusal {
             Self::TaskUnknown(_) => Row("task_unknown", 200, -32602, false),
             Self::CursorInvalid => Row("cursor_invalid", 200, -32602, false),
             Self::CatalogueUnavailable(_) => Row("catalogue_unavailable", 503, 50304, true),
+            Self::DefinitionChanged(_) => Row("definition_changed", 409, 40901, true),
             Self::Denied(_) => Row("denied", 403, 40304, false),
             Self::PolicyFailed(_) => Row("policy_failed", 403, 40305, false),
             Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
             Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
+            Self::GrantNeedsToken => Row("grant_needs_token", 403, 40310, false),
             Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
+            Self::ConnectRequired(_) => Row("connect_required", 403, 40317, false),
+            Self::VisitUnknown => Row("visit_unknown", 404, 40403, false),
+            Self::VisitForbidden(_) => Row("visit_forbidden", 403, 40318, false),
+            Self::VisitFailed(_) => Row("visit_failed", 502, 50213, false),
             Self::RequestStateInvalid(_) => Row("request_state_invalid", 200, -32602, false),
             Self::RequestStateExpired => Row("request_state_expired", 200, -32602, false),
             Self::RequestStateMismatch => Row("request_state_mismatch", 200, -32602, false),
@@ -436,6 +695,23 @@ impl Refusal {
             Self::InputRefused(_) => Row("input_refused", 502, 50208, false),
             Self::InputTimeout => Row("input_timeout", 504, 50402, false),
             Self::InputRoundsExceeded => Row("input_rounds_exceeded", 502, 50209, false),
+            Self::ClientInvalid(_) => Row("client_invalid", 401, 40151, false),
+            Self::ClientMetadataInvalid(_) => Row("client_metadata_invalid", 400, 40051, false),
+            Self::RedirectUriInvalid(_) => Row("redirect_uri_invalid", 400, 40052, false),
+            Self::AuthorizationInvalid(_) => Row("authorization_invalid", 400, 40053, false),
+            Self::ResponseTypeUnsupported => Row("response_type_unsupported", 400, 40054, false),
+            Self::TargetInvalid => Row("target_invalid", 400, 40055, false),
+            Self::ScopeInvalid => Row("scope_invalid", 400, 40056, false),
+            Self::ConsentInvalid(_) => Row("consent_invalid", 403, 40351, false),
+            Self::ConsentDenied => Row("consent_denied", 403, 40352, false),
+            Self::LoginFailed(_) => Row("login_failed", 403, 40353, false),
+            Self::LoginUnavailable(_) => Row("login_unavailable", 503, 50351, true),
+            Self::GrantTypeUnsupported => Row("grant_type_unsupported", 400, 40057, false),
+            Self::GrantTypeForbidden => Row("grant_type_forbidden", 400, 40058, false),
+            Self::CodeInvalid(_) => Row("code_invalid", 400, 40059, false),
+            Self::CodeReused => Row("code_reused", 400, 40060, false),
+            Self::AssertionInvalid(_) => Row("assertion_invalid", 400, 40061, false),
+            Self::StateUnavailable(_) => Row("state_unavailable", 503, 50352, true),
             Self::AuditUnavailable(_) => Row("audit_unavailable", 503, 50305, true),
             Self::UpstreamUnreachable(_) => Row("upstream_unreachable", 502, 50202, true),
             Self::UpstreamTimeout => Row("upstream_timeout", 504, 50401, false),
@@ -444,25 +720,21 @@ impl Refusal {
             Self::UpstreamUnauthorized => Row("upstream_unauthorized", 502, 50204, false),
             Self::UpstreamInvalid(_) => Row("upstream_invalid", 502, 50205, false),
             Self::UpstreamTooLarge(_) => Row("upstream_too_large", 502, 50206, false),
+            Self::UpstreamIncompatible(_) => Row("upstream_incompatible", 502, 50211, false),
+            Self::UpstreamScopeMissing(_) => Row("upstream_scope_missing", 502, 50212, false),
             Self::CredentialLeak => Row("credential_leak", 500, 50001, false),
             Self::Bug(_) => Row("bug", 500, -32603, false),
         }
     }
 
-    /// A legacy client re-initialises on any 404 (RL-06), so only a lost session may be one; and errors of a method or
-    /// its parameters travel in a 200 there, as does what the client itself could not be asked: some clients take any
-    /// other status for the end of everything (PyPI mcp 1).
+    /// A legacy client hears of its request in a JSON-RPC error with HTTP 200. Published ones take any other status for the
+    /// end of the session (PyPI mcp 1), or do not read its body (npm sdk 1), and neither waits for 429 or 503 and tries
+    /// again. It hears by the status what HTTP itself, the transport and authorization have one for: 401, a challenge to
+    /// step up, and 404 for a lost session only, because it re-initialises then (RL-06).
     fn status_for(&self, era: Era, status: u16) -> u16 {
-        let in_band = matches!(
-            self,
-            Self::MethodUnknown
-                | Self::MetaMissing(_)
-                | Self::InputUndeclared(_)
-                | Self::InputRefused(_)
-                | Self::InputTimeout
-                | Self::InputRoundsExceeded
-        );
-        if era == Era::Legacy && in_band { 200 } else { status }
+        let of_the_message = matches!(self, Self::MethodUnknown | Self::MetaMissing(_));
+        let of_the_call = matches!(status, 403 | 409 | 429 | 500..) && self.challenge().is_none();
+        if era == Era::Legacy && (of_the_message || of_the_call) { 200 } else { status }
     }
 
     /// The codes that the 2026-07-28 revision defined never go to a legacy client (spec §1.7).
@@ -471,6 +743,8 @@ impl Refusal {
             Era::Legacy if (-32022..=-32020).contains(&rpc) => -32600,
             // MCP up to 2025-11-25, server/resources (RC-11).
             Era::Legacy if matches!(self, Self::ResourceUnknown(_)) => -32002,
+            // MCP 2025-11-25, client/elicitation (URL Elicitation Required Error).
+            Era::Legacy if matches!(self, Self::ConnectRequired(page) if page.asked) => -32042,
             Era::Legacy | Era::Modern => rpc,
         }
     }
@@ -496,6 +770,13 @@ impl Refusal {
             Self::TokenInQuery => "access tokens are taken in the `Authorization` header only",
             Self::AuthorizationMalformed => "send one `Authorization: Bearer` header with one token",
             Self::TokenInvalid(_) => "the access token is not valid here",
+            Self::Revoked(_) => "the access token was revoked: log in again",
+            Self::Blocked(_) => "this caller may not use this gateway",
+            Self::ProofInvalid(_) => "the request does not prove that its sender holds the key of the access token",
+            Self::ProofNonceNeeded => "prove it again with the nonce of the `DPoP-Nonce` header",
+            Self::AuthenticationInsufficient(_) => {
+                "the user has to log in again, as the challenge says, before this call can be made"
+            }
             Self::ScopeInsufficient(scopes) => {
                 return Cow::Owned(format!("the access token lacks a scope; this call needs `{}`", scopes.join(" ")));
             }
@@ -526,10 +807,25 @@ impl Refusal {
             Self::TaskUnknown(_) => "unknown task",
             Self::CursorInvalid => "invalid cursor",
             Self::CatalogueUnavailable(_) => "the tools of this server cannot be read now; try again",
+            Self::DefinitionChanged(_) => {
+                "this has changed since it was listed; the call was not made: list again, and call by that"
+            }
             Self::Denied(_) | Self::PolicyFailed(_) => "policy does not allow this call",
             Self::CeilingReached { .. } => "a rate ceiling is reached; try again later",
             Self::GrantRefused(_) => "no credential could be obtained for this call's server",
+            Self::ConnectRequired(page) => {
+                return Cow::Owned(format!(
+                    "your account at the server behind this tool is not connected: visit {} and make the call again",
+                    page.url
+                ));
+            }
+            Self::GrantNeedsToken => {
+                "this call's server needs a caller with a token of an identity provider; an API key is none"
+            }
             Self::GrantUnavailable(_) => "the authorization server for this call cannot be used now; try again",
+            Self::VisitUnknown => "this page was used already, or is too old: have your agent make its call again",
+            Self::VisitForbidden(_) => "this page was made for somebody else: nothing was connected",
+            Self::VisitFailed(_) => "the account was not connected: have your agent make its call again",
             Self::RequestStateInvalid(_) => "invalid `requestState`",
             Self::RequestStateExpired => "this `requestState` has expired: make the call again without it",
             Self::RequestStateMismatch => "this `requestState` belongs to another request",
@@ -544,6 +840,25 @@ impl Refusal {
                 "the client did not provide what the server behind this tool asked"
             }
             Self::InputRoundsExceeded => "the server behind this tool asked for more again and again",
+            Self::ClientInvalid(_) => "the client is not known here, or did not prove who it is",
+            Self::ClientMetadataInvalid(why) => {
+                return Cow::Owned(format!("the client's metadata are not accepted: {why}"));
+            }
+            Self::RedirectUriInvalid(why) => return Cow::Owned(format!("the redirect URI is not accepted: {why}")),
+            Self::AuthorizationInvalid(why) => return Cow::Owned(format!("the request is not accepted: {why}")),
+            Self::ResponseTypeUnsupported => "the one response type is `code`",
+            Self::TargetInvalid => "`resource` is the URL of an MCP endpoint of this gateway",
+            Self::ScopeInvalid => "none of the scopes asked for can be had here",
+            Self::ConsentInvalid(_) => "this page has expired or belongs to another browser: begin again",
+            Self::ConsentDenied => "access was not granted",
+            Self::LoginFailed(_) => "the login did not succeed",
+            Self::LoginUnavailable(_) => "nobody can be logged in now; try again",
+            Self::GrantTypeUnsupported => "this grant type is not served",
+            Self::GrantTypeForbidden => "this client may not use this grant type",
+            Self::CodeInvalid(_) => "the code or refresh token is not valid",
+            Self::CodeReused => "the code or refresh token was used already: all that came of it has ended",
+            Self::AssertionInvalid(_) => "the assertion is not valid here",
+            Self::StateUnavailable(_) => "the gateway's state cannot be used now; try again",
             Self::AuditUnavailable(_) => "the call could not be recorded, so it was not made; try again",
             Self::UpstreamUnreachable(_) => "the server behind this tool cannot be reached; the call was not made",
             Self::UpstreamTimeout => "the server behind this tool did not answer in time; the outcome is unknown",
@@ -551,6 +866,10 @@ impl Refusal {
             Self::OutcomeUnknown(_) => "the call was made, and its answer cannot be had; the outcome is unknown",
             Self::UpstreamUnauthorized => "the server behind this tool does not accept the gateway's credential",
             Self::UpstreamInvalid(_) => "the server behind this tool gave an answer that is not valid MCP",
+            Self::UpstreamScopeMissing(_) => {
+                "the server behind this tool does not allow this call to the credential that the gateway has for it"
+            }
+            Self::UpstreamIncompatible(_) => "this server speaks no version of MCP that the gateway speaks",
             Self::UpstreamTooLarge(_) => "the answer of the server behind this tool is larger than this gateway takes",
             Self::CredentialLeak => "the call was stopped to protect a credential",
             Self::Bug(_) => "internal error",
@@ -569,9 +888,14 @@ impl Refusal {
         if let Self::ScopeInsufficient(scopes) = self {
             return Some(Challenge::InsufficientScope(scopes.clone()));
         }
+        if let Self::AuthenticationInsufficient(login) = self {
+            return Some(Challenge::InsufficientAuthentication(login.clone()));
+        }
         match self.code() {
+            "proof_invalid" => Some(Challenge::InvalidProof),
+            "proof_nonce_needed" => Some(Challenge::NonceNeeded),
             "token_missing" => Some(Challenge::Missing),
-            "token_invalid" => Some(Challenge::InvalidToken),
+            "token_invalid" | "token_revoked" => Some(Challenge::InvalidToken),
             "token_in_query" | "authorization_malformed" => Some(Challenge::InvalidRequest),
             _ => None,
         }
@@ -587,11 +911,17 @@ impl Refusal {
         if let Self::ScopeInsufficient(scopes) = self {
             return Detail::Scopes(scopes.clone());
         }
+        if let Self::AuthenticationInsufficient(login) = self {
+            return Detail::Login(login.clone());
+        }
         if let Self::HeadersTooLarge(limit) | Self::BodyTooLarge(limit) = self {
             return Detail::Limit(*limit);
         }
         if let Self::MethodNotAllowed(allow) = self {
             return Detail::Allow(allow);
+        }
+        if let Self::ConnectRequired(page) = self {
+            return Detail::Page(Page::clone(page));
         }
         Detail::Nothing
     }
@@ -612,6 +942,8 @@ mod tests {
             Refusal::GrantUnavailable("down".into()),
             Refusal::Overloaded("held calls"),
             Refusal::TokenInvalid(TokenFault::Expired),
+            Refusal::Revoked("lost laptop".into()),
+            Refusal::Blocked("lost laptop".into()),
             Refusal::UpstreamUnreachable("refused".into()),
         ] {
             let (before, reason) = (refusal.code(), refusal.inside().into_owned());
@@ -622,6 +954,39 @@ mod tests {
         }
         for refusal in [Refusal::InputTimeout, Refusal::UpstreamTimeout, Refusal::CredentialLeak] {
             assert_eq!(refusal.clone().once_sent(), refusal);
+        }
+    }
+
+    /// Of a legacy client's request, HTTP says what is HTTP's, the transport's and authorization's to say; the rest is in
+    /// band. To anything but a request, and to modern clients, it says everything.
+    #[test]
+    fn a_legacy_request_is_refused_in_band_but_for_what_clients_act_on_by_the_status() {
+        for (refusal, request, http) in [
+            (Refusal::Denied(Vec::new()), 200, 403),
+            (Refusal::GrantRefused(String::new()), 200, 403),
+            (Refusal::DefinitionChanged(String::new()), 200, 409),
+            (Refusal::CeilingReached { ceiling: "c".into(), retry_after_ms: 5 }, 200, 429),
+            (Refusal::Bug("b"), 200, 500),
+            (Refusal::UpstreamLost(String::new()), 200, 502),
+            (Refusal::InputRoundsExceeded, 200, 502),
+            (Refusal::Overloaded("calls in flight"), 200, 503),
+            (Refusal::CatalogueUnavailable(String::new()), 200, 503),
+            (Refusal::UpstreamTimeout, 200, 504),
+            (Refusal::MethodUnknown, 200, 404),
+            (Refusal::MetaMissing("m"), 200, 400),
+            (Refusal::ToolUnknown(String::new()), 200, 200),
+            (Refusal::TokenInvalid(TokenFault::Expired), 401, 401),
+            (Refusal::ScopeInsufficient(vec!["s".into()]), 403, 403),
+            (Refusal::SessionUnknown, 404, 404),
+            (Refusal::SessionMissing, 400, 400),
+            (Refusal::VersionHeaderUnsupported("v".into()), 400, 400),
+            (Refusal::NotARequest("n"), 400, 400),
+            (Refusal::NotAcceptable, 406, 406),
+            (Refusal::BodyTooLarge(1), 413, 413),
+        ] {
+            let statuses = (refusal.outside(Era::Legacy).status, refusal.outside_http(Era::Legacy).status);
+            assert_eq!(statuses, (request, http), "{refusal:?}");
+            assert_eq!(refusal.outside(Era::Modern).status, http, "{refusal:?}");
         }
     }
 

@@ -191,8 +191,24 @@ fn write_detail(out: &mut Vec<u8>, detail: &Detail) {
         }
         Detail::Capabilities(capabilities) => member(out, "requiredCapabilities", capabilities.as_bytes()),
         Detail::Scopes(scopes) => member(out, "requiredScopes", &texts(scopes)),
+        Detail::Login(login) => {
+            if !login.acr.is_empty() {
+                member(out, "acrValues", &texts(&login.acr));
+            }
+            if let Some(age_max_s) = login.age_max_s {
+                member(out, "maxAgeSeconds", age_max_s.to_string().as_bytes());
+            }
+        }
         Detail::Limit(bytes) => member(out, "limit", bytes.to_string().as_bytes()),
         Detail::Allow(methods) => member_text(out, "allow", methods),
+        Detail::Page(page) => {
+            member(out, "elicitations", b"[{");
+            member_text(out, "mode", "url");
+            member_text(out, "elicitationId", &page.id);
+            member_text(out, "url", &page.url);
+            member_text(out, "message", CONNECT);
+            out.extend_from_slice(b"}]");
+        }
     }
 }
 
@@ -273,14 +289,16 @@ pub fn pong(id: &RequestId) -> Local {
 
 /// The first message to a listener: of what it will be told (RS-33).
 #[must_use]
-pub fn acknowledged(listener: &RequestId, honoured: Topics, uris: &[String]) -> Vec<u8> {
+pub fn acknowledged(listener: &RequestId, honoured: Topics, (uris, tasks): (&[&str], &[&str])) -> Vec<u8> {
     let mut out = notice("notifications/subscriptions/acknowledged", Some(listener));
     member(&mut out, "notifications", b"{");
     for topic in honoured.iter() {
         member(&mut out, topic.member(), b"true");
     }
-    if !uris.is_empty() {
-        member(&mut out, "resourceSubscriptions", &texts(uris));
+    for (name, told) in [("resourceSubscriptions", uris), ("taskIds", tasks)] {
+        if !told.is_empty() {
+            member(&mut out, name, &texts(told));
+        }
     }
     out.extend_from_slice(b"}}}");
     out
@@ -363,6 +381,9 @@ fn write_meta(out: &mut Vec<u8>, era: Era, degraded: &[Cow<'_, str>]) {
         member(out, "_meta", &own);
     }
 }
+
+/// What a person is told of the page that connects an account.
+pub const CONNECT: &str = "The server behind this tool needs an account of yours: connect it on this page";
 
 fn texts(all: &[impl AsRef<str>]) -> Vec<u8> {
     let mut out = vec![b'['];

@@ -390,11 +390,14 @@ impl Call {
         }
         let asked = self.param("notifications")?;
         let wanted = |topic: &Topic| asked.get(topic.member()).is_some_and(|wanted| wanted.raw() == b"true");
-        let uris = asked.get("resourceSubscriptions").into_iter().flat_map(Value::elements);
+        let texts = |member: &str| {
+            let all = asked.get(member).into_iter().flat_map(Value::elements);
+            all.filter_map(Value::text).map(Cow::into_owned).collect()
+        };
         Some(Filter {
             topics: Topic::ALL.into_iter().filter(wanted).collect(),
-            uris: uris.filter_map(Value::text).map(Cow::into_owned).collect(),
-            tasks: asked.get("taskIds").is_some(),
+            uris: texts("resourceSubscriptions"),
+            tasks: texts("taskIds"),
         })
     }
 
@@ -428,8 +431,8 @@ pub struct Filter {
     pub topics: Topics,
     /// The resources of whose changes it wants to be told.
     pub uris: BTreeSet<String>,
-    /// Whether it wants to be told of tasks.
-    pub tasks: bool,
+    /// The tasks of whose states it wants to be told, by the ids that the gateway gave out.
+    pub tasks: BTreeSet<String>,
 }
 
 /// `params.ref` of `completion/complete` (RS-35).

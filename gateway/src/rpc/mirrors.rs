@@ -215,7 +215,8 @@ pub fn unrecognised<'a>(
         .take(UNRECOGNISED_MAX)
 }
 
-const ANNOTATION: &str = "x-mcp-header";
+/// The annotation of a schema (MCP 2026-07-28 server/tools).
+pub const ANNOTATION: &str = "x-mcp-header";
 /// Keywords of JSON Schema 2020-12 whose members have names of the author's choice.
 const FREE_NAMES: &[&str] = &["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
 /// Arguments deeper than this are data.

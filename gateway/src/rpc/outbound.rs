@@ -139,10 +139,11 @@ pub fn task(outgoing: &Outgoing<'_>, (method, id): (&str, &str), call: &Call) ->
     out
 }
 
-/// `tasks/cancel` of a task that nobody waits for.
+/// A request about a task in the gateway's own name: `tasks/cancel` of one that nobody waits for, or `tasks/get` where it
+/// may have been missed how one stands.
 #[must_use]
-pub fn task_cancel(outgoing: &Outgoing<'_>, id: &str) -> Vec<u8> {
-    let mut out = begin(Some(outgoing.id), "tasks/cancel", 0);
+pub fn own_task(outgoing: &Outgoing<'_>, method: &str, id: &str) -> Vec<u8> {
+    let mut out = begin(Some(outgoing.id), method, 0);
     out.extend_from_slice(br#","params":{"#);
     member_text(&mut out, "taskId", id);
     write_meta(&mut out, outgoing, None);
@@ -198,18 +199,25 @@ pub fn listen(outgoing: &Outgoing<'_>) -> Vec<u8> {
     out
 }
 
-/// `subscriptions/listen` for changes of these resources (RC-15).
+/// `subscriptions/listen` for changes of these resources (RC-15), and for the states of these tasks (ext-tasks).
 #[must_use]
-pub fn watch(outgoing: &Outgoing<'_>, uris: &[&str]) -> Vec<u8> {
+pub fn watch(outgoing: &Outgoing<'_>, uris: &[&str], tasks: &[&str]) -> Vec<u8> {
     let mut out = begin(Some(outgoing.id), "subscriptions/listen", 0);
-    out.extend_from_slice(br#","params":{"notifications":{"resourceSubscriptions":["#);
-    for (index, uri) in uris.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
+    out.extend_from_slice(br#","params":{"notifications":{"#);
+    for (name, wanted) in [("resourceSubscriptions", uris), ("taskIds", tasks)] {
+        if wanted.is_empty() {
+            continue;
         }
-        write_string(&mut out, uri);
+        member(&mut out, name, b"[");
+        for (index, text) in wanted.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            write_string(&mut out, text);
+        }
+        out.push(b']');
     }
-    out.extend_from_slice(b"]}");
+    out.push(b'}');
     write_meta(&mut out, outgoing, None);
     out.extend_from_slice(b"}}");
     out

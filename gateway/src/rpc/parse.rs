@@ -362,17 +362,19 @@ impl Asked<'_> {
         if !Topic::ALL.into_iter().all(flag) {
             return invalid("a member of `notifications` is not true or false");
         }
-        let texts = |list: Value<'_>| list.kind() == Kind::Array && list.elements().all(|id| id.kind() == Kind::String);
-        if !asked.get("taskIds").is_none_or(texts) {
-            return invalid("`taskIds` is not a list of ids");
-        }
-        let Some(uris) = asked.get("resourceSubscriptions") else { return Ok(()) };
-        let fits = |uri: Value<'_>| uri.text().is_some_and(|uri| !uri.is_empty() && uri.len() <= URI_BYTES_MAX);
-        if uris.kind() != Kind::Array || !uris.elements().all(fits) {
+        let (uris, tasks) = (asked.get("resourceSubscriptions"), asked.get("taskIds"));
+        let texts = |list: Value<'_>, bytes_max: usize| {
+            let fits = |text: Value<'_>| text.text().is_some_and(|text| !text.is_empty() && text.len() <= bytes_max);
+            list.kind() == Kind::Array && list.elements().all(fits)
+        };
+        if !uris.is_none_or(|uris| texts(uris, URI_BYTES_MAX)) {
             return invalid("`resourceSubscriptions` is not a list of URIs, or one of them is too long");
         }
-        if uris.elements().count() > SUBSCRIPTIONS_MAX {
-            return invalid("`resourceSubscriptions` is too long");
+        if !tasks.is_none_or(|ids| texts(ids, TASK_ID_BYTES_MAX)) {
+            return invalid("`taskIds` is not a list of ids, or one of them is too long");
+        }
+        if uris.into_iter().chain(tasks).flat_map(Value::elements).count() > SUBSCRIPTIONS_MAX {
+            return invalid("`resourceSubscriptions` and `taskIds` are too long");
         }
         Ok(())
     }
@@ -483,7 +485,7 @@ fn names_collide(arguments: Value<'_>) -> bool {
     folded.iter().zip(folded.iter().skip(1)).any(|(one, other)| one == other)
 }
 
-/// Resources that one listener may watch.
+/// Resources and tasks of which one listener may be told.
 const SUBSCRIPTIONS_MAX: usize = 64;
 /// Members of `params` that mean something to some revision.
 const PARAMS: &[&str] = &[

@@ -44,6 +44,7 @@ pub(super) fn limits() -> Limits {
         listeners_max: 100,
         holds_max: 16,
         hold_max: Duration::from_secs(60),
+        proofs_max: 16,
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod tripwire;
 
-use std::fmt;
+use std::{fmt, io};
 
 pub use tripwire::Tripwire;
 use zeroize::Zeroizing;
@@ -34,9 +34,28 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// No core file of this process is written, whatever the limits of its environment say, and no other process of the same
+/// account reads its memory (Linux `PR_SET_DUMPABLE`).
+///
+/// # Errors
+/// What the kernel says.
+pub fn keep_from_cores() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::Secret;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_core_is_written() {
+        use rustix::process::{DumpableBehavior, dumpable_behavior};
+        super::keep_from_cores().unwrap();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+    }
 
     #[test]
     fn a_secret_does_not_print() {

@@ -61,6 +61,12 @@ impl Sealer {
         Ok(URL_SAFE_NO_PAD.encode(whole))
     }
 
+    /// Whether the present key sealed it.
+    #[must_use]
+    pub fn is_present(&self, text: &str) -> bool {
+        URL_SAFE_NO_PAD.decode(text).is_ok_and(|whole| whole.starts_with(&self.present.id))
+    }
+
     /// Opens what was sealed for `purpose`; `None` for everything else.
     #[must_use]
     pub fn open(&self, purpose: &str, text: &str) -> Option<Vec<u8>> {

@@ -33,6 +33,8 @@ pub enum Place {
     Token,
     /// Keys that the gateway signs with.
     SigningKey,
+    /// What a user's login at the gateway left of their identity provider's tokens.
+    Login,
 }
 
 impl Place {
@@ -46,6 +48,7 @@ impl Place {
             Self::Consent => "consent",
             Self::Token => "token",
             Self::SigningKey => "signing_key",
+            Self::Login => "login",
         }
     }
 }
@@ -210,6 +213,38 @@ impl Store {
         found.await?.into_iter().map(open).collect()
     }
 
+    /// Seals anew what the key before the present one had sealed, so that a rotation has an end: afterwards the old key is
+    /// needed no more. Says how many values that were, and how many no key at hand opens.
+    ///
+    /// # Errors
+    /// [`StoreFault::Unusable`].
+    pub async fn reseal(&self) -> Result<(usize, usize), StoreFault> {
+        let kept = Arc::clone(&self.0);
+        let resealed = self.ask(move |connection| {
+            let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut counts = (0_usize, 0_usize);
+            let row =
+                |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, String>(2)?));
+            let all = whole.prepare_cached(EVERYTHING)?.query_map([], row)?.collect::<Result<Vec<_>, _>>()?;
+            for (place, key, sealed) in all.into_iter().filter(|(_, _, sealed)| !kept.sealer.is_present(sealed)) {
+                let purpose = purpose(&place, &key);
+                let Some(plain) = kept.sealer.open(&purpose, &sealed) else {
+                    counts.1 = counts.1.saturating_add(1);
+                    continue;
+                };
+                let anew = kept.sealer.seal(&purpose, plain);
+                let anew = anew.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
+                whole
+                    .prepare_cached(RESEAL)?
+                    .execute(named_params! { ":place": place, ":key": key, ":value": anew })?;
+                counts.0 = counts.0.saturating_add(1);
+            }
+            whole.commit()?;
+            Ok(counts)
+        });
+        resealed.await
+    }
+
     /// Changes with every write, of this process at once and of others as soon as [`Store::follow`] sees it.
     #[must_use]
     pub fn changed(&self) -> watch::Receiver<u64> {
@@ -240,13 +275,13 @@ impl Store {
         if value.len() > VALUE_BYTES_MAX {
             return Err(StoreFault::TooLarge(value.len()));
         }
-        let sealed = self.0.sealer.seal(&purpose(place, key), value);
+        let sealed = self.0.sealer.seal(&purpose(place.as_str(), key), value);
         let value = sealed.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
         Ok(Entry { place, key: key.to_vec(), value, until: until.map(milliseconds) })
     }
 
     fn opened(&self, place: Place, key: &[u8], sealed: &str) -> Result<Vec<u8>, StoreFault> {
-        self.0.sealer.open(&purpose(place, key), sealed).ok_or(StoreFault::Sealed)
+        self.0.sealer.open(&purpose(place.as_str(), key), sealed).ok_or(StoreFault::Sealed)
     }
 
     /// A disk may be slow: `question` waits for it on a thread of its own.
@@ -303,8 +338,8 @@ fn prepared(connection: Connection) -> rusqlite::Result<Connection> {
 }
 
 /// A value opens under its own key and in its own place only.
-fn purpose(place: Place, key: &[u8]) -> String {
-    let mut purpose = format!("store {} ", place.as_str());
+fn purpose(place: &str, key: &[u8]) -> String {
+    let mut purpose = format!("store {place} ");
     for byte in key {
         purpose.push(char::from(*byte));
     }
@@ -341,6 +376,8 @@ const TAKE: &str =
     "DELETE FROM kept WHERE place = :place AND key = :key AND (until IS NULL OR until > :now) RETURNING value";
 const REMOVE: &str = "DELETE FROM kept WHERE place = :place AND key = :key";
 const ALL: &str = "SELECT key, value FROM kept WHERE place = :place AND (until IS NULL OR until > :now) ORDER BY key";
+const EVERYTHING: &str = "SELECT place, key, value FROM kept";
+const RESEAL: &str = "UPDATE kept SET value = :value WHERE place = :place AND key = :key";
 const SWEEP: &str = "DELETE FROM kept WHERE place = :place AND until <= :now";
 const COUNT: &str = "SELECT count(*) FROM kept WHERE place = :place";
 
@@ -423,6 +460,32 @@ mod tests {
         let foreign = config::State { sealing_key: Some(Secret::new("77".repeat(32))), ..folder(&path) };
         let store = Store::open(&foreign).unwrap();
         assert_eq!(store.get(Place::UserGrant, b"k", at(1)).await, Err(StoreFault::Sealed));
+    }
+
+    #[tokio::test]
+    async fn after_a_rotation_the_old_key_is_needed_no_more() {
+        let temporary = tempfile::tempdir().unwrap();
+        let with = |present: &str, before: Option<&str>| {
+            let secret = |text: &str| Secret::new(text.repeat(32));
+            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
+            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
+            Store::open(&state).unwrap()
+        };
+        let until = Some(at(500));
+        let old = with("11", None);
+        old.put(Place::UserGrant, b"k", value(b"v".to_vec(), until), at(0)).await.unwrap();
+        old.put(Place::Client, b"k", value(b"w".to_vec(), None), at(0)).await.unwrap();
+        let lost = with("99", None);
+        lost.put(Place::Token, b"k", value(b"x".to_vec(), None), at(0)).await.unwrap();
+        let between = with("22", Some("11"));
+        assert_eq!(between.get(Place::UserGrant, b"k", at(1)).await.unwrap().unwrap(), b"v", "while both are there");
+        assert_eq!(between.reseal().await.unwrap(), (2, 1));
+        assert_eq!(between.reseal().await.unwrap(), (0, 1));
+        let new = with("22", None);
+        assert_eq!(new.get(Place::UserGrant, b"k", at(1)).await.unwrap().unwrap(), b"v");
+        assert_eq!(new.get(Place::UserGrant, b"k", at(500)).await.unwrap(), None, "its end stays its end");
+        assert_eq!(new.get(Place::Client, b"k", at(1)).await.unwrap().unwrap(), b"w");
+        assert_eq!(old.get(Place::Client, b"k", at(1)).await, Err(StoreFault::Sealed));
     }
 
     #[tokio::test]

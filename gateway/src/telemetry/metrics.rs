@@ -64,6 +64,8 @@ pub struct Metrics {
     pub list_bytes: Family<Counter, 1>,
     /// Readings of issuers' keys, by issuer and outcome (`ok`, `failed`).
     pub key_fetches: Family<Counter, 2>,
+    /// Questions about tokens, by issuer and outcome (`active`, `inactive`, `failed`, `refused` for one not asked).
+    pub introspections: Family<Counter, 2>,
     /// 1 where the upstream answers, 0 where not; by upstream.
     pub upstream_up: Family<Gauge, 1>,
     /// Messages from upstreams that nobody asked for or that fit nothing, by upstream and reason.
@@ -82,6 +84,8 @@ pub struct Metrics {
     pub listeners: Gauge,
     /// Calls held at legacy upstreams until a modern client answers.
     pub holds: Gauge,
+    /// What was done at the gateway's own authorization server: `client`, `consent`, `token`.
+    pub authorizations: Family<Counter, 1>,
     /// Times that clients were asked something in the middle of a call, by upstream.
     pub input_rounds: Family<Counter, 1>,
 }
@@ -192,6 +196,12 @@ impl Metrics {
                 &self.key_fetches,
             ),
             Metric::family(
+                "tollgate.identity.introspections",
+                "Questions to issuers about tokens.",
+                &[names::ISSUER, names::OUTCOME],
+                &self.introspections,
+            ),
+            Metric::family(
                 "tollgate.upstream.up",
                 "Whether an upstream answers.",
                 &[names::UPSTREAM],
@@ -203,6 +213,7 @@ impl Metrics {
                 &[names::UPSTREAM, names::REASON],
                 &self.upstream_dropped,
             ),
+            Metric::family("tollgate.facade", "What the facade granted.", &OUTCOME, &self.authorizations),
             Metric::one("tollgate.tripwire", "Credentials stopped on their way out.", &self.tripwire),
         ]
     }

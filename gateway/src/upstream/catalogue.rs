@@ -2,7 +2,10 @@
 //!
 //! Finds out the era (RC-10) and reads what is offered, with the gateway's own credential. It publishes nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -88,6 +91,25 @@ impl Peer {
         }
     }
 
+    /// Has everything that is known of the upstream found out anew, because it said `code`; returns when that is published,
+    /// by a reading that began after this was asked.
+    pub async fn read_anew(&self, code: i64) {
+        let (mut ended, begun) = (self.ended.subscribe(), self.begun.load(Ordering::Acquire));
+        self.heed(code);
+        // The sender is here, so there is no other end to the waiting.
+        drop(ended.wait_for(|ended| *ended > begun).await);
+    }
+
+    /// A reading of what the upstream offers begins; gives its number.
+    pub fn begin_reading(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+    }
+
+    /// That reading has ended, and what it found is published.
+    pub fn end_reading(&self, number: u64) {
+        self.ended.send_replace(number);
+    }
+
     async fn probe(&self, grant: &Grant) -> Result<Spoken, Refusal> {
         let (id, modern) = (self.next_id(), Spoken { era: Era::Modern, version: newest(Era::Modern) });
         let legacy = Spoken { era: Era::Legacy, version: newest(Era::Legacy) };
@@ -163,7 +185,12 @@ impl Peer {
     async fn offered(&self, grant: &Arc<Grant>, spoken: Spoken) -> Result<Offer, Refusal> {
         if spoken.era == Era::Legacy {
             let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
-            return Ok(self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?.offer.clone());
+            return Ok(self
+                .sessions
+                .take(&key, Box::pin(self.begin(grant, Capabilities::NONE, None)))
+                .await?
+                .offer
+                .clone());
         }
         let id = self.next_id();
         let body = outbound::discover(&outbound::Outgoing::own(id, spoken.version));
@@ -249,7 +276,7 @@ impl Peer {
         let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE))).await?;
+            let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE, None))).await?;
             let (id, spoken) = (self.next_id(), session.spoken());
             let body = outbound::list(&outbound::Outgoing::own(id, session.version), method, cursor);
             let headers = self.headers(spoken, method, None);
@@ -312,13 +339,19 @@ fn common(supported: Value<'_>) -> Result<Spoken, Refusal> {
     let found = |era, table: &'static [&'static str]| {
         table.iter().copied().find(|ours| theirs(ours)).map(|version| Spoken { era, version })
     };
-    found(Era::Modern, versions::MODERN)
-        .or_else(|| found(Era::Legacy, versions::LEGACY))
-        .ok_or_else(|| Refusal::UpstreamInvalid("the upstream serves no revision that this gateway speaks".to_owned()))
+    found(Era::Modern, versions::MODERN).or_else(|| found(Era::Legacy, versions::LEGACY)).ok_or_else(|| {
+        Refusal::UpstreamIncompatible("the upstream serves no revision that this gateway speaks".to_owned())
+    })
+}
+
+/// Whether an error says that what is known of a modern upstream is not true: its schemas, or its revision.
+pub(super) const fn is_misunderstanding(code: i64) -> bool {
+    matches!(code, HEADER_MISMATCH | VERSION_UNSUPPORTED)
 }
 
 /// Errors that only a modern server gives (RC-10).
-const MODERN_ERRORS: &[i64] = &[-32020, -32021, VERSION_UNSUPPORTED];
+const MODERN_ERRORS: &[i64] = &[HEADER_MISMATCH, -32021, VERSION_UNSUPPORTED];
+const HEADER_MISMATCH: i64 = -32020;
 const VERSION_UNSUPPORTED: i64 = -32022;
 
 /// For so long an upstream may think about which era it speaks.

@@ -18,6 +18,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -33,7 +34,7 @@ use parking_lot::Mutex;
 use session::{FAREWELLS_MAX, Farewell, Key, Session, Sessions};
 use sse::Sse;
 use stdio::Stdio;
-pub use subscription::{Wanted, Watch};
+pub use subscription::{Subject, Told, Wanted, Watch};
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore},
@@ -105,6 +106,11 @@ impl Upstreams {
         self.peers.values()
     }
 
+    /// Ends what `principals` have had with the upstreams: whoever comes back begins anew.
+    pub fn forget(&self, principals: &HashSet<[u8; 32]>) {
+        self.peers().for_each(|peer| peer.sessions.end_of(principals));
+    }
+
     /// Ends the programs and the lasting streams, once no call is under way any more.
     pub async fn close(&self) {
         let close = |peer: &Arc<Peer>| {
@@ -170,6 +176,10 @@ pub struct Peer {
     changes: AtomicU64,
     /// Until when it vouches for what it listed.
     vouched: ArcSwapOption<Instant>,
+    /// How many readings of what it offers have begun.
+    begun: AtomicU64,
+    /// The last of them that has ended.
+    ended: tokio::sync::watch::Sender<u64>,
 }
 
 /// What `forward` carries: everything here was judged.
@@ -204,8 +214,19 @@ pub enum Forwarded {
     Answered(Box<Reply>),
     /// The upstream would not take the credential; nothing was executed, so the receipt still stands.
     Unauthorized(Receipt),
+    /// The upstream wants other scopes of the credential than it has; nothing was executed, so the receipt still stands.
+    Unscoped(Receipt, Scopes),
     /// The upstream could not be reached, so the receipt still stands.
     Unreachable(Receipt, Refusal),
+}
+
+/// What an upstream says that a credential lacks.
+#[derive(Debug)]
+pub struct Scopes {
+    /// The scopes that the upstream wants.
+    pub wanted: Vec<String>,
+    /// Those of the credential.
+    pub held: Vec<String>,
 }
 
 /// An upstream's answer, still arriving.
@@ -243,6 +264,8 @@ impl Peer {
             said: Mutex::new(Topics::default()),
             changes: AtomicU64::new(0),
             vouched: ArcSwapOption::empty(),
+            begun: AtomicU64::new(0),
+            ended: tokio::sync::watch::Sender::new(0),
         }
     }
 
@@ -285,7 +308,8 @@ impl Peer {
         grant: Grant,
         passage: &Passage<'_>,
     ) -> Result<Forwarded, Refusal> {
-        let (answered, mut underway) = match self.send(&Arc::new(grant), passage).await {
+        let grant = Arc::new(grant);
+        let (answered, mut underway) = match self.send(&grant, passage).await {
             Ok(sent) => sent,
             // Said of what comes before a call: the era, or a session. The call itself was not sent.
             Err(Refusal::UpstreamUnauthorized) => return Ok(Forwarded::Unauthorized(receipt)),
@@ -296,6 +320,11 @@ impl Peer {
             underway.open = false;
             answered.messages.discard().await;
             return Ok(Forwarded::Unauthorized(receipt));
+        }
+        if let Some(wanted) = answered.wants {
+            underway.open = false;
+            answered.messages.discard().await;
+            return Ok(Forwarded::Unscoped(receipt, Scopes { wanted, held: grant.scopes().to_vec() }));
         }
         if answered.status.is_redirection() {
             underway.open = false;
@@ -337,7 +366,10 @@ impl Peer {
         };
         let mut first = true;
         loop {
-            let session = self.sessions.take(&key, Box::pin(self.begin(grant, passage.capabilities))).await?;
+            let session = self
+                .sessions
+                .take(&key, Box::pin(self.begin(grant, passage.capabilities, Some(passage.caller))))
+                .await?;
             if let Some(level) = passage.log_level.filter(|level| session.is_quieter_than(*level)) {
                 Box::pin(self.set_level(grant, &session, level)).await;
             }
@@ -416,7 +448,12 @@ impl Peer {
     }
 
     /// A session at a legacy upstream: `initialize`, then `notifications/initialized`.
-    async fn begin(&self, grant: &Arc<Grant>, capabilities: Capabilities) -> Result<Session, Refusal> {
+    async fn begin(
+        &self,
+        grant: &Arc<Grant>,
+        capabilities: Capabilities,
+        caller: Option<&Identity>,
+    ) -> Result<Session, Refusal> {
         let id = self.next_id();
         let capabilities = capabilities.in_version(versions::LEGACY_NEWEST).json();
         let own = outbound::Outgoing::own(id, versions::LEGACY_NEWEST);
@@ -427,10 +464,10 @@ impl Peer {
         }
         let response = self.response(grant, &mut answered.messages, id).await?;
         let result = result_of(&response, "initialize")?;
-        let version = result
-            .get("protocolVersion")
-            .and_then(|version| versions::legacy_upstream(&version.text()?))
-            .ok_or_else(|| Refusal::UpstreamInvalid("`initialize` agreed on no version that we know".to_owned()))?;
+        let version =
+            result.get("protocolVersion").and_then(|version| versions::legacy_upstream(&version.text()?)).ok_or_else(
+                || Refusal::UpstreamIncompatible("`initialize` agreed on no version that we know".to_owned()),
+            )?;
         let session = Session {
             id: answered.session,
             version,
@@ -443,6 +480,13 @@ impl Peer {
                 turns: Arc::clone(&self.farewells),
             },
         };
+        // A server that knows the caller's credential, wherever from, does not get it back as a name.
+        if let (Some(caller), Some(id)) = (caller, &session.id)
+            && caller.credential.tripwire().trips_on(id.as_bytes())
+        {
+            session.gone.store(true, Ordering::Relaxed);
+            return Err(Refusal::CredentialLeak);
+        }
         let headers = self.headers(Spoken { era: Era::Legacy, version }, "", None);
         let noted = self.exchange(grant, Outgoing::new(outbound::initialized(), headers, session.id.as_ref())).await?;
         noted.messages.discard().await;
@@ -630,7 +674,11 @@ impl Drop for Following {
                 let version = way.spoken.version;
                 let capabilities = Capabilities::TASKS.in_version(version).json();
                 let own = outbound::Outgoing::own(way.peer.next_id(), version);
-                let cancel = outbound::task_cancel(&outbound::Outgoing { capabilities: &capabilities, ..own }, &task);
+                let cancel = outbound::own_task(
+                    &outbound::Outgoing { capabilities: &capabilities, ..own },
+                    "tasks/cancel",
+                    &task,
+                );
                 let headers = way.peer.headers(way.spoken, "tasks/cancel", Some(&task));
                 way.peer.tell(&way.shown.now, Outgoing::new(cancel, headers, way.session_id())).await;
             });
@@ -671,6 +719,15 @@ impl Reply {
         way.shown.given_away(&way.peer, message)
     }
 
+    /// Whether an error of this code says that the upstream turned the call down before anything of it was executed,
+    /// because the gateway believes something else of it than it does itself (MCP basic/transports/streamable-http, server
+    /// validation; basic/versioning). HTTP has a status for that, which an error in the middle of a call does not get.
+    #[must_use]
+    pub fn is_turned_down(&self, code: i64) -> bool {
+        let before_all = !self.status.is_success() || !self.underway.way.peer.transport.closes_streams();
+        self.spoken.era == Era::Modern && before_all && catalogue::is_misunderstanding(code)
+    }
+
     /// Sends a message of the gateway's own to the upstream: an answer to a request that it made of us.
     pub async fn respond(&self, message: Vec<u8>) {
         self.underway.way.say(message).await;
@@ -701,8 +758,8 @@ impl Reply {
         self.messages.renew(&self.underway.way);
     }
 
-    /// The receipt again, from a modern upstream's `input_required`: the upstream's own word that it awaits the call once
-    /// more, so one record stands for all of it.
+    /// The receipt again, from a modern upstream's own word that it awaits the call once more (`input_required`), or did
+    /// not make it: one record stands for all of it.
     ///
     /// # Errors
     /// [`Refusal::Bug`] for a call that waits.

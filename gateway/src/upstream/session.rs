@@ -5,6 +5,7 @@
 //! it does not send calls.
 
 use std::{
+    collections::HashSet,
     future::Future,
     sync::{
         Arc,
@@ -133,6 +134,11 @@ impl Sessions {
         F: Future<Output = Result<Session, Refusal>>,
     {
         self.open.get_or_insert_async(key, async { begin.await.map(Arc::new) }).await
+    }
+
+    /// Ends the sessions of `principals`: whoever comes back begins anew.
+    pub(super) fn end_of(&self, principals: &HashSet<[u8; 32]>) {
+        self.open.retain(|key, _session| !principals.contains(&key.principal));
     }
 
     /// Forgets `session`, unless another has taken its place already. Only 404 says for certain that the upstream does not

@@ -1,10 +1,10 @@
-//! Does an upstream say when a resource changes?
+//! Does an upstream say when a resource changes, and how a task stands?
 //!
-//! One conversation for all that one principal wants to be told of: `subscriptions/listen` with the URIs where the
-//! upstream speaks the modern era, `resources/subscribe` and the GET stream of the principal's session where it speaks the
-//! legacy one. It does not know who wants what.
+//! One conversation for all that one principal wants to be told of: `subscriptions/listen` where the upstream speaks the
+//! modern era, `resources/subscribe` and the GET stream of the principal's session where it speaks the legacy one. It does
+//! not know who wants what.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::time::timeout;
@@ -22,43 +22,91 @@ use crate::{
     refusal::{Era, Refusal},
     rpc::{
         Capabilities,
-        json::Value,
+        json::{Document, Value},
         outbound,
         reply::{Inbound, Notification},
     },
 };
 
-/// A resource that the upstream is to be asked about, with the proof that this was recorded.
+/// What an upstream can tell of, by its own name for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A resource, by its URI.
+    Resource(String),
+    /// A task, by its id, and the tool of whose call it came.
+    Task {
+        /// What the upstream calls the task.
+        id: String,
+        /// What it calls the tool.
+        tool: String,
+    },
+}
+
+impl Subject {
+    const fn uri(&self) -> Option<&String> {
+        match self {
+            Self::Resource(uri) => Some(uri),
+            Self::Task { .. } => None,
+        }
+    }
+
+    const fn task(&self) -> Option<&String> {
+        match self {
+            Self::Resource(_) => None,
+            Self::Task { id, .. } => Some(id),
+        }
+    }
+}
+
+/// A subject that the upstream is to be asked about, with the proof that this was recorded.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// The upstream's own URI.
-    pub uri: String,
+    /// What it is to tell of.
+    pub subject: Subject,
+    /// What those can be asked who want that.
+    pub declared: Capabilities,
     _receipt: Arc<Receipt>,
 }
 
 impl Wanted {
     /// What `receipt` is the receipt of.
     #[must_use]
-    pub fn new(uri: String, receipt: Arc<Receipt>) -> Self {
-        Self { uri, _receipt: receipt }
+    pub fn new(subject: Subject, declared: Capabilities, receipt: Arc<Receipt>) -> Self {
+        Self { subject, declared, _receipt: receipt }
+    }
+
+    /// Whether the same is asked for, whoever wants it.
+    #[must_use]
+    pub fn asks_as(&self, other: &Self) -> bool {
+        self.subject == other.subject && self.declared == other.declared
     }
 }
 
-/// A conversation in which an upstream says what changes.
+/// What an upstream told.
+#[derive(Debug)]
+pub enum Told {
+    /// The resource of this URI has changed.
+    Updated(String),
+    /// How a task stands: DetailedTask, in the revision that the upstream speaks.
+    Task(Document, &'static str),
+}
+
+/// A conversation in which an upstream tells.
 #[derive(Debug)]
 pub struct Watch {
     messages: Messages,
     shown: Shown,
-    honoured: BTreeSet<String>,
+    version: &'static str,
+    honoured: BTreeSet<Subject>,
     /// The session, where the upstream has one.
     session: Option<Arc<Session>>,
 }
 
 impl Watch {
-    /// Whether the upstream tells of `uri`.
+    /// Whether the upstream tells of `subject`.
     #[must_use]
-    pub fn honours(&self, uri: &str) -> bool {
-        self.honoured.contains(uri)
+    pub fn honours(&self, subject: &Subject) -> bool {
+        self.honoured.contains(subject)
     }
 }
 
@@ -66,7 +114,7 @@ impl Peer {
     /// Begins to be told of `wanted`, in the name of `caller`.
     ///
     /// # Errors
-    /// Every refusal that an upstream can cause; that it will not tell of single resources is no refusal.
+    /// Every refusal that an upstream can cause; that it will not tell of some subject is no refusal.
     pub async fn watch(&self, grant: Arc<Grant>, caller: &Identity, wanted: &[Wanted]) -> Result<Watch, Refusal> {
         let spoken = self.detect(&grant).await?;
         match spoken.era {
@@ -85,18 +133,20 @@ impl Peer {
         grant: Arc<Grant>,
         caller: &Identity,
         wanted: &[Wanted],
-    ) -> Result<Vec<String>, Refusal> {
+    ) -> Result<Vec<Told>, Refusal> {
         if let Some(session) = &watch.session {
             let session = Arc::clone(session);
-            let left: Vec<String> =
-                watch.honoured.iter().filter(|uri| !wanted.iter().any(|wanted| wanted.uri == **uri)).cloned().collect();
-            for uri in left {
-                drop(self.ask(&grant, caller, (&session, "resources/unsubscribe"), &uri).await);
-                watch.honoured.remove(&uri);
+            let is_wanted = |subject: &&Subject| wanted.iter().any(|wanted| wanted.subject == **subject);
+            let left: Vec<Subject> = watch.honoured.iter().filter(|known| !is_wanted(known)).cloned().collect();
+            for subject in left {
+                drop(self.ask(&grant, caller, (&session, "resources/unsubscribe"), &subject).await);
+                watch.honoured.remove(&subject);
             }
-            for wanted in wanted.iter().filter(|wanted| !watch.honoured.contains(&wanted.uri)).collect::<Vec<_>>() {
-                if self.ask(&grant, caller, (&session, "resources/subscribe"), &wanted.uri).await? {
-                    watch.honoured.insert(wanted.uri.clone());
+            for wanted in wanted {
+                if !watch.honours(&wanted.subject)
+                    && self.ask(&grant, caller, (&session, "resources/subscribe"), &wanted.subject).await?
+                {
+                    watch.honoured.insert(wanted.subject.clone());
                 }
             }
             watch.shown.renew(grant);
@@ -107,15 +157,39 @@ impl Peer {
         let mut before = std::mem::replace(watch, next);
         let mut heard = Vec::new();
         while heard.len() < HEARD_OUT_MAX
-            && let Ok(Some(uri)) = timeout(HEARING_OUT_MAX, self.told(&mut before)).await
+            && let Ok(Some(told)) = timeout(HEARING_OUT_MAX, self.told(&mut before)).await
         {
-            heard.push(uri);
+            heard.push(told);
         }
         Ok(heard)
     }
 
-    /// The next resource of which the upstream says that it has changed; nothing when it says nothing more.
-    pub async fn told(&self, watch: &mut Watch) -> Option<String> {
+    /// What may have been missed of `wanted` while nobody listened: a resource may have changed, and a task is asked about,
+    /// which the upstream may not know any more.
+    ///
+    /// # Errors
+    /// Every refusal that an upstream can cause.
+    pub async fn missed(&self, watch: &Watch, caller: &Identity, wanted: &Wanted) -> Result<Option<Told>, Refusal> {
+        let Subject::Task { id: task, .. } = &wanted.subject else {
+            return Ok(wanted.subject.uri().cloned().map(Told::Updated));
+        };
+        let (grant, spoken) = (&watch.shown.now, self.detect(&watch.shown.now).await?);
+        let (id, capabilities) = (self.next_id(), wanted.declared.json());
+        let own = outbound::Outgoing { capabilities: &capabilities, ..outbound::Outgoing::own(id, spoken.version) };
+        let headers = self.headers(spoken, "tasks/get", Some(task));
+        let body = outbound::own_task(&own, "tasks/get", task);
+        let mut answered = self.send_own(grant, caller, Outgoing::new(body, headers, None)).await?;
+        match answered.status {
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => return Ok(None),
+            status if !status.is_success() => return Err(status_refusal(status, "tasks/get")),
+            _ => {}
+        }
+        let response = self.response(grant, &mut answered.messages, id).await?;
+        Ok(response.outcome().ok().map(|task| Told::Task(task.detached(), spoken.version)))
+    }
+
+    /// The next that the upstream tells; nothing when it says nothing more.
+    pub async fn told(&self, watch: &mut Watch) -> Option<Told> {
         loop {
             let message = watch.messages.next().await.ok()??;
             if watch.shown.given_away(self, &message) {
@@ -126,7 +200,12 @@ impl Peer {
                     let uri = word.params().and_then(|params| params.get("uri")).and_then(Value::text);
                     self.outdate();
                     if let Some(uri) = uri.filter(|uri| uri.len() <= URI_BYTES_MAX) {
-                        return Some(uri.into_owned());
+                        return Some(Told::Updated(uri.into_owned()));
+                    }
+                }
+                Ok(Inbound::Notification(word)) if word.method() == TASK => {
+                    if let Some(task) = word.params() {
+                        return Some(Told::Task(task.detached(), watch.version));
                     }
                 }
                 Ok(Inbound::Notification(_)) => {}
@@ -141,8 +220,8 @@ impl Peer {
     /// Ends it. A legacy upstream would go on for as long as the session lives, so it is told.
     pub async fn unwatch(&self, mut watch: Watch, caller: &Identity) {
         if let Some(session) = watch.session.take() {
-            for uri in &watch.honoured {
-                drop(self.ask(&watch.shown.now, caller, (&session, "resources/unsubscribe"), uri).await);
+            for subject in &watch.honoured {
+                drop(self.ask(&watch.shown.now, caller, (&session, "resources/unsubscribe"), subject).await);
             }
         }
     }
@@ -154,8 +233,11 @@ impl Peer {
         wanted: &[Wanted],
     ) -> Result<Watch, Refusal> {
         let spoken = self.detect(&grant).await?;
-        let uris: Vec<&str> = wanted.iter().map(|wanted| wanted.uri.as_str()).collect();
-        let body = outbound::watch(&outbound::Outgoing::own(self.next_id(), spoken.version), &uris);
+        let uris: Vec<&str> = wanted.iter().filter_map(|wanted| wanted.subject.uri()).map(String::as_str).collect();
+        let tasks: Vec<&str> = wanted.iter().filter_map(|wanted| wanted.subject.task()).map(String::as_str).collect();
+        let declared = wanted.iter().fold(Capabilities::NONE, |all, wanted| all.and(wanted.declared)).json();
+        let own = outbound::Outgoing::own(self.next_id(), spoken.version);
+        let body = outbound::watch(&outbound::Outgoing { capabilities: &declared, ..own }, &uris, &tasks);
         let headers = self.headers(spoken, "subscriptions/listen", None);
         let mut answered = self.send_own(&grant, caller, Outgoing::new(body, headers, None)).await?;
         if !answered.status.is_success() {
@@ -165,7 +247,7 @@ impl Peer {
             while let Some(message) = answered.messages.next().await? {
                 match Inbound::parse(message, &self.bounds) {
                     Ok(Inbound::Notification(word)) if word.method() == ACKNOWLEDGED => {
-                        return Ok(uris_of(&word, &uris));
+                        return Ok(honoured(&word, wanted));
                     }
                     Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
                     // It will not listen at all, or that is all that it had to say.
@@ -176,7 +258,8 @@ impl Peer {
             Err(Refusal::UpstreamLost("a stream that ended before it was acknowledged".to_owned()))
         };
         let honoured = timeout(self.settings.timeout, acknowledged).await.unwrap_or(Err(Refusal::UpstreamTimeout))?;
-        Ok(Watch { messages: answered.messages, shown: Shown::first(grant), honoured, session: None })
+        let version = spoken.version;
+        Ok(Watch { messages: answered.messages, shown: Shown::first(grant), version, honoured, session: None })
     }
 
     async fn watch_in_session(
@@ -188,7 +271,7 @@ impl Peer {
         // A session in which nothing is asked of a client: here nobody would answer.
         let capabilities = Capabilities::NONE;
         let key = Key { principal: caller.principal, generation: grant.generation(), capabilities };
-        let session = self.sessions.take(&key, Box::pin(self.begin(&grant, capabilities))).await?;
+        let session = self.sessions.take(&key, Box::pin(self.begin(&grant, capabilities, Some(caller)))).await?;
         let headers = self.headers(session.spoken(), "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());
         let reading = self.reading(self.settings.timeout, Some(caller.credential.tripwire()));
@@ -201,21 +284,23 @@ impl Peer {
         }
         let mut honoured = BTreeSet::new();
         for wanted in wanted {
-            if self.ask(&grant, caller, (&session, "resources/subscribe"), &wanted.uri).await? {
-                honoured.insert(wanted.uri.clone());
+            if self.ask(&grant, caller, (&session, "resources/subscribe"), &wanted.subject).await? {
+                honoured.insert(wanted.subject.clone());
             }
         }
-        Ok(Watch { messages: answered.messages, shown: Shown::first(grant), honoured, session: Some(session) })
+        let (messages, version) = (answered.messages, session.version);
+        Ok(Watch { messages, shown: Shown::first(grant), version, honoured, session: Some(session) })
     }
 
-    /// `resources/subscribe` or `resources/unsubscribe`: whether it was done.
+    /// `resources/subscribe` or `resources/unsubscribe`: whether it was done. Of tasks nobody tells in a session (spec §2.4).
     async fn ask(
         &self,
         grant: &Grant,
         caller: &Identity,
         (session, method): (&Session, &str),
-        uri: &str,
+        subject: &Subject,
     ) -> Result<bool, Refusal> {
+        let Some(uri) = subject.uri() else { return Ok(false) };
         let id = self.next_id();
         let body = outbound::about(&outbound::Outgoing::own(id, session.version), method, uri);
         let headers = self.headers(session.spoken(), "", None);
@@ -233,15 +318,24 @@ impl Peer {
     }
 }
 
-/// The URIs of an acknowledgement; what was not asked for does not count (RC-15).
-fn uris_of(word: &Notification, asked: &[&str]) -> BTreeSet<String> {
-    let honoured = word.params().and_then(|params| params.get("notifications")?.get("resourceSubscriptions"));
-    let uris = honoured.into_iter().flat_map(Value::elements).filter_map(Value::text);
-    uris.filter(|uri| asked.contains(&uri.as_ref())).map(std::borrow::Cow::into_owned).collect()
+/// What an acknowledgement grants of what is wanted; what was not asked for does not count (RC-15).
+fn honoured(word: &Notification, wanted: &[Wanted]) -> BTreeSet<Subject> {
+    let granted = word.params().and_then(|params| params.get("notifications"));
+    let texts = |member: &str| -> BTreeSet<Cow<'_, str>> {
+        let all = granted.and_then(|granted| granted.get(member)).into_iter().flat_map(Value::elements);
+        all.filter_map(Value::text).collect()
+    };
+    let (uris, tasks) = (texts("resourceSubscriptions"), texts("taskIds"));
+    let is_granted = |subject: &&Subject| match subject {
+        Subject::Resource(uri) => uris.contains(uri.as_str()),
+        Subject::Task { id, .. } => tasks.contains(id.as_str()),
+    };
+    wanted.iter().map(|wanted| &wanted.subject).filter(is_granted).cloned().collect()
 }
 
 pub(super) const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 const UPDATED: &str = "notifications/resources/updated";
+const TASK: &str = "notifications/tasks";
 
 /// As long as a URI may be that a client asks for.
 const URI_BYTES_MAX: usize = 8_192;

@@ -10,7 +10,7 @@ use std::{time::Duration, vec};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
+    header::{ACCEPT, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE},
 };
 use url::Url;
 
@@ -112,6 +112,7 @@ impl Transport {
 #[derive(Debug)]
 pub(super) struct Address {
     uri: Uri,
+    url: Url,
     text: String,
 }
 
@@ -119,7 +120,7 @@ impl Address {
     /// The address of an upstream as configured.
     pub(super) fn of(url: &Url) -> Result<Self, EgressError> {
         let uri = url.as_str().parse().map_err(|_unparsed| EgressError::Forbidden(format!("`{url}` is no address")))?;
-        Ok(Self { uri, text: url.to_string() })
+        Ok(Self { uri, url: url.clone(), text: url.to_string() })
     }
 }
 
@@ -141,6 +142,8 @@ pub(super) struct Answered {
     pub(super) status: StatusCode,
     /// `Mcp-Session-Id`, where the upstream gave one.
     pub(super) session: Option<HeaderValue>,
+    /// The scopes that a 403 wants (RFC 6750 §3.1), where it was for want of them.
+    pub(super) wants: Option<Vec<String>>,
     /// The messages.
     pub(super) messages: Messages,
 }
@@ -148,13 +151,14 @@ pub(super) struct Answered {
 impl Answered {
     /// The session is not there (any more): nothing was executed.
     pub(super) fn gone() -> Self {
-        Self { status: StatusCode::NOT_FOUND, session: None, messages: Messages::of(Source::Nothing) }
+        Self { status: StatusCode::NOT_FOUND, session: None, wants: None, messages: Messages::of(Source::Nothing) }
     }
 
     /// What comes back comes over a channel that others share; nothing does where nothing was asked.
     pub(super) fn routed(routed: Option<Routed>) -> Self {
         let status = if routed.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
-        Self { status, session: None, messages: Messages::of(routed.map_or(Source::Nothing, Source::Routed)) }
+        let messages = Messages::of(routed.map_or(Source::Nothing, Source::Routed));
+        Self { status, session: None, wants: None, messages }
     }
 }
 
@@ -165,8 +169,8 @@ pub(super) async fn post(
     outgoing: Outgoing<'_>,
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
-    let request = build(to, grant, Method::POST, outgoing);
-    answered(client, to, request, bounds).await
+    let request = build(to, grant, Method::POST, outgoing)?;
+    answered(client, to, (request, grant), bounds).await
 }
 
 async fn get(
@@ -176,15 +180,15 @@ async fn get(
     outgoing: Outgoing<'_>,
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
-    let mut request = build(to, grant, Method::GET, outgoing);
+    let mut request = build(to, grant, Method::GET, outgoing)?;
     request.headers_mut().remove(CONTENT_TYPE);
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-    answered(client, to, request, bounds).await
+    answered(client, to, (request, grant), bounds).await
 }
 
 /// Ends a session of a legacy upstream (RL-04). What it answers changes nothing.
 async fn delete(client: &Client, to: &Address, grant: &Grant, outgoing: Outgoing<'_>) {
-    let mut request = build(to, grant, Method::DELETE, outgoing);
+    let Ok(mut request) = build(to, grant, Method::DELETE, outgoing) else { return };
     request.headers_mut().remove(CONTENT_TYPE);
     drop(client.open(request, DELETE_MAX).await);
 }
@@ -220,7 +224,7 @@ pub(super) fn message_to(to: &Address, credential: Option<(HeaderName, HeaderVal
 async fn answered(
     client: &Client,
     to: &Address,
-    request: Request<Bytes>,
+    (request, grant): (Request<Bytes>, &Grant),
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
     if bounds.tripwire.is_some_and(|tripwire| tripwire.trips(&to.text, request.headers(), request.body())) {
@@ -229,12 +233,17 @@ async fn answered(
     let spoken = Field::of(request.headers(), PROTOCOL_VERSION);
     let batches = matches!(spoken, Field::Text(version) if versions::has_batches(version))
         .then(|| Box::new(Batches { bounds: bounds.peer.bounds, waiting: Vec::new().into_iter() }));
-    let response = client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?;
+    let response = if grant.is_bound() {
+        Box::pin(proven(client, to, (request, grant), bounds.first_byte)).await?
+    } else {
+        client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?
+    };
     let (mut parts, body) = response.into_parts();
     let framing = framing(&parts.headers, bounds.peer.event_bytes_max);
     Ok(Answered {
         status: parts.status,
         session: parts.headers.remove(&SESSION_ID),
+        wants: (parts.status == StatusCode::FORBIDDEN).then(|| wanted(&parts.headers)).flatten(),
         messages: Messages::of(Source::Body(Box::new(Reader {
             body,
             framing,
@@ -243,6 +252,57 @@ async fn answered(
             bytes_max: bounds.peer.reply_bytes_max,
             event_bytes_max: bounds.peer.event_bytes_max,
         }))),
+    })
+}
+
+/// Sends `request`, whose credential is bound to a key. Where the upstream wants a nonce in the proof it is sent once
+/// more: a 401 says that nothing was executed (RFC 9449 §9).
+async fn proven(
+    client: &Client,
+    to: &Address,
+    (request, grant): (Request<Bytes>, &Grant),
+    first_byte: Duration,
+) -> Result<http::Response<Body>, Undelivered> {
+    let mut again = request.clone();
+    let response = client.open(request, first_byte).await.map_err(Undelivered::from)?;
+    if !(grant.heed(&to.url, response.headers()) && response.status() == StatusCode::UNAUTHORIZED) {
+        return Ok(response);
+    }
+    prove(&mut again, to, grant)?;
+    let response = client.open(again, first_byte).await.map_err(Undelivered::from)?;
+    grant.heed(&to.url, response.headers());
+    Ok(response)
+}
+
+fn prove(request: &mut Request<Bytes>, to: &Address, grant: &Grant) -> Result<(), Undelivered> {
+    let proof = grant.proof(request.method(), &to.url);
+    if let Some((name, value)) = proof.map_err(|why| Undelivered::NotSent(Refusal::Bug(why)))? {
+        request.headers_mut().insert(name, value);
+    }
+    Ok(())
+}
+
+/// The scopes of a challenge for want of scopes (RFC 6750 §3, §3.1).
+fn wanted(headers: &HeaderMap) -> Option<Vec<String>> {
+    let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    challenges.find_map(|challenge| {
+        let scope = parameter(challenge, "scope").unwrap_or_default();
+        let scopes = scope.split_ascii_whitespace().take(SCOPES_MAX).map(str::to_owned).collect();
+        (parameter(challenge, "error")? == "insufficient_scope").then_some(scopes)
+    })
+}
+
+/// A parameter of a challenge (RFC 9110 §11.2). What is escaped in it is no scope and no error that is known.
+fn parameter<'a>(challenge: &'a str, name: &str) -> Option<&'a str> {
+    let mut quoted = false;
+    let mut parameters = challenge.split(|character| {
+        quoted ^= character == '"';
+        character == ',' && !quoted
+    });
+    parameters.find_map(|parameter| {
+        let (before, value) = parameter.split_once('=')?;
+        let known = before.split_ascii_whitespace().next_back()?; // the first comes after the scheme
+        known.eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"'))
     })
 }
 
@@ -287,10 +347,11 @@ impl From<Undelivered> for Refusal {
     }
 }
 
-fn build(to: &Address, grant: &Grant, method: Method, outgoing: Outgoing<'_>) -> Request<Bytes> {
+fn build(to: &Address, grant: &Grant, method: Method, outgoing: Outgoing<'_>) -> Result<Request<Bytes>, Undelivered> {
     let mut request = framed(to, method, outgoing);
     authorize(request.headers_mut(), grant);
-    request
+    prove(&mut request, to, grant)?;
+    Ok(request)
 }
 
 fn framed(to: &Address, method: Method, outgoing: Outgoing<'_>) -> Request<Bytes> {
@@ -519,6 +580,9 @@ const AGENT: &str = concat!("tollgate/", env!("CARGO_PKG_VERSION"));
 
 /// An answer that nobody needs is read up to here; a larger one costs its connection.
 const DISCARD_BYTES_MAX: usize = 16 * 1024;
+
+/// Scopes of one challenge that are read.
+const SCOPES_MAX: usize = 32;
 
 /// And for so long.
 const DISCARD_MAX: Duration = Duration::from_millis(500);

@@ -189,7 +189,7 @@ pub(super) fn stubborn() -> Recorder {
 
 /// A modern server. Its tool list, and `odd://a`, change with each call that says so.
 pub(super) fn modern() -> Recorder {
-    let changes = Arc::new(AtomicUsize::new(0));
+    let (changes, minded) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
     Recorder::scripted(Era::Modern, move |seen| {
         let call = seen.json();
         let lasting = |mut result: Value| {
@@ -225,7 +225,7 @@ pub(super) fn modern() -> Recorder {
                 Some(words.step(Step::Pause(Duration::from_secs(60))))
             }
             "resources/read" => Some(Reply::error(seen, 200, -32602, "no such resource")),
-            "tools/call" => Some(called_at_modern(seen, &changes)),
+            "tools/call" => Some(called_at_modern(seen, &changes, &minded)),
             _ => None,
         }
     })
@@ -236,7 +236,7 @@ fn complete(seen: &Seen, mut result: Value) -> Reply {
     Reply::result(seen, &result)
 }
 
-fn called_at_modern(seen: &Seen, changes: &AtomicUsize) -> Reply {
+fn called_at_modern(seen: &Seen, changes: &AtomicUsize, minded: &AtomicUsize) -> Reply {
     let call = seen.json();
     let params = &call["params"];
     let asks = |asked: Value, state: Option<String>| {
@@ -252,6 +252,7 @@ fn called_at_modern(seen: &Seen, changes: &AtomicUsize) -> Reply {
     let answers = &params["inputResponses"];
     let round = params["requestState"].as_str().map_or(0, |state| state.parse::<u32>().unwrap());
     let how = params["arguments"]["how"].as_str().unwrap_or("well");
+    let first = || minded.fetch_add(1, Ordering::AcqRel).is_multiple_of(2);
     let asked = match how {
         "asks" => json!({ "method": "elicitation/create", "params": form() }),
         "asks at length" => json!({ "method": "elicitation/create", "params": newest_form() }),
@@ -274,6 +275,8 @@ fn called_at_modern(seen: &Seen, changes: &AtomicUsize) -> Reply {
             result["structuredContent"] = json!([1, 2]);
             complete(seen, result)
         }
+        "minds the headers once" if first() => Reply::error(seen, 400, -32020, "headers do not agree"),
+        "minds the version once" if first() => Reply::error(seen, 400, -32022, "not this version"),
         "minds the headers" => Reply::error(seen, 400, -32020, "headers do not agree"),
         "minds the version" => Reply::error(seen, 400, -32022, "not this version"),
         "is of another type" => Reply::result(seen, &json!({ "resultType": "vendor/odd" })),

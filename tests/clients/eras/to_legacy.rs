@@ -149,11 +149,11 @@ fn lifecycle(cells: &Cells) -> String {
 }
 
 fn no_version(cells: &Cells) -> String {
-    let answer = cells.client("stubborn").call("odd", &json!({}));
-    place::wait_for("an end of the session", PATIENCE, || {
-        let recorder = cells.odd("stubborn");
-        (!recorder.seen_method("initialize").is_empty()).then_some(())
+    let answer = place::wait_for("it was asked", PATIENCE, || {
+        let answer = cells.client("stubborn").call("odd", &json!({}));
+        (answer.json()["error"]["data"]["code"] != "catalogue_unavailable").then_some(answer)
     });
+    assert_eq!(answer.json()["error"]["data"]["code"], "upstream_incompatible");
     assert!(cells.odd("stubborn").seen_method("tools/call").is_empty());
     code(answered(&answer))
 }

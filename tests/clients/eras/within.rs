@@ -9,8 +9,13 @@ use crate::{
         http::Answer,
         mcp::Client,
         peer::{self, Sdk},
+        rmcp_tasks,
     },
-    request::input::{call, capabilities},
+    request::{
+        input::{call, capabilities},
+        task_states::{Telling, listen},
+        tasks::{ask, begun, knowing},
+    },
 };
 
 pub(super) fn hold() {
@@ -24,6 +29,8 @@ pub(super) fn hold() {
         server("everything", Behind::Published(peer::everything(&folder)), "", "echo"),
         server("sessions", Behind::Published(peer::fixture(&folder)), legacy, "test_simple_text"),
         server("modern", Behind::Odd(odd::modern()), modern, "odd"),
+        server("telling", Behind::Odd(Telling::new(60_000).recorder), modern, "echo"),
+        server("tasks", Behind::Rust(rmcp_tasks::start()), modern, "greet"),
         server("2025-11-25", Behind::Odd(odd::legacy("2025-11-25", false)), legacy, "odd"),
         server("2025-06-18", Behind::Odd(odd::legacy("2025-06-18", false)), legacy, "odd"),
         server("2025-03-26", Behind::Odd(odd::legacy("2025-03-26", false)), legacy, "odd"),
@@ -41,6 +48,13 @@ const ROWS: &[Row] = &[
     Row { feature: "modern, modern: a call", verdict: "bridge", peers: MODERN, see: modern_call },
     Row { feature: "modern, modern: `input_required`", verdict: "bridge", peers: MODERN, see: modern_input },
     Row { feature: "modern, modern: another `resultType`", verdict: "refuse", peers: BYTES, see: other_type },
+    Row { feature: "modern, modern: `notifications/tasks`", verdict: "bridge", peers: BYTES, see: task_states },
+    Row {
+        feature: "modern, modern: `notifications/tasks`, a server that sends none",
+        verdict: "drop",
+        peers: "by bytes → Rust 3",
+        see: no_task_states,
+    },
     Row { feature: "legacy, legacy: a call", verdict: "bridge", peers: LEGACY, see: legacy_call },
     Row { feature: "legacy, legacy: requests of the server", verdict: "bridge", peers: SESSIONS, see: legacy_input },
     Row { feature: "legacy, legacy: `-32042`", verdict: "bridge", peers: BYTES, see: legacy_pages },
@@ -86,6 +100,32 @@ fn modern_input(cells: &Cells) -> String {
 
 fn other_type(cells: &Cells) -> String {
     code(answered(&cells.client("modern").call("odd", &json!({ "how": "is of another type" }))))
+}
+
+fn task_states(cells: &Cells) -> String {
+    let client = cells.client("telling");
+    let id = begun(&client);
+    let mut connection = listen(&client, &knowing(), &json!({ "taskIds": [id] }));
+    assert_eq!(connection.head().status, 200);
+    assert_eq!(connection.event().unwrap()["params"]["notifications"], json!({ "taskIds": [id] }));
+    ask(&client, &knowing(), "tasks/cancel", &id, json!({}));
+    let told = connection.event().unwrap();
+    assert_eq!((&told["method"], &told["params"]["taskId"]), (&json!("notifications/tasks"), &json!(id)));
+    format!("{} under the client's id, then the end", code(told["params"]["status"].as_str().unwrap()))
+}
+
+fn no_task_states(cells: &Cells) -> String {
+    let client = cells.client("tasks");
+    let slow = json!({ "name": "slow_compute", "arguments": { "seconds": 60 } });
+    let created = call(&client, &knowing(), slow).json();
+    let id = created["result"]["taskId"].as_str().unwrap_or_else(|| panic!("{created}"));
+    let mut connection = listen(&client, &knowing(), &json!({ "taskIds": [id], "toolsListChanged": true }));
+    assert_eq!(connection.head().status, 200);
+    let acknowledged = connection.event().unwrap()["params"]["notifications"].clone();
+    let names: Vec<&str> = acknowledged.as_object().unwrap().keys().map(String::as_str).collect();
+    let asked = ask(&client, &knowing(), "tasks/get", id, json!({})).json();
+    let status = asked["result"]["status"].as_str().unwrap_or_else(|| panic!("{asked}"));
+    format!("acknowledged: {}; {} {}", code(names.join("`, `")), code("tasks/get"), code(status))
 }
 
 fn legacy_call(cells: &Cells) -> String {

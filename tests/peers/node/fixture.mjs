@@ -4,7 +4,7 @@
 import { randomUUID } from 'node:crypto';
 import { hostHeaderValidation } from '@modelcontextprotocol/express';
 import { NodeStreamableHTTPServerTransport, toNodeHandler } from '@modelcontextprotocol/node';
-import { acceptedContent, classifyInboundRequest, CLIENT_CAPABILITIES_META_KEY, createMcpHandler, createRequestStateCodec, fromJsonSchema, inputRequired,
+import { acceptedContent, classifyInboundRequest, createMcpHandler, createRequestStateCodec, fromJsonSchema, inputRequired,
   isInitializeRequest, McpServer, ResourceTemplate } from '@modelcontextprotocol/server';
 import express from 'express';
 import * as z from 'zod/v4';
@@ -66,13 +66,14 @@ function build() {
   });
   tool('test_reconnection', async (_, ctx) => { sessions.get(ctx.sessionId)?.transport.closeSSEStream(ctx.mcpReq.id); await pause(100); return say('delivered after the stream was closed'); });
 
-  // what a server asks of the client in the older revisions
+  // what a server asks of the client: by an answer, which the package makes a request of in the older revisions
   const asked = (name, params, inputSchema) => tool(name, async (a, ctx) => {
-    const r = await ctx.mcpReq.send({ method: 'elicitation/create', params: params(a) });
-    return say(`Elicitation completed: action=${r.action}, content=${JSON.stringify(r.content ?? {})}`); }, inputSchema);
+    const r = ctx.mcpReq.inputResponses?.asked;
+    return r ? say(`Elicitation completed: action=${r.action}, content=${JSON.stringify(r.content ?? {})}`)
+      : inputRequired({ inputRequests: { asked: inputRequired.elicit(params(a)) } }); }, inputSchema);
   tool('test_sampling', async ({ prompt }, ctx) => {
-    const r = await ctx.mcpReq.send({ method: 'sampling/createMessage', params: { messages: [{ role: 'user', content: text(prompt) }], maxTokens: 100 } });
-    return say(`LLM response: ${r.content?.text ?? JSON.stringify(r.content)}`); }, z.object({ prompt: z.string() }));
+    const r = ctx.mcpReq.inputResponses?.asked;
+    return r ? say(`LLM response: ${r.content?.text ?? JSON.stringify(r.content)}`) : inputRequired({ inputRequests: { asked: sample(prompt) } }); }, z.object({ prompt: z.string() }));
   asked('test_elicitation', ({ message }) => ({ message, requestedSchema: { type: 'object', properties: { username: { type: 'string', description: "User's response" }, email: { type: 'string', description: "User's email address" } }, required: ['username', 'email'] } }), z.object({ message: z.string() }));
   asked('test_elicitation_sep1034_defaults', () => ({ message: 'Review the defaults', requestedSchema: { type: 'object', properties: defaults, required: [] } }));
   asked('test_elicitation_sep1330_enums', () => ({ message: 'Choose', requestedSchema: { type: 'object', properties: enums, required: [] } }));
@@ -98,13 +99,13 @@ function build() {
     if (at === 2 && acceptedContent(r, 'step2')) return say(`${ctx.mcpReq.requestState().name} likes ${acceptedContent(r, 'step2').color}`);
     if (at === 1 && acceptedContent(r, 'step1')) return inputRequired({ inputRequests: { step2: ask('Step 2: What is your favorite color?', { color: { type: 'string' } }) }, requestState: await state.mint({ step: 2, name: acceptedContent(r, 'step1').name }) });
     return inputRequired({ inputRequests: { step1: ask('Step 1: What is your name?', { name: { type: 'string' } }) }, requestState: await state.mint({ step: 1 }) }); });
-  mrtr('test_input_required_result_capabilities', (r, ctx) => {
+  mrtr('test_input_required_result_capabilities', (r) => {
     if (r) return say('inputs arrived');
-    const can = ctx.mcpReq.envelope?.[CLIENT_CAPABILITIES_META_KEY] ?? {};
+    const can = s.server.getClientCapabilities() ?? {};
     const inputRequests = { ...(can.sampling && { s: sample('Say hello') }), ...(can.elicitation && { e: ask('Your name?', { name: { type: 'string' } }) }), ...(can.roots && { l: inputRequired.listRoots() }) };
     return Object.keys(inputRequests).length ? inputRequired({ inputRequests }) : say('nothing to ask with'); });
-  tool('test_trigger_tool_change', async () => { modern.notify.toolsChanged(); return say('announced'); });
-  tool('test_trigger_prompt_change', async () => { modern.notify.promptsChanged(); return say('announced'); });
+  tool('test_trigger_tool_change', async () => { modern.notify.toolsChanged(); sessions.forEach(({ server }) => server.sendToolListChanged()); return say('announced'); });
+  tool('test_trigger_prompt_change', async () => { modern.notify.promptsChanged(); sessions.forEach(({ server }) => server.sendPromptListChanged()); return say('announced'); });
 
   const doc = (name, uri, mimeType, read) => s.registerResource(name, uri, { description: `Conformance fixture ${name}`, mimeType }, read);
   doc('static-text', 'test://static-text', 'text/plain', async (u) => ({ contents: [{ uri: u.href, mimeType: 'text/plain', text: 'This is the content of the static text resource.' }] }));

@@ -1,7 +1,14 @@
 // A real authorization server on loopback: npm oidc-provider, an OpenID-certified one, set up for an MCP estate.
 // Its own: code + PKCE, refresh, client credentials, registration, resource indicators (RFC 8707) with JWT access tokens.
-// Added here: RFC 8693 token exchange, and logins without pages (`login_hint`, or else "alice", is logged in and consents).
-// Environment: TOKEN_TTL (seconds), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it). Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
+// It binds tokens to the key of a DPoP proof (RFC 9449), and those of `agent-tls` to a certificate (RFC 8705): the DER, in
+// base64, in the header `client-certificate`, where a proxy that ends TLS would put it.
+// Added here: RFC 8693 token exchange, identity assertions for other domains (ID-JAG) and their redemption, and logins without
+// pages (`login_hint`, or else "alice", is logged in and consents).
+// Environment: TOKEN_TTL (seconds), FACADE_CALLBACK (the redirect URI of the client `facade`: a gateway that people log in
+// through), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it), CALLBACKS (where the client
+// `gateway-pages` sends browsers back to, separated by blanks), TRUSTS (the issuer whose assertions are redeemed),
+// OPAQUE (access tokens are opaque).
+// Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
 import crypto from 'node:crypto';
 import http from 'node:http';
 import Provider, { errors } from 'oidc-provider';
@@ -16,6 +23,8 @@ const USERS = {
 };
 const TYPE = 'urn:ietf:params:oauth:token-type:';
 const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
+const REDEEM = 'urn:ietf:params:oauth:grant-type:jwt-bearer';
+const TRUSTS = process.env.TRUSTS;
 
 const pair = await jose.generateKeyPair('ES256', { extractable: true });
 const signingKey = { ...(await jose.exportJWK(pair.privateKey)), kid: `es256-${crypto.randomBytes(4).toString('hex')}`, alg: 'ES256', use: 'sig' };
@@ -24,20 +33,36 @@ const rsaKey = { ...(await jose.exportJWK(rsa.privateKey)), kid: `rs256-${crypto
 
 const clients = [
   { client_id: 'gateway', client_secret: 'gateway-secret', token_endpoint_auth_method: 'client_secret_basic', redirect_uris: [], response_types: [],
-    grant_types: ['client_credentials', EXCHANGE], scope: `openid ${SCOPES}` },
+    grant_types: ['client_credentials', EXCHANGE, ...(TRUSTS ? [REDEEM] : [])], scope: `openid ${SCOPES}` },
   { client_id: 'agent', client_secret: 'agent-secret', redirect_uris: [], response_types: [], grant_types: ['client_credentials'], scope: SCOPES },
+  { client_id: 'agent-tls', client_secret: 'agent-secret', redirect_uris: [], response_types: [], grant_types: ['client_credentials'], scope: SCOPES,
+    tls_client_certificate_bound_access_tokens: true },
   { client_id: 'webapp', client_secret: 'webapp-secret', redirect_uris: ['http://127.0.0.1:3000/callback'],
     grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'] },
 ];
+if (process.env.FACADE_CALLBACK) {
+  clients.push({ client_id: 'facade', client_secret: 'facade-secret', redirect_uris: [process.env.FACADE_CALLBACK],
+    grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'], id_token_signed_response_alg: 'ES256' });
+}
+if (process.env.CALLBACKS) {
+  clients.push({ client_id: 'gateway-pages', client_secret: 'pages-secret', id_token_signed_response_alg: 'ES256', redirect_uris: process.env.CALLBACKS.split(' '), response_types: ['code'],
+    grant_types: ['authorization_code', 'refresh_token', EXCHANGE, ...(TRUSTS ? [REDEEM] : [])] });
+}
 if (process.env.CLIENT_KEY) {
   const { client_secret: _, ...gateway } = clients[0];
   clients.push({ ...gateway, client_id: 'gateway-key', token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: 'ES256', jwks: { keys: [JSON.parse(process.env.CLIENT_KEY)] } });
 }
 
-const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } });
+const format = process.env.OPAQUE ? { accessTokenFormat: 'opaque' } : { accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } };
+const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, ...format });
 const account = (id) => USERS[id] && {
   accountId: id,
   claims: async () => ({ sub: id, name: id, email: USERS[id].email, email_verified: true, groups: USERS[id].groups, tenant: USERS[id].tenant }),
+};
+
+const certificateOf = (context) => {
+  const der = context.get('client-certificate');
+  return der ? new crypto.X509Certificate(Buffer.from(der, 'base64')) : undefined;
 };
 
 function issue(issuer) {
@@ -46,12 +71,19 @@ function issue(issuer) {
     clients,
     findAccount: (_, id) => account(id),
     scopes: ['openid', 'offline_access', ...SCOPES.split(' ')],
+    // Who reads nothing but ID tokens finds everything there.
+    conformIdTokenClaims: false,
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'groups', 'tenant'] },
     pkce: { required: () => true },
+    rotateRefreshToken: true,
+    issueRefreshToken: async (_, client) => client.clientId === 'gateway-pages',
+    ...(TRUSTS && { discovery: { authorization_grant_profiles_supported: ['urn:ietf:params:oauth:grant-profile:id-jag'] } }),
     ttl: { AccessToken: TTL, ClientCredentials: TTL, IdToken: 600, Grant: 86_400, Session: 86_400, Interaction: 600, RefreshToken: 86_400 },
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
+      dPoP: { enabled: true },
+      mTLS: { enabled: true, certificateBoundAccessTokens: true, getCertificate: certificateOf },
       introspection: { enabled: true },
       revocation: { enabled: true },
       registration: { enabled: true, initialAccessToken: false },
@@ -82,7 +114,33 @@ function issue(issuer) {
   });
   provider.registerGrantType(EXCHANGE, (context) => exchange(provider, issuer, context),
     ['audience', 'resource', 'scope', 'requested_token_type', 'subject_token', 'subject_token_type', 'actor_token', 'actor_token_type'], ['audience', 'resource']);
+  if (TRUSTS) provider.registerGrantType(REDEEM, (context) => redeem(provider, issuer, context), ['assertion', 'scope']);
   return provider;
+}
+
+// An identity assertion for another domain: `audience` is that domain's issuer, where the client has the same name as here.
+async function assert(issuer, { params, client }, subject) {
+  const claims = { client_id: client.clientId, resource: params.resource, scope: params.scope };
+  return new jose.SignJWT(claims).setProtectedHeader({ alg: 'ES256', typ: 'oauth-id-jag+jwt', kid: signingKey.kid })
+    .setIssuer(issuer).setSubject(subject).setAudience(params.audience).setJti(crypto.randomUUID()).setIssuedAt().setExpirationTime('2m').sign(pair.privateKey);
+}
+
+// Each assertion once, and for this server, this client and a trusted issuer only.
+const redeemed = new Set();
+async function redeem(provider, issuer, context) {
+  const { params, client } = context.oidc;
+  const need = (holds, message) => { if (!holds) throw new errors.InvalidGrant(message); };
+  const keys = jose.createRemoteJWKSet(new URL(`${TRUSTS}/jwks`));
+  const read = jose.jwtVerify(params.assertion ?? '', keys, { issuer: TRUSTS, audience: issuer, typ: 'oauth-id-jag+jwt' });
+  const { payload } = await read.catch((error) => need(false, `bad assertion: ${error.message}`));
+  need(payload.client_id === client.clientId, 'the assertion is made out to another client');
+  need(!redeemed.has(payload.jti), 'the assertion was used already');
+  redeemed.add(payload.jti);
+  const token = new provider.AccessToken({ accountId: payload.sub, client, gty: 'id_jag', grantId: `id-jag-${crypto.randomUUID()}` });
+  const given = (payload.scope ?? '').split(' ').filter((scope) => SCOPES.split(' ').includes(scope));
+  token.scope = given.filter((scope) => !params.scope || params.scope.split(' ').includes(scope)).join(' ') || undefined;
+  token.resourceServer = new provider.ResourceServer(payload.resource, resourceServer(payload.resource));
+  context.body = { access_token: await token.save(), token_type: 'Bearer', expires_in: token.expiration, scope: token.scope };
 }
 
 // RFC 8693 §2: a JWT access token of this issuer, whatever its audience, becomes one for the resource that is named.
@@ -94,6 +152,17 @@ async function exchange(provider, issuer, context) {
   const read = (jwt) => jose.jwtVerify(jwt, keys, { issuer }).then(({ payload }) => payload, (error) => { throw new errors.InvalidGrant(`bad token: ${error.message}`); });
 
   need(params.subject_token && params.subject_token_type, errors.InvalidRequest, 'subject_token and subject_token_type are required');
+  if (params.requested_token_type === `${TYPE}id-jag`) {
+    const kind = params.subject_token_type;
+    const known = kind === `${TYPE}refresh_token` ? await provider.RefreshToken.find(params.subject_token) : undefined;
+    need(kind !== `${TYPE}refresh_token` || (known?.isValid && known.clientId === client.clientId), errors.InvalidGrant, 'bad refresh token');
+    const claims = known ? { sub: known.accountId } : await read(params.subject_token);
+    need(kind !== `${TYPE}id_token` || claims.aud === client.clientId, errors.InvalidGrant, 'the ID token is made out to another client');
+    need(USERS[claims.sub], errors.InvalidGrant, 'nobody to assert');
+    const assertion = await assert(issuer, context.oidc, claims.sub);
+    context.body = { access_token: assertion, issued_token_type: `${TYPE}id-jag`, token_type: 'N_A', expires_in: 120, scope: params.scope };
+    return;
+  }
   need([`${TYPE}access_token`, `${TYPE}jwt`].includes(params.subject_token_type), errors.InvalidRequest, 'unsupported subject_token_type');
   need([undefined, `${TYPE}access_token`, `${TYPE}jwt`].includes(params.requested_token_type), errors.InvalidRequest, 'unsupported requested_token_type');
   const subject = await read(params.subject_token);

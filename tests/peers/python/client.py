@@ -1,6 +1,6 @@
 """A client on the Python SDK `mcp` 2.x. `client.py URL COMMANDS`; the README beside the peers has the commands.
 
-Environment: TOKEN (bearer), INPUT (answers what servers ask), ERA (auto, legacy or 2026-07-28), CA (PEM of the authority to trust).
+Environment: TOKEN (bearer), LOGIN_PORT and CLIENT_METADATA (a person logs in, see person.py), INPUT (answers what servers ask), ERA (auto, legacy or 2026-07-28), CA (PEM of the authority to trust).
 """
 
 import asyncio
@@ -15,6 +15,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import PromptReference, ResourceTemplateReference
 
 from asked import INPUT
+from mcp.shared.auth import AuthorizationCodeResult
+from person import person
 
 
 def say(line):
@@ -86,7 +88,8 @@ async def main():
     token, authority = os.environ.get("TOKEN"), os.environ.get("CA")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     verify = ssl.create_default_context(cafile=authority) if authority else True
-    async with httpx2.AsyncClient(headers=headers, timeout=30, verify=verify) as http:
+    came_back = lambda given: AuthorizationCodeResult(**{name: given.get(name) for name in ("code", "state", "iss")})
+    async with httpx2.AsyncClient(headers=headers, timeout=30, verify=verify, auth=person(url, came_back)) as http:
         async with Client(streamable_http_client(url, http_client=http), mode=os.environ.get("ERA", "auto"), **INPUT) as client:
             say({"connected": {"sdk": "python 2", "protocol": client.session.protocol_version}})
             for command in commands:

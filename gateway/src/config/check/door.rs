@@ -63,6 +63,7 @@ impl Checker<'_> {
         let allowed_hosts = self.words(written.allowed_hosts.as_deref(), "a host", is_host, "`name` or `name:port`");
         let audiences = self.words(written.audiences.as_deref(), "an audience", is_name, "1 to 256 characters of text");
         let tolerate = self.tolerances(written.tolerate.as_deref());
+        let dpop = written.dpop.as_ref().map(|dpop| self.dpop(dpop.get_ref()));
         let drain = self.millis(&written.drain_ms, &(0..=3_600_000), 30_000);
         let workers = self.count(&written.workers, &(0..=1024), 0);
         Some(Gateway {
@@ -85,6 +86,7 @@ impl Checker<'_> {
             },
             drain,
             workers,
+            dpop,
         })
     }
 
@@ -114,8 +116,14 @@ impl Checker<'_> {
         let written = written.get_ref();
         let pair = self.certificate_and_key(&written.certificate, &written.key, &place);
         let client_ca = self.authorities(&written.client_ca);
+        if let (Some(at), None) = (&written.client_certificate, &written.client_ca) {
+            let help = "add `client_ca`, the authorities whose certificates clients may show";
+            self.problem("`client_certificate` needs `client_ca`", at.span(), "no client is asked for one", help);
+        }
+        let asked = written.client_certificate.as_ref().map(Spanned::get_ref);
+        let client_optional = matches!(asked, Some(written::ClientAuthentication::Optional));
         let (certificate, key) = pair?;
-        Some(Tls { certificate, key, client_ca: client_ca? })
+        Some(Tls { certificate, key, client_ca: client_ca?, client_optional })
     }
 
     fn policies(&mut self, written: &Key<String>) -> Option<std::path::PathBuf> {
@@ -184,6 +192,7 @@ impl Checker<'_> {
             let place = Place { name: "`[[issuers]]`".to_owned(), span: table.span() };
             issuers.extend(self.issuer(table.get_ref(), &place).map(Arc::new));
         }
+        self.opaque_tokens_of_one(written);
         issuers
     }
 
@@ -195,8 +204,18 @@ impl Checker<'_> {
             Some(uri) => self.safe_url(uri, "`jwks_uri`").map(Some),
             None => Some(None),
         };
-        let algorithms = self.required(&written.algorithms, place, "algorithms", "algorithms = [\"ES256\"]");
-        let algorithms = algorithms.map(|algorithms| self.algorithms(algorithms));
+        let introspection = match &written.introspection {
+            Some(introspection) => self.introspection(introspection, written).map(Some),
+            None => Some(None),
+        };
+        let algorithms = match &written.algorithms {
+            // Whoever gives out nothing but opaque tokens signs none.
+            None if written.introspection.is_some() => Some(Vec::new()),
+            algorithms => self
+                .required(algorithms, place, "algorithms", "algorithms = [\"ES256\"]")
+                .map(|algorithms| self.algorithms(algorithms)),
+        };
+        let profile = self.profile(written);
         let claims = match &written.claims {
             Some(claims) => self.claims(claims.get_ref()),
             None => self.claims(&written::Claims::default()),
@@ -218,11 +237,13 @@ impl Checker<'_> {
             lifetime_max,
             leeway,
             ca: ca?,
+            profile,
+            introspection: introspection?,
         })
     }
 
     /// RFC 8414 §2: https, no query, no fragment. Kept letter by letter, since `iss` is compared so.
-    fn issuer_name(&mut self, written: &Spanned<String>) -> Option<String> {
+    pub(super) fn issuer_name(&mut self, written: &Spanned<String>) -> Option<String> {
         let url = self.safe_url(written, "`issuer`")?;
         if url.query().is_some() {
             let help = "write the exact `iss` of its tokens (RFC 8414 §2)";
@@ -232,7 +253,7 @@ impl Checker<'_> {
         Some(written.get_ref().clone())
     }
 
-    fn algorithms(&mut self, written: &Spanned<Vec<Spanned<String>>>) -> Vec<String> {
+    pub(super) fn algorithms(&mut self, written: &Spanned<Vec<Spanned<String>>>) -> Vec<String> {
         if written.get_ref().is_empty() {
             self.problem("`algorithms` is empty", written.span(), "every token would be refused", ALGORITHM_HELP);
         }
@@ -390,6 +411,7 @@ impl Checker<'_> {
             listeners_max: self.count(&written.listeners_max, &(1..=1_000_000), 10_000),
             holds_max: self.count(&written.holds_max, &(1..=1_000_000), 1_024),
             hold_max: self.millis(&written.hold_max_ms, &(1_000..=3_600_000), 300_000),
+            proofs_max: self.count(&written.proofs_max, &(16..=10_000_000), 100_000),
         })
     }
 

@@ -111,7 +111,7 @@ impl Checker<'_> {
     fn discovery(&mut self, written: &Spanned<written::Grant>) -> Option<Grant> {
         let grant = self.grant(written, "discovery")?;
         match grant {
-            Grant::Exchange(_) => {
+            Grant::Exchange(_) | Grant::IdJag(_) | Grant::UserGrant(_) => {
                 let span = written.get_ref().strategy.as_ref().map_or_else(|| written.span(), Spanned::span);
                 let help =
                     "use `client_credentials`, `static_secret` or `none`: the catalogue is read without a caller";
@@ -160,12 +160,18 @@ impl Checker<'_> {
             self.problem("`mints` asks for scopes where none are minted", at.span(), "of no effect", help);
         }
         let requires = self.scopes(written.requires.as_deref());
+        let acr =
+            self.words(written.acr.as_deref(), "an `acr`", is_acr, "1 to 256 visible characters but `\"` and `\\`");
+        let auth_age_max =
+            written.auth_age_max_s.is_some().then(|| self.seconds(&written.auth_age_max_s, &(1..=31_536_000), 900));
         let tags = self.words(written.tags.as_deref(), "a tag", is_tag, "1 to 64 of `a-z`, `0-9`, `-` and `_`");
         let timeout = written.timeout_ms.is_some().then(|| self.millis(&written.timeout_ms, &(1..=DAY_MS), 30_000));
         let cache = self.kept(written, around, names);
         Some(TargetRule {
             pattern: pattern?,
             requires,
+            acr,
+            auth_age_max,
             mints,
             tags,
             timeout,
@@ -189,10 +195,11 @@ impl Checker<'_> {
             let help = "add `trust_public_cache = true` to the upstream, or write `cache = \"private\"`";
             self.problem("`cache` shares results of an upstream that is not trusted so", cache.span(), "shared", help);
         }
-        let steps_up = written.requires.as_ref().is_some_and(|scopes| !scopes.is_empty());
+        let names_any = |list: &written::List| list.as_ref().is_some_and(|words| !words.is_empty());
+        let steps_up = names_any(&written.requires) || names_any(&written.acr) || written.auth_age_max_s.is_some();
         if steps_up && written.cache_s.as_ref().is_some_and(|cache| *cache.get_ref() > 0) {
-            let help = "remove `cache_s`, or give the scopes to a rule of their own";
-            self.problem("what needs further scopes is not kept (RI-06)", at, "of no effect", help);
+            let help = "remove `cache_s`, or give what callers need to a rule of its own";
+            self.problem("what callers may have to step up for is not kept (RI-06)", at, "of no effect", help);
         }
         written.cache_s.is_some().then(|| self.seconds(&written.cache_s, &(0..=86_400), 0))
     }
@@ -246,6 +253,11 @@ fn is_pattern(text: &str) -> bool {
 
 fn is_uri_pattern(text: &str) -> bool {
     (1..=2_048).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+/// What fits into a list of `acr_values` (OIDC Core §3.1.2.1) and a quoted string (RFC 9110 §5.6.4).
+fn is_acr(text: &str) -> bool {
+    (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
 }
 
 fn is_tag(text: &str) -> bool {

@@ -2,16 +2,16 @@
 //!
 //! Each strategy takes its own keys and no others, and none of them hands on the caller's token.
 
-use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use toml::Spanned;
 use url::Url;
 
-use super::{Checker, Place, values::is_name};
+use super::{Checker, Place, client::Proofs, values::is_name};
 use crate::{
     config::{
-        checked::{ClientAuthentication, Grant, OAuthClient, TokenRequest},
+        checked::{AssertionSubject, Grant, IdJag, TokenEndpoint, TokenRequest},
+        dialects::{ACCESS_TOKEN, DIALECTS, Dialect, JWT},
         read::nearest,
-        written::{self, Authentication},
+        written,
     },
     secret::Secret,
 };
@@ -24,7 +24,7 @@ impl Checker<'_> {
         let strategy = self.required(&written.strategy, &place, "strategy", "strategy = \"exchange\"")?;
         match strategy.get_ref().as_str() {
             "exchange" => {
-                self.only_keys(written, strategy, &TOKEN_KEYS);
+                self.only_keys(written, strategy, &EXCHANGE_KEYS);
                 self.exchange(written, &place).map(Grant::Exchange)
             }
             "client_credentials" => {
@@ -34,6 +34,14 @@ impl Checker<'_> {
                     self.problem("`actor` needs strategy `exchange`", actor.span(), "nobody to act for", help);
                 }
                 self.token_request(written, &place).map(Grant::ClientCredentials)
+            }
+            "id_jag" => {
+                self.only_keys(written, strategy, &ID_JAG_KEYS);
+                self.id_jag(written, &place).map(|steps| Grant::IdJag(Box::new(steps)))
+            }
+            "user_grant" => {
+                self.only_keys(written, strategy, &USER_GRANT_KEYS);
+                self.user_grant(written, &place).map(Grant::UserGrant)
             }
             "static_secret" => {
                 self.only_keys(written, strategy, &["header", "prefix", "value"]);
@@ -70,6 +78,12 @@ impl Checker<'_> {
             ("resource", written.resource.as_ref().map(Spanned::span)),
             ("scopes", written.scopes.as_ref().map(Spanned::span)),
             ("actor", written.actor.as_ref().map(Spanned::span)),
+            ("dialect", written.dialect.as_ref().map(Spanned::span)),
+            ("subject_token_type", written.subject_token_type.as_ref().map(Spanned::span)),
+            ("subject", written.subject.as_ref().map(Spanned::span)),
+            ("issuer", written.issuer.as_ref().map(Spanned::span)),
+            ("issuer_client", written.issuer_client.as_ref().map(Spanned::span)),
+            ("dpop", written.dpop.as_ref().map(Spanned::span)),
             ("ca", written.ca.as_ref().map(Spanned::span)),
             ("header", written.header.as_ref().map(Spanned::span)),
             ("prefix", written.prefix.as_ref().map(Spanned::span)),
@@ -90,16 +104,83 @@ impl Checker<'_> {
 
     /// The minted token must be for this upstream: a request that names no target asks for a token for everything.
     fn exchange(&mut self, written: &written::Grant, place: &Place) -> Option<TokenRequest> {
+        let dialect = self.dialect(written);
         let has_scopes = written.scopes.as_ref().is_some_and(|scopes| !scopes.get_ref().is_empty());
-        if written.audience.is_none() && written.resource.is_none() && !has_scopes {
+        let said = [
+            ("audience", written.audience.is_some()),
+            ("resource", written.resource.is_some()),
+            ("scopes", has_scopes),
+        ];
+        let takes = |key| dialect.is_some_and(|dialect| dialect.targets.contains(&key));
+        let help = match (takes("audience"), takes("resource")) {
+            (true, true) => {
+                "add `audience = \"crm-api\"` (RFC 8693 §2.1) or `resource = \"https://crm.internal/mcp\"` (RFC 8707)"
+            }
+            (true, false) => "add `audience = \"crm-api\"`, under the name that the provider has for the upstream",
+            _ => "add `scopes = [\"api://crm/.default\"]`: the target stands before the last slash",
+        };
+        if let Some(dialect) = dialect
+            && !said.iter().any(|(key, said)| *said && dialect.targets.contains(key))
+        {
             self.problem(
                 "the exchange names no target",
                 place.span.clone(),
-                "needs `audience`, `resource` or `scopes`",
-                "add `audience = \"crm-api\"` (RFC 8693 §2.1) or `resource = \"https://crm.internal/mcp\"` (RFC 8707)",
+                &format!("needs {}", listed(dialect.targets)),
+                help,
             );
         }
-        self.token_request(written, place)
+        let kind = match &written.subject_token_type {
+            Some(kind) => self.subject_token_type(kind),
+            None => Some(ACCESS_TOKEN.to_owned()),
+        };
+        let request = self.token_request(written, place)?;
+        Some(TokenRequest { dialect: dialect?, subject_token_type: kind?, ..request })
+    }
+
+    /// What means nothing to a provider would be sent in vain, and be missed.
+    fn dialect(&mut self, written: &written::Grant) -> Option<&'static Dialect> {
+        let [standard, ..] = &DIALECTS;
+        let dialect = match &written.dialect {
+            None => standard,
+            Some(name) => match Dialect::named(name.get_ref()) {
+                Some(dialect) => dialect,
+                None => {
+                    let message = format!("unknown dialect `{}`", name.get_ref().escape_debug());
+                    let help = nearest(name.get_ref(), &DIALECTS.each_ref().map(|dialect| dialect.name));
+                    self.problem(message, name.span(), "no such dialect", help);
+                    return None;
+                }
+            },
+        };
+        let spans = [
+            ("audience", written.audience.as_ref().map(Spanned::span)),
+            ("resource", written.resource.as_ref().map(Spanned::span)),
+            ("actor", written.actor.as_ref().map(Spanned::span)),
+            ("subject_token_type", written.subject_token_type.as_ref().map(Spanned::span)),
+        ];
+        for (key, span) in spans {
+            if let Some(span) = span.filter(|_| !dialect.keys.contains(&key)) {
+                let message = format!("`{key}` means nothing in dialect `{}`", dialect.name);
+                let help = format!("remove it; a target is named there by {}", listed(dialect.targets));
+                self.problem(message, span, "has no effect", help);
+            }
+        }
+        Some(dialect)
+    }
+
+    /// A word for a type of RFC 8693 §3, or the URI of one.
+    fn subject_token_type(&mut self, written: &Spanned<String>) -> Option<String> {
+        match written.get_ref().as_str() {
+            "access_token" => Some(ACCESS_TOKEN.to_owned()),
+            "jwt" => Some(JWT.to_owned()),
+            uri if uri.len() <= 256 && Url::parse(uri).is_ok() => Some(uri.to_owned()),
+            other => {
+                let message = format!("`{}` is not a token type", other.escape_debug());
+                let help = "write `access_token`, `jwt` or the URI of a type (RFC 8693 §3)";
+                self.problem(message, written.span(), "this text", help);
+                None
+            }
+        }
     }
 
     fn token_request(&mut self, written: &written::Grant, place: &Place) -> Option<TokenRequest> {
@@ -109,7 +190,9 @@ impl Checker<'_> {
             .and_then(|url| self.safe_url(url, "`token_endpoint`"));
         let example = "client = { id = \"tollgate\", secret = { env = \"TOLLGATE_CLIENT_SECRET\" } }";
         let client = self.required(&written.client, place, "client", example);
-        let client = client.and_then(|client| self.client(client, written));
+        // RFC 7523 §3: the token endpoint's URL may be the audience; servers that want their issuer are told so.
+        let endpoint = written.token_endpoint.as_ref().map(|endpoint| endpoint.get_ref().as_str());
+        let client = client.and_then(|client| self.client(client, endpoint, Proofs::Confidential));
         let audience = match &written.audience {
             Some(audience) => self.word(audience, "an audience", is_name, "1 to 256 characters of text").map(Some),
             None => Some(None),
@@ -120,15 +203,85 @@ impl Checker<'_> {
         };
         let scopes = self.scopes(written.scopes.as_ref().map(|scopes| scopes.get_ref().as_slice()));
         let ca = self.authorities(&written.ca);
+        let [standard, ..] = &DIALECTS;
         Some(TokenRequest {
-            token_endpoint: token_endpoint?,
+            at: TokenEndpoint::Url(token_endpoint?),
             client: client?,
+            dialect: standard,
+            subject_token_type: ACCESS_TOKEN.to_owned(),
             audience: audience?,
             resource: resource?,
             scopes,
             actor: written.actor.as_ref().is_some_and(|actor| *actor.get_ref()),
+            dpop: written.dpop.as_ref().is_some_and(|dpop| *dpop.get_ref()),
             ca: ca?,
         })
+    }
+
+    /// Two servers are asked, each as a client of its own; the second is found by its issuer.
+    fn id_jag(&mut self, written: &written::Grant, place: &Place) -> Option<IdJag> {
+        let subject = match &written.subject {
+            None => Some(AssertionSubject::AccessToken),
+            Some(subject) => match subject.get_ref().as_str() {
+                "access_token" => Some(AssertionSubject::AccessToken),
+                "id_token" => Some(AssertionSubject::IdToken),
+                "refresh_token" => Some(AssertionSubject::RefreshToken),
+                other => {
+                    let message = format!("unknown subject `{}`", other.escape_debug());
+                    let help = nearest(other, &["access_token", "id_token", "refresh_token"]);
+                    self.problem(message, subject.span(), "no such token of a user", help);
+                    None
+                }
+            },
+        };
+        let (issuer, resource) = self.server_of_upstream(written, place);
+        let example = "issuer_client = { id = \"tollgate\", secret = { env = \"TOLLGATE_CRM_SECRET\" } }";
+        let client = self.required(&written.issuer_client, place, "issuer_client", example);
+        let client = client.and_then(|client| self.client(client, issuer.as_deref(), Proofs::Confidential));
+        let request = self.token_request(written, place);
+        let (issuer, resource, request) = (issuer?, resource?, request?);
+        let redemption = TokenRequest {
+            at: TokenEndpoint::Of(issuer.clone()),
+            client: client?,
+            audience: None,
+            resource: None,
+            ..request.clone()
+        };
+        // The assertion itself is shown once, and bound to nothing: only what comes of it is.
+        let assertion = TokenRequest { audience: Some(issuer), resource: Some(resource), dpop: false, ..request };
+        Some(IdJag { assertion, redemption, subject: subject? })
+    }
+
+    fn user_grant(&mut self, written: &written::Grant, place: &Place) -> Option<TokenRequest> {
+        let (issuer, resource) = self.server_of_upstream(written, place);
+        let example = "client = { id = \"tollgate\", secret = { env = \"TOLLGATE_CRM_SECRET\" } }";
+        let client = self.required(&written.client, place, "client", example);
+        let client = client.and_then(|client| self.client(client, issuer.as_deref(), Proofs::Any));
+        let scopes = self.scopes(written.scopes.as_ref().map(|scopes| scopes.get_ref().as_slice()));
+        let ca = self.authorities(&written.ca);
+        let [standard, ..] = &DIALECTS;
+        Some(TokenRequest {
+            at: TokenEndpoint::Of(issuer?),
+            client: client?,
+            dialect: standard,
+            subject_token_type: ACCESS_TOKEN.to_owned(),
+            audience: None,
+            resource: Some(resource?),
+            scopes,
+            actor: false,
+            dpop: written.dpop.as_ref().is_some_and(|dpop| *dpop.get_ref()),
+            ca: ca?,
+        })
+    }
+
+    /// The upstream's own authorization server, and what its tokens are for: it is told each time (RC-22).
+    fn server_of_upstream(&mut self, written: &written::Grant, place: &Place) -> (Option<String>, Option<Url>) {
+        let example = "issuer = \"https://auth.crm.example.com\"";
+        let issuer = self.required(&written.issuer, place, "issuer", example);
+        let issuer = issuer.and_then(|issuer| self.issuer_name(issuer));
+        let example = "resource = \"https://crm.internal/mcp\"";
+        let resource = self.required(&written.resource, place, "resource", example);
+        (issuer, resource.and_then(|resource| self.resource(resource)))
     }
 
     /// RFC 8707 §2: an absolute URI without a fragment. It names a target and is not dialled, so any scheme will do.
@@ -141,87 +294,6 @@ impl Checker<'_> {
                 None
             }
         }
-    }
-
-    fn client(&mut self, table: &Spanned<written::Client>, grant: &written::Grant) -> Option<OAuthClient> {
-        let written = table.get_ref();
-        let place = Place { name: "`client`".to_owned(), span: table.span() };
-        let id = self
-            .required(&written.id, &place, "id", "id = \"tollgate\"")
-            .and_then(|id| self.word(id, "a client id", is_name, "1 to 256 characters of text"));
-        let authentication = match (&written.authentication, &written.key) {
-            (Some(named), _) => *named.get_ref(),
-            (None, Some(_)) => Authentication::PrivateKeyJwt,
-            (None, None) => Authentication::ClientSecretBasic,
-        };
-        let authentication = match authentication {
-            Authentication::ClientSecretBasic => {
-                self.client_secret(written, &place).map(ClientAuthentication::SecretBasic)
-            }
-            Authentication::ClientSecretPost => {
-                self.client_secret(written, &place).map(ClientAuthentication::SecretPost)
-            }
-            Authentication::PrivateKeyJwt => self.private_key_jwt(written, &place, grant),
-        };
-        Some(OAuthClient { id: id?, authentication: authentication? })
-    }
-
-    fn client_secret(&mut self, written: &written::Client, place: &Place) -> Option<Secret> {
-        let of_keys = [
-            ("key", written.key.as_ref().map(Spanned::span)),
-            ("algorithm", written.algorithm.as_ref().map(Spanned::span)),
-            ("key_id", written.key_id.as_ref().map(Spanned::span)),
-            ("assertion_audience", written.assertion_audience.as_ref().map(Spanned::span)),
-        ];
-        for (key, span) in of_keys {
-            if let Some(span) = span {
-                let help = "remove it, or write `authentication = \"private_key_jwt\"` and a `key`";
-                self.problem(format!("`{key}` means nothing with a client secret"), span, "has no effect", help);
-            }
-        }
-        let example = "secret = { env = \"TOLLGATE_CLIENT_SECRET\" }";
-        let secret = self.required(&written.secret, place, "secret", example)?;
-        self.secret(secret, "the client secret")
-    }
-
-    fn private_key_jwt(
-        &mut self,
-        written: &written::Client,
-        place: &Place,
-        grant: &written::Grant,
-    ) -> Option<ClientAuthentication> {
-        if let Some(secret) = &written.secret {
-            let help = "remove `secret`: the key proves who the gateway is";
-            self.problem("`secret` means nothing with `private_key_jwt`", secret.span(), "has no effect", help);
-        }
-        let key = self.required(&written.key, place, "key", "key = { file = \"client.key\" }").and_then(|reference| {
-            let key = self.secret(reference, "the client key")?;
-            if self.environment.is_here() && PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).is_err() {
-                let help = "give it in PEM: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`";
-                self.problem("the client key is no private key", reference.span(), "what this points to", help);
-                return None;
-            }
-            Some(key)
-        });
-        let algorithm = match &written.algorithm {
-            Some(algorithm) => self.algorithm(algorithm),
-            None => Some("ES256".to_owned()),
-        };
-        let key_id = match &written.key_id {
-            Some(id) => self.word(id, "a key id", is_name, "1 to 256 characters of text").map(Some),
-            None => Some(None),
-        };
-        let audience = match (&written.assertion_audience, &grant.token_endpoint) {
-            (Some(audience), _) => self.word(audience, "an audience", is_name, "1 to 256 characters of text"),
-            // RFC 7523 §3: the token endpoint's URL may be the audience; servers that want their issuer are told so.
-            (None, endpoint) => endpoint.as_ref().map(|endpoint| endpoint.get_ref().clone()),
-        };
-        Some(ClientAuthentication::PrivateKeyJwt {
-            key: key?,
-            algorithm: algorithm?,
-            key_id: key_id?,
-            audience: audience?,
-        })
     }
 
     fn static_secret(&mut self, written: &written::Grant, place: &Place) -> Option<Grant> {
@@ -264,10 +336,41 @@ fn is_header_text(text: &str) -> bool {
     text.len() <= 16_384 && text.bytes().all(|b| (0x20..0x7f).contains(&b))
 }
 
-const STRATEGIES: [&str; 4] = ["exchange", "client_credentials", "static_secret", "none"];
+/// Keys by name, for a sentence.
+fn listed(keys: &[&str]) -> String {
+    let quoted: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+const STRATEGIES: [&str; 6] = ["exchange", "client_credentials", "id_jag", "user_grant", "static_secret", "none"];
 
 /// The keys of a strategy that asks a token endpoint.
-const TOKEN_KEYS: [&str; 7] = ["token_endpoint", "client", "audience", "resource", "scopes", "actor", "ca"];
+const TOKEN_KEYS: [&str; 8] = ["token_endpoint", "client", "audience", "resource", "scopes", "actor", "dpop", "ca"];
+
+/// And of `exchange`.
+const EXCHANGE_KEYS: [&str; 10] = [
+    "token_endpoint",
+    "client",
+    "dialect",
+    "subject_token_type",
+    "audience",
+    "resource",
+    "scopes",
+    "actor",
+    "dpop",
+    "ca",
+];
+
+/// And of `id_jag`.
+const ID_JAG_KEYS: [&str; 9] =
+    ["token_endpoint", "client", "subject", "issuer", "issuer_client", "resource", "scopes", "dpop", "ca"];
+
+/// And of `user_grant`.
+const USER_GRANT_KEYS: [&str; 6] = ["issuer", "client", "resource", "scopes", "dpop", "ca"];
 
 /// Headers that frame or route a request; a secret in one of them would change what is sent.
 const TAKEN_HEADERS: [&str; 18] = [

@@ -4,9 +4,15 @@
 //! Variables and files come from an [`Environment`], so that the judgement is a function of its arguments.
 //! It contacts nobody: whether an issuer or an upstream answers is not a question of configuration.
 
+mod client;
 mod door;
+mod egress;
 mod estate;
+mod facade;
 mod grant;
+mod inbound;
+mod login;
+mod sender;
 mod transport;
 mod values;
 
@@ -90,11 +96,37 @@ impl Checker<'_> {
             Some(state) => self.state(state.get_ref()),
             None => Some(checked::State::default()),
         };
+        let egress = match &file.egress {
+            Some(egress) => self.egress(egress.get_ref()),
+            None => Some(checked::Egress::default()),
+        };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
+        let logins = self.logins(file.logins.as_deref().unwrap_or_default(), &issuers);
+        let certificates = self.holders(file.certificates.as_deref().unwrap_or_default(), gateway.as_ref());
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
         self.audiences_apart(file, &gateway, &upstreams);
-        Some(Config { gateway, issuers, audit, telemetry, limits, state, upstreams, digest })
+        self.connectable(file, &upstreams, &logins);
+        let keys = self.keys(&file.keys, &state);
+        let facade = match &file.facade {
+            Some(written) => Some(Arc::new(self.facade(written, &gateway, &issuers)?)),
+            None => None,
+        };
+        Some(Config {
+            gateway,
+            issuers,
+            certificates,
+            audit,
+            telemetry,
+            limits,
+            state,
+            logins,
+            keys,
+            egress: egress?,
+            facade,
+            upstreams,
+            digest,
+        })
     }
 
     /// A token for the gateway must be of no use at an upstream, nor one for an upstream here (audience confusion):

@@ -48,8 +48,8 @@ impl Checker<'_> {
     ) {
         match transport {
             Some(Transport::Stdio(_)) => {
-                if let (Some(at), Some(Grant::Exchange(_) | Grant::ClientCredentials(_) | Grant::StaticSecret { .. })) =
-                    (&written.grant, grant)
+                if let (Some(at), Some(grant)) = (&written.grant, grant)
+                    && !matches!(grant, Grant::Nothing)
                 {
                     let help = "remove `grant`, and give the program its secret: \
                                 `environment = { API_KEY = { env = \"CRM_API_KEY\" } }`";
@@ -64,6 +64,12 @@ impl Checker<'_> {
                 if let Some(at) = written.era.as_ref().filter(|era| matches!(era.get_ref(), written::Era::Modern)) {
                     let help = format!("remove `era`, or `transport`: a {} server has one URL", Era::Modern.as_str());
                     self.problem("HTTP+SSE is a transport of the legacy era", at.span(), "not on this transport", help);
+                }
+                let tables = [&written.grant, &written.discovery].into_iter().flatten();
+                for at in tables.filter_map(|table| table.get_ref().dpop.as_ref()).filter(|dpop| *dpop.get_ref()) {
+                    let help = "remove `dpop`, or `transport`: a proof is for one request (RFC 9449 §4.2), and a stream of \
+                                HTTP+SSE stands for many";
+                    self.problem("HTTP+SSE takes no proofs", at.span(), "not on this transport", help);
                 }
             }
             Some(Transport::Http(_)) | None => {}

@@ -94,6 +94,16 @@ impl Checker<'_> {
         }
     }
 
+    /// A file whose content is for its users to read, whenever they need it.
+    pub(super) fn readable(&mut self, written: &Spanned<String>, what: &str) -> Option<PathBuf> {
+        if !self.environment.is_here() {
+            return self.path(written);
+        }
+        let (path, _, readers) = self.content(written, what)?;
+        self.kept_close(readers, &path.display().to_string(), written.span());
+        Some(path)
+    }
+
     /// A file with at least one certificate.
     pub(super) fn certificates(&mut self, written: &Spanned<String>, what: &str) -> Option<PathBuf> {
         if !self.environment.is_here() {

@@ -2,12 +2,16 @@
 //!
 //! One answer, or a stream that is opened when there is something to say before it. It does not know what is said.
 
-use std::{future::Future, time::Instant};
+use std::{
+    future::Future,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::sleep_until};
 
-use super::leg::Held;
+use super::leg::{Ended, Held, instant_after};
 use crate::{
     bridge::{Queue, Tracked},
     clock,
@@ -70,12 +74,13 @@ impl Delivery {
     }
 
     pub(super) async fn refuse(self, asker: &Asker, refusal: &Refusal) {
+        let outside = refusal.outside(asker.era);
         match self {
             Self::Waiting(to_client) => {
-                drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, refusal, None)))
+                drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, &outside, None)))
             }
             Self::Streaming(events) => {
-                let body = respond::error_body(Some(&asker.id), asker.era, refusal);
+                let body = respond::error_body(Some(&asker.id), asker.era, &outside);
                 events.send(sse::message(&body)).await;
             }
             Self::Gone => {}
@@ -89,21 +94,30 @@ impl Delivery {
         }
     }
 
-    /// Waits for `work`, unless the client takes the call back or time runs out.
+    /// Waits for `work`, unless the client takes the call back, time runs out, or the caller is not welcome any more. For
+    /// the latter it looks now and again: whoever is told of it would cost every call, and nearly none is revoked.
     pub(super) async fn attend<T>(
         &mut self,
         held: &Held,
         late: Instant,
         work: impl Future<Output = T>,
     ) -> Result<T, Interrupted> {
-        if clock::instant() >= late {
-            return Err(Interrupted::Late); // also where there is always something to do
-        }
-        tokio::select! {
-            biased;
-            done = work => Ok(done),
-            () = self.taken_back(held) => Err(Interrupted::Cancelled),
-            () = sleep_until(late.into()) => Err(Interrupted::Late),
+        let mut work = pin!(work);
+        loop {
+            if clock::instant() >= late {
+                return Err(Interrupted::Late); // also where there is always something to do
+            }
+            held.ward.admit().map_err(Interrupted::Revoked)?;
+            let look = instant_after(LOOK_AFTER).min(late);
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = self.taken_back(held) => {
+                    // A session that was ended takes its calls back.
+                    return Err(held.ward.admit().err().map_or(Interrupted::Cancelled, Interrupted::Revoked));
+                }
+                () = sleep_until(look.into()) => {}
+            }
         }
     }
 
@@ -133,4 +147,20 @@ pub(super) enum Interrupted {
     Cancelled,
     /// The deadline passed.
     Late,
+    /// The caller is not welcome any more.
+    Revoked(Refusal),
 }
+
+impl Interrupted {
+    /// How a call ends that nothing else can be made of; `late` is what a deadline means there.
+    pub(super) fn end(self, late: Refusal) -> Ended {
+        match self {
+            Self::Cancelled => Ended::cancelled(),
+            Self::Late => Ended::refused(late),
+            Self::Revoked(refusal) => Ended::revoked(refusal),
+        }
+    }
+}
+
+/// How soon a call under way ends whose caller was revoked.
+const LOOK_AFTER: Duration = Duration::from_millis(250);

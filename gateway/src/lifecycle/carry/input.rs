@@ -15,7 +15,6 @@ use super::{
     Carriage, Read,
     deliver::Interrupted,
     leg::{Ended, Held, Leg, instant_after},
-    task::{Followed, POLL},
 };
 use crate::{
     audit::{journal::Receipt, record},
@@ -26,7 +25,7 @@ use crate::{
         Asked, Relay,
         asks::{ASKS_MAX, Ask, Kind, Unfit},
     },
-    lifecycle::{kept::Keeping, retry::Given},
+    lifecycle::{connect, kept::Keeping, local::record_asked, retry::Given, revoke::Ward},
     refusal::{Era, Refusal},
     rpc::{
         Capabilities, RequestId, outbound,
@@ -269,6 +268,51 @@ impl Carriage {
         told.map_or_else(Ended::refused, Ended::answered)
     }
 
+    /// A call that its user's account stands in the way of, in the midst of it: a modern client sends them to the page.
+    pub(super) fn page_first(&self, leg: &Leg, ended: Ended) -> Ended {
+        let Some(page) = ended.page() else { return ended };
+        if leg.era() == Era::Legacy || !self.capabilities.has(Capabilities::URL) {
+            return ended;
+        }
+        let told = connect::ask(page).and_then(|asked| {
+            let state = self.seal(leg, &asked, self.round, (To::Again, STATE_LIFE))?;
+            self.record_asked(leg.id(), asked.asks.iter().map(|(key, ask)| (key.as_str(), ask)))?;
+            Ok(asked.answer(&leg.held.asker, &state, self.prefix()))
+        });
+        told.map_or_else(Ended::refused, Ended::answered)
+    }
+
+    /// What a modern client sent along before it was asked, where that is what the upstream asks: all of it, and nothing
+    /// else of what came (RS-32). Only an upstream without a state of its own takes answers to no question of its own
+    /// (MCP basic/patterns/mrtr); where it has one, the client is asked.
+    pub(super) fn offered(&self, line: &Line, asked: &Asked) -> Option<Vec<(String, Kind, &'static str, Bytes)>> {
+        let stateless = asked.state.is_none() && self.call.request_state().is_none();
+        let first = self.round == 0 && self.task.is_none() && line.reply.spoken.era == Era::Modern;
+        let responses = self.call.input_responses().filter(|_| stateless && first)?;
+        let of = |(key, ask): &(String, Ask)| {
+            let response = responses.get(key)?;
+            Some((key.clone(), ask.kind, ask.kind.action(response)?, response.raw_bytes()))
+        };
+        asked.asks.iter().map(of).collect()
+    }
+
+    /// Answers the upstream with what the client sent along, by making the call again under the same record.
+    pub(super) async fn answer(
+        &mut self,
+        leg: &mut Leg,
+        line: Line,
+        (asked, offered): (Asked, Vec<(String, Kind, &'static str, Bytes)>),
+    ) -> Result<Line, Ended> {
+        self.round = self.round.saturating_add(1);
+        metrics().input_rounds.with([self.target.definition.upstream.as_str()]).increment();
+        let told = asked.asks.iter().map(|(key, ask)| (key.as_str(), ask));
+        let answers: Vec<_> = offered.iter().map(|(key, kind, action, _)| (key.as_str(), *kind, *action)).collect();
+        let recorded = self.record_asked(leg.id(), told).and_then(|()| self.record_answered(leg, &answers));
+        recorded.map_err(Ended::refused)?;
+        let responses = offered.into_iter().map(|(key, _, _, response)| (key, response)).collect();
+        self.again(leg, line.reply, Some(Retry { state: None, responses })).await
+    }
+
     fn seal(&self, leg: &Leg, asked: &Asked, round: u32, (to, life): (To, Duration)) -> Result<String, Refusal> {
         let named = |(key, ask): &(String, Ask)| (key.clone(), ask.kind.as_str().to_owned());
         let asked = asked.asks.iter().map(named).collect();
@@ -306,10 +350,10 @@ impl Carriage {
                     return None;
                 }
             };
-            let record = leg.id();
+            let (record, ward) = (leg.id(), leg.held.ward.clone());
             line.reply.rest();
             leg.end(answer).await;
-            match self.wait(line, &mut arrives).await {
+            match self.wait(line, &mut arrives, &ward).await {
                 Ok(next) => leg = self.resume(line, next).await?,
                 Err(reason) => {
                     // A request that was just being let in finds that the call has ended.
@@ -348,13 +392,19 @@ impl Carriage {
     }
 
     /// Waits for the next request; meanwhile the upstream is heard, and nothing of it is lost.
-    async fn wait(&self, line: &mut Line, arrives: &mut oneshot::Receiver<Next>) -> Result<Next, &'static str> {
+    async fn wait(
+        &self,
+        line: &mut Line,
+        arrives: &mut oneshot::Receiver<Next>,
+        ward: &Ward,
+    ) -> Result<Next, &'static str> {
         let until = instant_after(self.estate.config.limits.hold_max);
         loop {
             let message = tokio::select! {
                 biased;
                 next = &mut *arrives => return next.map_err(|_closed| "the gateway ended"),
                 message = line.reply.messages.next(), if line.kept.is_none() => message,
+                () = ward.revoked() => return Err("the caller was revoked"),
                 () = sleep_until(until.into()) => return Err("nobody answered in time"),
             };
             let Ok(Some(message)) = message else { return Err("the upstream ended its answer") };
@@ -447,27 +497,7 @@ impl Carriage {
         } else {
             responses.extend(self.interview(leg, line.conversation, anew).await?);
         }
-        self.again(leg, line.reply, Some(&Retry { state: asked.state, responses })).await
-    }
-
-    /// Sends again what the upstream said itself that it awaits, under the same record.
-    pub(super) async fn again(
-        &mut self,
-        leg: &mut Leg,
-        reply: Box<Reply>,
-        retry: Option<&Retry>,
-    ) -> Result<Line, Ended> {
-        let receipt = reply.into_receipt().map_err(Ended::refused)?;
-        let mut left = self.task.as_ref().map_or(0, Followed::may_fail);
-        let grant = loop {
-            match self.mint(&leg.identity).await {
-                Ok(grant) => break grant,
-                Err(Refusal::GrantUnavailable(_)) if left > 0 => left = left.saturating_sub(1),
-                Err(refusal) => return Err(Ended::refused(refusal)),
-            }
-            self.pause(leg, POLL).await?;
-        };
-        self.set_out(leg, (receipt, grant), retry).await
+        self.again(leg, line.reply, Some(Retry { state: asked.state, responses })).await
     }
 
     /// Asks a legacy client everything at once, and waits for all answers.
@@ -495,10 +525,11 @@ impl Carriage {
         while !open.is_empty() {
             let (id, response) = match leg.delivery.attend(&leg.held, late, conversation.answered()).await {
                 Ok(answered) => answered,
-                Err(Interrupted::Cancelled) => return Err(Ended::cancelled()),
-                Err(Interrupted::Late) => {
-                    self.record_abandoned(leg.id(), "nobody answered in time");
-                    return Err(Ended::refused(Refusal::InputTimeout));
+                Err(interrupted) => {
+                    if matches!(interrupted, Interrupted::Late) {
+                        self.record_abandoned(leg.id(), "nobody answered in time");
+                    }
+                    return Err(interrupted.end(Refusal::InputTimeout));
                 }
             };
             let Some(at) = open.iter().position(|(asked, ..)| *asked == id) else { continue };
@@ -525,15 +556,7 @@ impl Carriage {
         record: Uuid,
         asks: impl IntoIterator<Item = (&'a str, &'a Ask)>,
     ) -> Result<(), Refusal> {
-        let journal = &self.means.journal;
-        let asks: Vec<_> =
-            asks.into_iter().map(|(key, ask)| (key, ask.kind, journal.argument_digest(ask.text()))).collect();
-        let mut asked = Vec::with_capacity(asks.len());
-        for (key, kind, digest) in &asks {
-            asked.push(record::Asked { key, method: kind.method(), mode: kind.as_str(), digest });
-        }
-        let upstream = self.target.definition.upstream.as_str();
-        noted(journal.note(record, &record::InputRequested { upstream, call: self.first, asks: &asked }))
+        record_asked(&self.means.journal, record, (&self.target.definition.upstream, self.first), asks)
     }
 
     fn record_answered(&self, leg: &Leg, answers: &[(&str, Kind, &str)]) -> Result<(), Refusal> {

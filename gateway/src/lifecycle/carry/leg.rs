@@ -25,8 +25,8 @@ use crate::{
     clock,
     identity::Identity,
     inspect::{Answer, Outcome as Judged},
-    lifecycle::{Asking, Response, respond, trail::Trail},
-    refusal::{Era, Refusal},
+    lifecycle::{Asking, Response, respond, revoke::Ward, trail::Trail},
+    refusal::{Era, Page, Refusal},
     rpc::{Asker, Method, meta::LogLevel},
     telemetry::{
         Operation,
@@ -48,6 +48,8 @@ pub(in crate::lifecycle) struct Leg {
     /// Whether the client takes a stream of events.
     pub(super) streams: bool,
     pub(super) delivery: Delivery,
+    /// How often the call was sent for it: again where the upstream turned it down at first.
+    pub(super) attempts: u64,
     /// The span of the request, and that of the call to the upstream within it.
     pub(super) spans: (Operation, Operation),
     /// The latter as the upstream gets it.
@@ -73,6 +75,8 @@ pub(in crate::lifecycle) struct Held {
     pub(in crate::lifecycle) asker: Asker,
     /// Its place in a legacy session.
     pub(in crate::lifecycle) tracked: Option<Tracked>,
+    /// Whether its caller is still welcome.
+    pub(in crate::lifecycle) ward: Ward,
     /// Its room among the calls in flight.
     pub(in crate::lifecycle) _room: OwnedSemaphorePermit,
 }
@@ -131,6 +135,7 @@ impl Leg {
             held,
             streams: respond::takes_streams(&asking.head.headers),
             delivery: Delivery::Waiting(to_client),
+            attempts: 1,
             traceparent: client.traceparent(),
             spans: (asked.operation, client),
             times: (trail.began, clock::instant()),
@@ -179,7 +184,8 @@ impl Leg {
     /// Writes down how it ended, and tells the client.
     pub(in crate::lifecycle) async fn end(mut self, ended: Ended) {
         let ended = ended.told_by(&self.held.asker, self.method);
-        let outcome = self.outcome(&ended);
+        let reason = ended.refusal.as_ref().map(Refusal::inside);
+        let outcome = self.outcome(&ended, reason.as_deref());
         self.open.note(&outcome);
         self.measure(&ended, &outcome);
         self.held.tracked = None; // who has the answer may use the id again
@@ -190,15 +196,20 @@ impl Leg {
         }
     }
 
-    fn outcome<'a>(&self, ended: &'a Ended) -> Outcome<'a> {
+    fn outcome<'a>(&self, ended: &'a Ended, reason: Option<&'a str>) -> Outcome<'a> {
         let mut outcome = Outcome::new(ended.ending);
         outcome.duration_us = u64::try_from(self.times.0.elapsed().as_micros()).ok();
+        outcome.reason = reason;
         outcome.cached = ended.cached;
+        outcome.attempts = self.attempts;
         if let Some(refusal) = &ended.refusal {
             let outside = refusal.outside(self.era());
             outcome.status = Some(outside.status);
             outcome.rpc_code = Some(i64::from(outside.rpc));
             outcome.code = Some(outside.code);
+            if let Refusal::OutcomeUnknown(why) = refusal {
+                outcome.reason = Some(why);
+            }
         }
         if let Some(answer) = &ended.answer {
             outcome.status = Some(200);
@@ -283,6 +294,11 @@ impl Ended {
         self.refusal.is_some()
     }
 
+    /// The page that a person has to visit before the call can be made.
+    pub(super) fn page(&self) -> Option<&Page> {
+        if let Some(Refusal::ConnectRequired(page)) = &self.refusal { Some(page) } else { None }
+    }
+
     pub(in crate::lifecycle) fn refused(refusal: Refusal) -> Self {
         let kept =
             matches!(refusal, Refusal::UpstreamUnreachable(_) | Refusal::CredentialLeak | Refusal::Overloaded(_));
@@ -295,8 +311,14 @@ impl Ended {
 
     /// The same of a call that the upstream has already.
     pub(super) fn once_sent(self) -> Self {
+        let ended = self.once_seen();
+        Self { refusal: ended.refusal.map(Refusal::once_sent), ..ended }
+    }
+
+    /// The same of a call that the upstream has seen, and did not make.
+    pub(super) fn once_seen(self) -> Self {
         let ending = if self.ending == Ending::NotForwarded { Ending::Failed } else { self.ending };
-        Self { ending, refusal: self.refusal.map(Refusal::once_sent), ..self }
+        Self { ending, ..self }
     }
 
     /// The upstream ended its answer without a response; a status that says why is worth recording.
@@ -310,6 +332,11 @@ impl Ended {
 
     pub(super) const fn cancelled() -> Self {
         Self { ending: Ending::Cancelled, refusal: None, answer: None, cached: false }
+    }
+
+    /// Its caller is not welcome any more.
+    pub(super) fn revoked(refusal: Refusal) -> Self {
+        Self { ending: Ending::Revoked, refusal: Some(refusal.once_sent()), answer: None, cached: false }
     }
 
     /// Where a legacy client could not be asked, or would not answer, its model is told so (spec §2.2).

@@ -3,6 +3,7 @@
 //! A task of its own carries it: out under its grant, the messages of the answer inspected one by one on their way back,
 //! and the outcome written down however it ends. A client that goes away does not take the outcome with it.
 
+mod again;
 mod deliver;
 mod input;
 mod leg;
@@ -21,26 +22,19 @@ use leg::Outbound;
 use leg::instant_after;
 pub(super) use leg::{Ended, Held, Leg};
 use task::Followed;
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::input::{Heard, Line};
 use super::{
     Asking, Estate, Means,
     kept::{Allowed, Keeping},
-    local,
     retry::Retrying,
 };
 use crate::{
-    audit::{
-        journal::Receipt,
-        record::{self, Who},
-    },
+    audit::journal::Receipt,
     catalog::Target,
-    clock,
     config::Endpoint,
     exchange::Grant,
-    identity::Identity,
     inspect::{
         self, Admitted, Asked, Sent,
         tasks::{Created, Working},
@@ -52,7 +46,7 @@ use crate::{
         reply::{Inbound, Response},
     },
     telemetry::metrics::metrics,
-    upstream::{Forwarded, Passage, Peer, Reply},
+    upstream::{Passage, Peer},
 };
 
 /// A call under way, for whichever request it is carried.
@@ -83,6 +77,10 @@ pub(super) struct Carriage {
     knows_tasks: bool,
     /// The task that the call became, where the gateway follows it.
     task: Option<Followed>,
+    /// What goes up with it, where it is a retry.
+    retry: Option<Retry>,
+    /// Whether the upstream has turned it down for what the gateway believed of it.
+    turned_down: bool,
 }
 
 /// What reading the upstream came to.
@@ -97,6 +95,8 @@ enum Turn {
     Task(Created),
     /// The task that it became has not ended.
     Working(Working),
+    /// The upstream turned it down with this error, before anything was executed; how the call ends if that is the last word.
+    TurnedDown(i64, Ended),
 }
 
 impl Carriage {
@@ -131,68 +131,85 @@ impl Carriage {
             visits: Vec::new(),
             knows_tasks,
             task,
+            retry: retry.and_then(Retrying::up),
+            turned_down: false,
         })
     }
 
     /// Carries the call to its end.
-    pub(super) async fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant), retry: Option<Retry>) {
-        let passage = self.passage(leg.outbound().1, retry.as_ref());
-        let keeping = Keeping::of(&self.peer, &passage, &sent.1, &self.allowed);
-        let kept = &self.estate.kept;
-        if let Some(answer) = keeping.as_ref().and_then(|it| it.recall(kept, &leg.held.asker, self.prefix())) {
-            return leg.end(Ended::kept(answer)).await;
-        }
-        let place = match self.place(&leg) {
-            Ok(place) => place,
-            Err(refusal) => return leg.end(Ended::refused(refusal)).await,
-        };
-        let mut line = match Box::pin(self.set_out(&mut leg, sent, retry.as_ref())).await {
-            Ok(line) => line,
-            Err(ended) => return leg.end(ended).await,
-        };
-        line.keeping = keeping;
-        line.place = place.filter(|_| line.reply.spoken.era == Era::Legacy);
-        loop {
-            let next = match self.read(&mut leg, &mut line).await {
-                Turn::Ended(ended) if ended.is_refused() && self.bears(line.reply.status) => {
-                    Box::pin(self.poll_again(&mut leg, line)).await
-                }
-                Turn::Ended(ended) => Err(ended),
-                Turn::Input(asked) if leg.era() == Era::Modern => Err(self.hand_over(&leg, &line, &asked)),
-                Turn::Input(asked) => Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await,
-                Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
-                    Err(self.hand_out(&leg, &line.reply, &created))
-                }
-                Turn::Task(created) => Box::pin(self.follow(&mut leg, line, created)).await,
-                Turn::Working(working) => Box::pin(self.poll(&mut leg, line, working)).await,
-                Turn::Requests => match Box::pin(self.hold(leg, &mut line)).await {
-                    Some(next) => {
-                        leg = next;
-                        continue;
-                    }
-                    None => return,
-                },
-            };
-            let ended = match next {
-                Ok(next) => {
-                    line = next;
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` has room for its arguments twice")]
+    pub(super) fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant)) -> impl Future<Output = ()> + Send {
+        async move {
+            // On the heap while it lasts: a stream may be read for an hour, and sending takes more room than reading.
+            let mut next = Box::pin(self.depart(&mut leg, sent)).await;
+            while let Ok(mut line) = next {
+                let turn = self.read(&mut leg, &mut line).await;
+                if !matches!(turn, Turn::Requests) {
+                    next = self.heed(&mut leg, line, turn).await;
                     continue;
                 }
-                Err(ended) => ended,
-            };
-            if let Some(task) = self.task.take_if(|_| ended.is_answer()) {
-                task.leave();
+                match Box::pin(self.hold(leg, &mut line)).await {
+                    Some(joined) => (leg, next) = (joined, Ok(line)),
+                    None => return,
+                }
             }
-            self.visited(&mut leg).await;
-            return leg.end(ended.once_sent()).await;
+            if let Err(ended) = next {
+                leg.end(ended).await;
+            }
         }
     }
 
+    /// Sends the call, unless what it would bring is kept, and gives the line on which the upstream answers.
+    async fn depart(&mut self, leg: &mut Leg, sent: (Receipt, Grant)) -> Result<Line, Ended> {
+        let passage = self.passage(leg.outbound().1);
+        let keeping = Keeping::of(&self.peer, &passage, &sent.1, &self.allowed);
+        let kept = &self.estate.kept;
+        if let Some(answer) = keeping.as_ref().and_then(|it| it.recall(kept, &leg.held.asker, self.prefix())) {
+            return Err(Ended::kept(answer));
+        }
+        let place = self.place(leg).map_err(Ended::refused)?;
+        let sent = self.set_out(leg, sent).await;
+        let mut line = sent.map_err(|ended| self.page_first(leg, ended))?;
+        line.keeping = keeping;
+        line.place = place.filter(|_| line.reply.spoken.era == Era::Legacy);
+        Ok(line)
+    }
+
+    /// Does what the upstream's word calls for: the line on which it goes on, or how the call ends.
+    async fn heed(&mut self, leg: &mut Leg, line: Line, turn: Turn) -> Result<Line, Ended> {
+        let unmade = self.is_unmade(&turn);
+        let next = match turn {
+            Turn::Ended(ended) if ended.is_refused() && self.bears(line.reply.status) => {
+                Box::pin(self.poll_again(leg, line)).await
+            }
+            Turn::Ended(ended) => Err(ended),
+            Turn::Input(asked) if leg.era() == Era::Modern => match self.offered(&line, &asked) {
+                Some(offered) => Box::pin(self.answer(leg, line, (asked, offered))).await,
+                None => Err(self.hand_over(leg, &line, &asked)),
+            },
+            Turn::Input(asked) => Box::pin(self.ask_and_go_on(leg, line, asked)).await,
+            Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
+                Err(self.hand_out(leg, &line.reply, &created))
+            }
+            Turn::Task(created) => Box::pin(self.follow(leg, line, created)).await,
+            Turn::Working(working) => Box::pin(self.poll(leg, line, working)).await,
+            Turn::TurnedDown(code, ended) => Box::pin(self.put_right(leg, line, (code, ended))).await,
+            Turn::Requests => Err(Ended::refused(Refusal::Bug("requests that nobody holds a call for"))),
+        };
+        let Err(ended) = next else { return next };
+        if let Some(task) = self.task.take_if(|_| ended.is_answer()) {
+            task.leave();
+        }
+        if !self.visits.is_empty() {
+            Box::pin(self.visited(leg)).await;
+        }
+        Err(if unmade { ended.once_seen() } else { ended.once_sent() })
+    }
+
     /// Sends the call, and gives the line on which the upstream answers.
-    async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant), retry: Option<&Retry>) -> Result<Line, Ended> {
-        // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
+    async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant)) -> Result<Line, Ended> {
         let ((delivery, held), outbound) = leg.outbound();
-        let passage = self.passage(outbound, retry);
+        let passage = self.passage(outbound);
         let sending = Box::pin(self.send(sent, &passage));
         let sent = delivery.attend(held, self.deadline(), sending).await;
         match sent {
@@ -203,13 +220,12 @@ impl Carriage {
                 Ok(Line::new(reply, &leg.held))
             }
             Ok(Err(refusal)) => Err(Ended::refused(refusal)),
-            Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
-            Err(Interrupted::Late) => Err(Ended::refused(Refusal::UpstreamTimeout)),
+            Err(interrupted) => Err(interrupted.end(Refusal::UpstreamTimeout)),
         }
     }
 
     /// What goes up for `leg`; its way back is not part of that.
-    fn passage<'a>(&'a self, leg: Outbound<'a>, retry: Option<&'a Retry>) -> Passage<'a> {
+    fn passage<'a>(&'a self, leg: Outbound<'a>) -> Passage<'a> {
         Passage {
             caller: leg.identity,
             call: &self.call,
@@ -217,55 +233,11 @@ impl Carriage {
             unrecognised: &self.unrecognised,
             log_level: leg.log_level,
             capabilities: self.capabilities,
-            retry,
+            retry: self.retry.as_ref(),
             task: self.about(),
             traceparent: Some(leg.traceparent),
             tracestate: leg.tracestate,
         }
-    }
-
-    /// Sends the call. A credential that the upstream refuses is minted anew, once: a 401 proves that nothing was
-    /// executed (spec §2.6). What is only asked of a task is asked again of an upstream that is away.
-    async fn send(
-        &self,
-        (mut receipt, mut grant): (Receipt, Grant),
-        passage: &Passage<'_>,
-    ) -> Result<Box<Reply>, Refusal> {
-        let (mut refused, mut left) = (false, self.task.as_ref().map_or(0, Followed::may_fail));
-        loop {
-            let key = grant.key();
-            match self.peer.forward(receipt, grant, passage).await? {
-                Forwarded::Answered(reply) => return Ok(reply),
-                Forwarded::Unauthorized(back) => {
-                    self.estate.exchange.drop_grant(&key);
-                    if refused {
-                        return Err(Refusal::UpstreamUnauthorized);
-                    }
-                    (refused, receipt) = (true, back);
-                    grant = self.mint(passage.caller).await?;
-                    if grant.key() == key {
-                        // The same credential always: it would be refused again.
-                        return Err(Refusal::UpstreamUnauthorized);
-                    }
-                }
-                Forwarded::Unreachable(_, refusal) if left == 0 => return Err(refusal),
-                Forwarded::Unreachable(back, _) => {
-                    (left, receipt) = (left.saturating_sub(1), back);
-                    sleep(task::POLL).await;
-                    grant = self.mint(passage.caller).await?;
-                }
-            }
-        }
-    }
-
-    /// Another grant for the same call.
-    async fn mint(&self, identity: &Identity) -> Result<Grant, Refusal> {
-        let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
-        let grant = exchange.mint(identity, self.peer.settings(), mints, clock::now()).await?;
-        let who = Who { identity: Some(identity), ..Who::default() };
-        let request = record::Request::default();
-        local::record_mint(&self.means.journal, &grant, self.target.definition.upstream.as_str(), (who, request));
-        Ok(grant)
     }
 
     /// Reads the upstream's messages until this call's response, and lets through what may go back.
@@ -277,21 +249,20 @@ impl Carriage {
             let until = [opens, line.collected].into_iter().flatten().fold(late, Instant::min).min(end_of_stream);
             let heard = match leg.delivery.attend(&leg.held, until, line.hear()).await {
                 Ok(heard) => heard,
-                Err(Interrupted::Cancelled) => return Turn::Ended(Ended::cancelled()),
                 Err(Interrupted::Late) if line.collected.is_some_and(|at| at <= until) => return Turn::Requests,
                 Err(Interrupted::Late) if opens.take().is_some_and(|opens| opens < late) => {
                     leg.open();
                     continue;
                 }
                 Err(Interrupted::Late) if line.awaits_session() && until == late => {
-                    self.abandon(leg, line, "nobody answered in time").await;
+                    Box::pin(self.abandon(leg, line, "nobody answered in time")).await;
                     late = self.patience(line);
                     continue;
                 }
-                Err(Interrupted::Late) => return Turn::Ended(Ended::refused(Refusal::UpstreamTimeout)),
+                Err(interrupted) => return Turn::Ended(interrupted.end(Refusal::UpstreamTimeout)),
             };
             let turn = match heard {
-                Heard::Answer(id, response) => self.pass_on(leg, line, (&id, &response)).await,
+                Heard::Answer(id, response) => Box::pin(self.pass_on(leg, line, (&id, &response))).await,
                 Heard::Message(Ok(Some(message))) => self.message(leg, line, message).await,
                 Heard::Message(Ok(None)) => Err(Ended::lost(line.reply.status)),
                 Heard::Message(Err(_)) if !line.reply.status.is_success() => Err(Ended::lost(line.reply.status)),
@@ -338,12 +309,22 @@ impl Carriage {
             Ok(Inbound::Request(request)) => {
                 // What comes of it may be due to what was asked (RI-06).
                 line.keeping = None;
-                self.asked(leg, line, &request).await
+                Box::pin(self.asked(leg, line, &request)).await
             }
         }
     }
 
     fn response(&self, leg: &Leg, line: &mut Line, response: Response) -> Result<Read, Ended> {
+        let turned_down = self.turned_down_with(&line.reply, &response);
+        let read = self.judge(leg, line, response, turned_down);
+        match (turned_down, read) {
+            (Some(code), Err(ended)) => Ok(Read::Turn(Turn::TurnedDown(code, ended))),
+            (_, read) => read,
+        }
+    }
+
+    /// What the answer comes to.
+    fn judge(&self, leg: &Leg, line: &mut Line, response: Response, turned_down: Option<i64>) -> Result<Read, Ended> {
         let reply = &mut line.reply;
         if !response.answers(reply.id) && reply.messages.is_stream() {
             self.dropped("id_unknown");
@@ -354,6 +335,7 @@ impl Carriage {
             return Err(Ended::lost(reply.status));
         }
         if reply.spoken.era == Era::Modern
+            && turned_down.is_none()
             && let Err(error) = response.outcome()
         {
             self.peer.heed(error.code);

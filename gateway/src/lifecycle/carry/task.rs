@@ -186,7 +186,7 @@ impl Carriage {
             task.answered.extend(responses.iter().map(|(key, _)| key.clone()));
             task.lives(self.target.definition.timeout); // a person's time is not the tool's
         }
-        self.go_on(leg, line, Some(&Retry { state: None, responses })).await
+        self.go_on(leg, line, Some(Retry { state: None, responses })).await
     }
 
     /// How long a tool may be silent, and how long it may take.
@@ -194,7 +194,7 @@ impl Carriage {
         (self.target.definition.timeout, self.estate.config.limits.stream_max)
     }
 
-    async fn go_on(&mut self, leg: &mut Leg, line: Line, retry: Option<&Retry>) -> Result<Line, Ended> {
+    pub(super) async fn go_on(&mut self, leg: &mut Leg, line: Line, retry: Option<Retry>) -> Result<Line, Ended> {
         let Line { reply, relay, .. } = line;
         let mut again = self.again(leg, reply, retry).await?;
         // What MCP 2025-11-25 reports on, it reports under the token of the call.
@@ -242,7 +242,7 @@ impl Carriage {
         let until = instant_after(span).min(self.deadline());
         match leg.delivery.attend(&leg.held, until, std::future::pending::<()>()).await {
             Ok(()) | Err(Interrupted::Late) => Ok(()),
-            Err(Interrupted::Cancelled) => Err(Ended::cancelled()),
+            Err(interrupted) => Err(interrupted.end(Refusal::UpstreamTimeout)),
         }
     }
 }

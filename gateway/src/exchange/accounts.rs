@@ -1,0 +1,329 @@
+//! Which accounts have users connected, and are their tokens still good?
+//!
+//! What upstreams granted to users, one for each user and upstream, in the state (RFC 6749 §4.1, §6): read, refreshed by
+//! one at a time, forgotten. It does not speak to a browser; [`super::connect`] does.
+
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{
+    MARGIN, Slot,
+    answer::{Fault, Token},
+    endpoint::{Endpoint, Order, append, sha256},
+    token_digest,
+};
+use crate::{
+    clock::{self, Timestamp},
+    config::UpstreamId,
+    identity::{Identity, User},
+    refusal::Refusal,
+    secret::Secret,
+    state::{Place, Store, StoreFault, Value},
+};
+
+/// The accounts.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    store: Store,
+    /// Tokens that an upstream refused, by account: what the state holds of it is refreshed before it is used again.
+    refused: Cache<Slot, String>,
+}
+
+/// Whose account, and where.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    pub(super) user: User,
+    pub(super) tenant: Option<String>,
+    pub(super) upstream: UpstreamId,
+    /// The authorization server that granted it: credentials of one are never shown to another (RC-24).
+    pub(super) server: String,
+}
+
+/// What an upstream granted, as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    issuer: String,
+    subject: String,
+    tenant: Option<String>,
+    upstream: String,
+    server: String,
+    #[serde(serialize_with = "expose", deserialize_with = "secret")]
+    access_token: Secret,
+    #[serde(serialize_with = "expose_some", deserialize_with = "secret_some")]
+    refresh_token: Option<Secret>,
+    scopes: Vec<String>,
+    granted_ms: u64,
+    expires_ms: u64,
+}
+
+/// A usable token of an account.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) token: Secret,
+    pub(super) scopes: Vec<String>,
+    pub(super) expires_at: Timestamp,
+}
+
+impl Granted {
+    /// The same for the same token, however often it is read: what refused one of two refused both.
+    pub(super) fn generation(&self) -> u64 {
+        sha256(self.token.expose().as_bytes()).first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(super) enum Lacking {
+    /// The user has to connect their account, anew or for the first time.
+    Consent,
+    /// Something else stands in the way.
+    Refused(Refusal),
+}
+
+impl Account {
+    /// The account of `caller`; none for a machine, which has none.
+    pub(super) fn of(caller: &Identity, upstream: &UpstreamId, endpoint: &Endpoint) -> Option<Self> {
+        Some(Self {
+            user: caller.user.clone()?,
+            tenant: caller.tenant.clone(),
+            upstream: upstream.clone(),
+            server: endpoint.request.at.to_string(),
+        })
+    }
+
+    /// Its name in the state, and in the cache of grants.
+    pub(super) fn key(&self) -> Slot {
+        let mut text = b"account ".to_vec();
+        text.push(u8::from(self.tenant.is_some()));
+        let tenant = self.tenant.as_deref().unwrap_or_default();
+        for part in [&self.user.issuer, &self.user.subject, tenant, self.upstream.as_str(), &self.server] {
+            append(&mut text, part.as_bytes());
+        }
+        sha256(&text)
+    }
+}
+
+impl Accounts {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, refused: Cache::new(REFUSED_MAX) }
+    }
+
+    /// The upstream would not take this token of the account.
+    pub(super) fn refuse(&self, account: Slot, token_digest: &str) {
+        self.refused.insert(account, token_digest.to_owned());
+    }
+
+    /// Keeps what the user agreed to.
+    pub(super) async fn connect(&self, account: &Account, token: Token, now: Timestamp) -> Result<(), StoreFault> {
+        self.refused.remove(&account.key());
+        self.put(account, &Kept::of(account, token, None, now), now).await
+    }
+
+    /// A token of `account` that may be used now, refreshed where it has to be. One refresh at a time, over all processes
+    /// that share the state: a refresh token that is used twice is taken for stolen (RFC 9700 §4.14.2).
+    pub(super) async fn granted(
+        &self,
+        account: &Account,
+        endpoint: &Endpoint,
+        began: Timestamp,
+    ) -> Result<Granted, Lacking> {
+        let (key, since) = (account.key(), clock::instant());
+        for _ in 0..LOOKS_MAX {
+            let now = began.plus(clock::instant().duration_since(since));
+            let kept = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
+            if self.is_good(&key, &kept, now) {
+                return Ok(kept.granted());
+            }
+            let Some(token) = kept.refresh_token.clone() else {
+                self.remove(&key).await?;
+                return Err(Lacking::Consent);
+            };
+            if self.begin(&key, now).await? {
+                let refreshed = self.refresh(account, endpoint, (kept, token), now).await;
+                self.store.remove(Place::UserGrant, &refreshing(&key)).await.map_err(unkept)?;
+                if let Some(outcome) = refreshed.transpose() {
+                    return outcome;
+                }
+            }
+            tokio::time::sleep(LOOK_AFTER).await;
+        }
+        Err(Lacking::Refused(Refusal::GrantUnavailable("a refresh under way did not end".to_owned())))
+    }
+
+    /// Whether nobody else refreshes this account now. A process that dies in the middle holds it for a moment only.
+    async fn begin(&self, key: &Slot, now: Timestamp) -> Result<bool, Lacking> {
+        let lock = Value { bytes: Vec::new(), until: Some(now.plus(REFRESH_MAX)) };
+        self.store.claim(Place::UserGrant, &refreshing(key), lock, now).await.map_err(unkept)
+    }
+
+    /// Nothing where somebody else has refreshed it meanwhile.
+    async fn refresh(
+        &self,
+        account: &Account,
+        endpoint: &Endpoint,
+        (before, refresh_token): (Kept, Secret),
+        now: Timestamp,
+    ) -> Result<Option<Granted>, Lacking> {
+        let key = account.key();
+        let current = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
+        if current.access_token != before.access_token {
+            return Ok(None);
+        }
+        let order = Order::Refresh { token: refresh_token.clone() };
+        match endpoint.ask(&order, &before.scopes, now).await {
+            Ok(token) => {
+                let kept = Kept::of(account, token, Some(refresh_token), now);
+                self.put(account, &kept, now).await.map_err(unkept)?;
+                self.refused.remove(&key);
+                Ok(Some(kept.granted()))
+            }
+            // Revoked, expired, or used by somebody else: only the user can help.
+            Err(fault) if fault.says("invalid_grant") => {
+                tracing::warn!(upstream = %account.upstream, "an account's refresh token is no longer good");
+                self.remove(&key).await?;
+                Err(Lacking::Consent)
+            }
+            Err(Fault::Refused(why)) => Err(Lacking::Refused(Refusal::GrantRefused(named(endpoint, &why)))),
+            Err(Fault::Unusable(why)) if now.unix_ms() < before.expires_ms && !self.is_refused(&key, &before) => {
+                // What is left of the old token is better than nothing.
+                tracing::warn!(upstream = %account.upstream, why, "an account's token could not be refreshed yet");
+                Ok(Some(before.granted()))
+            }
+            Err(Fault::Unusable(why)) => Err(Lacking::Refused(Refusal::GrantUnavailable(named(endpoint, &why)))),
+        }
+    }
+
+    /// Forgets what was granted to `user` at `upstream`, whatever the tenant and the server; gives the tokens, to be
+    /// revoked where they came from.
+    pub(super) async fn forget(
+        &self,
+        user: &User,
+        upstream: Option<&UpstreamId>,
+        now: Timestamp,
+    ) -> Result<Vec<Forgotten>, StoreFault> {
+        let mut forgotten = Vec::new();
+        for (key, bytes) in self.store.all(Place::UserGrant, now).await? {
+            let Ok(kept) = serde_json::from_slice::<Kept>(&bytes) else { continue };
+            let theirs = kept.issuer == user.issuer && kept.subject == user.subject;
+            if !theirs || upstream.is_some_and(|id| id.as_str() != kept.upstream) {
+                continue;
+            }
+            if self.store.remove(Place::UserGrant, &key).await?
+                && let (Some(upstream), Ok(slot)) = (UpstreamId::parse(&kept.upstream), Slot::try_from(key))
+            {
+                let token = kept.refresh_token.unwrap_or(kept.access_token);
+                forgotten.push(Forgotten { upstream, server: kept.server, slot, token });
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Whether what is kept may still be sent.
+    fn is_good(&self, key: &Slot, kept: &Kept, now: Timestamp) -> bool {
+        let ends = Timestamp::from_unix_ms(kept.expires_ms);
+        let life = ends.since(Timestamp::from_unix_ms(kept.granted_ms));
+        let margin = MARGIN.min(life.checked_div(2).unwrap_or_default());
+        now < ends && ends.since(now) > margin && !self.is_refused(key, kept)
+    }
+
+    fn is_refused(&self, key: &Slot, kept: &Kept) -> bool {
+        self.refused.get(key).is_some_and(|digest| digest == token_digest(kept.access_token.expose()))
+    }
+
+    async fn get(&self, key: &Slot, now: Timestamp) -> Result<Option<Kept>, Lacking> {
+        let Some(bytes) = self.store.get(Place::UserGrant, key, now).await.map_err(unkept)? else { return Ok(None) };
+        // What cannot be read is of another version: as good as nothing.
+        Ok(serde_json::from_slice(&bytes).ok())
+    }
+
+    async fn put(&self, account: &Account, kept: &Kept, now: Timestamp) -> Result<(), StoreFault> {
+        let bytes = serde_json::to_vec(kept).map_err(|error| StoreFault::Unusable(error.to_string()))?;
+        // A token that cannot be refreshed is of no use after its end.
+        let until = kept.refresh_token.is_none().then(|| Timestamp::from_unix_ms(kept.expires_ms));
+        self.store.put(Place::UserGrant, &account.key(), Value { bytes, until }, now).await
+    }
+
+    async fn remove(&self, key: &Slot) -> Result<(), Lacking> {
+        self.store.remove(Place::UserGrant, key).await.map(drop).map_err(unkept)
+    }
+}
+
+/// A grant that is no longer kept.
+#[derive(Debug)]
+pub(super) struct Forgotten {
+    pub(super) upstream: UpstreamId,
+    pub(super) server: String,
+    pub(super) slot: Slot,
+    pub(super) token: Secret,
+}
+
+impl Kept {
+    /// A server that rotates gives another refresh token each time; one that does not leaves us the one we have.
+    fn of(account: &Account, token: Token, before: Option<Secret>, now: Timestamp) -> Self {
+        Self {
+            issuer: account.user.issuer.clone(),
+            subject: account.user.subject.clone(),
+            tenant: account.tenant.clone(),
+            upstream: account.upstream.to_string(),
+            server: account.server.clone(),
+            access_token: token.value,
+            refresh_token: token.refresh_token.or(before),
+            scopes: token.scopes,
+            granted_ms: now.unix_ms(),
+            expires_ms: now.plus(token.life).unix_ms(),
+        }
+    }
+
+    fn granted(&self) -> Granted {
+        Granted {
+            token: self.access_token.clone(),
+            scopes: self.scopes.clone(),
+            expires_at: Timestamp::from_unix_ms(self.expires_ms),
+        }
+    }
+}
+
+fn named(endpoint: &Endpoint, why: &str) -> String {
+    format!("{}: {why}", endpoint.request.at)
+}
+
+fn unkept(fault: StoreFault) -> Lacking {
+    Lacking::Refused(Refusal::GrantUnavailable(fault.to_string()))
+}
+
+/// The name under which a refresh under way is kept.
+fn refreshing(key: &Slot) -> Vec<u8> {
+    [b"refreshing ".as_slice(), key].concat()
+}
+
+fn expose<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose())
+}
+
+#[expect(clippy::ref_option, reason = "serde hands a reference to the field")]
+fn expose_some<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => serializer.serialize_some(secret.expose()),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+    String::deserialize(deserializer).map(Secret::new)
+}
+
+fn secret_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    Option::<String>::deserialize(deserializer).map(|text| text.map(Secret::new))
+}
+
+/// Refused tokens that are remembered.
+const REFUSED_MAX: usize = 4_096;
+
+/// A refresh that has not ended by then never will.
+const REFRESH_MAX: Duration = Duration::from_secs(8);
+
+/// How often, and how soon after another, one looks whether somebody else's refresh has ended.
+const LOOKS_MAX: usize = 90;
+const LOOK_AFTER: Duration = Duration::from_millis(100);

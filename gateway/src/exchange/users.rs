@@ -1,0 +1,277 @@
+//! What does an exchange do for users in person?
+//!
+//! Credentials of accounts that they connected, the steps by which they do, and forgetting; what of their logins names them to
+//! an identity provider. It keeps nothing itself: [`super::accounts`] and [`super::connect`] do.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use super::{
+    Exchange, ExchangeError, Strategy,
+    accounts::{Account, Accounts, Granted, Lacking},
+    connect::{self, Connected, Connecting, LoggedIn, Onward, Response, Strayed, Visits},
+    endpoint::{Endpoint, Order},
+    grant::{Facts, Grant, Minted},
+    proof::{Keyring, ProofKey},
+    unusable, usable_for,
+};
+use crate::{
+    clock::Timestamp,
+    config::{
+        AssertionSubject, Login, UpstreamId,
+        dialects::{ACCESS_TOKEN, ID_TOKEN, REFRESH_TOKEN},
+    },
+    identity::{Identity, User},
+    refusal::Refusal,
+    secret::Secret,
+    state::Store,
+    tasks,
+};
+
+/// What is kept of users: only where something is served that users may connect.
+#[derive(Debug)]
+pub(super) struct Personal {
+    pub(super) store: Store,
+    pub(super) origin: String,
+    pub(super) accounts: Accounts,
+    pub(super) visits: Visits,
+}
+
+impl Exchange {
+    /// Forgets the accounts that `user` connected, at one upstream or at all, and tells the servers that granted them
+    /// (RFC 7009), as far as these can be reached. Says at which upstreams there was one.
+    ///
+    /// # Errors
+    /// [`Refusal::GrantUnavailable`] where the state cannot be used.
+    pub async fn forget(
+        &self,
+        user: &User,
+        upstream: Option<&UpstreamId>,
+        now: Timestamp,
+    ) -> Result<Vec<UpstreamId>, Refusal> {
+        let Some(personal) = &self.personal else { return Ok(Vec::new()) };
+        let forgotten = personal.accounts.forget(user, upstream, now).await;
+        let forgotten = forgotten.map_err(|fault| Refusal::GrantUnavailable(fault.to_string()))?;
+        let mut upstreams = Vec::with_capacity(forgotten.len());
+        for gone in forgotten {
+            self.flights.clear(&gone.slot);
+            // Only to the server that gave it (RC-24).
+            let server = self.server(&gone.upstream).filter(|server| server.request.at.to_string() == gone.server);
+            if let Some(server) = server {
+                drop(tasks::background(disowned(Arc::clone(server), gone.token, now)));
+            }
+            upstreams.push(gone.upstream);
+        }
+        Ok(upstreams)
+    }
+
+    /// Whether this page's address was given out, and not used yet.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn invited(&self, ticket: &str, upstream: &UpstreamId, now: Timestamp) -> Result<(), Strayed> {
+        self.connecting()?.visits.invited(ticket, upstream, now).await
+    }
+
+    /// A browser begins its way: the ticket is spent, and it goes to log in.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn enter(&self, ticket: &str, upstream: &UpstreamId, now: Timestamp) -> Result<Onward, Strayed> {
+        self.connecting()?.visits.enter(ticket, upstream, now).await
+    }
+
+    /// Which upstream the browser with this cookie connects.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn visited(&self, cookie: &str, now: Timestamp) -> Result<UpstreamId, Strayed> {
+        self.connecting()?.upstream(cookie, now).await
+    }
+
+    /// The browser comes back from its login.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn logged_in(&self, cookie: &str, response: Response, now: Timestamp) -> Result<LoggedIn, Strayed> {
+        let connecting = self.connecting()?;
+        let upstream = connecting.upstream(cookie, now).await?;
+        connecting.logged_in(cookie, self.server(&upstream), response, now).await
+    }
+
+    /// The user agreed, on the page that holds `token`; gives where they go for it.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn agreed(&self, cookie: &str, token: &str, now: Timestamp) -> Result<url::Url, Strayed> {
+        let connecting = self.connecting()?;
+        let upstream = connecting.upstream(cookie, now).await?;
+        let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
+        connecting.agreed(cookie, (server, token), now).await
+    }
+
+    /// The browser comes back from the upstream's server.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn granted(&self, cookie: &str, response: Response, now: Timestamp) -> Result<Connected, Strayed> {
+        let connecting = self.connecting()?;
+        let upstream = connecting.upstream(cookie, now).await?;
+        let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
+        let (connected, account) = connecting.granted(cookie, server, response, now).await?;
+        self.flights.clear(&account.key());
+        Ok(connected)
+    }
+
+    fn connecting(&self) -> Result<Connecting<'_>, Strayed> {
+        let personal = self.personal.as_deref().ok_or(Strayed::Unknown)?;
+        Ok(Connecting { visits: &personal.visits, accounts: &personal.accounts })
+    }
+
+    /// The server at which users connect accounts of an upstream.
+    pub(super) fn server(&self, upstream: &UpstreamId) -> Option<&Arc<Endpoint>> {
+        match self.plans.get(upstream).map(|plan| &plan.calls) {
+            Some(Strategy::User(server)) => Some(server),
+            Some(Strategy::Exchange(_) | Strategy::Own(_) | Strategy::IdJag(_) | Strategy::Fixed(_)) | None => None,
+        }
+    }
+
+    /// The caller's own account at the upstream.
+    pub(super) async fn account(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        (caller, upstream): (&Identity, &UpstreamId),
+        scopes: &[String],
+        now: Timestamp,
+    ) -> Result<Grant, Refusal> {
+        let unkept = || Refusal::GrantRefused("nothing of users is kept here".to_owned());
+        let personal = self.personal.as_ref().ok_or_else(unkept)?;
+        let account = Account::of(caller, upstream, endpoint);
+        let account = account.ok_or_else(|| Refusal::GrantRefused("a machine has no account".to_owned()))?;
+        let slot = account.key();
+        let changes = *personal.store.changed().borrow();
+        let ready = self.flights.ready(&slot, now);
+        let minted = match ready {
+            Some(minted) if minted.state == Some(changes) => {
+                self.hits.increment();
+                Ok(minted)
+            }
+            // The state has changed since: the account may have been forgotten, here or by another process.
+            outdated => {
+                self.misses.increment();
+                let before = outdated.and_then(|minted| minted.facts.token_digest.clone());
+                self.flights.clear(&slot);
+                let fetch = fetched((Arc::clone(personal), changes), account, Arc::clone(endpoint), now);
+                let obtained = self.flights.obtain(slot, now, async move { fetch.await?.minted(before) });
+                Self::counted(upstream, obtained.await)
+            }
+        };
+        let mut wanted = [endpoint.request.scopes.as_slice(), scopes].concat();
+        match minted {
+            Ok(minted) if wanted.iter().all(|scope| minted.facts.scopes.contains(scope)) => Ok(Grant::of(minted, slot)),
+            // All that was granted and what is missing (RC-26).
+            Ok(minted) => {
+                wanted.extend(minted.facts.scopes.iter().cloned());
+                Err(Self::unconnected(personal, (caller, upstream), wanted, now).await)
+            }
+            Err(Refusal::ConnectRequired(_)) => Err(Self::unconnected(personal, (caller, upstream), wanted, now).await),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    async fn unconnected(
+        personal: &Personal,
+        (caller, upstream): (&Identity, &UpstreamId),
+        mut scopes: Vec<String>,
+        now: Timestamp,
+    ) -> Refusal {
+        scopes.sort_unstable();
+        scopes.dedup();
+        match personal.visits.page(caller, upstream, scopes, now).await {
+            Ok(page) => Refusal::ConnectRequired(Box::new(page)),
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// What names the caller to their identity provider.
+    pub(super) async fn subject(
+        &self,
+        subject: AssertionSubject,
+        (caller, upstream): (&Identity, &UpstreamId),
+        now: Timestamp,
+    ) -> Result<(Secret, &'static str), Refusal> {
+        let kind = match subject {
+            AssertionSubject::AccessToken => return Ok((caller.credential.secret().clone(), ACCESS_TOKEN)),
+            AssertionSubject::IdToken => ID_TOKEN,
+            AssertionSubject::RefreshToken => REFRESH_TOKEN,
+        };
+        let unkept = || Refusal::GrantRefused("no login of this caller is kept".to_owned());
+        let (personal, user) = self.personal.as_ref().zip(caller.user.as_ref()).ok_or_else(unkept)?;
+        let login = connect::login_of(&personal.store, user, now).await;
+        let login = login.map_err(|fault| Refusal::GrantUnavailable(fault.to_string()))?;
+        match if kind == ID_TOKEN { login.id_token } else { login.refresh_token } {
+            Some(token) => Ok((token, kind)),
+            None if personal.visits.can_log_in(&user.issuer) => {
+                Err(Self::unconnected(personal, (caller, upstream), Vec::new(), now).await)
+            }
+            None => Err(unkept()),
+        }
+    }
+}
+
+/// Tells a server that what it gave is no longer needed.
+async fn disowned(server: Arc<Endpoint>, token: Secret, now: Timestamp) {
+    if let Err(fault) = server.revoke(&token, now).await {
+        tracing::warn!(server = %server.request.at, ?fault, "a token could not be revoked");
+    }
+}
+
+/// The account's token as a credential: what the state holds is read, and refreshed where that has to be.
+async fn fetched(
+    (personal, changes): (Arc<Personal>, u64),
+    account: Account,
+    endpoint: Arc<Endpoint>,
+    now: Timestamp,
+) -> Result<Fetched, Refusal> {
+    let granted = personal.accounts.granted(&account, &endpoint, now).await.map_err(|lacking| match lacking {
+        // The page is named by whoever asked: it is for them.
+        Lacking::Consent => Refusal::ConnectRequired(Box::default()),
+        Lacking::Refused(refusal) => refusal,
+    })?;
+    let prover = endpoint.prover(&Order::Own, now).await.map_err(|fault| unusable(&endpoint, fault))?;
+    Ok(Fetched { granted, prover, endpoint, changes, now })
+}
+
+/// What came of an account.
+struct Fetched {
+    granted: Granted,
+    prover: Option<Arc<ProofKey>>,
+    endpoint: Arc<Endpoint>,
+    changes: u64,
+    now: Timestamp,
+}
+
+impl Fetched {
+    /// `before` is the digest of what was in the cache: the same token is not a new one.
+    fn minted(self, before: Option<String>) -> Result<Arc<Minted>, Refusal> {
+        let Self { granted, prover, endpoint, changes, now } = self;
+        let generation = granted.generation();
+        let facts = Facts { strategy: "user_grant", scopes: granted.scopes, ..Facts::of(&endpoint, &granted.token) };
+        let minted = Minted::of(&granted.token, prover, facts, generation)?;
+        let left = granted.expires_at.since(now);
+        let announced = AtomicBool::new(before == minted.facts.token_digest);
+        let minted = minted.until(granted.expires_at, now.plus(usable_for(left)));
+        Ok(Arc::new(Minted { state: Some(changes), announced, ..minted }))
+    }
+}
+
+impl Personal {
+    pub(super) fn new(
+        (origin, store): (String, Store),
+        logins: &[Arc<Login>],
+        keyring: &Arc<Keyring>,
+    ) -> Result<Self, ExchangeError> {
+        let visits = Visits::new(origin.clone(), store.clone(), logins, keyring);
+        let visits = visits.map_err(|why| ExchangeError { of: "`[[logins]]`".to_owned(), why })?;
+        Ok(Self { accounts: Accounts::new(store.clone()), store, origin, visits })
+    }
+}

@@ -1,0 +1,117 @@
+//! For whom does another issuer vouch to this gateway?
+//!
+//! Redeems ID-JAGs (draft-ietf-oauth-identity-assertion-authz-grant; RA-10): of a trusted issuer, for this authorization
+//! server and this client, once, for a resource of ours and no more scopes than it names.
+
+use super::{
+    At, Facade,
+    authorize::{resource, scopes},
+    form::Fields,
+    grants::Person,
+    keys::unavailable,
+    login::names_another,
+    secrets,
+    token::Order,
+};
+use crate::{
+    clock::Timestamp,
+    config,
+    identity::Vouched,
+    refusal::Refusal,
+    state::{Place, Value},
+};
+
+impl Facade {
+    /// What the assertion in `fields` gives `client`.
+    pub(super) async fn vouched(
+        &self,
+        at: &At<'_>,
+        client: &config::FacadeClient,
+        fields: &Fields,
+    ) -> Result<Order, Refusal> {
+        let text = fields.need("assertion", "`assertion` is missing")?;
+        let found = at.estate.identity.vouched(text, KIND, &at.config.own.issuer, at.now).await;
+        let found =
+            found.map_err(
+                |refusal| {
+                    if let Refusal::TokenInvalid(_) = refusal { invalid(&refusal.inside()) } else { refusal }
+                },
+            )?;
+        let resource = judged(at, (client, &found), fields)?;
+        // Asked for or not, what the assertion names is the most that there is.
+        let named = found.claims.get("scope").and_then(serde_json::Value::as_str);
+        let mut given = scopes(at.estate, &resource, fields)?;
+        if let Some(named) = named {
+            given.retain(|scope| named.split(' ').any(|one| one == scope));
+        }
+        self.once(&found, at.now).await?;
+        let person = Person { subject: subject(at.config, &found), ..Person::from(&found) };
+        if person.subject == client.id || person.subject.len() > NAME_BYTES_MAX {
+            return Err(invalid("the person has the client's name, or one that is too long"));
+        }
+        Ok(Order { client: client.id.clone(), person: Some(person), tenant: None, resource, scopes: given })
+    }
+
+    /// Of two that come with one assertion, one gets a token.
+    async fn once(&self, found: &Vouched, now: Timestamp) -> Result<(), Refusal> {
+        let id = found.claims.get("jti").and_then(serde_json::Value::as_str);
+        let id = id.filter(|id| (1..=NAME_BYTES_MAX).contains(&id.len())).ok_or_else(|| invalid("no `jti`"))?;
+        let key = secrets::name_of(&["facade", "assertion", &found.issuer, id]);
+        // Clocks differ by what the issuer's leeway forgives: the mark outlives the assertion by more.
+        let until = found.expires_at.plus(MARK_AFTER);
+        let mark = Value { bytes: Vec::new(), until: Some(until) };
+        if self.store.claim(Place::Token, &key, mark, now).await.map_err(unavailable)? {
+            Ok(())
+        } else {
+            Err(invalid("it was redeemed already"))
+        }
+    }
+}
+
+/// Everything but `jti`, and the resource that it is for.
+fn judged(at: &At<'_>, (client, found): (&config::FacadeClient, &Vouched), fields: &Fields) -> Result<String, Refusal> {
+    if !at.config.assertion_issuers.contains(&found.issuer) {
+        return Err(invalid("its issuer vouches for nobody here"));
+    }
+    let claim = |name: &str| found.claims.get(name);
+    let text = |name: &str| claim(name).and_then(serde_json::Value::as_str);
+    if claim("aud").is_some_and(|aud| aud.as_array().is_some_and(|all| all.len() != 1)) {
+        return Err(invalid("it is for others, too"));
+    }
+    if text("client_id") != Some(client.id.as_str()) {
+        return Err(invalid("it is for another client"));
+    }
+    if claim("iat").is_none() {
+        return Err(invalid("no `iat`"));
+    }
+    // What is not understood is not left out silently: a key that nobody shows, an actor of another issuer.
+    if ["cnf", "act", "authorization_details"].iter().any(|name| claim(name).is_some()) {
+        return Err(invalid("it is bound to a key, an actor or details, which is not served here"));
+    }
+    let named = text("resource").ok_or_else(|| invalid("no `resource`"))?;
+    let named = resource(&at.estate.config, Some(named))?;
+    match fields.get("resource") {
+        Some(asked) if resource(&at.estate.config, Some(asked))? != named => Err(Refusal::TargetInvalid),
+        _ => Ok(named),
+    }
+}
+
+/// `sub` is unique with its issuer only: of any but the provider it carries the issuer's name.
+fn subject(config: &config::Facade, found: &Vouched) -> String {
+    if found.issuer == config.provider.issuer && !names_another(config, &found.subject) {
+        found.subject.clone()
+    } else {
+        format!("{} {}", found.issuer, found.subject)
+    }
+}
+
+fn invalid(why: &str) -> Refusal {
+    Refusal::AssertionInvalid(why.to_owned())
+}
+
+/// `typ` of an ID-JAG.
+const KIND: &str = "oauth-id-jag+jwt";
+/// Bytes of a `jti`, and of a subject with its issuer.
+const NAME_BYTES_MAX: usize = 256;
+/// How long after its end an assertion is known to have been redeemed.
+const MARK_AFTER: std::time::Duration = std::time::Duration::from_secs(120);

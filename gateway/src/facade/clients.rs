@@ -1,0 +1,298 @@
+//! Which client is that?
+//!
+//! Three kinds are known: those of `[[facade.clients]]`, which have a secret; those that registered themselves
+//! (RFC 7591); and those whose id is the URL of their own description (`documents`). The last two are public: whatever
+//! they ask for, they get no secret, and PKCE binds a code to whoever asked for it. It judges no redirect.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderMap, header::AUTHORIZATION};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    At, Facade,
+    form::Fields,
+    keys::{unavailable, unusable},
+    redirect, secrets,
+};
+use crate::{
+    clock::Timestamp,
+    config,
+    refusal::Refusal,
+    state::{self, Place},
+};
+
+/// A client that people can log in with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Client {
+    pub(super) id: String,
+    /// What it calls itself, without what a page could take for markup: a claim.
+    pub(super) name: String,
+    pub(super) redirect_uris: Vec<String>,
+    /// Whether it knows what to do with refresh tokens.
+    pub(super) refreshes: bool,
+    /// Whether somebody logged in with it.
+    used: bool,
+    /// When that was noted last, or else when it registered.
+    noted_ms: u64,
+}
+
+/// What a client says of itself (RFC 7591 §2); what is not listed is not taken.
+#[derive(Debug, Deserialize)]
+pub(super) struct Description {
+    pub(super) client_id: Option<String>,
+    pub(super) client_name: Option<String>,
+    pub(super) client_secret: Option<Value>,
+    pub(super) token_endpoint_auth_method: Option<String>,
+    redirect_uris: Option<Vec<String>>,
+    grant_types: Option<Vec<String>>,
+    response_types: Option<Vec<String>>,
+    application_type: Option<String>,
+}
+
+/// Who asks the token endpoint.
+pub(super) enum Asking<'f> {
+    /// A public client, not proven: what it has (a code, a verifier, a refresh token) is its proof.
+    Public(Client),
+    /// A client of the configuration, proven by its secret.
+    Confidential(&'f config::FacadeClient),
+}
+
+impl Description {
+    pub(super) fn read(text: &[u8]) -> Result<Self, Refusal> {
+        serde_json::from_slice(text).map_err(|_not_json| Refusal::ClientMetadataInvalid("it is not JSON of RFC 7591"))
+    }
+
+    /// The client that is described so, under `id`.
+    pub(super) fn client(self, id: String, schemes: &[String], now: Timestamp) -> Result<Client, Refusal> {
+        let invalid = |why| Err(Refusal::ClientMetadataInvalid(why));
+        let redirect_uris = self.redirect_uris.unwrap_or_default();
+        if !(1..=REDIRECTS_MAX).contains(&redirect_uris.len()) {
+            return Err(Refusal::RedirectUriInvalid("name between one and eight"));
+        }
+        for uri in &redirect_uris {
+            redirect::registrable(uri, schemes).map_err(Refusal::RedirectUriInvalid)?;
+        }
+        // OpenID Connect Registration §2; where it is not said, the URIs say it themselves.
+        match self.application_type.as_deref() {
+            Some("web") if !redirect_uris.iter().all(|uri| redirect::is_web(uri)) => {
+                return Err(Refusal::RedirectUriInvalid("an application of type `web` has https URIs of other hosts"));
+            }
+            None | Some("web" | "native") => {}
+            Some(_) => return invalid("`application_type` is `web` or `native`"),
+        }
+        let grants = self.grant_types.unwrap_or_else(|| vec!["authorization_code".to_owned()]);
+        if !grants.iter().any(|grant| grant == "authorization_code") {
+            return invalid("`grant_types` has to have `authorization_code`");
+        }
+        if self.response_types.is_some_and(|types| !types.iter().any(|one| one == "code")) {
+            return invalid("`response_types` has to have `code`");
+        }
+        let refreshes = grants.iter().any(|grant| grant == "refresh_token");
+        let name = printable(self.client_name.as_deref().unwrap_or_default());
+        Ok(Client { id, name, redirect_uris, refreshes, used: false, noted_ms: now.unix_ms() })
+    }
+}
+
+impl Facade {
+    /// The client that people log in with under this id.
+    pub(super) async fn client(&self, config: &config::Facade, id: &str, now: Timestamp) -> Result<Client, Refusal> {
+        if id.starts_with(REGISTERED) {
+            let kept = self.store.get(Place::Client, id.as_bytes(), now).await.map_err(unavailable)?;
+            let kept = kept.ok_or(Refusal::ClientInvalid("no such registration, or it ended unused".into()))?;
+            return serde_json::from_slice(&kept).map_err(|_not_json| unusable("a registration"));
+        }
+        if id.starts_with("https://") {
+            return self.documents.client(config, id, now).await;
+        }
+        Err(Refusal::ClientInvalid("no such client".into()))
+    }
+
+    /// RFC 7591 §3: registers whoever asks, as a public client.
+    pub(super) async fn register(
+        &self,
+        config: &config::Facade,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<(Client, Value), Refusal> {
+        let described = Description::read(body)?;
+        let application_type = described.application_type.clone();
+        let id = format!("{REGISTERED}{}", secrets::random()?);
+        let client = described.client(id, &config.redirect_schemes, now)?;
+        self.keep_client(&client, UNUSED, now).await?;
+        let mut grants = vec!["authorization_code"];
+        grants.extend(client.refreshes.then_some("refresh_token"));
+        let mut answer = json!({
+            "client_id": client.id,
+            "client_id_issued_at": now.unix_seconds(),
+            "client_name": client.name,
+            "redirect_uris": client.redirect_uris,
+            "grant_types": grants,
+            "response_types": ["code"],
+            "token_endpoint_auth_method": "none",
+        });
+        if let (Some(members), Some(kind)) = (answer.as_object_mut(), application_type) {
+            members.insert("application_type".to_owned(), kind.into());
+        }
+        Ok((client, answer))
+    }
+
+    /// A registration that is used stays, and is written again once a day at most.
+    pub(super) async fn used(&self, client: &Client, now: Timestamp) -> Result<(), Refusal> {
+        let noted = client.used && now.since(Timestamp::from_unix_ms(client.noted_ms)) < NOTED_AFTER;
+        if noted || !client.id.starts_with(REGISTERED) {
+            return Ok(());
+        }
+        let used = Client { used: true, noted_ms: now.unix_ms(), ..client.clone() };
+        self.keep_client(&used, USED, now).await
+    }
+
+    async fn keep_client(&self, client: &Client, life: Duration, now: Timestamp) -> Result<(), Refusal> {
+        let bytes = serde_json::to_vec(client).map_err(|_not_json| Refusal::Bug("a client that is no JSON"))?;
+        let value = state::Value { bytes, until: Some(now.plus(life)) };
+        self.store.put(Place::Client, client.id.as_bytes(), value, now).await.map_err(unavailable)
+    }
+
+    /// Who asks the token endpoint (RFC 6749 §2.3.1).
+    pub(super) async fn asking<'f>(&self, at: &At<'f>, fields: &Fields) -> Result<Asking<'f>, Refusal> {
+        let basic = basic(at.headers)?;
+        let (id, secret) = match (&basic, fields.get("client_secret")) {
+            (Some(_), Some(_)) => return Err(Refusal::AuthorizationInvalid("one way to prove a client at a time")),
+            (Some((id, secret)), None) => (id.as_str(), Some(secret.as_str())),
+            (None, secret) => (fields.need("client_id", "`client_id` is missing")?, secret),
+        };
+        if fields.get("client_id").is_some_and(|named| named != id) {
+            return Err(Refusal::AuthorizationInvalid("two clients are named"));
+        }
+        let Some(client) = at.config.clients.iter().find(|client| client.id == id) else {
+            return match secret {
+                Some(_) => Err(Refusal::ClientInvalid("a secret of a client that has none".into())),
+                None => self.client(at.config, id, at.now).await.map(Asking::Public),
+            };
+        };
+        match secret {
+            Some(secret) if secrets::same(secret, client.secret.expose()) => Ok(Asking::Confidential(client)),
+            Some(_) => Err(Refusal::ClientInvalid("the secret is wrong".into())),
+            None => Err(Refusal::ClientInvalid("the secret is missing".into())),
+        }
+    }
+}
+
+/// The halves of `Basic`, each form-encoded inside (RFC 6749 §2.3.1).
+fn basic(headers: &HeaderMap) -> Result<Option<(String, String)>, Refusal> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    let malformed = || Refusal::ClientInvalid("not `Basic` with two halves".into());
+    let text = value.to_str().ok().and_then(|text| text.split_once(' '));
+    let (scheme, encoded) = text.ok_or_else(malformed)?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(malformed());
+    }
+    let decoded = STANDARD.decode(encoded.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let decoded = decoded.ok_or_else(malformed)?;
+    let (id, secret) = decoded.split_once(':').ok_or_else(malformed)?;
+    let plain = |half: &str| {
+        let pair = format!("x={half}");
+        url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned())
+    };
+    Ok(plain(id).zip(plain(secret)))
+}
+
+/// What a person may read of a name that a stranger chose: letters, digits and plain punctuation, so many.
+fn printable(name: &str) -> String {
+    let fits = |c: &char| c.is_alphanumeric() || " -_.,:()/+@!#".contains(*c);
+    let name: String = name.chars().filter(fits).take(NAME_CHARS_MAX).collect();
+    let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
+    if name.is_empty() { "a client without a name".to_owned() } else { name }
+}
+
+/// How ids of registered clients begin; none of the configuration does.
+const REGISTERED: &str = "dcr-";
+/// Redirect URIs of one client.
+const REDIRECTS_MAX: usize = 8;
+/// Characters of a name.
+const NAME_CHARS_MAX: usize = 64;
+/// A registration that nobody logs in with is forgotten after so long.
+const UNUSED: Duration = Duration::from_secs(24 * 3600);
+/// One that somebody logged in with, after so long without another use.
+const USED: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How often its use is noted.
+const NOTED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use serde_json::json;
+
+    use super::*;
+
+    fn described(change: impl FnOnce(&mut Value)) -> Result<Client, Refusal> {
+        let mut text = json!({ "redirect_uris": ["https://app.example/cb"], "client_name": "App" });
+        change(&mut text);
+        let now = Timestamp::from_unix_ms(0);
+        Description::read(text.to_string().as_bytes())?.client("id".to_owned(), &[], now)
+    }
+
+    #[test]
+    fn a_description_is_taken_or_refused() {
+        assert!(!described(|_| {}).unwrap().refreshes);
+        let both = json!(["authorization_code", "refresh_token", "urn:other"]);
+        assert!(described(|text| text["grant_types"] = both).unwrap().refreshes);
+        for (member, value, refused) in [
+            ("redirect_uris", json!([]), "redirect_uri_invalid"),
+            ("redirect_uris", json!(["http://app.example/cb"]), "redirect_uri_invalid"),
+            ("redirect_uris", json!(vec!["https://app.example/cb"; 9]), "redirect_uri_invalid"),
+            ("redirect_uris", json!("https://app.example/cb"), "client_metadata_invalid"),
+            ("redirect_uris", json!([7]), "client_metadata_invalid"),
+            ("grant_types", json!(["client_credentials"]), "client_metadata_invalid"),
+            ("grant_types", json!(["implicit"]), "client_metadata_invalid"),
+            ("response_types", json!(["token"]), "client_metadata_invalid"),
+            ("application_type", json!("service"), "client_metadata_invalid"),
+        ] {
+            assert_eq!(described(|text| text[member] = value).unwrap_err().code(), refused, "{member}");
+        }
+        let local = json!(["http://localhost:1/cb"]);
+        let web = described(|text| {
+            text["application_type"] = json!("web");
+            text["redirect_uris"] = local.clone();
+        });
+        assert_eq!(web.unwrap_err().code(), "redirect_uri_invalid");
+        assert!(
+            described(|text| {
+                text["application_type"] = json!("native");
+                text["redirect_uris"] = local;
+            })
+            .is_ok()
+        );
+        assert!(Description::read(br#"{"redirect_uris":[],"redirect_uris":["https://a.example/"]}"#).is_err());
+    }
+
+    #[test]
+    fn a_name_is_text() {
+        for (name, shown) in [
+            ("Claude Code (desktop)", "Claude Code (desktop)"),
+            ("<script>alert(1)</script>", "scriptalert(1)/script"),
+            ("a\u{202e}b\u{0}c\nd", "abcd"),
+            ("  ", "a client without a name"),
+            ("&amp;\"'`", "amp"),
+        ] {
+            assert_eq!(printable(name), shown);
+        }
+        assert_eq!(printable(&"x".repeat(500)).len(), 64);
+    }
+
+    #[test]
+    fn basic_has_two_halves() {
+        let of = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_str(text).unwrap());
+            basic(&headers)
+        };
+        let fine = of(&format!("basic {}", STANDARD.encode("a%3Ab:c+d")));
+        assert_eq!(fine.unwrap(), Some(("a:b".to_owned(), "c d".to_owned())));
+        for wrong in ["Bearer x", "Basic", "Basic ???", &format!("Basic {}", STANDARD.encode("alone"))] {
+            assert!(matches!(of(wrong), Err(Refusal::ClientInvalid(_))), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Which token does a grant give?
+//!
+//! The token endpoint (OAuth 2.1 §3.2): codes, refresh tokens, a client's own name, and ID-JAGs. Access tokens are
+//! RFC 9068 JWTs for one endpoint of this gateway. What is issued is written down first.
+
+use serde_json::{Value, json};
+
+use super::{
+    At, Facade,
+    authorize::resource,
+    clients::Asking,
+    form::Fields,
+    grants::{self, Person},
+    secrets,
+};
+use crate::{
+    audit::record::{Authorization, Authorized, Words},
+    clock::Timestamp,
+    config,
+    refusal::Refusal,
+};
+
+/// A token that is to be issued.
+pub(super) struct Order {
+    pub(super) client: String,
+    /// Nobody where the client asks in its own name.
+    pub(super) person: Option<Person>,
+    /// The tenant of a client's own name.
+    pub(super) tenant: Option<String>,
+    pub(super) resource: String,
+    pub(super) scopes: Vec<String>,
+}
+
+impl Facade {
+    /// `POST /token`.
+    pub(super) async fn token(&self, at: &At<'_>, fields: &Fields) -> Result<Value, Refusal> {
+        let kind = fields.need("grant_type", "`grant_type` is missing")?;
+        let asking = self.asking(at, fields).await?;
+        match (kind, asking) {
+            ("authorization_code", Asking::Public(client)) => {
+                let (id, grant) = self.redeemed(&client.id, fields, at.now).await?;
+                same_resource(at, &grant, fields)?;
+                self.given(at, kind, (id, grant)).await
+            }
+            ("refresh_token", Asking::Public(client)) => {
+                let (id, grant) = self.refreshed(at, &client.id, fields).await?;
+                self.used(&client, at.now).await?;
+                self.given(at, kind, (id, grant)).await
+            }
+            ("client_credentials", Asking::Confidential(client)) => {
+                let order = own(at, client, fields)?;
+                self.issue(at, "client_credentials", &order).await
+            }
+            (JWT_BEARER, Asking::Confidential(client)) => {
+                let order = self.vouched(at, client, fields).await?;
+                self.issue(at, "id_jag", &order).await
+            }
+            ("authorization_code" | "refresh_token" | "client_credentials" | JWT_BEARER, _) => {
+                Err(Refusal::GrantTypeForbidden)
+            }
+            _ => Err(Refusal::GrantTypeUnsupported),
+        }
+    }
+
+    /// The grant that the code in `fields` leads to (OAuth 2.1 §4.1.3).
+    async fn redeemed(
+        &self,
+        client: &str,
+        fields: &Fields,
+        now: Timestamp,
+    ) -> Result<(String, grants::Grant), Refusal> {
+        let code = fields.need("code", "`code` is missing")?;
+        let verifier = fields.need("code_verifier", "`code_verifier` is missing")?;
+        let fits = |bound: &grants::Code| {
+            if bound.client != client {
+                return Err(Refusal::CodeInvalid("the code is another client's"));
+            }
+            // OAuth 2.1 leaves it out; whoever says it says the same as before.
+            if fields.get("redirect_uri").is_some_and(|uri| uri != bound.redirect_uri) {
+                return Err(Refusal::CodeInvalid("another redirect URI than the code was sent to"));
+            }
+            if !secrets::same(&secrets::hashed(verifier), &bound.challenge) {
+                return Err(Refusal::CodeInvalid("the verifier does not fit"));
+            }
+            Ok(())
+        };
+        grants::redeem(&self.store, code, fits, now).await
+    }
+
+    /// The grant that the refresh token in `fields` leads to, with no more scopes than are asked for (RFC 6749 §6): the
+    /// grant itself keeps what it has.
+    async fn refreshed(&self, at: &At<'_>, client: &str, fields: &Fields) -> Result<(String, grants::Grant), Refusal> {
+        let token = fields.need("refresh_token", "`refresh_token` is missing")?;
+        let asked = fields.words("scope");
+        let fits = |grant: &grants::Grant| {
+            if grant.client != client {
+                return Err(Refusal::CodeInvalid("the refresh token is another client's"));
+            }
+            if grant.provider != at.config.provider.issuer {
+                return Err(Refusal::CodeInvalid("the login was at a provider that is no more"));
+            }
+            if !asked.iter().all(|scope| grant.scopes.contains(scope)) {
+                return Err(Refusal::ScopeInvalid);
+            }
+            same_resource(at, grant, fields)
+        };
+        let (id, mut grant) = grants::refreshed(&self.store, token, fits, at.now).await?;
+        grant.scopes.retain(|scope| asked.is_empty() || asked.contains(scope));
+        Ok((id, grant))
+    }
+
+    /// An access token of a grant, with a refresh token for what comes after it.
+    async fn given(&self, at: &At<'_>, kind: &str, (id, grant): (String, grants::Grant)) -> Result<Value, Refusal> {
+        let refresh =
+            if grant.refreshed { Some(grants::refreshing(&self.store, &id, &grant, at.now).await?) } else { None };
+        let grants::Grant { client, person, resource, scopes, .. } = grant;
+        let order = Order { client, person: Some(person), tenant: None, resource, scopes };
+        let mut answer = self.issue(at, kind, &order).await?;
+        if let (Some(members), Some(refresh)) = (answer.as_object_mut(), refresh) {
+            members.insert("refresh_token".to_owned(), refresh.into());
+        }
+        Ok(answer)
+    }
+
+    /// Signs an access token (RFC 9068 §2.2), once it is written down.
+    async fn issue(&self, at: &At<'_>, kind: &str, order: &Order) -> Result<Value, Refusal> {
+        let id = uuid::Uuid::new_v4().to_string();
+        let subject = order.person.as_ref().map_or(order.client.as_str(), |person| person.subject.as_str());
+        let scope = order.scopes.join(" ");
+        let mut claims = json!({
+            "iss": at.config.own.issuer, "sub": subject, "aud": order.resource, "client_id": order.client, "scope": scope,
+            "iat": at.now.unix_seconds(), "exp": at.now.plus(at.config.token).unix_seconds(), "jti": id,
+        });
+        if let Some(members) = claims.as_object_mut() {
+            let tenant = order.person.as_ref().map_or(order.tenant.as_ref(), |person| person.tenant.as_ref());
+            members.extend(tenant.map(|tenant| ("tenant".to_owned(), tenant.as_str().into())));
+            if let Some(person) = &order.person {
+                members.insert("groups".to_owned(), json!(person.groups));
+                members.extend(person.acr.as_ref().map(|acr| ("acr".to_owned(), acr.as_str().into())));
+                members.extend(person.auth_time.map(|time| ("auth_time".to_owned(), time.into())));
+            }
+        }
+        let issued = Authorization {
+            user: order.person.as_ref().map(|person| (at.config.own.issuer.as_str(), person.subject.as_str())),
+            resource: Some(&order.resource),
+            scopes: Words::Strings(&order.scopes),
+            grant_type: Some(kind),
+            token_id: Some(&id),
+            ..Authorization::new(Authorized::Token, &order.client, at.peer)
+        };
+        self.record(&issued).await?;
+        let token = self.keys.sign("at+jwt", &claims, at.now)?;
+        let seconds = at.config.token.as_secs();
+        Ok(json!({ "access_token": token, "token_type": "Bearer", "expires_in": seconds, "scope": scope }))
+    }
+}
+
+/// RFC 8707 §2.2: a token request may name the resource again, and no other.
+fn same_resource(at: &At<'_>, grant: &grants::Grant, fields: &Fields) -> Result<(), Refusal> {
+    match fields.get("resource") {
+        Some(asked) if resource(&at.estate.config, Some(asked))? != grant.resource => Err(Refusal::TargetInvalid),
+        _ => Ok(()),
+    }
+}
+
+/// A client in its own name: what the configuration lets it have.
+fn own(at: &At<'_>, client: &config::FacadeClient, fields: &Fields) -> Result<Order, Refusal> {
+    let resource = resource(&at.estate.config, fields.get("resource"))?;
+    let asked = fields.words("scope");
+    let scopes: Vec<String> =
+        client.scopes.iter().filter(|scope| asked.is_empty() || asked.contains(scope)).cloned().collect();
+    if scopes.is_empty() && !asked.is_empty() {
+        return Err(Refusal::ScopeInvalid);
+    }
+    Ok(Order { client: client.id.clone(), person: None, tenant: client.tenant.clone(), resource, scopes })
+}
+
+/// RFC 7523 §2.1.
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";

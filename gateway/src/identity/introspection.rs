@@ -1,0 +1,575 @@
+//! What does the issuer itself say of a token?
+//!
+//! Token introspection (RFC 7662): asked once a token at a time, remembered for seconds, within a budget, for whoever
+//! sends us tokens that nobody made shall not reach the issuer through us. What cannot be asked is no answer: the caller
+//! is told to come back, never that the token is bad. It does not know what an endpoint's resource is; `mod` compares.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    Request, Response, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
+};
+use parking_lot::Mutex;
+use quick_cache::{Weighter, sync::Cache};
+use serde_json::{Map, Value};
+use tokio::sync::{Semaphore, watch};
+use url::form_urlencoded::Serializer;
+use zeroize::Zeroizing;
+
+use super::{Binding, strict, token};
+use crate::{
+    clock::{self, Timestamp},
+    config::{self, Issuer},
+    egress::{Bounds, Client, EgressError, Trust},
+    prover::Prover,
+    refusal::{
+        Refusal,
+        TokenFault::{self, ClaimMalformed},
+    },
+    secret::Secret,
+    tasks,
+    telemetry::metrics,
+};
+
+/// One issuer's introspection endpoint.
+pub(super) struct Introspection {
+    /// Whose.
+    pub(super) issuer: Arc<Issuer>,
+    /// As configured.
+    pub(super) settings: config::Introspection,
+    client: Client,
+    prover: Prover,
+    said: Cache<Digest, Arc<Said>, ByBytes>,
+    /// Tokens that were active a while ago: they are asked about again whatever strangers do.
+    familiar: Cache<Digest, ()>,
+    under_way: Mutex<HashMap<Digest, watch::Receiver<Landed>>>,
+    places: Places,
+    budget: Mutex<Budget>,
+    /// Until then, in Unix milliseconds, nobody dials: the endpoint could not be reached a moment ago.
+    closed_until: AtomicU64,
+}
+
+/// SHA-256 of a token.
+type Digest = [u8; 32];
+
+/// What a question ends with.
+type Landed = Option<Arc<Said>>;
+
+/// What came of a question, and until when it stands.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) outcome: Outcome,
+    pub(super) until: Timestamp,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The token is good, and these are its claims.
+    Active(Map<String, Value>),
+    /// It is not.
+    Inactive,
+    /// There is no answer.
+    Unknown(Refusal),
+}
+
+/// Requests at once: strangers take no place of tokens that were good before.
+#[derive(Debug)]
+struct Places {
+    familiar: Semaphore,
+    strangers: Semaphore,
+}
+
+/// How many questions about tokens that nobody has seen may end badly.
+#[derive(Debug)]
+struct Budget {
+    left: f64,
+    at: Timestamp,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Digest, Arc<Said>> for ByBytes {
+    fn weight(&self, _digest: &Digest, said: &Arc<Said>) -> u64 {
+        u64::try_from(said.bytes).unwrap_or(u64::MAX).saturating_add(ENTRY_BYTES)
+    }
+}
+
+/// A question's entry; dropping it makes room for the next, also where a task dies.
+struct Berth {
+    introspection: Arc<Introspection>,
+    digest: Digest,
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        self.introspection.under_way.lock().remove(&self.digest);
+    }
+}
+
+impl fmt::Debug for Introspection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Introspection").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Introspection {
+    /// # Errors
+    /// What of `settings` cannot be used.
+    pub(super) fn new(
+        issuer: &Arc<Issuer>,
+        settings: &config::Introspection,
+        client: Client,
+    ) -> Result<Arc<Self>, String> {
+        let prover = Prover::new(&settings.client)?;
+        let client = match prover.certificate().cloned() {
+            None => client,
+            certificate => {
+                let trust = Trust { ca: issuer.ca.clone(), client_certificate: certificate, ..Trust::default() };
+                Client::new(&trust).map_err(|error| error.to_string())?
+            }
+        };
+        Ok(Arc::new(Self {
+            issuer: Arc::clone(issuer),
+            prover,
+            settings: settings.clone(),
+            client,
+            said: Cache::with_weighter(SAID_EXPECTED, SAID_BYTES_MAX, ByBytes),
+            familiar: Cache::new(FAMILIAR_MAX),
+            under_way: Mutex::default(),
+            places: Places { familiar: Semaphore::new(FAMILIAR_AT_ONCE), strangers: Semaphore::new(STRANGERS_AT_ONCE) },
+            budget: Mutex::new(Budget { left: STRANGERS_BURST, at: Timestamp::from_unix_ms(0) }),
+            closed_until: AtomicU64::new(0),
+        }))
+    }
+
+    /// What the issuer says of `text`, whose SHA-256 is `digest`: from a moment ago, from a question under way, or from
+    /// one that begins now. The question is a task of its own: whoever leaves does not take the answer with them.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        digest: Digest,
+        text: &str,
+        now: Timestamp,
+    ) -> Result<Arc<Said>, Refusal> {
+        let mut landing = match self.board(digest, text, now)? {
+            Boarded::Known(said) => return said.told(),
+            Boarded::Waiting(landing) => landing,
+        };
+        let landed = tokio::time::timeout(WAIT_MAX, landing.wait_for(Option::is_some)).await;
+        match landed {
+            Ok(Ok(said)) => match said.as_ref() {
+                Some(said) => Arc::clone(said).told(),
+                None => Err(Refusal::Bug("a question ended with nothing")),
+            },
+            Ok(Err(_closed)) => Err(Refusal::Bug("a question was lost")),
+            Err(_elapsed) => Err(self.unavailable("no answer in time")),
+        }
+    }
+
+    fn board(self: &Arc<Self>, digest: Digest, text: &str, now: Timestamp) -> Result<Boarded, Refusal> {
+        if let Some(said) = self.remembered(&digest, now) {
+            return Ok(Boarded::Known(said));
+        }
+        let mut under_way = self.under_way.lock();
+        if let Some(landing) = under_way.get(&digest) {
+            return Ok(Boarded::Waiting(landing.clone()));
+        }
+        // A question that ended after the caller looked has left its answer before it gave up its berth.
+        if let Some(said) = self.remembered(&digest, now) {
+            return Ok(Boarded::Known(said));
+        }
+        if under_way.len() >= QUESTIONS_MAX {
+            return Err(Refusal::Overloaded("tokens being introspected"));
+        }
+        let familiar = self.familiar.get(&digest).is_some();
+        if now.unix_ms() < self.closed_until.load(Ordering::Relaxed) {
+            return Err(self.unavailable("unreachable a moment ago"));
+        }
+        if !familiar && !self.budget.lock().take(now) {
+            metrics().introspections.with([&self.issuer.issuer, "refused"]).increment();
+            return Err(self.unavailable("too many unknown tokens"));
+        }
+        let (landed, landing) = watch::channel(None);
+        under_way.insert(digest, landing.clone());
+        drop(under_way);
+        let berth = Berth { introspection: Arc::clone(self), digest };
+        let secret = Secret::new(text.to_owned());
+        tasks::background(async move {
+            let said = Arc::new(berth.introspection.question(&secret, familiar, now).await);
+            berth.introspection.keep(digest, familiar, &said);
+            drop(berth);
+            landed.send_replace(Some(said));
+        });
+        Ok(Boarded::Waiting(landing))
+    }
+
+    fn remembered(&self, digest: &Digest, now: Timestamp) -> Option<Arc<Said>> {
+        self.said.get(digest).filter(|said| now < said.until)
+    }
+
+    fn keep(&self, digest: Digest, familiar: bool, said: &Arc<Said>) {
+        let word = match &said.outcome {
+            Outcome::Active(_) => {
+                self.familiar.insert(digest, ());
+                if !familiar {
+                    self.budget.lock().give_back();
+                }
+                "active"
+            }
+            Outcome::Inactive => {
+                self.familiar.remove(&digest);
+                "inactive"
+            }
+            Outcome::Unknown(_) => "failed",
+        };
+        metrics().introspections.with([&self.issuer.issuer, word]).increment();
+        self.said.insert(digest, Arc::clone(said));
+    }
+
+    /// One question. Time counts from before it, so that a slow answer does not last longer.
+    async fn question(&self, text: &Secret, familiar: bool, now: Timestamp) -> Said {
+        let began = clock::instant();
+        let asked = tokio::time::timeout(DEADLINE, self.answered(text, familiar, now)).await;
+        let after = now.plus(clock::instant().duration_since(began));
+        match asked.unwrap_or_else(|_elapsed| Err("no answer in time".to_owned())) {
+            Ok((outcome @ Outcome::Active(_), bytes)) => Said { outcome, until: now.plus(self.settings.cache), bytes },
+            Ok((outcome, bytes)) => Said { outcome, until: after.plus(INACTIVE_FOR), bytes },
+            Err(why) => {
+                tracing::warn!(issuer = self.issuer.issuer, why, "a token could not be introspected");
+                let outcome = Outcome::Unknown(self.unavailable(&why));
+                Said { outcome, until: after.plus(UNKNOWN_FOR), bytes: 0 }
+            }
+        }
+    }
+
+    async fn answered(&self, text: &Secret, familiar: bool, now: Timestamp) -> Result<(Outcome, usize), String> {
+        let places = if familiar { &self.places.familiar } else { &self.places.strangers };
+        let _place = places.acquire().await.map_err(|_closed| "no place to ask from".to_owned())?;
+        let assertion = self.prover.assertion(now).await?;
+        let request = self.written(text, assertion.as_deref().map(String::as_str))?;
+        let bounds = Bounds { deadline: DEADLINE, bytes_max: ANSWER_BYTES_MAX };
+        let response = self.client.fetch(request, bounds).await.map_err(|error| {
+            if matches!(error, EgressError::Unreachable(_)) {
+                self.closed_until.fetch_max(now.plus(UNKNOWN_FOR).unix_ms(), Ordering::Relaxed);
+            }
+            error.to_string()
+        })?;
+        Ok((read(&response)?, response.body().len()))
+    }
+
+    /// RFC 7662 §2.1.
+    fn written(&self, text: &Secret, assertion: Option<&str>) -> Result<Request<Bytes>, String> {
+        let mut request = Request::post(self.settings.endpoint.as_str())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json");
+        if let Some(value) = self.prover.header()? {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let mut form = Serializer::new(String::with_capacity(FORM_BYTES));
+        form.append_pair("token", text.expose()).append_pair("token_type_hint", "access_token");
+        self.prover.fill(&mut form, assertion);
+        // The body holds the caller's token: it is wiped when the request has gone.
+        let body = Bytes::from_owner(Zeroizing::new(form.finish().into_bytes()));
+        request.body(body).map_err(|error| error.to_string())
+    }
+
+    fn unavailable(&self, why: &str) -> Refusal {
+        Refusal::IdentityUnavailable(format!("introspection at `{}`: {why}", self.issuer.issuer))
+    }
+}
+
+impl Said {
+    fn told(self: Arc<Self>) -> Result<Arc<Self>, Refusal> {
+        match &self.outcome {
+            Outcome::Active(_) | Outcome::Inactive => Ok(self),
+            Outcome::Unknown(refusal) => Err(refusal.clone()),
+        }
+    }
+
+    /// The claims of an active token.
+    pub(super) fn claims(&self) -> Result<&Map<String, Value>, Refusal> {
+        match &self.outcome {
+            Outcome::Active(claims) => Ok(claims),
+            Outcome::Inactive => Err(Refusal::TokenInvalid(TokenFault::Inactive)),
+            Outcome::Unknown(refusal) => Err(refusal.clone()),
+        }
+    }
+}
+
+impl Budget {
+    /// Takes one question, where there is one.
+    fn take(&mut self, now: Timestamp) -> bool {
+        let earned = now.since(self.at).as_secs_f64() * STRANGERS_PER_SECOND;
+        self.left = (self.left + earned).min(STRANGERS_BURST);
+        self.at = self.at.max(now);
+        let fits = self.left >= 1.0;
+        if fits {
+            self.left -= 1.0;
+        }
+        fits
+    }
+
+    /// The token was good: asking about it was no waste.
+    const fn give_back(&mut self) {
+        self.left = (self.left + 1.0).min(STRANGERS_BURST);
+    }
+}
+
+enum Boarded {
+    Known(Arc<Said>),
+    Waiting(watch::Receiver<Landed>),
+}
+
+/// RFC 7662 §2.2. What is not exactly an answer is none: `active` is a boolean, in a JSON object without duplicates, under
+/// status 200. A 401 is about the gateway's own credential, never about the token (§2.3).
+fn read(response: &Response<Bytes>) -> Result<Outcome, String> {
+    if response.status() != StatusCode::OK {
+        return Err(format!("status {}", response.status().as_u16()));
+    }
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err("the answer is not `application/json`".to_owned());
+    }
+    let claims = strict::object(response.body()).ok_or("the answer is no JSON object, or has a member twice")?;
+    match claims.get("active") {
+        Some(Value::Bool(true)) => Ok(Outcome::Active(claims)),
+        Some(Value::Bool(false)) => Ok(Outcome::Inactive),
+        _ => Err("`active` is not a boolean".to_owned()),
+    }
+}
+
+/// Judges the claims of an opaque token as those of a JWT are, and gives them with the `sub` that they mean.
+///
+/// `iss` may be left out (RFC 7662 §2.2): whoever answers is the issuer's own endpoint. `aud` and `exp` may not: a token
+/// for anybody, for ever, is no credential here.
+pub(super) fn judged(
+    claims: &Map<String, Value>,
+    introspection: &Introspection,
+    now: Timestamp,
+) -> Result<Map<String, Value>, TokenFault> {
+    let issuer = introspection.issuer.as_ref();
+    if token::text(claims, "iss", "iss")?.is_some_and(|named| named != issuer.issuer) {
+        return Err(TokenFault::IssuerMismatch);
+    }
+    is_access_token(claims)?;
+    token::check_times(claims, issuer, now)?;
+    token::audiences(claims)?;
+    let username = token::name(claims, "username", "username")?;
+    let mut claims = claims.clone();
+    if token::name(&claims, "sub", "sub")?.is_none() {
+        let client = token::name(&claims, "client_id", "client_id")?.ok_or(ClaimMalformed("client_id"))?.to_owned();
+        if username.is_some() || !introspection.settings.machines {
+            return Err(ClaimMalformed("sub"));
+        }
+        claims.insert("sub".to_owned(), Value::String(client));
+    }
+    Ok(claims)
+}
+
+/// Whether what the issuer says of a JWT is about that very token, for `claims` are believed only then.
+pub(super) fn agrees(
+    said: &Map<String, Value>,
+    claims: &Map<String, Value>,
+    issuer: &Issuer,
+    now: Timestamp,
+) -> Result<(), TokenFault> {
+    if token::text(said, "iss", "iss")?.is_some_and(|named| named != issuer.issuer) {
+        return Err(TokenFault::IssuerMismatch);
+    }
+    is_access_token(said)?;
+    if said.get("cnf").is_some_and(|bound| claims.get("cnf") != Some(bound)) {
+        return Err(ClaimMalformed("cnf"));
+    }
+    for claim in ["sub", "client_id", "jti"] {
+        if let (Some(said), Some(own)) = (said.get(claim), claims.get(claim))
+            && said != own
+        {
+            return Err(ClaimMalformed(claim));
+        }
+    }
+    if said.contains_key("exp") { token::check_times(said, issuer, now) } else { Ok(()) }
+}
+
+/// A refresh token is active, too. One of DPoP's says to which key it is bound (RFC 9449 §6.2).
+fn is_access_token(claims: &Map<String, Value>) -> Result<(), TokenFault> {
+    let bound = matches!(Binding::of(claims)?, Binding::Key(_));
+    let says = |claim: &str, value: &str| {
+        claims.get(claim).and_then(Value::as_str).is_some_and(|said| said.eq_ignore_ascii_case(value))
+    };
+    let proves = says("token_type", "dpop");
+    if proves && !bound {
+        return Err(TokenFault::BindingUnknown);
+    }
+    // Keycloak's and Cognito's own words for it.
+    let other = ["Refresh", "Offline", "ID"].iter().any(|kind| says("typ", kind));
+    let other = other || says("token_use", "id") || says("token_use", "refresh");
+    let is_other = claims.contains_key("token_type") && !says("token_type", "bearer") && !proves;
+    if other || is_other { Err(TokenFault::TypeMismatch) } else { Ok(()) }
+}
+
+/// One question, from its place in the queue to the last byte of the answer.
+const DEADLINE: Duration = Duration::from_secs(4);
+
+/// How long a request waits for an answer that others may have asked for.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of an answer: claims, as many as a large token holds.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Room for a form with a token of ordinary size: a form that grows leaves copies of itself behind.
+const FORM_BYTES: usize = 4 * 1024;
+
+/// A token that is not active is not asked about again so soon: it does not become active.
+const INACTIVE_FOR: Duration = Duration::from_secs(10);
+
+/// Where there was no answer, the next question about the same token waits so long; about any, where nobody was there.
+const UNKNOWN_FOR: Duration = Duration::from_secs(1);
+
+/// Requests at once for tokens that were good before.
+const FAMILIAR_AT_ONCE: usize = 64;
+
+/// Requests at once for tokens that nobody has seen.
+const STRANGERS_AT_ONCE: usize = 16;
+
+/// Questions a second about unknown tokens that turn out not to be good, and how many may come at once.
+const STRANGERS_PER_SECOND: f64 = 20.0;
+const STRANGERS_BURST: f64 = 100.0;
+
+/// Questions under way or waiting for a place.
+const QUESTIONS_MAX: usize = 1_024;
+
+/// Tokens remembered as good before.
+const FAMILIAR_MAX: usize = 16 * 1024;
+
+/// Bytes of answers that are remembered.
+const SAID_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// About how many answers that is.
+const SAID_EXPECTED: usize = 4 * 1024;
+
+/// What an answer costs besides its claims.
+const ENTRY_BYTES: u64 = 256;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        config::{ClientAuthentication, OAuthClient},
+        identity::testing::{self, NOW},
+    };
+
+    const ISSUER: &str = "https://login.example";
+
+    fn introspection(machines: bool) -> Arc<Introspection> {
+        let secret = ClientAuthentication::SecretBasic(Secret::new("s3cret".to_owned()));
+        let settings = config::Introspection {
+            endpoint: "https://login.example/introspect".parse().unwrap(),
+            client: OAuthClient { id: "gateway".to_owned(), authentication: secret },
+            opaque: true,
+            jwt: false,
+            machines,
+            cache: Duration::from_secs(30),
+        };
+        let client = Client::new(&Trust::default()).unwrap();
+        Introspection::new(&Arc::new(testing::issuer(ISSUER)), &settings, client).unwrap()
+    }
+
+    fn changed(change: Value) -> Map<String, Value> {
+        let mut claims = testing::claims(ISSUER, NOW);
+        claims["active"] = json!(true);
+        let Value::Object(changes) = change else { panic!() };
+        for (claim, value) in changes {
+            if value.is_null() {
+                claims.as_object_mut().unwrap().remove(&claim);
+            } else {
+                claims[claim.as_str()] = value;
+            }
+        }
+        claims.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn an_answer_is_judged_as_a_token_is() {
+        let now = NOW.unix_seconds();
+        let (users, machines) = (introspection(false), introspection(true));
+        for (change, expect) in [
+            (json!({}), None),
+            (json!({ "iss": null, "jti": null, "iat": null, "token_type": "bearer", "username": "Alice" }), None),
+            (json!({ "iss": "https://evil.example" }), Some(TokenFault::IssuerMismatch)),
+            (json!({ "iss": 5 }), Some(ClaimMalformed("iss"))),
+            (json!({ "aud": null }), Some(ClaimMalformed("aud"))),
+            (json!({ "aud": [] }), Some(ClaimMalformed("aud"))),
+            (json!({ "exp": null }), Some(ClaimMalformed("exp"))),
+            (json!({ "exp": now - 60 }), Some(TokenFault::Expired)),
+            (json!({ "exp": now + 90_000 }), Some(TokenFault::LifetimeTooLong)),
+            (json!({ "nbf": now + 60 }), Some(TokenFault::NotYetValid)),
+            (json!({ "sub": null }), Some(ClaimMalformed("sub"))),
+            (json!({ "sub": "" }), Some(ClaimMalformed("sub"))),
+            (json!({ "username": ["a"] }), Some(ClaimMalformed("username"))),
+            (json!({ "cnf": { "jkt": "x" } }), Some(ClaimMalformed("cnf"))),
+            (json!({ "cnf": { "kid": testing::b64([1; 32]) } }), Some(TokenFault::BindingUnknown)),
+            (json!({ "token_type": "DPoP" }), Some(TokenFault::BindingUnknown)),
+            (json!({ "token_type": "DPoP", "cnf": { "jkt": testing::b64([1; 32]) } }), None),
+            (json!({ "cnf": { "x5t#S256": testing::b64([1; 32]) } }), None),
+            (json!({ "token_type": "refresh_token" }), Some(TokenFault::TypeMismatch)),
+            (json!({ "token_type": 1 }), Some(TokenFault::TypeMismatch)),
+            (json!({ "typ": "Refresh" }), Some(TokenFault::TypeMismatch)),
+            (json!({ "typ": "ID" }), Some(TokenFault::TypeMismatch)),
+        ] {
+            assert_eq!(judged(&changed(change.clone()), &users, NOW).err(), expect, "{change}");
+        }
+        let nobody = judged(&changed(json!({ "sub": null })), &machines, NOW).unwrap();
+        assert_eq!(nobody["sub"], "claude", "the client in its own name");
+        let named = changed(json!({ "sub": null, "username": "alice" }));
+        assert_eq!(judged(&named, &machines, NOW).err(), Some(ClaimMalformed("sub")), "somebody, and not said who");
+        let neither = changed(json!({ "sub": null, "client_id": null }));
+        assert_eq!(judged(&neither, &machines, NOW).err(), Some(ClaimMalformed("client_id")));
+    }
+
+    #[test]
+    fn an_answer_about_another_token_is_none_about_this_one() {
+        let issuer = testing::issuer(ISSUER);
+        let own = changed(json!({ "active": null }));
+        for (said, expect) in [
+            (json!({ "active": true }), None),
+            (json!({ "active": true, "sub": "alice", "jti": "t-1", "iss": ISSUER }), None),
+            (json!({ "active": true, "sub": "bob" }), Some(ClaimMalformed("sub"))),
+            (json!({ "active": true, "client_id": "other" }), Some(ClaimMalformed("client_id"))),
+            (json!({ "active": true, "jti": "t-2" }), Some(ClaimMalformed("jti"))),
+            (json!({ "active": true, "iss": "https://evil.example" }), Some(TokenFault::IssuerMismatch)),
+            (json!({ "active": true, "exp": 5 }), Some(TokenFault::Expired)),
+            (json!({ "active": true, "cnf": {} }), Some(TokenFault::BindingUnknown)),
+            (json!({ "active": true, "cnf": { "jkt": testing::b64([1; 32]) } }), Some(ClaimMalformed("cnf"))),
+        ] {
+            assert_eq!(agrees(said.as_object().unwrap(), &own, &issuer, NOW).err(), expect, "{said}");
+        }
+    }
+
+    #[test]
+    fn strangers_have_a_budget_that_good_tokens_do_not_use_up() {
+        let mut budget = Budget { left: STRANGERS_BURST, at: NOW };
+        let taken = |budget: &mut Budget, now| std::iter::from_fn(|| budget.take(now).then_some(())).take(500).count();
+        assert_eq!(taken(&mut budget, NOW), 100);
+        assert_eq!(taken(&mut budget, NOW.plus(Duration::from_millis(500))), 10);
+        for _ in 0..300 {
+            budget.give_back();
+            assert!(budget.take(NOW));
+        }
+        assert!(!budget.take(NOW));
+        assert_eq!(taken(&mut budget, NOW.plus(Duration::from_secs(3_600))), 100);
+    }
+}

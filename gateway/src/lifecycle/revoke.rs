@@ -1,0 +1,204 @@
+//! What happens when somebody is not welcome any more?
+//!
+//! Follows what operators revoke, and has everything ended that is there because of those whom it names: their sessions,
+//! tokens that were verified, what they have at upstreams; streams and calls look for themselves. It writes down what it
+//! did. Who is named is decided in `identity`.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::time::{sleep, timeout};
+
+use super::{Estate, Gateway};
+use crate::{
+    audit::{journal, record},
+    clock::{self, Timestamp},
+    identity::{
+        Identity,
+        revocation::{self, Changes, Ended, Revocation, Revocations, What, Whom},
+    },
+    refusal::Refusal,
+    state::StoreFault,
+    tasks,
+    telemetry::metrics::metrics,
+};
+
+/// Somebody for whom something is under way.
+#[derive(Debug, Clone)]
+pub(super) struct Ward {
+    revocations: Revocations,
+    identity: Arc<Identity>,
+}
+
+impl Ward {
+    pub(super) fn new(revocations: &Revocations, identity: &Arc<Identity>) -> Self {
+        Self { revocations: revocations.clone(), identity: Arc::clone(identity) }
+    }
+
+    /// Whether their call may go on; one that may not has ended.
+    pub(super) fn admit(&self) -> Result<(), Refusal> {
+        self.revocations.admit(&self.identity).map_err(|revoked| {
+            self.revocations.ended(&revoked, What::Call);
+            revoked.refusal()
+        })
+    }
+
+    /// Returns when their held call has ended.
+    pub(super) async fn revoked(&self) {
+        loop {
+            if let Err(revoked) = self.revocations.admit(&self.identity) {
+                return self.revocations.ended(&revoked, What::Hold);
+            }
+            sleep(LOOK_AFTER).await;
+        }
+    }
+}
+
+impl Gateway {
+    /// Reads what is revoked: before anybody is served.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn read_revocations(&self) -> Result<(), StoreFault> {
+        let Changes { begun, .. } = self.read().await?;
+        for revocation in begun {
+            self.write(&revocation).await;
+            let _nothing_to_end = self.estate().revocations.counted(revocation.id);
+        }
+        Ok(())
+    }
+
+    async fn read(&self) -> Result<Changes, StoreFault> {
+        let estate = self.estate();
+        let kept = revocation::all(&estate.store, clock::now()).await?;
+        Ok(estate.revocations.replace(kept))
+    }
+
+    /// Follows what is revoked; it does not return.
+    pub async fn follow_revocations(&self) {
+        let mut changed = self.estate().store.changed();
+        loop {
+            // An error says that the store is gone, and it is read again all the same.
+            drop(timeout(READ_AFTER, changed.changed()).await);
+            match self.read().await {
+                Ok(changes) => self.enforce(changes).await,
+                Err(fault) => {
+                    // What was known stays in force.
+                    tracing::error!(why = %fault, "what is revoked cannot be read");
+                    sleep(READ_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// Ends everything of callers whose issuer `next` does not know any more.
+    pub(super) fn distrust(&self, before: &Estate, next: &Estate) {
+        let knows = |estate: &Estate, name: &str| estate.config.issuers.iter().any(|known| known.issuer == name);
+        for known in &next.config.issuers {
+            next.revocations.go_on_here(&Whom::Issuer { name: known.issuer.clone() });
+        }
+        for gone in before.config.issuers.iter().filter(|known| !knows(next, &known.issuer)) {
+            let whom = Whom::Issuer { name: gone.issuer.clone() };
+            self.end_in(next, (whom, None), "the configuration names this issuer no more");
+        }
+    }
+
+    /// What somebody has found out about `whom` ends here, and in this process alone; the store keeps what is for all.
+    pub fn end_here(&self, whom: Whom, until: Option<Timestamp>, why: &str) {
+        self.end_in(&self.estate(), (whom, until), why);
+    }
+
+    fn end_in(&self, estate: &Estate, (whom, until): (Whom, Option<Timestamp>), why: &str) {
+        let revocation = estate.revocations.end_here(whom, until, why);
+        self.sweep_out(estate);
+        self.report(&revocation, "in_force", None);
+        self.count(revocation);
+    }
+
+    async fn enforce(&self, Changes { begun, lifted }: Changes) {
+        if !begun.is_empty() {
+            self.sweep_out(&self.estate());
+        }
+        for revocation in begun {
+            self.write(&revocation).await;
+            self.count(revocation);
+        }
+        for revocation in lifted {
+            self.report(&revocation, "lifted", None);
+        }
+    }
+
+    async fn write(&self, revocation: &Revocation) {
+        let (name, issuer) = (revocation.whom.name(), revocation.whom.issuer());
+        let record = record_of(revocation, (&name, issuer), "in_force", None);
+        if let Err(refusal) = self.journal.write(&record).await {
+            tracing::error!(why = %refusal.inside(), "a revocation could not be recorded");
+        }
+    }
+
+    /// Ends what does not look for itself, and has the others look.
+    fn sweep_out(&self, estate: &Estate) {
+        let revocations = &estate.revocations;
+        let gone = |identity: &Identity| revocations.admit(identity).is_err();
+        let mut principals: HashSet<[u8; 32]> = estate.identity.forget(gone);
+        principals.extend(self.subscriptions.principals(gone));
+        for (revocation, principal) in
+            self.sessions.revoke(|name, holder, since| revocations.of_session(name, holder, since))
+        {
+            revocations.ended(&revocation, What::Session);
+            principals.insert(principal);
+        }
+        estate.upstreams.forget(&principals);
+        self.hub.changed();
+    }
+
+    /// Writes down what came of `revocation`, once everybody has looked.
+    fn count(&self, revocation: Arc<Revocation>) {
+        let (revocations, journal) = (self.estate().revocations.clone(), Arc::clone(&self.journal));
+        tasks::background(async move {
+            sleep(COUNTED_AFTER).await;
+            let Ended { streams, calls, holds, sessions } = revocations.counted(revocation.id);
+            let (name, issuer) = (revocation.whom.name(), revocation.whom.issuer());
+            let ended = Some([streams, calls, holds, sessions]);
+            if !journal.note(journal::new_id(), &record_of(&revocation, (&name, issuer), "enforced", ended)) {
+                metrics().audit_failures.increment();
+            }
+        });
+    }
+
+    fn report(&self, revocation: &Revocation, state: &'static str, ended: Option<[u64; 4]>) {
+        let (name, issuer) = (revocation.whom.name(), revocation.whom.issuer());
+        if !self.journal.note(journal::new_id(), &record_of(revocation, (&name, issuer), state, ended)) {
+            metrics().audit_failures.increment();
+        }
+    }
+}
+
+fn record_of<'a>(
+    revocation: &'a Revocation,
+    (name, issuer): (&'a str, Option<&'a str>),
+    state: &'static str,
+    ended: Option<[u64; 4]>,
+) -> record::Revoked<'a> {
+    record::Revoked {
+        state,
+        id: revocation.id,
+        kind: revocation.whom.kind(),
+        name,
+        issuer,
+        blocks: revocation.blocks,
+        at: revocation.at(),
+        until: revocation.until(),
+        by: revocation.by.as_deref(),
+        why: revocation.why.as_deref(),
+        ended,
+    }
+}
+
+/// How soon a held call ends.
+const LOOK_AFTER: Duration = Duration::from_millis(250);
+
+/// However quiet the store is, it is read again after this; and after this only, where it cannot be.
+const READ_AFTER: Duration = Duration::from_secs(5);
+
+/// By then whoever holds something has looked.
+const COUNTED_AFTER: Duration = Duration::from_millis(1_500);

@@ -1,0 +1,108 @@
+//! Do the published clients log in where the gateway is the authorization server?
+//!
+//! Before a real provider that knows none of them: they find the gateway by its metadata, register or name their own
+//! metadata document, and have a person agree and log in; then they call.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    certificates::Authority,
+    gateway::{ALLOW_ALL, Gateway, Setup},
+    http::fetch,
+    login::Browser,
+    peer::{self, Dial, Peer, Sdk},
+    recorder::{Era, Recorder, Reply},
+};
+
+/// The clients with the era that each is made for.
+const CLIENTS: [(Sdk, &str); 4] = [
+    (Sdk::TypeScript, "2026-07-28"),
+    (Sdk::TypeScriptLegacy, "legacy"),
+    (Sdk::Python, "2026-07-28"),
+    (Sdk::PythonLegacy, "legacy"),
+];
+
+fn started(setup: Setup, upstream: &Recorder, lines: &str) -> (Peer, Gateway) {
+    let folder = setup.folder().to_owned();
+    let provider = peer::provider_before(&folder, &format!("{}/callback", setup.origin()));
+    let issuer = provider.origin();
+    let facade = format!(
+        "[facade]\nprovider = \"{issuer}\"\nclient = {{ id = \"facade\", secret = {{ env = \"FACADE_SECRET\" }} }}\n\
+         login_scopes = [\"openid\", \"profile\"]\n{lines}"
+    );
+    let rule = "grant = { strategy = \"none\" }\n[[upstreams.up.tools]]\nmatch = \"echo\"\nrequires = [\"tools:read\"]";
+    let gateway = setup
+        .issuer(&issuer)
+        .policy("allow.cedar", ALLOW_ALL)
+        .environment("FACADE_SECRET", "facade-secret")
+        .upstream("up", &upstream.url(), rule)
+        .section(&facade)
+        .start();
+    (provider, gateway)
+}
+
+/// Opens the page, agrees, and goes back to the client.
+fn agree(page: &str, callback: &str) {
+    let back = Browser::default().agree(&format!("{page}&login_hint=bob"), callback);
+    fetch("GET", back.as_str(), &[], b"");
+}
+
+fn called(sdk: Sdk, lines: &[Value]) {
+    assert!(lines[0]["connected"].is_object(), "{sdk:?}: {lines:?}");
+    let text = lines[1]["result"]["content"][0]["text"].as_str();
+    assert_eq!(text, Some("echo {\"message\":\"in\"}"), "{sdk:?}: {lines:?}");
+}
+
+#[test]
+fn every_client_registers_itself_and_a_person_logs_in() {
+    let upstream = Recorder::good(Era::Modern);
+    let setup = Setup::new("facade-clients");
+    let folder = setup.folder().to_owned();
+    let (_provider, gateway) = started(setup, &upstream, "");
+    let commands = json!([{ "call": "echo", "arguments": { "message": "in" } }]);
+    for (sdk, era) in CLIENTS {
+        let dial = Dial { url: gateway.endpoint(Some("up")), era, ..Dial::default() };
+        let lines = sdk.run_logging_in(&folder, &dial, (&commands, None), agree);
+        called(sdk, &lines);
+    }
+    let registered = gateway.recorded("client", CLIENTS.len());
+    assert!(registered.iter().all(|record| record["authorization"]["name"] == "Peer"), "{registered:?}");
+    let intents = gateway.recorded("intent", CLIENTS.len());
+    for intent in &intents {
+        assert_eq!(intent["user"], json!({ "issuer": gateway.setup().origin(), "subject": "bob" }));
+        assert_eq!(intent["tenant"], "acme", "of the ID token: {intent}");
+    }
+}
+
+#[test]
+fn every_client_is_known_by_its_metadata_document() {
+    let upstream = Recorder::good(Era::Modern);
+    let setup = Setup::new("facade-client-documents");
+    let folder = setup.folder().to_owned();
+    let authority = Authority::new(&folder);
+    let leaf = authority.leaf("documents", &["localhost"]);
+    // A program may wait for its code at any port of this computer.
+    let callback = "http://127.0.0.1/callback";
+    let documents = Recorder::serving_tls(Authority::server(&leaf), move |seen| {
+        let id = format!("https://{}{}", seen.header("host").unwrap_or_default(), seen.path);
+        let document = json!({
+            "client_id": id, "client_name": "Peer by document", "redirect_uris": [callback], "application_type": "native",
+            "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"], "token_endpoint_auth_method": "none",
+        });
+        Reply::json(200, &document).header("cache-control", "max-age=3600")
+    });
+    let origin = documents.origin().replace("127.0.0.1", "localhost");
+    let egress = format!("[egress]\norigins = [\"{origin}\"]\nca = \"{}\"", authority.file().display());
+    let lines = "client_domains = [\"localhost\"]\nregistration = false";
+    let (_provider, gateway) = started(setup.section(&egress), &upstream, lines);
+    let commands = json!([{ "call": "echo", "arguments": { "message": "in" } }]);
+    let id = format!("{origin}/client.json");
+    for (sdk, era) in CLIENTS {
+        let dial = Dial { url: gateway.endpoint(Some("up")), era, ..Dial::default() };
+        let lines = sdk.run_logging_in(&folder, &dial, (&commands, Some(&id)), agree);
+        called(sdk, &lines);
+    }
+    let intents = gateway.recorded("intent", CLIENTS.len());
+    assert!(intents.iter().all(|intent| intent["agent"]["client_id"] == id), "{intents:?}");
+    assert_eq!(documents.seen_path("/client.json").len(), 1, "kept for as long as it says");
+}

@@ -1,0 +1,343 @@
+//! `tollgate revoke`: in force at once, for what is under way, too, and for nobody else.
+
+use std::{
+    path::Path,
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    input::{call, capabilities, form},
+    refused, text_of,
+};
+use crate::harness::{
+    gateway::{Gateway, Setup, tollgate},
+    http::Connection,
+    issuer::Issuer,
+    mcp::{Client, Session},
+    place,
+    recorder::{Era, Recorder, Reply, Seen, Step},
+};
+
+/// Longer nothing may take that a revocation ends: a second to be in force, and what a loaded machine needs.
+const BOUND: Duration = Duration::from_secs(8);
+
+/// A legacy server whose tool streams without end, or asks and waits, as its argument says.
+fn lasting() -> Recorder {
+    Recorder::scripted(Era::Legacy, |seen| {
+        let message = seen.json();
+        let wanted = &message["params"]["arguments"]["message"];
+        if seen.rpc_method() != "tools/call" || !(wanted == "stream" || wanted == "hold") {
+            return None;
+        }
+        let ask = json!({ "jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": form() });
+        let reply = if wanted == "hold" { Reply::stream().event(&ask) } else { Reply::stream() };
+        Some(reply.step(Step::Pause(Duration::from_secs(120))))
+    })
+}
+
+fn with_state(name: &str, issuer: &Issuer, recorder: &Recorder) -> Setup {
+    let setup = Setup::usual(name, issuer).open_upstream("up", &recorder.url());
+    let state = setup.folder().join("state");
+    setup.section(&format!("[state]\ndirectory = \"{}\"", state.display()))
+}
+
+fn start(name: &str, issuer: &Issuer, recorder: &Recorder) -> Gateway {
+    let gateway = with_state(name, issuer, recorder).start();
+    gateway.client_of(Some("up"), issuer, "warm").awaiting("echo");
+    gateway
+}
+
+fn revoke(config: &Path, arguments: &[&str]) -> Output {
+    tollgate(&["revoke"]).args(arguments).arg("--config").arg(config).output().unwrap()
+}
+
+/// `tollgate revoke …`, which has to succeed, as JSON.
+#[track_caller]
+fn revoked(gateway: &Gateway, arguments: &[&str]) -> Value {
+    let file = gateway.setup().folder().join("upstreams.toml");
+    let output = revoke(&file, &[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A token with these claims over the usual ones.
+fn token(gateway: &Gateway, issuer: &Issuer, user: &str, more: &Value) -> String {
+    let mut claims = issuer.claims(user, &gateway.endpoint(Some("up")));
+    for (name, value) in more.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    issuer.sign(&claims)
+}
+
+/// Everything that one caller may have open.
+struct Open {
+    client: Client,
+    session: Session,
+    listener: Connection,
+    stream: Connection,
+    call: Connection,
+    held: Value,
+}
+
+impl Open {
+    fn of(gateway: &Gateway, token: &str) -> Self {
+        let client = gateway.client(Some("up")).token(token);
+        let mut listener = client.listen(&json!(7), &json!({ "toolsListChanged": true }));
+        assert_eq!(listener.head().status, 200);
+        assert_eq!(listener.event().unwrap()["method"], "notifications/subscriptions/acknowledged");
+        let session = client.initialize();
+        let mut stream = session.stream();
+        assert_eq!(stream.head().status, 200);
+        let mut under_way = client.connection();
+        let params = json!({ "name": "echo", "arguments": { "message": "stream" } });
+        under_way.send(&client.modern_bytes(&json!(8), "tools/call", &params)).unwrap();
+        assert_eq!(under_way.head().status, 200);
+        let hold = json!({ "name": "echo", "arguments": { "message": "hold" } });
+        let held = call(&client, &capabilities(), hold).json();
+        assert_eq!(held["result"]["resultType"], "input_required", "{held}");
+        Self { client, session, listener, stream, call: under_way, held }
+    }
+
+    /// All of it ends, and soon.
+    fn ends(&mut self, recorder: &Recorder, abandoned: usize) {
+        let began = Instant::now();
+        assert_eq!(self.listener.event().unwrap()["id"], 7, "a listener gets its answer");
+        assert_eq!(self.listener.event(), None);
+        assert_eq!(self.stream.event(), None);
+        let end = self.call.event().unwrap();
+        assert_eq!((&end["id"], &end["error"]["data"]["code"]), (&json!(8), &json!("outcome_unknown")), "{end}");
+        assert_eq!(self.call.event(), None);
+        // The call that streamed and the one that was held.
+        place::wait_for("both calls end at the upstream", BOUND, || {
+            (recorder.abandoned() >= abandoned + 2).then_some(())
+        });
+        assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
+    }
+
+    /// None of it has ended, and it goes on.
+    fn goes_on(&mut self) {
+        for connection in [&mut self.listener, &mut self.stream, &mut self.call] {
+            assert!(!connection.closes_within(Duration::from_millis(300)));
+        }
+        assert_eq!(text_of(&self.session.call("echo", &json!({}))), "echo {}");
+        assert_eq!(text_of(&self.client.call("echo", &json!({}))), "echo {}");
+    }
+}
+
+/// The revocation's records, in order.
+fn records(gateway: &Gateway, revocation: &Value, count: usize) -> Vec<Value> {
+    let of = |record: &Value| record["revocation"]["id"] == revocation["id"];
+    place::wait_for("the revocation is recorded", BOUND, || {
+        let found: Vec<Value> = gateway.recorded("revocation", 0).into_iter().filter(of).collect();
+        (found.len() >= count).then(|| found.iter().map(|record| record["revocation"].clone()).collect())
+    })
+}
+
+fn reasons(gateway: &Gateway, user: &str) -> Vec<String> {
+    let of = |record: &&Value| record["user"]["subject"] == user;
+    let ended = gateway.recorded("listen_end", 0);
+    ended.iter().filter(of).map(|record| record["listened"]["reason"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn whom_it_names_has_nothing_left_and_nobody_else_notices() {
+    let (issuer, recorder) = (Issuer::good(), lasting());
+    let gateway = start("revoke", &issuer, &recorder);
+    let other = json!({ "client_id": "other", "tenant": "other", "jti": "other" });
+    let bob_token = token(&gateway, &issuer, "bob", &other);
+    let mut bob = Open::of(&gateway, &bob_token);
+    let digest = |token: &str| {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+        hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    for (turn, kind) in ["user", "agent", "actor", "tenant", "token", "digest"].into_iter().enumerate() {
+        let (user, client, tenant, jti) =
+            (format!("u{turn}"), format!("c{turn}"), format!("t{turn}"), format!("jti-{turn}"));
+        let mut more = json!({ "client_id": client, "tenant": tenant, "jti": jti });
+        if kind == "actor" {
+            more["act"] = json!({ "sub": "robot" });
+        }
+        let held_token = token(&gateway, &issuer, &user, &more);
+        let (mut open, abandoned) = (Open::of(&gateway, &held_token), recorder.abandoned());
+        let named = match kind {
+            "user" => ["user", &user].map(str::to_owned),
+            "agent" => ["agent", &client].map(str::to_owned),
+            "actor" => ["agent", "robot"].map(str::to_owned),
+            "tenant" => ["tenant", &tenant].map(str::to_owned),
+            "token" => ["token", &jti].map(str::to_owned),
+            _ => ["token".to_owned(), digest(&held_token)],
+        };
+        let revocation = revoked(&gateway, &[&named[0], &named[1], "--why", "INC-1"]);
+        open.ends(&recorder, abandoned);
+        let refusal = open.client.call("echo", &json!({}));
+        assert_eq!(refused(&refusal), (401, 40103, "token_revoked".into()), "{kind}");
+        let challenge = refusal.header("www-authenticate").unwrap();
+        assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
+        let record = records(&gateway, &revocation, 2).pop().unwrap();
+        assert_eq!((&record["state"], &record["why"]), (&json!("enforced"), &json!("INC-1")), "{record}");
+        // A token is not a session: that belongs to the caller, who may come back with another token.
+        let sessions = u64::from(!named[0].starts_with("token"));
+        assert_eq!(record["ended"], json!({ "streams": 2, "calls": 1, "holds": 1, "sessions": sessions }), "{kind}");
+        assert_eq!(reasons(&gateway, &user), ["revoked", "revoked"]);
+        // Whoever has a newer token is welcome; for a token, that is another one.
+        std::thread::sleep(Duration::from_millis(1_000));
+        more["jti"] = json!(format!("newer-{turn}"));
+        let anew = gateway.client(Some("up")).token(&token(&gateway, &issuer, &user, &more));
+        assert_eq!(text_of(&anew.call("echo", &json!({}))), "echo {}", "{kind}");
+        let session = anew.initialize();
+        assert!(session.id().is_some());
+        let mut retry = open.held.clone();
+        let state = retry["result"]["requestState"].take();
+        let again = json!({
+            "name": "echo", "arguments": { "message": "hold" }, "requestState": state,
+            "inputResponses": { "ask-1": { "action": "accept", "content": { "name": "x" } } },
+        });
+        let lost = call(&anew, &capabilities(), again);
+        assert_eq!(refused(&lost).2, "continuation_lost", "{kind}");
+        bob.goes_on();
+    }
+    assert_eq!(reasons(&gateway, "bob"), [""; 0]);
+    let outcomes = gateway.recorded("outcome", 6);
+    let ended = outcomes.iter().filter(|record| record["result"]["ending"] == "revoked").count();
+    assert_eq!(ended, 6, "each call that was under way says why it ended");
+    assert!(gateway.verify().status.success());
+}
+
+#[test]
+fn who_is_kept_out_stays_out_until_the_block_is_lifted_through_every_start_and_at_every_gateway() {
+    let (issuer, recorder) = (Issuer::good(), Recorder::good(Era::Modern));
+    let gateway = start("revoke-block", &issuer, &recorder);
+    // The second gateway stands on the state of the first.
+    let shared = gateway.setup().folder().join("state").display().to_string();
+    let second = Setup::usual("revoke-block-other", &issuer)
+        .open_upstream("up", &recorder.url())
+        .section(&format!("[state]\ndirectory = \"{shared}\""))
+        .start();
+    let admitted =
+        |gateway: &Gateway, user: &str| gateway.client_of(Some("up"), &issuer, user).call("echo", &json!({}));
+    for gateway in [&gateway, &second] {
+        gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    }
+    let block = revoked(&gateway, &["user", "alice", "--block", "--for", "1h", "--why", "lost laptop"]);
+    for gateway in [&gateway, &second] {
+        place::wait_for("the block is in force", BOUND, || (admitted(gateway, "alice").status() == 403).then_some(()));
+        let refusal = admitted(gateway, "alice");
+        assert_eq!(refused(&refusal), (403, 40307, "caller_blocked".into()));
+        assert_eq!(refusal.header("www-authenticate"), None, "another token would not help");
+        assert_eq!(text_of(&admitted(gateway, "bob")), "echo {}");
+        let records = records(gateway, &block, 1);
+        assert_eq!((&records[0]["state"], &records[0]["blocks"]), (&json!("in_force"), &json!(true)));
+        let recorded = gateway.recorded("refusal", 1).pop().unwrap();
+        assert_eq!(
+            (&recorded["user"]["subject"], &recorded["refused"]["code"]),
+            (&json!("alice"), &json!("caller_blocked"))
+        );
+        assert!(recorded["refused"]["reason"].as_str().unwrap().contains("lost laptop"));
+    }
+    let mut gateway = gateway;
+    gateway.stop();
+    let gateway = gateway.again();
+    assert_eq!(admitted(&gateway, "alice").status(), 403, "from the first request on");
+    let file = gateway.setup().folder().join("upstreams.toml");
+    let listed = revoke(&file, &["list", "--json"]);
+    assert_eq!(serde_json::from_slice::<Value>(&listed.stdout).unwrap(), block);
+    let shown = String::from_utf8(revoke(&file, &["list"]).stdout).unwrap();
+    assert!(shown.contains("user alice: kept out, until ") && shown.contains("because: lost laptop"), "{shown}");
+    let id = block["id"].as_str().unwrap();
+    assert!(revoke(&file, &["lift", id]).status.success());
+    assert_eq!(revoke(&file, &["lift", id]).status.code(), Some(1), "lifted already");
+    for gateway in [&gateway, &second] {
+        place::wait_for("the block is lifted", BOUND, || (admitted(gateway, "alice").status() == 200).then_some(()));
+    }
+    assert_eq!(records(&gateway, &block, 3).pop().unwrap()["state"], "lifted");
+}
+
+#[test]
+fn a_session_ends_by_its_name_and_the_caller_may_begin_another() {
+    let (issuer, recorder) = (Issuer::good(), lasting());
+    let gateway = start("revoke-session", &issuer, &recorder);
+    let alice = gateway.client_of(Some("up"), &issuer, "alice");
+    let (session, other) = (alice.initialize(), alice.initialize());
+    let mut stream = session.stream();
+    assert_eq!(stream.head().status, 200);
+    assert_eq!(text_of(&session.call("echo", &json!({}))), "echo {}");
+    let called = gateway.recorded("intent", 1).pop().unwrap();
+    let name = called["request"]["session"].as_str().unwrap();
+    assert!(!session.id().unwrap().contains(name) && name.len() == 32, "a name that opens nothing");
+    let revocation = revoked(&gateway, &["session", name]);
+    assert_eq!(stream.event(), None);
+    assert_eq!(refused(&session.call("echo", &json!({}))), (404, 40402, "session_unknown".into()));
+    assert_eq!(text_of(&other.call("echo", &json!({}))), "echo {}");
+    assert_eq!(records(&gateway, &revocation, 2).pop().unwrap()["ended"]["sessions"], 1);
+    revoked(&gateway, &["session", other.id().unwrap()]);
+    place::wait_for("the other has ended", BOUND, || (other.call("echo", &json!({})).status() == 404).then_some(()));
+    assert_eq!(text_of(&alice.initialize().call("echo", &json!({}))), "echo {}");
+}
+
+#[test]
+fn a_grant_is_minted_anew_for_whom_it_concerns() {
+    let (issuer, recorder) = (Issuer::good(), Recorder::good(Era::Modern));
+    let setup =
+        Setup::usual("revoke-grant", &issuer).exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"echo\"");
+    let state = setup.folder().join("state");
+    let gateway = setup
+        .section("[upstreams.up.discovery]\nstrategy = \"none\"")
+        .section(&format!("[state]\ndirectory = \"{}\"", state.display()))
+        .start();
+    let (alice, bob) = (gateway.client_of(Some("up"), &issuer, "alice"), gateway.client_of(Some("up"), &issuer, "bob"));
+    let alice = alice.awaiting("echo");
+    let shown = |client: &Client| {
+        assert_eq!(text_of(&client.call("echo", &json!({}))), "echo {}");
+        let calls: Vec<Seen> = recorder.seen_method("tools/call");
+        calls.last().unwrap().header("authorization").unwrap().to_owned()
+    };
+    let (first, bobs) = (shown(&alice), shown(&bob));
+    assert_eq!(shown(&alice), first);
+    // The client's secret is not at hand in the operator's shell, and is not needed.
+    revoked(&gateway, &["grant", "--upstream", "up", "--user", "alice"]);
+    place::wait_for("another credential", BOUND, || (shown(&alice) != first).then_some(()));
+    assert_eq!(shown(&bob), bobs);
+    let file = gateway.setup().folder().join("upstreams.toml");
+    let whose = revoke(&file, &["grant"]);
+    assert_eq!(whose.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&whose.stderr).contains("say whose grants"));
+}
+
+#[test]
+fn an_issuer_that_is_taken_out_takes_its_callers_with_it() {
+    let (issuer, gone, recorder) = (Issuer::good(), Issuer::good(), lasting());
+    let gateway = with_state("revoke-issuer", &issuer, &recorder).issuer(&gone.url()).start();
+    gateway.client_of(Some("up"), &issuer, "warm").awaiting("echo");
+    let mut stays = Open::of(&gateway, &issuer.token("bob", &gateway.endpoint(Some("up"))));
+    let mut goes = Open::of(&gateway, &gone.token("alice", &gateway.endpoint(Some("up"))));
+    let abandoned = recorder.abandoned();
+    let file = gateway.setup().folder().join("upstreams.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let table = text.find(&format!("[[issuers]]\nissuer = \"{}\"", gone.url())).unwrap();
+    std::fs::write(&file, &text[..table]).unwrap();
+    goes.ends(&recorder, abandoned);
+    assert_eq!(goes.client.call("echo", &json!({})).status(), 401);
+    stays.goes_on();
+    let records = gateway.recorded("revocation", 2);
+    assert_eq!(
+        (&records[0]["revocation"]["kind"], &records[0]["revocation"]["name"]),
+        (&json!("issuer"), &json!(gone.url()))
+    );
+    std::fs::write(&file, text).unwrap();
+    let back = gateway.client_of(Some("up"), &gone, "alice");
+    place::wait_for("trusted again", Duration::from_secs(20), || {
+        (back.call("echo", &json!({})).status() == 200).then_some(())
+    });
+}
+
+#[test]
+fn without_a_folder_nothing_can_be_revoked_and_that_is_said() {
+    let issuer = Issuer::good();
+    let file = Setup::usual("revoke-nowhere", &issuer).open_upstream("up", "https://up.invalid/mcp").write();
+    let output = revoke(&file, &["user", "alice"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("has no `[state] directory`"));
+}
