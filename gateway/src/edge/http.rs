@@ -218,11 +218,13 @@ impl Answer for Door {
             Ok(Asked::Document(document)) => json(document),
             Ok(Asked::Facade(route)) => {
                 let body = body::read(body, self.body_bytes_max, self.body_read);
-                self.inside.authorize(route, &head(parts, Endpoint::Federated, peer), body).await
+                // On the heap: the pages would have room in every call's future.
+                let (inside, head) = (&self.inside, head(parts, Endpoint::Federated, peer));
+                Box::pin(async move { inside.authorize(route, &head, body).await }).await
             }
             Ok(Asked::Page(step)) => {
                 let body = body::read(body, FORM_BYTES_MAX, self.body_read);
-                self.inside.visit(head(parts, Endpoint::Federated, peer), step, body).await
+                Box::pin(self.inside.visit(head(parts, Endpoint::Federated, peer), step, body)).await
             }
             Ok(Asked::Options(methods)) => options(&parts, methods, page.is_some()),
             Err(refusal) => {

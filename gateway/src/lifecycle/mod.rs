@@ -407,7 +407,7 @@ impl Gateway {
             (Some(claim), Some(Retrying { answers, .. })) => {
                 let capabilities = asking.capabilities(&target)?;
                 if let Err(next) = claim.enter(Next { leg, receipt, grant, capabilities, answers }) {
-                    next.leg.end(Ended::refused(Refusal::ContinuationLost)).await;
+                    self.tasks.spawn(next.leg.end(Ended::refused(Refusal::ContinuationLost)));
                 }
             }
             (_, retry) => {

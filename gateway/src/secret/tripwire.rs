@@ -14,6 +14,8 @@ use super::Secret;
 #[derive(Debug)]
 pub struct Tripwire {
     traces: Vec<Trace>,
+    /// Bytes of the shortest probe: nothing that is shorter, as most headers are, holds any.
+    shortest: usize,
 }
 
 /// A run of bytes that betrays the credential.
@@ -54,7 +56,8 @@ impl Tripwire {
             let probe = Secret::new(end_of(payload, PROBE_BYTES_MAX).to_owned());
             traces.push(Trace { probe, whole: Some(Secret::new(payload.to_owned())) });
         }
-        Self { traces }
+        let shortest = traces.iter().map(|trace| trace.probe.expose().len()).min().unwrap_or(usize::MAX);
+        Self { traces, shortest }
     }
 
     /// Whether the credential stands in any of the URL, the header values or the body.
@@ -72,8 +75,8 @@ impl Tripwire {
     /// Whether the credential stands in `bytes`.
     #[must_use]
     pub fn trips_on(&self, bytes: &[u8]) -> bool {
-        if bytes.len() < TRACE_BYTES_MIN {
-            return self.traces.iter().any(|trace| trace.is_in(&String::from_utf8_lossy(bytes)));
+        if bytes.len() < self.shortest {
+            return false;
         }
         let text = match std::str::from_utf8(bytes) {
             Ok(text) => Cow::Borrowed(text),
@@ -163,9 +166,6 @@ const BASE64_SOURCE_BYTES: usize = 24;
 
 /// A payload shorter than this may stand in an innocent text.
 const PAYLOAD_BYTES_MIN: usize = 32;
-
-/// Texts shorter than any trace that could be percent-encoded are searched as they are.
-const TRACE_BYTES_MIN: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -233,7 +233,11 @@ async fn answered(
     let spoken = Field::of(request.headers(), PROTOCOL_VERSION);
     let batches = matches!(spoken, Field::Text(version) if versions::has_batches(version))
         .then(|| Box::new(Batches { bounds: bounds.peer.bounds, waiting: Vec::new().into_iter() }));
-    let response = proven(client, to, (request, grant), bounds.first_byte).await?;
+    let response = if grant.is_bound() {
+        Box::pin(proven(client, to, (request, grant), bounds.first_byte)).await?
+    } else {
+        client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?
+    };
     let (mut parts, body) = response.into_parts();
     let framing = framing(&parts.headers, bounds.peer.event_bytes_max);
     Ok(Answered {
@@ -251,7 +255,7 @@ async fn answered(
     })
 }
 
-/// Sends `request`, whose credential may be bound to a key. Where the upstream wants a nonce in the proof it is sent once
+/// Sends `request`, whose credential is bound to a key. Where the upstream wants a nonce in the proof it is sent once
 /// more: a 401 says that nothing was executed (RFC 9449 §9).
 async fn proven(
     client: &Client,
@@ -259,10 +263,11 @@ async fn proven(
     (request, grant): (Request<Bytes>, &Grant),
     first_byte: Duration,
 ) -> Result<http::Response<Body>, Undelivered> {
-    let again = grant.is_bound().then(|| request.clone());
+    let mut again = request.clone();
     let response = client.open(request, first_byte).await.map_err(Undelivered::from)?;
-    let wants_another = grant.heed(&to.url, response.headers()) && response.status() == StatusCode::UNAUTHORIZED;
-    let Some(mut again) = again.filter(|_| wants_another) else { return Ok(response) };
+    if !(grant.heed(&to.url, response.headers()) && response.status() == StatusCode::UNAUTHORIZED) {
+        return Ok(response);
+    }
     prove(&mut again, to, grant)?;
     let response = client.open(again, first_byte).await.map_err(Undelivered::from)?;
     grant.heed(&to.url, response.headers());

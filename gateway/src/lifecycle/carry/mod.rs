@@ -137,71 +137,77 @@ impl Carriage {
     }
 
     /// Carries the call to its end.
-    pub(super) async fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant)) {
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` has room for its arguments twice")]
+    pub(super) fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant)) -> impl Future<Output = ()> + Send {
+        async move {
+            // On the heap while it lasts: a stream may be read for an hour, and sending takes more room than reading.
+            let mut next = Box::pin(self.depart(&mut leg, sent)).await;
+            while let Ok(mut line) = next {
+                let turn = self.read(&mut leg, &mut line).await;
+                if !matches!(turn, Turn::Requests) {
+                    next = self.heed(&mut leg, line, turn).await;
+                    continue;
+                }
+                match Box::pin(self.hold(leg, &mut line)).await {
+                    Some(joined) => (leg, next) = (joined, Ok(line)),
+                    None => return,
+                }
+            }
+            if let Err(ended) = next {
+                leg.end(ended).await;
+            }
+        }
+    }
+
+    /// Sends the call, unless what it would bring is kept, and gives the line on which the upstream answers.
+    async fn depart(&mut self, leg: &mut Leg, sent: (Receipt, Grant)) -> Result<Line, Ended> {
         let passage = self.passage(leg.outbound().1);
         let keeping = Keeping::of(&self.peer, &passage, &sent.1, &self.allowed);
         let kept = &self.estate.kept;
         if let Some(answer) = keeping.as_ref().and_then(|it| it.recall(kept, &leg.held.asker, self.prefix())) {
-            return leg.end(Ended::kept(answer)).await;
+            return Err(Ended::kept(answer));
         }
-        let place = match self.place(&leg) {
-            Ok(place) => place,
-            Err(refusal) => return leg.end(Ended::refused(refusal)).await,
-        };
-        let mut line = match Box::pin(self.set_out(&mut leg, sent)).await {
-            Ok(line) => line,
-            Err(ended) => {
-                let ended = self.page_first(&leg, ended);
-                return leg.end(ended).await;
-            }
-        };
+        let place = self.place(leg).map_err(Ended::refused)?;
+        let sent = self.set_out(leg, sent).await;
+        let mut line = sent.map_err(|ended| self.page_first(leg, ended))?;
         line.keeping = keeping;
         line.place = place.filter(|_| line.reply.spoken.era == Era::Legacy);
-        loop {
-            let turn = self.read(&mut leg, &mut line).await;
-            let unmade = self.is_unmade(&turn);
-            let next = match turn {
-                Turn::Ended(ended) if ended.is_refused() && self.bears(line.reply.status) => {
-                    Box::pin(self.poll_again(&mut leg, line)).await
-                }
-                Turn::Ended(ended) => Err(ended),
-                Turn::Input(asked) if leg.era() == Era::Modern => match self.offered(&line, &asked) {
-                    Some(offered) => Box::pin(self.answer(&mut leg, line, (asked, offered))).await,
-                    None => Err(self.hand_over(&leg, &line, &asked)),
-                },
-                Turn::Input(asked) => Box::pin(self.ask_and_go_on(&mut leg, line, asked)).await,
-                Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
-                    Err(self.hand_out(&leg, &line.reply, &created))
-                }
-                Turn::Task(created) => Box::pin(self.follow(&mut leg, line, created)).await,
-                Turn::Working(working) => Box::pin(self.poll(&mut leg, line, working)).await,
-                Turn::TurnedDown(code, ended) => Box::pin(self.put_right(&mut leg, line, (code, ended))).await,
-                Turn::Requests => match Box::pin(self.hold(leg, &mut line)).await {
-                    Some(next) => {
-                        leg = next;
-                        continue;
-                    }
-                    None => return,
-                },
-            };
-            let ended = match next {
-                Ok(next) => {
-                    line = next;
-                    continue;
-                }
-                Err(ended) => ended,
-            };
-            if let Some(task) = self.task.take_if(|_| ended.is_answer()) {
-                task.leave();
+        Ok(line)
+    }
+
+    /// Does what the upstream's word calls for: the line on which it goes on, or how the call ends.
+    async fn heed(&mut self, leg: &mut Leg, line: Line, turn: Turn) -> Result<Line, Ended> {
+        let unmade = self.is_unmade(&turn);
+        let next = match turn {
+            Turn::Ended(ended) if ended.is_refused() && self.bears(line.reply.status) => {
+                Box::pin(self.poll_again(leg, line)).await
             }
-            self.visited(&mut leg).await;
-            return leg.end(if unmade { ended.once_seen() } else { ended.once_sent() }).await;
+            Turn::Ended(ended) => Err(ended),
+            Turn::Input(asked) if leg.era() == Era::Modern => match self.offered(&line, &asked) {
+                Some(offered) => Box::pin(self.answer(leg, line, (asked, offered))).await,
+                None => Err(self.hand_over(leg, &line, &asked)),
+            },
+            Turn::Input(asked) => Box::pin(self.ask_and_go_on(leg, line, asked)).await,
+            Turn::Task(created) if self.knows_tasks && line.reply.spoken.era == Era::Modern => {
+                Err(self.hand_out(leg, &line.reply, &created))
+            }
+            Turn::Task(created) => Box::pin(self.follow(leg, line, created)).await,
+            Turn::Working(working) => Box::pin(self.poll(leg, line, working)).await,
+            Turn::TurnedDown(code, ended) => Box::pin(self.put_right(leg, line, (code, ended))).await,
+            Turn::Requests => Err(Ended::refused(Refusal::Bug("requests that nobody holds a call for"))),
+        };
+        let Err(ended) = next else { return next };
+        if let Some(task) = self.task.take_if(|_| ended.is_answer()) {
+            task.leave();
         }
+        if !self.visits.is_empty() {
+            Box::pin(self.visited(leg)).await;
+        }
+        Err(if unmade { ended.once_seen() } else { ended.once_sent() })
     }
 
     /// Sends the call, and gives the line on which the upstream answers.
     async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant)) -> Result<Line, Ended> {
-        // On the heap while it lasts: a stream may be read for an hour, and sending takes three times the room of reading.
         let ((delivery, held), outbound) = leg.outbound();
         let passage = self.passage(outbound);
         let sending = Box::pin(self.send(sent, &passage));
@@ -249,14 +255,14 @@ impl Carriage {
                     continue;
                 }
                 Err(Interrupted::Late) if line.awaits_session() && until == late => {
-                    self.abandon(leg, line, "nobody answered in time").await;
+                    Box::pin(self.abandon(leg, line, "nobody answered in time")).await;
                     late = self.patience(line);
                     continue;
                 }
                 Err(interrupted) => return Turn::Ended(interrupted.end(Refusal::UpstreamTimeout)),
             };
             let turn = match heard {
-                Heard::Answer(id, response) => self.pass_on(leg, line, (&id, &response)).await,
+                Heard::Answer(id, response) => Box::pin(self.pass_on(leg, line, (&id, &response))).await,
                 Heard::Message(Ok(Some(message))) => self.message(leg, line, message).await,
                 Heard::Message(Ok(None)) => Err(Ended::lost(line.reply.status)),
                 Heard::Message(Err(_)) if !line.reply.status.is_success() => Err(Ended::lost(line.reply.status)),
@@ -303,7 +309,7 @@ impl Carriage {
             Ok(Inbound::Request(request)) => {
                 // What comes of it may be due to what was asked (RI-06).
                 line.keeping = None;
-                self.asked(leg, line, &request).await
+                Box::pin(self.asked(leg, line, &request)).await
             }
         }
     }
