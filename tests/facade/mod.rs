@@ -8,6 +8,7 @@ mod attacks;
 mod documents;
 mod flows;
 mod machines;
+mod revoked;
 
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};

@@ -50,6 +50,7 @@ fn identity(text: &str) -> Identity {
             issuer: text.to_owned(),
             token_id: Some(text.to_owned()),
             token_digest: "00112233445566778899aabbccddeeff".to_owned(),
+            login_id: None,
             acr: Some(text.to_owned()),
             issued_at: Timestamp::from_unix_ms(0),
             auth_time: Some(Timestamp::from_unix_seconds(1_700_000_000)),

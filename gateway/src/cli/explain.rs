@@ -145,6 +145,7 @@ fn identity(arguments: &Arguments, issuer: String) -> Identity {
             issuer,
             token_id: None,
             token_digest: String::new(),
+            login_id: None,
             acr: arguments.acr.clone(),
             issued_at: Timestamp::from_unix_ms(0),
             auth_time: None,

@@ -34,7 +34,7 @@ enum What {
     Agent(Named),
     /// Everybody of a tenant.
     Tenant(Named),
-    /// One token, by its `jti`, or by the `token_digest` that the journal has of it.
+    /// One token, by its `jti` or the `token_digest` that the journal has of it, or all of one login, by their `sid`.
     Token(One),
     /// One session of a client older than MCP 2026-07-28, by its `Mcp-Session-Id` or its name in the journal.
     Session {
@@ -225,10 +225,11 @@ fn opened(path: &Path) -> Result<(Config, Store), Failure> {
     Ok((config, store))
 }
 
-/// How long a token lives that was issued a moment ago.
+/// How long a token lives that was issued a moment ago, or a login that gives new ones here.
 fn tokens_live(config: &Config) -> Duration {
     let lives = config.issuers.iter().map(|issuer| issuer.lifetime_max.saturating_add(issuer.leeway));
-    lives.max().unwrap_or(DAY)
+    let logins = config.facade.iter().map(|facade| facade.login.saturating_add(facade.own.lifetime_max));
+    lives.chain(logins).max().unwrap_or(DAY)
 }
 
 fn operator() -> String {
@@ -288,7 +289,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 const AFTER_HELP: &str = "\
 Signing out and keeping out:
   Without `--block`, what was issued until now is good no more, and whoever logs in anew is welcome. A client that holds a
-  refresh token logs in by itself: end its session at the identity provider, too, or use `--block`.
+  refresh token of an identity provider logs in by itself: end its session there, too, or use `--block`. Refresh tokens of
+  the gateway's own `[facade]` end with what was issued.
   With `--block`, nothing of theirs is taken, until the block is over or lifted.
 
 Examples:

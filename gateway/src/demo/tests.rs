@@ -115,6 +115,7 @@ fn identity(name: &str, token: &str) -> Identity {
             issuer: "i".to_owned(),
             token_id: None,
             token_digest: token.len().to_string(),
+            login_id: None,
             acr: None,
             issued_at: clock::Timestamp::from_unix_ms(0),
             auth_time: None,

@@ -194,6 +194,7 @@ fn caller(name: &str, token: &str) -> Identity {
             issuer: "https://login.example".to_owned(),
             token_id: None,
             token_digest: token_digest(token),
+            login_id: None,
             acr: None,
             issued_at: Timestamp::from_unix_ms(0),
             auth_time: None,

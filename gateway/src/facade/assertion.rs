@@ -49,7 +49,11 @@ impl Facade {
         if person.subject == client.id || person.subject.len() > NAME_BYTES_MAX {
             return Err(invalid("the person has the client's name, or one that is too long"));
         }
-        Ok(Order { client: client.id.clone(), person: Some(person), tenant: None, resource, scopes: given })
+        // What the issuer said before a revocation is as old as that.
+        let since = found.claims.get("iat").and_then(serde_json::Value::as_u64);
+        let since = Timestamp::from_unix_seconds(since.unwrap_or_default());
+        let (client, person) = (client.id.clone(), Some(person));
+        Ok(Order { client, person, tenant: None, resource, scopes: given, login_id: None, since })
     }
 
     /// Of two that come with one assertion, one gets a token.

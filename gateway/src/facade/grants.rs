@@ -1,7 +1,7 @@
 //! What was granted, and may it be used once more?
 //!
 //! A login gives one *grant*; codes and refresh tokens lead to it, each good for one use. Whoever uses one a second time
-//! ends the grant with all that leads to it (RFC 6749 §4.1.2, RFC 9700 §4.14.2). It signs nothing.
+//! ends the grant with all that leads to it and all that came of it (RFC 6749 §4.1.2, RFC 9700 §4.14.2). It signs nothing.
 
 use std::time::Duration;
 
@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    identity::Vouched,
+    identity::{
+        Vouched,
+        revocation::{self, Revocation, Whom},
+    },
     refusal::Refusal,
     state::{Place, Store, Value},
 };
@@ -46,6 +49,7 @@ pub(super) struct Grant {
     pub(super) scopes: Vec<String>,
     /// Whether refresh tokens lead to it.
     pub(super) refreshed: bool,
+    pub(super) began_ms: u64,
     pub(super) ends_ms: u64,
 }
 
@@ -141,8 +145,23 @@ async fn used_once(
     if store.claim(Place::Token, &key(what, value), mark, now).await.map_err(unavailable)? {
         return Ok(());
     }
-    store.remove(Place::Token, &key("grant", grant)).await.map_err(unavailable)?;
+    // Also at the other gateways on the folder. It outlives every access token that came of the grant.
+    let came_of_it = Whom::Token { name: login_id(grant), issuer: None };
+    let mut revocation = Revocation::new(came_of_it, now, Some(now.plus(TOKENS_LIVE)));
+    revocation.why = Some("a code or refresh token of its login came a second time".to_owned());
+    revocation::revoke(store, &revocation, now).await.map_err(unavailable)?;
+    end(store, grant).await?;
     Err(Refusal::CodeReused)
+}
+
+/// Nothing leads to this grant any more.
+pub(super) async fn end(store: &Store, id: &str) -> Result<(), Refusal> {
+    store.remove(Place::Token, &key("grant", id)).await.map(drop).map_err(unavailable)
+}
+
+/// What the access tokens of a grant say that they came of: names it, and leads nowhere.
+pub(super) fn login_id(id: &str) -> String {
+    secrets::hashed(&format!("login {id}"))
 }
 
 async fn known(store: &Store, id: &str, now: Timestamp) -> Result<Grant, Refusal> {
@@ -172,6 +191,8 @@ fn key(what: &str, value: &str) -> [u8; 32] {
 
 /// A client has its code at once, or never (RFC 6749 §4.1.2: ten minutes at most).
 const CODE_LIFE: Duration = Duration::from_secs(60);
+/// No access token of the gateway lives longer, whatever `token_s` was when it was issued; clocks may differ a little.
+const TOKENS_LIVE: Duration = Duration::from_secs(3_600 + 60);
 /// So long a second use of a code is told from a code that never was.
 const CODE_KNOWN: Duration = Duration::from_secs(600);
 
@@ -192,6 +213,7 @@ mod tests {
             resource,
             scopes: vec!["a".into()],
             refreshed: true,
+            began_ms: now.unix_ms(),
             ends_ms,
         }
     }
@@ -210,7 +232,10 @@ mod tests {
         let (id, known) = redeem(&store, &code, |_| Ok(()), now).await.unwrap();
         assert_eq!(known.person.subject, "alice");
         let token = refreshing(&store, &id, &known, now).await.unwrap();
+        assert!(revocation::all(&store, now).await.unwrap().is_empty());
         assert_eq!(redeem(&store, &code, |_| Ok(()), now).await.err(), Some(Refusal::CodeReused));
+        let revoked = revocation::all(&store, now).await.unwrap().remove(0);
+        assert_eq!(revoked.whom, Whom::Token { name: login_id(&id), issuer: None });
         assert!(matches!(refreshed(&store, &token, |_| Ok(()), now).await.err(), Some(Refusal::CodeInvalid(_))));
         let late = now.plus(CODE_LIFE).plus(Duration::from_millis(1));
         let code = begun(&store, now).await;

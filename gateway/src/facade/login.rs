@@ -72,6 +72,7 @@ impl Facade {
             resource: wish.resource.clone(),
             scopes: wish.scopes.clone(),
             refreshed: wish.client.refreshes,
+            began_ms: at.now.unix_ms(),
             ends_ms: at.now.plus(at.config.login).unix_ms(),
         };
         let code = grants::begin(&self.store, &grant, &wish.redirect_uri, &wish.challenge, at.now).await?;

@@ -297,7 +297,8 @@ impl Facade {
         let outside = refusal.outside(Era::Modern);
         metrics().refusals.with([outside.code]).increment();
         let journal = self.gateway.journal();
-        let telling = !client.is_empty() || matches!(refusal, Refusal::CodeReused | Refusal::AssertionInvalid(_));
+        let telling = !client.is_empty()
+            || matches!(refusal, Refusal::CodeReused | Refusal::GrantRevoked(_) | Refusal::AssertionInvalid(_));
         let take = Take { key: secrets::name_of(&["records"]), rate: Some(RECORDS), in_flight: None };
         if !telling || self.rates.take(&[take], at.now).is_err() {
             journal.count_refusal(at.peer.ip(), outside.code);

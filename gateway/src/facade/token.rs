@@ -17,6 +17,7 @@ use crate::{
     audit::record::{Authorization, Authorized, Words},
     clock::Timestamp,
     config,
+    identity::revocation::Holder,
     refusal::Refusal,
 };
 
@@ -29,6 +30,10 @@ pub(super) struct Order {
     pub(super) tenant: Option<String>,
     pub(super) resource: String,
     pub(super) scopes: Vec<String>,
+    /// The login that it comes of.
+    pub(super) login_id: Option<String>,
+    /// When that, or what else it is given for, began: what is revoked since gives nothing any more.
+    pub(super) since: Timestamp,
 }
 
 impl Facade {
@@ -111,10 +116,22 @@ impl Facade {
 
     /// An access token of a grant, with a refresh token for what comes after it.
     async fn given(&self, at: &At<'_>, kind: &str, (id, grant): (String, grants::Grant)) -> Result<Value, Refusal> {
+        let since = Timestamp::from_unix_ms(grant.began_ms);
+        let order = Order {
+            client: grant.client.clone(),
+            person: Some(grant.person.clone()),
+            tenant: None,
+            resource: grant.resource.clone(),
+            scopes: grant.scopes.clone(),
+            login_id: Some(grants::login_id(&id)),
+            since,
+        };
+        if let Err(revoked) = admit(at, &order) {
+            grants::end(&self.store, &id).await?;
+            return Err(revoked);
+        }
         let refresh =
             if grant.refreshed { Some(grants::refreshing(&self.store, &id, &grant, at.now).await?) } else { None };
-        let grants::Grant { client, person, resource, scopes, .. } = grant;
-        let order = Order { client, person: Some(person), tenant: None, resource, scopes };
         let mut answer = self.issue(at, kind, &order).await?;
         if let (Some(members), Some(refresh)) = (answer.as_object_mut(), refresh) {
             members.insert("refresh_token".to_owned(), refresh.into());
@@ -124,6 +141,7 @@ impl Facade {
 
     /// Signs an access token (RFC 9068 §2.2), once it is written down.
     async fn issue(&self, at: &At<'_>, kind: &str, order: &Order) -> Result<Value, Refusal> {
+        admit(at, order)?;
         let id = uuid::Uuid::new_v4().to_string();
         let subject = order.person.as_ref().map_or(order.client.as_str(), |person| person.subject.as_str());
         let scope = order.scopes.join(" ");
@@ -134,6 +152,7 @@ impl Facade {
         if let Some(members) = claims.as_object_mut() {
             let tenant = order.person.as_ref().map_or(order.tenant.as_ref(), |person| person.tenant.as_ref());
             members.extend(tenant.map(|tenant| ("tenant".to_owned(), tenant.as_str().into())));
+            members.extend(order.login_id.as_ref().map(|id| ("sid".to_owned(), id.as_str().into())));
             if let Some(person) = &order.person {
                 members.insert("groups".to_owned(), json!(person.groups));
                 members.extend(person.acr.as_ref().map(|acr| ("acr".to_owned(), acr.as_str().into())));
@@ -155,6 +174,17 @@ impl Facade {
     }
 }
 
+/// Whether those for whom a token would be are still welcome, with what they have it for: the token itself is newer than
+/// any revocation.
+fn admit(at: &At<'_>, order: &Order) -> Result<(), Refusal> {
+    let person = order.person.as_ref();
+    let tenant = person.map_or(order.tenant.as_deref(), |person| person.tenant.as_deref());
+    let user = person.map(|person| person.subject.as_str());
+    let holder = Holder::new(&at.config.own.issuer, user, &order.client, tenant);
+    let revoked = at.estate.revocations.of_holder(&holder, order.since);
+    revoked.map_or(Ok(()), |revoked| Err(Refusal::GrantRevoked(revoked.refusal().inside().into_owned())))
+}
+
 /// RFC 8707 §2.2: a token request may name the resource again, and no other.
 fn same_resource(at: &At<'_>, grant: &grants::Grant, fields: &Fields) -> Result<(), Refusal> {
     match fields.get("resource") {
@@ -172,7 +202,8 @@ fn own(at: &At<'_>, client: &config::FacadeClient, fields: &Fields) -> Result<Or
     if scopes.is_empty() && !asked.is_empty() {
         return Err(Refusal::ScopeInvalid);
     }
-    Ok(Order { client: client.id.clone(), person: None, tenant: client.tenant.clone(), resource, scopes })
+    let (client, tenant) = (client.id.clone(), client.tenant.clone());
+    Ok(Order { client, person: None, tenant, resource, scopes, login_id: None, since: at.now })
 }
 
 /// RFC 7523 §2.1.

@@ -125,6 +125,7 @@ impl ApiKey {
                 issuer: ISSUER.to_owned(),
                 token_id: Some(self.id.clone()),
                 token_digest: claims::name_of(text),
+                login_id: None,
                 acr: None,
                 issued_at: Timestamp::from_unix_ms(self.created_ms),
                 auth_time: None,

@@ -87,6 +87,7 @@ pub(super) fn identity(certificate: &Certificate, holder: &CertificateHolder) ->
             issuer: ISSUER.to_owned(),
             token_id: None,
             token_digest: claims::name_of(&certificate.thumbprint),
+            login_id: None,
             acr: None,
             issued_at: certificate.begins_at,
             auth_time: None,

@@ -45,6 +45,7 @@ pub(super) fn identity(
             issuer: issuer.issuer.clone(),
             token_id: token::name(claims, "jti", "jti")?.map(str::to_owned),
             token_digest: name_of(credential),
+            login_id: claims.get("sid").and_then(Value::as_str).map(str::to_owned),
             acr: token::name(claims, "acr", "acr")?.map(str::to_owned),
             issued_at: token::issued_at(claims)?,
             auth_time: token::seconds(claims, "auth_time")?.map(Timestamp::from_unix_seconds),

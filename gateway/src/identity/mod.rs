@@ -653,6 +653,8 @@ pub struct Authentication {
     pub token_id: Option<String>,
     /// The first 16 bytes of the credential's SHA-256, in hex: names it without being it.
     pub token_digest: String,
+    /// `sid`, where there is one: the login that the token came of, with others.
+    pub login_id: Option<String>,
     /// `acr`, where there is one.
     pub acr: Option<String>,
     /// When the credential was issued; where nobody said, at the beginning of time.

@@ -55,9 +55,9 @@ pub enum Whom {
         /// `iss`.
         name: String,
     },
-    /// One token: by its `jti`, or by the digest that the journal has of it.
+    /// One token, by its `jti` or the digest that the journal has of it; or all that came of one login, by its `sid`.
     Token {
-        /// Either.
+        /// One of these.
         name: String,
         /// By which issuer.
         issuer: Option<String>,
@@ -222,6 +222,17 @@ pub struct Holder {
 }
 
 impl Holder {
+    /// Somebody whom `issuer` knows by these names.
+    #[must_use]
+    pub fn new(issuer: &str, user: Option<&str>, agent: &str, tenant: Option<&str>) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            user: user.map(str::to_owned),
+            agents: vec![agent.to_owned()],
+            tenant: tenant.map(str::to_owned),
+        }
+    }
+
     /// That of `identity`.
     #[must_use]
     pub fn of(identity: &Identity) -> Self {
@@ -244,7 +255,7 @@ struct Named<'a> {
     user: Option<&'a str>,
     agents: Agents<'a>,
     tenant: Option<&'a str>,
-    tokens: [Option<&'a str>; 2],
+    tokens: [Option<&'a str>; 3],
     since: Timestamp,
 }
 
@@ -262,7 +273,11 @@ impl<'a> Named<'a> {
             user: identity.user.as_ref().map(|user| user.subject.as_str()),
             agents: Agents::Of(identity),
             tenant: identity.tenant.as_deref(),
-            tokens: [Some(&authentication.token_digest), authentication.token_id.as_deref()],
+            tokens: [
+                Some(&authentication.token_digest),
+                authentication.token_id.as_deref(),
+                authentication.login_id.as_deref(),
+            ],
             since: authentication.issued_at,
         }
     }
@@ -273,7 +288,7 @@ impl<'a> Named<'a> {
             user: holder.user.as_deref(),
             agents: Agents::Names(&holder.agents),
             tenant: holder.tenant.as_deref(),
-            tokens: [None, None],
+            tokens: [None, None, None],
             since,
         }
     }
@@ -423,6 +438,12 @@ impl Revocations {
         own.or_else(|| set.find(&named, now))
     }
 
+    /// What ends something that `holder` has had since `since`.
+    #[must_use]
+    pub fn of_holder(&self, holder: &Holder, since: Timestamp) -> Option<Arc<Revocation>> {
+        self.0.set.load().find(&Named::holder(holder, since), clock::now())
+    }
+
     /// Which generation of credentials a call of `caller` to `upstream` may use, or one of the gateway in its own name:
     /// another after each revocation of grants that concerns them.
     #[must_use]
@@ -536,6 +557,7 @@ mod tests {
                 issuer: "https://login".to_owned(),
                 token_id: Some(format!("jti-{user}")),
                 token_digest: format!("digest-{user}"),
+                login_id: Some(format!("login-{user}")),
                 acr: None,
                 issued_at,
                 auth_time: None,
@@ -597,7 +619,9 @@ mod tests {
             (Whom::Tenant { name: named("other"), issuer: None }, false),
             (token("jti-alice"), true),
             (token("digest-alice"), true),
+            (token("login-alice"), true),
             (token("jti-bob"), false),
+            (token("login-bob"), false),
             (Whom::Issuer { name: named("https://login") }, true),
             (Whom::Issuer { name: named("https://log") }, false),
             (Whom::Session { name: named("alice") }, false),

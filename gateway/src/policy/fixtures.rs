@@ -113,6 +113,7 @@ pub(crate) fn caller(user: &str, tenant: Option<&str>, groups: &[&str], scopes: 
             issuer,
             token_id: None,
             token_digest: String::new(),
+            login_id: None,
             acr: None,
             issued_at: Timestamp::from_unix_ms(0),
             auth_time: None,

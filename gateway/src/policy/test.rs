@@ -219,6 +219,7 @@ fn identity(case: &Case) -> Identity {
             issuer: case.issuer.clone(),
             token_id: None,
             token_digest: String::new(),
+            login_id: None,
             acr: case.acr.clone(),
             issued_at: Timestamp::from_unix_ms(0),
             auth_time: None,

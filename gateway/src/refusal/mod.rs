@@ -355,6 +355,8 @@ pub enum Refusal {
     CodeInvalid(&'static str),
     /// A code or refresh token came a second time: all that was issued by it has ended.
     CodeReused,
+    /// What was granted was revoked since, or whom it would be for is kept out; why is for the journal.
+    GrantRevoked(String),
     /// The assertion is not one that is redeemed here (ID-JAG); why is for the journal.
     AssertionInvalid(String),
     /// What outlives the process cannot be read or written.
@@ -508,7 +510,7 @@ impl Refusal {
             "consent_invalid" | "consent_denied" | "login_failed" => "access_denied",
             "grant_type_unsupported" => "unsupported_grant_type",
             "grant_type_forbidden" => "unauthorized_client",
-            "code_invalid" | "code_reused" | "assertion_invalid" => "invalid_grant",
+            "code_invalid" | "code_reused" | "grant_revoked" | "assertion_invalid" => "invalid_grant",
             _ => match self.row() {
                 Row(_, 429 | 503, ..) => "temporarily_unavailable",
                 Row(_, 500.., ..) => "server_error",
@@ -608,6 +610,7 @@ impl Refusal {
         | Self::ReferenceUnknown(why)
         | Self::LoginFailed(why)
         | Self::LoginUnavailable(why)
+        | Self::GrantRevoked(why)
         | Self::AssertionInvalid(why)
         | Self::StateUnavailable(why) = self
         {
@@ -711,6 +714,7 @@ impl Refusal {
             Self::CodeInvalid(_) => Row("code_invalid", 400, 40059, false),
             Self::CodeReused => Row("code_reused", 400, 40060, false),
             Self::AssertionInvalid(_) => Row("assertion_invalid", 400, 40061, false),
+            Self::GrantRevoked(_) => Row("grant_revoked", 400, 40062, false),
             Self::StateUnavailable(_) => Row("state_unavailable", 503, 50352, true),
             Self::AuditUnavailable(_) => Row("audit_unavailable", 503, 50305, true),
             Self::UpstreamUnreachable(_) => Row("upstream_unreachable", 502, 50202, true),
@@ -857,6 +861,7 @@ impl Refusal {
             Self::GrantTypeForbidden => "this client may not use this grant type",
             Self::CodeInvalid(_) => "the code or refresh token is not valid",
             Self::CodeReused => "the code or refresh token was used already: all that came of it has ended",
+            Self::GrantRevoked(_) => "what was granted was revoked: log in again",
             Self::AssertionInvalid(_) => "the assertion is not valid here",
             Self::StateUnavailable(_) => "the gateway's state cannot be used now; try again",
             Self::AuditUnavailable(_) => "the call could not be recorded, so it was not made; try again",
