@@ -71,11 +71,12 @@ impl Facade {
             person: Person::from(&done.person),
             resource: wish.resource.clone(),
             scopes: wish.scopes.clone(),
+            current: None,
             refreshed: wish.client.refreshes,
             began_ms: at.now.unix_ms(),
             ends_ms: at.now.plus(at.config.login).unix_ms(),
         };
-        let code = grants::begin(&self.store, &grant, &wish.redirect_uri, &wish.challenge, at.now).await?;
+        let code = grants::begin(&self.store, grant, (&wish.redirect_uri, &wish.challenge), at.now).await?;
         Ok((code, subject))
     }
 
