@@ -81,7 +81,6 @@ impl Facade {
     }
 
     async fn agreed(&self, at: &At<'_>, wish: &Wish, subject: &str) -> Result<(), Refusal> {
-        self.agree(at, subject, wish).await?;
         let consent = Authorization {
             user: Some((&at.config.own.issuer, subject)),
             resource: Some(&wish.resource),
@@ -89,7 +88,8 @@ impl Facade {
             redirect_uri: Some(&wish.redirect_uri),
             ..Authorization::new(Authorized::Consent, &wish.client.id, at.peer)
         };
-        self.record(&consent).await
+        self.record(&consent).await?;
+        self.agree(at, subject, wish).await
     }
 
     /// Keeps what the provider gave, for `exchange` to ask it for something in this person's name.
