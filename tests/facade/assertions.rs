@@ -7,6 +7,7 @@ use super::{Ground, code_of};
 use crate::harness::{
     http::Answer,
     issuer::{Issuer, Signature, claims_of, now},
+    recorder::{Era, Recorder},
 };
 
 const BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -18,7 +19,7 @@ fn claims(ground: &Ground, issuer: &Issuer) -> Value {
     json!({
         "iss": issuer.url(), "sub": "carol", "aud": ground.origin(), "client_id": "robot", "resource": ground.resource(),
         "scope": "tools:read", "jti": uuid::Uuid::new_v4().to_string(), "iat": now, "exp": now + 120,
-        "tenant": "globex", "groups": ["sales"],
+        "tenant": "acme", "groups": ["sales"], "acr": "gold",
     })
 }
 
@@ -45,7 +46,9 @@ fn a_person_of_another_domain_calls_with_an_assertion_of_it() {
     let found = claims_of(token);
     // Whoever is `carol` at the provider is somebody else.
     assert_eq!(found["sub"], format!("{} carol", ground.partner.url()));
-    assert_eq!((&found["aud"], &found["tenant"]), (&json!(ground.resource()), &json!("globex")));
+    assert_eq!((&found["aud"], &found["scope"]), (&json!(ground.resource()), &json!("tools:read")));
+    // Nor does the partner say who is in this gateway's groups and tenants.
+    assert_eq!((&found["groups"], &found["tenant"], &found["acr"]), (&json!([]), &Value::Null, &Value::Null));
     ground.serves(token);
     let record = ground.gateway.recorded("token", 1).remove(0);
     assert_eq!(record["authorization"]["grant_type"], "id_jag");
@@ -64,7 +67,7 @@ fn an_assertion_is_good_once_for_one_client_here() {
     let good = changed(&|_| {});
     assert_eq!(redeem(&ground, &good).status(), 200);
     let stranger = Issuer::good();
-    let bad: [(&str, String, &str); 18] = [
+    let bad: [(&str, String, &str); 20] = [
         ("a second time", good.clone(), "assertion_invalid"),
         ("another server's", changed(&|all| all["aud"] = json!("https://other.example")), "assertion_invalid"),
         (
@@ -77,6 +80,8 @@ fn an_assertion_is_good_once_for_one_client_here() {
         ("expired", changed(&|all| all["exp"] = json!(now() - 60)), "assertion_invalid"),
         ("of tomorrow", changed(&|all| all["iat"] = json!(now() + 3600)), "assertion_invalid"),
         ("without a name", changed(&|all| all["jti"] = json!(null)), "assertion_invalid"),
+        ("with a list of scopes", changed(&|all| all["scope"] = json!(["tools:read"])), "assertion_invalid"),
+        ("with scopes that are null", changed(&|all| all["scope"] = json!(null)), "assertion_invalid"),
         ("without a resource", changed(&|all| all["resource"] = json!(null)), "assertion_invalid"),
         ("another resource's", changed(&|all| all["resource"] = json!("https://other.example/mcp")), "target_invalid"),
         ("bound to a key", changed(&|all| all["cnf"] = json!({ "jkt": "x" })), "assertion_invalid"),
@@ -128,4 +133,26 @@ fn an_assertion_gives_no_more_than_it_names() {
     let call = ground.gateway.client(Some("up")).token(given["access_token"].as_str().unwrap());
     let answer = call.awaiting("echo").call("echo", &json!({}));
     assert_eq!(answer.status(), 403, "{}", answer.text());
+}
+
+#[test]
+fn an_assertion_gives_no_more_than_its_client_may_have_and_nothing_unnamed() {
+    let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
+    let setup = super::setup("facade-id-jag-capped", &provider, &partner, &upstream, "")
+        .section("[[facade.clients]]\nid = \"idle\"\nsecret = { env = \"ROBOT_SECRET\" }");
+    let ground = Ground { gateway: setup.start(), provider, partner, upstream };
+    let secret = ("client_secret", "robot secret: with odd/characters");
+    let scope = |client: &str, change: &dyn Fn(&mut Value)| {
+        let mut all = claims(&ground, &ground.partner);
+        all["client_id"] = json!(client);
+        change(&mut all);
+        let assertion = signed(&ground.partner, &all, "oauth-id-jag+jwt");
+        let answer = ground.token(&[("grant_type", BEARER), ("assertion", &assertion), ("client_id", client), secret]);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        claims_of(answer.json()["access_token"].as_str().unwrap())["scope"].clone()
+    };
+    assert_eq!(scope("robot", &|_| {}), "tools:read");
+    assert_eq!(scope("idle", &|_| {}), "", "the configuration gives it none");
+    let without = |all: &mut Value| drop(all.as_object_mut().unwrap().remove("scope"));
+    assert_eq!(scope("robot", &without), "");
 }

@@ -406,3 +406,74 @@ fn a_store_that_cannot_be_used_is_said_and_nothing_is_issued() {
     damage("ALTER TABLE gone RENAME TO kept");
     assert_eq!(ground.refresh(&client, given["refresh_token"].as_str().unwrap()).status(), 200);
 }
+
+#[test]
+fn a_key_that_proves_a_token_is_no_key_that_signs_one() {
+    let (provider, partner, upstream) = (
+        Issuer::good(),
+        Issuer::good(),
+        crate::harness::recorder::Recorder::good(crate::harness::recorder::Era::Modern),
+    );
+    let client = "client = { id = \"gateway\", secret = { env = \"FACADE_SECRET\" } }";
+    let grant = format!(
+        "grant = {{ strategy = \"client_credentials\", token_endpoint = \"{}/token\", {client}, dpop = true }}",
+        provider.url()
+    );
+    let setup = super::setup("facade-proof-key", &provider, &partner, &upstream, "");
+    let folder = setup.folder().join("state");
+    let setup = setup.upstream("bound", &upstream.url(), &grant);
+    let gateway = setup.section(&format!("[state]\ndirectory = \"{}\"", folder.display())).start();
+    let mut ground = Ground { provider, partner, upstream, gateway };
+    let kept = |place: &str| -> i64 {
+        let state = rusqlite::Connection::open(folder.join("state.db")).unwrap();
+        state.query_row("SELECT count(*) FROM kept WHERE place = ?1", [place], |row| row.get(0)).unwrap()
+    };
+    crate::harness::place::wait_for("the proof key", std::time::Duration::from_secs(15), || {
+        (kept("proof_key") == 1).then_some(())
+    });
+    for start in 0..2 {
+        let (_, given) = ground.logged_in("alice");
+        ground.serves(given["access_token"].as_str().unwrap());
+        let keys = fetch("GET", &format!("{}/jwks", ground.origin()), &[], b"").json();
+        assert_eq!(keys["keys"].as_array().map(Vec::len), Some(1), "start {start}: {keys}");
+        ground.gateway.stop();
+        ground = Ground { gateway: ground.gateway.again(), ..ground };
+    }
+}
+
+#[test]
+fn what_is_not_kept_gives_nothing_and_uses_nothing_up() {
+    let (provider, partner, upstream) = (
+        Issuer::good(),
+        Issuer::good(),
+        crate::harness::recorder::Recorder::good(crate::harness::recorder::Era::Modern),
+    );
+    let setup = super::setup("facade-consent-store", &provider, &partner, &upstream, "");
+    let folder = setup.folder().join("state");
+    let gateway = setup.section(&format!("[state]\ndirectory = \"{}\"", folder.display())).start();
+    let ground = Ground { provider, partner, upstream, gateway };
+    let damage = |how: &str| rusqlite::Connection::open(folder.join("state.db")).unwrap().execute_batch(how).unwrap();
+    damage(
+        "CREATE TRIGGER full BEFORE INSERT ON kept WHEN NEW.place = 'consent' BEGIN SELECT RAISE(ABORT, 'no room'); END",
+    );
+    let client = ground.registered(CALLBACK);
+    let back = Browser::default().agree(&ground.page(&client, CALLBACK, &[]), CALLBACK);
+    assert_eq!(parameter(&back, "error").as_deref(), Some("temporarily_unavailable"), "{back}");
+    assert_eq!(ground.gateway.recorded("consent", 1).len(), 1);
+    damage("DROP TRIGGER full");
+    assert!(!ground.code(&client, "alice").is_empty());
+
+    // Nor is a code or a refresh token used up by an answer that the client did not get.
+    let (code, full) = (ground.code(&client, "alice"), "BEFORE INSERT ON kept WHEN NEW.place = 'token'");
+    let unkept = |ask: &dyn Fn() -> Answer| {
+        damage(&format!("CREATE TRIGGER full {full} BEGIN SELECT RAISE(ABORT, 'no room'); END"));
+        let answer = ask();
+        assert_eq!((answer.status(), code_of(&answer).as_str()), (503, "state_unavailable"), "{}", answer.text());
+        damage("DROP TRIGGER full");
+        let answer = ask();
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        answer.json()
+    };
+    let given = unkept(&|| ground.redeem(&client, &code));
+    unkept(&|| ground.refresh(&client, given["refresh_token"].as_str().unwrap()));
+}

@@ -358,7 +358,7 @@ pub struct FacadeClient {
     pub id: String,
     /// What it proves that with.
     pub secret: Secret,
-    /// What it may ask for in its own name.
+    /// The most that it gets, in its own name or for a person.
     pub scopes: Vec<String>,
     /// The tenant of its own tokens.
     pub tenant: Option<String>,

@@ -73,9 +73,9 @@ impl Keyring {
         if let Some(store) = &self.store {
             let value = Value { bytes: key.clone(), until: None };
             // Of two processes that begin at once, one makes the key of both.
-            let first = store.claim(Place::SigningKey, NAME, value, now).await.map_err(|fault| fault.to_string())?;
+            let first = store.claim(Place::ProofKey, NAME, value, now).await.map_err(|fault| fault.to_string())?;
             if !first {
-                let kept = store.get(Place::SigningKey, NAME, now).await.map_err(|fault| fault.to_string())?;
+                let kept = store.get(Place::ProofKey, NAME, now).await.map_err(|fault| fault.to_string())?;
                 key = kept.ok_or("the key has gone")?;
             }
         }

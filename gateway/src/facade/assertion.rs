@@ -1,7 +1,7 @@
 //! For whom does another issuer vouch to this gateway?
 //!
 //! Redeems ID-JAGs (draft-ietf-oauth-identity-assertion-authz-grant; RA-10): of a trusted issuer, for this authorization
-//! server and this client, once, for a resource of ours and no more scopes than it names.
+//! server and this client, once, for a resource of ours and no more scopes than it names and the client may have.
 
 use super::{
     At, Facade,
@@ -38,14 +38,15 @@ impl Facade {
                 },
             )?;
         let resource = judged(at, (client, &found), fields)?;
-        // Asked for or not, what the assertion names is the most that there is.
-        let named = found.claims.get("scope").and_then(serde_json::Value::as_str);
+        // Asked for or not, what the assertion names is the most that there is: one that names nothing gives nothing.
+        let named = match found.claims.get("scope") {
+            None => "",
+            Some(named) => named.as_str().ok_or_else(|| invalid("its `scope` is no text"))?,
+        };
         let mut given = scopes(at.estate, &resource, fields)?;
-        if let Some(named) = named {
-            given.retain(|scope| named.split(' ').any(|one| one == scope));
-        }
+        given.retain(|scope| named.split(' ').any(|one| one == scope) && client.scopes.contains(scope));
         self.once(&found, at.now).await?;
-        let person = Person { subject: subject(at.config, &found), ..Person::from(&found) };
+        let person = person(at.config, &found);
         if person.subject == client.id || person.subject.len() > NAME_BYTES_MAX {
             return Err(invalid("the person has the client's name, or one that is too long"));
         }
@@ -106,6 +107,17 @@ fn subject(config: &config::Facade, found: &Vouched) -> String {
         found.subject.clone()
     } else {
         format!("{} {}", found.issuer, found.subject)
+    }
+}
+
+/// Groups, tenants and how somebody logged in mean here what the provider means by them: another issuer vouches for its
+/// people, and for nothing that rules here are written about.
+fn person(config: &config::Facade, found: &Vouched) -> Person {
+    let subject = subject(config, found);
+    if found.issuer == config.provider.issuer {
+        Person { subject, ..Person::from(found) }
+    } else {
+        Person { subject, tenant: None, groups: Vec::new(), acr: None, auth_time: None }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What was granted, and may it be used once more?
 //!
-//! A login gives one *grant*; codes and refresh tokens lead to it, each good for one use. Whoever uses one a second time
-//! ends the grant with all that leads to it and all that came of it (RFC 6749 §4.1.2, RFC 9700 §4.14.2). It signs nothing.
+//! A login gives one *grant*; a code and then refresh tokens lead to it, one at a time, each good for one use. Whoever uses
+//! one a second time ends the grant with all that leads to it and all that came of it (RFC 6749 §4.1.2, RFC 9700
+//! §4.14.2). It is one value in the store, however often it is refreshed. It signs nothing.
 
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(super) struct Grant {
     pub(super) person: Person,
     pub(super) resource: String,
     pub(super) scopes: Vec<String>,
+    /// The digest of the one code or refresh token that leads to it now.
+    pub(super) current: Option<String>,
     /// Whether refresh tokens lead to it.
     pub(super) refreshed: bool,
     pub(super) began_ms: u64,
@@ -63,25 +66,28 @@ pub(super) struct Code {
     issued_ms: u64,
 }
 
-/// What a refresh token leads to.
-#[derive(Debug, Serialize, Deserialize)]
-struct Refresh {
-    grant: String,
+/// A grant as it was found.
+pub(super) struct Found {
+    pub(super) id: String,
+    pub(super) grant: Grant,
+    /// As it is kept, byte for byte.
+    kept: Vec<u8>,
 }
 
 /// Keeps `grant`, and gives the code that leads to it.
 pub(super) async fn begin(
     store: &Store,
-    grant: &Grant,
-    redirect_uri: &str,
-    challenge: &str,
+    grant: Grant,
+    (redirect_uri, challenge): (&str, &str),
     now: Timestamp,
 ) -> Result<String, Refusal> {
     let (id, code) = (secrets::random()?, secrets::random()?);
-    put(store, &key("grant", &id), grant, Timestamp::from_unix_ms(grant.ends_ms), now).await?;
+    let grant = Grant { current: Some(digest(&code)), ..grant };
+    // A login whose code nobody redeems is forgotten with that.
+    put(store, &key("grant", &id), &grant, now.plus(CODE_KNOWN), now).await?;
     let bound = Code {
         grant: id,
-        client: grant.client.clone(),
+        client: grant.client,
         redirect_uri: redirect_uri.to_owned(),
         challenge: challenge.to_owned(),
         issued_ms: now.unix_ms(),
@@ -90,68 +96,74 @@ pub(super) async fn begin(
     Ok(code)
 }
 
-/// The grant that a code leads to. `fits` says whether the one who has it may use it: a stranger with the wrong verifier
-/// does not end another's login.
-pub(super) async fn redeem(
+/// The grant that a code leads to; it is not used up by that. `fits` says whether the one who has it may use it: a stranger
+/// with the wrong verifier does not end another's login.
+pub(super) async fn of_code(
     store: &Store,
     code: &str,
     fits: impl FnOnce(&Code) -> Result<(), Refusal>,
     now: Timestamp,
-) -> Result<(String, Grant), Refusal> {
-    let name = key("code", code);
-    let bound: Code = get(store, &name, now).await?.ok_or(Refusal::CodeInvalid("no such code"))?;
+) -> Result<Found, Refusal> {
+    let bytes = get(store, &key("code", code), now).await?.ok_or(Refusal::CodeInvalid("no such code"))?;
+    let bound: Code = read(&bytes)?;
     fits(&bound)?;
-    used_once(store, ("code used", code), &bound.grant, now.plus(CODE_KNOWN), now).await?;
+    let found = known(store, &bound.grant, now).await?;
+    is_current(store, &found, code, now).await?;
     if now.since(Timestamp::from_unix_ms(bound.issued_ms)) > CODE_LIFE {
         return Err(Refusal::CodeInvalid("the code has expired"));
     }
-    let grant = known(store, &bound.grant, now).await?;
-    Ok((bound.grant, grant))
+    Ok(found)
 }
 
-/// A refresh token for a grant.
-pub(super) async fn refreshing(store: &Store, id: &str, grant: &Grant, now: Timestamp) -> Result<String, Refusal> {
-    let token = secrets::random()?;
-    let leads = Refresh { grant: id.to_owned() };
-    put(store, &key("refresh", &token), &leads, Timestamp::from_unix_ms(grant.ends_ms), now).await?;
-    Ok(token)
-}
-
-/// The grant that a refresh token leads to, where `fits` says that the one who has it may use it; it is used up then.
-pub(super) async fn refreshed(
+/// The grant that a refresh token leads to, where `fits` says that the one who has it may use it; it is not used up by
+/// that.
+pub(super) async fn of_refresh_token(
     store: &Store,
     token: &str,
     fits: impl FnOnce(&Grant) -> Result<(), Refusal>,
     now: Timestamp,
-) -> Result<(String, Grant), Refusal> {
-    let leads: Option<Refresh> = get(store, &key("refresh", token), now).await?;
-    let leads = leads.ok_or(Refusal::CodeInvalid("no such refresh token"))?;
-    let grant = known(store, &leads.grant, now).await?;
-    fits(&grant)?;
-    let until = Timestamp::from_unix_ms(grant.ends_ms);
-    used_once(store, ("refresh used", token), &leads.grant, until, now).await?;
-    Ok((leads.grant, grant))
+) -> Result<Found, Refusal> {
+    let parts = token.split_once('.').filter(|(id, random)| secrets::is_random(id) && secrets::is_random(random));
+    let (id, _random) = parts.ok_or(Refusal::CodeInvalid("no such refresh token"))?;
+    let found = known(store, id, now).await?;
+    fits(&found.grant)?;
+    is_current(store, &found, token, now).await?;
+    Ok(found)
 }
 
-/// Of several uses the first goes on, and each other ends the grant.
-async fn used_once(
-    store: &Store,
-    (what, value): (&str, &str),
-    grant: &str,
-    until: Timestamp,
-    now: Timestamp,
-) -> Result<(), Refusal> {
-    let mark = Value { bytes: Vec::new(), until: Some(until) };
-    if store.claim(Place::Token, &key(what, value), mark, now).await.map_err(unavailable)? {
+/// Uses up what led to the grant that was found, and gives the refresh token that leads to it from now on, where one does.
+/// Of several that found it by one code or refresh token the first goes on, and each other ends the grant.
+pub(super) async fn use_up(store: &Store, found: Found, now: Timestamp) -> Result<Option<String>, Refusal> {
+    let Found { id, mut grant, kept } = found;
+    let next = if grant.refreshed { Some(format!("{id}.{}", secrets::random()?)) } else { None };
+    grant.current = next.as_deref().map(digest);
+    let began = Timestamp::from_unix_ms(grant.began_ms);
+    let until = if grant.refreshed { Timestamp::from_unix_ms(grant.ends_ms) } else { began.plus(CODE_KNOWN) };
+    let value = Value { bytes: written(&grant)?, until: Some(until) };
+    if store.replace((Place::Token, &key("grant", &id)), kept, value, now).await.map_err(unavailable)? {
+        return Ok(next);
+    }
+    Err(reused(store, &id, now).await?)
+}
+
+/// Another than the one that leads to the grant now has been used already.
+async fn is_current(store: &Store, found: &Found, value: &str, now: Timestamp) -> Result<(), Refusal> {
+    let current = found.grant.current.as_deref();
+    if current.is_some_and(|current| secrets::same(current, &digest(value))) {
         return Ok(());
     }
+    Err(reused(store, &found.id, now).await?)
+}
+
+/// Ends a grant with all that came of it, and says why.
+async fn reused(store: &Store, id: &str, now: Timestamp) -> Result<Refusal, Refusal> {
     // Also at the other gateways on the folder. It outlives every access token that came of the grant.
-    let came_of_it = Whom::Token { name: login_id(grant), issuer: None };
+    let came_of_it = Whom::Token { name: login_id(id), issuer: None };
     let mut revocation = Revocation::new(came_of_it, now, Some(now.plus(TOKENS_LIVE)));
     revocation.why = Some("a code or refresh token of its login came a second time".to_owned());
     revocation::revoke(store, &revocation, now).await.map_err(unavailable)?;
-    end(store, grant).await?;
-    Err(Refusal::CodeReused)
+    end(store, id).await?;
+    Ok(Refusal::CodeReused)
 }
 
 /// Nothing leads to this grant any more.
@@ -164,9 +176,10 @@ pub(super) fn login_id(id: &str) -> String {
     secrets::hashed(&format!("login {id}"))
 }
 
-async fn known(store: &Store, id: &str, now: Timestamp) -> Result<Grant, Refusal> {
-    let grant: Option<Grant> = get(store, &key("grant", id), now).await?;
-    grant.ok_or(Refusal::CodeInvalid("what was granted has ended"))
+async fn known(store: &Store, id: &str, now: Timestamp) -> Result<Found, Refusal> {
+    let kept = get(store, &key("grant", id), now).await?;
+    let kept = kept.ok_or(Refusal::CodeInvalid("what was granted has ended"))?;
+    Ok(Found { id: id.to_owned(), grant: read(&kept)?, kept })
 }
 
 async fn put<T: Serialize>(
@@ -176,13 +189,25 @@ async fn put<T: Serialize>(
     until: Timestamp,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    let bytes = serde_json::to_vec(value).map_err(|_not_json| Refusal::Bug("a grant that is no JSON"))?;
+    let bytes = written(value)?;
     store.put(Place::Token, key, Value { bytes, until: Some(until) }, now).await.map_err(unavailable)
 }
 
-async fn get<T: DeserializeOwned>(store: &Store, key: &[u8], now: Timestamp) -> Result<Option<T>, Refusal> {
-    let Some(bytes) = store.get(Place::Token, key, now).await.map_err(unavailable)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|_not_json| unusable("a grant"))
+async fn get(store: &Store, key: &[u8], now: Timestamp) -> Result<Option<Vec<u8>>, Refusal> {
+    store.get(Place::Token, key, now).await.map_err(unavailable)
+}
+
+fn written<T: Serialize>(value: &T) -> Result<Vec<u8>, Refusal> {
+    serde_json::to_vec(value).map_err(|_not_json| Refusal::Bug("a grant that is no JSON"))
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(bytes).map_err(|_not_json| unusable("a grant"))
+}
+
+/// A code or a refresh token as the store knows it.
+fn digest(value: &str) -> String {
+    secrets::hashed(&format!("current {value}"))
 }
 
 fn key(what: &str, value: &str) -> [u8; 32] {
@@ -212,6 +237,7 @@ mod tests {
             person,
             resource,
             scopes: vec!["a".into()],
+            current: None,
             refreshed: true,
             began_ms: now.unix_ms(),
             ends_ms,
@@ -219,7 +245,18 @@ mod tests {
     }
 
     async fn begun(store: &Store, now: Timestamp) -> String {
-        begin(store, &grant(now), "https://app.example/cb", "challenge", now).await.unwrap()
+        begin(store, grant(now), ("https://app.example/cb", "challenge"), now).await.unwrap()
+    }
+
+    /// Logs in, redeems the code, and gives the refresh token.
+    async fn redeemed(store: &Store, now: Timestamp) -> String {
+        let found = of_code(store, &begun(store, now).await, |_| Ok(()), now).await.unwrap();
+        use_up(store, found, now).await.unwrap().unwrap()
+    }
+
+    async fn refreshed(store: &Store, token: &str, now: Timestamp) -> Result<String, Refusal> {
+        let found = of_refresh_token(store, token, |_| Ok(()), now).await?;
+        Ok(use_up(store, found, now).await?.unwrap())
     }
 
     #[tokio::test]
@@ -227,46 +264,63 @@ mod tests {
         let store = Store::open(&config::State::default()).unwrap();
         let now = Timestamp::from_unix_seconds(1_800_000_000);
         let code = begun(&store, now).await;
-        let stranger = redeem(&store, &code, |_| Err(Refusal::CodeInvalid("not yours")), now).await.err();
+        let stranger = of_code(&store, &code, |_| Err(Refusal::CodeInvalid("not yours")), now).await.err();
         assert_eq!(stranger, Some(Refusal::CodeInvalid("not yours")));
-        let (id, known) = redeem(&store, &code, |_| Ok(()), now).await.unwrap();
-        assert_eq!(known.person.subject, "alice");
-        let token = refreshing(&store, &id, &known, now).await.unwrap();
+        let found = of_code(&store, &code, |_| Ok(()), now).await.unwrap();
+        assert_eq!(found.grant.person.subject, "alice");
+        let id = found.id.clone();
+        let token = use_up(&store, found, now).await.unwrap().unwrap();
         assert!(revocation::all(&store, now).await.unwrap().is_empty());
-        assert_eq!(redeem(&store, &code, |_| Ok(()), now).await.err(), Some(Refusal::CodeReused));
+        assert_eq!(of_code(&store, &code, |_| Ok(()), now).await.err(), Some(Refusal::CodeReused));
         let revoked = revocation::all(&store, now).await.unwrap().remove(0);
         assert_eq!(revoked.whom, Whom::Token { name: login_id(&id), issuer: None });
-        assert!(matches!(refreshed(&store, &token, |_| Ok(()), now).await.err(), Some(Refusal::CodeInvalid(_))));
+        assert!(matches!(refreshed(&store, &token, now).await.err(), Some(Refusal::CodeInvalid(_))));
         let late = now.plus(CODE_LIFE).plus(Duration::from_millis(1));
         let code = begun(&store, now).await;
-        assert!(matches!(redeem(&store, &code, |_| Ok(()), late).await.err(), Some(Refusal::CodeInvalid(_))));
+        assert!(matches!(of_code(&store, &code, |_| Ok(()), late).await.err(), Some(Refusal::CodeInvalid(_))));
+        let once = Grant { refreshed: false, ..grant(now) };
+        let code = begin(&store, once, ("https://app.example/cb", "challenge"), now).await.unwrap();
+        let found = of_code(&store, &code, |_| Ok(()), now).await.unwrap();
+        assert_eq!(use_up(&store, found, now).await, Ok(None));
+        assert_eq!(of_code(&store, &code, |_| Ok(()), now).await.err(), Some(Refusal::CodeReused));
     }
 
     #[tokio::test]
     async fn a_refresh_token_is_good_once_and_for_its_client() {
         let store = Store::open(&config::State::default()).unwrap();
         let now = Timestamp::from_unix_seconds(1_800_000_000);
-        let (id, known) = redeem(&store, &begun(&store, now).await, |_| Ok(()), now).await.unwrap();
-        let first = refreshing(&store, &id, &known, now).await.unwrap();
+        let first = redeemed(&store, now).await;
         let other = |_: &Grant| Err(Refusal::CodeInvalid("not yours"));
-        assert!(matches!(refreshed(&store, &first, other, now).await.err(), Some(Refusal::CodeInvalid(_))));
-        let (id, known) = refreshed(&store, &first, |_| Ok(()), now).await.unwrap();
-        let second = refreshing(&store, &id, &known, now).await.unwrap();
-        assert_eq!(refreshed(&store, &first, |_| Ok(()), now).await.err(), Some(Refusal::CodeReused));
-        assert!(
-            refreshed(&store, &second, |_| Ok(()), now).await.is_err(),
-            "the thief's and the owner's have both ended"
-        );
+        assert!(matches!(of_refresh_token(&store, &first, other, now).await.err(), Some(Refusal::CodeInvalid(_))));
+        assert!(of_refresh_token(&store, &first, |_| Ok(()), now).await.is_ok(), "nothing was answered: not used up");
+        let second = refreshed(&store, &first, now).await.unwrap();
+        assert_eq!(refreshed(&store, &first, now).await, Err(Refusal::CodeReused));
+        assert!(refreshed(&store, &second, now).await.is_err(), "the thief's and the owner's have both ended");
     }
 
     #[tokio::test]
     async fn of_two_that_race_with_one_refresh_token_at_most_one_gets_a_new_one() {
         let store = Store::open(&config::State::default()).unwrap();
         let now = Timestamp::from_unix_seconds(1_800_000_000);
-        let (id, known) = redeem(&store, &begun(&store, now).await, |_| Ok(()), now).await.unwrap();
-        let token = refreshing(&store, &id, &known, now).await.unwrap();
-        let (one, other) =
-            tokio::join!(refreshed(&store, &token, |_| Ok(()), now), refreshed(&store, &token, |_| Ok(()), now));
+        let token = redeemed(&store, now).await;
+        let (one, other) = tokio::join!(refreshed(&store, &token, now), refreshed(&store, &token, now));
         assert!(one.is_ok() != other.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_grant_takes_no_more_room_however_often_it_is_refreshed() {
+        let store = Store::open(&config::State::default()).unwrap();
+        let now = Timestamp::from_unix_seconds(1_800_000_000);
+        let mut token = redeemed(&store, now).await;
+        let before = store.all(Place::Token, now).await.unwrap().len();
+        for _ in 0..20 {
+            token = refreshed(&store, &token, now).await.unwrap();
+        }
+        assert_eq!(store.all(Place::Token, now).await.unwrap().len(), before);
+        let later = now.plus(CODE_KNOWN);
+        assert_eq!(store.all(Place::Token, later).await.unwrap().len(), 1, "the grant itself");
+        begun(&store, now).await;
+        assert_eq!(store.all(Place::Token, later).await.unwrap().len(), 1, "a code that nobody redeems leaves nothing");
+        assert!(refreshed(&store, &token, later).await.is_ok());
     }
 }

@@ -95,21 +95,22 @@ fn due(ring: &Ring, now: Timestamp) -> Option<(u64, Timestamp)> {
 
 async fn read(store: &Store, now: Timestamp) -> Result<Ring, Refusal> {
     let mut keys = Vec::new();
-    for (number, value) in store.all(Place::SigningKey, now).await.map_err(unavailable)? {
+    for (name, value) in store.all(Place::SigningKey, now).await.map_err(unavailable)? {
         let value = Zeroizing::new(value);
-        keys.push(key(&number, &value).ok_or_else(|| unusable("a signing key"))?);
+        // A name that is no number is not of this module's giving: it must not keep everybody from logging in.
+        let Ok(number) = <[u8; 8]>::try_from(name.as_slice()) else { continue };
+        keys.push(key(u64::from_be_bytes(number), &value).ok_or_else(|| unusable("a signing key"))?);
     }
     keys.sort_by_key(|key| key.number);
     let published: Vec<Value> = keys.iter().map(jwk).collect();
     Ok(Ring { published: Bytes::from(json!({ "keys": published }).to_string()), keys })
 }
 
-fn key(number: &[u8], value: &[u8]) -> Option<Key> {
+fn key(number: u64, value: &[u8]) -> Option<Key> {
     let (signs_from, document) = value.split_first_chunk()?;
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document).ok()?;
     let name = digest::digest(&digest::SHA256, pair.public_key().as_ref());
     let id = URL_SAFE_NO_PAD.encode(name.as_ref().first_chunk::<12>()?);
-    let number = u64::from_be_bytes(number.try_into().ok()?);
     Some(Key { number, id, pair, signs_from: Timestamp::from_unix_ms(u64::from_be_bytes(*signs_from)) })
 }
 
@@ -185,6 +186,17 @@ mod tests {
         let after_tokens = before_end.plus(KEPT_AFTER);
         one.look(&store, after_tokens).await.unwrap();
         assert_eq!(ids(&one), both[1..]);
+    }
+
+    #[tokio::test]
+    async fn what_another_keeps_in_the_place_is_no_key_of_these() {
+        let store = Store::open(&config::State::default()).unwrap();
+        let start = Timestamp::from_unix_seconds(1_800_000_000);
+        let other = state::Value { bytes: b"PKCS#8".to_vec(), until: None };
+        assert!(store.claim(Place::SigningKey, b"dpop", other, start).await.unwrap());
+        let keys = Keys::new();
+        keys.look(&store, start).await.unwrap();
+        assert_eq!(ids(&keys), [signs_with(&keys, start)]);
     }
 
     #[tokio::test]

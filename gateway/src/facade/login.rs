@@ -71,16 +71,16 @@ impl Facade {
             person: Person::from(&done.person),
             resource: wish.resource.clone(),
             scopes: wish.scopes.clone(),
+            current: None,
             refreshed: wish.client.refreshes,
             began_ms: at.now.unix_ms(),
             ends_ms: at.now.plus(at.config.login).unix_ms(),
         };
-        let code = grants::begin(&self.store, &grant, &wish.redirect_uri, &wish.challenge, at.now).await?;
+        let code = grants::begin(&self.store, grant, (&wish.redirect_uri, &wish.challenge), at.now).await?;
         Ok((code, subject))
     }
 
     async fn agreed(&self, at: &At<'_>, wish: &Wish, subject: &str) -> Result<(), Refusal> {
-        self.agree(at, subject, wish).await?;
         let consent = Authorization {
             user: Some((&at.config.own.issuer, subject)),
             resource: Some(&wish.resource),
@@ -88,7 +88,8 @@ impl Facade {
             redirect_uri: Some(&wish.redirect_uri),
             ..Authorization::new(Authorized::Consent, &wish.client.id, at.peer)
         };
-        self.record(&consent).await
+        self.record(&consent).await?;
+        self.agree(at, subject, wish).await
     }
 
     /// Keeps what the provider gave, for `exchange` to ask it for something in this person's name.

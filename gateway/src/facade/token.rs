@@ -43,14 +43,15 @@ impl Facade {
         let asking = self.asking(at, fields).await?;
         match (kind, asking) {
             ("authorization_code", Asking::Public(client)) => {
-                let (id, grant) = self.redeemed(&client.id, fields, at.now).await?;
-                same_resource(at, &grant, fields)?;
-                self.given(at, kind, (id, grant)).await
+                let found = self.redeemed(&client.id, fields, at.now).await?;
+                same_resource(at, &found.grant, fields)?;
+                let scopes = found.grant.scopes.clone();
+                self.given(at, kind, found, scopes).await
             }
             ("refresh_token", Asking::Public(client)) => {
-                let (id, grant) = self.refreshed(at, &client.id, fields).await?;
+                let (found, scopes) = self.refreshed(at, &client.id, fields).await?;
                 self.used(&client, at.now).await?;
-                self.given(at, kind, (id, grant)).await
+                self.given(at, kind, found, scopes).await
             }
             ("client_credentials", Asking::Confidential(client)) => {
                 let order = own(at, client, fields)?;
@@ -68,12 +69,7 @@ impl Facade {
     }
 
     /// The grant that the code in `fields` leads to (OAuth 2.1 §4.1.3).
-    async fn redeemed(
-        &self,
-        client: &str,
-        fields: &Fields,
-        now: Timestamp,
-    ) -> Result<(String, grants::Grant), Refusal> {
+    async fn redeemed(&self, client: &str, fields: &Fields, now: Timestamp) -> Result<grants::Found, Refusal> {
         let code = fields.need("code", "`code` is missing")?;
         let verifier = fields.need("code_verifier", "`code_verifier` is missing")?;
         let fits = |bound: &grants::Code| {
@@ -89,12 +85,16 @@ impl Facade {
             }
             Ok(())
         };
-        grants::redeem(&self.store, code, fits, now).await
+        grants::of_code(&self.store, code, fits, now).await
     }
 
-    /// The grant that the refresh token in `fields` leads to, with no more scopes than are asked for (RFC 6749 §6): the
-    /// grant itself keeps what it has.
-    async fn refreshed(&self, at: &At<'_>, client: &str, fields: &Fields) -> Result<(String, grants::Grant), Refusal> {
+    /// The grant that the refresh token in `fields` leads to, and no more of its scopes than are asked for (RFC 6749 §6).
+    async fn refreshed(
+        &self,
+        at: &At<'_>,
+        client: &str,
+        fields: &Fields,
+    ) -> Result<(grants::Found, Vec<String>), Refusal> {
         let token = fields.need("refresh_token", "`refresh_token` is missing")?;
         let asked = fields.words("scope");
         let fits = |grant: &grants::Grant| {
@@ -109,30 +109,38 @@ impl Facade {
             }
             same_resource(at, grant, fields)
         };
-        let (id, mut grant) = grants::refreshed(&self.store, token, fits, at.now).await?;
-        grant.scopes.retain(|scope| asked.is_empty() || asked.contains(scope));
-        Ok((id, grant))
+        let found = grants::of_refresh_token(&self.store, token, fits, at.now).await?;
+        let mut scopes = found.grant.scopes.clone();
+        scopes.retain(|scope| asked.is_empty() || asked.contains(scope));
+        Ok((found, scopes))
     }
 
-    /// An access token of a grant, with a refresh token for what comes after it.
-    async fn given(&self, at: &At<'_>, kind: &str, (id, grant): (String, grants::Grant)) -> Result<Value, Refusal> {
+    /// An access token of a grant, with a refresh token for what comes after it. What led to the grant is used up last: who
+    /// hears that the gateway cannot now comes again with it.
+    async fn given(
+        &self,
+        at: &At<'_>,
+        kind: &str,
+        found: grants::Found,
+        scopes: Vec<String>,
+    ) -> Result<Value, Refusal> {
+        let grants::Found { id, grant, .. } = &found;
         let since = Timestamp::from_unix_ms(grant.began_ms);
         let order = Order {
             client: grant.client.clone(),
             person: Some(grant.person.clone()),
             tenant: None,
             resource: grant.resource.clone(),
-            scopes: grant.scopes.clone(),
-            login_id: Some(grants::login_id(&id)),
+            scopes,
+            login_id: Some(grants::login_id(id)),
             since,
         };
         if let Err(revoked) = admit(at, &order) {
-            grants::end(&self.store, &id).await?;
+            grants::end(&self.store, id).await?;
             return Err(revoked);
         }
-        let refresh =
-            if grant.refreshed { Some(grants::refreshing(&self.store, &id, &grant, at.now).await?) } else { None };
         let mut answer = self.issue(at, kind, &order).await?;
+        let refresh = grants::use_up(&self.store, found, at.now).await?;
         if let (Some(members), Some(refresh)) = (answer.as_object_mut(), refresh) {
             members.insert("refresh_token".to_owned(), refresh.into());
         }

@@ -33,6 +33,8 @@ pub enum Place {
     Token,
     /// Keys that the gateway signs with.
     SigningKey,
+    /// The key that the gateway proves with that a token is its own.
+    ProofKey,
     /// What a user's login at the gateway left of their identity provider's tokens.
     Login,
 }
@@ -48,6 +50,7 @@ impl Place {
             Self::Consent => "consent",
             Self::Token => "token",
             Self::SigningKey => "signing_key",
+            Self::ProofKey => "proof_key",
             Self::Login => "login",
         }
     }
@@ -139,6 +142,42 @@ impl Store {
             self.tell();
         }
         Ok(claimed)
+    }
+
+    /// Keeps `value` under `key` in the stead of exactly `before`; says whether that was there. Of two that replace the
+    /// same value at once, one is told yes.
+    ///
+    /// # Errors
+    /// Every [`StoreFault`].
+    pub async fn replace(
+        &self,
+        (place, key): (Place, &[u8]),
+        before: Vec<u8>,
+        value: Value,
+        now: Timestamp,
+    ) -> Result<bool, StoreFault> {
+        let entry = self.entry(place, key, value)?;
+        let kept = Arc::clone(&self.0);
+        let replaced = self.ask(move |connection| {
+            let Entry { place, key, value, until } = entry;
+            let place = place.as_str();
+            let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let asked = named_params! { ":place": place, ":key": key, ":now": milliseconds(now) };
+            let found = whole.prepare_cached(GET)?.query_row(asked, |row| row.get::<_, String>(0)).optional()?;
+            let Some(sealed) = found else { return Ok(false) };
+            if kept.sealer.open(&purpose(place, &key), &sealed).ok_or(StoreFault::Sealed)? != before {
+                return Ok(false);
+            }
+            let entry = named_params! { ":place": place, ":key": key, ":value": value, ":until": until };
+            whole.prepare_cached(PUT)?.execute(entry)?;
+            whole.commit()?;
+            Ok(true)
+        });
+        let replaced = replaced.await?;
+        if replaced {
+            self.tell();
+        }
+        Ok(replaced)
     }
 
     /// What is kept under `key`.
@@ -438,6 +477,26 @@ mod tests {
             taken += usize::from(take.await.unwrap().is_some());
         }
         assert_eq!(taken, 1);
+    }
+
+    #[tokio::test]
+    async fn of_many_that_replace_one_value_one_does() {
+        let store = Store::open(&config::State::default()).unwrap();
+        let replace = |n| {
+            let store = store.clone();
+            tasks::background(async move {
+                let anew = value(vec![n], Some(at(20)));
+                store.replace((Place::Token, b"k"), b"before".to_vec(), anew, at(0)).await.unwrap()
+            })
+        };
+        assert!(!replace(0).await.unwrap(), "nothing is there");
+        store.put(Place::Token, b"k", value(b"before".to_vec(), Some(at(10))), at(0)).await.unwrap();
+        let mut replaced = Vec::new();
+        for (n, one) in (1..20).map(|n| (n, replace(n))).collect::<Vec<_>>() {
+            replaced.extend(one.await.unwrap().then_some(n));
+        }
+        assert_eq!(store.get(Place::Token, b"k", at(11)).await.unwrap(), Some(replaced.clone()), "with its new end");
+        assert_eq!(replaced.len(), 1);
     }
 
     #[tokio::test]
