@@ -148,6 +148,31 @@ fn a_wrong_estate_is_not_served() {
     assert!(shown.contains("expected text"), "{shown}");
 }
 
+#[test]
+fn a_revocation_names_an_issuer_that_is_known_and_lasts_as_long_as_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir_all(at.join("policies")).unwrap();
+    fs::create_dir_all(at.join("state")).unwrap();
+    write(at, "upstreams.toml", KEYS);
+    let config = format!("--config {}", at.join("upstreams.toml").display());
+    let unknown =
+        check(&format!("revoke user alice --issuer https://login.example {config}"), "exit 2\n--- out\n--- err\n");
+    let told = "no issuer `https://login.example`; there are `https://login.example.com`";
+    assert!(unknown.contains(told), "{unknown}");
+    let until = |arguments: &str| {
+        let shown = run(&format!("revoke user alice --json {arguments} {config}"));
+        let shown: serde_json::Value = serde_json::from_str(shown.lines().nth(2).unwrap()).unwrap();
+        shown["until"].clone()
+    };
+    // Its tokens need not say when they were issued.
+    assert!(until("--issuer https://login.example.com").is_null());
+    assert!(until("--for 1h").is_string());
+    write(at, "upstreams.toml", &KEYS.replace("[audit]", "profile = \"rfc9068\"\n[audit]"));
+    assert!(until("").is_string());
+    assert!(until("--block").is_null());
+}
+
 /// An estate with a folder for keys, which are not accepted yet.
 const KEYS: &str = r#"
 [gateway]
@@ -202,6 +227,9 @@ fn a_key_is_printed_once_listed_and_revoked() {
     check(&format!("keys list {config}"), "exit 0\n");
     let unknown = check(&format!("keys revoke nobody {config}"), "exit 2\n--- out\n--- err\n");
     assert!(unknown.contains("there is no key `nobody`"), "{unknown}");
+    let mistyped = check(&format!("keys revoke {key}x {config}"), "exit 2\n--- out\n--- err\n");
+    assert!(mistyped.contains(&format!("its id would be `{id}`")), "{mistyped}");
+    assert!(!mistyped.contains(key.split('_').nth(2).unwrap()), "{mistyped}");
     let elsewhere = check(&format!("keys new --agent a --upstream crn {config}"), "exit 2\n--- out\n--- err\n");
     assert!(elsewhere.contains("no upstream `crn`; there are `crm`"), "{elsewhere}");
     check(&format!("keys new {config}"), "exit 2\n--- out\n--- err\nerror: the following required arguments");

@@ -208,6 +208,49 @@ fn whom_it_names_has_nothing_left_and_nobody_else_notices() {
 }
 
 #[test]
+fn an_api_key_that_is_revoked_takes_with_it_what_is_open_and_no_other_key() {
+    let (issuer, recorder) = (Issuer::good(), lasting());
+    let gateway = with_state("revoke-key", &issuer, &recorder).section("[keys]\nenabled = true").start();
+    gateway.client_of(Some("up"), &issuer, "warm").awaiting("echo");
+    let mut stays = Open::of(&gateway, &gateway.key("--user alice --upstream up"));
+    let key = gateway.key("--user alice --upstream up");
+    let (mut goes, abandoned) = (Open::of(&gateway, &key), recorder.abandoned());
+    gateway.keys(&format!("revoke {key}"));
+    goes.ends(&recorder, abandoned);
+    stays.goes_on();
+    let record = place::wait_for("what it ended is recorded", BOUND, || {
+        let found = gateway.recorded("revocation", 1).into_iter().map(|record| record["revocation"].clone());
+        found.filter(|record| record["state"] == "enforced").last()
+    });
+    let id = key.split('_').nth(1).unwrap();
+    assert_eq!(
+        (&record["kind"], &record["name"], &record["issuer"]),
+        (&json!("token"), &json!(id), &json!("urn:tollgate:keys"))
+    );
+    assert_eq!(record["ended"], json!({ "streams": 2, "calls": 1, "holds": 1, "sessions": 0 }));
+    assert!(record["by"].is_string() && !record.to_string().contains(&key), "{record}");
+}
+
+#[test]
+fn whoever_is_revoked_in_the_middle_of_a_request_is_not_served() {
+    let (issuer, recorder) = (Issuer::good(), Recorder::good(Era::Modern));
+    let gateway = start("revoke-middle", &issuer, &recorder);
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let before = recorder.seen_method("tools/call").len();
+    let request = alice.modern_bytes(&json!(1), "tools/call", &json!({ "name": "echo", "arguments": {} }));
+    let (begun, rest) = request.split_at(request.len() - 1);
+    let mut slow = alice.connection();
+    slow.send(begun).unwrap();
+    // A request that came later and was served: the slow one has been looked at by then.
+    assert_eq!(text_of(&alice.call("echo", &json!({}))), "echo {}");
+    let revocation = revoked(&gateway, &["user", "alice"]);
+    records(&gateway, &revocation, 1);
+    slow.send(rest).unwrap();
+    assert_eq!(slow.head().status, 401);
+    assert_eq!(recorder.seen_method("tools/call").len(), before + 1);
+}
+
+#[test]
 fn who_is_kept_out_stays_out_until_the_block_is_lifted_through_every_start_and_at_every_gateway() {
     let (issuer, recorder) = (Issuer::good(), Recorder::good(Era::Modern));
     let gateway = start("revoke-block", &issuer, &recorder);

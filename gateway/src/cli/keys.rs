@@ -8,11 +8,14 @@ use std::{
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Answer, ConfigFile, Failure, runtime};
+use super::{Answer, ConfigFile, Failure, revoke::operator, runtime};
 use crate::{
     clock::{self, Timestamp},
     config::{self, Config, Environment, UpstreamId},
-    identity::api_key::{self, ApiKey, Order},
+    identity::{
+        api_key::{self, ApiKey, Order},
+        revocation::{self, Revocation, Whom},
+    },
     state::Store,
 };
 
@@ -73,7 +76,7 @@ pub(super) struct List {
     json: bool,
 }
 
-/// Revoke a key, for good.
+/// Revoke a key, for good, and end what is open or under way with it.
 #[derive(Debug, Args)]
 pub(super) struct Revoke {
     /// Its id, as `keys list` and the audit's `authentication.token_id` have it; the key itself will do.
@@ -173,9 +176,15 @@ fn show(arguments: &List, out: &mut impl Write) -> Result<Answer, Failure> {
 fn end(arguments: &Revoke, out: &mut impl Write) -> Result<Answer, Failure> {
     let (_, store) = open(&arguments.config)?;
     // Whoever has found a key somewhere has no id to give.
-    let id = api_key::id_of(&arguments.id).unwrap_or(&arguments.id);
+    let id = api_key::id_given(&arguments.id).map_err(words)?;
     let now = clock::now();
-    let key = runtime()?.block_on(api_key::revoke(&store, id, now)).map_err(words)?;
+    let runtime = runtime()?;
+    let key = runtime.block_on(api_key::revoke(&store, id, now)).map_err(words)?;
+    // The record turns new requests away; this ends what came before them.
+    let whom = Whom::Token { name: key.id.clone(), issuer: Some(api_key::ISSUER.to_owned()) };
+    let mut ended = Revocation::new(whom, now, Some(Timestamp::from_unix_ms(key.expires_ms)));
+    (ended.why, ended.by) = (Some("the API key is revoked".to_owned()), Some(operator()));
+    runtime.block_on(revocation::revoke(&store, &ended, now)).map_err(words)?;
     if arguments.json {
         writeln!(out, "{}", json(&shown(&key, now))?)?;
     } else {

@@ -10,8 +10,11 @@ use super::{Answer, ConfigFile, Failure, explain, runtime};
 use crate::{
     bridge,
     clock::{self, Timestamp},
-    config::{self, Config, Environment},
-    identity::revocation::{self, Revocation, Whom},
+    config::{self, Config, Environment, Profile},
+    identity::{
+        self, api_key,
+        revocation::{self, Revocation, Whom},
+    },
     state::Store,
 };
 
@@ -101,7 +104,7 @@ struct Named {
 struct About {
     #[command(flatten)]
     config: ConfigFile,
-    /// How long it is in force, as in `8h` or `30d` [default: a block, until lifted; else as long as any token lives]
+    /// How long it is in force, as in `8h` or `30d` [default: as long as any token may live; until lifted, where nobody can tell, or for a block]
     #[arg(long, value_name = "SPAN", conflicts_with = "until")]
     r#for: Option<String>,
     /// Until when it is in force, in RFC 3339.
@@ -153,13 +156,17 @@ fn session_name(given: &str) -> String {
 
 fn revoke(whom: Whom, block: bool, about: &About, out: &mut impl Write) -> Result<Answer, Failure> {
     let (config, store) = opened(&about.config.config)?;
+    let known = issuers(&config);
+    if let Some(unknown) = whom.issuer().filter(|issuer| !known.contains(issuer)) {
+        return Err(Failure::Words(format!("no issuer `{unknown}`; there are `{}`", known.join("`, `"))));
+    }
     let now = clock::now();
     let until = match (&about.r#for, &about.until) {
         (Some(span), _) => Some(now.plus(span_of(span)?)),
         (None, Some(time)) => Some(explain::instant(time)?),
         // An API key may live longer than any token.
         (None, None) if block || config.keys.enabled || !config.certificates.is_empty() => None,
-        (None, None) => Some(now.plus(tokens_live(&config))),
+        (None, None) => tokens_live(&config).map(|live| now.plus(live)),
     };
     if until.is_some_and(|until| until <= now) {
         return Err(Failure::Words("it would be over already".to_owned()));
@@ -225,14 +232,33 @@ fn opened(path: &Path) -> Result<(Config, Store), Failure> {
     Ok((config, store))
 }
 
-/// How long a token lives that was issued a moment ago, or a login that gives new ones here.
-fn tokens_live(config: &Config) -> Duration {
-    let lives = config.issuers.iter().map(|issuer| issuer.lifetime_max.saturating_add(issuer.leeway));
-    let logins = config.facade.iter().map(|facade| facade.login.saturating_add(facade.own.lifetime_max));
-    lives.chain(logins).max().unwrap_or(DAY)
+/// Everybody who vouches for callers.
+fn issuers(config: &Config) -> Vec<&str> {
+    let own = config.facade.iter().map(|facade| facade.own.issuer.as_str());
+    let keys = config.keys.enabled.then_some(api_key::ISSUER);
+    let certificates = (!config.certificates.is_empty()).then_some(identity::CERTIFICATES);
+    config.issuers.iter().map(|issuer| issuer.issuer.as_str()).chain(own).chain(keys).chain(certificates).collect()
 }
 
-fn operator() -> String {
+/// How long a token lives that was issued a moment ago, or a login that gives new ones here; `None` where an issuer need
+/// not say when that was: such a token may be good again at any time, when what is left of its life is short enough.
+fn tokens_live(config: &Config) -> Option<Duration> {
+    let may_lack_time = |issuer: &config::Issuer| {
+        let opaque = issuer.introspection.as_ref().is_some_and(|introspection| introspection.opaque);
+        opaque || issuer.signs() && issuer.profile != Profile::Rfc9068
+    };
+    if config.issuers.iter().any(|issuer| may_lack_time(issuer)) {
+        return None;
+    }
+    let lives = config.issuers.iter().map(|issuer| issuer.lifetime_max.saturating_add(issuer.leeway));
+    let logins = config
+        .facade
+        .iter()
+        .map(|facade| facade.login.saturating_add(facade.own.lifetime_max).saturating_add(facade.own.leeway));
+    Some(lives.chain(logins).max().unwrap_or(DAY))
+}
+
+pub(super) fn operator() -> String {
     let environment = Environment::process();
     let name = environment.variable("SUDO_USER").or_else(|| environment.variable("USER"));
     let uid = rustix::process::getuid().as_raw();

@@ -26,7 +26,7 @@ use crate::{
     config::{Config, Endpoint, UpstreamId},
     refusal::{Refusal, TokenFault},
     secret::Secret,
-    state::{Place, Store, StoreFault, Value},
+    state::{Place, Store, StoreFault, Value, understood},
     tasks,
 };
 
@@ -88,6 +88,9 @@ pub enum ApiKeyFault {
     /// There is no key with this id.
     #[error("there is no key `{0}`")]
     Unknown(String),
+    /// A key that was not typed in full; what stands where its id would. The rest may be somebody's secret.
+    #[error("this is neither an id nor a whole key; its id would be `{0}`")]
+    NotWhole(String),
     /// A name, group or scope that no token could have.
     #[error("{0} is no name: 1 to 256 characters of text, scopes without blanks")]
     NotAName(&'static str),
@@ -188,14 +191,14 @@ pub async fn make(store: &Store, order: Order, now: Timestamp) -> Result<(Secret
     Ok((text, key))
 }
 
-/// Every key there is, or was until a while ago.
+/// Every key there is, or was until a while ago. One whose record cannot be read is nobody's: it is left out, and told of.
 ///
 /// # Errors
-/// [`ApiKeyFault::Store`], [`ApiKeyFault::Malformed`].
+/// [`ApiKeyFault::Store`].
 pub async fn all(store: &Store, now: Timestamp) -> Result<Vec<ApiKey>, ApiKeyFault> {
-    let kept = store.all(Place::ApiKey, now).await?;
+    let kept = store.readable(Place::ApiKey, now).await?;
     let records = kept.iter().filter(|(key, _)| key != PEPPER);
-    records.map(|(_, bytes)| serde_json::from_slice(bytes).map_err(|_not_one| ApiKeyFault::Malformed)).collect()
+    Ok(records.filter_map(|(_, bytes)| understood("an API key", bytes)).collect())
 }
 
 /// Revokes the key with this id, for good.
@@ -230,6 +233,21 @@ pub fn id_of(text: &str) -> Option<&str> {
     let (secret, _) = rest.split_once('_')?;
     let fits = |part: &str, chars: usize| part.len() == chars && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
     (fits(id, ID_CHARS) && fits(secret, SECRET_CHARS) && text == written(id, secret)).then_some(id)
+}
+
+/// The id that somebody means who gives it, or the key in full.
+///
+/// # Errors
+/// [`ApiKeyFault::NotWhole`].
+pub fn id_given(text: &str) -> Result<&str, ApiKeyFault> {
+    if let Some(id) = id_of(text) {
+        return Ok(id);
+    }
+    if text.len() <= ID_CHARS {
+        return Ok(text);
+    }
+    let rest = text.split_once('_').map_or(text, |(_, rest)| rest);
+    Err(ApiKeyFault::NotWhole(rest.chars().take_while(char::is_ascii_alphanumeric).take(ID_CHARS).collect()))
 }
 
 /// `tgk_ID_SECRET_CHECKSUM`.
@@ -519,6 +537,10 @@ mod tests {
             assert_eq!(id_of(&String::from_utf8(typo).unwrap()), None, "{at}");
         }
         assert_eq!(id_of(&format!("{text}a")), None);
+        assert_eq!((id_given(&text), id_given("0123456789ab")), (Ok("0123456789ab"), Ok("0123456789ab")));
+        for mistyped in [format!("{text}a"), text.replacen("tgk_", "tkg_", 1)] {
+            assert_eq!(id_given(&mistyped), Err(ApiKeyFault::NotWhole("0123456789ab".to_owned())), "no secret in it");
+        }
         assert_eq!(id_of(&format!("{text}_a")), None);
     }
 
@@ -598,8 +620,16 @@ mod tests {
         assert_eq!(refused(anywhere.expose(), start).await, Refusal::TokenInvalid(TokenFault::ApiKeyRevoked));
         assert!(keys.generation() > before, "what was verified before is verified again");
 
-        store.put(Place::ApiKey, b"broken", Value { bytes: b"{}".to_vec(), until: None }, start).await.unwrap();
-        assert!(keys.refresh().await);
-        assert!(matches!(refused(crm.expose(), start).await, Refusal::IdentityUnavailable(_)));
+        // What cannot be read is nobody's key, and the others stay.
+        let broken = async |id: &[u8]| {
+            store.put(Place::ApiKey, id, Value { bytes: b"{}".to_vec(), until: None }, start).await.unwrap();
+            assert!(!keys.refresh().await);
+        };
+        broken(b"broken").await;
+        assert!(keys.check(crm.expose(), start).await.is_ok());
+        broken(id_of(crm.expose()).unwrap().as_bytes()).await;
+        assert_eq!(refused(crm.expose(), start).await, Refusal::TokenInvalid(TokenFault::ApiKeyUnknown));
+        broken(PEPPER).await;
+        assert_eq!(refused(anywhere.expose(), start).await, Refusal::TokenInvalid(TokenFault::ApiKeyUnknown));
     }
 }

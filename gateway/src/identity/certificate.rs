@@ -102,7 +102,7 @@ pub(super) fn identity(certificate: &Certificate, holder: &CertificateHolder) ->
 }
 
 /// Who vouches for these: the administrator, in `[[certificates]]`. No issuer of tokens has such a name.
-const ISSUER: &str = "urn:tollgate:certificates";
+pub const ISSUER: &str = "urn:tollgate:certificates";
 
 /// The one item, where there is exactly one.
 fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {

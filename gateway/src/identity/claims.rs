@@ -93,7 +93,7 @@ pub(super) fn vouched(
 }
 
 /// RFC 9068 §2.2 says `client_id`; OIDC's older word is `azp`.
-fn client_id<'a>(claims: &'a Map<String, Value>, issuer: &Issuer) -> Result<&'a str, TokenFault> {
+pub(super) fn client_id<'a>(claims: &'a Map<String, Value>, issuer: &Issuer) -> Result<&'a str, TokenFault> {
     let found = match &issuer.claims.agent {
         Some(claim) => token::name(claims, claim, "agent")?,
         None => match token::name(claims, "client_id", "client_id")? {

@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
-use super::{Binding, strict, token};
+use super::{Binding, claims, strict, token};
 use crate::{
     clock::{self, Timestamp},
     config::{self, Issuer},
@@ -391,7 +391,8 @@ pub(super) fn judged(
     let username = token::name(claims, "username", "username")?;
     let mut claims = claims.clone();
     if token::name(&claims, "sub", "sub")?.is_none() {
-        let client = token::name(&claims, "client_id", "client_id")?.ok_or(ClaimMalformed("client_id"))?.to_owned();
+        // Whatever claim names the agent here: a subject of another name would be a person's.
+        let client = claims::client_id(&claims, issuer)?.to_owned();
         if username.is_some() || !introspection.settings.machines {
             return Err(ClaimMalformed("sub"));
         }
@@ -561,6 +562,12 @@ mod tests {
         assert_eq!(nobody["sub"], "claude", "the client in its own name");
         let named = changed(json!({ "sub": null, "username": "alice" }));
         assert_eq!(judged(&named, &machines, NOW).err(), Some(ClaimMalformed("sub")), "somebody, and not said who");
+        let mut renamed = testing::issuer(ISSUER);
+        renamed.claims.agent = Some("app".to_owned());
+        let renamed = Introspection { issuer: Arc::new(renamed), ..Arc::into_inner(introspection(true)).unwrap() };
+        let machine = judged(&changed(json!({ "sub": null, "app": "robot" })), &renamed, NOW).unwrap();
+        let identity = claims::identity(&machine, &renamed.issuer, NOW, "t", crate::identity::INTROSPECTION).unwrap();
+        assert_eq!((identity.user, identity.agent.client_id.as_str()), (None, "robot"), "nobody's name");
         let neither = changed(json!({ "sub": null, "client_id": null }));
         assert_eq!(judged(&neither, &machines, NOW).err(), Some(ClaimMalformed("client_id")));
     }

@@ -24,7 +24,7 @@ use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use api_key::{ApiKey, ApiKeys};
 use aws_lc_rs::digest;
-pub use certificate::Certificate;
+pub use certificate::{Certificate, ISSUER as CERTIFICATES};
 use http::{HeaderMap, HeaderValue, Method, header};
 use introspection::Introspection;
 pub use keys::IssuerStatus;
@@ -213,8 +213,7 @@ impl Authenticator {
         if let Some(habit) = audience.forgiven {
             metrics().tolerated.with([habit.as_str()]).increment();
         }
-        let binding = &verified.identity.authentication.binding;
-        self.senders.check((scheme, token), shown, binding, now)?;
+        self.senders.check((scheme, token), shown, &verified.identity, now)?;
         Ok(Caller { identity: Arc::clone(&verified.identity) })
     }
 
@@ -305,7 +304,11 @@ impl Authenticator {
 
     fn remembered(&self, digest: &[u8; 32], now: Timestamp) -> Option<Arc<Verified>> {
         let verified = self.verified.get(digest)?;
-        (now < verified.until && verified.basis.stands()).then_some(verified)
+        if now < verified.until && verified.basis.stands() {
+            return Some(verified);
+        }
+        let _over = self.verified.remove_if(digest, |known| Arc::ptr_eq(known, &verified));
+        None
     }
 
     async fn verify(
@@ -472,15 +475,22 @@ struct ByBytes;
 
 impl Weighter<[u8; 32], Arc<Verified>> for ByBytes {
     fn weight(&self, _digest: &[u8; 32], verified: &Arc<Verified>) -> u64 {
-        // The token itself, its claims again in their parsed form, and what betrays it.
-        u64::try_from(verified.identity.credential.secret().expose().len()).unwrap_or(u64::MAX).saturating_mul(3)
+        // The token itself, its claims again in their parsed form, and what betrays it; an opaque token is short, and what
+        // its issuer says of it is not.
+        let Identity { groups, scopes, agent, credential, .. } = verified.identity.as_ref();
+        let words = groups.iter().chain(scopes).chain(&agent.actors).chain(&verified.audiences);
+        let words = words.map(|word| word.len().saturating_add(size_of::<String>())).fold(0, usize::saturating_add);
+        let token = credential.secret().expose().len().saturating_mul(3);
+        u64::try_from(token.saturating_add(words)).unwrap_or(u64::MAX).saturating_add(VERIFIED_BYTES_EACH)
     }
 }
 
 /// A verification is repeated after so long, whatever the token's own life.
 const VERIFIED_AGE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of verified tokens kept.
-const VERIFIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const VERIFIED_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// What a verified token costs besides its words.
+const VERIFIED_BYTES_EACH: u64 = 2 * 1024;
 /// About how many tokens that is.
 const VERIFIED_ESTIMATE: usize = 8 * 1024;
 

@@ -22,7 +22,7 @@ use crate::{
     clock::{self, Timestamp},
     config::UpstreamId,
     refusal::Refusal,
-    state::{Place, Store, StoreFault, Value},
+    state::{Place, Store, StoreFault, Value, understood},
 };
 
 /// Whom, or what, a revocation names.
@@ -172,7 +172,8 @@ impl Revocation {
     }
 
     /// Whether it ends what `named` had from `since` on. A token says in whole seconds when it was issued, so that one of
-    /// the same second counts as older.
+    /// the same second counts as older. An issuer's clock is taken at its word: to forgive its leeway here would turn away
+    /// whoever logs in anew at once, and against a clock that runs ahead there is [`Self::blocks`].
     fn ends(&self, named: &Named<'_>, now: Timestamp) -> bool {
         let in_force = self.until.is_none_or(|until| now.unix_ms() < until);
         let of_issuer = self.whom.issuer().is_none_or(|issuer| issuer == named.issuer);
@@ -198,16 +199,14 @@ pub async fn lift(store: &Store, id: Uuid) -> Result<bool, StoreFault> {
     store.remove(Place::Revocation, id.as_bytes()).await
 }
 
-/// All that is in force, oldest first.
+/// All that is in force, oldest first. One that cannot be read is told of: it must not keep the others from being in force.
 ///
 /// # Errors
-/// What the store says; [`StoreFault::Unusable`] where what it has cannot be read.
+/// What the store says.
 pub async fn all(store: &Store, now: Timestamp) -> Result<Vec<Revocation>, StoreFault> {
-    let read = |(_, bytes): (Vec<u8>, Vec<u8>)| {
-        serde_json::from_slice(&bytes).map_err(|error| StoreFault::Unusable(format!("a revocation: {error}")))
-    };
-    let mut all =
-        store.all(Place::Revocation, now).await?.into_iter().map(read).collect::<Result<Vec<Revocation>, _>>()?;
+    let kept = store.readable(Place::Revocation, now).await?;
+    let read = |(_, bytes): &(Vec<u8>, Vec<u8>)| understood::<Revocation>("a revocation", bytes);
+    let mut all: Vec<Revocation> = kept.iter().filter_map(read).collect();
     all.sort_by_key(|revocation| (revocation.at, revocation.id));
     Ok(all)
 }
@@ -676,7 +675,9 @@ mod tests {
         for revocation in [&two, &one] {
             revoke(&store, revocation, now).await.unwrap();
         }
-        assert_eq!(all(&store, now).await.unwrap(), [one.clone(), two]);
+        let broken = Value { bytes: b"{}".to_vec(), until: None };
+        store.put(Place::Revocation, b"broken", broken, now).await.unwrap();
+        assert_eq!(all(&store, now).await.unwrap(), [one.clone(), two], "and one bad record keeps none of them");
         assert_eq!(all(&store, now.plus(Duration::from_secs(61))).await.unwrap(), std::slice::from_ref(&one));
         assert!(lift(&store, one.id).await.unwrap() && !lift(&store, one.id).await.unwrap());
     }

@@ -122,17 +122,20 @@ impl Senders {
         self.dpop.is_some()
     }
 
-    /// Whether the sender of `token`, which is bound to `binding`, holds that.
+    /// Whether the sender of `token`, which proved `identity`, holds what it is bound to.
     pub(super) fn check(
         &self,
         (scheme, token): (Scheme, &str),
         shown: &Shown<'_>,
-        binding: &Binding,
+        identity: &Identity,
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let no = |fault| Err(Refusal::TokenInvalid(fault));
-        match (scheme, binding) {
-            (Scheme::Dpop, Binding::Key(thumbprint)) => self.check_proof((token, thumbprint), shown, now),
+        match (scheme, &identity.authentication.binding) {
+            (Scheme::Dpop, Binding::Key(thumbprint)) => {
+                let id = self.check_proof((token, thumbprint), shown, now)?;
+                self.check_first((identity, thumbprint), &id, now)
+            }
             (Scheme::Dpop, Binding::Nothing | Binding::Certificate(_)) => no(TokenFault::BindingAbsent),
             // A bound token shown as a bearer token is a stolen one until proven otherwise (RFC 9449 §7.1).
             (Scheme::Bearer, Binding::Key(_)) => no(TokenFault::ProofMissing),
@@ -150,7 +153,13 @@ impl Senders {
         }
     }
 
-    fn check_proof(&self, (token, thumbprint): (&str, &str), shown: &Shown<'_>, now: Timestamp) -> Result<(), Refusal> {
+    /// Gives the `jti` of a proof that fits.
+    fn check_proof(
+        &self,
+        (token, thumbprint): (&str, &str),
+        shown: &Shown<'_>,
+        now: Timestamp,
+    ) -> Result<String, Refusal> {
         let wanted = self.dpop.as_ref().ok_or(Refusal::AuthorizationMalformed)?;
         let invalid = Refusal::ProofInvalid;
         let mut values = shown.headers.get_all(PROOF).iter();
@@ -166,13 +175,19 @@ impl Senders {
         if wanted.nonce && !proof.nonce.is_some_and(|nonce| self.is_fresh(&nonce, now)) {
             return Err(Refusal::ProofNonceNeeded);
         }
-        // Last, so that nothing is remembered of what was not the holder's own. A proof may lie one window ahead, and is
-        // good for another.
-        let owner = sha256(thumbprint.as_bytes());
-        let what = sha256(format!("{thumbprint} {}", proof.id).as_bytes());
-        let until = now.plus(wanted.window.saturating_mul(2));
-        self.memory.shown.claim((owner, what), (now, until), self.proofs_max).map_err(|repeated| match repeated {
-            Repeated::Known => invalid(ProofFault::Replayed),
+        Ok(proof.id)
+    }
+
+    /// Last, so that nothing is remembered of what was not the holder's own. Keys are free to whoever wants more of them,
+    /// so that the room is shared among those who hold them.
+    fn check_first(&self, (identity, thumbprint): (&Identity, &str), id: &str, now: Timestamp) -> Result<(), Refusal> {
+        let window = self.dpop.as_ref().map(|dpop| dpop.window).unwrap_or_default();
+        let what = sha256(format!("{thumbprint} {id}").as_bytes());
+        // A proof may lie one window ahead, and is good for another; times of proofs are whole seconds.
+        let until = now.plus(window.saturating_mul(2)).plus(Duration::from_secs(1));
+        let claimed = self.memory.shown.claim((identity.principal, what), (now, until), self.proofs_max);
+        claimed.map_err(|repeated| match repeated {
+            Repeated::Known => Refusal::ProofInvalid(ProofFault::Replayed),
             Repeated::Full => Refusal::Overloaded("proofs remembered"),
         })
     }

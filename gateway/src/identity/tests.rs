@@ -351,9 +351,13 @@ async fn a_remembered_token_ends_when_it_ends() {
     let now = clock::now();
     let token = a.token(&claims(&server.url, now));
     assert!(ask(&authenticator, &token, now).await.is_ok());
+    let words = u64::try_from(token.len() * 3 + AUDIENCE.len()).unwrap();
+    assert!(authenticator.verified.weight() > 2_048 + words, "what is held besides the token counts");
     assert!(ask(&authenticator, &token, now.plus(Duration::from_secs(599))).await.is_ok());
+    assert_eq!(authenticator.verified.len(), 1);
     let late = ask(&authenticator, &token, now.plus(Duration::from_secs(606))).await.err();
     assert_eq!(late, Some(Refusal::TokenInvalid(TokenFault::Expired)));
+    assert_eq!(authenticator.verified.len(), 0, "it takes no room any more");
 }
 
 #[tokio::test]
@@ -499,7 +503,8 @@ struct Bound {
     token: String,
     authenticator: Authenticator,
     now: Timestamp,
-    _server: Arc<Server>,
+    signer: Signer,
+    server: Arc<Server>,
 }
 
 impl Bound {
@@ -509,11 +514,17 @@ impl Bound {
         let authenticator =
             Authenticator::new(&[Arc::new(issuer(&server.url))], &Egress::default(), None, senders(dpop)).unwrap();
         authenticator.start();
-        let now = clock::now();
-        let mut all = claims(&server.url, now);
+        let mut bound = Self { key, token: String::new(), authenticator, now: clock::now(), signer, server };
+        bound.bind(ec("mine"), "alice");
+        bound
+    }
+
+    /// Goes on with a token of `user` that is bound to `key`.
+    fn bind(&mut self, key: Signer, user: &str) {
+        let mut all = claims(&self.server.url, self.now);
+        all["sub"] = json!(user);
         all["cnf"] = json!({ "jkt": super::proof::thumbprint(key.jwk().as_object().unwrap()) });
-        let token = signer.token(&all);
-        Self { key, token, authenticator, now, _server: server }
+        (self.token, self.key) = (self.signer.token(&all), key);
     }
 
     fn claims(&self, id: &str) -> Value {
@@ -648,10 +659,20 @@ async fn a_proof_is_shown_once() {
     for number in 0..15 {
         assert_eq!(bound.show("DPoP", &[bound.key.proof(&bound.claims(&number.to_string()))]).await, None);
     }
-    // A quarter of the room is one key's.
+    // A quarter of the room is one caller's, however many keys they make; another caller has their own.
+    for key in ["mine", "another"] {
+        bound.bind(ec(key), "alice");
+        let full = bound.show("DPoP", &[bound.key.proof(&bound.claims("more"))]).await;
+        assert_eq!(full, Some(Refusal::Overloaded("proofs remembered")));
+    }
+    bound.bind(ec("theirs"), "bob");
+    assert_eq!(bound.show("DPoP", &[bound.key.proof(&bound.claims("more"))]).await, None);
+    bound.bind(ec("mine"), "alice");
+    // A proof from the end of its second is good for almost one more than twice the window.
+    bound.now = bound.now.plus(Duration::from_secs(120));
     let full = bound.show("DPoP", &[bound.key.proof(&bound.claims("more"))]).await;
     assert_eq!(full, Some(Refusal::Overloaded("proofs remembered")));
-    bound.now = bound.now.plus(Duration::from_secs(120));
+    bound.now = bound.now.plus(Duration::from_secs(1));
     assert_eq!(bound.show("DPoP", &[bound.key.proof(&bound.claims("more"))]).await, None);
 }
 

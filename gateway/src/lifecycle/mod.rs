@@ -284,6 +284,8 @@ impl Gateway {
             _ => {}
         }
         let body = body.await?;
+        // Whoever takes their time with the body may have been revoked meanwhile.
+        estate.revocations.admit(caller.identity()).map_err(|revoked| revoked.refusal())?;
         if rpc::batch::is_batch(&head.headers, &body) {
             trail.era = Some(Era::Legacy);
             if versions::has_batches(self.session(head, &caller, trail)?.version) {

@@ -13,7 +13,10 @@ use super::{
     vigil::{Vigil, Watched},
 };
 use crate::{
-    audit::{journal, record},
+    audit::{
+        journal::{self, Journal},
+        record,
+    },
     clock::{self, Timestamp},
     identity::{
         Identity,
@@ -66,7 +69,7 @@ impl Gateway {
     pub async fn read_revocations(&self) -> Result<(), StoreFault> {
         let Changes { begun, .. } = self.read().await?;
         for revocation in begun {
-            self.write(&revocation).await;
+            write(&self.journal, &revocation).await;
             let _nothing_to_end = self.estate().revocations.counted(revocation.id);
         }
         Ok(())
@@ -83,13 +86,16 @@ impl Gateway {
         let mut changed = self.estate().store.changed();
         // Also what was revoked while nobody was there.
         for revocation in revocation::all(&self.estate().store, clock::now()).await.unwrap_or_default() {
-            self.forget_accounts(&revocation).await;
+            forget_accounts(&self.estate(), &revocation).await;
         }
         loop {
             // An error says that the store is gone, and it is read again all the same.
             drop(timeout(READ_AFTER, changed.changed()).await);
+            // The store is written for other things too: many writes are one reading.
+            sleep(GATHERED).await;
+            changed.borrow_and_update();
             match self.read().await {
-                Ok(changes) => self.enforce(changes).await,
+                Ok(changes) => self.enforce(changes),
                 Err(fault) => {
                     // What was known stays in force.
                     tracing::error!(why = %fault, "what is revoked cannot be read");
@@ -120,40 +126,25 @@ impl Gateway {
         let revocation = estate.revocations.end_here(whom, until, why);
         self.sweep_out(estate);
         self.report(&revocation, "in_force", None);
-        self.count(revocation);
+        let counting = count(estate.revocations.clone(), Arc::clone(&self.journal), revocation);
+        tasks::background(counting);
     }
 
-    async fn enforce(&self, Changes { begun, lifted }: Changes) {
+    fn enforce(&self, Changes { begun, lifted }: Changes) {
         if !begun.is_empty() {
             self.sweep_out(&self.estate());
         }
+        // On their own: a journal that is slow must not keep the next revocation waiting.
         for revocation in begun {
-            self.forget_accounts(&revocation).await;
-            self.write(&revocation).await;
-            self.count(revocation);
+            let (estate, journal) = (self.estate(), Arc::clone(&self.journal));
+            tasks::background(async move {
+                forget_accounts(&estate, &revocation).await;
+                write(&journal, &revocation).await;
+                count(estate.revocations.clone(), journal, revocation).await;
+            });
         }
         for revocation in lifted {
             self.report(&revocation, "lifted", None);
-        }
-    }
-
-    async fn write(&self, revocation: &Revocation) {
-        let (name, issuer) = (revocation.whom.name(), revocation.whom.issuer());
-        let record = record_of(revocation, (&name, issuer), "in_force", None);
-        if let Err(refusal) = self.journal.write(&record).await {
-            tracing::error!(why = %refusal.inside(), "a revocation could not be recorded");
-        }
-    }
-
-    /// What users connected goes with the grants of upstreams. An account is its user's, whichever client uses it: what is
-    /// revoked of one client leaves it as it is.
-    async fn forget_accounts(&self, revocation: &Revocation) {
-        let Whom::Grant { upstream, user, agent: None } = &revocation.whom else { return };
-        let whose = (user.as_deref(), upstream.as_deref());
-        match self.estate().exchange.forget(whose, revocation.at(), clock::now()).await {
-            Ok(upstreams) if upstreams.is_empty() => {}
-            Ok(upstreams) => tracing::info!(id = %revocation.id, ?upstreams, "accounts of users are forgotten"),
-            Err(refusal) => tracing::error!(why = %refusal.inside(), "accounts of users could not be forgotten"),
         }
     }
 
@@ -173,25 +164,43 @@ impl Gateway {
         self.hub.changed();
     }
 
-    /// Writes down what came of `revocation`, once everybody has looked.
-    fn count(&self, revocation: Arc<Revocation>) {
-        let (revocations, journal) = (self.estate().revocations.clone(), Arc::clone(&self.journal));
-        tasks::background(async move {
-            sleep(COUNTED_AFTER).await;
-            let Ended { streams, calls, holds, sessions } = revocations.counted(revocation.id);
-            let (name, issuer) = (revocation.whom.name(), revocation.whom.issuer());
-            let ended = Some([streams, calls, holds, sessions]);
-            if !journal.note(journal::new_id(), &record_of(&revocation, (&name, issuer), "enforced", ended)) {
-                metrics().audit_failures.increment();
-            }
-        });
-    }
-
     fn report(&self, revocation: &Revocation, state: &'static str, ended: Option<[u64; 4]>) {
         let (name, issuer) = (revocation.whom.name(), revocation.whom.issuer());
         if !self.journal.note(journal::new_id(), &record_of(revocation, (&name, issuer), state, ended)) {
             metrics().audit_failures.increment();
         }
+    }
+}
+
+/// What users connected goes with the grants of upstreams. An account is its user's, whichever client uses it: what is
+/// revoked of one client leaves it as it is.
+async fn forget_accounts(estate: &Estate, revocation: &Revocation) {
+    let Whom::Grant { upstream, user, agent: None } = &revocation.whom else { return };
+    let whose = (user.as_deref(), upstream.as_deref());
+    match estate.exchange.forget(whose, revocation.at(), clock::now()).await {
+        Ok(upstreams) if upstreams.is_empty() => {}
+        Ok(upstreams) => tracing::info!(id = %revocation.id, ?upstreams, "accounts of users are forgotten"),
+        Err(refusal) => tracing::error!(why = %refusal.inside(), "accounts of users could not be forgotten"),
+    }
+}
+
+/// Writes down that `revocation` is in force.
+async fn write(journal: &Journal, revocation: &Revocation) {
+    let (name, issuer) = (revocation.whom.name(), revocation.whom.issuer());
+    let record = record_of(revocation, (&name, issuer), "in_force", None);
+    if let Err(refusal) = journal.write(&record).await {
+        tracing::error!(why = %refusal.inside(), "a revocation could not be recorded");
+    }
+}
+
+/// Writes down what came of `revocation`, once everybody has looked.
+async fn count(revocations: Revocations, journal: Arc<Journal>, revocation: Arc<Revocation>) {
+    sleep(COUNTED_AFTER).await;
+    let Ended { streams, calls, holds, sessions } = revocations.counted(revocation.id);
+    let (name, issuer) = (revocation.whom.name(), revocation.whom.issuer());
+    let ended = Some([streams, calls, holds, sessions]);
+    if !journal.note(journal::new_id(), &record_of(&revocation, (&name, issuer), "enforced", ended)) {
+        metrics().audit_failures.increment();
     }
 }
 
@@ -221,6 +230,9 @@ const LOOK_AFTER: Duration = Duration::from_millis(250);
 
 /// However quiet the store is, it is read again after this; and after this only, where it cannot be.
 const READ_AFTER: Duration = Duration::from_secs(5);
+
+/// Two readings are apart by this much at least.
+const GATHERED: Duration = Duration::from_millis(100);
 
 /// By then whoever holds something has looked.
 const COUNTED_AFTER: Duration = Duration::from_millis(1_500);

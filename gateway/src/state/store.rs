@@ -9,10 +9,11 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, named_params};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::Sealer;
-use crate::{clock::Timestamp, config, tasks};
+use crate::{clock::Timestamp, config, tasks, telemetry::metrics::metrics};
 
 /// Where values of one kind lie; two kinds may use the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -238,6 +239,29 @@ impl Store {
     /// # Errors
     /// [`StoreFault::Unusable`], [`StoreFault::Sealed`].
     pub async fn all(&self, place: Place, now: Timestamp) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreFault> {
+        let open = |(key, sealed): (Vec<u8>, String)| {
+            let value = self.opened(place, &key, &sealed)?;
+            Ok((key, value))
+        };
+        self.rows(place, now).await?.into_iter().map(open).collect()
+    }
+
+    /// The same, but for values that no key at hand opens: these are told of, and the others need not wait for them.
+    ///
+    /// # Errors
+    /// [`StoreFault::Unusable`].
+    pub async fn readable(&self, place: Place, now: Timestamp) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreFault> {
+        let open = |(key, sealed): (Vec<u8>, String)| match self.opened(place, &key, &sealed) {
+            Ok(value) => Some((key, value)),
+            Err(fault) => {
+                unreadable(place.as_str(), &fault);
+                None
+            }
+        };
+        Ok(self.rows(place, now).await?.into_iter().filter_map(open).collect())
+    }
+
+    async fn rows(&self, place: Place, now: Timestamp) -> Result<Vec<(Vec<u8>, String)>, StoreFault> {
         let found = self.ask(move |connection| {
             let mut statement = connection.prepare_cached(ALL)?;
             let pair = |row: &Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?));
@@ -245,11 +269,7 @@ impl Store {
                 statement.query_map(named_params! { ":place": place.as_str(), ":now": milliseconds(now) }, pair)?;
             Ok(found.collect::<Result<Vec<_>, _>>()?)
         });
-        let open = |(key, sealed): (Vec<u8>, String)| {
-            let value = self.opened(place, &key, &sealed)?;
-            Ok((key, value))
-        };
-        found.await?.into_iter().map(open).collect()
+        found.await
     }
 
     /// Seals anew what the key before the present one had sealed, so that a rotation has an end: afterwards the old key is
@@ -332,6 +352,16 @@ impl Store {
         let answer = tasks::blocking(move || question(&mut kept.connection.lock())).await;
         answer.unwrap_or_else(|error| Err(StoreFault::Unusable(error.to_string())))
     }
+}
+
+/// One of several values, as JSON. One that is not understood is told of, and the others need not wait for it.
+pub fn understood<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).map_err(|error| unreadable(what, &error)).ok()
+}
+
+fn unreadable(what: &'static str, why: &dyn std::fmt::Display) {
+    metrics().state_unreadable.increment();
+    tracing::error!(what, %why, "one of the values that are kept cannot be read");
 }
 
 /// One value on its way in.
@@ -538,6 +568,10 @@ mod tests {
         lost.put(Place::Token, b"k", value(b"x".to_vec(), None), at(0)).await.unwrap();
         let between = with("22", Some("11"));
         assert_eq!(between.get(Place::UserGrant, b"k", at(1)).await.unwrap().unwrap(), b"v", "while both are there");
+        assert_eq!(between.all(Place::Token, at(1)).await, Err(StoreFault::Sealed));
+        between.put(Place::Token, b"l", value(b"y".to_vec(), None), at(0)).await.unwrap();
+        let readable = between.readable(Place::Token, at(1)).await.unwrap();
+        assert_eq!(readable, [(b"l".to_vec(), b"y".to_vec())], "one that is lost does not keep the others");
         assert_eq!(between.reseal().await.unwrap(), (2, 1));
         assert_eq!(between.reseal().await.unwrap(), (0, 1));
         let new = with("22", None);

@@ -86,6 +86,8 @@ pub struct Metrics {
     pub holds: Gauge,
     /// What was done at the gateway's own authorization server: `client`, `consent`, `token`.
     pub authorizations: Family<Counter, 1>,
+    /// Values of the state that could not be read, each time that they were to be.
+    pub state_unreadable: Counter,
     /// Times that clients were asked something in the middle of a call, by upstream.
     pub input_rounds: Family<Counter, 1>,
 }
@@ -215,6 +217,7 @@ impl Metrics {
             ),
             Metric::family("tollgate.facade", "What the facade granted.", &OUTCOME, &self.authorizations),
             Metric::one("tollgate.tripwire", "Credentials stopped on their way out.", &self.tripwire),
+            Metric::one("tollgate.state.unreadable", "Kept values that could not be read.", &self.state_unreadable),
         ]
     }
 
