@@ -8,7 +8,7 @@
 //!    connects nothing (MCP client/elicitation, Phishing);
 //! 3. the user's word that this is what they want, given on a page of the gateway's own;
 //! 4. authorization code with PKCE at the upstream's server (RFC 6749 §4.1, RFC 7636), whose answer has to name its issuer
-//!    where it says that it does (RFC 9207 §2.4, RC-23).
+//!    where it says that it does (RFC 9207 §2.4, RC-23), and comes back on a page of that upstream alone (RFC 9700 §4.4.2.2).
 //!
 //! From the second step on a cookie binds the browser. It writes no page; `lifecycle` does.
 
@@ -426,7 +426,7 @@ impl Connecting<'_> {
             return Err(Strayed::Forged);
         }
         let (state, verifier) = (unguessable()?, unguessable()?);
-        let redirect = self.visits.redirect_uri(CALLBACK);
+        let redirect = self.visits.redirect_uri(&format!("{CALLBACK}{}", visit.upstream));
         let to = authorization((server, &visit.scopes), &redirect, (&state, &verifier), &[], now).await?;
         let spent = read(self.visits.store.take(Place::Pending, &browser_key(cookie), now).await?)?;
         if spent.as_ref().map(|spent| &spent.stage) != Some(&visit.stage) {
@@ -437,18 +437,21 @@ impl Connecting<'_> {
         Ok(to)
     }
 
-    /// The browser comes back from the upstream's server.
+    /// The browser comes back from the upstream's server, on the page of the upstream `page`.
     pub(super) async fn granted(
         &self,
         cookie: &str,
-        server: &Arc<Endpoint>,
+        (page, server): (&UpstreamId, &Arc<Endpoint>),
         response: Response,
         now: Timestamp,
     ) -> Result<(Connected, Account), Strayed> {
         let visit = self.visits.at(cookie, now).await?;
         let Stage::Grant { state, verifier } = visit.stage.clone() else { return Err(Strayed::Unknown) };
         let code = self.visits.answered((cookie, &visit), (&state, server), response, now).await?;
-        let redirect_uri = self.visits.redirect_uri(CALLBACK);
+        if page.as_str() != visit.upstream {
+            return Err(Strayed::IssuerMismatch);
+        }
+        let redirect_uri = self.visits.redirect_uri(&format!("{CALLBACK}{}", visit.upstream));
         let order = Order::Code(Code { code, verifier: Secret::new(verifier), redirect_uri });
         let token = server.ask(&order, &visit.scopes, now).await?;
         let account = visit.account(server)?;
@@ -593,7 +596,7 @@ fn read(bytes: Option<Vec<u8>>) -> Result<Option<Visit>, Strayed> {
 }
 
 /// 256 bits that nobody can guess, straight from the generator.
-fn unguessable() -> Result<Secret, Strayed> {
+pub(super) fn unguessable() -> Result<Secret, Strayed> {
     let mut bytes = [0; 32];
     let drawn = aws_lc_rs::rand::fill(&mut bytes);
     drawn.map_err(|_unspecified| Strayed::Unavailable("no randomness".to_owned()))?;
@@ -615,8 +618,9 @@ fn browser_key(cookie: &str) -> [u8; 32] {
 
 /// The pages to which other servers send a browser back, below `/connecting/`.
 pub const LOGIN: &str = "login";
-/// The same, of an upstream's server.
-pub const CALLBACK: &str = "callback";
+/// The same, of an upstream's server, before the upstream's id: each has a page of its own, so that the code of one server is
+/// never taken for that of another, though neither says from whom it is (RFC 9700 §4.4.2.2).
+pub const CALLBACK: &str = "callback/";
 
 /// How long a visit may take, from the call that asked for it.
 const VISIT_MAX: Duration = Duration::from_secs(600);

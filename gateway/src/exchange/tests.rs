@@ -51,6 +51,7 @@ enum Play {
     /// A fresh token for whatever is asked, living for so many seconds.
     Tokens(u64),
     Says(u16, String),
+    /// A fresh token when it is released, or what it says by then.
     Holds,
     HangsUp,
 }
@@ -113,7 +114,10 @@ impl Stage {
             Play::Says(status, text) => (status, text),
             Play::Holds => {
                 self.release.notified().await;
-                (200, token_answer(count, 300))
+                match self.play.lock().clone() {
+                    Play::Says(status, text) => (status, text),
+                    Play::Tokens(_) | Play::Holds | Play::HangsUp => (200, token_answer(count, 300)),
+                }
             }
             Play::HangsUp => return Err("hung up"),
         };
@@ -779,6 +783,44 @@ async fn an_account_is_its_users_and_is_refreshed_once_and_forgotten_at_a_word()
         store.remove(Place::UserGrant, &key).await.unwrap();
     }
     assert!(mint("bob", 101).await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_refresh_that_ends_late_undoes_nothing() {
+    let stage = Stage::set(Play::Holds).await;
+    let (exchange, upstream, store) = keeping(&stage);
+    let alice = caller("alice", "a");
+    let refreshing = |at: u64| {
+        let (exchange, upstream) = (Arc::clone(&exchange), Arc::clone(&upstream));
+        tasks::background(async move { exchange.mint(&caller("alice", "a"), &upstream, &[], seconds(at)).await })
+    };
+    let under_way = async |count: usize| {
+        while stage.count() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    connect(&exchange, &upstream, &alice, 300).await;
+    let late = refreshing(280);
+    under_way(1).await;
+    // Connected anew meanwhile: that the old refresh token is no longer good says nothing of the new one.
+    connect(&exchange, &upstream, &alice, 900).await;
+    stage.plays(Play::Says(400, r#"{"error":"invalid_grant"}"#.to_owned()));
+    stage.release.notify_one();
+    assert_eq!(bearer(&late.await.unwrap().unwrap()), "Bearer account-alice");
+
+    // Forgotten meanwhile: what the server gives is put nowhere, and given back.
+    stage.plays(Play::Holds);
+    let late = refreshing(880);
+    under_way(2).await;
+    let gone = exchange.forget(&alice.user.clone().unwrap(), None, seconds(881)).await.unwrap();
+    assert_eq!(gone, std::slice::from_ref(&upstream.id));
+    let rotated = r#"{"access_token":"late","token_type":"Bearer","expires_in":300,"refresh_token":"late-refresh"}"#;
+    stage.plays(Play::Says(200, rotated.to_owned()));
+    stage.release.notify_waiters();
+    assert!(late.await.unwrap().is_err());
+    assert!(store.all(Place::UserGrant, seconds(882)).await.unwrap().is_empty());
+    let revoked = stage.asked.lock().iter().any(|asked| asked.field("token") == Some("late-refresh"));
+    assert!(revoked, "RFC 7009");
 }
 
 #[tokio::test]

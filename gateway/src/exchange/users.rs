@@ -109,15 +109,21 @@ impl Exchange {
         connecting.agreed(cookie, (server, token), now).await
     }
 
-    /// The browser comes back from the upstream's server.
+    /// The browser comes back from an upstream's server, on the page of the upstream `page`.
     ///
     /// # Errors
     /// [`Strayed`].
-    pub async fn granted(&self, cookie: &str, response: Response, now: Timestamp) -> Result<Connected, Strayed> {
+    pub async fn granted(
+        &self,
+        cookie: &str,
+        page: &UpstreamId,
+        response: Response,
+        now: Timestamp,
+    ) -> Result<Connected, Strayed> {
         let connecting = self.connecting()?;
         let upstream = connecting.upstream(cookie, now).await?;
         let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
-        let (connected, account) = connecting.granted(cookie, server, response, now).await?;
+        let (connected, account) = connecting.granted(cookie, (page, server), response, now).await?;
         self.flights.clear(&account.key());
         Ok(connected)
     }

@@ -10,6 +10,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, named_params};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::Sealer;
 use crate::{clock::Timestamp, config, tasks};
@@ -192,6 +193,50 @@ impl Store {
             self.tell();
         }
         Ok(removed)
+    }
+
+    /// Keeps the second value under `key` in the stead of the first, or nothing, where the first is still there; says whether
+    /// that was so. Of two that change the same value at once, one is told yes.
+    ///
+    /// # Errors
+    /// [`StoreFault::Unusable`], [`StoreFault::TooLarge`].
+    pub async fn swap(
+        &self,
+        place: Place,
+        key: &[u8],
+        (before, after): (&[u8], Option<Value>),
+        now: Timestamp,
+    ) -> Result<bool, StoreFault> {
+        let entry = after.map(|value| self.entry(place, key, value)).transpose()?;
+        let (kept, key, before) = (Arc::clone(&self.0), key.to_vec(), Zeroizing::new(before.to_vec()));
+        let swapped = self.ask(move |connection| {
+            let place = place.as_str();
+            let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let found = whole
+                .prepare_cached(GET)?
+                .query_row(named_params! { ":place": place, ":key": key, ":now": milliseconds(now) }, |row| {
+                    row.get::<_, String>(0)
+                })
+                .optional()?;
+            // What is sealed differs each time; what is within does not.
+            let found = found.and_then(|sealed| kept.sealer.open(&purpose(place, &key), &sealed)).map(Zeroizing::new);
+            if found.as_ref() != Some(&before) {
+                return Ok(false);
+            }
+            match entry {
+                Some(Entry { value, until, .. }) => whole
+                    .prepare_cached(PUT)?
+                    .execute(named_params! { ":place": place, ":key": key, ":value": value, ":until": until })?,
+                None => whole.prepare_cached(REMOVE)?.execute(named_params! { ":place": place, ":key": key })?,
+            };
+            whole.commit()?;
+            Ok(true)
+        });
+        let swapped = swapped.await?;
+        if swapped {
+            self.tell();
+        }
+        Ok(swapped)
     }
 
     /// All keys of a place with their values, in the order of the keys.
@@ -438,6 +483,24 @@ mod tests {
             taken += usize::from(take.await.unwrap().is_some());
         }
         assert_eq!(taken, 1);
+    }
+
+    #[tokio::test]
+    async fn a_value_is_changed_only_where_it_is_still_the_one_that_was_read() {
+        let store = Store::open(&config::State::default()).unwrap();
+        let swap = |before: &'static [u8], after: Option<&[u8]>| {
+            let after = after.map(|bytes| value(bytes.to_vec(), None));
+            store.swap(Place::Token, b"k", (before, after), at(0))
+        };
+        assert!(!swap(b"", Some(b"one")).await.unwrap(), "nothing is there");
+        store.put(Place::Token, b"k", value(b"one".to_vec(), None), at(0)).await.unwrap();
+        assert!(!swap(b"two", Some(b"three")).await.unwrap());
+        assert!(!swap(b"two", None).await.unwrap());
+        assert!(swap(b"one", Some(b"two")).await.unwrap());
+        assert!(!swap(b"one", None).await.unwrap(), "it has changed since");
+        assert_eq!(store.get(Place::Token, b"k", at(0)).await.unwrap().unwrap(), b"two");
+        assert!(swap(b"two", None).await.unwrap());
+        assert_eq!(store.get(Place::Token, b"k", at(0)).await.unwrap(), None);
     }
 
     #[tokio::test]
