@@ -348,8 +348,8 @@ fn secret_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secr
 /// Refused tokens that are remembered.
 const REFUSED_MAX: usize = 4_096;
 
-/// A refresh that has not ended by then never will: metadata in three places, a turn, and two requests where the server wants
-/// its nonce, each with a deadline of its own, take 35 seconds at most.
+/// A refresh that has not ended by then never will: metadata in three places, a turn, and two requests where the server
+/// wants its nonce, each with a deadline of its own, take 35 seconds at most.
 const REFRESH_MAX: Duration = Duration::from_secs(60);
 
 /// How often, and how soon after another, one looks whether somebody else's refresh has ended.

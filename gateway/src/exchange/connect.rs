@@ -4,11 +4,12 @@
 //! the next only:
 //!
 //! 1. the *ticket* in the page's address, bound to the caller whose call found no account (RS-38);
-//! 2. a login at the issuer of the caller's tokens, which has to name the same user: whoever is sent somebody else's page
-//!    connects nothing (MCP client/elicitation, Phishing);
+//! 2. a login at the issuer of the caller's tokens, or at the provider behind the gateway where that is the issuer; it has
+//!    to name the same user: whoever is sent somebody else's page connects nothing (MCP client/elicitation, Phishing);
 //! 3. the user's word that this is what they want, given on a page of the gateway's own;
 //! 4. authorization code with PKCE at the upstream's server (RFC 6749 §4.1, RFC 7636), whose answer has to name its issuer
-//!    where it says that it does (RFC 9207 §2.4, RC-23), and comes back on a page of that upstream alone (RFC 9700 §4.4.2.2).
+//!    where it says that it does (RFC 9207 §2.4, RC-23), and comes back on a page of that upstream alone (RFC 9700
+//!    §4.4.2.2).
 //!
 //! From the second step on a cookie binds the browser. It writes no page; `lifecycle` does.
 
@@ -27,8 +28,7 @@ use url::Url;
 use super::{
     accounts::{Account, Accounts},
     answer::{Fault, Token},
-    endpoint::{Code, Endpoint, Order, append, sha256},
-    proof::Keyring,
+    endpoint::{Code, Endpoint, Order, Shared, append, sha256},
 };
 use crate::{
     clock::Timestamp,
@@ -197,15 +197,10 @@ impl From<Fault> for Strayed {
 impl Visits {
     /// # Errors
     /// A text that says what of a login cannot be used.
-    pub(super) fn new(
-        origin: String,
-        store: Store,
-        logins: &[Arc<Login>],
-        keyring: &Arc<Keyring>,
-    ) -> Result<Self, String> {
+    pub(super) fn new(origin: String, store: Store, logins: &[Arc<Login>], shared: &Shared) -> Result<Self, String> {
         let mut endpoints = HashMap::with_capacity(logins.len());
         for login in logins {
-            let endpoint = Endpoint::new(&request_of(login), keyring)?;
+            let endpoint = Endpoint::new(&request_of(login), shared)?;
             endpoints.insert(login.issuer.clone(), Arc::new(endpoint));
         }
         Ok(Self { origin, store, logins: endpoints, tickets: Cache::new(TICKETS_MAX) })
@@ -214,6 +209,11 @@ impl Visits {
     /// Whether users of this issuer can log in.
     pub(super) fn can_log_in(&self, issuer: &str) -> bool {
         self.logins.contains_key(issuer)
+    }
+
+    /// Where users of this issuer log in.
+    pub(super) fn provider_of(&self, issuer: &str) -> Option<String> {
+        self.logins.get(issuer).map(|login| login.request.at.to_string())
     }
 
     /// The page that connects an account of `caller` at `upstream`, for `scopes`.
@@ -297,7 +297,8 @@ impl Visits {
         let token = login.ask(&order, &login.request.scopes, now).await?;
         let id_token =
             token.id_token.as_ref().ok_or_else(|| Strayed::Unfit("a login without an ID token".to_owned()))?;
-        let subject = subject_of(id_token, (&visit.issuer, &login.request.client.id), &nonce, now)?;
+        let issuer = login.request.at.to_string();
+        let subject = subject_of(id_token, (&issuer, &login.request.client.id), &nonce, now)?;
         if subject != visit.subject {
             return Err(Strayed::OtherUser);
         }
@@ -577,7 +578,7 @@ fn request_of(login: &Login) -> TokenRequest {
     scopes.extend(login.scopes.iter().cloned());
     let [standard, ..] = &dialects::DIALECTS;
     TokenRequest {
-        at: TokenEndpoint::Of(login.issuer.clone()),
+        at: TokenEndpoint::Of(login.provider.clone()),
         client: OAuthClient { id: login.client.id.clone(), authentication: login.client.authentication.clone() },
         dialect: standard,
         subject_token_type: dialects::ACCESS_TOKEN.to_owned(),

@@ -9,9 +9,9 @@ use super::{
     Exchange, ExchangeError, Strategy,
     accounts::{Account, Accounts, Granted, Lacking},
     connect::{self, Connected, Connecting, LoggedIn, Onward, Response, Strayed, Visits},
-    endpoint::{Endpoint, Order},
+    endpoint::{Endpoint, Order, Shared},
     grant::{Facts, Grant, Minted},
-    proof::{Keyring, ProofKey},
+    proof::ProofKey,
     unusable, usable_for,
 };
 use crate::{
@@ -198,6 +198,17 @@ impl Exchange {
         }
     }
 
+    /// Whether `provider` is where the caller's tokens come from, or where the gateway's own users log in: what names a user of
+    /// one is shown to no other.
+    pub(super) fn is_user_of(&self, provider: &str, caller: &Identity) -> Result<(), Refusal> {
+        let issuer = caller.user.as_ref().map_or(&caller.authentication.issuer, |user| &user.issuer);
+        let login = self.personal.as_ref().and_then(|personal| personal.visits.provider_of(issuer));
+        if login.as_ref().unwrap_or(issuer) == provider {
+            return Ok(());
+        }
+        Err(Refusal::GrantRefused(format!("users of `{issuer}` are not those of `{provider}`")))
+    }
+
     /// What names the caller to their identity provider.
     pub(super) async fn subject(
         &self,
@@ -274,9 +285,9 @@ impl Personal {
     pub(super) fn new(
         (origin, store): (String, Store),
         logins: &[Arc<Login>],
-        keyring: &Arc<Keyring>,
+        shared: &Shared,
     ) -> Result<Self, ExchangeError> {
-        let visits = Visits::new(origin.clone(), store.clone(), logins, keyring);
+        let visits = Visits::new(origin.clone(), store.clone(), logins, shared);
         let visits = visits.map_err(|why| ExchangeError { of: "`[[logins]]`".to_owned(), why })?;
         Ok(Self { accounts: Accounts::new(store.clone()), store, origin, visits })
     }
