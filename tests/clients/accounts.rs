@@ -20,7 +20,7 @@ fn client(id: &str, secret: &str) -> String {
 }
 
 fn callbacks(setup: &Setup) -> Vec<String> {
-    ["login", "callback"].map(|page| format!("{}/connecting/{page}", setup.origin())).to_vec()
+    ["login", "callback/up"].map(|page| format!("{}/connecting/{page}", setup.origin())).to_vec()
 }
 
 fn bearer(upstream: &Recorder) -> Value {

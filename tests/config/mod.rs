@@ -200,6 +200,38 @@ fn rcgen_pair() -> (String, String) {
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
 
+/// Behind `[facade]` callers' tokens are the gateway's own, and its provider knows who they are; of several issuers it has to
+/// be said whose users an assertion names.
+#[test]
+fn whose_users_log_in_and_are_named_is_known() {
+    let client = "client = { id = \"t\", secret = { file = \"secret\" } }";
+    let user = "resource = \"https://a.internal/mcp\", issuer = \"https://auth.example.com\"";
+    let written = "grant = { strategy = \"static_secret\", header = \"x-api-key\", value = { file = \"secret\" } }";
+    let none = "discovery = { strategy = \"none\" }";
+    let secret = [("secret", "a.b.c", 0o600)];
+    let account =
+        MINIMAL.replace(written, &format!("grant = {{ strategy = \"user_grant\", {user}, {client} }}\n{none}"));
+    assert!(load(&account, &secret).unwrap_err().contains("nobody can log in to connect an account"));
+    let facade = format!("\n[facade]\nprovider = \"https://login.example.com\"\n{client}\n");
+    let config = load(&(account + &facade), &secret).unwrap_or_else(|report| panic!("{report}"));
+    let [login] = config.logins.as_slice() else { panic!("one login") };
+    let own = config.gateway.public_url.as_str().trim_end_matches('/');
+    assert_eq!((login.issuer.as_str(), login.provider.as_str()), (own, "https://login.example.com"));
+
+    let jag = |provider: &str| {
+        let ask = format!("token_endpoint = \"https://login.example.com/token\", {client}, issuer_{client}, {user}");
+        let grant = format!("grant = {{ strategy = \"id_jag\", {ask}{provider} }}\n{none}");
+        let other = "\n[[issuers]]\nissuer = \"https://other.example.com\"\nalgorithms = [\"ES256\"]\n";
+        load(&(MINIMAL.replace(written, &grant) + other), &secret)
+    };
+    assert!(jag("").unwrap_err().contains("it is not said whose users this names"));
+    let unknown = jag(", provider = \"https://nobody.example.com\"").unwrap_err();
+    assert!(unknown.contains("is not one of `[[issuers]]`"), "{unknown}");
+    let config = jag(", provider = \"https://login.example.com\"").unwrap_or_else(|report| panic!("{report}"));
+    let Grant::IdJag(steps) = &config.upstreams.values().next().unwrap().grant else { panic!("another grant") };
+    assert_eq!(steps.provider, "https://login.example.com");
+}
+
 /// Each way to a credential, as an administrator writes it.
 #[test]
 fn every_strategy_can_be_written() {

@@ -51,6 +51,10 @@ call() {
     say '{"jsonrpc":"2.0","id":999999,"result":{"content":[]}}'
     text 'mine'
     ;;
+  turned | begun)
+    [ "$name" = begun ] && say '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}'
+    say "{\"jsonrpc\":\"2.0\",\"id\":$id,\"error\":{\"code\":-32020,\"message\":\"not so\"}}"
+    ;;
   *) text "$$" ;;
   esac
 }
@@ -73,7 +77,7 @@ while IFS= read -r line; do
     ;;
   *'"method":"tools/list"'*)
     tools=
-    for name in pid die hang garbage endless large secret ask stranger; do
+    for name in pid die hang garbage endless large secret ask stranger turned begun; do
       tools="$tools${tools:+,}{\"name\":\"$name\",\"inputSchema\":{\"type\":\"object\"}}"
     done
     result "\"ttlMs\":600000,\"cacheScope\":\"private\",\"tools\":[$tools]"

@@ -35,6 +35,8 @@ enum Play {
     NamesAnother,
     /// It names no issuer, although it says that it does.
     NamesNone,
+    /// It names no issuer, and does not say that it would.
+    Silent,
     /// Its metadata know nothing of PKCE.
     NoPkce,
     /// The user says no there.
@@ -94,6 +96,9 @@ fn answer(seen: &Seen, plays: &Plays) -> Option<Reply> {
                 "authorization_endpoint": at("/auth"), "revocation_endpoint": at("/revoke"),
                 "response_types_supported": ["code"], "authorization_response_iss_parameter_supported": true,
             });
+            if play == Play::Silent {
+                metadata["authorization_response_iss_parameter_supported"] = json!(false);
+            }
             if play != Play::NoPkce {
                 metadata["code_challenge_methods_supported"] = json!(["S256"]);
             }
@@ -113,7 +118,7 @@ fn answer(seen: &Seen, plays: &Plays) -> Option<Reply> {
             } else {
                 query.append_pair("code", &code);
             }
-            if play != Play::NamesNone {
+            if !matches!(play, Play::NamesNone | Play::Silent) {
                 let other = play == Play::NamesAnother;
                 query.append_pair("iss", if other { "https://evil.example" } else { &issuer });
             }
@@ -293,7 +298,7 @@ fn a_user_connects_an_account_and_the_call_goes_on_under_it() {
         assert!(text.contains(part), "{part}: {text}");
     }
     let done = browser.press(&second);
-    assert_eq!((done.answer.status(), done.at.path()), (200, "/connecting/callback"), "{}", done.answer.text());
+    assert_eq!((done.answer.status(), done.at.path()), (200, "/connecting/callback/crm"), "{}", done.answer.text());
 
     let state = early.json()["result"]["requestState"].as_str().unwrap().to_owned();
     assert_eq!(with_pages(&alice, Some(&state), "accept").status(), 200);
@@ -393,7 +398,7 @@ fn a_step_is_good_once_and_for_its_own_visit() {
         ("another state", back.replace("state=", "state=x"), 403),
         ("no state", back.replace("state=", "stat="), 403),
         ("two states", format!("{back}&state=x"), 403),
-        ("no cookie of that name", back.replace("/login", "/callback"), 404),
+        ("no cookie of that name", back.replace("/login", "/callback/crm"), 404),
     ] {
         let page = alice.get(&forged);
         assert_eq!(page.answer.status(), status, "{what}: {}", page.answer.text());
@@ -463,6 +468,36 @@ fn answers_of_another_issuer_and_servers_without_pkce_lead_nowhere() {
     assert_eq!(alice.press(&asked).answer.status(), 502);
     assert_eq!(unfit.gateway.recorded("connect", 1)[0]["connect"]["outcome"], "server_unfit");
     assert!(unfit.server.issuer.recorder().seen_path("/auth").is_empty());
+}
+
+/// RFC 9700 §4.4: the user connects an account at a hostile server, which sends their browser on to the honest one; neither
+/// says who it is, and the honest one's code comes back in a visit of the hostile one.
+#[test]
+fn a_code_of_one_server_is_never_shown_to_another() {
+    let (evil, theirs) = (Server::start(), Recorder::good(Era::Modern));
+    let grant = format!(
+        "grant = {{ strategy = \"user_grant\", issuer = \"{}\", client = {{ id = \"gateway\", secret = {{ env = \"GATEWAY_SECRET\" }} }}, \
+         resource = \"{}\" }}\ndiscovery = {{ strategy = \"none\" }}",
+        evil.url(),
+        theirs.url()
+    );
+    let ground = Ground::with("connect-mixed-up", |setup| setup.upstream("evil", &theirs.url(), &grant));
+    evil.plays(Play::Silent);
+    ground.server.plays(Play::Silent);
+    let client = ground.gateway.client_of(Some("evil"), &ground.login.issuer, "alice").awaiting("echo");
+    let page = client.call("echo", &json!({})).json()["error"]["data"]["elicitations"][0]["url"].clone();
+    let mut alice = Browser::of("alice");
+    let asked = ground.logged_in(&mut alice, page.as_str().unwrap());
+    let sent = alice.press_only(&asked);
+    let there = sent.answer.header("location").unwrap();
+    assert!(there.starts_with(&evil.url()) && there.contains("callback%2Fevil"), "{there}");
+    let honest = there.replace(&evil.url(), &ground.server.url()).replace("callback%2Fevil", "callback%2Fcrm");
+    let there = alice.look(&honest);
+    let back = alice.get(there.answer.header("location").unwrap());
+    assert_eq!(back.answer.status(), 403, "{}", back.answer.text());
+    assert_eq!(ground.gateway.recorded("connect", 1)[0]["connect"]["outcome"], "issuer_mismatch");
+    assert!(evil.issuer.asked().is_empty(), "no code of the other server is shown to it");
+    assert!(ground.server.issuer.asked().is_empty());
 }
 
 /// One refresh, and all are served: a refresh token that is used twice is lost, and with it the account.

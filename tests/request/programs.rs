@@ -192,6 +192,19 @@ fn nothing_is_left_when_the_gateway_ends() {
     }
 }
 
+/// A program has no status that says that nothing was executed: once it is at work, its error is the answer (I6).
+#[test]
+fn what_a_program_has_begun_is_not_sent_again() {
+    let issuer = Issuer::good();
+    for (tool, sent) in [("turned", 2), ("begun", 1)] {
+        let (gateway, program) = behind("programs-begun", &issuer, Era::Modern, "good", "");
+        let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting(tool);
+        assert_eq!(refused(&client.call(tool, &json!({}))), (200, -32603, "upstream_error".into()), "{tool}");
+        let calls = program.seen().iter().filter(|line| line.contains("tools/call")).count();
+        assert_eq!(calls, sent, "{tool}");
+    }
+}
+
 #[test]
 fn nothing_is_left_when_the_gateway_is_killed() {
     let issuer = Issuer::good();

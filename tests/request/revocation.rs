@@ -220,7 +220,7 @@ fn an_api_key_that_is_revoked_takes_with_it_what_is_open_and_no_other_key() {
     stays.goes_on();
     let record = place::wait_for("what it ended is recorded", BOUND, || {
         let found = gateway.recorded("revocation", 1).into_iter().map(|record| record["revocation"].clone());
-        found.filter(|record| record["state"] == "enforced").last()
+        found.rev().find(|record| record["state"] == "enforced")
     });
     let id = key.split('_').nth(1).unwrap();
     assert_eq!(

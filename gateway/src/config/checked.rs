@@ -682,6 +682,8 @@ pub struct IdJag {
     pub redemption: TokenRequest,
     /// What shows the identity provider who the user is.
     pub subject: AssertionSubject,
+    /// The identity provider: one of `[[issuers]]`, whose users alone are named to it.
+    pub provider: String,
 }
 
 /// By which token a user is named to their identity provider.
@@ -698,8 +700,10 @@ pub enum AssertionSubject {
 /// `[[logins]]`: an issuer at which the gateway can have a person log in.
 #[derive(Debug)]
 pub struct Login {
-    /// Its exact `issuer`, as in `[[issuers]]`.
+    /// Whose users log in: its exact `issuer`, as in `[[issuers]]`, or the gateway's own.
     pub issuer: String,
+    /// Where they do: there, or at the provider of `[facade]`.
+    pub provider: String,
     /// Who the gateway is there.
     pub client: OAuthClient,
     /// Scopes besides `openid`.

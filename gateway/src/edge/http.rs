@@ -560,7 +560,7 @@ mod tests {
             ("POST", "/connect/crm", &[HOST_OK, form, ("origin", "null")], Refusal::OriginNotAllowed),
             ("POST", "/connect/crm", &[HOST_OK, JSON, own], Refusal::ContentTypeUnsupported),
             ("GET", "/connecting/confirm", &[HOST_OK], Refusal::MethodNotAllowed("POST")),
-            ("POST", "/connecting/callback", &[HOST_OK, form], Refusal::MethodNotAllowed("GET")),
+            ("POST", "/connecting/callback/crm", &[HOST_OK, form], Refusal::MethodNotAllowed("GET")),
             ("POST", "/mcp", &[HOST_OK, JSON, own], Refusal::OriginNotAllowed),
         ] {
             assert_eq!(check(method, target, headers), Err(refusal), "{method} {target} {headers:?}");

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{
     MARGIN, Slot,
     answer::{Fault, Token},
+    connect::unguessable,
     endpoint::{Endpoint, Order, append, sha256},
     token_digest,
 };
@@ -118,7 +119,8 @@ impl Accounts {
     /// Keeps what the user agreed to.
     pub(super) async fn connect(&self, account: &Account, token: Token, now: Timestamp) -> Result<(), StoreFault> {
         self.refused.remove(&account.key());
-        self.put(account, &Kept::of(account, token, None, now), now).await
+        let value = Kept::of(account, token, None, now).value()?;
+        self.store.put(Place::UserGrant, &account.key(), value, now).await
     }
 
     /// A token of `account` that may be used now, refreshed where it has to be. One refresh at a time, over all processes
@@ -132,17 +134,20 @@ impl Accounts {
         let (key, since) = (account.key(), clock::instant());
         for _ in 0..LOOKS_MAX {
             let now = began.plus(clock::instant().duration_since(since));
-            let kept = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
+            let (kept, bytes) = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
             if self.is_good(&key, &kept, now) {
                 return Ok(kept.granted());
             }
             let Some(token) = kept.refresh_token.clone() else {
-                self.remove(&key).await?;
-                return Err(Lacking::Consent);
+                if self.swap(&key, (&bytes, None), now).await? {
+                    return Err(Lacking::Consent);
+                }
+                continue;
             };
-            if self.begin(&key, now).await? {
-                let refreshed = Box::pin(self.refresh(account, endpoint, (kept, token), now)).await;
-                self.store.remove(Place::UserGrant, &refreshing(&key)).await.map_err(unkept)?;
+            if let Some(owner) = self.begin(&key, now).await? {
+                let refreshed = Box::pin(self.refresh(account, endpoint, (&bytes, token), now)).await;
+                let released = (owner.expose().as_bytes(), None);
+                self.store.swap(Place::UserGrant, &refreshing(&key), released, now).await.map_err(unkept)?;
                 if let Some(outcome) = refreshed.transpose() {
                     return outcome;
                 }
@@ -152,40 +157,44 @@ impl Accounts {
         Err(Lacking::Refused(Refusal::GrantUnavailable("a refresh under way did not end".to_owned())))
     }
 
-    /// Whether nobody else refreshes this account now. A process that dies in the middle holds it for a moment only.
-    async fn begin(&self, key: &Slot, now: Timestamp) -> Result<bool, Lacking> {
-        let lock = Value { bytes: Vec::new(), until: Some(now.plus(REFRESH_MAX)) };
-        self.store.claim(Place::UserGrant, &refreshing(key), lock, now).await.map_err(unkept)
+    /// The word by which this refresh is known, where nobody else refreshes this account now. A process that dies in the
+    /// middle holds it for a moment only.
+    async fn begin(&self, key: &Slot, now: Timestamp) -> Result<Option<Secret>, Lacking> {
+        let owner = unguessable().map_err(|_strayed| Lacking::Refused(Refusal::Bug("no randomness")))?;
+        let lock = Value { bytes: owner.expose().as_bytes().to_vec(), until: Some(now.plus(REFRESH_MAX)) };
+        let claimed = self.store.claim(Place::UserGrant, &refreshing(key), lock, now).await.map_err(unkept)?;
+        Ok(claimed.then_some(owner))
     }
 
-    /// Nothing where somebody else has refreshed it meanwhile.
+    /// Nothing where the account has changed meanwhile: refreshed by somebody else, connected anew, or forgotten. What is
+    /// there then stays as it is.
     async fn refresh(
         &self,
         account: &Account,
         endpoint: &Endpoint,
-        (before, refresh_token): (Kept, Secret),
+        (read, refresh_token): (&[u8], Secret),
         now: Timestamp,
     ) -> Result<Option<Granted>, Lacking> {
         let key = account.key();
-        let current = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
-        if current.access_token != before.access_token {
+        let (before, current) = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
+        if current != read {
             return Ok(None);
         }
         let order = Order::Refresh { token: refresh_token.clone() };
         match endpoint.ask(&order, &before.scopes, now).await {
             Ok(token) => {
-                // Whoever was forgotten meanwhile does not come back by this.
-                let _still_theirs = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
                 let kept = Kept::of(account, token, Some(refresh_token), now);
-                self.put(account, &kept, now).await.map_err(unkept)?;
+                if !self.swap(&key, (read, Some(&kept)), now).await? {
+                    self.disown(&key, (kept, endpoint), now).await?;
+                    return Ok(None);
+                }
                 self.refused.remove(&key);
                 Ok(Some(kept.granted()))
             }
             // Revoked, expired, or used by somebody else: only the user can help.
             Err(fault) if fault.says("invalid_grant") => {
                 tracing::warn!(upstream = %account.upstream, "an account's refresh token is no longer good");
-                self.remove(&key).await?;
-                Err(Lacking::Consent)
+                if self.swap(&key, (read, None), now).await? { Err(Lacking::Consent) } else { Ok(None) }
             }
             Err(Fault::Refused(why)) => Err(Lacking::Refused(Refusal::GrantRefused(named(endpoint, &why)))),
             Err(Fault::Unusable(why)) if now.unix_ms() < before.expires_ms && !self.is_refused(&key, &before) => {
@@ -195,6 +204,18 @@ impl Accounts {
             }
             Err(Fault::Unusable(why)) => Err(Lacking::Refused(Refusal::GrantUnavailable(named(endpoint, &why)))),
         }
+    }
+
+    /// Of an account that was forgotten while it was refreshed nothing is left at the server either (RFC 7009).
+    async fn disown(&self, key: &Slot, (kept, endpoint): (Kept, &Endpoint), now: Timestamp) -> Result<(), Lacking> {
+        if self.get(key, now).await?.is_some() {
+            return Ok(()); // connected anew: many servers would revoke the one grant with the other
+        }
+        let token = kept.refresh_token.unwrap_or(kept.access_token);
+        if let Err(fault) = endpoint.revoke(&token, now).await {
+            tracing::warn!(upstream = kept.upstream, ?fault, "a token of a forgotten account could not be revoked");
+        }
+        Ok(())
     }
 
     /// Forgets what was granted until then to `user` at `upstream`, or to anybody, or anywhere, whatever the tenant and the
@@ -213,9 +234,10 @@ impl Accounts {
             if !theirs || !there || kept.granted_ms > until.unix_ms() {
                 continue;
             }
-            if self.store.remove(Place::UserGrant, &key).await?
-                && let (Some(upstream), Ok(slot)) = (UpstreamId::parse(&kept.upstream), Slot::try_from(key))
-            {
+            // What is revoked is what was there in the end: it may have been refreshed since.
+            let taken = self.store.take(Place::UserGrant, &key, now).await?;
+            let Some(kept) = taken.and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok()) else { continue };
+            if let (Some(upstream), Ok(slot)) = (UpstreamId::parse(&kept.upstream), Slot::try_from(key)) {
                 let token = kept.refresh_token.unwrap_or(kept.access_token);
                 forgotten.push(Forgotten { upstream, server: kept.server, slot, token });
             }
@@ -235,21 +257,17 @@ impl Accounts {
         self.refused.get(key).is_some_and(|digest| digest == token_digest(kept.access_token.expose()))
     }
 
-    async fn get(&self, key: &Slot, now: Timestamp) -> Result<Option<Kept>, Lacking> {
+    /// The account, and the very bytes that are kept of it.
+    async fn get(&self, key: &Slot, now: Timestamp) -> Result<Option<(Kept, Vec<u8>)>, Lacking> {
         let Some(bytes) = self.store.get(Place::UserGrant, key, now).await.map_err(unkept)? else { return Ok(None) };
         // What cannot be read is of another version: as good as nothing.
-        Ok(serde_json::from_slice(&bytes).ok())
+        Ok(serde_json::from_slice(&bytes).ok().map(|kept| (kept, bytes)))
     }
 
-    async fn put(&self, account: &Account, kept: &Kept, now: Timestamp) -> Result<(), StoreFault> {
-        let bytes = serde_json::to_vec(kept).map_err(|error| StoreFault::Unusable(error.to_string()))?;
-        // A token that cannot be refreshed is of no use after its end.
-        let until = kept.refresh_token.is_none().then(|| Timestamp::from_unix_ms(kept.expires_ms));
-        self.store.put(Place::UserGrant, &account.key(), Value { bytes, until }, now).await
-    }
-
-    async fn remove(&self, key: &Slot) -> Result<(), Lacking> {
-        self.store.remove(Place::UserGrant, key).await.map(drop).map_err(unkept)
+    /// Changes the account where it is still what was read; says whether it was.
+    async fn swap(&self, key: &Slot, (read, after): (&[u8], Option<&Kept>), now: Timestamp) -> Result<bool, Lacking> {
+        let after = after.map(Kept::value).transpose().map_err(unkept)?;
+        self.store.swap(Place::UserGrant, key, (read, after), now).await.map_err(unkept)
     }
 }
 
@@ -277,6 +295,13 @@ impl Kept {
             granted_ms: now.unix_ms(),
             expires_ms: now.plus(token.life).unix_ms(),
         }
+    }
+
+    fn value(&self) -> Result<Value, StoreFault> {
+        let bytes = serde_json::to_vec(self).map_err(|error| StoreFault::Unusable(error.to_string()))?;
+        // A token that cannot be refreshed is of no use after its end.
+        let until = self.refresh_token.is_none().then(|| Timestamp::from_unix_ms(self.expires_ms));
+        Ok(Value { bytes, until })
     }
 
     fn granted(&self) -> Granted {
@@ -324,8 +349,9 @@ fn secret_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secr
 /// Refused tokens that are remembered.
 const REFUSED_MAX: usize = 4_096;
 
-/// A refresh that has not ended by then never will.
-const REFRESH_MAX: Duration = Duration::from_secs(8);
+/// A refresh that has not ended by then never will: metadata in three places, a turn, and two requests where the server
+/// wants its nonce, each with a deadline of its own, take 35 seconds at most.
+const REFRESH_MAX: Duration = Duration::from_secs(60);
 
 /// How often, and how soon after another, one looks whether somebody else's refresh has ended.
 const LOOKS_MAX: usize = 90;

@@ -4,11 +4,12 @@
 //! the next only:
 //!
 //! 1. the *ticket* in the page's address, bound to the caller whose call found no account (RS-38);
-//! 2. a login at the issuer of the caller's tokens, which has to name the same user: whoever is sent somebody else's page
-//!    connects nothing (MCP client/elicitation, Phishing);
+//! 2. a login at the issuer of the caller's tokens, or at the provider behind the gateway where that is the issuer; it has
+//!    to name the same user: whoever is sent somebody else's page connects nothing (MCP client/elicitation, Phishing);
 //! 3. the user's word that this is what they want, given on a page of the gateway's own;
 //! 4. authorization code with PKCE at the upstream's server (RFC 6749 §4.1, RFC 7636), whose answer has to name its issuer
-//!    where it says that it does (RFC 9207 §2.4, RC-23).
+//!    where it says that it does (RFC 9207 §2.4, RC-23), and comes back on a page of that upstream alone (RFC 9700
+//!    §4.4.2.2).
 //!
 //! From the second step on a cookie binds the browser. It writes no page; `lifecycle` does.
 
@@ -27,8 +28,7 @@ use url::Url;
 use super::{
     accounts::{Account, Accounts},
     answer::{Fault, Token},
-    endpoint::{Code, Endpoint, Order, append, sha256},
-    proof::Keyring,
+    endpoint::{Code, Endpoint, Order, Shared, append, sha256},
 };
 use crate::{
     clock::Timestamp,
@@ -197,15 +197,10 @@ impl From<Fault> for Strayed {
 impl Visits {
     /// # Errors
     /// A text that says what of a login cannot be used.
-    pub(super) fn new(
-        origin: String,
-        store: Store,
-        logins: &[Arc<Login>],
-        keyring: &Arc<Keyring>,
-    ) -> Result<Self, String> {
+    pub(super) fn new(origin: String, store: Store, logins: &[Arc<Login>], shared: &Shared) -> Result<Self, String> {
         let mut endpoints = HashMap::with_capacity(logins.len());
         for login in logins {
-            let endpoint = Endpoint::new(&request_of(login), keyring)?;
+            let endpoint = Endpoint::new(&request_of(login), shared)?;
             endpoints.insert(login.issuer.clone(), Arc::new(endpoint));
         }
         Ok(Self { origin, store, logins: endpoints, tickets: Cache::new(TICKETS_MAX) })
@@ -214,6 +209,11 @@ impl Visits {
     /// Whether users of this issuer can log in.
     pub(super) fn can_log_in(&self, issuer: &str) -> bool {
         self.logins.contains_key(issuer)
+    }
+
+    /// Where users of this issuer log in.
+    pub(super) fn provider_of(&self, issuer: &str) -> Option<String> {
+        self.logins.get(issuer).map(|login| login.request.at.to_string())
     }
 
     /// The page that connects an account of `caller` at `upstream`, for `scopes`.
@@ -297,7 +297,8 @@ impl Visits {
         let token = login.ask(&order, &login.request.scopes, now).await?;
         let id_token =
             token.id_token.as_ref().ok_or_else(|| Strayed::Unfit("a login without an ID token".to_owned()))?;
-        let subject = subject_of(id_token, (&visit.issuer, &login.request.client.id), &nonce, now)?;
+        let issuer = login.request.at.to_string();
+        let subject = subject_of(id_token, (&issuer, &login.request.client.id), &nonce, now)?;
         if subject != visit.subject {
             return Err(Strayed::OtherUser);
         }
@@ -426,7 +427,7 @@ impl Connecting<'_> {
             return Err(Strayed::Forged);
         }
         let (state, verifier) = (unguessable()?, unguessable()?);
-        let redirect = self.visits.redirect_uri(CALLBACK);
+        let redirect = self.visits.redirect_uri(&format!("{CALLBACK}{}", visit.upstream));
         let to = authorization((server, &visit.scopes), &redirect, (&state, &verifier), &[], now).await?;
         let spent = read(self.visits.store.take(Place::Pending, &browser_key(cookie), now).await?)?;
         if spent.as_ref().map(|spent| &spent.stage) != Some(&visit.stage) {
@@ -437,18 +438,21 @@ impl Connecting<'_> {
         Ok(to)
     }
 
-    /// The browser comes back from the upstream's server.
+    /// The browser comes back from the upstream's server, on the page of the upstream `page`.
     pub(super) async fn granted(
         &self,
         cookie: &str,
-        server: &Arc<Endpoint>,
+        (page, server): (&UpstreamId, &Arc<Endpoint>),
         response: Response,
         now: Timestamp,
     ) -> Result<(Connected, Account), Strayed> {
         let visit = self.visits.at(cookie, now).await?;
         let Stage::Grant { state, verifier } = visit.stage.clone() else { return Err(Strayed::Unknown) };
         let code = self.visits.answered((cookie, &visit), (&state, server), response, now).await?;
-        let redirect_uri = self.visits.redirect_uri(CALLBACK);
+        if page.as_str() != visit.upstream {
+            return Err(Strayed::IssuerMismatch);
+        }
+        let redirect_uri = self.visits.redirect_uri(&format!("{CALLBACK}{}", visit.upstream));
         let order = Order::Code(Code { code, verifier: Secret::new(verifier), redirect_uri });
         let token = server.ask(&order, &visit.scopes, now).await?;
         let account = visit.account(server)?;
@@ -574,7 +578,7 @@ fn request_of(login: &Login) -> TokenRequest {
     scopes.extend(login.scopes.iter().cloned());
     let [standard, ..] = &dialects::DIALECTS;
     TokenRequest {
-        at: TokenEndpoint::Of(login.issuer.clone()),
+        at: TokenEndpoint::Of(login.provider.clone()),
         client: OAuthClient { id: login.client.id.clone(), authentication: login.client.authentication.clone() },
         dialect: standard,
         subject_token_type: dialects::ACCESS_TOKEN.to_owned(),
@@ -593,7 +597,7 @@ fn read(bytes: Option<Vec<u8>>) -> Result<Option<Visit>, Strayed> {
 }
 
 /// 256 bits that nobody can guess, straight from the generator.
-fn unguessable() -> Result<Secret, Strayed> {
+pub(super) fn unguessable() -> Result<Secret, Strayed> {
     let mut bytes = [0; 32];
     let drawn = aws_lc_rs::rand::fill(&mut bytes);
     drawn.map_err(|_unspecified| Strayed::Unavailable("no randomness".to_owned()))?;
@@ -615,8 +619,9 @@ fn browser_key(cookie: &str) -> [u8; 32] {
 
 /// The pages to which other servers send a browser back, below `/connecting/`.
 pub const LOGIN: &str = "login";
-/// The same, of an upstream's server.
-pub const CALLBACK: &str = "callback";
+/// The same, of an upstream's server, before the upstream's id: each has a page of its own, so that the code of one server is
+/// never taken for that of another, though neither says from whom it is (RFC 9700 §4.4.2.2).
+pub const CALLBACK: &str = "callback/";
 
 /// How long a visit may take, from the call that asked for it.
 const VISIT_MAX: Duration = Duration::from_secs(600);

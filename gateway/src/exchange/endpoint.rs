@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock::{self, Timestamp},
     config::{
-        TokenEndpoint, TokenRequest,
+        self, TokenEndpoint, TokenRequest,
         dialects::{ACCESS_TOKEN, GivenScopes, ID_JAG, JWT_BEARER, TOKEN_EXCHANGE},
     },
     egress::{Bounds, Client, EgressError, Trust},
@@ -46,11 +46,28 @@ pub(super) struct Endpoint {
     prover: Prover,
     /// Where the server says what it can do; none where the configuration says where the endpoint is.
     discovery: Option<Discovery>,
-    keyring: Arc<Keyring>,
+    shared: Shared,
     /// A hanging endpoint holds so many connections and no more.
     places: Semaphore,
     /// Until then, in Unix milliseconds, nobody dials: the endpoint could not be reached a moment ago.
     closed_until: AtomicU64,
+}
+
+/// What all endpoints of one exchange share.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) keyring: Arc<Keyring>,
+    /// Dials what a server's metadata name at another origin than its own, by the rules of `[egress]`.
+    pub(super) outside: Client,
+}
+
+impl Shared {
+    /// # Errors
+    /// A text that says what of `[egress]` cannot be used.
+    pub(super) fn new(keyring: Arc<Keyring>, egress: &config::Egress) -> Result<Self, String> {
+        let outside = Client::outside(egress).map_err(|error| error.to_string())?;
+        Ok(Self { keyring, outside })
+    }
 }
 
 /// In whose name a token is asked for.
@@ -106,7 +123,7 @@ impl Order {
 impl Endpoint {
     /// # Errors
     /// A text that says what of `request` cannot be used.
-    pub(super) fn new(request: &TokenRequest, keyring: &Arc<Keyring>) -> Result<Self, String> {
+    pub(super) fn new(request: &TokenRequest, shared: &Shared) -> Result<Self, String> {
         let prover = Prover::new(&request.client)?;
         let client_certificate = prover.certificate().cloned();
         let trust = Trust { ca: request.ca.clone(), client_certificate, ..Trust::default() };
@@ -124,7 +141,7 @@ impl Endpoint {
             request,
             client,
             discovery,
-            keyring: Arc::clone(keyring),
+            shared: shared.clone(),
             places: Semaphore::new(REQUESTS_AT_ONCE_MAX),
             closed_until: AtomicU64::new(0),
         })
@@ -166,7 +183,7 @@ impl Endpoint {
     /// The key that a token of this order is bound to, where it is.
     pub(super) async fn prover(&self, order: &Order, now: Timestamp) -> Result<Option<Arc<ProofKey>>, Fault> {
         if self.request.dpop && order.is_for_upstream() {
-            return self.keyring.prover(now).await.map(Some).map_err(Fault::Unusable);
+            return self.shared.keyring.prover(now).await.map(Some).map_err(Fault::Unusable);
         }
         Ok(None)
     }
@@ -188,11 +205,22 @@ impl Endpoint {
         };
         let bounds = Bounds { deadline: ENDPOINT_DEADLINE, bytes_max: ANSWER_BYTES_MAX };
         let began = clock::instant();
-        let answered = self.client.fetch(request, bounds).await;
+        let answered = self.reaching(at).fetch(request, bounds).await;
         let after = now.plus(clock::instant().duration_since(began));
         let response = answered.map_err(|error| self.unanswered(&error, after))?;
         let given = prover.is_some_and(|prover| prover.heed(at, response.headers()));
         Ok((self.judged(&response, order, scopes), given))
+    }
+
+    /// What the configuration names, and the same origin as that, may be anywhere; another place that the metadata name has to
+    /// be public.
+    fn reaching(&self, at: &Url) -> &Client {
+        match &self.request.at {
+            TokenEndpoint::Of(issuer) if !issuer.parse::<Url>().is_ok_and(|own| own.origin() == at.origin()) => {
+                &self.shared.outside
+            }
+            TokenEndpoint::Of(_) | TokenEndpoint::Url(_) => &self.client,
+        }
     }
 
     fn judged(&self, response: &Response<Bytes>, order: &Order, scopes: &[String]) -> Result<Token, Fault> {
@@ -238,7 +266,8 @@ impl Endpoint {
         };
         let request = self.written(at, form, None, now)?;
         let bounds = Bounds { deadline: ENDPOINT_DEADLINE, bytes_max: ANSWER_BYTES_MAX };
-        let answered = self.client.fetch(request, bounds).await.map_err(|error| Fault::Unusable(error.to_string()))?;
+        let answered =
+            self.reaching(at).fetch(request, bounds).await.map_err(|error| Fault::Unusable(error.to_string()))?;
         let status = answered.status();
         if status.is_success() { Ok(()) } else { Err(Fault::Unusable(format!("status {}", status.as_u16()))) }
     }

@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 pub use self::grant::{Grant, GrantKey};
 use self::{
     answer::Fault,
-    endpoint::{DPOP, Endpoint, Order, append, sha256},
+    endpoint::{DPOP, Endpoint, Order, Shared, append, sha256},
     flight::Flight,
     flights::{Flights, Slot},
     grant::{Binding, Facts, Minted},
@@ -52,7 +52,7 @@ use crate::{
 pub struct Exchange {
     plans: HashMap<UpstreamId, Plan>,
     flights: Arc<Flights>,
-    keyring: Arc<Keyring>,
+    shared: Shared,
     personal: Option<Arc<Personal>>,
     hits: Handle<Counter, 1>,
     misses: Handle<Counter, 1>,
@@ -83,6 +83,8 @@ enum Strategy {
 #[derive(Debug)]
 struct Assertion {
     provider: Arc<Endpoint>,
+    /// The issuer whose endpoint that is.
+    of: String,
     server: Arc<Endpoint>,
     subject: AssertionSubject,
     digest: [u8; 32],
@@ -115,7 +117,8 @@ impl Exchange {
         upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>,
         revocations: Revocations,
     ) -> Result<Self, ExchangeError> {
-        Self::over((Flights::new(revocations), Arc::default()), None, upstreams)
+        let shared = shared(Arc::default(), &config::Egress::default())?;
+        Self::over((Flights::new(revocations), shared), None, upstreams)
     }
 
     /// The same for a gateway that serves `config`, and keeps in `store` what upstreams granted to users.
@@ -123,10 +126,10 @@ impl Exchange {
     /// # Errors
     /// [`ExchangeError`] where a certificate or key cannot be used.
     pub fn keeping(config: &Config, store: Store, revocations: Revocations) -> Result<Self, ExchangeError> {
-        let keyring = Arc::new(Keyring::new(Some(store.clone())));
+        let shared = shared(Arc::new(Keyring::new(Some(store.clone()))), &config.egress)?;
         let origin = config.gateway.public_url.as_str().trim_end_matches('/').to_owned();
-        let personal = Personal::new((origin, store), &config.logins, &keyring)?;
-        Self::over((Flights::new(revocations), keyring), Some(Arc::new(personal)), &config.upstreams)
+        let personal = Personal::new((origin, store), &config.logins, &shared)?;
+        Self::over((Flights::new(revocations), shared), Some(Arc::new(personal)), &config.upstreams)
     }
 
     /// The same for a changed configuration: credentials that are still asked for in the same way are kept.
@@ -137,26 +140,28 @@ impl Exchange {
         &self,
         upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>,
         logins: &[Arc<Login>],
+        egress: &config::Egress,
     ) -> Result<Self, ExchangeError> {
+        let shared = shared(Arc::clone(&self.shared.keyring), egress)?;
         let again = |before: &Arc<Personal>| {
-            Personal::new((before.origin.clone(), before.store.clone()), logins, &self.keyring).map(Arc::new)
+            Personal::new((before.origin.clone(), before.store.clone()), logins, &shared).map(Arc::new)
         };
         let personal = self.personal.as_ref().map(again).transpose()?;
-        Self::over((Arc::clone(&self.flights), Arc::clone(&self.keyring)), personal, upstreams)
+        Self::over((Arc::clone(&self.flights), shared), personal, upstreams)
     }
 
     fn over(
-        (flights, keyring): (Arc<Flights>, Arc<Keyring>),
+        (flights, shared): (Arc<Flights>, Shared),
         personal: Option<Arc<Personal>>,
         upstreams: &BTreeMap<UpstreamId, Arc<Upstream>>,
     ) -> Result<Self, ExchangeError> {
         let mut plans = HashMap::with_capacity(upstreams.len());
         for (id, upstream) in upstreams {
-            let plan = Plan::new(upstream, &flights, &keyring);
+            let plan = Plan::new(upstream, &flights, &shared);
             plans.insert(id.clone(), plan.map_err(|why| ExchangeError { of: format!("upstream `{id}`"), why })?);
         }
         let looks = &metrics().grant_cache;
-        Ok(Self { plans, flights, keyring, personal, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
+        Ok(Self { plans, flights, shared, personal, hits: looks.with(["hit"]), misses: looks.with(["miss"]) })
     }
 
     /// A credential for `upstream` in the name of `caller`, with what a tool's rules add in `scopes`.
@@ -252,6 +257,7 @@ impl Exchange {
         (slot, now): (Slot, Timestamp),
     ) -> Result<Arc<Minted>, Refusal> {
         let ends = unexpired(caller, now)?;
+        self.is_user_of(&assertion.of, caller)?;
         let (subject, kind) = self.subject(assertion.subject, (caller, upstream), now).await?;
         let order = Order::Assertion { subject, kind };
         let flight = Flight::new(&self.flights, &assertion.provider, order, scopes).redeemed_at(&assertion.server);
@@ -309,6 +315,10 @@ impl Exchange {
     }
 }
 
+fn shared(keyring: Arc<Keyring>, egress: &config::Egress) -> Result<Shared, ExchangeError> {
+    Shared::new(keyring, egress).map_err(|why| ExchangeError { of: "`[egress]`".to_owned(), why })
+}
+
 fn unexpired(caller: &Identity, now: Timestamp) -> Result<Timestamp, Refusal> {
     let ends = caller.authentication.expires_at;
     if ends <= now { Err(Refusal::TokenInvalid(TokenFault::Expired)) } else { Ok(ends) }
@@ -323,26 +333,27 @@ fn unusable(endpoint: &Endpoint, fault: Fault) -> Refusal {
 }
 
 impl Plan {
-    fn new(upstream: &Upstream, flights: &Flights, keyring: &Arc<Keyring>) -> Result<Self, String> {
-        let calls = Strategy::new(&upstream.grant, flights, keyring)?;
-        let discovery = upstream.discovery.as_ref().map(|grant| Strategy::new(grant, flights, keyring)).transpose()?;
+    fn new(upstream: &Upstream, flights: &Flights, shared: &Shared) -> Result<Self, String> {
+        let calls = Strategy::new(&upstream.grant, flights, shared)?;
+        let discovery = upstream.discovery.as_ref().map(|grant| Strategy::new(grant, flights, shared)).transpose()?;
         Ok(Self { discovery: discovery.unwrap_or_else(|| calls.clone()), calls })
     }
 }
 
 impl Strategy {
-    fn new(grant: &config::Grant, flights: &Flights, keyring: &Arc<Keyring>) -> Result<Self, String> {
+    fn new(grant: &config::Grant, flights: &Flights, shared: &Shared) -> Result<Self, String> {
         Ok(match grant {
-            config::Grant::Exchange(request) => Self::Exchange(Arc::new(Endpoint::new(request, keyring)?)),
-            config::Grant::ClientCredentials(request) => Self::Own(Arc::new(Endpoint::new(request, keyring)?)),
+            config::Grant::Exchange(request) => Self::Exchange(Arc::new(Endpoint::new(request, shared)?)),
+            config::Grant::ClientCredentials(request) => Self::Own(Arc::new(Endpoint::new(request, shared)?)),
             config::Grant::IdJag(steps) => {
-                let config::IdJag { assertion, redemption, subject } = steps.as_ref();
-                let (provider, server) = (Endpoint::new(assertion, keyring)?, Endpoint::new(redemption, keyring)?);
-                let digest = sha256(&[provider.digest, server.digest, [*subject as u8; 32]].concat());
+                let config::IdJag { assertion, redemption, subject, provider: of } = steps.as_ref();
+                let (provider, server) = (Endpoint::new(assertion, shared)?, Endpoint::new(redemption, shared)?);
+                let digest =
+                    sha256(&[provider.digest, server.digest, [*subject as u8; 32], sha256(of.as_bytes())].concat());
                 let (provider, server) = (Arc::new(provider), Arc::new(server));
-                Self::IdJag(Arc::new(Assertion { provider, server, subject: *subject, digest }))
+                Self::IdJag(Arc::new(Assertion { provider, of: of.clone(), server, subject: *subject, digest }))
             }
-            config::Grant::UserGrant(request) => Self::User(Arc::new(Endpoint::new(request, keyring)?)),
+            config::Grant::UserGrant(request) => Self::User(Arc::new(Endpoint::new(request, shared)?)),
             config::Grant::StaticSecret { header, value } => {
                 let name = HeaderName::try_from(header.as_str()).map_err(|error| error.to_string())?;
                 let header = (name, sensitive(value.expose().to_owned()).ok_or("the secret fits no header")?);

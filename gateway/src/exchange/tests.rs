@@ -51,6 +51,7 @@ enum Play {
     /// A fresh token for whatever is asked, living for so many seconds.
     Tokens(u64),
     Says(u16, String),
+    /// A fresh token when it is released, or what it says by then.
     Holds,
     HangsUp,
 }
@@ -61,6 +62,8 @@ struct Stage {
     play: Mutex<Play>,
     count: AtomicUsize,
     release: Notify,
+    /// Where its metadata say that tokens are to be had, if not here.
+    elsewhere: Mutex<Option<SocketAddr>>,
 }
 
 impl Stage {
@@ -72,6 +75,7 @@ impl Stage {
             play: Mutex::new(play),
             count: AtomicUsize::new(0),
             release: Notify::new(),
+            elsewhere: Mutex::default(),
         });
         let shared = Arc::clone(&stage);
         tasks::background(async move {
@@ -93,9 +97,10 @@ impl Stage {
         let (parts, mut body) = request.into_parts();
         if parts.method == http::Method::GET {
             let at = format!("http://{}", self.address);
+            let tokens = format!("http://{}", self.elsewhere.lock().unwrap_or(self.address));
             let profile = "urn:ietf:params:oauth:grant-profile:id-jag";
             let metadata = format!(
-                r#"{{"issuer":"{at}","token_endpoint":"{at}/token","revocation_endpoint":"{at}/revoke","authorization_grant_profiles_supported":["{profile}"]}}"#
+                r#"{{"issuer":"{at}","token_endpoint":"{tokens}/token","revocation_endpoint":"{tokens}/revoke","authorization_grant_profiles_supported":["{profile}"]}}"#
             );
             return Ok(Response::new(Full::new(metadata.into())));
         }
@@ -113,7 +118,10 @@ impl Stage {
             Play::Says(status, text) => (status, text),
             Play::Holds => {
                 self.release.notified().await;
-                (200, token_answer(count, 300))
+                match self.play.lock().clone() {
+                    Play::Says(status, text) => (status, text),
+                    Play::Tokens(_) | Play::Holds | Play::HangsUp => (200, token_answer(count, 300)),
+                }
             }
             Play::HangsUp => return Err("hung up"),
         };
@@ -296,12 +304,12 @@ async fn the_client_proves_itself_by_post_or_by_key() {
 
     let ClientAuthentication::PrivateKeyJwt { algorithm, .. } = &mut request.client.authentication else { panic!() };
     *algorithm = "HS256".to_owned();
-    assert!(Endpoint::new(&request, &Arc::default()).is_err());
+    assert!(Endpoint::new(&request, &shared(Arc::default(), &config::Egress::default()).unwrap()).is_err());
     let ClientAuthentication::PrivateKeyJwt { key: broken, algorithm, .. } = &mut request.client.authentication else {
         panic!()
     };
     (*algorithm, *broken) = ("ES256".to_owned(), Secret::new("not a key".to_owned()));
-    let error = Endpoint::new(&request, &Arc::default()).unwrap_err();
+    let error = Endpoint::new(&request, &shared(Arc::default(), &config::Egress::default()).unwrap()).unwrap_err();
     assert!(error.contains("private key") && !error.contains("not a key"), "{error}");
 }
 
@@ -508,7 +516,9 @@ async fn a_dropped_grant_is_minted_anew_and_a_newer_one_stays() {
     assert!(second.generation() > first.generation() && second.fresh());
     exchange.drop_grant(&first.key());
     assert_eq!(exchange.mint(&alice, &upstream, &[], NOW).await.unwrap().generation(), second.generation());
-    let renewed = exchange.reconfigured(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]), &[]).unwrap();
+    let renewed = exchange
+        .reconfigured(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]), &[], &config::Egress::default())
+        .unwrap();
     assert_eq!(renewed.mint(&alice, &upstream, &[], NOW).await.unwrap().generation(), second.generation());
     assert_eq!(stage.count(), 2);
 }
@@ -643,8 +653,12 @@ async fn an_assertion_is_redeemed_where_it_is_meant_for_and_nowhere_else() {
     let at = TokenEndpoint::Of(issuer.clone());
     let redemption = TokenRequest { at, audience: None, resource: None, ..server.request() };
     let subject = AssertionSubject::AccessToken;
-    let (exchange, upstream) =
-        exchange(config::Grant::IdJag(Box::new(config::IdJag { assertion: request, redemption, subject })));
+    let (exchange, upstream) = exchange(config::Grant::IdJag(Box::new(config::IdJag {
+        assertion: request,
+        redemption,
+        subject,
+        provider: "https://login.example".to_owned(),
+    })));
     let claims = |aud: &str, client: &str, resource: &str| {
         assertion(&format!(r#"{{"aud":{aud},"client_id":"{client}","resource":"{resource}"}}"#))
     };
@@ -695,6 +709,13 @@ async fn an_assertion_is_redeemed_where_it_is_meant_for_and_nowhere_else() {
     );
     exchange.mint(&alice, &upstream, &write, seconds(100)).await.unwrap();
     assert_eq!((provider.count() - before, server.count()), (1, 1), "both steps are one grant");
+
+    // Of another issuer's user the provider gets no token.
+    let user = User { issuer: "https://other.example".to_owned(), subject: "alice".to_owned() };
+    let stranger = Identity { user: Some(user), ..caller("stranger", "of.another.issuer") };
+    let refusal = exchange.mint(&stranger, &upstream, &write, NOW).await.unwrap_err();
+    assert!(matches!(&refusal, Refusal::GrantRefused(why) if why.contains("other.example")), "{refusal:?}");
+    assert_eq!((provider.count() - before, server.count()), (1, 1));
 }
 
 fn keeping(stage: &Stage) -> (Arc<Exchange>, Arc<Upstream>, Store) {
@@ -702,11 +723,11 @@ fn keeping(stage: &Stage) -> (Arc<Exchange>, Arc<Upstream>, Store) {
     let at = TokenEndpoint::Of(format!("http://{}", stage.address));
     let grant = config::Grant::UserGrant(TokenRequest { at, audience: None, ..stage.request() });
     let upstream = Arc::new(upstream(grant, None));
-    let keyring = Arc::new(Keyring::new(Some(store.clone())));
-    let personal = Personal::new(("https://mcp.example.com".to_owned(), store.clone()), &[], &keyring).unwrap();
+    let shared = shared(Arc::new(Keyring::new(Some(store.clone()))), &config::Egress::default()).unwrap();
+    let personal = Personal::new(("https://mcp.example.com".to_owned(), store.clone()), &[], &shared).unwrap();
     let upstreams = BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]);
     let exchange =
-        Exchange::over((Flights::new(Revocations::default()), keyring), Some(Arc::new(personal)), &upstreams).unwrap();
+        Exchange::over((Flights::new(Revocations::default()), shared), Some(Arc::new(personal)), &upstreams).unwrap();
     (Arc::new(exchange), upstream, store)
 }
 
@@ -782,6 +803,88 @@ async fn an_account_is_its_users_and_is_refreshed_once_and_forgotten_at_a_word()
         store.remove(Place::UserGrant, &key).await.unwrap();
     }
     assert!(mint("bob", 101).await.unwrap().is_err());
+}
+
+/// Whoever writes a server's metadata cannot send the gateway, with its client's secret, to an address inside.
+#[tokio::test]
+async fn another_origin_than_the_servers_own_has_to_be_public() {
+    let (stage, inside) = (Stage::set(Play::Tokens(300)).await, Stage::set(Play::Tokens(300)).await);
+    *stage.elsewhere.lock() = Some(inside.address);
+    let request = TokenRequest { at: TokenEndpoint::Of(format!("http://{}", stage.address)), ..stage.request() };
+    let order = Order::Refresh { token: Secret::new("refresh-alice".to_owned()) };
+    let origins = vec![format!("http://{}", inside.address).parse().unwrap()];
+    for (egress, reached) in
+        [(config::Egress::default(), 0), (config::Egress { origins, ..config::Egress::default() }, 1)]
+    {
+        let endpoint = Endpoint::new(&request, &shared(Arc::default(), &egress).unwrap()).unwrap();
+        assert_eq!(endpoint.ask(&order, &[], NOW).await.is_ok(), reached == 1);
+        assert_eq!((stage.count(), inside.count()), (0, reached));
+    }
+    let endpoint = Endpoint::new(&request, &shared(Arc::default(), &config::Egress::default()).unwrap()).unwrap();
+    assert!(endpoint.revoke(&Secret::new("refresh-alice".to_owned()), NOW).await.is_err());
+    assert_eq!(inside.count(), 1);
+}
+
+/// Users of the gateway's own tokens log in at the provider behind it.
+#[test]
+fn users_of_the_gateways_own_tokens_are_those_of_its_provider() {
+    let login = |issuer: &str, provider: &str| {
+        let client = OAuthClient { id: "pages".to_owned(), authentication: ClientAuthentication::Nothing };
+        let (issuer, provider) = (issuer.to_owned(), provider.to_owned());
+        Arc::new(Login { issuer, provider, client, scopes: Vec::new(), ca: None })
+    };
+    let store = Store::open(&config::State::default()).unwrap();
+    let shared = shared(Arc::default(), &config::Egress::default()).unwrap();
+    let logins = [login("https://mcp.example.com", "https://login.example")];
+    let personal = Personal::new(("https://mcp.example.com".to_owned(), store), &logins, &shared).unwrap();
+    assert!(
+        personal.visits.can_log_in("https://mcp.example.com") && !personal.visits.can_log_in("https://login.example")
+    );
+    let flights = Flights::new(Revocations::default());
+    let exchange = Exchange::over((flights, shared), Some(Arc::new(personal)), &BTreeMap::new()).unwrap();
+    let user = |issuer: &str| User { issuer: issuer.to_owned(), subject: "alice".to_owned() };
+    let of = |issuer: &str| Identity { user: Some(user(issuer)), ..caller("alice", "a") };
+    assert!(exchange.is_user_of("https://login.example", &of("https://mcp.example.com")).is_ok());
+    assert!(exchange.is_user_of("https://login.example", &of("https://login.example")).is_ok());
+    assert!(exchange.is_user_of("https://other.example", &of("https://mcp.example.com")).is_err());
+}
+
+#[tokio::test]
+async fn a_refresh_that_ends_late_undoes_nothing() {
+    let stage = Stage::set(Play::Holds).await;
+    let (exchange, upstream, store) = keeping(&stage);
+    let alice = caller("alice", "a");
+    let refreshing = |at: u64| {
+        let (exchange, upstream) = (Arc::clone(&exchange), Arc::clone(&upstream));
+        tasks::background(async move { exchange.mint(&caller("alice", "a"), &upstream, &[], seconds(at)).await })
+    };
+    let under_way = async |count: usize| {
+        while stage.count() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    connect(&exchange, &upstream, &alice, 300).await;
+    let late = refreshing(280);
+    under_way(1).await;
+    // Connected anew meanwhile: that the old refresh token is no longer good says nothing of the new one.
+    connect(&exchange, &upstream, &alice, 900).await;
+    stage.plays(Play::Says(400, r#"{"error":"invalid_grant"}"#.to_owned()));
+    stage.release.notify_one();
+    assert_eq!(bearer(&late.await.unwrap().unwrap()), "Bearer account-alice");
+
+    // Forgotten meanwhile: what the server gives is put nowhere, and given back.
+    stage.plays(Play::Holds);
+    let late = refreshing(880);
+    under_way(2).await;
+    let gone = exchange.forget((Some("alice"), None), seconds(881), seconds(881)).await.unwrap();
+    assert_eq!(gone, std::slice::from_ref(&upstream.id));
+    let rotated = r#"{"access_token":"late","token_type":"Bearer","expires_in":300,"refresh_token":"late-refresh"}"#;
+    stage.plays(Play::Says(200, rotated.to_owned()));
+    stage.release.notify_waiters();
+    assert!(late.await.unwrap().is_err());
+    assert!(store.all(Place::UserGrant, seconds(882)).await.unwrap().is_empty());
+    let revoked = stage.asked.lock().iter().any(|asked| asked.field("token") == Some("late-refresh"));
+    assert!(revoked, "RFC 7009");
 }
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use super::{
     Exchange, ExchangeError, Strategy,
     accounts::{Account, Accounts, Granted, Lacking},
     connect::{self, Connected, Connecting, LoggedIn, Onward, Response, Strayed, Visits},
-    endpoint::{Endpoint, Order},
+    endpoint::{Endpoint, Order, Shared},
     grant::{Facts, Grant, Minted},
-    proof::{Keyring, ProofKey},
+    proof::ProofKey,
     unusable, usable_for,
 };
 use crate::{
@@ -110,15 +110,21 @@ impl Exchange {
         connecting.agreed(cookie, (server, token), now).await
     }
 
-    /// The browser comes back from the upstream's server.
+    /// The browser comes back from an upstream's server, on the page of the upstream `page`.
     ///
     /// # Errors
     /// [`Strayed`].
-    pub async fn granted(&self, cookie: &str, response: Response, now: Timestamp) -> Result<Connected, Strayed> {
+    pub async fn granted(
+        &self,
+        cookie: &str,
+        page: &UpstreamId,
+        response: Response,
+        now: Timestamp,
+    ) -> Result<Connected, Strayed> {
         let connecting = self.connecting()?;
         let upstream = connecting.upstream(cookie, now).await?;
         let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
-        let (connected, account) = connecting.granted(cookie, server, response, now).await?;
+        let (connected, account) = connecting.granted(cookie, (page, server), response, now).await?;
         self.flights.clear(&account.key());
         Ok(connected)
     }
@@ -191,6 +197,17 @@ impl Exchange {
             Ok(page) => Refusal::ConnectRequired(Box::new(page)),
             Err(refusal) => refusal,
         }
+    }
+
+    /// Whether `provider` is where the caller's tokens come from, or where the gateway's own users log in: what names a user of
+    /// one is shown to no other.
+    pub(super) fn is_user_of(&self, provider: &str, caller: &Identity) -> Result<(), Refusal> {
+        let issuer = caller.user.as_ref().map_or(&caller.authentication.issuer, |user| &user.issuer);
+        let login = self.personal.as_ref().and_then(|personal| personal.visits.provider_of(issuer));
+        if login.as_ref().unwrap_or(issuer) == provider {
+            return Ok(());
+        }
+        Err(Refusal::GrantRefused(format!("users of `{issuer}` are not those of `{provider}`")))
     }
 
     /// What names the caller to their identity provider.
@@ -269,9 +286,9 @@ impl Personal {
     pub(super) fn new(
         (origin, store): (String, Store),
         logins: &[Arc<Login>],
-        keyring: &Arc<Keyring>,
+        shared: &Shared,
     ) -> Result<Self, ExchangeError> {
-        let visits = Visits::new(origin.clone(), store.clone(), logins, keyring);
+        let visits = Visits::new(origin.clone(), store.clone(), logins, shared);
         let visits = visits.map_err(|why| ExchangeError { of: "`[[logins]]`".to_owned(), why })?;
         Ok(Self { accounts: Accounts::new(store.clone()), store, origin, visits })
     }

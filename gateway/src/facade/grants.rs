@@ -140,7 +140,8 @@ pub(super) async fn use_up(store: &Store, found: Found, now: Timestamp) -> Resul
     let began = Timestamp::from_unix_ms(grant.began_ms);
     let until = if grant.refreshed { Timestamp::from_unix_ms(grant.ends_ms) } else { began.plus(CODE_KNOWN) };
     let value = Value { bytes: written(&grant)?, until: Some(until) };
-    if store.replace((Place::Token, &key("grant", &id)), kept, value, now).await.map_err(unavailable)? {
+    let swapped = store.swap(Place::Token, &key("grant", &id), (&kept, Some(value)), now).await;
+    if swapped.map_err(unavailable)? {
         return Ok(next);
     }
     Err(reused(store, &id, now).await?)

@@ -154,7 +154,7 @@ impl Facade {
             sealer: Sealer::new(&estate.config.state)?,
             keys: Keys::new(),
             documents: Documents::new(&estate.config.egress)?,
-            provider: Provider::new(),
+            provider: Provider::new(&estate.config.egress)?,
             rates: Rates::new(PEERS_MAX),
             gateway,
         })

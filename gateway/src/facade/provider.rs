@@ -28,7 +28,11 @@ use crate::{
 
 /// The way to the provider; one reading of its metadata at a time.
 #[derive(Debug)]
-pub(super) struct Provider(Mutex<Option<Known>>);
+pub(super) struct Provider {
+    known: Mutex<Option<Known>>,
+    /// Dials what its metadata name at another origin than its own, by the rules of `[egress]`.
+    outside: Client,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -65,8 +69,11 @@ pub(super) struct Done {
 }
 
 impl Provider {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(None))
+    /// # Errors
+    /// What of `[egress]` cannot be used.
+    pub(super) fn new(egress: &config::Egress) -> Result<Self, String> {
+        let outside = Client::outside(egress).map_err(|error| format!("egress: {error}"))?;
+        Ok(Self { known: Mutex::new(None), outside })
     }
 
     /// What the provider says of itself, as it did a moment ago or now.
@@ -77,13 +84,14 @@ impl Provider {
         now: Timestamp,
     ) -> Result<Arc<Places>, Refusal> {
         let issuer = config.provider.issuer.as_str();
-        let mut known = self.0.lock().await;
+        let mut known = self.known.lock().await;
         let same = |known: &&Known| known.issuer == issuer && known.client == config.client;
         let fresh = known.as_ref().filter(same).filter(|known| now < known.until);
         let places = match fresh {
             Some(known) => known.places.clone(),
             None => {
-                let read = identity.metadata(issuer).await.and_then(|read| places(&read, config).map(Arc::new));
+                let read = identity.metadata(issuer).await;
+                let read = read.and_then(|read| places(&read, config, &self.outside).map(Arc::new));
                 let until = now.plus(if read.is_ok() { BELIEVED_FOR } else { NOT_ASKED_FOR });
                 *known = Some(Known {
                     issuer: issuer.to_owned(),
@@ -214,7 +222,7 @@ impl Places {
     }
 }
 
-fn places(read: &Map<String, Value>, config: &config::Facade) -> Result<Places, String> {
+fn places(read: &Map<String, Value>, config: &config::Facade, outside: &Client) -> Result<Places, String> {
     let place = |member: &'static str| {
         let url: Url = read.get(member).and_then(Value::as_str).and_then(|text| text.parse().ok()).ok_or(member)?;
         // A remote provider must not be able to send a secret in clear to this machine.
@@ -224,12 +232,15 @@ fn places(read: &Map<String, Value>, config: &config::Facade) -> Result<Places, 
     let prover = Prover::new(&config.client)?;
     let client_certificate = prover.certificate().cloned();
     let trust = Trust { ca: config.provider.ca.clone(), client_certificate, ..Trust::default() };
+    let client = Client::new(&trust).map_err(|error| error.to_string())?;
     let unusable = |member: &'static str| format!("metadata of the provider: no usable `{member}`");
+    let token = place("token_endpoint").map_err(unusable)?;
+    let own = config.provider.issuer.parse::<Url>().is_ok_and(|own| own.origin() == token.origin());
     Ok(Places {
         authorization: place("authorization_endpoint").map_err(unusable)?,
-        token: place("token_endpoint").map_err(unusable)?,
+        token,
         says_issuer: read.get("authorization_response_iss_parameter_supported") == Some(&Value::Bool(true)),
-        client: Client::new(&trust).map_err(|error| error.to_string())?,
+        client: if own { client } else { outside.clone() },
         prover,
     })
 }

@@ -34,8 +34,8 @@ pub enum Step {
     Login,
     /// `/connecting/confirm`: the user's word.
     Confirm,
-    /// `/connecting/callback`: back from the upstream's server.
-    Callback,
+    /// `/connecting/callback/{upstream}`: back from the upstream's server.
+    Callback(UpstreamId),
 }
 
 impl Step {
@@ -48,8 +48,7 @@ impl Step {
         match path.strip_prefix("/connecting/")? {
             LOGIN => Some(Self::Login),
             CONFIRM => Some(Self::Confirm),
-            CALLBACK => Some(Self::Callback),
-            _ => None,
+            page => UpstreamId::parse(page.strip_prefix(CALLBACK)?).map(Self::Callback),
         }
     }
 
@@ -58,7 +57,7 @@ impl Step {
     pub const fn methods(&self) -> &'static str {
         match self {
             Self::Invitation(_) => "GET, POST",
-            Self::Login | Self::Callback => "GET",
+            Self::Login | Self::Callback(_) => "GET",
             Self::Confirm => "POST",
         }
     }
@@ -154,8 +153,8 @@ impl Gateway {
                 let token = field(&body.await?, TOKEN).unwrap_or_default();
                 exchange.agreed(&cookie, &token, now).await.and_then(|to| redirect(&to))
             }
-            (Step::Callback, _) => {
-                let granted = exchange.granted(&cookie, answer(head), now).await;
+            (Step::Callback(id), _) => {
+                let granted = exchange.granted(&cookie, id, answer(head), now).await;
                 granted.map(|connected| self.connected(trail, &connected, "connected"))
             }
         };
@@ -368,18 +367,21 @@ mod tests {
 
     #[test]
     fn a_page_has_one_path() {
-        let crm = Step::Invitation(UpstreamId::parse("crm").unwrap());
+        let crm = UpstreamId::parse("crm").unwrap();
         for (path, expected) in [
-            ("/connect/crm", Some(crm)),
+            ("/connect/crm", Some(Step::Invitation(crm.clone()))),
             ("/connect/login", Some(Step::Invitation(UpstreamId::parse("login").unwrap()))),
             ("/connecting/login", Some(Step::Login)),
             ("/connecting/confirm", Some(Step::Confirm)),
-            ("/connecting/callback", Some(Step::Callback)),
+            ("/connecting/callback/crm", Some(Step::Callback(crm))),
+            ("/connecting/callback", None),
+            ("/connecting/callback/", None),
+            ("/connecting/callback/crm/", None),
             ("/connect/", None),
             ("/connect/crm/", None),
             ("/connect/../x", None),
             ("/connecting/", None),
-            ("/connecting/CALLBACK", None),
+            ("/connecting/CALLBACK/crm", None),
         ] {
             assert_eq!(Step::of(path), expected, "{path}");
         }

@@ -117,8 +117,8 @@ impl Estate {
     /// What is wrong, in words for the operator; `self` goes on as it is.
     pub fn succeeded(&self, config: Arc<Config>, rules: Rules) -> Result<Self, String> {
         let mut next = Self::over(Arc::clone(&config), rules, (self.store.clone(), self.revocations.clone()))?;
-        next.exchange =
-            self.exchange.reconfigured(&config.upstreams, &config.logins).map_err(|error| error.to_string())?;
+        let exchange = self.exchange.reconfigured(&config.upstreams, &config.logins, &config.egress);
+        next.exchange = exchange.map_err(|error| error.to_string())?;
         next.identity.inherit(&self.identity);
         next.unread = Mutex::default();
         let known = self.catalogue.load();

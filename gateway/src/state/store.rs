@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, named_params};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::Sealer;
 use crate::{clock::Timestamp, config, tasks, telemetry::metrics::metrics};
@@ -145,42 +146,6 @@ impl Store {
         Ok(claimed)
     }
 
-    /// Keeps `value` under `key` in the stead of exactly `before`; says whether that was there. Of two that replace the
-    /// same value at once, one is told yes.
-    ///
-    /// # Errors
-    /// Every [`StoreFault`].
-    pub async fn replace(
-        &self,
-        (place, key): (Place, &[u8]),
-        before: Vec<u8>,
-        value: Value,
-        now: Timestamp,
-    ) -> Result<bool, StoreFault> {
-        let entry = self.entry(place, key, value)?;
-        let kept = Arc::clone(&self.0);
-        let replaced = self.ask(move |connection| {
-            let Entry { place, key, value, until } = entry;
-            let place = place.as_str();
-            let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let asked = named_params! { ":place": place, ":key": key, ":now": milliseconds(now) };
-            let found = whole.prepare_cached(GET)?.query_row(asked, |row| row.get::<_, String>(0)).optional()?;
-            let Some(sealed) = found else { return Ok(false) };
-            if kept.sealer.open(&purpose(place, &key), &sealed).ok_or(StoreFault::Sealed)? != before {
-                return Ok(false);
-            }
-            let entry = named_params! { ":place": place, ":key": key, ":value": value, ":until": until };
-            whole.prepare_cached(PUT)?.execute(entry)?;
-            whole.commit()?;
-            Ok(true)
-        });
-        let replaced = replaced.await?;
-        if replaced {
-            self.tell();
-        }
-        Ok(replaced)
-    }
-
     /// What is kept under `key`.
     ///
     /// # Errors
@@ -232,6 +197,50 @@ impl Store {
             self.tell();
         }
         Ok(removed)
+    }
+
+    /// Keeps the second value under `key` in the stead of the first, or nothing, where the first is still there; says whether
+    /// that was so. Of two that change the same value at once, one is told yes.
+    ///
+    /// # Errors
+    /// [`StoreFault::Unusable`], [`StoreFault::TooLarge`].
+    pub async fn swap(
+        &self,
+        place: Place,
+        key: &[u8],
+        (before, after): (&[u8], Option<Value>),
+        now: Timestamp,
+    ) -> Result<bool, StoreFault> {
+        let entry = after.map(|value| self.entry(place, key, value)).transpose()?;
+        let (kept, key, before) = (Arc::clone(&self.0), key.to_vec(), Zeroizing::new(before.to_vec()));
+        let swapped = self.ask(move |connection| {
+            let place = place.as_str();
+            let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let found = whole
+                .prepare_cached(GET)?
+                .query_row(named_params! { ":place": place, ":key": key, ":now": milliseconds(now) }, |row| {
+                    row.get::<_, String>(0)
+                })
+                .optional()?;
+            // What is sealed differs each time; what is within does not.
+            let found = found.and_then(|sealed| kept.sealer.open(&purpose(place, &key), &sealed)).map(Zeroizing::new);
+            if found.as_ref() != Some(&before) {
+                return Ok(false);
+            }
+            match entry {
+                Some(Entry { value, until, .. }) => whole
+                    .prepare_cached(PUT)?
+                    .execute(named_params! { ":place": place, ":key": key, ":value": value, ":until": until })?,
+                None => whole.prepare_cached(REMOVE)?.execute(named_params! { ":place": place, ":key": key })?,
+            };
+            whole.commit()?;
+            Ok(true)
+        });
+        let swapped = swapped.await?;
+        if swapped {
+            self.tell();
+        }
+        Ok(swapped)
     }
 
     /// All keys of a place with their values, in the order of the keys.
@@ -516,7 +525,7 @@ mod tests {
             let store = store.clone();
             tasks::background(async move {
                 let anew = value(vec![n], Some(at(20)));
-                store.replace((Place::Token, b"k"), b"before".to_vec(), anew, at(0)).await.unwrap()
+                store.swap(Place::Token, b"k", (b"before", Some(anew)), at(0)).await.unwrap()
             })
         };
         assert!(!replace(0).await.unwrap(), "nothing is there");
@@ -527,6 +536,24 @@ mod tests {
         }
         assert_eq!(store.get(Place::Token, b"k", at(11)).await.unwrap(), Some(replaced.clone()), "with its new end");
         assert_eq!(replaced.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_value_is_changed_only_where_it_is_still_the_one_that_was_read() {
+        let store = Store::open(&config::State::default()).unwrap();
+        let swap = |before: &'static [u8], after: Option<&[u8]>| {
+            let after = after.map(|bytes| value(bytes.to_vec(), None));
+            store.swap(Place::Token, b"k", (before, after), at(0))
+        };
+        assert!(!swap(b"", Some(b"one")).await.unwrap(), "nothing is there");
+        store.put(Place::Token, b"k", value(b"one".to_vec(), None), at(0)).await.unwrap();
+        assert!(!swap(b"two", Some(b"three")).await.unwrap());
+        assert!(!swap(b"two", None).await.unwrap());
+        assert!(swap(b"one", Some(b"two")).await.unwrap());
+        assert!(!swap(b"one", None).await.unwrap(), "it has changed since");
+        assert_eq!(store.get(Place::Token, b"k", at(0)).await.unwrap().unwrap(), b"two");
+        assert!(swap(b"two", None).await.unwrap());
+        assert_eq!(store.get(Place::Token, b"k", at(0)).await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -721,10 +721,11 @@ impl Reply {
 
     /// Whether an error of this code says that the upstream turned the call down before anything of it was executed,
     /// because the gateway believes something else of it than it does itself (MCP basic/transports/streamable-http, server
-    /// validation; basic/versioning). HTTP has a status for that, which an error in the middle of a call does not get.
+    /// validation; basic/versioning). HTTP has a status for that, which an error in the middle of a call does not get; where
+    /// there is none, the call must not have `begun`.
     #[must_use]
-    pub fn is_turned_down(&self, code: i64) -> bool {
-        let before_all = !self.status.is_success() || !self.underway.way.peer.transport.closes_streams();
+    pub fn is_turned_down(&self, code: i64, begun: bool) -> bool {
+        let before_all = !self.status.is_success() || !(begun || self.underway.way.peer.transport.closes_streams());
         self.spoken.era == Era::Modern && before_all && catalogue::is_misunderstanding(code)
     }
 

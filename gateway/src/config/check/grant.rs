@@ -83,6 +83,7 @@ impl Checker<'_> {
             ("subject", written.subject.as_ref().map(Spanned::span)),
             ("issuer", written.issuer.as_ref().map(Spanned::span)),
             ("issuer_client", written.issuer_client.as_ref().map(Spanned::span)),
+            ("provider", written.provider.as_ref().map(Spanned::span)),
             ("dpop", written.dpop.as_ref().map(Spanned::span)),
             ("ca", written.ca.as_ref().map(Spanned::span)),
             ("header", written.header.as_ref().map(Spanned::span)),
@@ -238,6 +239,7 @@ impl Checker<'_> {
         let example = "issuer_client = { id = \"tollgate\", secret = { env = \"TOLLGATE_CRM_SECRET\" } }";
         let client = self.required(&written.issuer_client, place, "issuer_client", example);
         let client = client.and_then(|client| self.client(client, issuer.as_deref(), Proofs::Confidential));
+        let provider = self.provider(written, place);
         let request = self.token_request(written, place);
         let (issuer, resource, request) = (issuer?, resource?, request?);
         let redemption = TokenRequest {
@@ -249,7 +251,31 @@ impl Checker<'_> {
         };
         // The assertion itself is shown once, and bound to nothing: only what comes of it is.
         let assertion = TokenRequest { audience: Some(issuer), resource: Some(resource), dpop: false, ..request };
-        Some(IdJag { assertion, redemption, subject: subject? })
+        Some(IdJag { assertion, redemption, subject: subject?, provider: provider? })
+    }
+
+    /// Whose `token_endpoint` it is: users of another issuer are not named there.
+    fn provider(&mut self, written: &written::Grant, place: &Place) -> Option<String> {
+        match (&written.provider, self.issuers.as_slice()) {
+            (Some(name), known) if !known.contains(name.get_ref()) => {
+                let message = format!("`{}` is not one of `[[issuers]]`", name.get_ref().escape_debug());
+                self.problem(
+                    message,
+                    name.span(),
+                    "none of whose users call",
+                    "write the `issuer` of one, to the letter",
+                );
+                None
+            }
+            (Some(name), _) => Some(name.get_ref().clone()),
+            (None, [] | [_]) => Some(self.issuers.first().cloned().unwrap_or_default()),
+            (None, _) => {
+                let help = "add `provider`, the one of `[[issuers]]` that `token_endpoint` belongs to: tokens of a user of \
+                            another are not shown there";
+                self.problem("it is not said whose users this names", place.span.clone(), "needs `provider`", help);
+                None
+            }
+        }
     }
 
     fn user_grant(&mut self, written: &written::Grant, place: &Place) -> Option<TokenRequest> {
@@ -366,8 +392,8 @@ const EXCHANGE_KEYS: [&str; 10] = [
 ];
 
 /// And of `id_jag`.
-const ID_JAG_KEYS: [&str; 9] =
-    ["token_endpoint", "client", "subject", "issuer", "issuer_client", "resource", "scopes", "dpop", "ca"];
+const ID_JAG_KEYS: [&str; 10] =
+    ["token_endpoint", "client", "subject", "issuer", "issuer_client", "provider", "resource", "scopes", "dpop", "ca"];
 
 /// And of `user_grant`.
 const USER_GRANT_KEYS: [&str; 6] = ["issuer", "client", "resource", "scopes", "dpop", "ca"];

@@ -8,9 +8,20 @@ use toml::Spanned;
 
 use super::{Checker, Place, client::Proofs};
 use crate::config::{
-    checked::{Grant, Issuer, Login, Upstream, UpstreamId},
+    checked::{Facade, Grant, Issuer, Login, Upstream, UpstreamId},
     written,
 };
+
+/// Users of the gateway's own tokens log in where its `[facade]` sends them.
+pub(super) fn own(facade: &Facade) -> Login {
+    Login {
+        issuer: facade.own.issuer.clone(),
+        provider: facade.provider.issuer.clone(),
+        client: facade.client.clone(),
+        scopes: facade.login_scopes.clone(),
+        ca: facade.provider.ca.clone(),
+    }
+}
 
 impl Checker<'_> {
     pub(super) fn logins(&mut self, written: &[Spanned<written::Login>], issuers: &[Arc<Issuer>]) -> Vec<Arc<Login>> {
@@ -41,7 +52,8 @@ impl Checker<'_> {
         let client = client.and_then(|client| self.client(client, issuer.as_deref(), Proofs::Any));
         let scopes = self.scopes(written.scopes.as_ref().map(|scopes| scopes.get_ref().as_slice()));
         let ca = self.authorities(&written.ca);
-        Some(Login { issuer: issuer?, client: client?, scopes, ca: ca? })
+        let issuer = issuer?;
+        Some(Login { provider: issuer.clone(), issuer, client: client?, scopes, ca: ca? })
     }
 
     /// Whoever connects an account has to be the caller whose agent asked, and that takes a login.
@@ -54,7 +66,7 @@ impl Checker<'_> {
         for (name, table) in file.upstreams.iter().flatten() {
             let Some(upstream) = UpstreamId::parse(name.get_ref()).and_then(|id| upstreams.get(&id)) else { continue };
             let Some(at) = &table.get_ref().grant else { continue };
-            if matches!(upstream.grant, Grant::UserGrant(_)) && logins.is_empty() {
+            if matches!(upstream.grant, Grant::UserGrant(_)) && logins.is_empty() && file.facade.is_none() {
                 let help = "add `[[logins]]` with `issuer` and `client`: without it anybody could be made to connect \
                             their account for another caller";
                 self.problem("nobody can log in to connect an account", at.span(), "asks a user", help);

@@ -51,7 +51,8 @@ pub(super) fn check(
     digest: String,
 ) -> (Result<Config, Vec<Problem>>, Files) {
     let Reading { file, source, problems, removed } = reading;
-    let mut checker = Checker { source, folder, environment, problems, removed, files: Files::default() };
+    let mut checker =
+        Checker { source, folder, environment, problems, removed, files: Files::default(), issuers: Vec::new() };
     let config = checker.file(&file, digest);
     let Checker { problems, files, .. } = checker;
     let result = match config {
@@ -69,6 +70,8 @@ struct Checker<'a> {
     problems: Vec<Problem>,
     removed: BTreeSet<(usize, String)>,
     files: Files,
+    /// The names of `[[issuers]]`.
+    issuers: Vec<String>,
 }
 
 /// A table that is being checked: its name in messages, and its place.
@@ -101,7 +104,8 @@ impl Checker<'_> {
             None => Some(checked::Egress::default()),
         };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
-        let logins = self.logins(file.logins.as_deref().unwrap_or_default(), &issuers);
+        self.issuers = issuers.iter().map(|issuer| issuer.issuer.clone()).collect();
+        let mut logins = self.logins(file.logins.as_deref().unwrap_or_default(), &issuers);
         let certificates = self.holders(file.certificates.as_deref().unwrap_or_default(), gateway.as_ref());
         let upstreams = self.upstreams(file.upstreams.as_ref().unwrap_or(&BTreeMap::new()));
         let (gateway, audit, telemetry, limits, state) = (gateway?, audit?, telemetry?, limits?, state?);
@@ -112,6 +116,7 @@ impl Checker<'_> {
             Some(written) => Some(Arc::new(self.facade(written, &gateway, &issuers)?)),
             None => None,
         };
+        logins.extend(facade.as_deref().map(|facade| Arc::new(login::own(facade))));
         Some(Config {
             gateway,
             issuers,

@@ -124,9 +124,10 @@ impl Carriage {
 
     /// The code with which the upstream turned the call down, where that can be put right. Not twice: what was read anew
     /// is as true as it gets.
-    pub(super) fn turned_down_with(&self, reply: &Reply, response: &Response) -> Option<i64> {
+    pub(super) fn turned_down_with(&self, line: &Line, response: &Response) -> Option<i64> {
         let code = response.outcome().err()?.code;
-        (!self.turned_down && response.answers(reply.id) && reply.is_turned_down(code)).then_some(code)
+        let Line { reply, begun, .. } = line;
+        (!self.turned_down && response.answers(reply.id) && reply.is_turned_down(code, *begun)).then_some(code)
     }
 
     /// Whether nothing of the call was executed, if `turn` is the last that is heard of it.

@@ -52,6 +52,8 @@ pub(in crate::lifecycle) struct Next {
 pub(super) struct Line {
     pub(super) reply: Box<Reply>,
     pub(super) relay: Relay,
+    /// Whether the upstream has said that it is at work: whatever comes then, something may have been executed.
+    pub(super) begun: bool,
     /// When a modern client is told what has been asked so far.
     pub(super) collected: Option<Instant>,
     /// What the upstream asked and waits for.
@@ -99,6 +101,7 @@ impl Line {
         Self {
             relay: Relay::new(&held.asker, reply.progress_token()),
             reply,
+            begun: false,
             collected: None,
             open: Vec::new(),
             asked: 0,

@@ -290,22 +290,25 @@ impl Carriage {
             Err(_) if !line.reply.status.is_success() => Err(Ended::lost(line.reply.status)),
             Err(why) => Err(Ended::refused(Refusal::UpstreamInvalid(why.to_owned()))),
             Ok(Inbound::Response(response)) => self.response(leg, line, response),
-            Ok(Inbound::Notification(notification)) => match line.relay.admit(&notification) {
-                Ok(notification) => {
-                    leg.open();
-                    if !leg.delivery.event(notification).await && leg.era() == Era::Modern {
-                        return Err(Ended::cancelled());
+            Ok(Inbound::Notification(notification)) => {
+                line.begun |= AT_WORK.contains(&notification.method().as_ref());
+                match line.relay.admit(&notification) {
+                    Ok(notification) => {
+                        leg.open();
+                        if !leg.delivery.event(notification).await && leg.era() == Era::Modern {
+                            return Err(Ended::cancelled());
+                        }
+                        Ok(Read::Life)
                     }
-                    Ok(Read::Life)
-                }
-                Err(why) => {
-                    self.peer.heed_word(&notification.method());
-                    if !line.withdraw(&notification, leg).await {
-                        self.dropped(why.as_str());
+                    Err(why) => {
+                        self.peer.heed_word(&notification.method());
+                        if !line.withdraw(&notification, leg).await {
+                            self.dropped(why.as_str());
+                        }
+                        Ok(Read::More)
                     }
-                    Ok(Read::More)
                 }
-            },
+            }
             Ok(Inbound::Request(request)) => {
                 // What comes of it may be due to what was asked (RI-06).
                 line.keeping = None;
@@ -315,7 +318,7 @@ impl Carriage {
     }
 
     fn response(&self, leg: &Leg, line: &mut Line, response: Response) -> Result<Read, Ended> {
-        let turned_down = self.turned_down_with(&line.reply, &response);
+        let turned_down = self.turned_down_with(line, &response);
         let read = self.judge(leg, line, response, turned_down);
         match (turned_down, read) {
             (Some(code), Err(ended)) => Ok(Read::Turn(Turn::TurnedDown(code, ended))),
@@ -409,6 +412,9 @@ enum Read {
     /// Something has to be done first.
     Turn(Turn),
 }
+
+/// What an upstream says of a call that it has begun.
+const AT_WORK: [&str; 2] = ["notifications/progress", "notifications/message"];
 
 /// An upstream's stream that has said nothing for so long is opened towards the client, so that it hears keep-alives; an
 /// answer that comes sooner goes back as plain JSON.
