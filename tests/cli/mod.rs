@@ -169,7 +169,7 @@ fn a_revocation_names_an_issuer_that_is_known_and_lasts_as_long_as_it_is_needed(
     assert!(until("--issuer https://login.example.com").is_null());
     assert!(until("--for 1h").is_string());
     write(at, "upstreams.toml", &KEYS.replace("[audit]", "profile = \"rfc9068\"\n[audit]"));
-    assert!(until("").is_string());
+    assert!(until("--why INC-4711").is_string());
     assert!(until("--block").is_null());
 }
 

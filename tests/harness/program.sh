@@ -52,7 +52,8 @@ call() {
     text 'mine'
     ;;
   turned | begun)
-    [ "$name" = begun ] && say '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}'
+    token=${1#*'"progressToken":'} token=${token%%[,\}]*}
+    [ "$name" = begun ] && say "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"progressToken\":$token,\"progress\":1}}"
     say "{\"jsonrpc\":\"2.0\",\"id\":$id,\"error\":{\"code\":-32020,\"message\":\"not so\"}}"
     ;;
   *) text "$$" ;;

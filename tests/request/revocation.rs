@@ -425,7 +425,7 @@ fn what_goes_on_under_a_key_ends_with_the_key() {
     assert_eq!(refused(&open.client.call("echo", &json!({}))), (401, 40102, "token_invalid".into()));
     bob.goes_on();
     let record = &gateway.recorded("revocation", 2)[1]["revocation"];
-    assert_eq!((&record["state"], &record["why"]), (&json!("enforced"), &json!("the key is revoked")), "{record}");
+    assert_eq!((&record["state"], &record["why"]), (&json!("enforced"), &json!("the API key is revoked")), "{record}");
     let known: Vec<Value> = gateway.recorded("key", 3).iter().map(|record| record["key"].clone()).collect();
     let states: Vec<_> =
         known.iter().map(|key| (key["state"].as_str().unwrap(), key["user"].as_str().unwrap())).collect();
