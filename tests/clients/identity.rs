@@ -16,7 +16,7 @@ use crate::harness::{
 };
 
 /// What the guarded server knows of its caller.
-fn known(answer: &Value) -> Value {
+pub(super) fn known(answer: &Value) -> Value {
     let text = answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("no text: {answer}"));
     serde_json::from_str::<Value>(text).unwrap()["auth"].clone()
 }

@@ -3,6 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 
+use super::identity::known;
 use crate::harness::{
     gateway::{ALLOW_ALL, Gateway, Setup},
     http::Answer,
@@ -12,13 +13,6 @@ use crate::harness::{
     peer,
     prover::Prover,
 };
-
-/// What the guarded server knows of its caller.
-fn known(answer: &Answer) -> Value {
-    let json = answer.json();
-    let text = json["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("no text: {json}"));
-    serde_json::from_str::<Value>(text).unwrap()["auth"].clone()
-}
 
 fn whoami(client: &Client, headers: &[(&str, &str)]) -> Answer {
     client.modern_showing("tools/call", &json!({ "name": "whoami", "arguments": {} }), headers)
@@ -67,7 +61,7 @@ fn a_token_that_is_bound_to_a_key_needs_a_proof_at_every_request() {
     claims["nonce"] = json!(asked.header("dpop-nonce").unwrap());
     let proof = key.sign(&key.header(), &claims);
     let answer = call(&proof);
-    assert_eq!(known(&answer)["sub"], "alice", "{}", answer.text());
+    assert_eq!(known(&answer.json())["sub"], "alice", "{}", answer.text());
     assert!(answer.header("dpop-nonce").is_some(), "the next one comes with the answer");
     assert_eq!(code(&call(&proof)), (401, "proof_invalid".into()), "a second time");
     let stolen = whoami(&client.clone().token(&token), &[]);
@@ -78,7 +72,7 @@ fn a_token_that_is_bound_to_a_key_needs_a_proof_at_every_request() {
         "{challenge}"
     );
 
-    assert_eq!(known(&whoami(&client.clone().token(&free), &[]))["sub"], "bob", "bearers are served beside");
+    assert_eq!(known(&whoami(&client.clone().token(&free), &[]).json())["sub"], "bob", "bearers are served beside");
     assert_eq!(bindings(&gateway), [json!({ "method": "dpop", "thumbprint": key.thumbprint() }), Value::Null]);
 }
 
@@ -105,7 +99,7 @@ fn a_token_that_is_bound_to_a_certificate_needs_its_connection() {
     assert_eq!(claims_of(token)["cnf"], json!({ "x5t#S256": own.thumbprint() }));
 
     let agent = gateway.client_showing(Some("up"), &own).token(token).awaiting("whoami");
-    assert_eq!(known(&whoami(&agent, &[]))["clientId"], "gateway");
+    assert_eq!(known(&whoami(&agent, &[]).json())["clientId"], "gateway");
     let header = [("Client-Certificate", certificate.as_str())];
     for thief in [gateway.client(Some("up")), gateway.client_showing(Some("up"), &other)] {
         assert_eq!(code(&whoami(&thief.token(token), &header)), (401, "token_invalid".into()));
