@@ -105,7 +105,7 @@ async fn of_all(stage: &Stage, grant: Grant, callers: usize) -> Taken {
         (MINTED, 0),
         (ALLOWED, calls),
     ];
-    let (_, again) = asked(&gateway, dealt(connections, &requests.repeat(AGAIN)), grows).await;
+    let (_, again) = asked(&gateway, dealt(connections, &vec![requests; AGAIN].concat()), grows).await;
     Taken { first, again, kib }
 }
 

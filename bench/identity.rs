@@ -204,7 +204,9 @@ impl Crowd {
                 keys.iter().map(|[known, new]| (self.bearer(known), self.bearer(new))).unzip()
             }
             Method::Stranger => (Vec::new(), (0..count).map(|_| self.caller(method)).collect()),
-            _ => (vec![self.caller(method)], (0..count).map(|_| self.caller(method)).collect()),
+            Method::Es256 | Method::Rs256 | Method::Opaque | Method::Dpop | Method::Bound | Method::Certificate => {
+                (vec![self.caller(method)], (0..count).map(|_| self.caller(method)).collect())
+            }
         }
     }
 
