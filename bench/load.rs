@@ -70,8 +70,8 @@ What a list of tools costs, as `bench/run lists`:
 
 What each way to prove who calls costs, the first time and again, as `bench/run identity`:
 
-  --count N       credentials of each kind, in each round (200)
-  --rounds N      of all kinds, one after the other (5)
+  --count N       credentials of each kind, in each round (100)
+  --rounds N      of all kinds, one after the other (7)
 
 And what token exchange costs, and a grant that is kept, as `bench/run exchange`:
 
@@ -174,8 +174,8 @@ fn question() -> Question {
             })
         }
         Some("identity") => {
-            let count = number("--count", 200).clamp(1, 300) as usize;
-            Question::Identity(identity::Settings { count, rounds: rounds(5).min(10) })
+            let count = number("--count", 100).clamp(1, 300) as usize;
+            Question::Identity(identity::Settings { count, rounds: rounds(7).min(10) })
         }
         Some("exchange") => {
             let callers = number("--callers", 1_000).clamp(1, 5_000) as usize;
