@@ -1,8 +1,9 @@
 //! What does the issuer itself say of a token?
 //!
 //! Token introspection (RFC 7662): asked once a token at a time, remembered for seconds, within a budget, for whoever
-//! sends us tokens that nobody made shall not reach the issuer through us, nor use up what others need. What cannot be asked is no answer: the caller
-//! is told to come back, never that the token is bad. It does not know what an endpoint's resource is; `mod` compares.
+//! sends us tokens that nobody made shall not reach the issuer through us, nor use up what others need. What cannot be
+//! asked is no answer: the caller is told to come back, never that the token is bad. It does not know what an endpoint's
+//! resource is; `mod` compares.
 
 use std::{
     collections::HashMap,

@@ -2,8 +2,8 @@
 //!
 //! A call that finds no account ends by naming a page: in an `input_required`, in error -32042, or in a refusal, as the
 //! client can take it. The pages say what is about to happen and have one button each; every step is judged by
-//! [`crate::exchange::connect`]. Nothing on a page comes from a provider. What is kept of a visit is small and short, and there
-//! are so many a minute for each address and each user.
+//! [`crate::exchange::connect`]. Nothing on a page comes from a provider. There are so many a minute for each address and
+//! each user.
 
 use std::time::Duration;
 
