@@ -93,7 +93,8 @@ fn everything_that_a_caller_has_open_ends_with_their_token() {
 fn a_legacy_client_hears_the_end_on_the_stream_of_its_call_whether_it_waits_or_is_waited_for() {
     let modern = || {
         Recorder::scripted(Era::Modern, |seen| {
-            let streams = seen.rpc_method() == "tools/call" && seen.json()["params"]["arguments"]["message"] == "stream";
+            let streams =
+                seen.rpc_method() == "tools/call" && seen.json()["params"]["arguments"]["message"] == "stream";
             streams.then(|| Reply::stream().step(Step::Pause(Duration::from_secs(120))))
         })
     };
@@ -151,5 +152,7 @@ fn a_task_that_is_followed_is_given_up_with_the_token_also_where_no_stream_was_o
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(answer.json()["error"]["data"]["code"], "outcome_unknown", "{}", answer.text());
     assert_eq!(endings(&gateway)[0]["ending"], "expired");
-    place::wait_for("the task is cancelled", BOUND, || (!recorder.seen_method("tasks/cancel").is_empty()).then_some(()));
+    place::wait_for("the task is cancelled", BOUND, || {
+        (!recorder.seen_method("tasks/cancel").is_empty()).then_some(())
+    });
 }

@@ -720,7 +720,7 @@ mod tests {
         renamed.claims.agent = Some("app".to_owned());
         let renamed = Introspection { issuer: Arc::new(renamed), ..Arc::into_inner(introspection(true)).unwrap() };
         let machine = judged(&changed(json!({ "sub": null, "app": "robot" })), &renamed, NOW).unwrap();
-        let identity = claims::identity(&machine, &renamed.issuer, NOW, "t", crate::identity::INTROSPECTION).unwrap();
+        let identity = claims::identity(&machine, &renamed.issuer, NOW, "t", INTROSPECTION).unwrap();
         assert_eq!((identity.user, identity.agent.client_id.as_str()), (None, "robot"), "nobody's name");
         let neither = changed(json!({ "sub": null, "client_id": null }));
         assert_eq!(judged(&neither, &machines, NOW).err(), Some(ClaimMalformed("client_id")));
@@ -745,6 +745,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_token_is_good_for_what_its_issuer_still_says_and_no_more() {
+        let asked = introspection(false);
+        let now = NOW.unix_seconds();
+        let text = |claims: &Map<String, Value>| {
+            let header = testing::b64(r#"{"alg":"ES256","kid":"k","typ":"at+jwt"}"#);
+            format!("{header}.{}.AAAA", testing::b64(Value::Object(claims.clone()).to_string()))
+        };
+        let own = changed(json!({ "active": null }));
+        let jwt = || {
+            let ends = token::expires_at(&own).unwrap();
+            claims::identity(&own, &asked.issuer, ends, &text(&own), INTROSPECTION).unwrap()
+        };
+        let opaque_one = opaque(&changed(json!({})), &asked, "o-1", NOW).unwrap().0;
+        let says = |claims: Map<String, Value>| Said::new(Outcome::Active(claims), NOW, 0);
+        for (said, scopes, ends, leaves) in [
+            (json!({}), 2, now + 600, true),
+            (json!({ "scope": "crm:write crm:read more" }), 2, now + 600, true),
+            (json!({ "scope": "crm:read" }), 1, now + 600, false),
+            (json!({ "scope": "" }), 0, now + 600, false),
+            (json!({ "exp": now + 300 }), 2, now + 300, false),
+            (json!({ "exp": now + 598 }), 2, now + 598, true),
+            (json!({ "exp": now + 900 }), 2, now + 600, true),
+        ] {
+            let Value::Object(said) = said else { panic!() };
+            let left = narrowed(&said, &asked, jwt(), NOW).unwrap();
+            assert_eq!((left.scopes.len(), left.authentication.expires_at.unix_seconds()), (scopes, ends), "{said:?}");
+            assert_eq!((left.class == jwt().class, scopes), (scopes == 2, scopes), "{said:?}");
+            assert_eq!(says(said.clone()).leaves(&jwt(), &asked, NOW), leaves, "{said:?}");
+            assert!(says(said.clone()).leaves(&left, &asked, NOW), "it is what it is by now: {said:?}");
+            // Of an opaque token there is nothing else to go by.
+            let whole = changed(Value::Object(said.clone()));
+            let leaves = leaves && !said.get("scope").is_some_and(|scope| scope != "crm:read crm:write");
+            assert_eq!(says(whole).leaves(&opaque_one, &asked, NOW), leaves, "{said:?}");
+        }
+        assert_eq!(narrowed(&changed(json!({ "sub": "bob" })), &asked, jwt(), NOW).err(), Some(ClaimMalformed("sub")));
+        for other in [json!({ "sub": "bob" }), json!({ "groups": ["none"] }), json!({ "aud": null })] {
+            assert!(!says(changed(other.clone())).leaves(&opaque_one, &asked, NOW), "{other}");
+        }
+        let over = NOW.plus(Duration::from_secs(600));
+        assert!(says(changed(json!({ "exp": now }))).leaves(&opaque_one, &asked, over), "it has ended by itself");
+    }
+
     fn site(number: u16) -> Site {
         Site::of(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, 1).into())
     }
@@ -752,9 +795,8 @@ mod tests {
     #[test]
     fn strangers_have_a_budget_that_good_tokens_do_not_use_up() {
         let mut budget = Budget::new(20);
-        let taken = |budget: &mut Budget, now| {
-            std::iter::from_fn(|| budget.take(site(1), now).then_some(())).take(500).count()
-        };
+        let taken =
+            |budget: &mut Budget, now| std::iter::from_fn(|| budget.take(site(1), now).then_some(())).take(500).count();
         assert_eq!(taken(&mut budget, NOW), 100);
         assert_eq!(taken(&mut budget, NOW.plus(Duration::from_millis(500))), 5);
         for _ in 0..300 {

@@ -205,7 +205,8 @@ impl Authenticator {
             }
             None => {
                 self.misses.increment();
-                let verified = Arc::new(Box::pin(self.verify((token, digest), Site::of(shown.peer), audiences, now)).await?);
+                let verified =
+                    Arc::new(Box::pin(self.verify((token, digest), Site::of(shown.peer), audiences, now)).await?);
                 self.verified.insert(digest, Arc::clone(&verified));
                 verified
             }
@@ -400,7 +401,8 @@ async fn verify_opaque(
     now: Timestamp,
 ) -> Result<Verified, Refusal> {
     let said = asked.ask((digest, text), site, now).await?;
-    let (identity, made_for) = introspection::opaque(said.claims()?, asked, text, now).map_err(Refusal::TokenInvalid)?;
+    let (identity, made_for) =
+        introspection::opaque(said.claims()?, asked, text, now).map_err(Refusal::TokenInvalid)?;
     meant(&made_for, audiences)?;
     Ok(Verified {
         until: identity.authentication.expires_at.min(said.until),
@@ -420,7 +422,8 @@ async fn vouched(
     now: Timestamp,
 ) -> Result<Verified, Refusal> {
     let said = asked.ask((digest, text), site, now).await?;
-    let own = Arc::into_inner(verified.identity).ok_or(Refusal::Bug("somebody has an identity that is not proven yet"))?;
+    let own =
+        Arc::into_inner(verified.identity).ok_or(Refusal::Bug("somebody has an identity that is not proven yet"))?;
     let identity = introspection::narrowed(said.claims()?, asked, own, now).map_err(Refusal::TokenInvalid)?;
     let until = verified.until.min(said.until).min(identity.authentication.expires_at);
     Ok(Verified { identity: Arc::new(identity), until, ..verified })

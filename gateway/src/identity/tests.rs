@@ -40,12 +40,7 @@ fn shown<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Shown<'a> {
     Shown { headers, query, method, endpoint, slashed: false, peer: PEER, certificate: None }
 }
 
-async fn ask_from(
-    peer: &str,
-    authenticator: &Authenticator,
-    token: &str,
-    now: Timestamp,
-) -> Result<Caller, Refusal> {
+async fn ask_from(peer: &str, authenticator: &Authenticator, token: &str, now: Timestamp) -> Result<Caller, Refusal> {
     let headers = bearer(token);
     let shown = Shown { peer: peer.parse().unwrap(), ..shown(&headers, None) };
     authenticator.authenticate(&shown, &[audience(AUDIENCE)], now).await

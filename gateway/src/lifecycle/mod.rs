@@ -424,11 +424,7 @@ impl Gateway {
     }
 
     /// Room for one more call in flight, and in its session a place from which it can be cancelled.
-    fn hold(
-        &self,
-        Asking { estate, caller, call, session, .. }: &Asking<'_>,
-        now: Timestamp,
-    ) -> Result<Held, Refusal> {
+    fn hold(&self, Asking { estate, caller, call, session, .. }: &Asking<'_>, now: Timestamp) -> Result<Held, Refusal> {
         let room =
             Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
         let mut asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;

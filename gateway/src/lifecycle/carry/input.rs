@@ -25,7 +25,13 @@ use crate::{
         Asked, Relay,
         asks::{ASKS_MAX, Ask, Kind, Unfit},
     },
-    lifecycle::{connect, kept::Keeping, local::record_asked, retry::Given, revoke::{Over, Ward}},
+    lifecycle::{
+        connect,
+        kept::Keeping,
+        local::record_asked,
+        retry::Given,
+        revoke::{Over, Ward},
+    },
     refusal::{Era, Refusal},
     rpc::{
         Capabilities, RequestId, outbound,
