@@ -454,12 +454,14 @@ fn what_goes_on_under_a_token_as_it_was_ends_when_its_issuer_narrows_it_and_the_
         open.ends(&recorder, abandoned);
         assert_eq!(text_of(&open.client.call("echo", &json!({}))), "echo {}", "{turn}");
         let add = open.client.call("add", &json!({}));
-        match fewer {
-            true => assert_eq!(refused(&add), (403, 40303, "scope_insufficient".into()), "{turn}"),
-            false => assert_eq!(add.status(), 200, "{turn}"),
+        if fewer {
+            assert_eq!(refused(&add), (403, 40303, "scope_insufficient".into()), "{turn}");
+        } else {
+            assert_eq!(add.status(), 200, "{turn}");
         }
         // What begins now begins under what is left, and goes on.
         let mut listener = open.client.listen(&json!(9), &json!({ "toolsListChanged": true }));
+        assert_eq!(listener.head().status, 200);
         assert_eq!(listener.event().unwrap()["method"], "notifications/subscriptions/acknowledged");
         let all = gateway.recorded("revocation", turn + 1);
         let record = &all[turn]["revocation"];
