@@ -25,7 +25,13 @@ mod estate;
 mod peers;
 mod wire;
 
-use std::{hint::black_box, process::Command, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use estate::{Callers, Estate, Grant};
@@ -243,7 +249,8 @@ impl Bench {
 
 fn shown(headers: &HeaderMap) -> Shown<'_> {
     let (method, endpoint) = (&http::Method::POST, &Endpoint::Federated);
-    Shown { headers, query: None, method, endpoint, slashed: false, certificate: None }
+    let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Shown { headers, query: None, method, endpoint, slashed: false, peer, certificate: None }
 }
 
 fn audiences() -> [Audience; 1] {
