@@ -8,13 +8,13 @@ mod written;
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::digest;
 use miette::SourceSpan;
 
 use crate::{
     catalog::{Definition, Kind, definition::matches},
     clock::Timestamp,
     config::{Problem, Source, UpstreamId},
+    digest::Name,
     identity::Identity,
     policy::{Finding, Permit, check::Estate},
     refusal::Refusal,
@@ -205,17 +205,10 @@ impl Ceiling {
         Take { key: self.key(caller, tool), rate: self.rate, in_flight: self.in_flight }
     }
 
-    /// Every part is preceded by its length, so that no two callers' parts can run into each other.
     fn key(&self, caller: &Identity, tool: &Definition) -> [u8; 32] {
-        let mut context = digest::Context::new(&digest::SHA256);
-        let mut add = |parts: &[&str]| {
-            for part in parts {
-                context.update(&part.len().to_be_bytes());
-                context.update(part.as_bytes());
-            }
-        };
+        let mut name = Name::of(&self.name);
+        let mut add = |parts: &[&str]| parts.iter().for_each(|part| name.add(part));
         let issuer = caller.authentication.issuer.as_str();
-        add(&[&self.name]);
         for per in &self.per {
             match per {
                 Per::Tenant => match &caller.tenant {
@@ -232,9 +225,7 @@ impl Ceiling {
                 Per::Upstream => add(&["upstream", tool.upstream.as_str()]),
             }
         }
-        let mut key = [0; 32];
-        key.copy_from_slice(context.finish().as_ref());
-        key
+        name.finish()
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```text
 //! mod        one request, one answer                 metadata page
 //! authorize  the client asks, the person agrees      clients documents redirect browser
-//! login      the person comes back                   provider
+//! login      the person comes back
 //! token      what was granted becomes a token        grants assertion keys
 //! ```
 
@@ -16,15 +16,12 @@ mod authorize;
 mod browser;
 mod clients;
 mod documents;
-mod form;
 mod grants;
 mod keys;
 mod login;
 mod metadata;
 mod page;
-mod provider;
 mod redirect;
-mod secrets;
 mod token;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -36,7 +33,7 @@ use http::{
 };
 use serde_json::{Value, json};
 
-use self::{documents::Documents, form::Fields, keys::Keys, provider::Provider};
+use self::{documents::Documents, keys::Keys};
 use crate::{
     audit::{
         journal,
@@ -44,7 +41,8 @@ use crate::{
     },
     clock::{self, Timestamp},
     config,
-    lifecycle::{Body, Estate, Gateway, Head, Response},
+    digest::name_of,
+    lifecycle::{Body, Estate, Gateway, Head, Response, form::Fields},
     refusal::{Detail, Era, Refusal},
     state::{Exhausted, Rate, Rates, Sealer, Store, Take},
     telemetry::metrics,
@@ -58,7 +56,6 @@ pub struct Facade {
     sealer: Sealer,
     keys: Keys,
     documents: Documents,
-    provider: Provider,
     rates: Rates,
 }
 
@@ -154,7 +151,6 @@ impl Facade {
             sealer: Sealer::new(&estate.config.state)?,
             keys: Keys::new(),
             documents: Documents::new(&estate.config.egress)?,
-            provider: Provider::new(&estate.config.egress)?,
             rates: Rates::new(PEERS_MAX),
             gateway,
         })
@@ -250,7 +246,7 @@ impl Facade {
         let peer = at.peer.ip().to_string();
         let take = |key: [u8; 32], rate| Take { key, rate: Some(rate), in_flight: None };
         let path = at.route.path();
-        let takes = [take(secrets::name_of(&[path, &peer]), one), take(secrets::name_of(&[path]), all)];
+        let takes = [take(name_of(path, &[&peer]), one), take(name_of(path, &[]), all)];
         match self.rates.take(&takes, at.now) {
             Ok(_counted) => Ok(()),
             Err(Exhausted::Counter { retry_after, .. }) => Err(Refusal::CeilingReached {
@@ -272,7 +268,7 @@ impl Facade {
         self.note_refused(at, "", refusal);
         let outside = refusal.outside(Era::Modern);
         let mut response = if at.route.is_page() {
-            page::wrong(outside.status, (&outside.message, outside.code), None)
+            page::wrong(&outside, None)
         } else {
             let error = refusal.oauth_error();
             let body = json!({ "error": error, "error_description": outside.message, "error_code": outside.code });
@@ -299,7 +295,7 @@ impl Facade {
         let journal = self.gateway.journal();
         let telling = !client.is_empty()
             || matches!(refusal, Refusal::CodeReused | Refusal::GrantRevoked(_) | Refusal::AssertionInvalid(_));
-        let take = Take { key: secrets::name_of(&["records"]), rate: Some(RECORDS), in_flight: None };
+        let take = Take { key: name_of("records", &[]), rate: Some(RECORDS), in_flight: None };
         if !telling || self.rates.take(&[take], at.now).is_err() {
             journal.count_refusal(at.peer.ip(), outside.code);
             return;
