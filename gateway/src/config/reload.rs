@@ -48,7 +48,7 @@ pub struct Watch {
 }
 
 /// Digests of the three parts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Seen {
     estate: [u8; 32],
     certificates: [u8; 32],
@@ -57,7 +57,7 @@ struct Seen {
 
 /// Loads the configuration at `path`, and remembers what it looked like so that no later change is missed.
 pub fn open(path: PathBuf, environment: Environment) -> (Result<Config, Report>, Watch) {
-    let seen = Seen { estate: Vec::new(), certificates: Vec::new(), policies: Vec::new() };
+    let seen = Seen::default();
     let mut watch = Watch { path, environment, files: Files::default(), policies: None, seen };
     // Which files there are is known after loading. What they looked like is read before the loading that counts: a
     // change in between is then seen as one, at the price of reading twice.

@@ -56,9 +56,11 @@ impl Logins {
     /// # Errors
     /// A text that says what of a login cannot be used.
     pub(super) fn new(store: Store, logins: &[Arc<Login>], shared: &Shared) -> Result<Self, String> {
-        let provider =
-            |login: &Arc<Login>| Ok((login.issuer.clone(), Arc::new(Endpoint::new(&request_of(login), shared)?)));
-        Ok(Self { store, providers: logins.iter().map(provider).collect::<Result<_, String>>()? })
+        let mut providers = HashMap::with_capacity(logins.len());
+        for login in logins {
+            providers.insert(login.issuer.clone(), Arc::new(Endpoint::new(&request_of(login), shared)?));
+        }
+        Ok(Self { store, providers })
     }
 
     /// Where users of this issuer log in, if they can.

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{API_KEY, Agent, Authentication, Binding, Credential, Identity, User};
+use super::{API_KEY, Agent, Authentication, Binding, Credential, Identity, User, claims};
 use crate::{
     clock::{self, Timestamp},
     config::{Config, Endpoint, UpstreamId},

@@ -5,7 +5,7 @@
 
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use super::{Agent, Authentication, Binding, CERTIFICATE, Credential, Identity};
+use super::{Agent, Authentication, Binding, CERTIFICATE, Credential, Identity, claims};
 use crate::{
     clock::Timestamp,
     config::{CertificateHolder, CertificateName},

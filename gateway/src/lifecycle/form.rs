@@ -3,11 +3,20 @@
 //! `application/x-www-form-urlencoded` as OAuth reads it (RFC 6749 §3.1, appendix B): each parameter once, without a
 //! value as if it were not there. It does not know which parameters there are.
 
+use std::fmt;
+
 use crate::{exchange::code, refusal::Refusal, secret::Secret};
 
 /// The parameters of one request.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Fields(Vec<(String, String)>);
+
+impl fmt::Debug for Fields {
+    /// Without the values, among which credentials are.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
 
 impl Fields {
     /// Reads a query or a body.

@@ -204,7 +204,7 @@ impl Question<'_> {
         name.add(definition.key);
         name.add(&definition.digest);
         name.add(call.version());
-        name.add(passage.capabilities.json());
+        name.add(passage.capabilities.json().as_bytes());
         name.add(passage.log_level.map_or("", LogLevel::as_str));
         let naming = call.method().naming().unwrap_or_default();
         for (member, value) in call.params().into_iter().flat_map(Value::members) {
@@ -231,7 +231,7 @@ impl Question<'_> {
 /// class (RI-06).
 fn add_alike(name: &mut Name, caller: &Identity, grant: &Grant, verdict: &Verdict) {
     name.maybe(caller.tenant.as_deref());
-    name.all(verdict.policies().iter());
+    name.all(verdict.policies().iter().map(|policy| policy.as_bytes()));
     name.add(grant.strategy());
     name.maybe(grant.audience());
     name.maybe(grant.resource());
