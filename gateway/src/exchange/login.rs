@@ -100,9 +100,11 @@ impl Logins {
         let unfit = |why: &str| Strayed::Unfit(format!("the ID token of `{}`: {why}", request.at));
         let id_token = token.id_token.ok_or_else(|| unfit("there is none"))?;
         let person = identity.vouched(id_token.expose(), "JWT", &request.client.id, now).await;
-        let person = person.map_err(|refusal| match refusal {
-            Refusal::IdentityUnavailable(why) => Strayed::Unavailable(why),
-            refusal => unfit(&refusal.inside()),
+        let person = person.map_err(|refusal| {
+            if let Refusal::IdentityUnavailable(why) = refusal {
+                return Strayed::Unavailable(why);
+            }
+            unfit(&refusal.inside())
         })?;
         if person.issuer != request.at.to_string() {
             return Err(Strayed::IssuerMismatch);

@@ -99,10 +99,10 @@ impl Facade {
 
 /// Why a login comes to nothing.
 pub(super) fn refusal(strayed: Strayed) -> Refusal {
-    match strayed {
-        Strayed::Unavailable(why) => Refusal::LoginUnavailable(why),
-        other => Refusal::LoginFailed(other.inside().unwrap_or(other.as_str()).to_owned()),
+    if let Strayed::Unavailable(why) = strayed {
+        return Refusal::LoginUnavailable(why);
     }
+    Refusal::LoginFailed(strayed.inside().unwrap_or(strayed.as_str()).to_owned())
 }
 
 /// Whether a subject reads as that of another issuer (see `assertion`).
