@@ -11,7 +11,7 @@ use url::Url;
 
 use super::answer::Fault;
 use crate::{
-    clock::Timestamp,
+    clock::{self, Timestamp},
     egress::Client,
     identity::discovery::{self, Own},
 };
@@ -67,20 +67,26 @@ impl Discovery {
         if let Some(metadata) = self.kept(now, FRESH_FOR) {
             return Ok(metadata);
         }
-        if failure.as_ref().is_none_or(|failure| failure.until <= now) {
-            match discovery::metadata(&self.client, &self.issuer, metadata).await {
-                Ok(metadata) => {
-                    let metadata = Arc::new(metadata);
-                    let known = Known { metadata: Arc::clone(&metadata), read_at: now };
-                    self.known.store(Some(Arc::new(known)));
-                    *failure = None;
-                    return Ok(metadata);
-                }
-                Err(why) => *failure = Some(Failure { why, until: now.plus(FAILED_FOR) }),
+        if let Some(failure) = failure.as_ref().filter(|failure| now < failure.until) {
+            return self.kept(now, STALE_FOR).ok_or_else(|| Fault::Unusable(failure.why.clone()));
+        }
+        let began = clock::instant();
+        match discovery::metadata(&self.client, &self.issuer, metadata).await {
+            Ok(metadata) => {
+                let metadata = Arc::new(metadata);
+                self.known.store(Some(Arc::new(Known { metadata: Arc::clone(&metadata), read_at: now })));
+                *failure = None;
+                Ok(metadata)
+            }
+            Err(why) => {
+                // A reading that hangs takes longer than its failure stands: whoever has waited for it does not begin another.
+                let after = now.plus(clock::instant().duration_since(began));
+                let kept = self.kept(now, STALE_FOR);
+                let until = after.plus(if kept.is_some() { UNRENEWED_FOR } else { FAILED_FOR });
+                *failure = Some(Failure { why: why.clone(), until });
+                kept.ok_or(Fault::Unusable(why))
             }
         }
-        let why = || failure.as_ref().map(|failure| failure.why.clone()).unwrap_or_default();
-        self.kept(now, STALE_FOR).ok_or_else(|| Fault::Unusable(why()))
     }
 
     fn kept(&self, now: Timestamp, within: Duration) -> Option<Arc<Metadata>> {
@@ -113,6 +119,9 @@ const STALE_FOR: Duration = Duration::from_secs(86_400);
 
 /// How long a server is not asked again that could not be read.
 const FAILED_FOR: Duration = Duration::from_secs(2);
+
+/// The same where older metadata do: the calls of that minute do not wait for it.
+const UNRENEWED_FOR: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
