@@ -2,7 +2,10 @@
 //!
 //! A call that finds no account ends by naming a page: in an `input_required`, in error -32042, or in a refusal, as the
 //! client can take it. The pages say what is about to happen and have one button each; every step is judged by
-//! [`crate::exchange::connect`]. Nothing on a page comes from a provider.
+//! [`crate::exchange::connect`]. Nothing on a page comes from a provider. There are so many a minute for each address and
+//! each user.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
@@ -26,9 +29,11 @@ use crate::{
         code::Strayed,
         connect::{CALLBACK, Connected, Consent, LOGIN, LoggedIn},
     },
+    identity::User,
     inspect::asks::{Ask, Asked, Kind},
     refusal::{Era, Page, Refusal},
     rpc::{Capabilities, answers::CONNECT},
+    state::{Rate, Site},
     telemetry::metrics::metrics,
 };
 
@@ -86,6 +91,10 @@ impl Gateway {
         (retry, mut page): (Option<Retrying>, Page),
     ) -> Result<Response, Refusal> {
         let Asking { head, caller, call, session, .. } = asking;
+        if let Some(User { issuer, subject }) = &caller.identity().user {
+            let rate = Rate::per(MINUTE, asking.estate.config.limits.connect_per_min);
+            self.pages.admit("connect.user", &[(&format!("{issuer} {subject}"), rate)], trail.now)?;
+        }
         let version = session.as_ref().map_or(call.version(), |session| session.version);
         page.asked = asking.declared().in_version(version).has(Capabilities::URL);
         if retry.as_ref().is_some_and(|retry| retry.declines(KEY)) {
@@ -129,11 +138,19 @@ impl Gateway {
         }
     }
 
+    /// Of each address, and of all together, so many: every page asks the store, and some ask another server.
+    fn admit_visitor(&self, limit: u32, trail: &Trail) -> Result<(), Refusal> {
+        let all = Rate::per(MINUTE, limit.saturating_mul(EVERYBODY));
+        let site = Site::of(trail.peer.ip()).to_string();
+        self.pages.admit("connect", &[(&site, Rate::per(MINUTE, limit)), ("", all)], trail.now)
+    }
+
     async fn stepped<B>(&self, head: &Head, step: &Step, body: B, trail: &Trail) -> Result<Response, Refusal>
     where
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let estate = self.estate();
+        self.admit_visitor(estate.config.limits.connect_per_min, trail)?;
         let (exchange, now) = (&estate.exchange, trail.now);
         let cookie = page::cookie(&head.headers, COOKIE).unwrap_or_default();
         let mut upstream = exchange.visited(cookie, now).await.ok();
@@ -280,7 +297,13 @@ const TOKEN: &str = "token";
 const COOKIE: &str = "tollgate-connect";
 
 /// A person logs in and agrees within this, or the call is made anew.
-const STATE_LIFE: std::time::Duration = std::time::Duration::from_secs(600);
+const STATE_LIFE: Duration = Duration::from_secs(600);
+
+/// What `limits.connect_per_min` counts by.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// So many addresses may open as many pages as one may.
+const EVERYBODY: u32 = 100;
 
 #[cfg(test)]
 mod tests {
