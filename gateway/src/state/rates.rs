@@ -263,7 +263,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Exhausted, Rate, Rates, SHARDS, Take};
-    use crate::{clock::Timestamp, digest::name_of, refusal::Refusal};
+    use crate::{clock::Timestamp, refusal::Refusal};
 
     const RATE: Rate = Rate { interval: Duration::from_millis(100), burst: 3 };
 
