@@ -8,10 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{
-        CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
-        X_FRAME_OPTIONS,
-    },
+    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, X_FRAME_OPTIONS},
 };
 use url::Url;
 
@@ -35,10 +32,10 @@ pub fn page(status: u16, title: &str, body: &str) -> Response {
 #[must_use]
 pub fn wrong(title: &str, outside: &Outside, more: &str) -> Response {
     let (message, code) = (escaped(&outside.message), escaped(outside.code));
-    let mut response = page(outside.status, title, &format!("<p>{message}.</p>{more}<p><code>{code}</code></p>"));
+    let mut page = page(outside.status, title, &format!("<p>{message}.</p>{more}<p><code>{code}</code></p>"));
     let wait = outside.retry_after_ms.map(|wait_ms| HeaderValue::from(wait_ms.div_ceil(1000).max(1)));
-    response.headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
-    response
+    page.headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
+    page
 }
 
 /// 303: whatever the method was, what follows is a GET (RFC 9110 §15.4.4, OAuth 2.1 §7.12).
