@@ -14,7 +14,7 @@ use url::Url;
 
 use super::answer::Fault;
 use crate::{
-    clock::Timestamp,
+    clock::{self, Timestamp},
     egress::{Bounds, Client},
     identity::{discovery::places, strict},
 };
@@ -70,20 +70,26 @@ impl Discovery {
         if let Some(metadata) = self.kept(now, FRESH_FOR) {
             return Ok(metadata);
         }
-        let why = match failure.take_if(|failure| now < failure.until) {
-            Some(failure) => failure.why,
-            None => match self.read().await {
-                Ok(metadata) => {
-                    let metadata = Arc::new(metadata);
-                    let known = Known { metadata: Arc::clone(&metadata), read_at: now };
-                    self.known.store(Some(Arc::new(known)));
-                    return Ok(metadata);
-                }
-                Err(why) => why,
-            },
-        };
-        *failure = Some(Failure { why: why.clone(), until: now.plus(FAILED_FOR) });
-        self.kept(now, STALE_FOR).ok_or(Fault::Unusable(why))
+        if let Some(failure) = failure.as_ref().filter(|failure| now < failure.until) {
+            return self.kept(now, STALE_FOR).ok_or_else(|| Fault::Unusable(failure.why.clone()));
+        }
+        let began = clock::instant();
+        match self.read().await {
+            Ok(metadata) => {
+                let metadata = Arc::new(metadata);
+                self.known.store(Some(Arc::new(Known { metadata: Arc::clone(&metadata), read_at: now })));
+                *failure = None;
+                Ok(metadata)
+            }
+            Err(why) => {
+                // A reading that hangs takes longer than its failure stands: whoever has waited for it does not begin another.
+                let after = now.plus(clock::instant().duration_since(began));
+                let kept = self.kept(now, STALE_FOR);
+                let until = after.plus(if kept.is_some() { UNRENEWED_FOR } else { FAILED_FOR });
+                *failure = Some(Failure { why: why.clone(), until });
+                kept.ok_or(Fault::Unusable(why))
+            }
+        }
     }
 
     fn kept(&self, now: Timestamp, within: Duration) -> Option<Arc<Metadata>> {
@@ -158,6 +164,9 @@ const STALE_FOR: Duration = Duration::from_secs(86_400);
 
 /// How long a server is not asked again that could not be read.
 const FAILED_FOR: Duration = Duration::from_secs(2);
+
+/// The same where older metadata do: the calls of that minute do not wait for it.
+const UNRENEWED_FOR: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

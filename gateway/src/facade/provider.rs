@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{form::Fields, secrets};
 use crate::{
-    clock::Timestamp,
+    clock::{self, Timestamp},
     config::{self, OAuthClient},
     egress::{Bounds, Client, Trust},
     identity::{Authenticator, Vouched},
@@ -90,9 +90,12 @@ impl Provider {
         let places = match fresh {
             Some(known) => known.places.clone(),
             None => {
+                let began = clock::instant();
                 let read = identity.metadata(issuer).await;
                 let read = read.and_then(|read| places(&read, config, &self.outside).map(Arc::new));
-                let until = now.plus(if read.is_ok() { BELIEVED_FOR } else { NOT_ASKED_FOR });
+                // Of a provider that hangs, those who have waited for the failure are told of it.
+                let after = now.plus(clock::instant().duration_since(began));
+                let until = after.plus(if read.is_ok() { BELIEVED_FOR } else { NOT_ASKED_FOR });
                 *known = Some(Known {
                     issuer: issuer.to_owned(),
                     client: config.client.clone(),
@@ -191,10 +194,11 @@ impl Places {
         let answer = self.client.fetch(request, BOUNDS).await;
         let answer = answer.map_err(|error| Refusal::LoginUnavailable(error.to_string()))?;
         match answer.status().as_u16() {
+            // What is no answer is no word about the person.
             200 => serde_json::from_slice(answer.body())
-                .map_err(|_not_json| failed("no JSON from the provider".to_owned())),
-            status @ 500.. => Err(Refusal::LoginUnavailable(format!("the token endpoint answered {status}"))),
-            status => Err(failed(format!("the token endpoint answered {status}"))),
+                .map_err(|_not_json| Refusal::LoginUnavailable("no JSON from the provider".to_owned())),
+            status @ 400..=499 => Err(failed(format!("the token endpoint answered {status}"))),
+            status => Err(Refusal::LoginUnavailable(format!("the token endpoint answered {status}"))),
         }
     }
 
