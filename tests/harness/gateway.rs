@@ -215,10 +215,10 @@ impl Setup {
             writeln!(text, "directory = \"{}\"", self.folder.join("audit").display()).unwrap();
         }
         text.push_str(&self.audit);
-        text.push_str(&self.rest);
         if !self.rest.contains("[telemetry]") {
             writeln!(text, "\n[telemetry]\notlp = \"{}\"\nsample_ratio = 1.0", self.collector.origin()).unwrap();
         }
+        text.push_str(&self.rest);
         let file = self.folder.join("upstreams.toml");
         fs::write(&file, text).unwrap();
         file

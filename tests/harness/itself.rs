@@ -52,7 +52,8 @@ fn a_callers_credential_is_noticed_wherever_it_turns_up() {
         request(&recorder.origin());
         catch_unwind(AssertUnwindSafe(|| drop(recorder))).is_err()
     };
-    let (server, provider) = (|| Recorder::serving(|_| Reply::status(200)), || server().exchanging());
+    let server = || Recorder::serving(|_| Reply::status(200));
+    let provider = || server().exchanging();
     let signature = signed.rsplit('.').next().unwrap();
     for text in [signed.as_str(), signature, &opaque, &proof, code, &pem] {
         let header = |origin: &str| drop(http::fetch("GET", origin, &[("X-Any", text)], b""));
