@@ -69,7 +69,7 @@ fn nobody_logs_in_while_the_provider_s_metadata_are_in_trouble_and_what_was_gran
                 }
                 let (began, before) = (Instant::now(), asked());
                 thread::scope(|scope| {
-                    for _ in 0..6 {
+                    for _ in 0..4 {
                         scope.spawn(|| {
                             let error = parameter(&login(&ground, &client), "error");
                             assert_eq!(error.as_deref(), Some("temporarily_unavailable"), "{fault:?}");
@@ -86,7 +86,8 @@ fn nobody_logs_in_while_the_provider_s_metadata_are_in_trouble_and_what_was_gran
                 if fault == Fault::Away {
                     recorder.come_back();
                 }
-                place::wait_for(&format!("{fault:?} over"), Duration::from_secs(20), || {
+                place::wait_for(&format!("{fault:?} over"), Duration::from_secs(30), || {
+                    thread::sleep(Duration::from_secs(2)); // logins are few for each address
                     parameter(&login(&ground, &client), "code")
                 });
             });

@@ -62,7 +62,8 @@ impl Served {
         A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        // Not one of the kernel's own ports, which could be somebody else's when a server comes back.
+        let listener = std::net::TcpListener::bind(("127.0.0.1", place::free_port())).unwrap();
         let address = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let bytes = Arc::new(Mutex::new(Vec::new()));
