@@ -179,7 +179,8 @@ impl Accounts {
         if current != read {
             return Ok(None);
         }
-        let order = Order::Refresh { token: refresh_token.clone() };
+        let (order, asked) = (Order::Refresh { token: refresh_token.clone() }, clock::instant());
+        let after = || now.plus(clock::instant().duration_since(asked)).unix_ms();
         match endpoint.ask(&order, &before.scopes, now).await {
             Ok(token) => {
                 let kept = Kept::of(account, token, Some(refresh_token), now);
@@ -196,7 +197,7 @@ impl Accounts {
                 if self.swap(&key, (read, None), now).await? { Err(Lacking::Consent) } else { Ok(None) }
             }
             Err(Fault::Refused(why)) => Err(Lacking::Refused(Refusal::GrantRefused(named(endpoint, &why)))),
-            Err(Fault::Unusable(why)) if now.unix_ms() < before.expires_ms && !self.is_refused(&key, &before) => {
+            Err(Fault::Unusable(why)) if after() < before.expires_ms && !self.is_refused(&key, &before) => {
                 // What is left of the old token is better than nothing.
                 tracing::warn!(upstream = %account.upstream, why, "an account's token could not be refreshed yet");
                 Ok(Some(before.granted()))
