@@ -36,7 +36,7 @@ use crate::{
     identity::{Identity, User, strict},
     refusal::{Page, Refusal},
     secret::Secret,
-    state::{Place, Store, StoreFault, Value},
+    state::{Place, Plain, Store, StoreFault, Value},
 };
 
 /// Browsers on their way.
@@ -188,7 +188,7 @@ impl From<StoreFault> for Strayed {
 impl From<Fault> for Strayed {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Refused(why) => Self::Declined(why),
+            Fault::Refused(why) | Fault::NeedsLogin(_, why) => Self::Declined(why),
             Fault::Unusable(why) => Self::Unavailable(why),
         }
     }
@@ -591,7 +591,7 @@ fn request_of(login: &Login) -> TokenRequest {
     }
 }
 
-fn read(bytes: Option<Vec<u8>>) -> Result<Option<Visit>, Strayed> {
+fn read(bytes: Option<Plain>) -> Result<Option<Visit>, Strayed> {
     // What cannot be read is of another version, or something else: there is no such visit.
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }

@@ -3,15 +3,17 @@
 //! `application/x-www-form-urlencoded` as OAuth reads it (RFC 6749 §3.1, appendix B): each parameter once, without a
 //! value as if it were not there. It does not know which parameters there are.
 
+use zeroize::Zeroizing;
+
 use crate::refusal::Refusal;
 
 /// The parameters of one request.
-pub(super) struct Fields(Vec<(String, String)>);
+pub(super) struct Fields(Vec<(String, Zeroizing<String>)>);
 
 impl Fields {
     /// Reads a query or a body.
     pub(super) fn read(text: &[u8]) -> Result<Self, Refusal> {
-        let mut fields: Vec<(String, String)> = Vec::new();
+        let mut fields: Vec<(String, Zeroizing<String>)> = Vec::new();
         for (name, value) in url::form_urlencoded::parse(text) {
             if fields.len() >= FIELDS_MAX {
                 return Err(Refusal::AuthorizationInvalid("it has too many parameters"));
@@ -19,7 +21,8 @@ impl Fields {
             if fields.iter().any(|(known, _)| *known == name) {
                 return Err(Refusal::AuthorizationInvalid("a parameter is there twice"));
             }
-            fields.push((name.into_owned(), value.into_owned()));
+            // A value may be a code, a token or a client's secret.
+            fields.push((name.into_owned(), Zeroizing::new(value.into_owned())));
         }
         Ok(Self(fields))
     }

@@ -19,6 +19,7 @@ use aws_lc_rs::{digest, hmac, rand};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::{API_KEY, Agent, Authentication, Binding, Credential, Identity, User, claims};
 use crate::{
@@ -161,8 +162,8 @@ pub async fn make(store: &Store, order: Order, now: Timestamp) -> Result<(Secret
     if valid.len() >= VALID_MAX {
         return Err(ApiKeyFault::TwoValid(valid));
     }
-    let mut fresh = [0; PEPPER_BYTES];
-    rand::fill(&mut fresh).map_err(|_unspecified| ApiKeyFault::NoRandomness)?;
+    let mut fresh = Zeroizing::new([0; PEPPER_BYTES]);
+    rand::fill(fresh.as_mut_slice()).map_err(|_unspecified| ApiKeyFault::NoRandomness)?;
     // Whoever comes first makes the pepper; then it is the same for all keys.
     store.claim(Place::ApiKey, PEPPER, Value { bytes: fresh.to_vec(), until: None }, now).await?;
     let pepper = store.get(Place::ApiKey, PEPPER, now).await?.ok_or(ApiKeyFault::Malformed)?;

@@ -13,4 +13,4 @@ mod store;
 pub use rates::{Exhausted, Rate, Rates, Take, Taken};
 pub use replays::{Repeated, Replays};
 pub use seal::Sealer;
-pub use store::{Place, Store, StoreFault, Value, understood};
+pub use store::{Place, Plain, Store, StoreFault, Value, understood};
