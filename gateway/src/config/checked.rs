@@ -203,6 +203,8 @@ pub struct Introspection {
     pub machines: bool,
     /// How long an answer is believed.
     pub cache: Duration,
+    /// Questions a second about unknown tokens that turn out not to be good.
+    pub unknown_per_s: u32,
 }
 
 impl Introspection {
@@ -332,6 +334,8 @@ pub struct Limits {
     pub hold_max: Duration,
     /// Proofs of possession that are remembered at once, over all callers.
     pub proofs_max: usize,
+    /// Pages for connecting accounts in a minute: that one address opens, and that one user is sent to.
+    pub connect_per_min: u32,
 }
 
 /// `[state]`: what replicas share.
@@ -369,6 +373,8 @@ pub struct Facade {
     pub token: Duration,
     /// How long a login lasts: the life of what a refresh token may be exchanged for.
     pub login: Duration,
+    /// Logins of one person in a day.
+    pub logins_per_day: u32,
     /// Clients that prove who they are by a secret.
     pub clients: Vec<FacadeClient>,
 }

@@ -32,12 +32,12 @@ impl Facade {
     ) -> Result<serde_json::Value, Refusal> {
         let (order, mark) = self.vouched(at, client, fields).await?;
         let value = Value { bytes: Vec::new(), until: Some(mark.until) };
-        if !self.store.claim(Place::Token, &mark.key, value, at.now).await.map_err(unavailable)? {
+        if !self.store.claim(Place::Assertion, &mark.key, value, at.now).await.map_err(unavailable)? {
             return Err(invalid("it was redeemed already"));
         }
         let issued = self.issue(at, "id_jag", &order).await;
         if issued.is_err()
-            && let Err(fault) = self.store.remove(Place::Token, &mark.key).await
+            && let Err(fault) = self.store.remove(Place::Assertion, &mark.key).await
         {
             tracing::warn!(why = %fault, "an assertion stays marked that no token was given for");
         }

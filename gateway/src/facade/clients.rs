@@ -98,14 +98,14 @@ impl Description {
 
 impl Facade {
     /// The client that people log in with under this id.
-    pub(super) async fn client(&self, config: &config::Facade, id: &str, now: Timestamp) -> Result<Client, Refusal> {
+    pub(super) async fn client(&self, at: &At<'_>, id: &str) -> Result<Client, Refusal> {
         if id.starts_with(REGISTERED) {
-            let kept = self.store.get(Place::Client, id.as_bytes(), now).await.map_err(unavailable)?;
+            let kept = self.store.get(Place::Client, id.as_bytes(), at.now).await.map_err(unavailable)?;
             let kept = kept.ok_or(Refusal::ClientInvalid("no such registration, or it ended unused".into()))?;
             return serde_json::from_slice(&kept).map_err(|_not_json| unusable("a registration"));
         }
         if id.starts_with("https://") {
-            return self.documents.client(config, id, now).await;
+            return self.documents.client(at, id).await;
         }
         Err(Refusal::ClientInvalid("no such client".into()))
     }
@@ -169,7 +169,7 @@ impl Facade {
         let Some(client) = at.config.clients.iter().find(|client| client.id == id) else {
             return match secret {
                 Some(_) => Err(Refusal::ClientInvalid("a secret of a client that has none".into())),
-                None => self.client(at.config, id, at.now).await.map(Asking::Public),
+                None => self.client(at, id).await.map(Asking::Public),
             };
         };
         match secret {

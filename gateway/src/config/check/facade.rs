@@ -66,6 +66,7 @@ impl Checker<'_> {
         let assertion_issuers: Vec<String> = assertion_issuers.map(|issuer| issuer.issuer.clone()).collect();
         let token = self.seconds(&written.token_s, &(30..=TOKEN_SECONDS_MAX), 300);
         let login = self.seconds(&written.login_s, &(300..=7_776_000), 1_209_600);
+        let logins_per_day = self.number(&written.logins_per_day, &(1..=10_000), 100);
         let clients = self.facade_clients(written.clients.as_deref().unwrap_or_default());
         Some(Facade {
             own: Arc::new(itself(own)),
@@ -78,6 +79,7 @@ impl Checker<'_> {
             assertion_issuers,
             token,
             login,
+            logins_per_day: u32::try_from(logins_per_day).unwrap_or(u32::MAX),
             clients,
         })
     }
