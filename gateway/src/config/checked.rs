@@ -210,7 +210,7 @@ pub struct Introspection {
 impl Introspection {
     /// What decides how an answer is taken.
     const fn taken(&self) -> (&Url, bool, bool, bool, Duration) {
-        let Self { endpoint, client: _, opaque, jwt, machines, cache } = self;
+        let Self { endpoint, client: _, opaque, jwt, machines, cache, unknown_per_s: _ } = self;
         (endpoint, *opaque, *jwt, *machines, *cache)
     }
 }
