@@ -36,6 +36,7 @@ pub(crate) struct Setup {
     admin_port: u16,
     authority: Option<Authority>,
     asks_certificate: bool,
+    asks_lists: bool,
     gateway: String,
     audit: String,
     rest: String,
@@ -54,6 +55,7 @@ impl Setup {
             admin_port: place::free_port(),
             authority: None,
             asks_certificate: false,
+            asks_lists: false,
             gateway: String::new(),
             audit: String::new(),
             rest: String::new(),
@@ -78,6 +80,14 @@ impl Setup {
     pub(crate) fn mutual_tls(mut self) -> Self {
         self.asks_certificate = true;
         self.tls()
+    }
+
+    /// The same, where the authority's list says which of them it has taken back: none yet.
+    pub(crate) fn mutual_tls_with_list(mut self) -> Self {
+        self.asks_lists = true;
+        let setup = self.mutual_tls();
+        setup.authority().takes_back(&[], 2100);
+        setup
     }
 
     /// The authority of its certificate.
@@ -203,7 +213,12 @@ impl Setup {
             let leaf = authority.leaf("gateway", &["localhost", "127.0.0.1"]);
             let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
             let clients = if self.asks_certificate {
-                format!(", client_ca = \"{}\", client_certificate = \"optional\"", authority.file().display())
+                let lists = if self.asks_lists {
+                    format!(", client_crls = [\"{}\"]", authority.list().display())
+                } else {
+                    String::new()
+                };
+                format!(", client_ca = \"{}\", client_certificate = \"optional\"{lists}", authority.file().display())
             } else {
                 String::new()
             };
