@@ -476,7 +476,10 @@ fn connect(client: &Client, user: &str) {
 #[test]
 fn an_account_serves_until_its_token_ends_while_its_server_is_in_trouble() {
     let (home, upstream, elsewhere) = (Issuer::good(), Recorder::good(Era::Modern), elsewhere());
-    let servers = Troubled::each(granting, refreshes, refresh_token_handed_back, &elsewhere);
+    let mut servers = Troubled::each(granting, refreshes, refresh_token_handed_back, &elsewhere);
+    // The pages of one address are few; the endpoint is read as the one of an exchange is.
+    let some = [Fault::Away, Fault::Hangs, Fault::Status500, Fault::Html, Fault::Lies];
+    servers.retain(|server| some.contains(&server.fault));
     let gateway = accounts("faults-refresh", &home, &upstream, &servers);
     let (kept, needy) =
         (clients_of(&gateway, &home, "kept", servers.len()), clients_of(&gateway, &home, "needy", servers.len()));
