@@ -529,7 +529,7 @@ async fn authorization(
         query.append_pair("scope", &scopes.join(" "));
     }
     if let Some(resource) = &server.request.resource {
-        query.append_pair("resource", resource.as_str());
+        query.append_pair("resource", resource);
     }
     for (name, value) in more {
         query.append_pair(name, value);

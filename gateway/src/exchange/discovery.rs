@@ -12,9 +12,10 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::answer::Fault;
+use super::{answer::Fault, resource::Resource};
 use crate::{
     clock::Timestamp,
+    config::dialects::JWT_BEARER,
     egress::{Bounds, Client},
     identity::{discovery::places, strict},
 };
@@ -24,6 +25,8 @@ use crate::{
 pub(super) struct Discovery {
     issuer: String,
     client: Client,
+    /// The upstream that takes its tokens, which may say whose those are.
+    upstream: Option<Resource>,
     known: ArcSwapOption<Known>,
     /// One asks; who waits finds the answer.
     asking: Mutex<Option<Failure>>,
@@ -58,7 +61,12 @@ pub(super) struct Metadata {
 
 impl Discovery {
     pub(super) fn new(issuer: String, client: Client) -> Self {
-        Self { issuer, client, known: ArcSwapOption::empty(), asking: Mutex::new(None) }
+        Self { issuer, client, upstream: None, known: ArcSwapOption::empty(), asking: Mutex::new(None) }
+    }
+
+    /// It is of use only where this upstream takes its tokens.
+    pub(super) fn with_tokens_for(self, upstream: Option<Resource>) -> Self {
+        Self { upstream, ..self }
     }
 
     /// The metadata; what was read stays good for a day while nothing newer can be had.
@@ -93,6 +101,12 @@ impl Discovery {
     }
 
     async fn read(&self) -> Result<Metadata, String> {
+        if let Some(upstream) = &self.upstream {
+            upstream.takes_tokens_of(&self.issuer).await.inspect_err(|_contradiction| {
+                // Nor is what was good before: the upstream has gone elsewhere since (SEP-2352).
+                self.known.store(None);
+            })?;
+        }
         let mut why = Vec::new();
         for address in places(&self.issuer)? {
             match self.document(&address).await.and_then(|document| metadata(&self.issuer, &document)) {
@@ -125,6 +139,12 @@ fn metadata(issuer: &str, document: &[u8]) -> Result<Metadata, String> {
         let list = document.get(name).and_then(Value::as_array);
         list.is_some_and(|words| words.iter().any(|known| known.as_str() == Some(word)))
     };
+    // A server of before there were profiles names the type of grant alone.
+    let profiles = "authorization_grant_profiles_supported";
+    let id_jag = match document.get(profiles) {
+        Some(_) => lists(profiles, "urn:ietf:params:oauth:grant-profile:id-jag"),
+        None => lists("grant_types_supported", JWT_BEARER),
+    };
     Ok(Metadata {
         issuer: issuer.to_owned(),
         token_endpoint: endpoint(&document, "token_endpoint", encrypted)?.ok_or("no `token_endpoint`")?,
@@ -132,7 +152,7 @@ fn metadata(issuer: &str, document: &[u8]) -> Result<Metadata, String> {
         revocation_endpoint: endpoint(&document, "revocation_endpoint", encrypted)?,
         s256: lists("code_challenge_methods_supported", "S256"),
         names_issuer: document.get("authorization_response_iss_parameter_supported") == Some(&Value::Bool(true)),
-        id_jag: lists("authorization_grant_profiles_supported", "urn:ietf:params:oauth:grant-profile:id-jag"),
+        id_jag,
     })
 }
 
@@ -178,6 +198,11 @@ mod tests {
         let bare = read(r#","token_endpoint":"https://as.example/token","code_challenge_methods_supported":["plain"]"#);
         let bare = bare.unwrap();
         assert!(!bare.s256 && !bare.names_issuer && !bare.id_jag && bare.authorization_endpoint.is_none());
+        let grant = r#""grant_types_supported":["urn:ietf:params:oauth:grant-type:jwt-bearer"]"#;
+        for (profiles, id_jag) in [("", true), (r#","authorization_grant_profiles_supported":["other"]"#, false)] {
+            let more = format!(r#","token_endpoint":"https://as.example/token",{grant}{profiles}"#);
+            assert_eq!(read(&more).unwrap().id_jag, id_jag, "{more}");
+        }
         for more in [
             "",
             r#","token_endpoint":"http://as.example/token""#,
