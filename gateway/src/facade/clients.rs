@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 
 use super::{
     At, Facade,
-    form::Fields,
     keys::{unavailable, unusable},
-    redirect, secrets,
+    redirect,
 };
 use crate::{
     clock::Timestamp,
-    config,
+    config, digest,
+    lifecycle::form::Fields,
+    random,
     refusal::Refusal,
     state::{self, Place},
 };
@@ -119,7 +120,7 @@ impl Facade {
     ) -> Result<(Client, Value), Refusal> {
         let described = Description::read(body)?;
         let application_type = described.application_type.clone();
-        let id = format!("{REGISTERED}{}", secrets::random()?);
+        let id = format!("{REGISTERED}{}", random::unguessable()?);
         let client = described.client(id, &config.redirect_schemes, now)?;
         self.keep_client(&client, UNUSED, now).await?;
         let mut grants = vec!["authorization_code"];
@@ -173,7 +174,7 @@ impl Facade {
             };
         };
         match secret {
-            Some(secret) if secrets::same(secret, client.secret.expose()) => Ok(Asking::Confidential(client)),
+            Some(secret) if digest::same(secret, client.secret.expose()) => Ok(Asking::Confidential(client)),
             Some(_) => Err(Refusal::ClientInvalid("the secret is wrong".into())),
             None => Err(Refusal::ClientInvalid("the secret is missing".into())),
         }

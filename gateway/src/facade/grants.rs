@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{
-    keys::{unavailable, unusable},
-    secrets,
-};
+use super::keys::{unavailable, unusable};
 use crate::{
     clock::Timestamp,
+    digest,
     identity::{
         Vouched,
         revocation::{self, Revocation, Whom},
     },
+    random,
     refusal::Refusal,
     state::{Place, Store, Value},
 };
@@ -81,7 +80,7 @@ pub(super) async fn begin(
     (redirect_uri, challenge): (&str, &str),
     now: Timestamp,
 ) -> Result<String, Refusal> {
-    let (id, code) = (secrets::random()?, secrets::random()?);
+    let (id, code) = (random::unguessable()?, random::unguessable()?);
     let grant = Grant { current: Some(digest(&code)), ..grant };
     // A login whose code nobody redeems is forgotten with that.
     put(store, &key("grant", &id), &grant, now.plus(CODE_KNOWN), now).await?;
@@ -123,7 +122,8 @@ pub(super) async fn of_refresh_token(
     fits: impl FnOnce(&Grant) -> Result<(), Refusal>,
     now: Timestamp,
 ) -> Result<Found, Refusal> {
-    let parts = token.split_once('.').filter(|(id, random)| secrets::is_random(id) && secrets::is_random(random));
+    let parts =
+        token.split_once('.').filter(|(id, random)| random::is_unguessable(id) && random::is_unguessable(random));
     let (id, _random) = parts.ok_or(Refusal::CodeInvalid("no such refresh token"))?;
     let found = known(store, id, now).await?;
     fits(&found.grant)?;
@@ -135,7 +135,7 @@ pub(super) async fn of_refresh_token(
 /// Of several that found it by one code or refresh token the first goes on, and each other ends the grant.
 pub(super) async fn use_up(store: &Store, found: Found, now: Timestamp) -> Result<Option<String>, Refusal> {
     let Found { id, mut grant, kept } = found;
-    let next = if grant.refreshed { Some(format!("{id}.{}", secrets::random()?)) } else { None };
+    let next = if grant.refreshed { Some(format!("{id}.{}", random::unguessable()?)) } else { None };
     grant.current = next.as_deref().map(digest);
     let began = Timestamp::from_unix_ms(grant.began_ms);
     let until = if grant.refreshed { Timestamp::from_unix_ms(grant.ends_ms) } else { began.plus(CODE_KNOWN) };
@@ -150,7 +150,7 @@ pub(super) async fn use_up(store: &Store, found: Found, now: Timestamp) -> Resul
 /// Another than the one that leads to the grant now has been used already.
 async fn is_current(store: &Store, found: &Found, value: &str, now: Timestamp) -> Result<(), Refusal> {
     let current = found.grant.current.as_deref();
-    if current.is_some_and(|current| secrets::same(current, &digest(value))) {
+    if current.is_some_and(|current| digest::same(current, &digest(value))) {
         return Ok(());
     }
     Err(reused(store, &found.id, now).await?)
@@ -174,7 +174,7 @@ pub(super) async fn end(store: &Store, id: &str) -> Result<(), Refusal> {
 
 /// What the access tokens of a grant say that they came of: names it, and leads nowhere.
 pub(super) fn login_id(id: &str) -> String {
-    secrets::hashed(&format!("login {id}"))
+    digest::base64(format!("login {id}"))
 }
 
 async fn known(store: &Store, id: &str, now: Timestamp) -> Result<Found, Refusal> {
@@ -208,11 +208,11 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 
 /// A code or a refresh token as the store knows it.
 fn digest(value: &str) -> String {
-    secrets::hashed(&format!("current {value}"))
+    digest::base64(format!("current {value}"))
 }
 
 fn key(what: &str, value: &str) -> [u8; 32] {
-    secrets::name_of(&["facade", what, value])
+    digest::name_of("facade", &[what, value])
 }
 
 /// A client has its code at once, or never (RFC 6749 §4.1.2: ten minutes at most).

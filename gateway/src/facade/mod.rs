@@ -7,7 +7,7 @@
 //! ```text
 //! mod        one request, one answer                 metadata page
 //! authorize  the client asks, the person agrees      clients documents redirect browser
-//! login      the person comes back                   provider
+//! login      the person comes back
 //! token      what was granted becomes a token        grants assertion keys
 //! ```
 
@@ -16,15 +16,12 @@ mod authorize;
 mod browser;
 mod clients;
 mod documents;
-mod form;
 mod grants;
 mod keys;
 mod login;
 mod metadata;
 mod page;
-mod provider;
 mod redirect;
-mod secrets;
 mod token;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -36,7 +33,7 @@ use http::{
 };
 use serde_json::{Value, json};
 
-use self::{documents::Documents, form::Fields, keys::Keys, provider::Provider};
+use self::{documents::Documents, keys::Keys};
 use crate::{
     audit::{
         journal,
@@ -44,7 +41,7 @@ use crate::{
     },
     clock::{self, Timestamp},
     config,
-    lifecycle::{Body, Estate, Gateway, Head, Response},
+    lifecycle::{Body, Estate, Gateway, Head, Response, form::Fields},
     refusal::{Detail, Era, Refusal},
     state::{Rate, Rates, Sealer, Site, Store},
     telemetry::metrics,
@@ -58,7 +55,6 @@ pub struct Facade {
     sealer: Sealer,
     keys: Keys,
     documents: Documents,
-    provider: Provider,
     rates: Rates,
 }
 
@@ -154,7 +150,6 @@ impl Facade {
             sealer: Sealer::new(&estate.config.state)?,
             keys: Keys::new(),
             documents: Documents::new(&estate.config.egress)?,
-            provider: Provider::new(&estate.config.egress)?,
             rates: Rates::new(PEERS_MAX),
             gateway,
         })
@@ -262,7 +257,7 @@ impl Facade {
         self.note_refused(at, "", refusal);
         let outside = refusal.outside(Era::Modern);
         let mut response = if at.route.is_page() {
-            page::wrong(outside.status, (&outside.message, outside.code), None)
+            page::wrong(&outside, None)
         } else {
             let error = refusal.oauth_error();
             let body = json!({ "error": error, "error_description": outside.message, "error_code": outside.code });

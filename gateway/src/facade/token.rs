@@ -9,15 +9,14 @@ use super::{
     At, Facade,
     authorize::resource,
     clients::Asking,
-    form::Fields,
     grants::{self, Person},
-    secrets,
 };
 use crate::{
     audit::record::{Authorization, Authorized, Words},
     clock::Timestamp,
-    config,
+    config, digest,
     identity::revocation::Holder,
+    lifecycle::form::Fields,
     refusal::Refusal,
 };
 
@@ -80,7 +79,7 @@ impl Facade {
             if fields.get("redirect_uri").is_some_and(|uri| uri != bound.redirect_uri) {
                 return Err(Refusal::CodeInvalid("another redirect URI than the code was sent to"));
             }
-            if !secrets::same(&secrets::hashed(verifier), &bound.challenge) {
+            if !digest::same(&digest::base64(verifier), &bound.challenge) {
                 return Err(Refusal::CodeInvalid("the verifier does not fit"));
             }
             Ok(())

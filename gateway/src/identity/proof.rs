@@ -4,8 +4,6 @@
 //! key and a short time, and each of these is compared here (§4.3). It remembers nothing: whether a proof was shown
 //! before, and whether its nonce is ours, `sender` says.
 
-use aws_lc_rs::digest;
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -13,6 +11,7 @@ use super::{keyset, token};
 use crate::{
     clock::Timestamp,
     config::Dpop,
+    digest,
     refusal::{
         ProofFault::{self, *},
         TokenFault,
@@ -88,7 +87,7 @@ fn check_request(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result
     if !text_of(claims, "htu")?.is_some_and(|url| is_same_place(url, expected.origin, expected.path)) {
         return Err(UrlMismatch);
     }
-    let digest = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, expected.token.as_bytes()));
+    let digest = digest::base64(expected.token);
     if text_of(claims, "ath")? != Some(digest.as_str()) {
         return Err(TokenMismatch);
     }
@@ -134,7 +133,7 @@ pub(super) fn thumbprint(jwk: &Map<String, Value>) -> Option<String> {
         .map(|name| jwk.get(*name).filter(|value| value.is_string()).map(|value| format!("\"{name}\":{value}")))
         .collect();
     let text = format!("{{{}}}", members?.join(","));
-    Some(URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes())))
+    Some(digest::base64(text))
 }
 
 fn text_of<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, ProofFault> {
