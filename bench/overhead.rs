@@ -221,7 +221,7 @@ impl Bench {
 
     /// An authenticator that has its issuer's keys.
     fn authenticator(&self) -> Authenticator {
-        let senders = Senders::new(&self.config).unwrap();
+        let senders = Senders::new(&self.config, tollgate::state::Sealer::new(&self.config.state).unwrap());
         let authenticator = Authenticator::new(&self.config.issuers, &self.config.egress, None, senders).unwrap();
         self.runtime.block_on(async {
             authenticator.start();

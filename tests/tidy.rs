@@ -196,6 +196,88 @@ fn links_lead_somewhere() {
     none(wrong);
 }
 
+/// What is tried against identities and credentials, and which places of providers are in trouble: the tables of
+/// `tests/README.md` have a row for each of them, and each row tests.
+const PROVED: [(&str, &[&str]); 2] = [
+    (
+        "threats",
+        &[
+            "algorithm and key confusion: `none`, HS256 with a public key, `jku`, `x5u`, `jwk`, `kid` traversal",
+            "audience mix-up",
+            "issuer mix-up",
+            "flood of unknown `kid`s",
+            "expired and future tokens",
+            "DPoP replay and wrong `htu`",
+            "certificate mismatch",
+            "forged `act`",
+            "redirect-URI tricks",
+            "SSRF by client documents",
+            "SSRF by metadata and key sets",
+            "SSRF by DNS rebinding",
+            "SSRF by redirects",
+            "registration flood",
+            "ID-JAG replay",
+            "consent bypass",
+            "cross-user grants",
+            "cross-user caches",
+            "races on refresh",
+            "a caller's credential in a request of the gateway, or in its traces",
+        ],
+    ),
+    (
+        "faults",
+        &[
+            "metadata of an issuer",
+            "key set of an issuer",
+            "introspection",
+            "token exchange",
+            "metadata of another domain",
+            "redemption of an assertion",
+            "refresh of an account",
+            "metadata of the provider behind the facade",
+            "token endpoint of the provider behind the facade",
+            "client document",
+        ],
+    ),
+];
+
+#[test]
+fn what_the_readme_of_the_tests_says_is_shown_is_shown_by_tests_that_exist() {
+    let text = fs::read_to_string(place::tests().join("README.md")).unwrap();
+    let mut wrong = Vec::new();
+    for (name, wanted) in PROVED {
+        let table =
+            text.split(&format!("<!-- tests: {name} -->")).nth(1).and_then(|rest| rest.split("<!-- end -->").next());
+        let rows = table.unwrap_or_else(|| panic!("no table `{name}`")).lines().filter(|line| line.starts_with("| "));
+        let rows: Vec<Vec<&str>> = rows.skip(1).map(|row| row.split('|').map(str::trim).collect()).collect();
+        let found: Vec<&str> = rows.iter().map(|row| row[1]).collect();
+        if found != wanted {
+            wrong.push(format!("tests/README.md: the table `{name}` is of {found:?}, not of {wanted:?}"));
+        }
+        for row in &rows {
+            let tests: Vec<&str> = row[2].split('`').filter(|name| name.contains("::")).collect();
+            let missing = tests.iter().filter(|name| !is_test(name)).map(|name| format!("no test `{name}`"));
+            wrong.extend(missing.chain(tests.is_empty().then(|| format!("`{}` is shown by nothing", row[1]))));
+        }
+    }
+    none(wrong);
+}
+
+/// `attacks::passthrough::name` is a function of `tests/attacks/passthrough.rs`, and `tollgate::egress::tests::name` one of
+/// the crate's own.
+fn is_test(name: &str) -> bool {
+    let Some((module, function)) = name.rsplit_once("::") else { return false };
+    let file = match module.strip_prefix("tollgate::") {
+        Some(own) => source_folder().join(own.replace("::", "/")),
+        None => place::tests().join(module.replace("::", "/")),
+    };
+    let text = fs::read_to_string(file.with_extension("rs")).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let begins = [format!("fn {function}("), format!("async fn {function}(")];
+    let at = lines.iter().position(|line| begins.iter().any(|begin| line.starts_with(begin)));
+    at.is_some_and(|at| at > 0 && lines[at - 1].contains("test]"))
+}
+
 /// `attacks::passthrough` is a file with tests, or a test in one.
 #[test]
 fn tests_that_the_architecture_names_exist() {

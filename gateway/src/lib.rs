@@ -3,6 +3,8 @@
 //! Modules stand in the order of a request, and a module names only modules that stand above it: reading order,
 //! dependency order and request order are one. `ARCHITECTURE.md` beside this crate is the map in words.
 
+#![forbid(unsafe_code)]
+
 // Ground: what every stage stands on.
 pub mod secret;
 pub mod clock;

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use http::HeaderValue;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header};
 use serde::Serialize;
@@ -153,7 +154,9 @@ fn basic(id: &str, secret: &Secret) -> Result<HeaderValue, http::header::Invalid
     pair.extend(byte_serialize(id.as_bytes()));
     pair.push(':');
     pair.extend(byte_serialize(secret.expose().as_bytes()));
-    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair.as_bytes())))?;
+    let pair = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+    let text = Zeroizing::new(["Basic ", &pair].concat().into_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text))?;
     value.set_sensitive(true);
     Ok(value)
 }

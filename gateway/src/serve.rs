@@ -92,7 +92,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let kept = Arc::clone(&facade);
 
     let (draining, drains) = watch::channel(false);
-    let (heeding, watching) = (Arc::clone(&gateway), Arc::clone(&gateway));
+    let (heeding, watching, leaving) = (Arc::clone(&gateway), Arc::clone(&gateway), store.clone());
     let beginning = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
     let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates };
     let follow = watch.run(move |change| follower.apply(change));
@@ -115,6 +115,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         run_directory: options.run_directory.clone(),
         upgrade: options.upgrade,
     });
+    leaving.leave();
     let closed = close(&journal);
     telemetry.stop();
     served?;
@@ -142,18 +143,12 @@ pub fn rules(config: &Config, rates: &Arc<Rates>) -> Result<Rules, Report> {
     }
 }
 
-/// What is kept is sealed with the present key, and what is revoked is known, before anybody is served.
+/// The others on the folder know of this process, and it of what is revoked, before anybody is served.
 fn begin(gateway: &Gateway) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Part(error.to_string()))?;
     let begun = runtime.block_on(async {
-        match gateway.estate().store.reseal().await? {
-            (0, 0) => {}
-            (resealed, 0) => tracing::info!(resealed, "what is kept is sealed with the present key now"),
-            (resealed, lost) => {
-                tracing::warn!(resealed, lost, "some of what is kept was sealed with a key that is not at hand")
-            }
-        }
+        gateway.estate().store.join().await?;
         gateway.read_revocations().await
     });
     begun.map_err(|fault: StoreFault| Failure::Part(fault.to_string()))

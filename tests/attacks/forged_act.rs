@@ -61,6 +61,9 @@ fn the_chain_of_actors_is_the_issuers_word_and_only_its_outermost_decides() {
     claims["act"] = chain(&["outer"]);
     let forged = format!("{}.{}.{}", parts[0], BASE64URL.encode(claims.to_string()), parts[2]);
     ground.refused("put in", &["token_invalid"], || call(&forged));
+    for code in ["token_invalid", "tool_unknown"] {
+        ground.recorded_refusal(code);
+    }
     ground.good_call();
     chain_verifies(&ground.gateway);
 }

@@ -187,6 +187,7 @@ fn an_issuer_that_is_not_there_is_said_at_once_and_hides_where_it_is() {
     let answer = ground.refused("closed", &["identity_unavailable"], || ground.show(&ground.opaque("alice")));
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert!(!answer.text().contains(&closed.to_string()), "{}", answer.text());
+    ground.recorded_refusal("identity_unavailable");
     ground.good_call();
 }
 

@@ -44,8 +44,13 @@ fn metadata_that_lead_inside_lead_nowhere() {
         let gateway =
             Setup::usual("metadata-elsewhere", &issuer).issuer(&good.url()).open_upstream("up", &up.url()).start();
         let endpoint = gateway.endpoint(Some("up"));
-        let refused = gateway.client_of(Some("up"), &issuer, "alice").call("echo", &json!({}));
+        let refused = gateway.client_of(Some("up"), &issuer, "alice").call("echo", &json!({ "a": lure }));
         assert_eq!(refused.status(), 503, "{lure}: {}", refused.text());
+        assert_eq!(super::code(&refused), "identity_unavailable", "{lure}");
+        super::recorded_refusal(&gateway, "identity_unavailable");
+        assert!(
+            up.seen_method("tools/call").iter().all(|seen| seen.json()["params"]["arguments"] != json!({ "a": lure }))
+        );
         assert!(!refused.text().contains("127.0.0.1") && !refused.text().contains("169.254"), "{}", refused.text());
         let why = place::wait_for("the reason in the log", super::SOON, || {
             let log = format!("{}{}", gateway.process.output(), gateway.process.errors());

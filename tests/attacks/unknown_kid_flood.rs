@@ -35,6 +35,7 @@ fn flood_of_unknown_keys_costs_the_issuer_next_to_nothing() {
         }
     });
     assert!(fetches() - before <= 2, "300 unknown keys caused {} fetches", fetches() - before);
+    assert_eq!(ground.calls(), 10, "only the good ones reached the upstream");
     ground.recorded_refusal("token_invalid");
 
     ground.issuer.rotate();

@@ -14,7 +14,7 @@ const BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const SECRET: &str = "robot+secret%3A+with+odd%2Fcharacters";
 
 /// The claims of a good ID-JAG of `issuer` for the client `robot`.
-fn claims(ground: &Ground, issuer: &Issuer) -> Value {
+pub(super) fn claims(ground: &Ground, issuer: &Issuer) -> Value {
     let now = now();
     json!({
         "iss": issuer.url(), "sub": "carol", "aud": ground.origin(), "client_id": "robot", "resource": ground.resource(),
@@ -23,13 +23,13 @@ fn claims(ground: &Ground, issuer: &Issuer) -> Value {
     })
 }
 
-fn signed(issuer: &Issuer, claims: &Value, kind: &str) -> String {
+pub(super) fn signed(issuer: &Issuer, claims: &Value, kind: &str) -> String {
     let mut header = issuer.header();
     header["typ"] = json!(kind);
     issuer.forge(&header, claims, Signature::Own)
 }
 
-fn redeem(ground: &Ground, assertion: &str) -> Answer {
+pub(super) fn redeem(ground: &Ground, assertion: &str) -> Answer {
     let basic = format!("Basic {}", BASE64.encode(format!("robot:{SECRET}")));
     ground.token_as(Some(&basic), &[("grant_type", BEARER), ("assertion", assertion)])
 }

@@ -32,6 +32,18 @@ fn a_code_goes_to_the_clients_own_redirect_uri_only() {
         "http://app.example/callback",
         "http://127.0.0.1:3999/callback",
         "//app.example/callback",
+        "https://app.example./callback",
+        "https://APP.example/callback",
+        "https://app.example:443/callback",
+        "https://app.example/callback/",
+        "https://app.example/%63allback",
+        "https://app.example/x/%2e%2e/callback",
+        "https://app.example\\@evil.example/callback",
+        "https://app.example%2f@evil.example/callback",
+        "https://evil.example/?u=https://app.example/callback",
+        "https://app.example/callback\u{a0}",
+        "https://app.example/callback\r\nLocation: https://evil.example/",
+        "data:text/html,x",
         "javascript:alert(1)",
         "",
     ] {
@@ -41,8 +53,19 @@ fn a_code_goes_to_the_clients_own_redirect_uri_only() {
         assert_eq!(answer.status(), 400, "{elsewhere}: {}", answer.text());
         assert!(["redirect_uri_invalid", "authorization_invalid"].contains(&code_of(&answer).as_str()), "{elsewhere}");
     }
+    let twice = format!("{}&redirect_uri=https://evil.example/", ground.page(&client, web, &[]));
+    let answer = fetch("GET", &twice, &[], b"");
+    assert_eq!((answer.header("location"), code_of(&answer).as_str()), (None, "authorization_invalid"));
     // A program on this computer may listen at any port, and nothing else of it may differ.
     let local = ground.registered("http://localhost:1/callback");
+    for other in [
+        "http://127.0.0.1:4000/callback",
+        "http://localhost.evil.example:4000/callback",
+        "https://localhost:4000/callback",
+    ] {
+        let answer = fetch("GET", &ground.page(&local, other, &[]), &[], b"");
+        assert_eq!((answer.header("location"), code_of(&answer).as_str()), (None, "redirect_uri_invalid"), "{other}");
+    }
     page_of(&Browser::default().go(&ground.page(&local, "http://localhost:4000/callback", &[]), CALLBACK));
     let other = fetch("GET", &ground.page(&local, "http://localhost:4000/other", &[]), &[], b"");
     assert_eq!(code_of(&other), "redirect_uri_invalid");
@@ -51,6 +74,7 @@ fn a_code_goes_to_the_clients_own_redirect_uri_only() {
         assert_eq!((answer.status(), code_of(&answer).as_str()), (400, "redirect_uri_invalid"), "{uri}");
         assert_eq!(answer.json()["error"], "invalid_redirect_uri");
     }
+    assert!(ground.provider.recorder().seen_path("/auth").is_empty(), "nobody was sent to the provider");
     ground.recorded_refusal("redirect_uri_invalid");
 }
 

@@ -132,6 +132,8 @@ fn a_client_id_leads_nowhere_inside() {
         assert!(!answer.text().contains("refused"), "what is found inside is not told: {}", answer.text());
     }
     assert_eq!(asked.load(Ordering::Acquire), 0, "nobody was dialled");
+    assert!(ground.provider.recorder().seen_path("/auth").is_empty());
+    ground.recorded_refusal("client_invalid");
 }
 
 #[test]

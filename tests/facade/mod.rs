@@ -6,8 +6,10 @@
 mod assertions;
 mod attacks;
 mod documents;
+mod faults;
 mod flows;
 mod machines;
+mod races;
 mod revoked;
 
 use aws_lc_rs::digest;
@@ -18,6 +20,7 @@ use crate::harness::{
     gateway::{Gateway, Setup},
     http::{Answer, fetch, form},
     issuer::Issuer,
+    leaks,
     login::{Browser, Landing},
     place,
     recorder::{Era, Recorder},
@@ -107,7 +110,16 @@ impl Ground {
     fn token_as(&self, basic: Option<&str>, fields: &[(&str, &str)]) -> Answer {
         let mut headers = vec![("Content-Type", "application/x-www-form-urlencoded")];
         headers.extend(basic.map(|basic| ("Authorization", basic)));
-        fetch("POST", &format!("{}/token", self.origin()), &headers, form(fields).as_bytes())
+        let own = ["code", "code_verifier", "refresh_token", "client_secret", "client_assertion", "assertion"];
+        fields.iter().filter(|(name, _)| own.contains(name)).for_each(|(_, value)| leaks::remember_own(value));
+        basic.into_iter().flat_map(|basic| basic.split(' ')).for_each(leaks::remember_own);
+        let answer = fetch("POST", &format!("{}/token", self.origin()), &headers, form(fields).as_bytes());
+        if answer.status() == 200 {
+            let given = answer.json();
+            leaks::remember(given["access_token"].as_str().unwrap_or_default());
+            leaks::remember_own(given["refresh_token"].as_str().unwrap_or_default());
+        }
+        answer
     }
 
     fn redeem(&self, client: &str, code: &str) -> Answer {

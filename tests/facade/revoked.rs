@@ -4,11 +4,15 @@ use std::{process::Output, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Ground, code_of};
+use super::{
+    Ground,
+    assertions::{claims, redeem, signed},
+    code_of,
+};
 use crate::harness::{
     gateway::tollgate,
     http::Answer,
-    issuer::{Issuer, claims_of},
+    issuer::{Issuer, claims_of, now},
     place,
     recorder::{Era, Recorder},
 };
@@ -27,10 +31,11 @@ fn ground(name: &str) -> Ground {
 
 impl Ground {
     #[track_caller]
-    fn revoke(&self, arguments: &[&str]) {
+    fn revoke(&self, arguments: &[&str]) -> String {
         let file = self.gateway.setup().folder().join("upstreams.toml");
         let output: Output = tollgate(&["revoke"]).args(arguments).arg("--config").arg(file).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn call(&self, token: &str) -> Answer {
@@ -135,4 +140,28 @@ fn a_code_or_refresh_token_that_comes_twice_takes_the_access_tokens_with_it() {
     ground.serves(text(&stays, "access_token"));
     let revocations = ground.gateway.recorded("revocation", 2);
     assert_eq!(revocations[0]["revocation"]["kind"], "token");
+}
+
+#[test]
+fn an_assertion_that_no_token_was_given_for_may_come_again_and_none_twice_that_one_was() {
+    let ground = ground("facade-id-jag-failed");
+    let assertion = || {
+        let mut all = claims(&ground, &ground.partner);
+        all["iat"] = json!(now() - 60);
+        signed(&ground.partner, &all, "oauth-id-jag+jwt")
+    };
+    let name = format!("{} carol", ground.partner.url());
+    let revocation: Value = serde_json::from_str(&ground.revoke(&["user", &name, "--json"])).unwrap();
+    let refused = place::wait_for("the revocation", BOUND, || {
+        let assertion = assertion();
+        (redeem(&ground, &assertion).status() != 200).then_some(assertion)
+    });
+    is_revoked(&redeem(&ground, &refused));
+    ground.revoke(&["lift", text(&revocation, "id")]);
+    let answer = place::wait_for("the lifting", BOUND, || {
+        let answer = redeem(&ground, &refused);
+        (code_of(&answer) != "grant_revoked").then_some(answer)
+    });
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert_eq!(code_of(&redeem(&ground, &refused)), "assertion_invalid", "once is enough");
 }

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use url::Url;
 
-use super::http::{Answer, fetch, form};
+use super::{
+    http::{Answer, fetch, form},
+    leaks,
+};
 
 const REDIRECTS_MAX: usize = 12;
 
@@ -83,6 +86,7 @@ impl Browser {
         let answer = fetch(method, at.as_str(), &headers, form(&pairs).as_bytes());
         let given = answer.head.headers().iter().filter(|(name, _)| name == "set-cookie");
         for (name, value) in given.filter_map(|(_, text)| text.split(';').next()?.split_once('=')) {
+            leaks::remember_own(value);
             jar.insert(name.to_owned(), value.to_owned());
         }
         answer

@@ -12,8 +12,9 @@ use std::{
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
 use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -29,6 +30,7 @@ pub(crate) struct Authority {
 pub(crate) struct Leaf {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
+    serial: u64,
 }
 
 impl Leaf {
@@ -60,6 +62,33 @@ impl Authority {
         self.folder.join("authority.pem")
     }
 
+    /// The list of what it has taken back, as a PEM file.
+    pub(crate) fn list(&self) -> PathBuf {
+        self.folder.join("authority.crl")
+    }
+
+    /// Takes these back and no others: writes its list, which is to be replaced before `year`.
+    pub(crate) fn takes_back(&self, leaves: &[&Leaf], year: i32) {
+        let revoked = |leaf: &&Leaf| RevokedCertParams {
+            serial_number: SerialNumber::from(leaf.serial),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: leaves.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        // In one step, as an administrator's tools do.
+        let draft = self.folder.join("authority.crl.new");
+        fs::write(&draft, list.signed_by(&self.issuer).unwrap().pem().unwrap()).unwrap();
+        fs::rename(draft, self.list()).unwrap();
+    }
+
     /// Makes a certificate for these names (host names or addresses), for both ends of a connection.
     pub(crate) fn leaf(&self, name: &str, hosts: &[&str]) -> Leaf {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
@@ -76,10 +105,12 @@ impl Authority {
     fn signed(&self, name: &str, mut params: CertificateParams) -> Leaf {
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let serial = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
+        params.serial_number = Some(SerialNumber::from(serial));
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let leaf =
-            Leaf { certificate: self.folder.join(format!("{name}.pem")), key: self.folder.join(format!("{name}.key")) };
+        let file = |kind: &str| self.folder.join(format!("{name}.{kind}"));
+        let leaf = Leaf { certificate: file("pem"), key: file("key"), serial };
         fs::write(&leaf.certificate, certificate.pem()).unwrap();
         fs::write(&leaf.key, key.serialize_pem()).unwrap();
         // The gateway takes no key that everybody may read.

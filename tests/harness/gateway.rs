@@ -19,9 +19,11 @@ use super::{
     certificates::{Authority, Leaf},
     http,
     issuer::Issuer,
+    leaks,
     mcp::Client,
     place,
     process::Process,
+    recorder::{Recorder, Reply},
 };
 
 /// Allows every call of everybody; a test that is not about policy uses it.
@@ -34,11 +36,14 @@ pub(crate) struct Setup {
     admin_port: u16,
     authority: Option<Authority>,
     asks_certificate: bool,
+    asks_lists: bool,
     gateway: String,
     audit: String,
     rest: String,
     policies: Vec<(String, String)>,
     environment: Vec<(String, String)>,
+    /// Takes in its traces, all of them.
+    collector: Recorder,
 }
 
 impl Setup {
@@ -50,11 +55,13 @@ impl Setup {
             admin_port: place::free_port(),
             authority: None,
             asks_certificate: false,
+            asks_lists: false,
             gateway: String::new(),
             audit: String::new(),
             rest: String::new(),
             policies: Vec::new(),
             environment: Vec::new(),
+            collector: Recorder::serving(|_| Reply::status(200)),
         }
     }
 
@@ -73,6 +80,14 @@ impl Setup {
     pub(crate) fn mutual_tls(mut self) -> Self {
         self.asks_certificate = true;
         self.tls()
+    }
+
+    /// The same, where the authority's list says which of them it has taken back: none yet.
+    pub(crate) fn mutual_tls_with_list(mut self) -> Self {
+        self.asks_lists = true;
+        let setup = self.mutual_tls();
+        setup.authority().takes_back(&[], 2100);
+        setup
     }
 
     /// The authority of its certificate.
@@ -159,6 +174,11 @@ impl Setup {
         self
     }
 
+    /// What takes in its traces.
+    pub(crate) fn collector(&self) -> &Recorder {
+        &self.collector
+    }
+
     /// Everything that belongs to the test.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
@@ -193,7 +213,12 @@ impl Setup {
             let leaf = authority.leaf("gateway", &["localhost", "127.0.0.1"]);
             let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
             let clients = if self.asks_certificate {
-                format!(", client_ca = \"{}\", client_certificate = \"optional\"", authority.file().display())
+                let lists = if self.asks_lists {
+                    format!(", client_crls = [\"{}\"]", authority.list().display())
+                } else {
+                    String::new()
+                };
+                format!(", client_ca = \"{}\", client_certificate = \"optional\"{lists}", authority.file().display())
             } else {
                 String::new()
             };
@@ -205,6 +230,9 @@ impl Setup {
             writeln!(text, "directory = \"{}\"", self.folder.join("audit").display()).unwrap();
         }
         text.push_str(&self.audit);
+        if !self.rest.contains("[telemetry]") {
+            writeln!(text, "\n[telemetry]\notlp = \"{}\"\nsample_ratio = 1.0", self.collector.origin()).unwrap();
+        }
         text.push_str(&self.rest);
         let file = self.folder.join("upstreams.toml");
         fs::write(&file, text).unwrap();
@@ -222,11 +250,14 @@ impl Setup {
         self.write();
         let process = self.spawn();
         let tls = self.authority.as_ref().map(|authority| authority.client(&["http/1.1"]));
-        Gateway { setup: self, process, tls }
+        let left = Left(self.folder.clone());
+        Gateway { setup: self, process, tls, left }
     }
 
     fn spawn(&self) -> Process {
         let mut command = tollgate(&["serve", "--config"]);
+        // A gateway that a test kills keeps few spans back.
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "100");
         command.arg(self.folder.join("upstreams.toml")).envs(self.environment.iter().cloned());
         Process::start("gateway", &self.folder, command)
     }
@@ -237,6 +268,32 @@ pub(crate) struct Gateway {
     setup: Setup,
     pub(crate) process: Process,
     tls: Option<Arc<ClientConfig>>,
+    left: Left,
+}
+
+/// What a gateway leaves behind: its output, its journal and its state, in which nobody's credential may be read.
+struct Left(PathBuf);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let mut files = vec![self.0.join("gateway.out"), self.0.join("gateway.err")];
+        files.extend(["audit", "state"].iter().flat_map(|folder| all_in(&self.0.join(folder))));
+        for file in files {
+            let leaked = leaks::found_in(&fs::read(&file).unwrap_or_default());
+            assert_eq!(leaked, None, "a part of a caller's credential is in {}", file.display());
+        }
+    }
+}
+
+/// Every file below `folder`.
+fn all_in(folder: &Path) -> Vec<PathBuf> {
+    let (folders, mut files): (Vec<PathBuf>, Vec<PathBuf>) =
+        entries(folder).into_iter().partition(|entry| entry.is_dir());
+    files.extend(folders.iter().flat_map(|folder| all_in(folder)));
+    files
 }
 
 impl Gateway {
@@ -290,6 +347,7 @@ impl Gateway {
 
     /// A client of an endpoint that shows this certificate.
     pub(crate) fn client_showing(&self, upstream: Option<&str>, leaf: &Leaf) -> Client {
+        leaks::remember_certificate(leaf);
         Client::new(&self.endpoint(upstream)).tls(&self.setup.authority().client_showing(&["http/1.1"], Some(leaf)))
     }
 
@@ -333,7 +391,12 @@ impl Gateway {
         command.args(words.split(' ')).arg("--config").arg(self.setup.folder.join("upstreams.toml"));
         let output = command.envs(self.setup.environment.iter().cloned()).output().unwrap();
         assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+        let printed = String::from_utf8(output.stdout).unwrap().trim_end().to_owned();
+        if words.starts_with("new") {
+            leaks::remember_own(&printed);
+            leaks::remember_own(printed.split('_').nth(2).unwrap_or_default());
+        }
+        printed
     }
 
     /// A new key, made with these words of `tollgate keys new`, once the gateway takes it.
@@ -360,10 +423,10 @@ impl Gateway {
 
     /// Starts it again on the same ports, folder and journal, once it has ended.
     pub(crate) fn again(self) -> Self {
-        let Self { setup, process, tls } = self;
+        let Self { setup, process, tls, left } = self;
         drop(process);
         let process = setup.spawn();
-        Self { setup, process, tls }.ready()
+        Self { setup, process, tls, left }.ready()
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Only the in-process parties; the published ones are proved in `peers`.
 
-use std::time::Duration;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use serde_json::json;
 
@@ -10,9 +13,11 @@ use super::{
     certificates::Authority,
     http,
     issuer::{Issuer, Signature, claims_of},
+    leaks,
     mcp::Client,
     place,
     process::Process,
+    prover::Prover,
     recorder::{Era, Recorder, Reply, Step},
 };
 
@@ -30,6 +35,58 @@ fn recorder_behaves_in_both_eras_and_keeps_every_byte() {
         assert!(recorder.saw_text("secret-of-the-caller"));
         assert!(!recorder.saw_text("another secret"));
     }
+}
+
+/// Recorders judge every other test when they are dropped: here each of them has something to say.
+#[test]
+fn a_callers_credential_is_noticed_wherever_it_turns_up() {
+    let issuer = Issuer::good();
+    let (signed, opaque) = (issuer.token("alice", "door"), issuer.opaque(&issuer.claims("alice", "door")));
+    let proof = Prover::new().proof("POST", "http://door.example/mcp", Some(&signed));
+    let code = "a-code-or-a-key-of-43-characters-at-the-least";
+    leaks::remember_own(code);
+    let leaf = Authority::new(&place::scratch("leaks")).leaf("client", &["client.example"]);
+    leaks::remember_certificate(&leaf);
+    let pem = std::fs::read_to_string(&leaf.certificate).unwrap().replace('\n', " ");
+    let notices = |recorder: Recorder, request: &dyn Fn(&str)| {
+        request(&recorder.origin());
+        catch_unwind(AssertUnwindSafe(|| drop(recorder))).is_err()
+    };
+    let server = || Recorder::serving(|_| Reply::status(200));
+    let provider = || server().exchanging();
+    let signature = signed.rsplit('.').next().unwrap();
+    for text in [signed.as_str(), signature, &opaque, &proof, code, &pem] {
+        let header = |origin: &str| drop(http::fetch("GET", origin, &[("X-Any", text)], b""));
+        let path =
+            |origin: &str| drop(http::fetch("GET", &format!("{origin}/a{}z", http::form(&[("", text)])), &[], b""));
+        let query =
+            |origin: &str| drop(http::fetch("GET", &format!("{origin}/?a{}", http::form(&[("", text)])), &[], b""));
+        let form = http::form(&[("grant_type", "x"), ("resource", text)]);
+        let body = |origin: &str| drop(http::fetch("POST", origin, &[], form.as_bytes()));
+        let places: [&dyn Fn(&str); 4] = [&header, &path, &query, &body];
+        for (index, place) in places.into_iter().enumerate() {
+            assert!(notices(server(), place), "an upstream, {index}: {text}");
+            assert!(notices(provider(), place), "a provider, {index}: {text}");
+        }
+        let form = http::form(&[("grant_type", "x"), ("subject_token", text)]);
+        let exchanged = |origin: &str| drop(http::fetch("POST", origin, &[], form.as_bytes()));
+        assert!(notices(server(), &exchanged), "an upstream: {text}");
+        let token = [signed.as_str(), signature, &opaque].contains(&text);
+        assert_eq!(notices(provider(), &exchanged), !token, "what is exchanged: {text}");
+    }
+    assert!(!notices(server(), &|origin| drop(http::fetch("GET", origin, &[("X-Any", "nothing")], b""))));
+}
+
+#[test]
+fn a_recorder_that_leaves_comes_back_where_it_was() {
+    let recorder = Recorder::good(Era::Modern);
+    let client = Client::new(&recorder.url());
+    assert_eq!(client.call("echo", &json!({})).status(), 200);
+    recorder.leave();
+    assert!(std::net::TcpStream::connect(&recorder.origin()[7..]).is_err());
+    recorder.come_back();
+    assert_eq!(client.call("echo", &json!({})).status(), 200);
+    assert_eq!(recorder.seen_method("tools/call").len(), 2);
 }
 
 #[test]

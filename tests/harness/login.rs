@@ -11,7 +11,10 @@ use base64::{
 use serde_json::Value;
 use url::Url;
 
-use super::http::{Answer, fetch, form};
+use super::{
+    http::{Answer, fetch, form},
+    leaks,
+};
 
 const CALLBACK: &str = "http://127.0.0.1:3000/callback";
 const REDIRECTS_MAX: usize = 8;
@@ -67,7 +70,9 @@ pub(crate) fn token_showing(
 ) -> Value {
     let answer = ask_showing(issuer, client, (secret, headers), fields);
     assert_eq!(answer.status(), 200, "{}", answer.text());
-    answer.json()
+    let given = answer.json();
+    leaks::remember(given["access_token"].as_str().unwrap_or_default());
+    given
 }
 
 /// The same, whatever comes back.
@@ -179,6 +184,7 @@ impl Browser {
         let given = answer.head.headers().iter().filter(|(name, _)| name == "set-cookie");
         for (name, value) in given.filter_map(|(_, text)| text.split(';').next()?.split_once('=')) {
             self.cookies.retain(|(known, named, _)| *known != origin || named != name);
+            leaks::remember_own(value);
             self.cookies.push((origin.clone(), name.to_owned(), value.to_owned()));
         }
         answer

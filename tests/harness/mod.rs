@@ -6,6 +6,7 @@
 
 pub(crate) mod browser;
 pub(crate) mod certificates;
+pub(crate) mod fault;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod issuer;

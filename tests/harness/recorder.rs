@@ -4,6 +4,7 @@
 //! formed, malformed, slow, endless. Where the script has no answer, it is a well-behaved server of its era.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     future::Future,
     io,
@@ -72,6 +73,16 @@ impl Seen {
         url::form_urlencoded::parse(self.query.as_bytes())
             .find(|(known, _)| known == name)
             .map(|(_, value)| value.into_owned())
+    }
+
+    /// What is posted besides a token in the field that is for it (RFC 8693 §2.1, RFC 7523 §2.1, RFC 7662 §2.1), and the
+    /// tokens there.
+    fn posted(&self) -> (Vec<u8>, Vec<u8>) {
+        let pairs = || url::form_urlencoded::parse(&self.body);
+        let is_for = |name: &str| ["subject_token", "assertion", "token"].contains(&name);
+        let written = |(name, value): (Cow<'_, str>, Cow<'_, str>)| format!("{name}={value}\n").into_bytes();
+        let besides = pairs().filter(|(name, _)| !is_for(name)).flat_map(written).collect();
+        (besides, pairs().filter(|(name, _)| is_for(name)).flat_map(written).collect())
     }
 
     /// A field of a form body.
@@ -204,8 +215,6 @@ impl Reply {
 pub(crate) struct Recorder {
     served: Served,
     memory: Arc<Memory>,
-    /// Whether a caller's token may be in what is posted here.
-    exchanges: bool,
 }
 
 #[derive(Debug, Default)]
@@ -234,11 +243,7 @@ impl Recorder {
 
     /// Any HTTP server.
     pub(crate) fn serving(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let memory = Arc::new(Memory::default());
-        let answer = Arc::new(answer);
-        let shared = Arc::clone(&memory);
-        let served = Served::start(move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
-        Self { served, memory, exchanges: false }
+        Self::served(None, answer)
     }
 
     /// A well-behaved MCP server behind TLS.
@@ -248,17 +253,31 @@ impl Recorder {
 
     /// Any HTTP server behind TLS.
     pub(crate) fn serving_tls(tls: Arc<ServerConfig>, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::served(Some(tls), answer)
+    }
+
+    fn served(tls: Option<Arc<ServerConfig>>, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let memory = Arc::new(Memory::default());
         let answer = Arc::new(answer);
         let shared = Arc::clone(&memory);
-        let served = Served::start_tls(tls, move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
-        Self { served, memory, exchanges: false }
+        let served = Served::start(tls, move |request| respond(request, Arc::clone(&shared), Arc::clone(&answer)));
+        Self { served, memory }
+    }
+
+    /// Nobody is there any more: the port is closed, and every connection.
+    pub(crate) fn leave(&self) {
+        self.served.leave();
+    }
+
+    /// It is there again.
+    pub(crate) fn come_back(&self) {
+        self.served.come_back();
     }
 
     /// A server that exchanges callers' tokens: it may see them in what is posted to it.
     pub(crate) fn exchanging(self) -> Self {
         let mut this = self;
-        this.exchanges = true;
+        this.served.exchanges = true;
         this
     }
 
@@ -314,18 +333,23 @@ impl Drop for Recorder {
         if std::thread::panicking() {
             return;
         }
-        let mut taken_in = if self.exchanges { Vec::new() } else { self.bytes() };
+        let (mut taken_in, mut tokens) = (Vec::new(), Vec::new());
         for seen in self.memory.seen.lock().iter() {
             // HTTP/2 has headers in a form that cannot be searched.
             for value in seen.headers.values() {
                 taken_in.extend([b"\n", value.as_bytes()].concat());
             }
-            if !self.exchanges || seen.method != "POST" {
-                taken_in.extend([seen.path.as_bytes(), b"\n", &seen.body].concat());
+            taken_in.extend(["\n", &seen.path, "\n", &seen.query, "\n"].concat().into_bytes());
+            if self.served.exchanges {
+                let (besides, for_it) = seen.posted();
+                taken_in.extend(besides);
+                tokens.extend(for_it);
+            } else {
+                taken_in.extend(&seen.body);
             }
         }
-        let leaked = leaks::found_in(&taken_in);
-        assert_eq!(leaked, None, "a part of a caller's token came to {}", self.origin());
+        let leaked = leaks::found_in(&taken_in).or_else(|| leaks::own_found_in(&tokens));
+        assert_eq!(leaked, None, "a part of a caller's credential came to {}", self.origin());
     }
 }
 

@@ -35,7 +35,7 @@ impl Tools {
 pub(crate) fn start() -> Served {
     let sessions = LocalSessionManager::default().into();
     let service = StreamableHttpService::new(|| Ok(Tools), sessions, StreamableHttpServerConfig::default());
-    Served::start(move |request| {
+    Served::start(None, move |request| {
         let service = service.clone();
         async move { service.handle(request).await.map(|body| BoxBody::new(body.map_err(|never| match never {}))) }
     })

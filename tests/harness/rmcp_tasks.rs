@@ -145,7 +145,7 @@ pub(crate) fn start() -> Served {
     let jobs = Jobs::default();
     let sessions = LocalSessionManager::default().into();
     let service = StreamableHttpService::new(move || Ok(jobs.clone()), sessions, StreamableHttpServerConfig::default());
-    Served::start(move |request| {
+    Served::start(None, move |request| {
         let service = service.clone();
         async move { service.handle(request).await.map(|body| BoxBody::new(body.map_err(|never| match never {}))) }
     })

@@ -4,12 +4,14 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     pin::Pin,
     sync::{Arc, LazyLock},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,6 +28,8 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use super::{leaks, place};
+
 /// What an answer is made of.
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
 
@@ -34,45 +38,56 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
 
 /// A running listener; dropping it closes the listener and every connection.
-#[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     scheme: &'static str,
     bytes: Arc<Mutex<Vec<u8>>>,
-    task: JoinHandle<()>,
+    /// Whether a caller's token may be in what comes.
+    pub(crate) exchanges: bool,
+    serve: Box<dyn Fn(std::net::TcpListener) -> JoinHandle<()> + Send + Sync>,
+    task: Mutex<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Served").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Served {
-    /// Serves HTTP/1.1 on a free port of 127.0.0.1.
-    pub(crate) fn start<A, F>(answer: A) -> Self
+    /// Serves HTTP/1.1 on a free port of 127.0.0.1; over TLS also HTTP/2, whichever is agreed on, and the bytes kept are
+    /// those in clear.
+    pub(crate) fn start<A, F>(tls: Option<Arc<ServerConfig>>, answer: A) -> Self
     where
         A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        Self::begin(None, answer)
-    }
-
-    /// Serves HTTP/2 or HTTP/1.1 over TLS, whichever is agreed on; the bytes kept are those in clear.
-    pub(crate) fn start_tls<A, F>(tls: Arc<ServerConfig>, answer: A) -> Self
-    where
-        A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-        F: Future<Output = Response<Body>> + Send + 'static,
-    {
-        Self::begin(Some(TlsAcceptor::from(tls)), answer)
-    }
-
-    fn begin<A, F>(tls: Option<TlsAcceptor>, answer: A) -> Self
-    where
-        A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-        F: Future<Output = Response<Body>> + Send + 'static,
-    {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        listener.set_nonblocking(true).unwrap();
+        // Not one of the kernel's own ports, which could be somebody else's when a server comes back.
+        let listener = std::net::TcpListener::bind(("127.0.0.1", place::free_port())).unwrap();
         let address = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let bytes = Arc::new(Mutex::new(Vec::new()));
-        let task = RUNTIME.spawn(accept((listener, tls), Arc::clone(&bytes), Arc::new(answer)));
-        Self { address, scheme, bytes, task }
+        let (kept, tls, answer) = (Arc::clone(&bytes), tls.map(TlsAcceptor::from), Arc::new(answer));
+        let serve = move |listener: std::net::TcpListener| {
+            listener.set_nonblocking(true).unwrap();
+            RUNTIME.spawn(accept((listener, tls.clone()), Arc::clone(&kept), Arc::clone(&answer)))
+        };
+        let task = Mutex::new(serve(listener));
+        Self { address, scheme, bytes, exchanges: false, task, serve: Box::new(serve) }
+    }
+
+    /// Closes the listener and every connection, and waits until nobody is there.
+    pub(crate) fn leave(&self) {
+        self.task.lock().abort();
+        place::wait_for("a closed port", Duration::from_secs(10), || TcpStream::connect(self.address).err());
+    }
+
+    /// Listens again at the same address.
+    pub(crate) fn come_back(&self) {
+        let listener = place::wait_for("the port again", Duration::from_secs(10), || {
+            std::net::TcpListener::bind(self.address).ok()
+        });
+        *self.task.lock() = (self.serve)(listener);
     }
 
     /// `http://127.0.0.1:PORT`, or `https`.
@@ -88,7 +103,11 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.lock().abort();
+        if !std::thread::panicking() && !self.exchanges {
+            let leaked = leaks::found_in(&self.bytes.lock());
+            assert_eq!(leaked, None, "a part of a caller's credential came to {}", self.origin());
+        }
     }
 }
 

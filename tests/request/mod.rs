@@ -26,6 +26,7 @@ mod programs;
 mod reload;
 mod resumption;
 mod revocation;
+mod sealing;
 mod sent_at_most_once;
 mod step_up;
 mod streams;

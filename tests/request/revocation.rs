@@ -88,7 +88,10 @@ pub(super) struct Open {
 
 impl Open {
     pub(super) fn of(gateway: &Gateway, token: &str) -> Self {
-        let client = gateway.client(Some("up")).token(token);
+        Self::by(gateway.client(Some("up")).token(token))
+    }
+
+    fn by(client: Client) -> Self {
         let mut listener = client.listen(&json!(7), &json!({ "toolsListChanged": true }));
         assert_eq!(listener.head().status, 200);
         assert_eq!(listener.event().unwrap()["method"], "notifications/subscriptions/acknowledged");
@@ -378,6 +381,124 @@ fn an_issuer_that_is_taken_out_takes_its_callers_with_it() {
     place::wait_for("trusted again", Duration::from_secs(20), || {
         (back.call("echo", &json!({})).status() == 200).then_some(())
     });
+}
+
+/// Two machines: what each is called, and what it is.
+const MACHINES: &str = "[[certificates]]\nuri = \"spiffe://example.org/reader\"\nagent = \"reader\"\ngroups = [\"readers\"]\n\n\
+    [[certificates]]\nuri = \"spiffe://example.org/writer\"\nagent = \"writer\"\n";
+
+/// Who is described otherwise is judged anew, and what was open under the former description ends; who is described as
+/// before notices nothing.
+#[test]
+fn what_the_configuration_says_otherwise_ends_what_goes_on_by_what_it_said_before() {
+    let (issuer, other, recorder) = (Issuer::good(), Issuer::good(), lasting());
+    let setup = Setup::usual("revoke-described", &issuer).api_keys().issuer(&other.url()).mutual_tls();
+    let gateway = setup.section(MACHINES).open_upstream("up", &recorder.url()).start();
+    gateway.client_of(Some("up"), &issuer, "warm").awaiting("echo");
+    let machine = |name: &str| gateway.setup().authority().workload(name, &format!("spiffe://example.org/{name}"));
+    let machines = ["reader", "writer"].map(|name| gateway.client_showing(Some("up"), &machine(name)));
+    let [mut reader, mut writer] = machines.map(Open::by);
+    let token = |issuer: &Issuer, user: &str| issuer.token(user, &gateway.endpoint(Some("up")));
+    let mut bob = Open::of(&gateway, &token(&issuer, "bob"));
+    let mut alice = Open::of(&gateway, &token(&other, "alice"));
+    let mut carol = Open::of(&gateway, &gateway.key("--user carol"));
+    let file = gateway.setup().folder().join("upstreams.toml");
+    let change = |changes: &[(&str, &str)]| {
+        let mut text = std::fs::read_to_string(&file).unwrap();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{text}");
+            text = text.replacen(from, to, 1);
+        }
+        std::fs::write(&file, text).unwrap();
+    };
+    let enforced = |number: usize| {
+        let record = gateway.recorded("revocation", 2 * number).pop().unwrap()["revocation"].clone();
+        assert_eq!(record["ended"], json!({ "streams": 2, "calls": 1, "holds": 1, "sessions": 0 }), "{record}");
+        (record["kind"].as_str().unwrap().to_owned(), record["name"].as_str().unwrap().to_owned())
+    };
+
+    // A machine is added, and one changes: it may come again.
+    let abandoned = recorder.abandoned();
+    let third = "agent = \"writer\"\n\n[[certificates]]\ndns = \"third\"\n";
+    change(&[("[\"readers\"]", "[\"others\"]"), ("agent = \"writer\"\n", third)]);
+    reader.ends(&recorder, abandoned);
+    assert_eq!(enforced(1), ("agent".into(), "reader".into()));
+    assert_eq!(text_of(&reader.session.call("echo", &json!({}))), "echo {}");
+    // One is gone.
+    let abandoned = recorder.abandoned();
+    change(&[("[[certificates]]\nuri = \"spiffe://example.org/writer\"\nagent = \"writer\"\n", "")]);
+    writer.ends(&recorder, abandoned);
+    assert_eq!(enforced(2), ("agent".into(), "writer".into()));
+    assert_eq!(refused(&writer.client.call("echo", &json!({}))).2, "token_missing");
+    // An issuer's claims mean something else.
+    let abandoned = recorder.abandoned();
+    let claims = |groups: &str| {
+        let issuer = format!("issuer = \"{}\"\nalgorithms = [\"ES256\"]\n", other.url());
+        format!("{issuer}claims = {{ tenant = \"tenant\", groups = \"{groups}\" }}")
+    };
+    change(&[(&claims("groups"), &claims("roles"))]);
+    alice.ends(&recorder, abandoned);
+    assert_eq!(enforced(3), ("issuer".into(), other.url()));
+    assert_eq!(text_of(&alice.client.call("echo", &json!({}))), "echo {}", "the same token, judged anew");
+    // Keys are taken no more.
+    let abandoned = recorder.abandoned();
+    change(&[("enabled = true", "enabled = false")]);
+    carol.ends(&recorder, abandoned);
+    assert_eq!(enforced(4), ("issuer".into(), "urn:tollgate:keys".into()));
+    assert_eq!(carol.client.call("echo", &json!({})).status(), 401);
+    bob.goes_on();
+    change(&[("enabled = false", "enabled = true")]);
+    place::wait_for("taken again", Duration::from_secs(20), || {
+        (carol.client.call("echo", &json!({})).status() == 200).then_some(())
+    });
+}
+
+/// A list of the authority's is read again when it changes (RFC 5280 §5): connections of who is on it are cut, nothing goes
+/// on under them, and no new ones are there; a list that ran out lets nobody in.
+#[test]
+fn a_certificate_that_its_authority_takes_back_is_good_no_more() {
+    let (issuer, recorder) = (Issuer::good(), lasting());
+    let setup = with_state("revoke-certificate", &issuer, &recorder).mutual_tls_with_list();
+    let gateway = setup.section(MACHINES).start();
+    gateway.client_of(Some("up"), &issuer, "warm").awaiting("echo");
+    let authority = gateway.setup().authority();
+    let machine = |name: &str| authority.workload(name, &format!("spiffe://example.org/{name}"));
+    let (reader, writer) = (machine("reader"), machine("writer"));
+    let showing = |leaf| gateway.client_showing(Some("up"), leaf);
+    let mut goes = Open::by(showing(&reader));
+    let mut stays = Open::by(showing(&writer));
+    // A person whose token is bound to the same certificate.
+    let bound = token(&gateway, &issuer, "alice", &json!({ "cnf": { "x5t#S256": reader.thumbprint() } }));
+    let mut persons = Open::by(showing(&reader).token(&bound));
+    let abandoned = recorder.abandoned();
+    authority.takes_back(&[&reader], 2100);
+    for connection in [&mut goes.listener, &mut goes.stream, &mut goes.call, &mut persons.listener, &mut persons.call] {
+        assert!(connection.closes_within(BOUND));
+    }
+    place::wait_for("calls under way and held ones end", BOUND, || {
+        (recorder.abandoned() >= abandoned + 4).then_some(())
+    });
+    let record = &gateway.recorded("revocation", 1)[0]["revocation"];
+    assert_eq!((&record["kind"], &record["name"]), (&json!("token"), &json!(reader.thumbprint())), "{record}");
+    // No handshake ends well with it, whatever it would ask.
+    let accepted = |leaf| {
+        let tls = authority.client_showing(&["http/1.1"], Some(leaf));
+        Connection::open_tls(gateway.address(), "localhost", &tls).is_ok_and(|mut connection| {
+            let body = showing(leaf).modern_bytes(&json!(1), "tools/list", &json!({}));
+            connection.send(&body).is_ok() && connection.try_head().is_ok_and(|head| head.status == 200)
+        })
+    };
+    assert!(!accepted(&reader) && accepted(&writer));
+    stays.goes_on();
+    assert_eq!(gateway.client_of(Some("up"), &issuer, "alice").call("echo", &json!({})).status(), 200);
+
+    // What was taken back by mistake comes again; what nobody keeps up says nothing of anybody.
+    authority.takes_back(&[], 2100);
+    place::wait_for("given back", Duration::from_secs(20), || accepted(&reader).then_some(()));
+    authority.takes_back(&[], 2021);
+    place::wait_for("the list ran out", BOUND, || (!accepted(&writer)).then_some(()));
+    assert!(stays.listener.closes_within(BOUND));
+    assert_eq!(gateway.client_of(Some("up"), &issuer, "alice").call("echo", &json!({})).status(), 200);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::{refused, text_of};
 use crate::harness::{
     gateway::Setup,
-    issuer::{Issuer, now},
-    recorder::{Era, Recorder},
+    issuer::{Issuer, claims_of, now},
+    recorder::{Era, Recorder, Reply},
 };
 
 const POLICY: &str = "@id(\"allow\")\npermit (principal, action, resource);\n\
@@ -57,4 +57,47 @@ fn a_login_that_is_not_enough_is_asked_for_a_better_one() {
     // Sessions are asked the same.
     let session = weak.initialize();
     assert_eq!(refused(&session.call("echo", &json!({}))).2, "authentication_insufficient");
+}
+
+/// The provider may want that, too, before it exchanges the user's token: then the client hears how, and comes again.
+#[test]
+fn a_login_that_is_not_enough_for_the_provider_is_asked_for_a_better_one() {
+    let issuer = Issuer::scripted(|seen| {
+        let subject = claims_of(&seen.field("subject_token")?);
+        let said = match subject["acr"].as_str() {
+            Some("mfa") => return None,
+            Some("pwd") => json!({ "error": "interaction_required", "error_description": "AADSTS50076",
+                "claims": "{\"access_token\":{\"acrs\":{\"essential\":true,\"value\":\"c1\"}}}" }),
+            _ => json!({ "error": "insufficient_user_authentication", "acr_values": "mfa \"x\"", "max_age": 300 }),
+        };
+        Some(Reply::json(400, &said))
+    });
+    let recorder = Recorder::good(Era::Modern);
+    let gateway = Setup::usual("step-up-provider", &issuer)
+        .exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.call\"")
+        .start();
+    let with = |acr: Value| {
+        let mut claims = issuer.claims("alice", &gateway.endpoint(Some("up")));
+        claims["acr"] = acr;
+        gateway.client(Some("up")).token(&issuer.sign(&claims))
+    };
+    let strong = with(json!("mfa")).awaiting("echo");
+    let sent = recorder.seen_method("tools/call").len();
+    let expected = "Bearer error=\"insufficient_user_authentication\", resource_metadata=\"";
+    for (acr, more) in
+        [(json!("low"), "\", acr_values=\"mfa\", max_age=\"300\""), (json!("pwd"), "\", acr_values=\"c1\"")]
+    {
+        let weak = with(acr);
+        for answer in [weak.call("echo", &json!({})), weak.initialize().call("echo", &json!({}))] {
+            assert_eq!(refused(&answer), (401, 40113, "grant_needs_login".into()));
+            let challenge = answer.header("www-authenticate").unwrap();
+            assert!(challenge.starts_with(expected) && challenge.ends_with(more), "{challenge}");
+            assert!(!answer.text().contains("AADSTS"), "the provider's own text goes to the journal");
+        }
+    }
+    assert_eq!(recorder.seen_method("tools/call").len(), sent, "nothing went up");
+    let refusal = gateway.recorded("refusal", 4).pop().unwrap();
+    let reason = refusal["refused"]["reason"].as_str().unwrap();
+    assert!(reason.ends_with("/token: interaction_required: AADSTS50076"), "{reason}");
+    assert_eq!(text_of(&strong.call("echo", &json!({}))), "echo {}");
 }

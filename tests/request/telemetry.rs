@@ -1,5 +1,7 @@
 //! One trace from the client through the gateway to the upstream, with the journal's id on it.
 
+use std::time::Duration;
+
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::any_value::Value,
@@ -12,6 +14,7 @@ use super::text_of;
 use crate::harness::{
     gateway::Setup,
     issuer::Issuer,
+    place,
     recorder::{Era, Recorder, Reply},
 };
 
@@ -28,6 +31,19 @@ fn attribute(span: &Span, name: &str) -> String {
         Some(Value::StringValue(text)) => text.clone(),
         other => panic!("{name}: {other:?} in {span:?}"),
     }
+}
+
+/// What all other tests rely on: the traces of every gateway come to a recorder that looks for credentials.
+#[test]
+fn every_gateway_of_the_tests_is_traced() {
+    let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
+    let gateway = Setup::usual("traced", &issuer).open_upstream("up", &upstream.url()).start();
+    let answer = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo").call("echo", &json!({}));
+    assert_eq!(text_of(&answer), "echo {}");
+    place::wait_for("the spans of the call", Duration::from_secs(10), || {
+        let mut sent = gateway.setup().collector().seen_path("/v1/traces").into_iter();
+        sent.any(|seen| String::from_utf8_lossy(&seen.body).contains("tools/call echo")).then_some(())
+    });
 }
 
 #[test]

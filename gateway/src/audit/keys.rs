@@ -66,7 +66,7 @@ impl RootKey {
         let text = text.expose().trim();
         let from_hex = json::unhex::<32>(text.to_ascii_lowercase().as_bytes());
         let from_base64 = || {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
+            let bytes = Zeroizing::new(base64::engine::general_purpose::STANDARD.decode(text).ok()?);
             <[u8; 32]>::try_from(bytes.as_slice()).ok()
         };
         from_hex.or_else(from_base64).map(|root| Self::derive(&Zeroizing::new(root))).ok_or(KeyFault::RootMalformed)

@@ -37,7 +37,8 @@ enum What {
     Agent(Named),
     /// Everybody of a tenant.
     Tenant(Named),
-    /// One token, by its `jti` or the `token_digest` that the journal has of it, or all of one login, by their `sid`.
+    /// One token, by its `jti` or the `token_digest` that the journal has of it; all of one login, by their `sid`; all that
+    /// are bound to one key or certificate, by its thumbprint.
     Token(One),
     /// One session of a client older than MCP 2026-07-28, by its `Mcp-Session-Id` or its name in the journal.
     Session {

@@ -101,6 +101,8 @@ pub struct Tls {
     pub key: PathBuf,
     /// PEM: where given, clients must show a certificate of one of these authorities.
     pub client_ca: Option<PathBuf>,
+    /// PEM: what these authorities have taken back (RFC 5280 §5). Where given, each has to have a list that is current.
+    pub client_crls: Vec<PathBuf>,
     /// Whether who shows none is let in all the same.
     pub client_optional: bool,
 }
@@ -157,6 +159,18 @@ pub struct Issuer {
 }
 
 impl Issuer {
+    /// Whether its word is taken as by `other`: how it is reached, and who the gateway is there, is left out.
+    #[must_use]
+    pub fn is_taken_as(&self, other: &Self) -> bool {
+        let Self { issuer, jwks_uri, algorithms, claims, types, lifetime_max, leeway, ca: _, profile, introspection } =
+            self;
+        (issuer, jwks_uri, algorithms, claims) == (&other.issuer, &other.jwks_uri, &other.algorithms, &other.claims)
+            && (types, lifetime_max, leeway) == (&other.types, &other.lifetime_max, &other.leeway)
+            && *profile == other.profile
+            && introspection.as_ref().map(Introspection::taken)
+                == other.introspection.as_ref().map(Introspection::taken)
+    }
+
     /// Whether it makes JWTs that are accepted.
     #[must_use]
     pub const fn signs(&self) -> bool {
@@ -191,6 +205,14 @@ pub struct Introspection {
     pub cache: Duration,
     /// Questions a second about unknown tokens that turn out not to be good.
     pub unknown_per_s: u32,
+}
+
+impl Introspection {
+    /// What decides how an answer is taken.
+    const fn taken(&self) -> (&Url, bool, bool, bool, Duration) {
+        let Self { endpoint, client: _, opaque, jwt, machines, cache, unknown_per_s: _ } = self;
+        (endpoint, *opaque, *jwt, *machines, *cache)
+    }
 }
 
 /// `[keys]`: API keys.

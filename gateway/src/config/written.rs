@@ -72,6 +72,7 @@ pub(crate) struct Tls {
     pub(crate) certificate: Key<String>,
     pub(crate) key: Key<String>,
     pub(crate) client_ca: Key<String>,
+    pub(crate) client_crls: List,
     pub(crate) client_certificate: Key<ClientAuthentication>,
 }
 

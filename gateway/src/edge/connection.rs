@@ -17,13 +17,14 @@ use async_trait::async_trait;
 use hyper::{Request, Response, body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pingora_core::{apps::ServerApp, protocols::Stream, server::ShutdownWatch, tls::TlsAcceptor};
+use rustls::HandshakeKind;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::{
     activity::{Activity, Busy, Verdict},
     body::Reply,
     seats::Seats,
-    tls::{Certificates, H2},
+    tls::{Certificates, H2, Standing},
     unread::Unread,
     wire::{Transport, Wire},
 };
@@ -58,6 +59,9 @@ pub(super) trait Answer: Send + Sync + 'static {
 
     /// What is said to a request of `peer` that never became one; `None` leaves hyper its word.
     fn refuse(&self, refusal: Refusal, peer: SocketAddr) -> Option<lifecycle::Response>;
+
+    /// Nobody vouches for this certificate any more, and its connection ends.
+    fn disown(&self, _certificate: &Certificate) {}
 }
 
 /// Who is at the other end of a connection.
@@ -72,7 +76,7 @@ pub(super) struct Peer {
 struct Secured {
     transport: Transport,
     http2: bool,
-    certificate: Option<Arc<Certificate>>,
+    standing: Option<Box<Standing>>,
 }
 
 /// The bounds of one connection.
@@ -127,10 +131,11 @@ impl<A: Answer> ServerApp for Listener<A> {
 
 impl<A: Answer> Listener<A> {
     async fn serve(&self, session: Stream, peer: SocketAddr, shutdown: ShutdownWatch) {
-        let Some(Secured { transport, http2, certificate }) = self.secure(session, peer).await else { return };
+        let Some(Secured { transport, http2, standing }) = self.secure(session, peer).await else { return };
         let activity = Arc::new(Activity::default());
         let service = {
             let (answer, activity) = (Arc::clone(&self.answer), Arc::clone(&activity));
+            let certificate = standing.as_ref().map(|standing| Arc::clone(&standing.certificate));
             let peer = Peer { address: peer, certificate };
             service_fn(move |request| {
                 let (answer, peer, busy) = (Arc::clone(&answer), peer.clone(), activity.begin());
@@ -142,30 +147,35 @@ impl<A: Answer> Listener<A> {
         if http2 {
             let io = TokioIo::new(Wire::plain(transport));
             let connection = self.http2().serve_connection(io, service);
-            self.watch(connection, &activity, shutdown).await;
+            self.watch(connection, (&activity, standing), shutdown).await;
         } else {
             let answer = Arc::clone(&self.answer);
             let unread = Unread::new(self.bounds.header_bytes_max, move |refusal| answer.refuse(refusal, peer));
             let wire = Wire::with_heads(transport, self.bounds.header_read, Arc::clone(&activity), unread);
             let connection = self.http1().serve_connection(TokioIo::new(wire), service);
-            self.watch(connection, &activity, shutdown).await;
+            self.watch(connection, (&activity, standing), shutdown).await;
         }
     }
 
     /// The handshake: whether the client wants HTTP/2, and who it says it is; `None` where there is nobody to talk to.
     async fn secure(&self, session: Stream, peer: SocketAddr) -> Option<Secured> {
         let Some(certificates) = &self.certificates else {
-            return Some(Secured { transport: Transport::Plain(session), http2: false, certificate: None });
+            return Some(Secured { transport: Transport::Plain(session), http2: false, standing: None });
         };
-        let accept = TlsAcceptor::from(certificates.current()).accept(session);
+        let (current, renewals) = certificates.current();
+        let accept = TlsAcceptor::from(current).accept(session);
         match timeout(self.bounds.handshake, accept).await {
             Ok(Ok(stream)) => {
                 let tls = stream.get_ref().1;
                 let http2 = tls.alpn_protocol() == Some(H2);
                 // rustls keeps only what its verifier let through, in a resumed session too.
-                let shown = tls.peer_certificates().and_then(<[_]>::first);
-                let certificate = shown.map(|leaf| Arc::new(Certificate::of(leaf)));
-                Some(Secured { transport: Transport::Tls(Box::new(stream)), http2, certificate })
+                let standing = tls.peer_certificates().and_then(|chain| certificates.shown(chain, renewals));
+                // A session that is resumed was not judged again, and a revocation list may have run out since.
+                let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+                if resumed && standing.as_ref().is_some_and(|standing| !standing.holds()) {
+                    return None;
+                }
+                Some(Secured { transport: Transport::Tls(Box::new(stream)), http2, standing })
             }
             // Port scans and health probes look like this: no reason to fill the log.
             Ok(Err(fault)) => {
@@ -210,7 +220,12 @@ impl<A: Answer> Listener<A> {
     }
 
     /// Runs `connection` to its end, or until the watchdog or a drain ends it.
-    async fn watch<C: Connection>(&self, connection: C, activity: &Activity, mut shutdown: ShutdownWatch) {
+    async fn watch<C: Connection>(
+        &self,
+        connection: C,
+        (activity, mut standing): (&Activity, Option<Box<Standing>>),
+        mut shutdown: ShutdownWatch,
+    ) {
         let mut connection = pin!(connection);
         let every = self.bounds.look_every();
         let looks = |time: Duration| {
@@ -230,6 +245,10 @@ impl<A: Answer> Listener<A> {
             tokio::select! {
                 biased;
                 _over = connection.as_mut() => return,
+                certificate = lost(&mut standing) => {
+                    self.answer.disown(&certificate);
+                    return;
+                }
                 _begun = shutdown.changed(), if !leaving => {
                     if first_call(connection.as_mut(), activity).await.is_break() {
                         return;
@@ -255,6 +274,13 @@ impl<A: Answer> Listener<A> {
             }
         }
     }
+}
+
+/// The certificate of a connection, when nobody vouches for it any more; never where there is none.
+async fn lost(standing: &mut Option<Box<Standing>>) -> Arc<Certificate> {
+    let Some(standing) = standing else { return std::future::pending().await };
+    standing.lost().await;
+    Arc::clone(&standing.certificate)
 }
 
 /// hyper closes a connection without requests at once, but the first one may be on its way: a little time for that.

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     config::{Config, Endpoint, Tolerance, UpstreamId},
     facade::{Facade, Route},
+    identity::Certificate,
     lifecycle::{self, Body, Gateway, Head, Step},
     refusal::Refusal,
 };
@@ -252,6 +253,14 @@ impl Answer for Door {
         let mut response = self.inside.refuse(head, refusal);
         finish(&mut response);
         Some(response)
+    }
+
+    fn disown(&self, certificate: &Certificate) {
+        match &self.inside {
+            Inside::Gateway(gateway, _) => gateway.disown(certificate),
+            #[cfg(test)]
+            Inside::Double(_) => {}
+        }
     }
 }
 

@@ -298,7 +298,7 @@ fn read_until(stream: &mut impl Read, end: &str) -> String {
 fn certificate(folder: &TempDir) -> Tls {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
-    let files = Tls { certificate, key, client_ca: None, client_optional: false };
+    let files = Tls { certificate, key, client_ca: None, client_crls: Vec::new(), client_optional: false };
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     std::fs::write(&files.certificate, made.cert.pem()).unwrap();
     files

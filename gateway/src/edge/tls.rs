@@ -1,7 +1,8 @@
 //! Which certificate do we show, and which do we ask for?
 //!
-//! Loads and checks the listener's files, and loads them again when they change. A file that cannot be used never ends
-//! the gateway nor what works: the last good certificate stays, and the log says so. It accepts no connection.
+//! Loads and checks the listener's files, and loads them again when they change; then whoever showed a certificate that they
+//! do not vouch for any more is not spoken to any longer. A file that cannot be used never ends the gateway nor what works:
+//! the last good ones stay, and the log says so. It accepts no connection.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,15 +16,56 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use tokio::sync::watch;
 
-use crate::config;
+use crate::{clock, config, identity::Certificate};
 
 /// The listener's TLS, always the last good one.
 #[derive(Debug)]
 pub(super) struct Certificates {
     files: config::Tls,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
+    renewals: watch::Sender<u64>,
+}
+
+/// What one reading of the files came to.
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    /// Who judges what clients show; nobody where they are not asked.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// What a client showed, for as long as its connection lasts.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) certificate: Arc<Certificate>,
+    chain: Vec<CertificateDer<'static>>,
+    certificates: Arc<Certificates>,
+    renewals: watch::Receiver<u64>,
+}
+
+impl Standing {
+    /// Whether the files of now vouch for it.
+    pub(super) fn holds(&self) -> bool {
+        let current = self.certificates.current.load();
+        let (Some(verifier), Some((leaf, rest))) = (&current.verifier, self.chain.split_first()) else { return false };
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(clock::now().unix_ms()));
+        match verifier.verify_client_cert(leaf, rest, now) {
+            Ok(_verified) => true,
+            Err(fault) => {
+                tracing::info!(thumbprint = self.certificate.thumbprint, %fault, "certificate.withdrawn");
+                false
+            }
+        }
+    }
+
+    /// Returns when the files were read again and do not vouch for it any more.
+    pub(super) async fn lost(&mut self) {
+        // The sender is in `certificates`.
+        while self.renewals.changed().await.is_ok() && self.holds() {}
+    }
 }
 
 /// Why TLS cannot be served with these files.
@@ -59,16 +101,29 @@ impl Certificates {
     /// Reads `files` for the first time.
     pub(super) fn load(files: &config::Tls) -> Result<Arc<Self>, TlsFault> {
         let current = ArcSwap::from_pointee(read(files)?);
-        Ok(Arc::new(Self { files: files.clone(), current }))
+        Ok(Arc::new(Self { files: files.clone(), current, renewals: watch::Sender::new(0) }))
     }
 
-    /// What a handshake that begins now goes by.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.current.load_full()
+    /// What a handshake that begins now goes by, and who tells when that has changed.
+    pub(super) fn current(&self) -> (Arc<ServerConfig>, watch::Receiver<u64>) {
+        // In this order: what is read in between is told.
+        let renewals = self.renewals.subscribe();
+        (Arc::clone(&self.current.load().config), renewals)
+    }
+
+    /// What a client showed in a handshake that has ended.
+    pub(super) fn shown(
+        self: &Arc<Self>,
+        chain: &[CertificateDer<'static>],
+        renewals: watch::Receiver<u64>,
+    ) -> Option<Box<Standing>> {
+        let certificate = Arc::new(Certificate::of(chain.first()?));
+        let certificates = Arc::clone(self);
+        Some(Box::new(Standing { certificate, chain: chain.to_vec(), certificates, renewals }))
     }
 
     /// Reads the files again whenever they changed. Looked at rather than watched: a mounted secret changes by a
-    /// symbolic link two folders up, which file watchers miss, and three `stat` calls every two seconds cost nothing.
+    /// symbolic link two folders up, which file watchers miss, and a few `stat` calls every two seconds cost nothing.
     pub(super) async fn follow(self: Arc<Self>) {
         let mut seen = self.marks();
         let mut tick = tokio::time::interval(LOOK_EVERY);
@@ -86,6 +141,7 @@ impl Certificates {
         match read(&self.files) {
             Ok(config) => {
                 self.current.store(Arc::new(config));
+                self.renewals.send_modify(|count| *count = count.wrapping_add(1));
                 tracing::info!(certificate = %self.files.certificate.display(), "certificate.reloaded");
             }
             // The pair may be half written; the other half changes the marks again.
@@ -94,18 +150,18 @@ impl Certificates {
     }
 
     /// Modification time and length of each file; `None` where there is none.
-    fn marks(&self) -> [Option<(SystemTime, u64)>; 3] {
+    fn marks(&self) -> Vec<Option<(SystemTime, u64)>> {
         let mark = |path: &Path| {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.modified().ok()?, metadata.len()))
         };
-        let client_ca = self.files.client_ca.as_deref().and_then(mark);
-        [mark(&self.files.certificate), mark(&self.files.key), client_ca]
+        let config::Tls { certificate, key, client_ca, client_crls, client_optional: _ } = &self.files;
+        [certificate, key].into_iter().chain(client_ca).chain(client_crls).map(|path| mark(path)).collect()
     }
 }
 
 /// Everything new, the session tickets' key included: who resumes a session must have met the verifier of today.
-fn read(files: &config::Tls) -> Result<ServerConfig, TlsFault> {
+fn read(files: &config::Tls) -> Result<Current, TlsFault> {
     let unusable = |why: String| TlsFault::Unusable { path: files.certificate.clone(), why };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chain = certificates(&files.certificate)?;
@@ -113,8 +169,9 @@ fn read(files: &config::Tls) -> Result<ServerConfig, TlsFault> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|fault| unusable(fault.to_string()))?;
-    let builder = match &files.client_ca {
-        Some(path) => builder.with_client_cert_verifier(verifier(path, files.client_optional, provider)?),
+    let verifier = files.client_ca.as_ref().map(|path| verifier(path, files, provider)).transpose()?;
+    let builder = match &verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|fault| unusable(fault.to_string()))?;
@@ -122,22 +179,36 @@ fn read(files: &config::Tls) -> Result<ServerConfig, TlsFault> {
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|fault| unusable(fault.to_string()))?;
     // One ticket is enough: a client resumes or does not. Early data stays off, it can be replayed (RFC 8446 §8).
     config.send_tls13_tickets = 1;
-    Ok(config)
+    Ok(Current { config: Arc::new(config), verifier })
 }
 
 fn verifier(
     path: &Path,
-    optional: bool,
+    files: &config::Tls,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsFault> {
+    let unusable = |path: &Path, why: String| TlsFault::Unusable { path: path.to_owned(), why };
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         let added = roots.add(certificate);
-        added.map_err(|fault| TlsFault::Unusable { path: path.to_owned(), why: fault.to_string() })?;
+        added.map_err(|fault| unusable(path, fault.to_string()))?;
     }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    let builder = if optional { builder.allow_unauthenticated() } else { builder };
-    builder.build().map_err(|fault| TlsFault::Unusable { path: path.to_owned(), why: fault.to_string() })
+    // A list that is missing for an authority, or was to be replaced by now, says nothing: whom it is about is not let in.
+    // Without any list nothing is asked of one.
+    let mut builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).enforce_revocation_expiration();
+    for path in &files.client_crls {
+        let found = CertificateRevocationListDer::pem_file_iter(path).and_then(Iterator::collect);
+        let found: Vec<_> = found.map_err(|fault| unreadable(path, &fault))?;
+        if found.is_empty() {
+            return Err(TlsFault::Empty { path: path.clone(), what: "revocation list" });
+        }
+        builder = builder.with_crls(found);
+    }
+    let builder = if files.client_optional { builder.allow_unauthenticated() } else { builder };
+    builder
+        .build()
+        .map_err(|fault| unusable(files.client_crls.first().map_or(path, |crl| crl.as_path()), fault.to_string()))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
@@ -165,7 +236,7 @@ mod tests {
     fn pair(folder: &Path, name: &str) -> config::Tls {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
         let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
-        let files = config::Tls { certificate, key, client_ca: None, client_optional: false };
+        let files = config::Tls { certificate, key, client_ca: None, client_crls: Vec::new(), client_optional: false };
         std::fs::write(&files.certificate, made.cert.pem()).unwrap();
         std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
         files
@@ -176,14 +247,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = pair(folder.path(), "one");
         let certificates = Certificates::load(&files).unwrap();
-        let first = certificates.current();
+        let (first, renewals) = certificates.current();
 
         let key = std::fs::read(&files.key).unwrap();
         pair(folder.path(), "two");
         std::fs::write(&files.key, key).unwrap();
         assert!(matches!(Certificates::load(&files), Err(TlsFault::Unusable { .. })), "a key of another certificate");
         certificates.renew();
-        assert!(Arc::ptr_eq(&first, &certificates.current()));
+        assert!(Arc::ptr_eq(&first, &certificates.current().0) && !renewals.has_changed().unwrap());
 
         std::fs::write(&files.certificate, "not PEM").unwrap();
         assert!(matches!(Certificates::load(&files), Err(TlsFault::Empty { .. })));
@@ -192,7 +263,7 @@ mod tests {
 
         pair(folder.path(), "three");
         certificates.renew();
-        assert!(!Arc::ptr_eq(&first, &certificates.current()));
+        assert!(!Arc::ptr_eq(&first, &certificates.current().0) && renewals.has_changed().unwrap());
     }
 
     #[test]
@@ -203,5 +274,12 @@ mod tests {
         assert!(Certificates::load(&files).is_ok());
         files.client_ca = Some(files.key.clone());
         assert!(matches!(Certificates::load(&files), Err(TlsFault::Empty { .. })));
+        files.client_ca = Some(files.certificate.clone());
+        files.client_crls = vec![files.certificate.clone()];
+        assert!(matches!(Certificates::load(&files), Err(TlsFault::Empty { what: "revocation list", .. })));
+        let mangled = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+        std::fs::write(folder.path().join("ca.crl"), mangled).unwrap();
+        files.client_crls = vec![folder.path().join("ca.crl")];
+        assert!(matches!(Certificates::load(&files), Err(TlsFault::Unusable { .. })));
     }
 }

@@ -93,7 +93,8 @@ impl Pool {
             let fresh = idle.is_none();
             let mut sender = match idle {
                 Some(sender) => sender,
-                None => self.connect(&origin, &uri).await?,
+                // On the heap: it is rare, and takes most of the room.
+                None => Box::pin(self.connect(&origin, &uri)).await?,
             };
             let mut error = match sender.send(request, &uri).await {
                 Ok(answer) => return Ok(answer.map(|incoming| self.body(incoming, origin, sender))),
@@ -300,17 +301,8 @@ mod tests {
             let (tell, heard) = mpsc::channel(64);
             tasks::background(async move {
                 for connection in 1.. {
-                    let Ok((mut stream, _)) = listener.accept().await else { return };
-                    let tell = tell.clone();
-                    tasks::background(async move {
-                        let mut head = [0; 1_024];
-                        for _ in 0..each {
-                            let Ok(read @ 1..) = stream.read(&mut head).await else { return };
-                            let said = String::from_utf8_lossy(&head[..read]).into_owned();
-                            tell.send((connection, said)).await.unwrap();
-                            stream.write_all(answer.as_bytes()).await.unwrap();
-                        }
-                    });
+                    let Ok((stream, _)) = listener.accept().await else { return };
+                    tasks::background(serve(stream, (each, answer), (connection, tell.clone())));
                 }
             });
             Self { address, heard }
@@ -318,6 +310,20 @@ mod tests {
 
         async fn heard(&mut self) -> (usize, String) {
             self.heard.recv().await.unwrap()
+        }
+    }
+
+    async fn serve(
+        mut stream: TcpStream,
+        (each, answer): (usize, &str),
+        (connection, tell): (usize, mpsc::Sender<(usize, String)>),
+    ) {
+        let mut head = [0; 1_024];
+        for _ in 0..each {
+            let Ok(read @ 1..) = stream.read(&mut head).await else { return };
+            let said = String::from_utf8_lossy(&head[..read]).into_owned();
+            tell.send((connection, said)).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     random,
     refusal::Refusal,
     secret::Secret,
-    state::{Place, Store, StoreFault, Value},
+    state::{Place, Plain, Store, StoreFault, Value},
 };
 
 /// The accounts.
@@ -176,10 +176,11 @@ impl Accounts {
     ) -> Result<Option<Granted>, Lacking> {
         let key = account.key();
         let (before, current) = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
-        if current != read {
+        if current.as_slice() != read {
             return Ok(None);
         }
-        let order = Order::Refresh { token: refresh_token.clone() };
+        let (order, asked) = (Order::Refresh { token: refresh_token.clone() }, clock::instant());
+        let after = || now.plus(clock::instant().duration_since(asked)).unix_ms();
         match endpoint.ask(&order, &before.scopes, now).await {
             Ok(token) => {
                 let kept = Kept::of(account, token, Some(refresh_token), now);
@@ -190,13 +191,15 @@ impl Accounts {
                 self.refused.remove(&key);
                 Ok(Some(kept.granted()))
             }
-            // Revoked, expired, or used by somebody else: only the user can help.
-            Err(fault) if fault.says("invalid_grant") => {
-                tracing::warn!(upstream = %account.upstream, "an account's refresh token is no longer good");
+            // Revoked, expired, used by somebody else, or the server wants to see the user: only they can help.
+            Err(fault) if fault.says("invalid_grant") || matches!(fault, Fault::NeedsLogin(..)) => {
+                tracing::warn!(upstream = %account.upstream, ?fault, "an account's refresh token is no longer good");
                 if self.swap(&key, (read, None), now).await? { Err(Lacking::Consent) } else { Ok(None) }
             }
-            Err(Fault::Refused(why)) => Err(Lacking::Refused(Refusal::GrantRefused(named(endpoint, &why)))),
-            Err(Fault::Unusable(why)) if now.unix_ms() < before.expires_ms && !self.is_refused(&key, &before) => {
+            Err(Fault::Refused(why) | Fault::NeedsLogin(_, why)) => {
+                Err(Lacking::Refused(Refusal::GrantRefused(named(endpoint, &why))))
+            }
+            Err(Fault::Unusable(why)) if after() < before.expires_ms && !self.is_refused(&key, &before) => {
                 // What is left of the old token is better than nothing.
                 tracing::warn!(upstream = %account.upstream, why, "an account's token could not be refreshed yet");
                 Ok(Some(before.granted()))
@@ -257,7 +260,7 @@ impl Accounts {
     }
 
     /// The account, and the very bytes that are kept of it.
-    async fn get(&self, key: &Slot, now: Timestamp) -> Result<Option<(Kept, Vec<u8>)>, Lacking> {
+    async fn get(&self, key: &Slot, now: Timestamp) -> Result<Option<(Kept, Plain)>, Lacking> {
         let Some(bytes) = self.store.get(Place::UserGrant, key, now).await.map_err(unkept)? else { return Ok(None) };
         // What cannot be read is of another version: as good as nothing.
         Ok(serde_json::from_slice(&bytes).ok().map(|kept| (kept, bytes)))

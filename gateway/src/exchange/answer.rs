@@ -11,9 +11,11 @@ use oauth2::{
     basic::{BasicErrorResponseType, BasicTokenType},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     config::dialects::{ACCESS_TOKEN, GivenScopes, ID_JAG, JWT},
+    refusal::Login,
     secret::{Secret, Tripwire},
 };
 
@@ -65,6 +67,9 @@ pub(super) struct Token {
 pub(super) enum Fault {
     /// The authorization server understood, and said no.
     Refused(String),
+    /// The person has to log in again first, and how, where the authorization server says so (RFC 9470, and providers' own
+    /// words for it).
+    NeedsLogin(Login, String),
     /// There was no usable answer.
     Unusable(String),
 }
@@ -175,11 +180,46 @@ fn error(status: u16, body: &[u8], asked: &Asked<'_>) -> Fault {
     };
     let code = answer.error().as_ref();
     let mut text = repeatable(code, asked);
+    let needs_login = NEEDS_LOGIN.contains(&code);
     if let Some(description) = answer.error_description() {
         text.push_str(": ");
         text.push_str(&repeatable(description, asked));
     }
-    if REFUSALS.contains(&code) { Fault::Refused(text) } else { Fault::Unusable(format!("status {status}, {text}")) }
+    if needs_login {
+        Fault::NeedsLogin(login(body, asked), text)
+    } else if REFUSALS.contains(&code) {
+        Fault::Refused(text)
+    } else {
+        Fault::Unusable(format!("status {status}, {text}"))
+    }
+}
+
+/// How the person has to log in: `acr_values` and `max_age` as a challenge has them (RFC 9470 §3), or Entra's `claims`, which
+/// names an authentication context. It goes on to the caller, so that nothing is taken but words and a number.
+fn login(body: &[u8], asked: &Asked<'_>) -> Login {
+    let said: Value = serde_json::from_slice(body).unwrap_or_default();
+    let claims = said.get("claims").and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok());
+    let claims: Value = claims.unwrap_or_default();
+    let context = claims.pointer("/access_token/acrs");
+    let of_context = context.map(|acrs| {
+        let many = acrs.get("values").and_then(Value::as_array).into_iter().flatten();
+        many.chain(acrs.get("value")).filter_map(Value::as_str).collect::<Vec<_>>()
+    });
+    let named = said.get("acr_values").and_then(Value::as_str).map(|text| text.split(' ').collect());
+    let mut acr: Vec<String> = named.or(of_context).unwrap_or_default().into_iter().map(str::to_owned).collect();
+    acr.retain(|word| {
+        is_word(word) && !asked.sent.iter().any(|secret| Tripwire::new(secret).trips_on(word.as_bytes()))
+    });
+    acr.truncate(ACR_MAX);
+    let age = said.get("max_age");
+    let age = age.and_then(|age| age.as_u64().or_else(|| age.as_str().and_then(|text| text.parse().ok())));
+    Login { acr, age_max_s: age.and_then(|age| u32::try_from(age).ok()) }
+}
+
+/// The name of a kind of login, as administrators and providers give them: an URN, a URL, a word.
+fn is_word(text: &str) -> bool {
+    (1..=ACR_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:/#".contains(&b))
 }
 
 /// The endpoint's text as it may stand in the journal: printable ASCII, bounded, no credential in it.
@@ -214,19 +254,23 @@ fn unusable(why: &str) -> Fault {
 }
 
 /// Errors that are about this subject and this target. RFC 8693 §2.2.2 says `invalid_request` of a subject token that
-/// is unacceptable; the last four are what providers say where the person has to do something first.
-const REFUSALS: [&str; 10] = [
+/// is unacceptable; with the last one the person has to agree to something first, where no page of ours leads.
+const REFUSALS: [&str; 7] = [
     "invalid_grant",
     "invalid_target",
     "unauthorized_client",
     "invalid_scope",
     "access_denied",
     "invalid_request",
-    "insufficient_user_authentication",
-    "interaction_required",
     "consent_required",
-    "login_required",
 ];
+
+/// What is said where the person has to log in again, or in a better way.
+const NEEDS_LOGIN: [&str; 3] = ["insufficient_user_authentication", "interaction_required", "login_required"];
+
+/// Kinds of login in one answer, and bytes of each.
+const ACR_MAX: usize = 8;
+const ACR_BYTES_MAX: usize = 128;
 
 /// A busy endpoint says nothing of the subject.
 const TOO_MANY_REQUESTS: u16 = 429;
@@ -316,6 +360,16 @@ mod tests {
     }
 
     #[test]
+    fn tokens_do_not_print() {
+        let body = r#"{"access_token":"hunter2","refresh_token":"hunter2","id_token":"hunter2","token_type":"Bearer"}"#;
+        let token = judge(200, body).unwrap();
+        assert!(token.refresh_token.is_some() && token.id_token.is_some());
+        assert!(!format!("{token:?}").contains("hunter2"));
+        let issued = Issued { issued_token_type: None, id_token: Some("hunter2".to_owned()) };
+        assert!(!format!("{issued:?}").contains("hunter2"));
+    }
+
+    #[test]
     fn one_kind_of_token_is_not_taken_for_another() {
         let assertion = format!(r#"{{"access_token":"abc","token_type":"n_a","issued_token_type":"{ID_JAG}"}}"#);
         let bearer = format!(
@@ -362,6 +416,39 @@ mod tests {
             let fault = judge(status, body).unwrap_err();
             assert!(matches!(fault, Fault::Unusable(_)), "{status} {body}: {fault:?}");
         }
+    }
+
+    #[test]
+    fn how_a_person_has_to_log_in_is_understood_and_nothing_else_goes_on() {
+        let long = "a".repeat(ACR_BYTES_MAX + 1);
+        let table = [
+            (r#""error":"interaction_required""#.to_owned(), vec![], None),
+            (r#""error":"login_required","max_age":0"#.to_owned(), vec![], Some(0)),
+            (r#""error":"interaction_required","acr_values":"mfa urn:a:b","max_age":"300""#.to_owned(), vec!["mfa", "urn:a:b"], Some(300)),
+            (
+                r#""error":"interaction_required","claims":"{\"access_token\":{\"acrs\":{\"essential\":true,\"value\":\"c1\"}}}""#.to_owned(),
+                vec!["c1"],
+                None,
+            ),
+            (format!(r#""error":"login_required","acr_values":"{SUBJECT} {long} \"quoted\" a\u0000b fine","max_age":-1"#), vec!["fine"], None),
+            (r#""error":"login_required","acr_values":["mfa"],"claims":"[]","max_age":1e12"#.to_owned(), vec![], None),
+        ];
+        for (members, acr, age_max_s) in table {
+            let Fault::NeedsLogin(login, _) = judge(400, &format!("{{{members}}}")).unwrap_err() else {
+                panic!("{members}")
+            };
+            assert_eq!(
+                (login.acr, login.age_max_s),
+                (acr.into_iter().map(str::to_owned).collect(), age_max_s),
+                "{members}"
+            );
+        }
+        let Fault::NeedsLogin(_, why) =
+            judge(400, r#"{"error":"interaction_required","error_description":"AADSTS50076"}"#).unwrap_err()
+        else {
+            panic!()
+        };
+        assert_eq!(why, "interaction_required: AADSTS50076");
     }
 
     #[test]

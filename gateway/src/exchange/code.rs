@@ -111,7 +111,7 @@ impl From<NoRandomness> for Strayed {
 impl From<Fault> for Strayed {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Refused(why) => Self::Declined(why),
+            Fault::Refused(why) | Fault::NeedsLogin(_, why) => Self::Declined(why),
             Fault::Unusable(why) => Self::Unavailable(why),
         }
     }

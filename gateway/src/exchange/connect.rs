@@ -34,7 +34,7 @@ use crate::{
     random,
     refusal::{Page, Refusal},
     secret::Secret,
-    state::{Place, Store, StoreFault, Value},
+    state::{Place, Plain, Store, StoreFault, Value},
 };
 
 /// Browsers on their way.
@@ -321,7 +321,7 @@ impl Visit {
 }
 
 /// What cannot be read is of another version, or something else: there is no such visit.
-fn read(bytes: Option<Vec<u8>>) -> Option<Visit> {
+fn read(bytes: Option<Plain>) -> Option<Visit> {
     bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok())
 }
 

@@ -172,8 +172,8 @@ impl Endpoint {
     /// Whether the server says that it redeems identity assertions.
     pub(super) async fn takes_assertions(&self, now: Timestamp) -> Result<(), Fault> {
         let metadata = self.discovery()?.metadata(now).await?;
-        let why = "its metadata do not say that it takes identity assertions";
-        if metadata.id_jag { Ok(()) } else { Err(Fault::Unusable(why.to_owned())) }
+        let why = "it redeems no ID-JAGs: its metadata name neither the profile nor the type of grant";
+        if metadata.id_jag { Ok(()) } else { Err(Fault::Refused(why.to_owned())) }
     }
 
     /// Asks for a token with `scopes`, sorted.
@@ -241,7 +241,11 @@ impl Endpoint {
     fn judged(&self, response: &Response<Bytes>, order: &Order, scopes: &[String]) -> Result<Token, Fault> {
         let mut sent = order.secrets();
         sent.extend(self.prover.secret());
-        answer::read(response, &Asked { scopes, sent: &sent, wanted: self.wanted(order) })
+        match answer::read(response, &Asked { scopes, sent: &sent, wanted: self.wanted(order) }) {
+            // The gateway's own name has nobody who could log in.
+            Err(Fault::NeedsLogin(_, why)) if matches!(order, Order::Own | Order::Actor) => Err(Fault::Refused(why)),
+            read => read,
+        }
     }
 
     fn wanted(&self, order: &Order) -> Wanted {

@@ -187,7 +187,7 @@ enum Boarded {
 
 /// How long an answer "no" stands in for the next question.
 fn remembered_for(refusal: &Refusal) -> Option<Duration> {
-    if matches!(refusal, Refusal::GrantRefused(_)) {
+    if matches!(refusal, Refusal::GrantRefused(_) | Refusal::GrantNeedsLogin(..)) {
         return Some(REFUSED_FOR);
     }
     matches!(refusal, Refusal::GrantUnavailable(_)).then_some(UNAVAILABLE_FOR)

@@ -174,8 +174,8 @@ impl Exchange {
     /// refused, and so are those right after it.
     ///
     /// # Errors
-    /// [`Refusal::GrantRefused`], [`Refusal::GrantNeedsToken`], [`Refusal::GrantUnavailable`], [`Refusal::Overloaded`];
-    /// [`Refusal::Bug`] for an upstream that was not configured.
+    /// [`Refusal::GrantRefused`], [`Refusal::GrantNeedsToken`], [`Refusal::GrantNeedsLogin`], [`Refusal::GrantUnavailable`],
+    /// [`Refusal::Overloaded`]; [`Refusal::Bug`] for an upstream that was not configured.
     pub async fn mint(
         &self,
         caller: &Identity,
@@ -238,6 +238,18 @@ impl Exchange {
             // The check of the configuration wants a `discovery` with these.
             Strategy::IdJag(_) | Strategy::User(_) => {
                 Err(Refusal::GrantRefused("the catalogue is read without a user".to_owned()))
+            }
+        }
+    }
+
+    /// Says in the log which servers of `id_jag` upstreams do not say that they redeem identity assertions: it would else be
+    /// found out by the first caller. It changes nothing; each is asked again when it is needed.
+    pub async fn look_ahead(&self, now: Timestamp) {
+        for (upstream, plan) in &self.plans {
+            let Strategy::IdJag(assertion) = &plan.calls else { continue };
+            if let Err(fault) = assertion.server.takes_assertions(now).await {
+                let why = unusable(&assertion.server, fault);
+                tracing::warn!(%upstream, why = %why.inside(), "no call can be made with `id_jag` as things stand");
             }
         }
     }
@@ -332,6 +344,7 @@ fn unusable(endpoint: &Endpoint, fault: Fault) -> Refusal {
     let named = |why: &str| format!("{}: {why}", endpoint.request.at);
     match fault {
         Fault::Refused(why) => Refusal::GrantRefused(named(&why)),
+        Fault::NeedsLogin(login, why) => Refusal::GrantNeedsLogin(Box::new(login), named(&why)),
         Fault::Unusable(why) => Refusal::GrantUnavailable(named(&why)),
     }
 }

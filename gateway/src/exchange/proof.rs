@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::{
     clock::Timestamp,
@@ -69,9 +70,9 @@ impl Keyring {
 
     async fn load(&self, now: Timestamp) -> Result<Arc<ProofKey>, String> {
         let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
-        let mut key = made.map_err(|_unspecified| "no key can be made".to_owned())?.as_ref().to_vec();
+        let mut key = Zeroizing::new(made.map_err(|_unspecified| "no key can be made".to_owned())?.as_ref().to_vec());
         if let Some(store) = &self.store {
-            let value = Value { bytes: key.clone(), until: None };
+            let value = Value { bytes: key.to_vec(), until: None };
             // Of two processes that begin at once, one makes the key of both.
             let first = store.claim(Place::ProofKey, NAME, value, now).await.map_err(|fault| fault.to_string())?;
             if !first {

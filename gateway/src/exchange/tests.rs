@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use http::{Request, Response, StatusCode};
@@ -66,6 +66,8 @@ struct Stage {
     elsewhere: Mutex<Option<SocketAddr>>,
     /// What an upstream at the same address says of itself, where it says anything (RFC 9728).
     resource: Mutex<Option<String>>,
+    /// Whether they say that identity assertions are redeemed.
+    redeems: AtomicBool,
 }
 
 impl Stage {
@@ -79,6 +81,7 @@ impl Stage {
             release: Notify::new(),
             elsewhere: Mutex::default(),
             resource: Mutex::default(),
+            redeems: AtomicBool::new(true),
         });
         let shared = Arc::clone(&stage);
         tasks::background(async move {
@@ -107,7 +110,8 @@ impl Stage {
         if parts.method == http::Method::GET {
             let at = format!("http://{}", self.address);
             let tokens = format!("http://{}", self.elsewhere.lock().unwrap_or(self.address));
-            let profile = "urn:ietf:params:oauth:grant-profile:id-jag";
+            let redeems = self.redeems.load(Ordering::SeqCst);
+            let profile = if redeems { "urn:ietf:params:oauth:grant-profile:id-jag" } else { "other" };
             let metadata = format!(
                 r#"{{"issuer":"{at}","token_endpoint":"{tokens}/token","revocation_endpoint":"{tokens}/revoke","authorization_grant_profiles_supported":["{profile}"]}}"#
             );
@@ -981,4 +985,81 @@ async fn an_account_without_the_scopes_of_a_tool_is_no_account_for_it() {
     assert!(exchange.mint(&alice, &upstream, &[], seconds(280)).await.is_err());
     stage.plays(Play::Tokens(300));
     assert!(exchange.mint(&alice, &upstream, &[], seconds(10)).await.is_err(), "what the server disowns is forgotten");
+}
+
+#[tokio::test]
+async fn a_server_that_redeems_no_assertions_is_said_to_be_one() {
+    let (provider, server) = (Stage::set(Play::Tokens(300)).await, Stage::set(Play::Tokens(300)).await);
+    server.redeems.store(false, Ordering::SeqCst);
+    let at = TokenEndpoint::Of(format!("http://{}", server.address));
+    let (exchange, upstream) = exchange(config::Grant::IdJag(Box::new(config::IdJag {
+        assertion: provider.request(),
+        redemption: TokenRequest { at, audience: None, resource: None, ..server.request() },
+        subject: AssertionSubject::AccessToken,
+        provider: "https://login.example".to_owned(),
+    })));
+    exchange.look_ahead(NOW).await;
+    let refusal = exchange.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap_err();
+    let Refusal::GrantRefused(why) = &refusal else { panic!("{refusal:?}") };
+    assert!(why.contains("redeems no ID-JAGs"), "{why}");
+    assert_eq!(provider.count(), 0, "no assertion is asked for that nobody takes");
+}
+
+#[tokio::test]
+async fn where_the_person_has_to_log_in_again_who_can_do_so_is_told() {
+    let wants = r#"{"error":"interaction_required","acr_values":"mfa"}"#.to_owned();
+    let stage = Stage::set(Play::Says(400, wants)).await;
+    let (exchanging, upstream) = exchange(config::Grant::Exchange(stage.request()));
+    for _ in 0..2 {
+        let refusal = exchanging.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap_err();
+        let Refusal::GrantNeedsLogin(login, why) = &refusal else { panic!("{refusal:?}") };
+        assert_eq!((login.acr.as_slice(), login.age_max_s), (["mfa".to_owned()].as_slice(), None));
+        assert!(why.ends_with("/token: interaction_required"), "{why}");
+    }
+    assert_eq!(stage.count(), 1, "it is remembered as any refusal");
+    // The gateway in its own name has nobody who could.
+    let (own, upstream) = exchange(config::Grant::ClientCredentials(stage.request()));
+    let refusal = own.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::GrantRefused(_)), "{refusal:?}");
+    // An account is connected anew, on its own server's page: nothing of it is left.
+    let (personal, upstream, store) = keeping(&stage);
+    connect(&personal, &upstream, &caller("alice", "alice"), 300).await;
+    assert!(personal.mint(&caller("alice", "alice"), &upstream, &[], seconds(280)).await.is_err());
+    let kept = store.all(Place::UserGrant, seconds(280)).await.unwrap();
+    assert!(kept.is_empty(), "{}", kept.len());
+}
+
+#[tokio::test]
+async fn what_is_sent_and_kept_for_a_token_does_not_print() {
+    let secret = || Secret::new("hunter2".to_owned());
+    let code = || endpoint::Code { code: secret(), verifier: secret(), redirect_uri: String::new() };
+    let orders = [
+        Order::Exchange { subject: secret(), actor: Some(secret()) },
+        Order::Assertion { subject: secret(), kind: "" },
+        Order::Redemption { assertion: secret() },
+        Order::Code(code()),
+        Order::Login(code()),
+        Order::Refresh { token: secret() },
+    ];
+    assert!(!format!("{orders:?}").contains("hunter2"));
+    for authentication in [
+        ClientAuthentication::SecretBasic(secret()),
+        ClientAuthentication::SecretPost(secret()),
+        ClientAuthentication::PrivateKeyJwt {
+            key: secret(),
+            algorithm: "ES256".to_owned(),
+            key_id: None,
+            audience: String::new(),
+        },
+    ] {
+        let client = OAuthClient { id: "c".to_owned(), authentication };
+        assert!(!format!("{client:?}").contains("hunter2"));
+        if let Ok(prover) = crate::prover::Prover::new(&client) {
+            assert!(!format!("{prover:?} {:?}", prover.header()).contains("hunter2"));
+        }
+    }
+    let header = sensitive("Bearer hunter2".to_owned()).unwrap();
+    assert!(!format!("{header:?}").contains("hunter2"));
+    let prover = Keyring::new(None).prover(NOW).await.unwrap();
+    assert!(!format!("{prover:?}").contains("nonces"));
 }

@@ -22,13 +22,35 @@ use crate::{
 };
 
 impl Facade {
-    /// What the assertion in `fields` gives `client`.
-    pub(super) async fn vouched(
+    /// A token for the assertion in `fields`. It is marked as redeemed before the token is made, so that of two that come
+    /// with it one gets a token; where no token was made after all, the mark goes again.
+    pub(super) async fn redeem(
         &self,
         at: &At<'_>,
         client: &config::FacadeClient,
         fields: &Fields,
-    ) -> Result<Order, Refusal> {
+    ) -> Result<serde_json::Value, Refusal> {
+        let (order, mark) = self.vouched(at, client, fields).await?;
+        let value = Value { bytes: Vec::new(), until: Some(mark.until) };
+        if !self.store.claim(Place::Assertion, &mark.key, value, at.now).await.map_err(unavailable)? {
+            return Err(invalid("it was redeemed already"));
+        }
+        let issued = self.issue(at, "id_jag", &order).await;
+        if issued.is_err()
+            && let Err(fault) = self.store.remove(Place::Assertion, &mark.key).await
+        {
+            tracing::warn!(why = %fault, "an assertion stays marked that no token was given for");
+        }
+        issued
+    }
+
+    /// What the assertion in `fields` gives `client`, and how it is marked.
+    async fn vouched(
+        &self,
+        at: &At<'_>,
+        client: &config::FacadeClient,
+        fields: &Fields,
+    ) -> Result<(Order, Mark), Refusal> {
         let text = fields.need("assertion", "`assertion` is missing")?;
         let found = at.estate.identity.vouched(text, KIND, &at.config.own.issuer, at.now).await;
         let found =
@@ -45,7 +67,7 @@ impl Facade {
         };
         let mut given = scopes(at.estate, &resource, fields)?;
         given.retain(|scope| named.split(' ').any(|one| one == scope) && client.scopes.contains(scope));
-        self.once(&found, at.now).await?;
+        let mark = Mark::of(&found)?;
         let person = person(at.config, &found);
         if person.subject == client.id || person.subject.len() > NAME_BYTES_MAX {
             return Err(invalid("the person has the client's name, or one that is too long"));
@@ -54,22 +76,23 @@ impl Facade {
         let since = found.claims.get("iat").and_then(serde_json::Value::as_u64);
         let since = Timestamp::from_unix_seconds(since.unwrap_or_default());
         let (client, person) = (client.id.clone(), Some(person));
-        Ok(Order { client, person, tenant: None, resource, scopes: given, login_id: None, since })
+        Ok((Order { client, person, tenant: None, resource, scopes: given, login_id: None, since }, mark))
     }
+}
 
-    /// Of two that come with one assertion, one gets a token.
-    async fn once(&self, found: &Vouched, now: Timestamp) -> Result<(), Refusal> {
+/// By what an assertion is known that was redeemed, and for how long.
+struct Mark {
+    key: [u8; 32],
+    until: Timestamp,
+}
+
+impl Mark {
+    fn of(found: &Vouched) -> Result<Self, Refusal> {
         let id = found.claims.get("jti").and_then(serde_json::Value::as_str);
         let id = id.filter(|id| (1..=NAME_BYTES_MAX).contains(&id.len())).ok_or_else(|| invalid("no `jti`"))?;
         let key = name_of("facade assertion", &[&found.issuer, id]);
         // Clocks differ by what the issuer's leeway forgives: the mark outlives the assertion by more.
-        let until = found.expires_at.plus(MARK_AFTER);
-        let mark = Value { bytes: Vec::new(), until: Some(until) };
-        if self.store.claim(Place::Assertion, &key, mark, now).await.map_err(unavailable)? {
-            Ok(())
-        } else {
-            Err(invalid("it was redeemed already"))
-        }
+        Ok(Self { key, until: found.expires_at.plus(MARK_AFTER) })
     }
 }
 

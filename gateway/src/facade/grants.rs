@@ -18,7 +18,7 @@ use crate::{
     },
     random,
     refusal::Refusal,
-    state::{Place, Store, Value},
+    state::{Place, Plain, Store, Value},
 };
 
 /// Who logged in, as the tokens say it.
@@ -70,7 +70,7 @@ pub(super) struct Found {
     pub(super) id: String,
     pub(super) grant: Grant,
     /// As it is kept, byte for byte.
-    kept: Vec<u8>,
+    kept: Plain,
 }
 
 /// Keeps `grant`, and gives the code that leads to it.
@@ -194,7 +194,7 @@ async fn put<T: Serialize>(
     store.put(Place::Token, key, Value { bytes, until: Some(until) }, now).await.map_err(unavailable)
 }
 
-async fn get(store: &Store, key: &[u8], now: Timestamp) -> Result<Option<Vec<u8>>, Refusal> {
+async fn get(store: &Store, key: &[u8], now: Timestamp) -> Result<Option<Plain>, Refusal> {
     store.get(Place::Token, key, now).await.map_err(unavailable)
 }
 

@@ -14,7 +14,6 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
 use crate::{
     clock::Timestamp,
@@ -96,7 +95,6 @@ fn due(ring: &Ring, now: Timestamp) -> Option<(u64, Timestamp)> {
 async fn read(store: &Store, now: Timestamp) -> Result<Ring, Refusal> {
     let mut keys = Vec::new();
     for (name, value) in store.all(Place::SigningKey, now).await.map_err(unavailable)? {
-        let value = Zeroizing::new(value);
         // A name that is no number is not of this module's giving: it must not keep everybody from logging in.
         let Ok(number) = <[u8; 8]>::try_from(name.as_slice()) else { continue };
         keys.push(key(u64::from_be_bytes(number), &value).ok_or_else(|| unusable("a signing key"))?);

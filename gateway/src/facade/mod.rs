@@ -147,7 +147,7 @@ impl Facade {
         let estate = gateway.estate();
         Ok(Self {
             store: estate.store.clone(),
-            sealer: Sealer::new(&estate.config.state)?,
+            sealer: estate.store.sealer(),
             keys: Keys::new(),
             documents: Documents::new(&estate.config.egress)?,
             rates: Rates::new(PEERS_MAX),

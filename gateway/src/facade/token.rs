@@ -56,10 +56,7 @@ impl Facade {
                 let order = own(at, client, fields)?;
                 self.issue(at, "client_credentials", &order).await
             }
-            (JWT_BEARER, Asking::Confidential(client)) => {
-                let order = self.vouched(at, client, fields).await?;
-                self.issue(at, "id_jag", &order).await
-            }
+            (JWT_BEARER, Asking::Confidential(client)) => self.redeem(at, client, fields).await,
             ("authorization_code" | "refresh_token" | "client_credentials" | JWT_BEARER, _) => {
                 Err(Refusal::GrantTypeForbidden)
             }
@@ -147,7 +144,7 @@ impl Facade {
     }
 
     /// Signs an access token (RFC 9068 §2.2), once it is written down.
-    async fn issue(&self, at: &At<'_>, kind: &str, order: &Order) -> Result<Value, Refusal> {
+    pub(super) async fn issue(&self, at: &At<'_>, kind: &str, order: &Order) -> Result<Value, Refusal> {
         admit(at, order)?;
         let id = uuid::Uuid::new_v4().to_string();
         let subject = order.person.as_ref().map_or(order.client.as_str(), |person| person.subject.as_str());

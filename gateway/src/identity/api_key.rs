@@ -19,6 +19,7 @@ use aws_lc_rs::hmac;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::{API_KEY, Agent, Authentication, Binding, Credential, Identity, User, claims};
 use crate::{
@@ -163,7 +164,7 @@ pub async fn make(store: &Store, order: Order, now: Timestamp) -> Result<(Secret
     if valid.len() >= VALID_MAX {
         return Err(ApiKeyFault::TwoValid(valid));
     }
-    let fresh = random::drawn::<PEPPER_BYTES>()?;
+    let fresh = Zeroizing::new(random::drawn::<PEPPER_BYTES>()?);
     // Whoever comes first makes the pepper; then it is the same for all keys.
     store.claim(Place::ApiKey, PEPPER, Value { bytes: fresh.to_vec(), until: None }, now).await?;
     let pepper = store.get(Place::ApiKey, PEPPER, now).await?.ok_or(ApiKeyFault::Malformed)?;

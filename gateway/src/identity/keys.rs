@@ -172,8 +172,11 @@ impl Keys {
         if remembered && first == UNKNOWN_KEY {
             return Err(first);
         }
-        if !self.reread(site, now).await {
-            return Err(first);
+        match self.reread(site, now).await {
+            Some(true) => {}
+            // It may be a key of the issuer all the same.
+            Some(false) => return Err(self.unavailable("not read in time")),
+            None => return Err(first),
         }
         match self.look(id, algorithm, now) {
             Look::Found(keys) => settle(keys.find(id, algorithm), use_key),
@@ -206,21 +209,25 @@ impl Keys {
 
     fn look(&self, id: Option<&str>, algorithm: Algorithm, now: Timestamp) -> Look {
         if !self.usable(now) {
-            let why = self.known.load().failure.clone().unwrap_or_else(|| "no keys yet".to_owned());
-            return Look::Missing(Refusal::IdentityUnavailable(format!("keys of `{}`: {why}", self.issuer.issuer)));
+            return Look::Missing(self.unavailable(self.known.load().failure.as_deref().unwrap_or("no keys yet")));
         }
         let known = self.known.load();
-        match known.keys.find(id, algorithm) {
-            Found::Key(_) | Found::OtherAlgorithm => Look::Found(Arc::clone(&known.keys)),
-            Found::Nothing => Look::Missing(UNKNOWN_KEY),
+        match (known.keys.find(id, algorithm), &known.failure) {
+            (Found::Key(_) | Found::OtherAlgorithm, _) => Look::Found(Arc::clone(&known.keys)),
+            (Found::Nothing, None) => Look::Missing(UNKNOWN_KEY),
+            // It may be newer than what could be read: no word against the token.
+            (Found::Nothing, Some(why)) => Look::Missing(self.unavailable(why)),
         }
     }
 
-    /// Waits for a reading that began after this call or is under way; false where the budget has none.
-    async fn reread(&self, site: Option<Site>, now: Timestamp) -> bool {
-        if self.clients.is_none() {
-            return false;
-        }
+    fn unavailable(&self, why: &str) -> Refusal {
+        Refusal::IdentityUnavailable(format!("keys of `{}`: {why}", self.issuer.issuer))
+    }
+
+    /// Waits for a reading that began after this call or is under way, and says whether it ended; nothing where the budget
+    /// has none.
+    async fn reread(&self, site: Option<Site>, now: Timestamp) -> Option<bool> {
+        self.clients.as_ref()?;
         let mut done = self.done.subscribe();
         let under_way = self.wanted.load(Ordering::Acquire);
         let ticket = if *done.borrow() < under_way {
@@ -230,9 +237,10 @@ impl Keys {
             self.wake.notify_one();
             ticket
         } else {
-            return false;
+            return None;
         };
-        tokio::time::timeout(WAIT_MAX, done.wait_for(|finished| *finished >= ticket)).await.is_ok_and(|end| end.is_ok())
+        let ended = tokio::time::timeout(WAIT_MAX, done.wait_for(|finished| *finished >= ticket)).await;
+        Some(ended.is_ok_and(|end| end.is_ok()))
     }
 
     /// Takes a reading for `site`, where there is one.

@@ -55,6 +55,8 @@ pub struct Authenticator {
     verified: Cache<[u8; 32], Arc<Verified>, ByBytes>,
     hits: Handle<Counter, 1>,
     misses: Handle<Counter, 1>,
+    /// Which reading of the configuration this is.
+    reading: u64,
 }
 
 impl Authenticator {
@@ -99,7 +101,14 @@ impl Authenticator {
             verified,
             hits: looks.with(["hit"]),
             misses: looks.with(["miss"]),
+            reading: 0,
         })
+    }
+
+    /// Which reading of the configuration this is: whoever is taken by it bears the number.
+    #[must_use]
+    pub const fn reading(&self) -> u64 {
+        self.reading
     }
 
     /// The same, which also takes tokens that the gateway itself signed, with keys that [`Authenticator::give`] brings.
@@ -146,6 +155,7 @@ impl Authenticator {
     /// Takes over what `before` knows of the keys of issuers that both have: a change of the configuration is no reason to
     /// turn callers away until the keys have been read again.
     pub fn inherit(&mut self, before: &Self) {
+        self.reading = before.reading.saturating_add(1);
         self.senders.inherit(&before.senders);
         for keys in &self.issuers {
             if let Some(known) = before.issuers.iter().find(|known| known.issuer == keys.issuer) {
@@ -187,7 +197,9 @@ impl Authenticator {
         }
         let Some((scheme, token)) = self.credential(shown.headers)? else {
             let certificate = shown.certificate.ok_or(Refusal::TokenMissing)?;
-            return self.senders.holder(certificate, now).map(|identity| Caller { identity: Arc::new(identity) });
+            let mut identity = self.senders.holder(certificate, now)?;
+            identity.credential.reading = self.reading;
+            return Ok(Caller { identity: Arc::new(identity) });
         };
         let digest = sha256(token.as_bytes());
         let verified = match self.remembered(&digest, now) {
@@ -197,8 +209,9 @@ impl Authenticator {
             }
             None => {
                 self.misses.increment();
-                let verified =
-                    Arc::new(Box::pin(self.verify((token, digest), Site::of(shown.peer), audiences, now)).await?);
+                let site = Site::of(shown.peer);
+                let verified = Box::pin(self.verify((token, digest), site, audiences, now)).await?;
+                let verified = Arc::new(verified.by(self.reading));
                 self.verified.insert(digest, Arc::clone(&verified));
                 verified
             }
@@ -470,6 +483,17 @@ struct Verified {
     basis: Basis,
 }
 
+impl Verified {
+    /// Taken by this reading of the configuration.
+    fn by(mut self, reading: u64) -> Self {
+        // Nobody else has it yet.
+        if let Some(identity) = Arc::get_mut(&mut self.identity) {
+            identity.credential.reading = reading;
+        }
+        self
+    }
+}
+
 /// What a verification rests on besides time.
 enum Basis {
     /// An issuer's keys, at a generation.
@@ -614,6 +638,8 @@ pub struct Identity {
 pub struct Credential {
     secret: Secret,
     tripwire: Tripwire,
+    /// By which reading of the configuration it was taken.
+    reading: u64,
 }
 
 impl Credential {
@@ -621,7 +647,7 @@ impl Credential {
     #[must_use]
     pub fn new(text: String) -> Self {
         let secret = Secret::new(text);
-        Self { tripwire: Tripwire::new(&secret), secret }
+        Self { tripwire: Tripwire::new(&secret), secret, reading: 0 }
     }
 
     /// What was presented.

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -22,7 +23,7 @@ use crate::{
     clock::{self, Timestamp},
     config::UpstreamId,
     refusal::Refusal,
-    state::{Place, Store, StoreFault, Value, understood},
+    state::{Place, Plain, Store, StoreFault, Value, understood},
 };
 
 /// Whom, or what, a revocation names.
@@ -55,7 +56,8 @@ pub enum Whom {
         /// `iss`.
         name: String,
     },
-    /// One token, by its `jti` or the digest that the journal has of it; or all that came of one login, by its `sid`.
+    /// One token, by its `jti` or the digest that the journal has of it; or all that came of one login, by its `sid`; or
+    /// all that is bound to one key or certificate, by the thumbprint of that.
     Token {
         /// One of these.
         name: String,
@@ -141,6 +143,9 @@ pub struct Revocation {
     pub why: Option<String>,
     /// Who did it: the account on the machine.
     pub by: Option<String>,
+    /// Where only those are meant who were taken by an earlier reading of the configuration than this: they may come again.
+    #[serde(skip)]
+    reading: Option<u64>,
 }
 
 impl Revocation {
@@ -148,7 +153,7 @@ impl Revocation {
     #[must_use]
     pub fn new(whom: Whom, at: Timestamp, until: Option<Timestamp>) -> Self {
         let until = until.map(Timestamp::unix_ms);
-        Self { id: Uuid::now_v7(), whom, blocks: false, at: at.unix_ms(), until, why: None, by: None }
+        Self { id: Uuid::now_v7(), whom, blocks: false, at: at.unix_ms(), until, why: None, by: None, reading: None }
     }
 
     /// When it was made: what was issued later is another matter, unless it blocks.
@@ -177,6 +182,9 @@ impl Revocation {
     fn ends(&self, named: &Named<'_>, now: Timestamp) -> bool {
         let in_force = self.until.is_none_or(|until| now.unix_ms() < until);
         let of_issuer = self.whom.issuer().is_none_or(|issuer| issuer == named.issuer);
+        if let Some(reading) = self.reading {
+            return in_force && of_issuer && named.reading.is_some_and(|taken_by| taken_by < reading);
+        }
         let whatever = self.blocks || matches!(self.whom, Whom::Token { .. } | Whom::Issuer { .. });
         in_force && of_issuer && (whatever || named.since <= self.at())
     }
@@ -205,7 +213,7 @@ pub async fn lift(store: &Store, id: Uuid) -> Result<bool, StoreFault> {
 /// What the store says.
 pub async fn all(store: &Store, now: Timestamp) -> Result<Vec<Revocation>, StoreFault> {
     let kept = store.readable(Place::Revocation, now).await?;
-    let read = |(_, bytes): &(Vec<u8>, Vec<u8>)| understood::<Revocation>("a revocation", bytes);
+    let read = |(_, bytes): &(Vec<u8>, Plain)| understood::<Revocation>("a revocation", bytes);
     let mut all: Vec<Revocation> = kept.iter().filter_map(read).collect();
     all.sort_by_key(|revocation| (revocation.at, revocation.id));
     Ok(all)
@@ -254,8 +262,10 @@ struct Named<'a> {
     user: Option<&'a str>,
     agents: Agents<'a>,
     tenant: Option<&'a str>,
-    tokens: [Option<&'a str>; 3],
+    tokens: [Option<&'a str>; 4],
     since: Timestamp,
+    /// By which reading of the configuration they were taken; nobody knows of what lasts beyond a request.
+    reading: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -276,8 +286,10 @@ impl<'a> Named<'a> {
                 Some(&authentication.token_digest),
                 authentication.token_id.as_deref(),
                 authentication.login_id.as_deref(),
+                authentication.binding.thumbprint(),
             ],
             since: authentication.issued_at,
+            reading: Some(identity.credential.reading),
         }
     }
 
@@ -287,8 +299,9 @@ impl<'a> Named<'a> {
             user: holder.user.as_deref(),
             agents: Agents::Names(&holder.agents),
             tenant: holder.tenant.as_deref(),
-            tokens: [None, None, None],
+            tokens: [None; 4],
             since,
+            reading: None,
         }
     }
 }
@@ -482,8 +495,26 @@ impl Revocations {
     /// What was found out in this process and concerns nobody else: a token that its issuer calls inactive, an issuer
     /// that is not trusted any more. Whoever holds something of theirs finds out at the next look.
     pub fn end_here(&self, whom: Whom, until: Option<Timestamp>, why: &str) -> Arc<Revocation> {
+        self.own(Revocation { why: Some(why.to_owned()), ..Revocation::new(whom, clock::now(), until) })
+    }
+
+    /// The same of what was taken by an earlier reading of the configuration than `reading`.
+    pub fn end_taken_before(&self, reading: u64, whom: Whom, why: &str) -> Arc<Revocation> {
         let now = clock::now();
-        let revocation = Arc::new(Revocation { why: Some(why.to_owned()), ..Revocation::new(whom, now, until) });
+        let revocation = Revocation::new(whom, now, Some(now.plus(TAKEN_BEFORE)));
+        self.own(Revocation { why: Some(why.to_owned()), reading: Some(reading), ..revocation })
+    }
+
+    /// Whether [`Self::end_here`] has said this of `whom` already.
+    #[must_use]
+    pub fn has_ended_here(&self, whom: &Whom) -> bool {
+        let now = clock::now();
+        let lists = self.0.lists.lock();
+        lists.own.iter().any(|one| one.whom == *whom && one.until().is_none_or(|until| now < until))
+    }
+
+    fn own(&self, revocation: Revocation) -> Arc<Revocation> {
+        let (now, revocation) = (clock::now(), Arc::new(revocation));
         let mut lists = self.0.lists.lock();
         lists.own.retain(|one| one.until().is_none_or(|until| now < until));
         if lists.own.len() >= OWN_MAX {
@@ -509,7 +540,7 @@ impl Revocations {
     /// Takes back what [`Self::end_here`] said of `whom`.
     pub fn go_on_here(&self, whom: &Whom) {
         let mut lists = self.0.lists.lock();
-        lists.own.retain(|one| one.whom != *whom);
+        lists.own.retain(|one| one.whom != *whom || one.reading.is_some());
         self.publish(&lists);
     }
 
@@ -544,10 +575,11 @@ impl Revocations {
 /// Revocations that only this process knows; the oldest goes first, whose tokens are nearest to their end.
 const OWN_MAX: usize = 4_096;
 
+/// No request takes longer to arrive, so that by then whoever was taken before a change of the configuration has found out.
+const TAKEN_BEFORE: Duration = Duration::from_secs(900);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
         config,
@@ -639,6 +671,34 @@ mod tests {
             let revocations = with(Revocation::new(whom.clone(), now, None));
             assert_eq!(revocations.admit(&alice).is_err(), hit, "{whom:?}");
         }
+    }
+
+    #[test]
+    fn what_was_taken_by_an_earlier_reading_ends_and_may_come_again() {
+        let (before, mut after) = (identity("alice", clock::now()), identity("alice", clock::now()));
+        after.credential.reading = 1;
+        let revocations = Revocations::default();
+        let whom = Whom::Issuer { name: named("https://login") };
+        revocations.end_taken_before(1, whom.clone(), "the configuration describes it otherwise");
+        assert_eq!((code(&revocations, &before), code(&revocations, &after)), (Some("token_revoked"), None));
+        revocations.go_on_here(&whom);
+        assert!(revocations.admit(&before).is_err(), "another change later does not bring it back");
+        let agent = Whom::Agent { name: named("desk"), issuer: Some(named("https://other")) };
+        let others = Revocations::default();
+        others.end_taken_before(1, agent, "it is another's");
+        assert!(others.admit(&before).is_ok());
+    }
+
+    #[test]
+    fn what_is_bound_goes_with_what_it_is_bound_to() {
+        let mut bound = identity("alice", clock::now());
+        bound.authentication.binding = Binding::Certificate(named("thumb"));
+        let thumb = Whom::Token { name: named("thumb"), issuer: None };
+        let revocations = Revocations::default();
+        assert!(!revocations.has_ended_here(&thumb));
+        revocations.end_here(thumb.clone(), None, "its authority took it back");
+        assert!(revocations.has_ended_here(&thumb));
+        assert!(revocations.admit(&bound).is_err() && revocations.admit(&identity("alice", clock::now())).is_ok());
     }
 
     #[test]

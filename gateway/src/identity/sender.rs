@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    config::{CertificateHolder, Config, Dpop, State},
+    config::{CertificateHolder, Config, Dpop},
     digest::sha256,
     refusal::{ProofFault, Refusal, TokenFault},
     state::{Repeated, Replays, Sealer},
@@ -91,24 +91,22 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn new(state: &State) -> Result<Self, String> {
-        Ok(Self { shown: Replays::default(), sealer: Sealer::new(state)? })
+    pub(super) fn new(sealer: Sealer) -> Self {
+        Self { shown: Replays::default(), sealer }
     }
 }
 
 impl Senders {
-    /// As `config` has it.
-    ///
-    /// # Errors
-    /// Where there is no key to seal with, in words for the operator.
-    pub fn new(config: &Config) -> Result<Self, String> {
-        Ok(Self {
+    /// As `config` has it; `sealer` seals their nonces.
+    #[must_use]
+    pub fn new(config: &Config, sealer: Sealer) -> Self {
+        Self {
             origin: config.gateway.public_url.clone(),
             dpop: config.gateway.dpop.clone(),
             proofs_max: config.limits.proofs_max,
             holders: config.certificates.clone(),
-            memory: Arc::new(Memory::new(&config.state)?),
-        })
+            memory: Arc::new(Memory::new(sealer)),
+        }
     }
 
     /// Goes on with what `before` remembers: a change of the configuration makes no replay good.
@@ -202,7 +200,7 @@ impl Senders {
 
     fn is_fresh(&self, nonce: &str, now: Timestamp) -> bool {
         let opened = self.memory.sealer.open(NONCE, nonce);
-        let made = opened.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok()).map(u64::from_be_bytes);
+        let made = opened.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map(u64::from_be_bytes);
         made.is_some_and(|made| now.since(Timestamp::from_unix_ms(made)) <= NONCE_AGE_MAX)
     }
 

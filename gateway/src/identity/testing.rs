@@ -31,6 +31,7 @@ use super::sender::{Memory, Senders};
 use crate::{
     clock::Timestamp,
     config::{Claims, Dpop, Issuer, Profile, State},
+    state::Sealer,
     tasks,
 };
 
@@ -136,7 +137,7 @@ pub(super) fn senders(dpop: Option<Dpop>) -> Senders {
         dpop,
         proofs_max: 64,
         holders: Vec::new(),
-        memory: Arc::new(Memory::new(&State::default()).unwrap()),
+        memory: Arc::new(Memory::new(Sealer::new(&State::default()).unwrap())),
     }
 }
 

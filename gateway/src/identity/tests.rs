@@ -922,3 +922,9 @@ fn what_is_no_signed_token_is_opaque() {
         assert!(!token::is_signed(opaque), "{opaque}");
     }
 }
+
+#[test]
+fn a_credential_does_not_print() {
+    let shown = format!("{:?}", super::Credential::new(format!("{0}.{0}.{0}", "hunter2".repeat(8))));
+    assert!(!shown.contains("hunter2"), "{shown}");
+}

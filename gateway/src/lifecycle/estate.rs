@@ -75,7 +75,8 @@ impl Estate {
 
     fn over(config: Arc<Config>, rules: Rules, (store, revocations): (Store, Revocations)) -> Result<Self, String> {
         let api_keys = config.keys.enabled.then(|| ApiKeys::new(&config, store.clone()));
-        let identity = Authenticator::new(&config.issuers, &config.egress, api_keys, Senders::new(&config)?);
+        let identity =
+            Authenticator::new(&config.issuers, &config.egress, api_keys, Senders::new(&config, store.sealer()));
         let identity = identity.map_err(|why| format!("issuers: {why}"))?;
         let identity = identity.with_own(config.facade.as_ref().map(|facade| &facade.own));
         let exchange = Exchange::keeping(&config, store.clone(), revocations.clone());

@@ -5,11 +5,13 @@
 
 use std::fmt;
 
+use zeroize::Zeroizing;
+
 use crate::{exchange::code, refusal::Refusal, secret::Secret};
 
 /// The parameters of one request.
 #[derive(Default)]
-pub struct Fields(Vec<(String, String)>);
+pub struct Fields(Vec<(String, Zeroizing<String>)>);
 
 impl fmt::Debug for Fields {
     /// Without the values, among which credentials are.
@@ -24,7 +26,7 @@ impl Fields {
     /// # Errors
     /// [`Refusal::AuthorizationInvalid`] where a parameter is there twice, or there are too many.
     pub fn read(text: &[u8]) -> Result<Self, Refusal> {
-        let mut fields: Vec<(String, String)> = Vec::new();
+        let mut fields: Vec<(String, Zeroizing<String>)> = Vec::new();
         for (name, value) in url::form_urlencoded::parse(text) {
             if fields.len() >= FIELDS_MAX {
                 return Err(Refusal::AuthorizationInvalid("it has too many parameters"));
@@ -32,7 +34,8 @@ impl Fields {
             if fields.iter().any(|(known, _)| *known == name) {
                 return Err(Refusal::AuthorizationInvalid("a parameter is there twice"));
             }
-            fields.push((name.into_owned(), value.into_owned()));
+            // A value may be a code, a token or a client's secret.
+            fields.push((name.into_owned(), Zeroizing::new(value.into_owned())));
         }
         Ok(Self(fields))
     }

@@ -178,7 +178,7 @@ impl Gateway {
     /// Where there is no key to seal with, in words for the operator.
     pub fn new(estate: Estate, journal: Arc<Journal>, spans: Spans, tasks: Tasks) -> Result<Self, String> {
         let limits = &estate.config.limits;
-        let sealer = Sealer::new(&estate.config.state)?;
+        let sealer = estate.store.sealer();
         Ok(Self {
             means: Arc::new(Means { journal: Arc::clone(&journal), sealer, holds: Arc::new(Holds::new(limits)) }),
             sessions: Sessions::new(limits),

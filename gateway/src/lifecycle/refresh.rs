@@ -25,6 +25,8 @@ impl Gateway {
     pub fn keep_catalogue(self: &Arc<Self>) {
         let estate = self.estate();
         estate.identity.start();
+        let ahead = Arc::clone(&estate);
+        tasks::background(async move { ahead.exchange.look_ahead(clock::now()).await });
         for peer in estate.upstreams.peers() {
             let (gateway, estate, peer) = (Arc::clone(self), Arc::clone(&estate), Arc::clone(peer));
             tasks::background(async move {

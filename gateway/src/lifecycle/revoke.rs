@@ -22,8 +22,9 @@ use crate::{
         record,
     },
     clock::{self, Timestamp},
+    config::{CertificateHolder, Config, Issuer},
     identity::{
-        Identity,
+        CERTIFICATES, Certificate, Identity, api_key,
         revocation::{self, Changes, Ended, Revocation, Revocations, What, Whom},
     },
     refusal::Refusal,
@@ -145,7 +146,8 @@ impl Gateway {
         }
     }
 
-    /// Ends everything of callers whose issuer `next` does not know any more.
+    /// Ends everything of callers whose issuer `next` does not know any more, and what goes on for those of whom it says
+    /// something else than `before`: they may come again, and are judged by that.
     pub(super) fn distrust(&self, before: &Estate, next: &Estate) {
         let knows = |estate: &Estate, name: &str| estate.config.issuers.iter().any(|known| known.issuer == name);
         for known in &next.config.issuers {
@@ -155,6 +157,20 @@ impl Gateway {
             let whom = Whom::Issuer { name: gone.issuer.clone() };
             self.end_in(next, (whom, None), "the configuration names this issuer no more");
         }
+        for whom in described_otherwise(&before.config, &next.config) {
+            let why = "the configuration describes them otherwise than before, or no more";
+            self.ended_in(next, next.revocations.end_taken_before(next.identity.reading(), whom, why));
+        }
+    }
+
+    /// The listener's files vouch for `certificate` no more. Its connections end by themselves, and there are no new ones:
+    /// what is left is what goes on without them, under it or under what is bound to it.
+    pub fn disown(&self, certificate: &Certificate) {
+        let whom = Whom::Token { name: certificate.thumbprint.clone(), issuer: None };
+        if !self.estate().revocations.has_ended_here(&whom) {
+            let until = clock::now().plus(DISOWNED_FOR);
+            self.end_here(whom, Some(until), "its authority has taken the certificate back, or is none any more");
+        }
     }
 
     /// What somebody has found out about `whom` ends here, and in this process alone; the store keeps what is for all.
@@ -163,7 +179,10 @@ impl Gateway {
     }
 
     fn end_in(&self, estate: &Estate, (whom, until): (Whom, Option<Timestamp>), why: &str) {
-        let revocation = estate.revocations.end_here(whom, until, why);
+        self.ended_in(estate, estate.revocations.end_here(whom, until, why));
+    }
+
+    fn ended_in(&self, estate: &Estate, revocation: Arc<Revocation>) {
         self.sweep_out(estate);
         self.report(&revocation, "in_force", None);
         self.count_later(estate, revocation);
@@ -214,6 +233,39 @@ impl Gateway {
             metrics().audit_failures.increment();
         }
     }
+}
+
+/// Of whom `after` says something else than `before`, or nothing any more; issuers that are gone are told apart before.
+fn described_otherwise(before: &Config, after: &Config) -> Vec<Whom> {
+    let issuers = |config: &Config| {
+        let own = config.facade.iter().map(|facade| Arc::clone(&facade.own));
+        config.issuers.iter().cloned().chain(own).collect::<Vec<_>>()
+    };
+    let now = issuers(after);
+    let is_same = |known: &Issuer| now.iter().any(|issuer| issuer.is_taken_as(known));
+    let is_gone = |known: &Issuer| {
+        let of_others = before.issuers.iter().any(|issuer| issuer.issuer == known.issuer);
+        of_others && !now.iter().any(|issuer| issuer.issuer == known.issuer)
+    };
+    let mut changed: Vec<Whom> = issuers(before)
+        .iter()
+        .filter(|known| !is_same(known) && !is_gone(known))
+        .map(|known| Whom::Issuer { name: known.issuer.clone() })
+        .collect();
+    if before.keys != after.keys {
+        changed.push(Whom::Issuer { name: api_key::ISSUER.to_owned() });
+    }
+    // The first entry that names a certificate says who it is: one that is new before another may take from it.
+    let mut above: Vec<&CertificateHolder> = Vec::new();
+    for holder in &before.certificates {
+        let place = after.certificates.iter().position(|known| known == holder);
+        let others = after.certificates.iter().take(place.unwrap_or_default());
+        if place.is_none() || others.clone().any(|other| !above.iter().any(|known| known.name == other.name)) {
+            changed.push(Whom::Agent { name: holder.agent.clone(), issuer: Some(CERTIFICATES.to_owned()) });
+        }
+        above.push(holder);
+    }
+    changed
 }
 
 /// What users connected goes with the grants of upstreams. An account is its user's, whichever client uses it: what is
@@ -277,6 +329,9 @@ const READ_AFTER: Duration = Duration::from_secs(5);
 
 /// Two readings are apart by this much at least.
 const GATHERED: Duration = Duration::from_millis(100);
+
+/// How long what is left of a certificate is looked for.
+const DISOWNED_FOR: Duration = Duration::from_secs(5);
 
 /// By then whoever holds something has looked.
 const COUNTED_AFTER: Duration = Duration::from_millis(1_500);

@@ -7,7 +7,7 @@
 //! Outside text never names a host, a secret, or anything that the caller may not see; the inside text
 //! ([`Refusal::inside`]) names everything and goes to the journal and the log only.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use crate::random::NoRandomness;
 
@@ -116,7 +116,7 @@ impl TokenFault {
 
 /// A page that a person has to visit before a call can be made. Its address is for that person alone, so that it stands
 /// in answers and not in records.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Page {
     /// Where it is.
     pub url: String,
@@ -124,6 +124,12 @@ pub struct Page {
     pub id: String,
     /// Whether the client declared that it sends people to pages.
     pub asked: bool,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Page").field("id", &self.id).field("asked", &self.asked).finish_non_exhaustive()
+    }
 }
 
 /// What is wrong with a proof that the sender holds a key (RFC 9449 §4.3).
@@ -293,6 +299,8 @@ pub enum Refusal {
     GrantRefused(String),
     /// This upstream's credential comes of a token of an identity provider, and the caller has none: an API key.
     GrantNeedsToken,
+    /// The authorization server wants the user to log in again before it gives a credential; how, and for the journal why.
+    GrantNeedsLogin(Box<Login>, String),
     /// The authorization server cannot be reached, or answers nonsense.
     GrantUnavailable(String),
     /// The user has to connect their account at the upstream first, on a page of the gateway's.
@@ -541,6 +549,7 @@ impl Refusal {
                 | Self::ScopeInsufficient(_)
                 | Self::GrantRefused(_)
                 | Self::GrantNeedsToken
+                | Self::GrantNeedsLogin(..)
                 | Self::ConnectRequired(_)
         );
         if retryable || before { Self::OutcomeUnknown(format!("{code}: {}", self.inside())) } else { self }
@@ -602,6 +611,7 @@ impl Refusal {
         | Self::DefinitionChanged(why)
         | Self::PolicyFailed(why)
         | Self::GrantRefused(why)
+        | Self::GrantNeedsLogin(_, why)
         | Self::GrantUnavailable(why)
         | Self::VisitFailed(why)
         | Self::AuditUnavailable(why)
@@ -692,6 +702,7 @@ impl Refusal {
             Self::CeilingReached { .. } => Row("ceiling_reached", 429, 42901, true),
             Self::GrantRefused(_) => Row("grant_refused", 403, 40306, false),
             Self::GrantNeedsToken => Row("grant_needs_token", 403, 40310, false),
+            Self::GrantNeedsLogin(..) => Row("grant_needs_login", 401, 40113, false),
             Self::GrantUnavailable(_) => Row("grant_unavailable", 502, 50201, true),
             Self::ConnectRequired(_) => Row("connect_required", 403, 40317, false),
             Self::VisitUnknown => Row("visit_unknown", 404, 40403, false),
@@ -786,7 +797,7 @@ impl Refusal {
             Self::Blocked(_) => "this caller may not use this gateway",
             Self::ProofInvalid(_) => "the request does not prove that its sender holds the key of the access token",
             Self::ProofNonceNeeded => "prove it again with the nonce of the `DPoP-Nonce` header",
-            Self::AuthenticationInsufficient(_) => {
+            Self::AuthenticationInsufficient(_) | Self::GrantNeedsLogin(..) => {
                 "the user has to log in again, as the challenge says, before this call can be made"
             }
             Self::ScopeInsufficient(scopes) => {
@@ -901,7 +912,7 @@ impl Refusal {
         if let Self::ScopeInsufficient(scopes) = self {
             return Some(Challenge::InsufficientScope(scopes.clone()));
         }
-        if let Self::AuthenticationInsufficient(login) = self {
+        if let Some(login) = self.login() {
             return Some(Challenge::InsufficientAuthentication(login.clone()));
         }
         match self.code() {
@@ -914,6 +925,14 @@ impl Refusal {
         }
     }
 
+    /// How the user has to log in before this call.
+    fn login(&self) -> Option<&Login> {
+        if let Self::AuthenticationInsufficient(login) = self {
+            return Some(login);
+        }
+        if let Self::GrantNeedsLogin(login, _) = self { Some(login) } else { None }
+    }
+
     fn detail(&self) -> Detail {
         if let Self::VersionUnsupported(requested) = self {
             return Detail::Version { requested: requested.clone() };
@@ -924,7 +943,7 @@ impl Refusal {
         if let Self::ScopeInsufficient(scopes) = self {
             return Detail::Scopes(scopes.clone());
         }
-        if let Self::AuthenticationInsufficient(login) = self {
+        if let Some(login) = self.login() {
             return Detail::Login(login.clone());
         }
         if let Self::HeadersTooLarge(limit) | Self::BodyTooLarge(limit) = self {
@@ -945,7 +964,7 @@ const RETRY_AFTER_UNAVAILABLE_MS: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
-    use super::{Era, Refusal, TokenFault};
+    use super::{Era, Login, Page, Refusal, TokenFault};
 
     #[test]
     fn nobody_is_told_to_make_a_call_again_that_was_sent() {
@@ -953,6 +972,7 @@ mod tests {
             Refusal::AuditUnavailable("the disk is full".into()),
             Refusal::GrantRefused("no".into()),
             Refusal::GrantUnavailable("down".into()),
+            Refusal::GrantNeedsLogin(Box::new(Login { acr: Vec::new(), age_max_s: None }), "mfa".into()),
             Refusal::Overloaded("held calls"),
             Refusal::TokenInvalid(TokenFault::Expired),
             Refusal::Revoked("lost laptop".into()),
@@ -1001,6 +1021,12 @@ mod tests {
             assert_eq!(statuses, (request, http), "{refusal:?}");
             assert_eq!(refusal.outside(Era::Modern).status, http, "{refusal:?}");
         }
+    }
+
+    #[test]
+    fn the_address_of_a_page_does_not_print() {
+        let page = Page { url: "https://gw.example/connect/crm?ticket=hunter2".into(), id: "1".into(), asked: true };
+        assert!(!format!("{:?}", Refusal::ConnectRequired(Box::new(page))).contains("hunter2"));
     }
 
     #[test]

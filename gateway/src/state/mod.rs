@@ -16,4 +16,4 @@ pub use rates::{Exhausted, Rate, Rates, Take, Taken};
 pub use replays::{Repeated, Replays};
 pub use seal::Sealer;
 pub use site::Site;
-pub use store::{Place, Store, StoreFault, Value, understood};
+pub use store::{Place, Plain, Store, StoreFault, Value, understood};

@@ -13,10 +13,9 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::digest;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::{clock::Timestamp, refusal::Refusal};
+use crate::{clock::Timestamp, digest::name_of, refusal::Refusal};
 
 /// A bound on how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +144,7 @@ impl Rates {
     /// # Errors
     /// [`Refusal::CeilingReached`], of the ceiling `name`; [`Refusal::Overloaded`].
     pub fn admit(&self, name: &str, who: &[(&str, Rate)], now: Timestamp) -> Result<(), Refusal> {
-        let take = |(who, rate): &(&str, Rate)| Take { key: key(&[name, who]), rate: Some(*rate), in_flight: None };
+        let take = |(who, rate): &(&str, Rate)| Take { key: name_of(name, &[who]), rate: Some(*rate), in_flight: None };
         let takes: Vec<Take> = who.iter().map(take).collect();
         match self.take(&takes, now) {
             Ok(_counted) => Ok(()),
@@ -224,18 +223,6 @@ impl Counter {
             Arc::clone(&self.calls)
         })
     }
-}
-
-/// SHA-256 over parts that each say their length first.
-fn key(parts: &[&str]) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        context.update(part.as_bytes());
-    }
-    let mut key = [0; 32];
-    key.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
-    key
 }
 
 impl Rate {

@@ -2,9 +2,18 @@
 //!
 //! AES-256-GCM under a key that replicas may share: text out, bytes in, and nothing of the latter but what some replica
 //! sealed. A random key serves where none is configured, so that nothing sealed outlives the process. The key before the
-//! present one still opens, so that a rotation loses nothing. It does not know what is sealed, nor for how long.
+//! present one still opens, and seals for as long as somebody needs it, so that a rotation loses nothing. It does not
+//! know what is sealed, nor for how long, nor who the others are.
 
-use std::{fs, io, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
@@ -19,17 +28,34 @@ use zeroize::Zeroizing;
 use super::file;
 use crate::{config, refusal::Refusal, secret::Secret};
 
-/// Seals and opens.
+/// Seals and opens. Cheap to clone; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Sealer(Arc<Keys>);
+
 #[derive(Debug)]
-pub struct Sealer {
+struct Keys {
     present: Key,
     before: Option<Key>,
+    /// Whether the one before seals still.
+    waits: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Key {
-    id: [u8; ID_BYTES],
+    id: Id,
     key: RandomizedNonceKey,
+}
+
+/// Tells a key from another, and nothing of the key.
+pub(super) type Id = [u8; ID_BYTES];
+
+/// The keys of somebody who opens what others seal, and the other way round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// What they open.
+    pub(super) opens: Vec<Id>,
+    /// What they seal with.
+    pub(super) seals: Id,
 }
 
 impl Sealer {
@@ -43,7 +69,38 @@ impl Sealer {
             (None, Some(folder)) => Key::of_folder(folder)?,
             (None, None) => Key::from_bytes(&*random()?)?,
         };
-        Ok(Self { present, before: keys.sealing_key_before.as_ref().map(Key::of).transpose()? })
+        let before = keys.sealing_key_before.as_ref().map(Key::of).transpose()?;
+        Ok(Self(Arc::new(Keys { present, before, waits: AtomicBool::new(false) })))
+    }
+
+    /// The keys, as others have to know of them.
+    pub(super) fn peer(&self) -> Peer {
+        let opens = [Some(&self.0.present), self.0.before.as_ref()].into_iter().flatten().map(|key| key.id).collect();
+        Peer { opens, seals: self.key().id }
+    }
+
+    /// Whether the key before the present one has to seal, for everybody to open what is sealed: `None` where nothing at hand
+    /// would do.
+    pub(super) fn has_to_wait(&self, others: &[Peer]) -> Option<bool> {
+        let own = self.peer().opens;
+        let is_open = others.iter().all(|other| own.contains(&other.seals));
+        let is_known = |key: &Key| others.iter().all(|other| other.opens.contains(&key.id));
+        let waits = !is_known(&self.0.present);
+        (is_open && (!waits || self.0.before.as_ref().is_some_and(is_known))).then_some(waits)
+    }
+
+    /// Seals from now on with the key before the present one, or no longer.
+    pub(super) fn wait(&self, waits: bool) {
+        self.0.waits.store(waits, Ordering::Release);
+    }
+
+    /// Whether the key before the present one seals.
+    pub(super) fn waits(&self) -> bool {
+        self.0.waits.load(Ordering::Acquire)
+    }
+
+    fn key(&self) -> &Key {
+        self.0.before.as_ref().filter(|_| self.waits()).unwrap_or(&self.0.present)
     }
 
     /// Seals `plain`, to be opened for the same `purpose` only.
@@ -51,30 +108,32 @@ impl Sealer {
     /// # Errors
     /// [`Refusal::Bug`] where the cipher will not.
     pub fn seal(&self, purpose: &str, plain: Vec<u8>) -> Result<String, Refusal> {
-        let mut sealed = plain;
-        let nonce = self
-            .present
+        let (plain, key) = (Zeroizing::new(plain), self.key());
+        // With room for the tag: a buffer that grows leaves a copy of itself behind.
+        let mut sealed = Vec::with_capacity(plain.len().saturating_add(AES_256_GCM.tag_len()));
+        sealed.extend_from_slice(&plain);
+        let nonce = key
             .key
             .seal_in_place_append_tag(Aad::from(purpose.as_bytes()), &mut sealed)
             .map_err(|_unspecified| Refusal::Bug("nothing can be sealed"))?;
-        let whole = [self.present.id.as_slice(), nonce.as_ref().as_slice(), sealed.as_slice()].concat();
+        let whole = [key.id.as_slice(), nonce.as_ref().as_slice(), sealed.as_slice()].concat();
         Ok(URL_SAFE_NO_PAD.encode(whole))
     }
 
-    /// Whether the present key sealed it.
+    /// Whether the key that seals now sealed it.
     #[must_use]
     pub fn is_present(&self, text: &str) -> bool {
-        URL_SAFE_NO_PAD.decode(text).is_ok_and(|whole| whole.starts_with(&self.present.id))
+        URL_SAFE_NO_PAD.decode(text).is_ok_and(|whole| whole.starts_with(&self.key().id))
     }
 
     /// Opens what was sealed for `purpose`; `None` for everything else.
     #[must_use]
-    pub fn open(&self, purpose: &str, text: &str) -> Option<Vec<u8>> {
+    pub fn open(&self, purpose: &str, text: &str) -> Option<Zeroizing<Vec<u8>>> {
         let whole = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (id, rest) = whole.split_first_chunk::<ID_BYTES>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let key = [Some(&self.present), self.before.as_ref()].into_iter().flatten().find(|key| key.id == *id)?;
-        let mut sealed = sealed.to_vec();
+        let key = [Some(&self.0.present), self.0.before.as_ref()].into_iter().flatten().find(|key| key.id == *id)?;
+        let mut sealed = Zeroizing::new(sealed.to_vec());
         let plain = key.key.open_in_place(Nonce::from(nonce), Aad::from(purpose.as_bytes()), &mut sealed).ok()?.len();
         sealed.truncate(plain);
         Some(sealed)
@@ -160,13 +219,14 @@ mod tests {
         let sealer = Sealer::new(&State::default()).unwrap();
         let text = sealer.seal("a", b"the state".to_vec()).unwrap();
         assert_ne!(text, sealer.seal("a", b"the state".to_vec()).unwrap(), "never the same twice");
-        assert_eq!(sealer.open("a", &text).unwrap(), b"the state");
+        assert_eq!(sealer.open("a", &text).unwrap().as_slice(), b"the state");
         assert_eq!(sealer.open("b", &text), None);
         for at in 0..text.len() {
             let mut forged = text.clone().into_bytes();
             forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
             let forged = String::from_utf8(forged).unwrap();
-            assert_ne!(sealer.open("a", &forged).as_deref(), Some(b"the state".as_slice()), "byte {at}");
+            let opened = sealer.open("a", &forged);
+            assert_ne!(opened.as_deref().map(Vec::as_slice), Some(b"the state".as_slice()), "byte {at}");
         }
         assert_eq!(sealer.open("a", ""), None);
         assert_eq!(Sealer::new(&State::default()).unwrap().open("a", &text), None, "another process");
@@ -179,5 +239,29 @@ mod tests {
         assert!(sealer(&one, None).open("a", &text).is_some(), "another replica");
         assert!(sealer(&two, Some(&one)).open("a", &text).is_some());
         assert!(sealer(&three, Some(&two)).open("a", &text).is_none());
+    }
+
+    #[test]
+    fn what_is_sealed_everybody_opens_who_is_there() {
+        let keys = ["11".repeat(32), "22".repeat(32), "33".repeat(32)];
+        let of = |present: usize, before: Option<usize>| sealer(&keys[present], before.map(|key| keys[key].as_str()));
+        let (old, both, new) = (of(0, None), of(1, Some(0)), of(1, None));
+        let peers = |others: &[&Sealer]| others.iter().map(|other| other.peer()).collect::<Vec<_>>();
+        assert_eq!(both.has_to_wait(&[]), Some(false), "alone");
+        assert_eq!(both.has_to_wait(&peers(&[&old])), Some(true));
+        both.wait(true);
+        assert!(old.open("a", &both.seal("a", b"x".to_vec()).unwrap()).is_some());
+        assert_eq!(old.has_to_wait(&peers(&[&both])), Some(false));
+        assert_eq!(new.has_to_wait(&peers(&[&both])), None, "what is sealed now it does not open");
+        both.wait(false);
+        assert_eq!(new.has_to_wait(&peers(&[&both])), Some(false));
+        assert_eq!(old.has_to_wait(&peers(&[&both])), None, "whoever comes with the old key comes too late");
+        assert_eq!(both.has_to_wait(&peers(&[&of(2, Some(0))])), None, "strangers");
+    }
+
+    #[test]
+    fn keys_do_not_print() {
+        let shown = format!("{:?}", sealer(&"ab".repeat(32), Some(&"cd".repeat(32))));
+        assert!(!shown.contains("abab") && !shown.contains("cdcd") && !shown.contains("171, 171"), "{shown}");
     }
 }

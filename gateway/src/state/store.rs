@@ -5,16 +5,29 @@
 //! It does not know what it keeps. Nothing of it is asked on the way of a call: who needs it there keeps a copy, and
 //! follows [`Store::changed`].
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, named_params};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::Sealer;
-use crate::{clock::Timestamp, config, tasks, telemetry::metrics::metrics};
+use super::{Sealer, seal::Peer};
+use crate::{
+    clock::{self, Timestamp},
+    config, tasks,
+    telemetry::metrics::metrics,
+};
 
 /// Where values of one kind lie; two kinds may use the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,12 +75,17 @@ impl Place {
 }
 
 /// What is to be kept.
-#[derive(Debug)]
 pub struct Value {
     /// What only the store's holder can read.
     pub bytes: Vec<u8>,
     /// When it is forgotten; never, where not said.
     pub until: Option<Timestamp>,
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Value").field("until", &self.until).finish_non_exhaustive()
+    }
 }
 
 /// Why the store did not do what it was asked.
@@ -85,6 +103,11 @@ pub enum StoreFault {
     /// A value was sealed with a key that is not at hand.
     #[error("what is kept was sealed with another key; give that one as `state.sealing_key_before`")]
     Sealed,
+    /// Another process on the folder opens nothing that this one would seal, or the other way round.
+    #[error(
+        "a gateway that runs on this folder seals with another key: give that one as `state.sealing_key_before`, or end it first"
+    )]
+    Strangers,
 }
 
 impl From<rusqlite::Error> for StoreFault {
@@ -92,6 +115,9 @@ impl From<rusqlite::Error> for StoreFault {
         Self::Unusable(error.to_string())
     }
 }
+
+/// What was kept, wiped when it is dropped.
+pub type Plain = Zeroizing<Vec<u8>>;
 
 /// What is kept. Cheap to clone; clones are the same.
 #[derive(Debug, Clone)]
@@ -102,6 +128,11 @@ struct Kept {
     connection: Mutex<Connection>,
     sealer: Sealer,
     changes: watch::Sender<u64>,
+    /// What the others know this process by.
+    process: Uuid,
+    /// Whether what is kept is sealed with the present key.
+    settled: AtomicBool,
+    left: AtomicBool,
 }
 
 impl Store {
@@ -121,7 +152,84 @@ impl Store {
             Some(folder) => format!("`{}`: {error}", folder.join(FILE).display()),
             None => format!("no state in memory: {error}"),
         })?;
-        Ok(Self(Arc::new(Kept { connection: Mutex::new(connection), sealer, changes: watch::Sender::new(0) })))
+        let process = Uuid::new_v4();
+        let others = others(&connection, process, clock::now()).map_err(|fault| fault.to_string())?;
+        let waits = sealer.has_to_wait(&others).ok_or_else(|| StoreFault::Strangers.to_string())?;
+        sealer.wait(waits);
+        Ok(Self(Arc::new(Kept {
+            connection: Mutex::new(connection),
+            sealer,
+            changes: watch::Sender::new(0),
+            process,
+            settled: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+        })))
+    }
+
+    /// What seals here, for what others carry.
+    #[must_use]
+    pub fn sealer(&self) -> Sealer {
+        self.0.sealer.clone()
+    }
+
+    /// Says to the other processes on the folder that this one is there, and which keys it has: none of them seals then
+    /// what this one cannot open. Once all of them have the present key what is kept is sealed anew with it. To be said
+    /// before anything is served; [`Store::follow`] says it again and again.
+    ///
+    /// # Errors
+    /// [`StoreFault::Unusable`], [`StoreFault::Strangers`].
+    pub async fn join(&self) -> Result<(), StoreFault> {
+        if self.0.left.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match self.joined().await? {
+            None | Some((0, 0)) => {}
+            Some((resealed, 0)) => tracing::info!(resealed, "what is kept is sealed with the present key now"),
+            Some((resealed, lost)) => {
+                tracing::warn!(resealed, lost, "some of what is kept was sealed with a key that is not at hand")
+            }
+        }
+        Ok(())
+    }
+
+    /// How many values were sealed anew, and how many no key at hand opens; nothing where neither was tried.
+    async fn joined(&self) -> Result<Option<(usize, usize)>, StoreFault> {
+        let (kept, now) = (Arc::clone(&self.0), clock::now());
+        let joined = self.ask(move |connection| {
+            let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let waits = kept.sealer.has_to_wait(&others(&whole, kept.process, now)?).ok_or(StoreFault::Strangers)?;
+            // In one step: whoever comes after this has to open what is sealed from now on, and finds nothing else.
+            kept.sealer.wait(waits);
+            let Peer { opens, seals } = kept.sealer.peer();
+            whole.prepare_cached(GONE)?.execute(named_params! { ":now": milliseconds(now) })?;
+            let (id, until) = (kept.process.as_bytes().as_slice(), milliseconds(now.plus(THERE_FOR)));
+            whole.prepare_cached(THERE)?.execute(
+                named_params! { ":id": id, ":opens": opens.concat(), ":seals": seals.as_slice(), ":until": until },
+            )?;
+            let settled = kept.settled.load(Ordering::Acquire);
+            let resealed = if waits || settled { None } else { Some(reseal(&whole, &kept.sealer)?) };
+            whole.commit()?;
+            kept.settled.store(!waits, Ordering::Release);
+            Ok(resealed)
+        });
+        joined.await
+    }
+
+    /// This process is there no more, for all that the others need to know. Waits for the disk: for the end of a process.
+    pub fn leave(&self) {
+        self.0.left.store(true, Ordering::Release);
+        let left =
+            self.0.connection.lock().execute(LEAVE, named_params! { ":id": self.0.process.as_bytes().as_slice() });
+        if let Err(error) = left {
+            tracing::warn!(%error, "the others on the folder take this process to be there for a while");
+        }
+    }
+
+    /// Whether the others on the folder have another key in common with this one than a moment ago.
+    async fn has_news_of_others(&self) -> bool {
+        let kept = Arc::clone(&self.0);
+        let others = self.ask(move |connection| others(connection, kept.process, clock::now()));
+        others.await.is_ok_and(|others| self.0.sealer.has_to_wait(&others) != Some(self.0.sealer.waits()))
     }
 
     /// Keeps `value` under `key`, in the stead of what was there.
@@ -129,8 +237,8 @@ impl Store {
     /// # Errors
     /// Every [`StoreFault`] but [`StoreFault::Sealed`].
     pub async fn put(&self, place: Place, key: &[u8], value: Value, now: Timestamp) -> Result<(), StoreFault> {
-        let entry = self.entry(place, key, value)?;
-        self.ask(move |connection| entry.write(connection, PUT, now)).await?;
+        let (entry, sealer) = (Entry::new(place, key, value)?, self.sealer());
+        self.ask(move |connection| entry.write(connection, &sealer, PUT, now)).await?;
         self.tell();
         Ok(())
     }
@@ -141,8 +249,8 @@ impl Store {
     /// # Errors
     /// Every [`StoreFault`] but [`StoreFault::Sealed`].
     pub async fn claim(&self, place: Place, key: &[u8], value: Value, now: Timestamp) -> Result<bool, StoreFault> {
-        let entry = self.entry(place, key, value)?;
-        let claimed = self.ask(move |connection| entry.write(connection, CLAIM, now)).await?;
+        let (entry, sealer) = (Entry::new(place, key, value)?, self.sealer());
+        let claimed = self.ask(move |connection| entry.write(connection, &sealer, CLAIM, now)).await?;
         if claimed {
             self.tell();
         }
@@ -153,7 +261,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault::Unusable`], [`StoreFault::Sealed`].
-    pub async fn get(&self, place: Place, key: &[u8], now: Timestamp) -> Result<Option<Vec<u8>>, StoreFault> {
+    pub async fn get(&self, place: Place, key: &[u8], now: Timestamp) -> Result<Option<Plain>, StoreFault> {
         let asked = key.to_vec();
         let found = self.ask(move |connection| {
             let mut statement = connection.prepare_cached(GET)?;
@@ -170,7 +278,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault::Unusable`], [`StoreFault::Sealed`].
-    pub async fn take(&self, place: Place, key: &[u8], now: Timestamp) -> Result<Option<Vec<u8>>, StoreFault> {
+    pub async fn take(&self, place: Place, key: &[u8], now: Timestamp) -> Result<Option<Plain>, StoreFault> {
         let asked = key.to_vec();
         let taken = self.ask(move |connection| {
             let mut statement = connection.prepare_cached(TAKE)?;
@@ -214,7 +322,7 @@ impl Store {
         (before, after): (&[u8], Option<Value>),
         now: Timestamp,
     ) -> Result<bool, StoreFault> {
-        let entry = after.map(|value| self.entry(place, key, value)).transpose()?;
+        let entry = after.map(|value| Entry::new(place, key, value)).transpose()?;
         let (kept, key, before) = (Arc::clone(&self.0), key.to_vec(), Zeroizing::new(before.to_vec()));
         let swapped = self.ask(move |connection| {
             let place = place.as_str();
@@ -226,14 +334,12 @@ impl Store {
                 })
                 .optional()?;
             // What is sealed differs each time; what is within does not.
-            let found = found.and_then(|sealed| kept.sealer.open(&purpose(place, &key), &sealed)).map(Zeroizing::new);
+            let found = found.and_then(|sealed| kept.sealer.open(&purpose(place, &key), &sealed));
             if found.as_ref() != Some(&before) {
                 return Ok(false);
             }
             match entry {
-                Some(Entry { value, until, .. }) => whole
-                    .prepare_cached(PUT)?
-                    .execute(named_params! { ":place": place, ":key": key, ":value": value, ":until": until })?,
+                Some(entry) => entry.execute(&whole, &kept.sealer, PUT)?,
                 None => whole.prepare_cached(REMOVE)?.execute(named_params! { ":place": place, ":key": key })?,
             };
             whole.commit()?;
@@ -250,7 +356,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault::Unusable`], [`StoreFault::Sealed`].
-    pub async fn all(&self, place: Place, now: Timestamp) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreFault> {
+    pub async fn all(&self, place: Place, now: Timestamp) -> Result<Vec<(Vec<u8>, Plain)>, StoreFault> {
         let open = |(key, sealed): (Vec<u8>, String)| {
             let value = self.opened(place, &key, &sealed)?;
             Ok((key, value))
@@ -262,7 +368,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault::Unusable`].
-    pub async fn readable(&self, place: Place, now: Timestamp) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreFault> {
+    pub async fn readable(&self, place: Place, now: Timestamp) -> Result<Vec<(Vec<u8>, Plain)>, StoreFault> {
         let open = |(key, sealed): (Vec<u8>, String)| match self.opened(place, &key, &sealed) {
             Ok(value) => Some((key, value)),
             Err(fault) => {
@@ -284,54 +390,29 @@ impl Store {
         found.await
     }
 
-    /// Seals anew what the key before the present one had sealed, so that a rotation has an end: afterwards the old key is
-    /// needed no more. Says how many values that were, and how many no key at hand opens.
-    ///
-    /// # Errors
-    /// [`StoreFault::Unusable`].
-    pub async fn reseal(&self) -> Result<(usize, usize), StoreFault> {
-        let kept = Arc::clone(&self.0);
-        let resealed = self.ask(move |connection| {
-            let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut counts = (0_usize, 0_usize);
-            let row =
-                |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, String>(2)?));
-            let all = whole.prepare_cached(EVERYTHING)?.query_map([], row)?.collect::<Result<Vec<_>, _>>()?;
-            for (place, key, sealed) in all.into_iter().filter(|(_, _, sealed)| !kept.sealer.is_present(sealed)) {
-                let purpose = purpose(&place, &key);
-                let Some(plain) = kept.sealer.open(&purpose, &sealed) else {
-                    counts.1 = counts.1.saturating_add(1);
-                    continue;
-                };
-                let anew = kept.sealer.seal(&purpose, plain);
-                let anew = anew.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
-                whole
-                    .prepare_cached(RESEAL)?
-                    .execute(named_params! { ":place": place, ":key": key, ":value": anew })?;
-                counts.0 = counts.0.saturating_add(1);
-            }
-            whole.commit()?;
-            Ok(counts)
-        });
-        resealed.await
-    }
-
     /// Changes with every write, of this process at once and of others as soon as [`Store::follow`] sees it.
     #[must_use]
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
 
-    /// Looks for what other processes write, until the process ends.
+    /// Looks for what other processes write, and who they are, until the process ends.
     pub async fn follow(&self) {
         let mut before = None;
-        loop {
+        for look in 0_u32.. {
             let version =
                 self.ask(|connection| Ok(connection.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?));
+            let mut news = look.is_multiple_of(LOOKS_A_BEAT);
             match version.await {
-                Ok(version) if before.replace(version).is_some_and(|before| before != version) => self.tell(),
+                Ok(version) if before.replace(version).is_some_and(|before| before != version) => {
+                    self.tell();
+                    news = self.has_news_of_others().await;
+                }
                 Ok(_) => {}
                 Err(fault) => tracing::error!(why = %fault, "the state cannot be looked at"),
+            }
+            if news && let Err(fault) = self.join().await {
+                tracing::error!(why = %fault, "the others on the folder cannot be told of this process");
             }
             tokio::time::sleep(LOOK_AFTER).await;
         }
@@ -341,17 +422,7 @@ impl Store {
         self.0.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
-    fn entry(&self, place: Place, key: &[u8], value: Value) -> Result<Entry, StoreFault> {
-        let Value { bytes: value, until } = value;
-        if value.len() > VALUE_BYTES_MAX {
-            return Err(StoreFault::TooLarge(value.len()));
-        }
-        let sealed = self.0.sealer.seal(&purpose(place.as_str(), key), value);
-        let value = sealed.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
-        Ok(Entry { place, key: key.to_vec(), value, until: until.map(milliseconds) })
-    }
-
-    fn opened(&self, place: Place, key: &[u8], sealed: &str) -> Result<Vec<u8>, StoreFault> {
+    fn opened(&self, place: Place, key: &[u8], sealed: &str) -> Result<Plain, StoreFault> {
         self.0.sealer.open(&purpose(place.as_str(), key), sealed).ok_or(StoreFault::Sealed)
     }
 
@@ -371,7 +442,7 @@ pub fn understood<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Opti
     serde_json::from_slice(bytes).map_err(|error| unreadable(what, &error)).ok()
 }
 
-fn unreadable(what: &'static str, why: &dyn std::fmt::Display) {
+fn unreadable(what: &'static str, why: &dyn fmt::Display) {
     metrics().state_unreadable.increment();
     tracing::error!(what, %why, "one of the values that are kept cannot be read");
 }
@@ -380,19 +451,40 @@ fn unreadable(what: &'static str, why: &dyn std::fmt::Display) {
 struct Entry {
     place: Place,
     key: Vec<u8>,
-    value: String,
+    value: Plain,
     until: Option<i64>,
 }
 
 impl Entry {
+    fn new(place: Place, key: &[u8], value: Value) -> Result<Self, StoreFault> {
+        let (value, until) = (Zeroizing::new(value.bytes), value.until.map(milliseconds));
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(StoreFault::TooLarge(value.len()));
+        }
+        Ok(Self { place, key: key.to_vec(), value, until })
+    }
+
+    /// Sealed only here, where the connection is held: what is sealed with one key is written before another seals.
+    fn execute(&self, connection: &Connection, sealer: &Sealer, how: &str) -> Result<usize, StoreFault> {
+        let sealed = sealer.seal(&purpose(self.place.as_str(), &self.key), self.value.to_vec());
+        let value = sealed.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
+        Ok(connection.prepare_cached(how)?.execute(
+            named_params! { ":place": self.place.as_str(), ":key": self.key, ":value": value, ":until": self.until },
+        )?)
+    }
+
     /// In one step with the sweep of what has ended, so that an ended value is nobody's.
-    fn write(&self, connection: &mut Connection, how: &str, now: Timestamp) -> Result<bool, StoreFault> {
+    fn write(
+        &self,
+        connection: &mut Connection,
+        sealer: &Sealer,
+        how: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreFault> {
         let place = self.place.as_str();
         let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         whole.prepare_cached(SWEEP)?.execute(named_params! { ":place": place, ":now": milliseconds(now) })?;
-        let written = whole
-            .prepare_cached(how)?
-            .execute(named_params! { ":place": place, ":key": self.key, ":value": self.value, ":until": self.until })?;
+        let written = self.execute(&whole, sealer, how)?;
         let entries: i64 =
             whole.prepare_cached(COUNT)?.query_row(named_params! { ":place": place }, |row| row.get(0))?;
         if usize::try_from(entries).is_ok_and(|entries| entries > ENTRIES_MAX) {
@@ -410,6 +502,42 @@ fn in_folder(folder: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     Ok(connection)
+}
+
+/// Seals anew what the key before the present one had sealed, so that a rotation has an end: afterwards the old key is
+/// needed no more. Says how many values that were, and how many no key at hand opens.
+fn reseal(connection: &Connection, sealer: &Sealer) -> Result<(usize, usize), StoreFault> {
+    let mut counts = (0_usize, 0_usize);
+    let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, String>(2)?));
+    let all = connection.prepare_cached(EVERYTHING)?.query_map([], row)?.collect::<Result<Vec<_>, _>>()?;
+    for (place, key, sealed) in all.into_iter().filter(|(_, _, sealed)| !sealer.is_present(sealed)) {
+        let purpose = purpose(&place, &key);
+        let Some(plain) = sealer.open(&purpose, &sealed) else {
+            counts.1 = counts.1.saturating_add(1);
+            continue;
+        };
+        let anew = sealer.seal(&purpose, plain.to_vec());
+        let anew = anew.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
+        connection.prepare_cached(RESEAL)?.execute(named_params! { ":place": place, ":key": key, ":value": anew })?;
+        counts.0 = counts.0.saturating_add(1);
+    }
+    Ok(counts)
+}
+
+/// The keys of the other processes on the folder.
+fn others(connection: &Connection, own: Uuid, now: Timestamp) -> Result<Vec<Peer>, StoreFault> {
+    let mut statement = connection.prepare_cached(OTHERS)?;
+    let peer = |row: &Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?));
+    let found =
+        statement.query_map(named_params! { ":id": own.as_bytes().as_slice(), ":now": milliseconds(now) }, peer)?;
+    let mut others = Vec::new();
+    for row in found {
+        let (opens, seals) = row?;
+        let (opens, _rest) = opens.as_chunks();
+        let seals = seals.try_into().map_err(|_bytes| StoreFault::Unusable("a key without a name".to_owned()))?;
+        others.push(Peer { opens: opens.to_vec(), seals });
+    }
+    Ok(others)
 }
 
 fn prepared(connection: Connection) -> rusqlite::Result<Connection> {
@@ -446,10 +574,22 @@ const LOOK_AFTER: Duration = Duration::from_millis(250);
 /// How long a write waits for that of another process.
 const BUSY_MAX: Duration = Duration::from_secs(2);
 
+/// How often a process says that it is there, in looks, and for how long that is believed: one that was killed keeps a
+/// rotation waiting no longer.
+const LOOKS_A_BEAT: u32 = 40;
+const THERE_FOR: Duration = Duration::from_secs(60);
+
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS kept (
     place TEXT NOT NULL, key BLOB NOT NULL, value TEXT NOT NULL, until INTEGER, PRIMARY KEY (place, key)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS ends ON kept (place, until) WHERE until IS NOT NULL;";
+CREATE INDEX IF NOT EXISTS ends ON kept (place, until) WHERE until IS NOT NULL;
+CREATE TABLE IF NOT EXISTS processes (
+    id BLOB PRIMARY KEY, opens BLOB NOT NULL, seals BLOB NOT NULL, until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;";
+const OTHERS: &str = "SELECT opens, seals FROM processes WHERE id <> :id AND until > :now";
+const THERE: &str = "INSERT OR REPLACE INTO processes (id, opens, seals, until) VALUES (:id, :opens, :seals, :until)";
+const GONE: &str = "DELETE FROM processes WHERE until <= :now";
+const LEAVE: &str = "DELETE FROM processes WHERE id = :id";
 const PUT: &str = "INSERT OR REPLACE INTO kept (place, key, value, until) VALUES (:place, :key, :value, :until)";
 const CLAIM: &str = "INSERT OR IGNORE INTO kept (place, key, value, until) VALUES (:place, :key, :value, :until)";
 const GET: &str = "SELECT value FROM kept WHERE place = :place AND key = :key AND (until IS NULL OR until > :now)";
@@ -481,18 +621,32 @@ mod tests {
         config::State { directory: Some(path.to_owned()), ..config::State::default() }
     }
 
+    fn plain(bytes: &[u8]) -> Plain {
+        Zeroizing::new(bytes.to_vec())
+    }
+
+    async fn read(store: &Store, place: Place, key: &[u8], ms: u64) -> Result<Option<Vec<u8>>, StoreFault> {
+        Ok(store.get(place, key, at(ms)).await?.map(|value| value.to_vec()))
+    }
+
+    #[test]
+    fn a_value_does_not_print() {
+        let shown = format!("{:?}", value(b"hunter2".to_vec(), None));
+        assert!(!shown.contains("hunter2") && !shown.contains("104"), "{shown}");
+    }
+
     #[tokio::test]
     async fn what_is_kept_is_there_until_its_end() {
         let store = Store::open(&config::State::default()).unwrap();
         store.put(Place::Token, b"a", value(b"one".to_vec(), Some(at(100))), at(0)).await.unwrap();
         store.put(Place::Client, b"a", value(b"other".to_vec(), None), at(0)).await.unwrap();
-        assert_eq!(store.get(Place::Token, b"a", at(99)).await.unwrap().unwrap(), b"one");
+        assert_eq!(read(&store, Place::Token, b"a", 99).await, Ok(Some(b"one".to_vec())));
         assert_eq!(store.get(Place::Token, b"a", at(100)).await.unwrap(), None);
         store.put(Place::Token, b"a", value(b"two".to_vec(), None), at(0)).await.unwrap();
-        assert_eq!(store.all(Place::Token, at(1_000)).await.unwrap(), [(b"a".to_vec(), b"two".to_vec())]);
+        assert_eq!(store.all(Place::Token, at(1_000)).await.unwrap(), [(b"a".to_vec(), plain(b"two"))]);
         assert!(store.remove(Place::Token, b"a").await.unwrap());
         assert!(!store.remove(Place::Token, b"a").await.unwrap());
-        assert_eq!(store.get(Place::Client, b"a", at(1_000)).await.unwrap().unwrap(), b"other");
+        assert_eq!(read(&store, Place::Client, b"a", 1_000).await, Ok(Some(b"other".to_vec())));
     }
 
     #[tokio::test]
@@ -537,7 +691,7 @@ mod tests {
         for (n, one) in (1..20).map(|n| (n, replace(n))).collect::<Vec<_>>() {
             replaced.extend(one.await.unwrap().then_some(n));
         }
-        assert_eq!(store.get(Place::Token, b"k", at(11)).await.unwrap(), Some(replaced.clone()), "with its new end");
+        assert_eq!(read(&store, Place::Token, b"k", 11).await, Ok(Some(replaced.clone())), "with its new end");
         assert_eq!(replaced.len(), 1);
     }
 
@@ -554,7 +708,7 @@ mod tests {
         assert!(!swap(b"two", None).await.unwrap());
         assert!(swap(b"one", Some(b"two")).await.unwrap());
         assert!(!swap(b"one", None).await.unwrap(), "it has changed since");
-        assert_eq!(store.get(Place::Token, b"k", at(0)).await.unwrap().unwrap(), b"two");
+        assert_eq!(read(&store, Place::Token, b"k", 0).await, Ok(Some(b"two".to_vec())));
         assert!(swap(b"two", None).await.unwrap());
         assert_eq!(store.get(Place::Token, b"k", at(0)).await.unwrap(), None);
     }
@@ -569,7 +723,7 @@ mod tests {
             .await
             .unwrap();
         let store = Store::open(&folder(&path)).unwrap();
-        assert_eq!(store.get(Place::UserGrant, b"k", at(1)).await.unwrap().unwrap(), b"refresh-me");
+        assert_eq!(read(&store, Place::UserGrant, b"k", 1).await, Ok(Some(b"refresh-me".to_vec())));
         for file in std::fs::read_dir(&path).unwrap() {
             let bytes = std::fs::read(file.unwrap().path()).unwrap();
             assert!(!bytes.windows(10).any(|window| window == b"refresh-me"));
@@ -597,18 +751,53 @@ mod tests {
         let lost = with("99", None);
         lost.put(Place::Token, b"k", value(b"x".to_vec(), None), at(0)).await.unwrap();
         let between = with("22", Some("11"));
-        assert_eq!(between.get(Place::UserGrant, b"k", at(1)).await.unwrap().unwrap(), b"v", "while both are there");
+        assert_eq!(read(&between, Place::UserGrant, b"k", 1).await, Ok(Some(b"v".to_vec())), "while both are there");
         assert_eq!(between.all(Place::Token, at(1)).await, Err(StoreFault::Sealed));
         between.put(Place::Token, b"l", value(b"y".to_vec(), None), at(0)).await.unwrap();
         let readable = between.readable(Place::Token, at(1)).await.unwrap();
-        assert_eq!(readable, [(b"l".to_vec(), b"y".to_vec())], "one that is lost does not keep the others");
-        assert_eq!(between.reseal().await.unwrap(), (2, 1));
-        assert_eq!(between.reseal().await.unwrap(), (0, 1));
+        assert_eq!(readable, [(b"l".to_vec(), plain(b"y"))], "one that is lost does not keep the others");
+        assert_eq!(between.joined().await.unwrap(), Some((2, 1)));
+        assert_eq!(between.joined().await.unwrap(), None, "once is enough");
+        between.leave();
         let new = with("22", None);
-        assert_eq!(new.get(Place::UserGrant, b"k", at(1)).await.unwrap().unwrap(), b"v");
+        assert_eq!(read(&new, Place::UserGrant, b"k", 1).await, Ok(Some(b"v".to_vec())));
         assert_eq!(new.get(Place::UserGrant, b"k", at(500)).await.unwrap(), None, "its end stays its end");
-        assert_eq!(new.get(Place::Client, b"k", at(1)).await.unwrap().unwrap(), b"w");
+        assert_eq!(read(&new, Place::Client, b"k", 1).await, Ok(Some(b"w".to_vec())));
         assert_eq!(old.get(Place::Client, b"k", at(1)).await, Err(StoreFault::Sealed));
+    }
+
+    #[tokio::test]
+    async fn while_somebody_has_the_old_key_alone_it_seals() {
+        let temporary = tempfile::tempdir().unwrap();
+        let with = |present: &str, before: Option<&str>| {
+            let secret = |text: &str| Secret::new(text.repeat(32));
+            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
+            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
+            Store::open(&state)
+        };
+        let put = async |store: &Store, key: &[u8]| {
+            store.put(Place::Client, key, value(key.to_vec(), None), at(0)).await.unwrap();
+        };
+        let old = with("11", None).unwrap();
+        old.join().await.unwrap();
+        put(&old, b"a").await;
+        let between = with("22", Some("11")).unwrap();
+        between.join().await.unwrap();
+        put(&between, b"b").await;
+        assert_eq!(old.all(Place::Client, at(0)).await.unwrap().len(), 2, "nothing is sealed that it cannot open");
+        assert!(with("22", None).unwrap_err().contains("seals with another key"), "whose writes nobody could read");
+
+        assert!(!between.has_news_of_others().await);
+        old.leave();
+        assert!(between.has_news_of_others().await);
+        between.join().await.unwrap();
+        assert!(with("11", None).is_err(), "it could not read what is there");
+        let new = with("22", None).unwrap();
+        assert_eq!(new.all(Place::Client, at(0)).await.unwrap().len(), 2, "all of it was sealed anew");
+        old.join().await.unwrap();
+        assert!(!between.has_news_of_others().await, "who has left does not come back");
+        between.leave();
+        assert!(with("11", None).is_ok(), "the folder is its own again");
     }
 
     #[tokio::test]
@@ -627,7 +816,7 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(20), seen).await.unwrap();
-        assert_eq!(one.get(Place::Revocation, b"k", at(0)).await.unwrap().unwrap(), [1]);
+        assert_eq!(read(&one, Place::Revocation, b"k", 0).await, Ok(Some(vec![1])));
         following.abort();
     }
 

@@ -1,6 +1,7 @@
 //! What becomes of a server's or a provider's word about the gateway's credential (spec §2.6)?
 //!
-//! It is never taken for a word about the client's own token, in either era.
+//! It is never taken for a word about the client's own token, in either era; but where a provider wants to see the user
+//! again, their client is told.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -78,7 +79,7 @@ const ROWS: &[Row] = &[
         feature: "provider: `insufficient_user_authentication`",
         verdict: "refuse",
         peers: BYTES,
-        see: |cells| calls(cells, "person", 0),
+        see: |cells| challenged(cells, "person"),
     },
     Row { feature: "provider cannot be used", verdict: "refuse", peers: BYTES, see: |cells| calls(cells, "away", 0) },
 ];
@@ -101,4 +102,19 @@ fn calls(cells: &Cells, id: &str, times: usize) -> String {
     }
     let often = ["not called", "called once", "called twice"];
     format!("{}, {}", code(answered(&modern)), often[times])
+}
+
+/// What a client of either era hears whose user has to log in again, and that the server is not called.
+fn challenged(cells: &Cells, id: &str) -> String {
+    let path = format!("/{id}");
+    let modern = cells.client(id).call("echo", &json!({}));
+    let legacy = cells.client(id).initialize().call("echo", &json!({}));
+    for answer in [&modern, &legacy] {
+        let challenge = answer.header("www-authenticate").unwrap();
+        assert!(challenge.contains("error=\"insufficient_user_authentication\""), "{challenge}");
+    }
+    assert_eq!((said(&modern.json()), 401), (said(&legacy.json()), legacy.status()), "{id}: the same");
+    let called = cells.odd("server").seen_method("tools/call").into_iter().filter(|seen| seen.path == path).count();
+    assert_eq!(called, 0, "{id}");
+    format!("{}, not called", code(answered(&modern)))
 }

@@ -120,10 +120,21 @@ impl Checker<'_> {
             let help = "add `client_ca`, the authorities whose certificates clients may show";
             self.problem("`client_certificate` needs `client_ca`", at.span(), "no client is asked for one", help);
         }
+        let client_crls = self.revocation_lists(written);
         let asked = written.client_certificate.as_ref().map(Spanned::get_ref);
         let client_optional = matches!(asked, Some(written::ClientAuthentication::Optional));
         let (certificate, key) = pair?;
-        Some(Tls { certificate, key, client_ca: client_ca?, client_optional })
+        Some(Tls { certificate, key, client_ca: client_ca?, client_crls: client_crls?, client_optional })
+    }
+
+    fn revocation_lists(&mut self, written: &written::Tls) -> Option<Vec<std::path::PathBuf>> {
+        let listed = written.client_crls.as_deref().unwrap_or_default();
+        if let (Some(first), None) = (listed.first(), &written.client_ca) {
+            let help = "add `client_ca`, the authorities whose lists these are";
+            self.problem("`client_crls` needs `client_ca`", first.span(), "no client is asked for one", help);
+        }
+        // All of them, so that each mistake is told.
+        listed.iter().map(|path| self.revocation_list(path)).collect::<Vec<_>>().into_iter().collect()
     }
 
     fn policies(&mut self, written: &Key<String>) -> Option<std::path::PathBuf> {

@@ -4,7 +4,7 @@
 
 use std::{ops::Range, path::PathBuf, time::Duration};
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _};
 use toml::Spanned;
 use url::{Host, Url};
 use zeroize::Zeroizing;
@@ -115,6 +115,21 @@ impl Checker<'_> {
         if !matches!(found, Some(Ok(_))) {
             let message = format!("{what} `{}` holds no certificate", path.display());
             let help = "give a PEM file with `-----BEGIN CERTIFICATE-----`";
+            self.problem(message, written.span(), "this file", help);
+            return None;
+        }
+        Some(path)
+    }
+
+    /// A file with at least one list of revoked certificates; the listener reads it again when it changes.
+    pub(super) fn revocation_list(&mut self, written: &Spanned<String>) -> Option<PathBuf> {
+        if !self.environment.is_here() {
+            return self.path(written);
+        }
+        let (path, bytes, _) = self.content(written, "revocation list")?;
+        if !matches!(CertificateRevocationListDer::pem_slice_iter(&bytes).next(), Some(Ok(_))) {
+            let message = format!("revocation list `{}` holds none", path.display());
+            let help = "give a PEM file with `-----BEGIN X509 CRL-----`; `openssl crl -inform der` makes one of DER";
             self.problem(message, written.span(), "this file", help);
             return None;
         }

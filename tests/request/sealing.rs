@@ -1,0 +1,89 @@
+//! What gateways and commands share is sealed with a key that all of them have, whatever each of them calls the present one.
+
+use std::{path::Path, process::Output, time::Duration};
+
+use serde_json::json;
+
+use crate::harness::{
+    gateway::{Gateway, Setup, tollgate},
+    issuer::Issuer,
+    place,
+    recorder::{Era, Recorder},
+};
+
+const OLD: (&str, &str) = ("OLD_KEY", "1111111111111111111111111111111111111111111111111111111111111111");
+const NEW: (&str, &str) = ("NEW_KEY", "2222222222222222222222222222222222222222222222222222222222222222");
+const SOON: Duration = Duration::from_secs(15);
+
+/// A gateway on `folder` with these lines of `[state]`, and all keys at hand.
+fn setup(name: &str, (issuer, recorder): (&Issuer, &Recorder), folder: &Path, lines: &str) -> Setup {
+    Setup::usual(name, issuer)
+        .open_upstream("up", &recorder.url())
+        .environment(OLD.0, OLD.1)
+        .environment(NEW.0, NEW.1)
+        .section(&format!("[state]\ndirectory = \"{}\"\n{lines}\n\n[keys]\nenabled = true", folder.display()))
+}
+
+fn keys(config: &Path, words: &[&str]) -> Output {
+    tollgate(&["keys"]).args(words).arg("--config").arg(config).envs([OLD, NEW]).output().unwrap()
+}
+
+/// How many keys `tollgate keys list` finds with this configuration; `None` where it cannot.
+fn found(config: &Path) -> Option<usize> {
+    let output = keys(config, &["list"]);
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).lines().count())
+}
+
+#[track_caller]
+fn serves(gateway: &Gateway, key: &str) {
+    let client = gateway.client(Some("up")).token(key);
+    place::wait_for("the key is known", SOON, || (client.call("echo", &json!({})).status() == 200).then_some(()));
+}
+
+#[test]
+fn two_gateways_with_a_key_in_common_read_all_that_each_other_keeps_and_the_old_key_is_left_when_nobody_needs_it() {
+    let peers = (&Issuer::good(), &Recorder::good(Era::Modern));
+    let folder = place::scratch("sealing-folder");
+    let before = "sealing_key = { env = \"OLD_KEY\" }";
+    let between = "sealing_key = { env = \"NEW_KEY\" }\nsealing_key_before = { env = \"OLD_KEY\" }";
+    let after = "sealing_key = { env = \"NEW_KEY\" }";
+    let mut old = setup("sealing-old", peers, &folder, before).start();
+    let first = old.key("--user alice");
+    // An upgrade brings a new key, and the one that it replaces has never heard of it.
+    let mut new = setup("sealing-new", peers, &folder, between).start();
+    let second = new.key("--user bob");
+    for gateway in [&old, &new] {
+        serves(gateway, &first);
+        serves(gateway, &second);
+    }
+    // Nor does a command that an operator gives with the new configuration leave the old gateway in the dark.
+    new.keys(&format!("revoke {}", first.split('_').nth(1).unwrap()));
+    for gateway in [&old, &new] {
+        let client = gateway.client(Some("up")).token(&first);
+        place::wait_for("the revocation", SOON, || (client.call("echo", &json!({})).status() == 401).then_some(()));
+        assert_eq!(gateway.client(Some("up")).token(&second).call("echo", &json!({})).status(), 200);
+    }
+
+    // Whoever has the new key alone would write what the old gateway cannot read: not yet.
+    let only_new = setup("sealing-only-new", peers, &folder, after).write();
+    let told = keys(&only_new, &["new", "--user", "carol"]);
+    assert!(!told.status.success());
+    assert!(String::from_utf8_lossy(&told.stderr).contains("seals with another key"), "{told:?}");
+    let mut early = setup("sealing-early", peers, &folder, after).launch();
+    assert_eq!(early.process.wait(SOON).code(), Some(2));
+    assert!(early.process.errors().contains("seals with another key"), "{}", early.process.errors());
+    serves(&old, &second);
+
+    // The last that has the old key alone is gone: all is sealed anew, and the old key opens nothing.
+    old.stop();
+    let listed = place::wait_for("the rotation ends", SOON, || found(&only_new));
+    assert_eq!(listed, 2, "what is found is found whole");
+    let only_old = setup("sealing-only-old", peers, &folder, before).write();
+    assert_eq!(found(&only_old), None, "whoever has it alone comes too late");
+    serves(&new, &second);
+    let third = new.key("--user dave");
+    new.stop();
+    let last = setup("sealing-last", peers, &folder, after).start();
+    serves(&last, &second);
+    serves(&last, &third);
+}
