@@ -72,7 +72,9 @@ impl Prover {
     /// # Errors
     /// Where it cannot be signed, or there is none.
     pub async fn assertion(&self, now: Timestamp) -> Result<Option<Zeroizing<String>>, String> {
-        if let ClientAuthentication::AssertionFile(path) = &self.client.authentication {
+        if let ClientAuthentication::AssertionFile(path) | ClientAuthentication::Workload(path) =
+            &self.client.authentication
+        {
             return written_in(path).await.map(Zeroizing::new).map(Some);
         }
         let Some(signer) = &self.signer else { return Ok(None) };
@@ -93,7 +95,8 @@ impl Prover {
 
     /// What the form of a request needs besides, [`Prover::assertion`] among it.
     pub fn fill(&self, form: &mut Serializer<'_, String>, assertion: Option<&str>) {
-        if let ClientAuthentication::SecretBasic(_) = &self.client.authentication {
+        // Of a workload there is no client, and its assertion is the grant itself.
+        if let ClientAuthentication::SecretBasic(_) | ClientAuthentication::Workload(_) = &self.client.authentication {
             return;
         }
         form.append_pair("client_id", &self.client.id);
@@ -104,6 +107,12 @@ impl Prover {
             form.append_pair("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
                 .append_pair("client_assertion", assertion);
         }
+    }
+
+    /// Whether the gateway is no client, but a workload that its platform vouches for (RFC 7523 §2.1).
+    #[must_use]
+    pub const fn is_workload(&self) -> bool {
+        matches!(self.client.authentication, ClientAuthentication::Workload(_))
     }
 
     /// What is shown in the TLS handshake, where that is the proof.
@@ -119,6 +128,7 @@ impl Prover {
             ClientAuthentication::SecretBasic(secret) | ClientAuthentication::SecretPost(secret) => Some(secret),
             ClientAuthentication::PrivateKeyJwt { .. }
             | ClientAuthentication::AssertionFile(_)
+            | ClientAuthentication::Workload(_)
             | ClientAuthentication::Certificate(_)
             | ClientAuthentication::Nothing => None,
         }

@@ -5,7 +5,9 @@
 
 use serde_json::{Value, json};
 
+use super::identity::known;
 use crate::harness::{
+    browser,
     certificates::Authority,
     gateway::{ALLOW_ALL, Gateway, Setup},
     http::fetch,
@@ -105,4 +107,67 @@ fn every_client_is_known_by_its_metadata_document() {
     let intents = gateway.recorded("intent", CLIENTS.len());
     assert!(intents.iter().all(|intent| intent["agent"]["client_id"] == id), "{intents:?}");
     assert_eq!(documents.seen_path("/client.json").len(), 1, "kept for as long as it says");
+}
+
+/// Behind the gateway's own tokens, too: whoever logged in through it connects an account of theirs at a server of another
+/// domain, which the upstream itself judges, and all their clients call under it.
+#[test]
+fn a_person_who_logged_in_here_connects_an_account_elsewhere() {
+    let setup = Setup::new("facade-accounts");
+    let (folder, own) = (setup.folder().to_owned(), setup.origin());
+    let home = peer::provider_before(&folder, &format!("{own}/callback {own}/connecting/login"));
+    let away = peer::provider_with("away", &folder, &[format!("{own}/connecting/callback/up")], &[]);
+    let (home_issuer, away_issuer) = (home.origin(), away.origin());
+    let server = peer::typescript_guarded(&folder, &away_issuer);
+    let target = format!("resource = \"{}\", scopes = [\"tools:read\"]", server.url());
+    let client = |id: &str, secret: &str| format!("client = {{ id = \"{id}\", secret = {{ env = \"{secret}\" }} }}");
+    let lines = format!(
+        "grant = {{ strategy = \"user_grant\", issuer = \"{away_issuer}\", {}, {target} }}\n\
+         discovery = {{ strategy = \"client_credentials\", token_endpoint = \"{away_issuer}/token\", {}, {target} }}",
+        client("gateway-pages", "PAGES_SECRET"),
+        client("gateway", "GATEWAY_SECRET")
+    );
+    let facade = client("facade", "FACADE_SECRET");
+    let gateway = setup
+        .issuer(&home_issuer)
+        .policy("allow.cedar", ALLOW_ALL)
+        .environment("PAGES_SECRET", "pages-secret")
+        .environment("GATEWAY_SECRET", "gateway-secret")
+        .environment("FACADE_SECRET", "facade-secret")
+        .upstream("up", &server.url(), &lines)
+        .section(&format!("[facade]\nprovider = \"{home_issuer}\"\n{facade}"))
+        .start();
+    let called = |sdk: Sdk, era: &'static str| {
+        let dial = Dial { url: gateway.endpoint(Some("up")), era, ..Dial::default() };
+        sdk.run_logging_in(&folder, &dial, (&json!([{ "call": "whoami" }]), None), agree)[1].clone()
+    };
+    let page = |sdk: Sdk| {
+        let error = called(sdk, "legacy")["error"].clone();
+        assert_eq!(error["code"], 40317, "{error}");
+        error["data"]["elicitations"][0]["url"].as_str().unwrap().to_owned()
+    };
+
+    let mut browser = browser::Browser::of("alice");
+    let first = browser.get(&page(Sdk::TypeScriptLegacy));
+    let refused = browser.press(&first);
+    assert_eq!(refused.answer.status(), 403, "alice is not bob: {}", refused.answer.text());
+
+    let mut browser = browser::Browser::of("bob");
+    let first = browser.get(&page(Sdk::PythonLegacy));
+    let asked = browser.press(&first);
+    assert!(asked.answer.text().contains("You are <b>bob</b>"), "{} {}", asked.at, asked.answer.text());
+    browser.user = "carol".to_owned();
+    let done = browser.press(&asked);
+    assert!(done.answer.text().contains("<h1>Connected</h1>"), "{} {}", done.at, done.answer.text());
+
+    for (sdk, era) in CLIENTS {
+        let known = known(&called(sdk, era));
+        assert_eq!((&known["sub"], &known["clientId"]), (&json!("carol"), &json!("gateway-pages")), "{sdk:?}: {known}");
+        assert_eq!((&known["aud"], &known["scopes"]), (&json!(server.url()), &json!(["tools:read"])), "{sdk:?}");
+    }
+    let intents = gateway.recorded("intent", CLIENTS.len());
+    for intent in &intents {
+        assert_eq!(intent["user"], json!({ "issuer": own, "subject": "bob" }));
+        assert_eq!(intent["grant"]["strategy"], "user_grant", "{intent}");
+    }
 }

@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::{Value, json};
 
 use crate::harness::{
+    certificates::{Authority, Leaf},
     gateway::{ALLOW_ALL, Gateway, Setup},
     issuer::claims_of,
     login,
@@ -113,6 +114,93 @@ fn the_gateway_proves_itself_by_a_key() {
     let known = known(&answer.json());
     assert_eq!((&known["sub"], &known["clientId"]), (&json!("alice"), &json!("gateway-key")));
     assert_eq!(known["act"], json!({ "sub": "gateway-key" }));
+}
+
+/// RFC 8705: the certificate of the connection proves who the gateway is, and what it gets is good with that only.
+#[test]
+fn the_gateway_proves_itself_by_a_certificate_and_its_tokens_are_bound_to_it() {
+    let setup = Setup::new("tls-client");
+    let folder = setup.folder().to_owned();
+    let authority = Authority::new(&folder);
+    let (provider, by_tls) = peer::provider_by_certificates(&folder, &authority);
+    let issuer = provider.origin();
+    let server = authority.leaf("server", &["127.0.0.1"]);
+    let upstream = Recorder::behind_tls(Era::Modern, authority.mutual_server(&server, &["http/1.1"]));
+    let own = authority.workload("own", "spiffe://tests/gateway");
+    let other = authority.workload("other", "spiffe://tests/other");
+    let ca = format!("ca = \"{}\"", authority.file().display());
+    let shown = |leaf: &Leaf| {
+        let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
+        format!("client_certificate = {{ certificate = \"{certificate}\", key = \"{key}\" }}")
+    };
+    let lines = |proof: &str| {
+        let client = format!("client = {{ id = \"gateway-tls\", {proof} }}");
+        let grant = format!(
+            "grant = {{ strategy = \"exchange\", token_endpoint = \"{by_tls}/token\", {client}, resource = \"{}\", \
+             scopes = [\"tools:read\"], {ca} }}",
+            upstream.url()
+        );
+        format!("{ca}\n{}\n{grant}\ndiscovery = {{ strategy = \"none\" }}", shown(&own))
+    };
+    let by_certificate = |leaf: &Leaf| format!("authentication = \"tls_client_auth\", {}", shown(leaf));
+    let gateway = setup
+        .issuer(&issuer)
+        .policy("allow.cedar", ALLOW_ALL)
+        .environment("GATEWAY_SECRET", "gateway-secret")
+        .upstream("up", &upstream.url(), &lines(&by_certificate(&own)))
+        .upstream("other", &upstream.url(), &lines(&by_certificate(&other)))
+        .upstream("secret", &upstream.url(), &lines("secret = { env = \"GATEWAY_SECRET\" }"))
+        .start();
+    let called = |id: &str| {
+        let token = login::login(&issuer, "alice", &gateway.endpoint(Some(id)), "openid tools:read");
+        gateway.client(Some(id)).token(&token).awaiting("echo").call("echo", &json!({}))
+    };
+    assert_eq!(called("up").status(), 200);
+    let calls = upstream.seen_method("tools/call");
+    let known = claims_of(calls[0].header("authorization").unwrap().strip_prefix("Bearer ").unwrap());
+    assert_eq!((&known["sub"], &known["client_id"]), (&json!("alice"), &json!("gateway-tls")), "{known}");
+    assert_eq!((&known["aud"], &known["act"]), (&json!(upstream.url()), &json!({ "sub": "gateway-tls" })));
+    assert_eq!(known["cnf"], json!({ "x5t#S256": own.thumbprint() }), "the certificate that the upstream sees, too");
+
+    for id in ["other", "secret"] {
+        let refused = called(id);
+        assert_eq!(
+            (refused.status(), &refused.json()["error"]["data"]["code"]),
+            (502, &json!("grant_unavailable")),
+            "{id}"
+        );
+    }
+    assert_eq!(upstream.seen_method("tools/call").len(), 1);
+}
+
+#[test]
+fn the_gateway_calls_in_its_own_name_for_people_and_machines() {
+    let setup = Setup::new("own-name");
+    let folder = setup.folder().to_owned();
+    let provider = peer::provider(&folder);
+    let issuer = provider.origin();
+    let server = peer::typescript_guarded(&folder, &issuer);
+    let grant = format!(
+        "grant = {{ strategy = \"client_credentials\", token_endpoint = \"{issuer}/token\", resource = \"{}\", \
+         client = {{ id = \"gateway\", secret = {{ env = \"GATEWAY_SECRET\" }} }}, scopes = [\"tools:read\"] }}",
+        server.url()
+    );
+    let gateway = setup
+        .issuer(&issuer)
+        .policy("allow.cedar", ALLOW_ALL)
+        .environment("GATEWAY_SECRET", "gateway-secret")
+        .upstream("up", &server.url(), &grant)
+        .start();
+    let endpoint = gateway.endpoint(Some("up"));
+    for token in [login::login(&issuer, "alice", &endpoint, SCOPE), machine(&issuer, &endpoint)] {
+        let answer = gateway.client(Some("up")).token(&token).awaiting("whoami").call("whoami", &json!({}));
+        let known = known(&answer.json());
+        assert_eq!((&known["sub"], &known["clientId"]), (&json!("gateway"), &json!("gateway")), "{known}");
+        assert_eq!((&known["aud"], &known["scopes"]), (&json!(server.url()), &json!(["tools:read"])));
+        assert_eq!(known["act"], Value::Null, "nobody is acted for");
+    }
+    let grants = gateway.recorded("intent", 2);
+    assert!(grants.iter().all(|intent| intent["grant"]["strategy"] == "client_credentials"), "{grants:?}");
 }
 
 /// Who may do what with a user, and what without one.

@@ -249,6 +249,12 @@ fn every_strategy_can_be_written() {
             "",
         ),
         (
+            "strategy = \"workload_grant\", token_endpoint = \"https://login.example.com/token\", \
+             assertion_file = \"secret\", resource = \"https://a.internal\", dpop = true"
+                .to_owned(),
+            "",
+        ),
+        (
             format!("{}, {user}, issuer_{client}, subject = \"id_token\"", exchange.replace("exchange", "id_jag")),
             "discovery = { strategy = \"none\" }",
         ),

@@ -5,6 +5,7 @@
 
 mod authorization;
 mod client;
+mod grants;
 mod tasks;
 
 use std::{collections::BTreeMap, fs, path::Path};
@@ -58,10 +59,13 @@ type Found = BTreeMap<String, String>;
 fn found(folder: &Path) -> Found {
     let mut found = Found::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        let Ok(text) = fs::read_to_string(entry.path().join("checks.json")) else { continue };
+        let checks = checks_under(&entry.path());
+        if checks.is_empty() {
+            continue;
+        }
         let name = entry.file_name().into_string().unwrap();
         let scenario = name[..name.len() - STAMP.len()].strip_prefix("server-").unwrap();
-        judged(&text, &format!("{scenario}/"), &mut found);
+        judged(&checks, &format!("{scenario}/"), &mut found);
     }
     found
 }
@@ -69,19 +73,26 @@ fn found(folder: &Path) -> Found {
 /// What all scenarios under this folder found, by check.
 fn found_under(folder: &Path) -> Found {
     let mut found = Found::new();
-    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-        if entry.is_dir() {
-            found.extend(found_under(&entry));
-        } else if entry.ends_with("checks.json") {
-            judged(&fs::read_to_string(entry).unwrap(), "", &mut found);
-        }
-    }
+    judged(&checks_under(folder), "", &mut found);
     found
 }
 
-/// Adds the checks of one scenario, under their names after `prefix`.
-fn judged(checks: &str, prefix: &str, found: &mut Found) {
-    let checks: Vec<Value> = serde_json::from_str(checks).unwrap();
+/// The checks that lie under this folder, as they were made.
+fn checks_under(folder: &Path) -> Vec<Value> {
+    let mut checks = Vec::new();
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    for entry in entries.map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            checks.extend(checks_under(&entry));
+        } else if entry.ends_with("checks.json") {
+            checks.extend(serde_json::from_str::<Vec<Value>>(&fs::read_to_string(entry).unwrap()).unwrap());
+        }
+    }
+    checks
+}
+
+/// Adds checks, under their names after `prefix`.
+fn judged(checks: &[Value], prefix: &str, found: &mut Found) {
     for check in checks {
         let id = check["id"].as_str().unwrap().to_owned();
         let status = check["status"].as_str().unwrap().to_owned();

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{place, process::Process};
+use super::{certificates::Authority, place, process::Process};
 
 /// A running server from a package registry.
 #[derive(Debug)]
@@ -130,6 +130,19 @@ pub(crate) fn provider_with(name: &str, folder: &Path, callbacks: &[String], var
     Peer::start(name, folder, command)
 }
 
+/// The same, also at a second origin, by TLS of this authority: there the client `gateway-tls` proves itself with a
+/// certificate for `spiffe://tests/gateway` (RFC 8705 §2.1), to which its tokens are bound.
+pub(crate) fn provider_by_certificates(folder: &Path, authority: &Authority) -> (Peer, String) {
+    let leaf = authority.leaf("provider", &["localhost"]);
+    let mut command = node("issuer.mjs");
+    command.env("TLS_CERTIFICATE", leaf.certificate).env("TLS_KEY", leaf.key).env("TLS_CLIENT_CA", authority.file());
+    let provider = Peer::start("provider", folder, command);
+    let output = provider.process.output();
+    let port = output.lines().find_map(|line| line.strip_prefix("tls ")).unwrap();
+    let origin = format!("https://localhost:{port}");
+    (provider, origin)
+}
+
 /// The published clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sdk {
@@ -246,9 +259,17 @@ impl Suite {
     pub(crate) fn client(self, folder: &Path, scenario: &str, version: &str) -> Process {
         let mut command = Command::new(node("").get_program());
         command.arg(self.script()).args(["client", "--command", "sh \"$STAND_IN\"", "--scenario", scenario]);
-        command.args(["--spec-version", version, "--force", "-o", "found"]).current_dir(folder);
+        command.args(["--spec-version", version, "--force", "--timeout", "120000", "-o", "found"]).current_dir(folder);
         command.env("STAND_IN", place::tests().join("conformance/stand_in.sh"));
         Process::start("suite", folder, command)
+    }
+
+    /// The scenarios that it has for clients.
+    pub(crate) fn client_scenarios(self) -> Vec<String> {
+        let listed =
+            Command::new(node("").get_program()).arg(self.script()).args(["list", "--client"]).output().unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        listed.lines().filter_map(|line| Some(line.strip_prefix("  - ")?.split(' ').next()?.to_owned())).collect()
     }
 
     /// Starts the scenarios for authorization servers; what they find lies in `found`.

@@ -232,7 +232,10 @@ fn a_reading_tools_grant_cannot_write() {
 /// RFC 9449: every request has a proof of its own, and one more try where a server wants its nonce in it.
 #[test]
 fn a_bound_token_goes_out_with_a_proof_for_each_request() {
-    let wants = |nonce: &str| Reply::json(400, &json!({ "error": "use_dpop_nonce" })).header("dpop-nonce", nonce);
+    let wants = |nonce: &str| {
+        Reply::json(400, &json!({ "error": "use_dpop_nonce", "error_description": "it wants: a nonce, please" }))
+            .header("dpop-nonce", nonce)
+    };
     let issuer = Issuer::scripted(move |seen| {
         (seen.path == "/token").then_some(())?;
         let Some(proof) = seen.header("dpop") else {

@@ -302,7 +302,7 @@ impl Target<'_> {
 /// The credential that a call goes out under; never the credential itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Grant<'a> {
-    /// `exchange`, `client_credentials`, `id_jag`, `user_grant`, `static_secret` or `none`.
+    /// `exchange`, `client_credentials`, `workload_grant`, `id_jag`, `user_grant`, `static_secret` or `none`.
     pub strategy: &'a str,
     /// Whom it is made out to.
     pub audience: Option<&'a str>,

@@ -671,8 +671,8 @@ pub struct TokenRequest {
     pub subject_token_type: String,
     /// `audience` (RFC 8693 §2.1).
     pub audience: Option<String>,
-    /// `resource` (RFC 8707 §2).
-    pub resource: Option<Url>,
+    /// `resource` (RFC 8707 §2), as it is written: who compares it compares letters.
+    pub resource: Option<String>,
     /// Scopes of every grant for this upstream; tool rules add to them.
     pub scopes: Vec<String>,
     /// Whether the gateway names itself as the actor (`actor_token`, RFC 8693 §2.1), by a client-credentials token.
@@ -770,6 +770,8 @@ pub enum ClientAuthentication {
     /// A client assertion that the platform wrote (RFC 7523 §2.2), as a Kubernetes service account's projected token: read
     /// from this file whenever it is needed, because the platform renews it.
     AssertionFile(PathBuf),
+    /// The same file, and no client: what it says of the workload is the grant itself (RFC 7523 §2.1).
+    Workload(PathBuf),
     /// `tls_client_auth`, and `self_signed_tls_client_auth` (RFC 8705 §2).
     Certificate(ClientCertificate),
     /// A public client: no proof.

@@ -377,6 +377,7 @@ pub(crate) struct Grant {
     pub(crate) subject: Key<String>,
     pub(crate) issuer: Key<String>,
     pub(crate) issuer_client: Key<Client>,
+    pub(crate) assertion_file: Key<String>,
     pub(crate) provider: Key<String>,
     pub(crate) dpop: Key<bool>,
     pub(crate) ca: Key<String>,

@@ -80,6 +80,13 @@ impl Fault {
         let Self::Refused(text) = self else { return false };
         text.split(':').next() == Some(code)
     }
+
+    /// Whether the authorization server wants its own nonce in the proof (RFC 9449 §8), in whatever words it says so.
+    pub(super) fn wants_nonce(&self) -> bool {
+        let Self::Unusable(text) = self else { return false };
+        let said = text.split_once(", ").map_or("", |(_status, said)| said);
+        said.split(':').next() == Some("use_dpop_nonce")
+    }
 }
 
 /// The members that RFC 6749 does not have: `issued_token_type` (RFC 8693 §2.2.1), and `id_token`.

@@ -9,9 +9,10 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::answer::Fault;
+use super::{answer::Fault, resource::Resource};
 use crate::{
     clock::{self, Timestamp},
+    config::dialects::JWT_BEARER,
     egress::Client,
     identity::discovery::{self, Own},
 };
@@ -21,6 +22,8 @@ use crate::{
 pub(super) struct Discovery {
     issuer: String,
     client: Client,
+    /// The upstream that takes its tokens, which may say whose those are.
+    upstream: Option<Resource>,
     known: ArcSwapOption<Known>,
     /// One asks; who waits finds the answer.
     asking: Mutex<Option<Failure>>,
@@ -55,7 +58,12 @@ pub(super) struct Metadata {
 
 impl Discovery {
     pub(super) fn new(issuer: String, client: Client) -> Self {
-        Self { issuer, client, known: ArcSwapOption::empty(), asking: Mutex::new(None) }
+        Self { issuer, client, upstream: None, known: ArcSwapOption::empty(), asking: Mutex::new(None) }
+    }
+
+    /// It is of use only where this upstream takes its tokens.
+    pub(super) fn with_tokens_for(self, upstream: Option<Resource>) -> Self {
+        Self { upstream, ..self }
     }
 
     /// The metadata; what was read stays good for a day while nothing newer can be had.
@@ -71,7 +79,7 @@ impl Discovery {
             return self.kept(now, STALE_FOR).ok_or_else(|| Fault::Unusable(failure.why.clone()));
         }
         let began = clock::instant();
-        match discovery::metadata(&self.client, &self.issuer, metadata).await {
+        match self.read().await {
             Ok(metadata) => {
                 let metadata = Arc::new(metadata);
                 self.known.store(Some(Arc::new(Known { metadata: Arc::clone(&metadata), read_at: now })));
@@ -89,6 +97,16 @@ impl Discovery {
         }
     }
 
+    async fn read(&self) -> Result<Metadata, String> {
+        if let Some(upstream) = &self.upstream {
+            upstream.takes_tokens_of(&self.issuer).await.inspect_err(|_contradiction| {
+                // Nor is what was good before: the upstream has gone elsewhere since (SEP-2352).
+                self.known.store(None);
+            })?;
+        }
+        discovery::metadata(&self.client, &self.issuer, metadata).await
+    }
+
     fn kept(&self, now: Timestamp, within: Duration) -> Option<Arc<Metadata>> {
         let known = self.known.load();
         let known = known.as_ref()?;
@@ -97,6 +115,9 @@ impl Discovery {
 }
 
 fn metadata(own: &Own<'_>) -> Result<Metadata, String> {
+    // A server of before there were profiles names the type of grant alone.
+    let id_jag = own.lists("authorization_grant_profiles_supported", ID_JAG_PROFILE);
+    let id_jag = id_jag.or_else(|| own.lists("grant_types_supported", JWT_BEARER));
     Ok(Metadata {
         issuer: own.issuer().to_owned(),
         token_endpoint: own.endpoint("token_endpoint")?.ok_or("no `token_endpoint`")?,
@@ -104,7 +125,7 @@ fn metadata(own: &Own<'_>) -> Result<Metadata, String> {
         revocation_endpoint: own.endpoint("revocation_endpoint")?,
         s256: own.lists("code_challenge_methods_supported", "S256"),
         names_issuer: own.says("authorization_response_iss_parameter_supported"),
-        id_jag: own.lists("authorization_grant_profiles_supported", ID_JAG_PROFILE) == Some(true),
+        id_jag: id_jag == Some(true),
     })
 }
 
@@ -142,6 +163,11 @@ mod tests {
         assert!(whole.s256 == Some(true) && whole.names_issuer && whole.id_jag && whole.revocation_endpoint.is_none());
         let bare = read(r#","token_endpoint":"https://as.example/token""#).unwrap();
         assert!(bare.s256.is_none() && !bare.names_issuer && !bare.id_jag && bare.authorization_endpoint.is_none());
+        let grant = r#""grant_types_supported":["urn:ietf:params:oauth:grant-type:jwt-bearer"]"#;
+        for (profiles, id_jag) in [("", true), (r#","authorization_grant_profiles_supported":["other"]"#, false)] {
+            let more = format!(r#","token_endpoint":"https://as.example/token",{grant}{profiles}"#);
+            assert_eq!(read(&more).unwrap().id_jag, id_jag, "{more}");
+        }
         for methods in [r#"["plain"]"#, "[]", r#""S256""#] {
             let more =
                 format!(r#","token_endpoint":"https://as.example/token","code_challenge_methods_supported":{methods}"#);

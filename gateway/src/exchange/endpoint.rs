@@ -22,11 +22,12 @@ use super::{
     answer::{self, Asked, Fault, Token, Wanted},
     discovery::Discovery,
     proof::{Keyring, ProofKey},
+    resource::Resource,
 };
 use crate::{
     clock::{self, Timestamp},
     config::{
-        self, TokenEndpoint, TokenRequest,
+        self, TokenEndpoint, TokenRequest, Upstream,
         dialects::{ACCESS_TOKEN, GivenScopes, ID_JAG, JWT_BEARER, TOKEN_EXCHANGE},
     },
     digest::Name,
@@ -148,6 +149,21 @@ impl Endpoint {
         })
     }
 
+    /// The same, of the server whose tokens `upstream` takes, under the name `resource`.
+    ///
+    /// # Errors
+    /// A text that says what of the upstream's certificates cannot be used.
+    pub(super) fn of(self, upstream: &Upstream, resource: Option<&str>) -> Result<Self, String> {
+        let upstream = resource.map(|name| Resource::of(upstream, name)).transpose()?.flatten();
+        let discovery = self.discovery.map(|discovery| discovery.with_tokens_for(upstream));
+        Ok(Self { discovery, ..self })
+    }
+
+    /// Whether the gateway is no client there, but a workload.
+    pub(super) const fn is_workload(&self) -> bool {
+        self.prover.is_workload()
+    }
+
     /// What the server says of itself.
     pub(super) fn discovery(&self) -> Result<&Discovery, Fault> {
         self.discovery.as_ref().ok_or_else(|| Fault::Unusable("no issuer is configured".to_owned()))
@@ -156,7 +172,7 @@ impl Endpoint {
     /// Whether the server says that it redeems identity assertions.
     pub(super) async fn takes_assertions(&self, now: Timestamp) -> Result<(), Fault> {
         let metadata = self.discovery()?.metadata(now).await?;
-        let why = "it redeems no ID-JAGs: its `authorization_grant_profiles_supported` does not name id-jag";
+        let why = "it redeems no ID-JAGs: its metadata name neither the profile nor the type of grant";
         if metadata.id_jag { Ok(()) } else { Err(Fault::Refused(why.to_owned())) }
     }
 
@@ -174,7 +190,7 @@ impl Endpoint {
         let (asked, given) = self.once(&at, (order, prover.as_deref()), scopes, now).await?;
         match (asked, prover) {
             // RFC 9449 §8: the server wants its own nonce in the proof, and gave it. Once: it cannot want another now.
-            (Err(Fault::Unusable(why)), Some(prover)) if given && why.ends_with(NONCE_WANTED) => {
+            (Err(fault), Some(prover)) if given && fault.wants_nonce() => {
                 Ok(self.once(&at, (order, Some(&prover)), scopes, now).await?.0?)
             }
             (asked, _) => asked,
@@ -303,9 +319,14 @@ impl Endpoint {
         let mut form = Serializer::new(String::with_capacity(FORM_BYTES));
         match order {
             Order::Exchange { subject, actor } => self.exchange(&mut form, subject, actor.as_ref()),
-            Order::Own | Order::Actor => {
-                form.append_pair("grant_type", "client_credentials");
-            }
+            Order::Own | Order::Actor => match assertion.filter(|_| self.prover.is_workload()) {
+                Some(assertion) => {
+                    form.append_pair("grant_type", JWT_BEARER).append_pair("assertion", assertion);
+                }
+                None => {
+                    form.append_pair("grant_type", "client_credentials");
+                }
+            },
             Order::Assertion { subject, kind } => {
                 form.append_pair("grant_type", TOKEN_EXCHANGE)
                     .append_pair("requested_token_type", ID_JAG)
@@ -328,7 +349,7 @@ impl Endpoint {
         // An actor token names the gateway to the authorization server, a login a person; neither is for the upstream.
         if !matches!(order, Order::Actor | Order::Login(_)) {
             if let Some(resource) = &self.request.resource {
-                form.append_pair("resource", resource.as_str());
+                form.append_pair("resource", resource);
             }
             if let Some(audience) = &self.request.audience {
                 form.append_pair("audience", audience);
@@ -368,7 +389,7 @@ fn digest_of(request: &TokenRequest) -> [u8; 32] {
     name.add(request.dialect.name);
     name.add(&request.subject_token_type);
     name.maybe(request.audience.as_deref());
-    name.maybe(request.resource.as_ref().map(Url::as_str));
+    name.maybe(request.resource.as_deref());
     name.add([u8::from(request.actor), u8::from(request.dpop)]);
     name.all(request.scopes.iter());
     name.finish()
@@ -379,9 +400,6 @@ pub(super) const DPOP: &str = "DPoP";
 
 /// RFC 9449 §4.1.
 pub(super) const DPOP_HEADER: http::HeaderName = http::HeaderName::from_static("dpop");
-
-/// RFC 9449 §8.
-const NONCE_WANTED: &str = "use_dpop_nonce";
 
 /// Room for a form with a token of ordinary size: a form that grows leaves copies of itself behind.
 const FORM_BYTES: usize = 8 * 1024;

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use url::Url;
 
 use super::{
     answer::Token,
@@ -87,6 +86,7 @@ impl Flight {
         let strategy = match self.order {
             Order::Exchange { .. } => "exchange",
             Order::Assertion { .. } => "id_jag",
+            Order::Own if self.endpoint.is_workload() => "workload_grant",
             Order::Own
             | Order::Actor
             | Order::Redemption { .. }
@@ -116,11 +116,10 @@ fn meant_for(assertion: &Secret, provider: &Endpoint, server: &Endpoint) -> Resu
     if text("client_id") != Some(&server.request.client.id) {
         return Err("is made out to another client");
     }
-    let resource = provider.request.resource.as_ref().map(Url::as_str);
     let named = match claims.get("resource") {
         None => return Ok(()),
         Some(serde_json::Value::Array(all)) if all.len() == 1 => all.first().and_then(serde_json::Value::as_str),
         Some(_) => text("resource"),
     };
-    if named == resource { Ok(()) } else { Err("is for another resource") }
+    if named == provider.request.resource.as_deref() { Ok(()) } else { Err("is for another resource") }
 }

@@ -141,7 +141,7 @@ impl Grant {
         self.minted.binding.as_ref().is_some_and(|binding| binding.prover.heed(url, answer))
     }
 
-    /// `exchange`, `client_credentials`, `id_jag`, `user_grant`, `static_secret` or `none`.
+    /// `exchange`, `client_credentials`, `workload_grant`, `id_jag`, `user_grant`, `static_secret` or `none`.
     #[must_use]
     pub fn strategy(&self) -> &'static str {
         self.minted.facts.strategy

@@ -14,6 +14,7 @@ mod flights;
 mod grant;
 pub mod login;
 mod proof;
+mod resource;
 mod users;
 
 use std::{
@@ -350,20 +351,22 @@ fn unusable(endpoint: &Endpoint, fault: Fault) -> Refusal {
 
 impl Plan {
     fn new(upstream: &Upstream, flights: &Flights, shared: &Shared) -> Result<Self, String> {
-        let calls = Strategy::new(&upstream.grant, flights, shared)?;
-        let discovery = upstream.discovery.as_ref().map(|grant| Strategy::new(grant, flights, shared)).transpose()?;
+        let strategy = |grant| Strategy::new(grant, upstream, flights, shared);
+        let calls = strategy(&upstream.grant)?;
+        let discovery = upstream.discovery.as_ref().map(strategy).transpose()?;
         Ok(Self { discovery: discovery.unwrap_or_else(|| calls.clone()), calls })
     }
 }
 
 impl Strategy {
-    fn new(grant: &config::Grant, flights: &Flights, shared: &Shared) -> Result<Self, String> {
+    fn new(grant: &config::Grant, upstream: &Upstream, flights: &Flights, shared: &Shared) -> Result<Self, String> {
         Ok(match grant {
             config::Grant::Exchange(request) => Self::Exchange(Arc::new(Endpoint::new(request, shared)?)),
             config::Grant::ClientCredentials(request) => Self::Own(Arc::new(Endpoint::new(request, shared)?)),
             config::Grant::IdJag(steps) => {
                 let config::IdJag { assertion, redemption, subject, provider: of } = steps.as_ref();
-                let (provider, server) = (Endpoint::new(assertion, shared)?, Endpoint::new(redemption, shared)?);
+                let provider = Endpoint::new(assertion, shared)?;
+                let server = Endpoint::new(redemption, shared)?.of(upstream, assertion.resource.as_deref())?;
                 let mut name = Name::of("assertion");
                 name.add(provider.digest);
                 name.add(server.digest);
@@ -372,7 +375,10 @@ impl Strategy {
                 let (provider, server, digest) = (Arc::new(provider), Arc::new(server), name.finish());
                 Self::IdJag(Arc::new(Assertion { provider, of: of.clone(), server, subject: *subject, digest }))
             }
-            config::Grant::UserGrant(request) => Self::User(Arc::new(Endpoint::new(request, shared)?)),
+            config::Grant::UserGrant(request) => {
+                let server = Endpoint::new(request, shared)?.of(upstream, request.resource.as_deref())?;
+                Self::User(Arc::new(server))
+            }
             config::Grant::StaticSecret { header, value } => {
                 let name = HeaderName::try_from(header.as_str()).map_err(|error| error.to_string())?;
                 let header = (name, sensitive(value.expose().to_owned()).ok_or("the secret fits no header")?);
@@ -405,7 +411,7 @@ impl Facts {
         Self {
             strategy: "",
             audience: request.audience.clone(),
-            resource: request.resource.as_ref().map(ToString::to_string),
+            resource: request.resource.clone(),
             scopes: Vec::new(),
             token_digest: Some(digest::short(token.expose())),
             token_id: token_id(token.expose()),

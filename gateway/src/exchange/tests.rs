@@ -64,6 +64,8 @@ struct Stage {
     release: Notify,
     /// Where its metadata say that tokens are to be had, if not here.
     elsewhere: Mutex<Option<SocketAddr>>,
+    /// What an upstream at the same address says of itself, where it says anything (RFC 9728).
+    resource: Mutex<Option<String>>,
     /// Whether they say that identity assertions are redeemed.
     redeems: AtomicBool,
 }
@@ -78,6 +80,7 @@ impl Stage {
             count: AtomicUsize::new(0),
             release: Notify::new(),
             elsewhere: Mutex::default(),
+            resource: Mutex::default(),
             redeems: AtomicBool::new(true),
         });
         let shared = Arc::clone(&stage);
@@ -98,6 +101,12 @@ impl Stage {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, &'static str> {
         let (parts, mut body) = request.into_parts();
+        if parts.uri.path().starts_with("/.well-known/oauth-protected-resource") {
+            let said = self.resource.lock().clone();
+            let status = if said.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
+            let body = Full::new(said.unwrap_or_default().into());
+            return Ok(Response::builder().status(status).body(body).unwrap());
+        }
         if parts.method == http::Method::GET {
             let at = format!("http://{}", self.address);
             let tokens = format!("http://{}", self.elsewhere.lock().unwrap_or(self.address));
@@ -156,7 +165,7 @@ impl Stage {
                 authentication: ClientAuthentication::SecretBasic(Secret::new("s&cret:+ü".to_owned())),
             },
             audience: Some("crm-api".to_owned()),
-            resource: Some("https://crm.internal/mcp".parse().unwrap()),
+            resource: Some("https://crm.internal/mcp".to_owned()),
             scopes: vec!["crm.read".to_owned()],
             actor: false,
             ca: None,
@@ -610,6 +619,78 @@ async fn what_a_provider_adds_to_the_scopes_is_refused_unless_it_always_does() {
             assert_eq!(grant.scopes(), ["crm.read", "profile"], "what was given is recorded");
         }
     }
+}
+
+/// RC-20, RC-24: also where it did not say so at first.
+#[tokio::test]
+async fn an_upstream_that_names_another_server_is_asked_for_in_nobodys_name() {
+    let (provider, server) = (Stage::set(Play::Tokens(1)).await, Stage::set(Play::Tokens(60)).await);
+    let (issuer, here) = (format!("http://{}", server.address), "https://crm.internal/mcp");
+    let claims = format!(r#"{{"aud":"{issuer}","client_id":"gate way:1","resource":"{here}"}}"#);
+    provider.plays(Play::Says(200, assertion(&claims)));
+    let redemption =
+        TokenRequest { at: TokenEndpoint::Of(issuer.clone()), audience: None, resource: None, ..server.request() };
+    let grant = config::Grant::IdJag(Box::new(config::IdJag {
+        assertion: TokenRequest { audience: Some(issuer.clone()), ..provider.request() },
+        redemption,
+        subject: AssertionSubject::AccessToken,
+        provider: "https://login.example".to_owned(),
+    }));
+    let remote = Remote::at(format!("{issuer}/mcp").parse().unwrap());
+    let upstream = Arc::new(Upstream { transport: Transport::Http(remote), ..upstream(grant, None) });
+    let upstreams = BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]);
+    let exchange = Exchange::new(&upstreams, Revocations::default()).unwrap();
+    let alice = async |at: u64| {
+        let mut alice = caller("alice", "a");
+        alice.authentication.expires_at = seconds(36_000);
+        exchange.mint(&alice, &upstream, &[], seconds(at)).await
+    };
+    let says = |resource: &str, named: &str| {
+        let said = format!(r#"{{"resource":"{resource}","authorization_servers":["{named}"]}}"#);
+        *server.resource.lock() = Some(said);
+    };
+    for (at, resource, named, why) in [
+        (0, here, issuer.as_str(), None),
+        (4_000, here, "https://other.example", Some("does not name the authorization server")),
+        (4_010, "https://other.example/mcp", issuer.as_str(), Some("of another resource")),
+        (4_020, here, issuer.as_str(), None),
+    ] {
+        says(resource, named);
+        let asked = (provider.count(), server.count());
+        let minted = alice(at).await;
+        match (minted, why) {
+            (Ok(grant), None) => assert_eq!(grant.strategy(), "id_jag"),
+            (Err(Refusal::GrantUnavailable(text)), Some(why)) => {
+                assert!(text.contains(why) && !text.contains("other.example"), "{text}");
+                assert_eq!((provider.count(), server.count()), asked, "nothing is asked for");
+            }
+            (minted, _) => panic!("{at}: {minted:?}"),
+        }
+    }
+}
+
+/// No client is named, and what the platform wrote is the grant.
+#[tokio::test]
+async fn a_workload_has_its_platforms_word_for_a_grant() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "aaa.bbb.ccc\n").unwrap();
+    let authentication = ClientAuthentication::Workload(file);
+    let client = OAuthClient { id: "the file".to_owned(), authentication };
+    let (exchange, upstream) =
+        exchange(config::Grant::ClientCredentials(TokenRequest { client, audience: None, ..stage.request() }));
+    let grant = exchange.mint(&caller("alice", "a"), &upstream, &[], NOW).await.unwrap();
+    assert_eq!((grant.strategy(), bearer(&grant)), ("workload_grant", "Bearer minted-0"));
+    let asked = stage.last();
+    let expected = [
+        ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+        ("assertion", "aaa.bbb.ccc"),
+        ("resource", "https://crm.internal/mcp"),
+        ("scope", "crm.read"),
+    ];
+    assert_eq!(asked.form, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert!(!asked.headers.contains_key("authorization"));
 }
 
 #[tokio::test]

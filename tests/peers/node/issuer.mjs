@@ -1,16 +1,19 @@
 // A real authorization server on loopback: npm oidc-provider, an OpenID-certified one, set up for an MCP estate.
 // Its own: code + PKCE, refresh, client credentials, registration, resource indicators (RFC 8707) with JWT access tokens.
-// It binds tokens to the key of a DPoP proof (RFC 9449), and those of `agent-tls` to a certificate (RFC 8705): the DER, in
-// base64, in the header `client-certificate`, where a proxy that ends TLS would put it.
+// It binds tokens to the key of a DPoP proof (RFC 9449), and those of `agent-tls` and `gateway-tls` to a certificate (RFC 8705): that
+// of the connection, or its DER, in base64, in the header `client-certificate`, where a proxy that ends TLS would put it.
 // Added here: RFC 8693 token exchange, identity assertions for other domains (ID-JAG) and their redemption, and logins without
 // pages (`login_hint`, or else "alice", is logged in and consents).
-// Environment: TOKEN_TTL (seconds), FACADE_CALLBACK (the redirect URI of the client `facade`: a gateway that people log in
-// through), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it), CALLBACKS (where the client
+// Environment: TOKEN_TTL (seconds), FACADE_CALLBACK (the redirect URIs of the client `facade`, a gateway that people log in
+// through, separated by blanks), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it), CALLBACKS (where the client
 // `gateway-pages` sends browsers back to, separated by blanks), TRUSTS (the issuer whose assertions are redeemed),
-// OPAQUE (access tokens are opaque).
-// Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
+// OPAQUE (access tokens are opaque), TLS_CERTIFICATE, TLS_KEY and TLS_CLIENT_CA (PEM files: all of it is there by TLS as well, where
+// clients may show a certificate, and the client `gateway-tls` proves itself with one for the URI spiffe://tests/gateway).
+// Prints `listening PORT`, and before that `tls PORT`, where it is; the issuer is http://127.0.0.1:PORT.
 import crypto from 'node:crypto';
+import fs from 'node:fs';
 import http from 'node:http';
+import https from 'node:https';
 import Provider, { errors } from 'oidc-provider';
 import * as jose from 'jose';
 
@@ -41,7 +44,7 @@ const clients = [
     grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'] },
 ];
 if (process.env.FACADE_CALLBACK) {
-  clients.push({ client_id: 'facade', client_secret: 'facade-secret', redirect_uris: [process.env.FACADE_CALLBACK],
+  clients.push({ client_id: 'facade', client_secret: 'facade-secret', redirect_uris: process.env.FACADE_CALLBACK.split(' '),
     grant_types: ['authorization_code', 'refresh_token'], response_types: ['code'], id_token_signed_response_alg: 'ES256' });
 }
 if (process.env.CALLBACKS) {
@@ -53,6 +56,12 @@ if (process.env.CLIENT_KEY) {
   clients.push({ ...gateway, client_id: 'gateway-key', token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: 'ES256', jwks: { keys: [JSON.parse(process.env.CLIENT_KEY)] } });
 }
 
+const { TLS_CERTIFICATE, TLS_KEY, TLS_CLIENT_CA } = process.env;
+if (TLS_CERTIFICATE) {
+  const { client_secret: _, ...gateway } = clients[0];
+  clients.push({ ...gateway, client_id: 'gateway-tls', token_endpoint_auth_method: 'tls_client_auth', tls_client_auth_san_uri: 'spiffe://tests/gateway', tls_client_certificate_bound_access_tokens: true });
+}
+
 const format = process.env.OPAQUE ? { accessTokenFormat: 'opaque' } : { accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } };
 const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, ...format });
 const account = (id) => USERS[id] && {
@@ -61,8 +70,9 @@ const account = (id) => USERS[id] && {
 };
 
 const certificateOf = (context) => {
-  const der = context.get('client-certificate');
-  return der ? new crypto.X509Certificate(Buffer.from(der, 'base64')) : undefined;
+  const header = context.get('client-certificate');
+  const der = context.req.socket.getPeerCertificate?.()?.raw ?? (header && Buffer.from(header, 'base64'));
+  return der ? new crypto.X509Certificate(der) : undefined;
 };
 
 function issue(issuer) {
@@ -73,6 +83,7 @@ function issue(issuer) {
     scopes: ['openid', 'offline_access', ...SCOPES.split(' ')],
     // Who reads nothing but ID tokens finds everything there.
     conformIdTokenClaims: false,
+    clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none', 'tls_client_auth'],
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'groups', 'tenant'] },
     pkce: { required: () => true },
     rotateRefreshToken: true,
@@ -83,7 +94,11 @@ function issue(issuer) {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
       dPoP: { enabled: true },
-      mTLS: { enabled: true, certificateBoundAccessTokens: true, getCertificate: certificateOf },
+      mTLS: {
+        enabled: true, certificateBoundAccessTokens: true, tlsClientAuth: true, getCertificate: certificateOf,
+        certificateAuthorized: (context) => context.req.socket.authorized === true,
+        certificateSubjectMatches: (context, property, expected) => property === 'tls_client_auth_san_uri' && certificateOf(context).subjectAltName === `URI:${expected}`,
+      },
       introspection: { enabled: true },
       revocation: { enabled: true },
       registration: { enabled: true, initialAccessToken: false },
@@ -178,6 +193,7 @@ async function exchange(provider, issuer, context) {
     : new provider.ClientCredentials({ client });
   token.scope = asked.filter((scope) => SCOPES.split(' ').includes(scope)).join(' ') || undefined;
   token.resourceServer = new provider.ResourceServer(target, resourceServer(target));
+  if (client.tlsClientCertificateBoundAccessTokens) token.setThumbprint('x5t', certificateOf(context));
   context.state ??= {};
   context.state.act = { sub: actor?.sub ?? client.clientId, ...(subject.act && { act: subject.act }) };
   context.body = { access_token: await token.save(), issued_token_type: `${TYPE}access_token`, token_type: 'Bearer', expires_in: token.expiration, scope: token.scope };
@@ -192,5 +208,8 @@ listener.listen(0, '127.0.0.1', () => {
     if (request.url.split('?')[0] === '/.well-known/oauth-authorization-server') request.url = '/.well-known/openid-configuration';
     handle(request, response);
   });
-  console.log(`listening ${port}`);
+  if (!TLS_CERTIFICATE) return console.log(`listening ${port}`);
+  const [cert, key, ca] = [TLS_CERTIFICATE, TLS_KEY, TLS_CLIENT_CA].map((file) => fs.readFileSync(file));
+  const mutual = https.createServer({ cert, key, ca, requestCert: true, rejectUnauthorized: false }, handle);
+  mutual.listen(0, '127.0.0.1', () => console.log(`tls ${mutual.address().port}\nlistening ${port}`));
 });

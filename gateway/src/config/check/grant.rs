@@ -8,7 +8,7 @@ use url::Url;
 use super::{Checker, Place, client::Proofs, values::is_name};
 use crate::{
     config::{
-        checked::{AssertionSubject, Grant, IdJag, TokenEndpoint, TokenRequest},
+        checked::{AssertionSubject, ClientAuthentication, Grant, IdJag, OAuthClient, TokenEndpoint, TokenRequest},
         dialects::{ACCESS_TOKEN, DIALECTS, Dialect, JWT},
         read::nearest,
         written,
@@ -34,6 +34,10 @@ impl Checker<'_> {
                     self.problem("`actor` needs strategy `exchange`", actor.span(), "nobody to act for", help);
                 }
                 self.token_request(written, &place).map(Grant::ClientCredentials)
+            }
+            "workload_grant" => {
+                self.only_keys(written, strategy, &WORKLOAD_KEYS);
+                self.workload_grant(written, &place).map(Grant::ClientCredentials)
             }
             "id_jag" => {
                 self.only_keys(written, strategy, &ID_JAG_KEYS);
@@ -83,6 +87,7 @@ impl Checker<'_> {
             ("subject", written.subject.as_ref().map(Spanned::span)),
             ("issuer", written.issuer.as_ref().map(Spanned::span)),
             ("issuer_client", written.issuer_client.as_ref().map(Spanned::span)),
+            ("assertion_file", written.assertion_file.as_ref().map(Spanned::span)),
             ("provider", written.provider.as_ref().map(Spanned::span)),
             ("dpop", written.dpop.as_ref().map(Spanned::span)),
             ("ca", written.ca.as_ref().map(Spanned::span)),
@@ -185,15 +190,40 @@ impl Checker<'_> {
     }
 
     fn token_request(&mut self, written: &written::Grant, place: &Place) -> Option<TokenRequest> {
+        let client = |this: &mut Self| {
+            let example = "client = { id = \"tollgate\", secret = { env = \"TOLLGATE_CLIENT_SECRET\" } }";
+            let client = this.required(&written.client, place, "client", example)?;
+            // RFC 7523 §3: the token endpoint's URL may be the audience; servers that want their issuer are told so.
+            let endpoint = written.token_endpoint.as_ref().map(|endpoint| endpoint.get_ref().as_str());
+            this.client(client, endpoint, Proofs::Confidential)
+        };
+        self.token_request_of(client, written, place)
+    }
+
+    /// What the platform says of the gateway is the grant: no client is known there, and none is named.
+    fn workload_grant(&mut self, written: &written::Grant, place: &Place) -> Option<TokenRequest> {
+        let workload = |this: &mut Self| {
+            let example = "assertion_file = \"/var/run/secrets/tokens/crm\"";
+            let file = this.required(&written.assertion_file, place, "assertion_file", example)?;
+            let file = this.readable(file, "the assertion")?;
+            // The name is never sent: it keeps the credentials of two workloads apart.
+            let authentication = ClientAuthentication::Workload(file.clone());
+            Some(OAuthClient { id: file.display().to_string(), authentication })
+        };
+        self.token_request_of(workload, written, place)
+    }
+
+    fn token_request_of(
+        &mut self,
+        client: impl FnOnce(&mut Self) -> Option<OAuthClient>,
+        written: &written::Grant,
+        place: &Place,
+    ) -> Option<TokenRequest> {
         let example = "token_endpoint = \"https://login.example.com/token\"";
         let token_endpoint = self
             .required(&written.token_endpoint, place, "token_endpoint", example)
             .and_then(|url| self.safe_url(url, "`token_endpoint`"));
-        let example = "client = { id = \"tollgate\", secret = { env = \"TOLLGATE_CLIENT_SECRET\" } }";
-        let client = self.required(&written.client, place, "client", example);
-        // RFC 7523 §3: the token endpoint's URL may be the audience; servers that want their issuer are told so.
-        let endpoint = written.token_endpoint.as_ref().map(|endpoint| endpoint.get_ref().as_str());
-        let client = client.and_then(|client| self.client(client, endpoint, Proofs::Confidential));
+        let client = client(self);
         let audience = match &written.audience {
             Some(audience) => self.word(audience, "an audience", is_name, "1 to 256 characters of text").map(Some),
             None => Some(None),
@@ -301,7 +331,7 @@ impl Checker<'_> {
     }
 
     /// The upstream's own authorization server, and what its tokens are for: it is told each time (RC-22).
-    fn server_of_upstream(&mut self, written: &written::Grant, place: &Place) -> (Option<String>, Option<Url>) {
+    fn server_of_upstream(&mut self, written: &written::Grant, place: &Place) -> (Option<String>, Option<String>) {
         let example = "issuer = \"https://auth.crm.example.com\"";
         let issuer = self.required(&written.issuer, place, "issuer", example);
         let issuer = issuer.and_then(|issuer| self.issuer_name(issuer));
@@ -310,11 +340,16 @@ impl Checker<'_> {
         (issuer, resource.and_then(|resource| self.resource(resource)))
     }
 
-    /// RFC 8707 §2: an absolute URI without a fragment. It names a target and is not dialled, so any scheme will do.
-    fn resource(&mut self, written: &Spanned<String>) -> Option<Url> {
-        match Url::parse(written.get_ref()) {
-            Ok(url) if url.fragment().is_none() && url.username().is_empty() && url.password().is_none() => Some(url),
-            Ok(_) | Err(_) => {
+    /// RFC 8707 §2: an absolute URI without a fragment. It names a target and is not dialled, so any scheme will do; and it
+    /// stays as it is written, because a slash more names another one.
+    fn resource(&mut self, written: &Spanned<String>) -> Option<String> {
+        let text = written.get_ref();
+        // The parser of URLs would forgive blanks around it.
+        match Url::parse(text).ok().filter(|_| text.trim() == text) {
+            Some(url) if url.fragment().is_none() && url.username().is_empty() && url.password().is_none() => {
+                Some(text.clone())
+            }
+            Some(_) | None => {
                 let help = "write an absolute URI without `#` and `user@`: `https://crm.internal/mcp` (RFC 8707 §2)";
                 self.problem("`resource` is not a resource identifier", written.span(), "this text", help);
                 None
@@ -372,7 +407,8 @@ fn listed(keys: &[&str]) -> String {
     }
 }
 
-const STRATEGIES: [&str; 6] = ["exchange", "client_credentials", "id_jag", "user_grant", "static_secret", "none"];
+const STRATEGIES: [&str; 7] =
+    ["exchange", "client_credentials", "workload_grant", "id_jag", "user_grant", "static_secret", "none"];
 
 /// The keys of a strategy that asks a token endpoint.
 const TOKEN_KEYS: [&str; 8] = ["token_endpoint", "client", "audience", "resource", "scopes", "actor", "dpop", "ca"];
@@ -390,6 +426,9 @@ const EXCHANGE_KEYS: [&str; 10] = [
     "dpop",
     "ca",
 ];
+
+/// And of `workload_grant`.
+const WORKLOAD_KEYS: [&str; 7] = ["token_endpoint", "assertion_file", "audience", "resource", "scopes", "dpop", "ca"];
 
 /// And of `id_jag`.
 const ID_JAG_KEYS: [&str; 10] =
