@@ -68,14 +68,11 @@ fn nobody_logs_in_while_the_provider_s_metadata_are_in_trouble_and_what_was_gran
                     recorder.leave();
                 }
                 let (began, before) = (Instant::now(), asked());
-                thread::scope(|scope| {
-                    for _ in 0..4 {
-                        scope.spawn(|| {
-                            let error = parameter(&login(&ground, &client), "error");
-                            assert_eq!(error.as_deref(), Some("temporarily_unavailable"), "{fault:?}");
-                        });
-                    }
-                });
+                let fails = || {
+                    let error = parameter(&login(&ground, &client), "error");
+                    assert_eq!(error.as_deref(), Some("temporarily_unavailable"), "{fault:?}");
+                };
+                thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(fails))));
                 // At two places, by the login and now and then for the keys.
                 let most = 4 * (2 + began.elapsed().as_secs() as usize / 5);
                 assert!(asked() - before <= most, "{fault:?}: asked {} times", asked() - before);

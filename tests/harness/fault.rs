@@ -69,7 +69,8 @@ impl Fault {
         const LONG: Duration = Duration::from_secs(60);
         let begun = || Reply::status(200).header("content-type", "application/json").step(Step::Bytes("{".into()));
         match self {
-            Self::Away => unreachable!("nobody is there"),
+            // Nobody is there to say it.
+            Self::Away => Reply::status(500),
             Self::Hangs => Reply::status(200).after(LONG),
             Self::Stops => begun().step(Step::Pause(LONG)),
             Self::BreaksOff => begun().step(Step::Cut),
@@ -105,10 +106,11 @@ impl Troubled {
         let one = |fault: Fault| {
             let broken = Arc::new(AtomicBool::new(false));
             let (now, elsewhere) = (Arc::clone(&broken), elsewhere.clone());
-            let issuer = Issuer::scripted(move |seen| match fault {
-                Fault::Away => well(seen),
-                _ if at(seen) && now.load(Ordering::Acquire) => Some(fault.reply(&elsewhere, || lie(seen))),
-                _ => well(seen),
+            let issuer = Issuer::scripted(move |seen| {
+                if fault != Fault::Away && at(seen) && now.load(Ordering::Acquire) {
+                    return Some(fault.reply(&elsewhere, || lie(seen)));
+                }
+                well(seen)
             });
             Self { issuer, fault, at, broken }
         };

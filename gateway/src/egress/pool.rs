@@ -299,17 +299,19 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let (tell, heard) = mpsc::channel(64);
-            tasks::background(async move {
-                for connection in 1.. {
-                    let Ok((stream, _)) = listener.accept().await else { return };
-                    tasks::background(serve(stream, (each, answer), (connection, tell.clone())));
-                }
-            });
+            tasks::background(listen(listener, (each, answer), tell));
             Self { address, heard }
         }
 
         async fn heard(&mut self) -> (usize, String) {
             self.heard.recv().await.unwrap()
+        }
+    }
+
+    async fn listen(listener: TcpListener, answers: (usize, &'static str), tell: mpsc::Sender<(usize, String)>) {
+        for connection in 1.. {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            tasks::background(serve(stream, answers, (connection, tell.clone())));
         }
     }
 
