@@ -211,6 +211,11 @@ impl Visits {
         self.logins.contains_key(issuer)
     }
 
+    /// The way to where users of this issuer log in.
+    pub(super) fn login_of(&self, issuer: &str) -> Option<&Arc<Endpoint>> {
+        self.logins.get(issuer)
+    }
+
     /// Where users of this issuer log in.
     pub(super) fn provider_of(&self, issuer: &str) -> Option<String> {
         self.logins.get(issuer).map(|login| login.request.at.to_string())

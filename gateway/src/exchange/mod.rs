@@ -12,6 +12,7 @@ mod flight;
 mod flights;
 mod grant;
 mod proof;
+mod renewal;
 mod users;
 
 use std::{
@@ -27,7 +28,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
-pub use self::grant::{Grant, GrantKey};
+pub use self::{
+    grant::{Grant, GrantKey},
+    renewal::Renewed,
+};
 use self::{
     answer::Fault,
     endpoint::{DPOP, Endpoint, Order, Shared, append, sha256},

@@ -3,6 +3,8 @@
 //! The callback: the state is used up, the browser has to be the one that went, the answer has to be the provider's, and
 //! the consent has to be this person's. Then the grant is kept and the code given.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{
@@ -10,7 +12,7 @@ use super::{
     authorize::{Pending, Wish},
     browser::Browser,
     form::Fields,
-    grants::{self, Grant, Person},
+    grants::{self, Grant, Person, Renewal},
     keys::unavailable,
     provider::Done,
 };
@@ -66,6 +68,7 @@ impl Facade {
         self.keep_login(at, &done).await?;
         self.used(&wish.client, at.now).await?;
         let grant = Grant {
+            id: String::new(),
             client: wish.client.id.clone(),
             provider: at.config.provider.issuer.clone(),
             person: Person::from(&done.person),
@@ -73,10 +76,13 @@ impl Facade {
             scopes: wish.scopes.clone(),
             current: None,
             refreshed: wish.client.refreshes,
+            bound: None,
+            renewal: done.refresh_token.as_ref().map(|token| Renewal::new(token)),
             began_ms: at.now.unix_ms(),
-            ends_ms: at.now.plus(at.config.login).unix_ms(),
+            ends_ms: at.now.plus(life(at.config, &done)).unix_ms(),
         };
-        let code = grants::begin(&self.store, grant, (&wish.redirect_uri, &wish.challenge), at.now).await?;
+        let bound = (wish.redirect_uri.as_str(), wish.challenge.as_str(), wish.key.as_deref());
+        let code = grants::begin(&self.store, grant, bound, at.now).await?;
         Ok((code, subject))
     }
 
@@ -100,6 +106,12 @@ impl Facade {
         let value = Value { bytes: text.into_bytes(), until: Some(at.now.plus(at.config.login)) };
         self.store.put(Place::Login, &login_key(&user), value, at.now).await.map_err(unavailable)
     }
+}
+
+/// How long refresh tokens lead to new ones: where the provider cannot be asked whether the person is still welcome, not
+/// as long.
+fn life(config: &config::Facade, done: &Done) -> Duration {
+    if done.refresh_token.is_some() { config.login } else { config.login.min(config.login_unasked) }
 }
 
 /// Whether a subject reads as that of another issuer (see `assertion`).
