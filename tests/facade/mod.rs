@@ -5,10 +5,15 @@
 
 mod assertions;
 mod attacks;
+mod bound;
 mod documents;
 mod flows;
 mod machines;
+mod registry;
+mod renewal;
+mod returned;
 mod revoked;
+mod signed;
 
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
@@ -105,9 +110,14 @@ impl Ground {
     }
 
     fn token_as(&self, basic: Option<&str>, fields: &[(&str, &str)]) -> Answer {
-        let mut headers = vec![("Content-Type", "application/x-www-form-urlencoded")];
-        headers.extend(basic.map(|basic| ("Authorization", basic)));
-        fetch("POST", &format!("{}/token", self.origin()), &headers, form(fields).as_bytes())
+        let headers: Vec<(&str, &str)> = basic.map(|basic| ("Authorization", basic)).into_iter().collect();
+        self.post("/token", &headers, fields)
+    }
+
+    fn post(&self, path: &str, headers: &[(&str, &str)], fields: &[(&str, &str)]) -> Answer {
+        let mut all = vec![("Content-Type", "application/x-www-form-urlencoded")];
+        all.extend(headers);
+        fetch("POST", &format!("{}{path}", self.origin()), &all, form(fields).as_bytes())
     }
 
     fn redeem(&self, client: &str, code: &str) -> Answer {

@@ -97,6 +97,20 @@ impl Issuer {
         Self { recorder: recorder.exchanging(), pen }
     }
 
+    /// The same with a script that may have claims signed, as those of an ID token.
+    pub(crate) fn signing(
+        script: impl Fn(&Seen, &dyn Fn(&Value) -> String) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        let pen = Arc::new(Mutex::new(Pen::new(1)));
+        let shared = Arc::clone(&pen);
+        let recorder = Recorder::serving(move |seen| {
+            let pen = shared.lock();
+            let sign = |claims: &Value| pen.sign(&json!({ "alg": "ES256", "kid": pen.kid() }), claims, Signature::Own);
+            script(seen, &sign).unwrap_or_else(|| behaved(seen, &pen))
+        });
+        Self { recorder: recorder.exchanging(), pen }
+    }
+
     /// Its `iss`.
     pub(crate) fn url(&self) -> String {
         self.recorder.origin()

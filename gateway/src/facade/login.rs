@@ -67,6 +67,7 @@ impl Facade {
         }
         self.keep_login(at, &done).await?;
         self.used(&wish.client, at.now).await?;
+        let life = life(at.config, &done);
         let grant = Grant {
             id: String::new(),
             client: wish.client.id.clone(),
@@ -75,11 +76,11 @@ impl Facade {
             resource: wish.resource.clone(),
             scopes: wish.scopes.clone(),
             current: None,
-            refreshed: wish.client.refreshes,
+            refreshed: wish.client.refreshes && !life.is_zero(),
             bound: None,
             renewal: done.refresh_token.as_ref().map(|token| Renewal::new(token)),
             began_ms: at.now.unix_ms(),
-            ends_ms: at.now.plus(life(at.config, &done)).unix_ms(),
+            ends_ms: at.now.plus(life).unix_ms(),
         };
         let bound = (wish.redirect_uri.as_str(), wish.challenge.as_str(), wish.key.as_deref());
         let code = grants::begin(&self.store, grant, bound, at.now).await?;

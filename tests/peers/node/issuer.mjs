@@ -7,9 +7,11 @@
 // Environment: TOKEN_TTL (seconds), FACADE_CALLBACK (the redirect URI of the client `facade`: a gateway that people log in
 // through), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it), CALLBACKS (where the client
 // `gateway-pages` sends browsers back to, separated by blanks), TRUSTS (the issuer whose assertions are redeemed),
-// OPAQUE (access tokens are opaque).
+// OPAQUE (access tokens are opaque), GONE (a folder: the client `facade` is given refresh tokens, and whoever has a file of their
+// name there is no user any more).
 // Prints `listening PORT`; the issuer is http://127.0.0.1:PORT.
 import crypto from 'node:crypto';
+import fs from 'node:fs';
 import http from 'node:http';
 import Provider, { errors } from 'oidc-provider';
 import * as jose from 'jose';
@@ -55,7 +57,8 @@ if (process.env.CLIENT_KEY) {
 
 const format = process.env.OPAQUE ? { accessTokenFormat: 'opaque' } : { accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } };
 const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, ...format });
-const account = (id) => USERS[id] && {
+const gone = (id) => process.env.GONE && fs.existsSync(`${process.env.GONE}/${id}`);
+const account = (id) => USERS[id] && !gone(id) && {
   accountId: id,
   claims: async () => ({ sub: id, name: id, email: USERS[id].email, email_verified: true, groups: USERS[id].groups, tenant: USERS[id].tenant }),
 };
@@ -76,7 +79,7 @@ function issue(issuer) {
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'groups', 'tenant'] },
     pkce: { required: () => true },
     rotateRefreshToken: true,
-    issueRefreshToken: async (_, client) => client.clientId === 'gateway-pages',
+    issueRefreshToken: async (_, client) => client.clientId === 'gateway-pages' || (process.env.GONE && client.clientId === 'facade'),
     ...(TRUSTS && { discovery: { authorization_grant_profiles_supported: ['urn:ietf:params:oauth:grant-profile:id-jag'] } }),
     ttl: { AccessToken: TTL, ClientCredentials: TTL, IdToken: 600, Grant: 86_400, Session: 86_400, Interaction: 600, RefreshToken: 86_400 },
     features: {

@@ -66,7 +66,7 @@ impl Checker<'_> {
         let assertion_issuers: Vec<String> = assertion_issuers.map(|issuer| issuer.issuer.clone()).collect();
         let token = self.seconds(&written.token_s, &(30..=TOKEN_SECONDS_MAX), 300);
         let login = self.seconds(&written.login_s, &(300..=7_776_000), 1_209_600);
-        let login_unasked = self.seconds(&written.login_unasked_s, &(300..=7_776_000), 28_800);
+        let login_unasked = self.seconds(&written.login_unasked_s, &(0..=7_776_000), 28_800);
         let certificates = gateway.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let clients = self.facade_clients(written.clients.as_deref().unwrap_or_default(), certificates);
         Some(Facade {
