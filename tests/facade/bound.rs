@@ -100,7 +100,11 @@ fn a_token_is_its_holder_s_from_the_code_to_the_last_refresh() {
     let next = next.json();
     assert_eq!(claims_of(next["access_token"].as_str().unwrap())["cnf"], json!({ "jkt": key.thumbprint() }));
     assert_eq!(ground.call_proving(&key, next["access_token"].as_str().unwrap()).status(), 200);
-    refused(&ground.prove("", &refreshing(&client, next["refresh_token"].as_str().unwrap())), "code_invalid", "invalid_grant");
+    refused(
+        &ground.prove("", &refreshing(&client, next["refresh_token"].as_str().unwrap())),
+        "code_invalid",
+        "invalid_grant",
+    );
 }
 
 #[test]
@@ -207,8 +211,12 @@ fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
     assert_eq!(answer.status(), 200, "{}", answer.text());
     let given = answer.json();
     let token = given["access_token"].as_str().unwrap();
-    assert_eq!((&given["token_type"], &claims_of(token)["cnf"]["x5t#S256"]), (&json!("Bearer"), &json!(own.thumbprint())));
-    for (leaf, fields) in [(None, vec![workload]), (Some(&other), vec![workload]), (Some(&own), vec![workload, SECRET])] {
+    assert_eq!(
+        (&given["token_type"], &claims_of(token)["cnf"]["x5t#S256"]),
+        (&json!("Bearer"), &json!(own.thumbprint()))
+    );
+    for (leaf, fields) in [(None, vec![workload]), (Some(&other), vec![workload]), (Some(&own), vec![workload, SECRET])]
+    {
         let answer = ask(leaf, &fields);
         assert_eq!((answer.status(), code_of(&answer).as_str()), (401, "client_invalid"), "{}", answer.text());
     }

@@ -60,7 +60,8 @@ fn a_client_that_is_removed_is_nobody_with_all_that_it_was_given() {
     let begun = revocations.iter().find(of).unwrap();
     assert_eq!(begun["revocation"]["why"], "the client's registration is removed");
     assert!(begun["revocation"]["by"].is_string());
-    for gone in [format!("clients remove {client}"), "clients show robot".to_owned(), "clients remove robot".to_owned()] {
+    for gone in [format!("clients remove {client}"), "clients show robot".to_owned(), "clients remove robot".to_owned()]
+    {
         assert_eq!(ground.operator(&gone).status.code(), Some(1), "{gone}");
     }
 }

@@ -140,7 +140,11 @@ fn of_two_that_come_with_one_refresh_token_one_asks_the_provider() {
     let token = text(&given, "refresh_token");
     let codes: Vec<(u16, String)> = thread::scope(|scope| {
         let askers: Vec<_> = (0..4).map(|_| scope.spawn(|| ground.refresh(&client, token))).collect();
-        askers.into_iter().map(|asker| asker.join().unwrap()).map(|answer| (answer.status(), code_of(&answer))).collect()
+        askers
+            .into_iter()
+            .map(|asker| asker.join().unwrap())
+            .map(|answer| (answer.status(), code_of(&answer)))
+            .collect()
     });
     assert_eq!(codes.iter().filter(|(status, _)| *status == 200).count(), 1, "{codes:?}");
     let others = |code: &str| ["login_unavailable", "code_reused", "code_invalid"].contains(&code);

@@ -171,7 +171,8 @@ fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
     let asked = Arc::new(AtomicUsize::new(0));
     let (shared, counter) = (Arc::clone(&keys), Arc::clone(&asked));
     let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
-    let setup = super::setup("facade-signed-document", &provider, &partner, &upstream, "client_domains = [\"localhost\"]");
+    let setup =
+        super::setup("facade-signed-document", &provider, &partner, &upstream, "client_domains = [\"localhost\"]");
     let authority = Authority::new(setup.folder());
     let leaf = authority.leaf("documents", &["localhost"]);
     let documents = Recorder::serving_tls(Authority::server(&leaf), move |seen| {

@@ -11,8 +11,7 @@ use super::{
     runtime,
 };
 use crate::{
-    clock,
-    config,
+    clock, config,
     facade::registry::{self, Registered, Taking, Whose},
     state::{Store, StoreFault},
 };

@@ -28,10 +28,6 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
-pub use self::{
-    grant::{Grant, GrantKey},
-    renewal::Renewed,
-};
 use self::{
     answer::Fault,
     endpoint::{DPOP, Endpoint, Order, Shared, append, sha256},
@@ -40,6 +36,10 @@ use self::{
     grant::{Binding, Facts, Minted},
     proof::{Keyring, ProofKey},
     users::Personal,
+};
+pub use self::{
+    grant::{Grant, GrantKey},
+    renewal::Renewed,
 };
 use crate::{
     clock::Timestamp,

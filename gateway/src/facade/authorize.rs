@@ -238,8 +238,8 @@ impl Facade {
 
     /// Keeps what a person agreed to.
     pub(super) async fn agree(&self, at: &At<'_>, person: &str, wish: &Wish) -> Result<(), Refusal> {
-        let bytes =
-            serde_json::to_vec(&wish.consent(at, person)).map_err(|_not_json| Refusal::Bug("a consent that is no JSON"))?;
+        let bytes = serde_json::to_vec(&wish.consent(at, person))
+            .map_err(|_not_json| Refusal::Bug("a consent that is no JSON"))?;
         let value = Value { bytes, until: Some(at.now.plus(CONSENT_LIFE)) };
         let key = consent_key(at, person, &wish.client.id);
         self.store.put(Place::Consent, &key, value, at.now).await.map_err(unavailable)

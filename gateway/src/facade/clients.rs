@@ -225,7 +225,7 @@ impl Facade {
             let client = self.client(at.config, &id, at.now).await?;
             match (&client.keys, proof) {
                 (None, Proof::Nothing) => {}
-                (Some(keys), Proof::Assertion(text)) => self.asserted(at, (&id, keys), text).await?,
+                (Some(keys), Proof::Assertion(text)) => self.asserted(at, (id.as_ref(), keys), text).await?,
                 (Some(_), Proof::Nothing) => return invalid("its assertion is missing"),
                 _ => return invalid("a proof of a client that has none of that kind"),
             }
@@ -235,10 +235,10 @@ impl Facade {
             (FacadeProof::Secret(secret), Proof::Secret(given)) if secrets::same(&given, secret.expose()) => {}
             (FacadeProof::Secret(_), Proof::Secret(_)) => return invalid("the secret is wrong"),
             (FacadeProof::Keys(set), Proof::Assertion(text)) => {
-                self.asserted(at, (&id, &ClientKeys::Set(set.clone())), text).await?;
+                self.asserted(at, (id.as_ref(), &ClientKeys::Set(set.clone())), text).await?;
             }
             (FacadeProof::KeysAt(url), Proof::Assertion(text)) => {
-                self.asserted(at, (&id, &ClientKeys::At(url.as_str().to_owned())), text).await?;
+                self.asserted(at, (id.as_ref(), &ClientKeys::At(url.as_str().to_owned())), text).await?;
             }
             (FacadeProof::Certificate(name), Proof::Nothing) => {
                 let shown = at.certificate.filter(|certificate| at.now < certificate.expires_at);

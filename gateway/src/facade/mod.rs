@@ -106,17 +106,9 @@ impl Route {
     /// The route of a path, compared byte for byte.
     #[must_use]
     pub fn of(path: &str) -> Option<Self> {
-        let all = [
-            Self::Metadata,
-            Self::Keys,
-            Self::Register,
-            Self::Authorize,
-            Self::Callback,
-            Self::Token,
-            Self::Revoke,
-        ];
-        all.into_iter()
-            .find(|route| route.path() == path)
+        let all =
+            [Self::Metadata, Self::Keys, Self::Register, Self::Authorize, Self::Callback, Self::Token, Self::Revoke];
+        all.into_iter().find(|route| route.path() == path)
     }
 
     /// What it answers, as `Allow` lists it.

@@ -146,7 +146,9 @@ mod tests {
         for (claim, value, fault) in changes {
             assert_eq!(judge(&|all| all[claim] = value.clone()), Err(fault), "{claim}");
         }
-        let signed = |header: Value| keys.check(&other.sign(&header.to_string(), &claims.to_string()), ("robot", &audiences), NOW);
+        let signed = |header: Value| {
+            keys.check(&other.sign(&header.to_string(), &claims.to_string()), ("robot", &audiences), NOW)
+        };
         assert_eq!(signed(json!({ "alg": "ES256", "kid": "k" })), Err(SignatureInvalid));
         assert_eq!(signed(json!({ "alg": "ES256", "kid": "l" })), Err(KeyUnknown));
         assert_eq!(signed(json!({ "alg": "ES256", "typ": "at+jwt", "kid": "k" })), Err(TypeMismatch));

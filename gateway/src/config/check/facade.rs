@@ -96,11 +96,7 @@ impl Checker<'_> {
         found.cloned()
     }
 
-    fn facade_clients(
-        &mut self,
-        written: &[Spanned<written::FacadeClient>],
-        certificates: bool,
-    ) -> Vec<FacadeClient> {
+    fn facade_clients(&mut self, written: &[Spanned<written::FacadeClient>], certificates: bool) -> Vec<FacadeClient> {
         let mut clients: Vec<FacadeClient> = Vec::new();
         for table in written {
             let place = Place { name: "`[[facade.clients]]`".to_owned(), span: table.span() };
