@@ -5,7 +5,6 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{CALLBACK, Ground, VERIFIER, code_of, parameter};
@@ -167,9 +166,9 @@ fn a_registered_client_that_signs_gets_nothing_without() {
 #[test]
 fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
     let web = "https://app.example/callback";
-    let keys = Arc::new(Mutex::new(vec![Prover::new()]));
+    let key = Arc::new(Prover::new());
     let asked = Arc::new(AtomicUsize::new(0));
-    let (shared, counter) = (Arc::clone(&keys), Arc::clone(&asked));
+    let (shared, counter) = (Arc::clone(&key), Arc::clone(&asked));
     let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
     let setup =
         super::setup("facade-signed-document", &provider, &partner, &upstream, "client_domains = [\"localhost\"]");
@@ -179,7 +178,7 @@ fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
         let origin = format!("https://{}", seen.header("host").unwrap_or_default());
         if seen.path == "/jwks" {
             counter.fetch_add(1, Ordering::AcqRel);
-            return Reply::json(200, &set(&shared.lock().iter().collect::<Vec<_>>()));
+            return Reply::json(200, &set(&[&shared]));
         }
         let elsewhere = if seen.path == "/elsewhere" { "https://127.0.0.1" } else { &origin };
         Reply::json(
@@ -202,7 +201,7 @@ fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
         ground.ask_signed(&assertion, &fields)
     };
     for _ in 0..2 {
-        let answer = redeem("/client", "0", &keys.lock()[0]);
+        let answer = redeem("/client", "0", &key);
         assert_eq!(answer.status(), 200, "{}", answer.text());
         ground.serves(answer.json()["access_token"].as_str().unwrap());
     }
@@ -213,7 +212,7 @@ fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
         assert_eq!(code_of(&answer), "client_invalid", "{}", answer.text());
     }
     assert!(asked.load(Ordering::Acquire) <= 2, "unknown keys make no flood: {}", asked.load(Ordering::Acquire));
-    let elsewhere = redeem("/elsewhere", "0", &keys.lock()[0]);
+    let elsewhere = redeem("/elsewhere", "0", &key);
     assert_eq!((elsewhere.status(), code_of(&elsewhere).as_str()), (401, "client_invalid"), "{}", elsewhere.text());
     ground.recorded_refusal("client_invalid");
 }

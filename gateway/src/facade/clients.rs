@@ -265,7 +265,8 @@ fn shown<'f>(headers: &HeaderMap, fields: &'f Fields) -> Result<(Cow<'f, str>, P
                 return Err(Refusal::AuthorizationInvalid("`client_assertion_type` is not that of a JWT"));
             }
             // RFC 7521 §4.2: `client_id` may be left out beside it.
-            (assertion::client_named(text).map(Cow::Owned), Proof::Assertion(text))
+            let own = assertion::client_named(text).map(Cow::Owned);
+            (Some(own.ok_or(Refusal::ClientInvalid("its assertion is none".into()))?), Proof::Assertion(text))
         }
         (None, None, None) => (named.clone(), Proof::Nothing),
         _ => return Err(Refusal::AuthorizationInvalid("one way to prove a client at a time")),

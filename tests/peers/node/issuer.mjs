@@ -58,7 +58,7 @@ if (process.env.CLIENT_KEY) {
 const format = process.env.OPAQUE ? { accessTokenFormat: 'opaque' } : { accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } };
 const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, ...format });
 const gone = (id) => process.env.GONE && fs.existsSync(`${process.env.GONE}/${id}`);
-const account = (id) => USERS[id] && !gone(id) && {
+const account = (id) => gone(id) ? undefined : USERS[id] && {
   accountId: id,
   claims: async () => ({ sub: id, name: id, email: USERS[id].email, email_verified: true, groups: USERS[id].groups, tenant: USERS[id].tenant }),
 };
@@ -79,7 +79,7 @@ function issue(issuer) {
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'groups', 'tenant'] },
     pkce: { required: () => true },
     rotateRefreshToken: true,
-    issueRefreshToken: async (_, client) => client.clientId === 'gateway-pages' || (process.env.GONE && client.clientId === 'facade'),
+    issueRefreshToken: async (_, client) => client.clientId === 'gateway-pages' || (Boolean(process.env.GONE) && client.clientId === 'facade'),
     ...(TRUSTS && { discovery: { authorization_grant_profiles_supported: ['urn:ietf:params:oauth:grant-profile:id-jag'] } }),
     ttl: { AccessToken: TTL, ClientCredentials: TTL, IdToken: 600, Grant: 86_400, Session: 86_400, Interaction: 600, RefreshToken: 86_400 },
     features: {
