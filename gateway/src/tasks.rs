@@ -3,7 +3,7 @@
 //! Every task of the gateway is spawned here, so that a drain can wait for the calls that have begun.
 //! It does not say what tasks do.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::Notify,
@@ -39,10 +39,18 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        // On the heap before it is wrapped: a large future would be copied at every layer.
+        self.spawn_placed(Box::pin(work))
+    }
+
+    /// Runs `work`, which has its place already ([`placed`]), on its own; a drain waits for it.
+    pub fn spawn_placed<F>(&self, work: Pin<Box<F>>) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
         self.0.running.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let running = Running(Arc::clone(&self.0));
-        // On the heap before it is wrapped: a large future would be copied at every layer.
-        let work = Box::pin(work);
         background(async move {
             let output = work.await;
             drop(running);
@@ -69,6 +77,13 @@ impl Tasks {
         };
         tokio::time::timeout(limit, all_done).await.is_ok()
     }
+}
+
+/// The future that `make` gives, on the heap. `Box::pin` builds a future on the stack and copies all its room, most of which
+/// holds nothing yet; here the place is there first, so that only what the future begins with is written to it.
+#[inline(always)]
+pub fn placed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::into_pin(Box::write(Box::new_uninit(), make()))
 }
 
 /// Runs `work` until the process ends: watchers and refreshers, which no drain waits for.

@@ -136,7 +136,7 @@ impl<A: Answer> Listener<A> {
                 let (answer, peer, busy) = (Arc::clone(&answer), peer.clone(), activity.begin());
                 // On the heap of its own: hyper keeps the room of this future as long as the connection, and an answer's
                 // state is many times that of a connection that waits or streams.
-                async move { Ok::<_, Infallible>(Box::pin(answer.answer(request, peer, busy)).await) }
+                async move { Ok::<_, Infallible>(tasks::placed(|| answer.answer(request, peer, busy)).await) }
             })
         };
         if http2 {

@@ -46,7 +46,7 @@ use crate::{
     refusal::{Era, Refusal},
     rpc::{self, Call, Capabilities, Message, headers, mirrors, versions},
     state::Sealer,
-    tasks::Tasks,
+    tasks::{self, Tasks},
     telemetry::{Spans, metrics},
 };
 
@@ -415,7 +415,7 @@ impl Gateway {
             (_, retry) => {
                 let first = (receipt.id(), retry.as_ref());
                 let carriage = Carriage::load(asking, target, &self.means, allowed, first)?;
-                self.tasks.spawn(carriage.carry(leg, (receipt, grant)));
+                self.tasks.spawn_placed(tasks::placed(|| carriage.carry(leg, (receipt, grant))));
             }
         }
         answered.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))

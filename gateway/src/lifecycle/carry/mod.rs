@@ -45,6 +45,7 @@ use crate::{
         outbound::Retry,
         reply::{Inbound, Response},
     },
+    tasks::placed,
     telemetry::metrics::metrics,
     upstream::{Passage, Peer},
 };
@@ -141,7 +142,7 @@ impl Carriage {
     pub(super) fn carry(mut self, mut leg: Leg, sent: (Receipt, Grant)) -> impl Future<Output = ()> + Send {
         async move {
             // On the heap while it lasts: a stream may be read for an hour, and sending takes more room than reading.
-            let mut next = Box::pin(self.depart(&mut leg, sent)).await;
+            let mut next = placed(|| self.depart(&mut leg, sent)).await;
             while let Ok(mut line) = next {
                 let turn = self.read(&mut leg, &mut line).await;
                 if !matches!(turn, Turn::Requests) {
@@ -210,7 +211,7 @@ impl Carriage {
     async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant)) -> Result<Line, Ended> {
         let ((delivery, held), outbound) = leg.outbound();
         let passage = self.passage(outbound);
-        let sending = Box::pin(self.send(sent, &passage));
+        let sending = placed(|| self.send(sent, &passage));
         let sent = delivery.attend(held, self.deadline(), sending).await;
         match sent {
             Ok(Ok(reply)) => {
