@@ -151,13 +151,16 @@ fn a_registered_client_that_signs_gets_nothing_without() {
     let public = ground.token(&[redeeming.as_slice(), &[("client_id", client)]].concat());
     assert_eq!((public.status(), code_of(&public).as_str()), (401, "client_invalid"), "{}", public.text());
     let sign = || key.sign(&header("0"), &claims(client, &ground.origin()));
-    let answer = ground.ask_signed(&sign(), &redeeming);
+    let first = sign();
+    let answer = ground.ask_signed(&first, &redeeming);
     assert_eq!(answer.status(), 200, "{}", answer.text());
     let given = answer.json();
     ground.serves(given["access_token"].as_str().unwrap());
     let refresh = given["refresh_token"].as_str().unwrap();
     assert_eq!(code_of(&ground.refresh(client, refresh)), "client_invalid");
-    let again = ground.ask_signed(&sign(), &[("grant_type", "refresh_token"), ("refresh_token", refresh)]);
+    let fields = [("grant_type", "refresh_token"), ("refresh_token", refresh)];
+    assert_eq!(code_of(&ground.ask_signed(&first, &fields)), "client_invalid", "shown before");
+    let again = ground.ask_signed(&sign(), &fields);
     assert_eq!(again.status(), 200, "{}", again.text());
     let machine = ground.ask_signed(&sign(), &[("grant_type", "client_credentials")]);
     assert_eq!(code_of(&machine), "grant_type_forbidden");

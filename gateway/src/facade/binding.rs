@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{At, clients::Asking, secrets};
+use super::{At, clients::Asking};
 use crate::{identity::Held, refusal::Refusal};
 
 /// What a token is bound to; written down as its `cnf` is (RFC 7800 §3.1).
@@ -51,10 +51,4 @@ pub(super) fn of(at: &At<'_>, asking: &Asking<'_>, held: Option<&Held>) -> Resul
     let shown = at.certificate.filter(|certificate| at.now < certificate.expires_at);
     let shown = shown.ok_or(Refusal::ClientInvalid("no certificate to bind its tokens to".into()))?;
     Ok(Some(Bound::Certificate(shown.thumbprint.clone())))
-}
-
-/// Notes the proof, once its sender is known to have what it came with: room is shared among those who have.
-pub(super) fn noted(at: &At<'_>, held: Option<&Held>, whose: &[&str]) -> Result<(), Refusal> {
-    let Some(held) = held else { return Ok(()) };
-    at.estate.identity.note(secrets::name_of(whose), held, at.now)
 }

@@ -34,6 +34,9 @@ pub(super) enum ClientKeys {
 impl ClientKeys {
     /// A JWK Set that a client gives.
     pub(super) fn given(set: String) -> Result<Self, &'static str> {
+        if set.len() > SET_BYTES_MAX {
+            return Err("`jwks` is too large");
+        }
         Read::read(set.as_bytes())?;
         Ok(Self::Set(set))
     }
@@ -42,6 +45,12 @@ impl ClientKeys {
     pub(super) fn set(&self) -> Option<serde_json::Value> {
         if let Self::Set(set) = self { serde_json::from_str(set).ok() } else { None }
     }
+}
+
+/// An assertion that is its client's: good once, so that it has to be known by this name for so long.
+pub(super) struct Mark {
+    name: [u8; 32],
+    until: Timestamp,
 }
 
 /// The key sets that were read.
@@ -123,13 +132,13 @@ impl KeySets {
 }
 
 impl Facade {
-    /// Whether `client` made this assertion, for this server, and shows it for the first time (RFC 7523 §3).
+    /// Whether `client` made this assertion, for this server (RFC 7523 §3); it counts as shown once [`Facade::mark`] says so.
     pub(super) async fn asserted(
         &self,
         at: &At<'_>,
         (client, keys): (&str, &ClientKeys),
         text: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Mark, Refusal> {
         let issuer = &at.config.own.issuer;
         let audiences = [issuer.clone(), format!("{issuer}/token")];
         let judge = |read: &Read| read.check(text, (client, &audiences), at.now);
@@ -148,8 +157,15 @@ impl Facade {
             }
         };
         let name = secrets::name_of(&["facade", "client assertion", client, &found.id]);
-        let mark = Value { bytes: Vec::new(), until: Some(found.until) };
-        if self.store.claim(Place::Token, &name, mark, at.now).await.map_err(unavailable)? {
+        Ok(Mark { name, until: found.until })
+    }
+
+    /// Notes that an assertion was shown. Keys are free to whoever registers them: it is kept once what came with it was found
+    /// good, so that strangers fill no room.
+    pub(super) async fn mark(&self, mark: Option<&Mark>, now: Timestamp) -> Result<(), Refusal> {
+        let Some(Mark { name, until }) = mark else { return Ok(()) };
+        let value = Value { bytes: Vec::new(), until: Some(*until) };
+        if self.store.claim(Place::Token, name, value, now).await.map_err(unavailable)? {
             Ok(())
         } else {
             Err(Refusal::ClientInvalid("its assertion was shown before".into()))
@@ -161,6 +177,8 @@ fn not_its(fault: TokenFault) -> Refusal {
     Refusal::ClientInvalid(format!("its assertion: {}", Refusal::TokenInvalid(fault).inside()).into())
 }
 
+/// Bytes of a set that is kept with a registration: a handful of keys.
+const SET_BYTES_MAX: usize = 8 * 1024;
 /// Sixty-four keys with certificates.
 const BOUNDS: Bounds = Bounds { deadline: Duration::from_secs(3), bytes_max: 256 * 1024 };
 /// Addresses whose sets are kept.

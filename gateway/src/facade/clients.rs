@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     At, Facade,
-    client_keys::ClientKeys,
+    client_keys::{ClientKeys, Mark},
     form::Fields,
     keys::{unavailable, unusable},
     redirect, secrets,
@@ -217,28 +217,30 @@ impl Facade {
         self.store.put(Place::Client, client.id.as_bytes(), value, now).await.map_err(unavailable)
     }
 
-    /// Who asks the token endpoint (RFC 6749 §2.3.1, RFC 7523 §2.2, RFC 8705 §2).
-    pub(super) async fn asking<'f>(&self, at: &At<'f>, fields: &Fields) -> Result<Asking<'f>, Refusal> {
+    /// Who asks the token endpoint (RFC 6749 §2.3.1, RFC 7523 §2.2, RFC 8705 §2); and what is still to be marked, where they
+    /// have to have something besides.
+    pub(super) async fn asking<'f>(&self, at: &At<'f>, fields: &Fields) -> Result<(Asking<'f>, Option<Mark>), Refusal> {
         let (id, proof) = shown(at.headers, fields)?;
         let invalid = |why: &'static str| Err(Refusal::ClientInvalid(why.into()));
         let Some(client) = at.config.clients.iter().find(|client| client.id == *id) else {
             let client = self.client(at.config, &id, at.now).await?;
-            match (&client.keys, proof) {
-                (None, Proof::Nothing) => {}
-                (Some(keys), Proof::Assertion(text)) => self.asserted(at, (id.as_ref(), keys), text).await?,
+            let mark = match (&client.keys, proof) {
+                (None, Proof::Nothing) => None,
+                (Some(keys), Proof::Assertion(text)) => Some(self.asserted(at, (id.as_ref(), keys), text).await?),
                 (Some(_), Proof::Nothing) => return invalid("its assertion is missing"),
                 _ => return invalid("a proof of a client that has none of that kind"),
-            }
-            return Ok(Asking::Personal(client));
+            };
+            return Ok((Asking::Personal(client), mark));
         };
+        let mut mark = None;
         match (&client.proof, proof) {
             (FacadeProof::Secret(secret), Proof::Secret(given)) if secrets::same(&given, secret.expose()) => {}
             (FacadeProof::Secret(_), Proof::Secret(_)) => return invalid("the secret is wrong"),
             (FacadeProof::Keys(set), Proof::Assertion(text)) => {
-                self.asserted(at, (id.as_ref(), &ClientKeys::Set(set.clone())), text).await?;
+                mark = Some(self.asserted(at, (id.as_ref(), &ClientKeys::Set(set.clone())), text).await?);
             }
             (FacadeProof::KeysAt(url), Proof::Assertion(text)) => {
-                self.asserted(at, (id.as_ref(), &ClientKeys::At(url.as_str().to_owned())), text).await?;
+                mark = Some(self.asserted(at, (id.as_ref(), &ClientKeys::At(url.as_str().to_owned())), text).await?);
             }
             (FacadeProof::Certificate(name), Proof::Nothing) => {
                 let shown = at.certificate.filter(|certificate| at.now < certificate.expires_at);
@@ -249,7 +251,9 @@ impl Facade {
             (_, Proof::Nothing) => return invalid("its proof is missing"),
             _ => return invalid("it proves itself in another way"),
         }
-        Ok(Asking::Machine(client))
+        // The administrator knows it: what it shows is noted at once.
+        self.mark(mark.as_ref(), at.now).await?;
+        Ok((Asking::Machine(client), None))
     }
 }
 

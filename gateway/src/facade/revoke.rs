@@ -23,13 +23,14 @@ impl Facade {
     /// `POST /revoke`.
     pub(super) async fn revoked(&self, at: &At<'_>, fields: &Fields) -> Result<Response, Refusal> {
         let token = fields.need("token", "`token` is missing")?;
-        let asking = self.asking(at, fields).await?;
+        let (asking, mark) = self.asking(at, fields).await?;
         let (client, by) = (asking.id(), format!("client {}", asking.id()));
         let done = Response { status: 200, headers: HeaderMap::new(), body: Body::Empty };
         if let Some(found) = grants::behind(&self.store, token, at.now).await? {
             if found.grant.client != client {
                 return Err(Refusal::CodeInvalid("the token is another client's"));
             }
+            self.mark(mark.as_ref(), at.now).await?;
             let ending = Ending { why: GIVEN_BACK, by: Some(&by) };
             grants::withdraw(&self.store, &found.id, &ending, at.now).await.map_err(unavailable)?;
             return Ok(done);
@@ -45,6 +46,7 @@ impl Facade {
             return Err(Refusal::CodeInvalid("the token is another client's"));
         }
         let (Some(id), Some(ends)) = (text("jti"), claims.get("exp").and_then(Value::as_u64)) else { return Ok(done) };
+        self.mark(mark.as_ref(), at.now).await?;
         let whom = Whom::Token { name: id.to_owned(), issuer: Some(issuer.to_owned()) };
         let until = Timestamp::from_unix_seconds(ends).plus(at.config.own.leeway);
         let mut revocation = Revocation::new(whom, at.now, Some(until));

@@ -9,6 +9,7 @@ use super::{
     At, Facade,
     authorize::resource,
     binding::{self, Bound},
+    client_keys::Mark,
     clients::{Asking, Client},
     form::Fields,
     grants::{self, Person},
@@ -43,6 +44,8 @@ struct Asked<'f> {
     kind: &'f str,
     /// With which key.
     held: Option<Held>,
+    /// Of the assertion that came with it.
+    mark: Option<Mark>,
     /// What it will be bound to.
     bound: Option<Bound>,
 }
@@ -51,32 +54,34 @@ impl Facade {
     /// `POST /token`.
     pub(super) async fn token(&self, at: &At<'_>, fields: &Fields) -> Result<Value, Refusal> {
         let kind = fields.need("grant_type", "`grant_type` is missing")?;
-        let asking = self.asking(at, fields).await?;
+        let (asking, mark) = self.asking(at, fields).await?;
         let held = at.estate.identity.held(at.headers, at.route.path(), at.now)?;
         let bound = binding::of(at, &asking, held.as_ref())?;
-        let asked = Asked { kind: if kind == JWT_BEARER { "id_jag" } else { kind }, held, bound };
+        let asked = Asked { kind: if kind == JWT_BEARER { "id_jag" } else { kind }, held, mark, bound };
         match (kind, asking) {
             ("authorization_code", Asking::Personal(client)) => {
                 let found = self.redeemed(&client.id, (fields, &asked), at.now).await?;
                 same_resource(at, &found.grant, fields)?;
+                self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
                 let scopes = found.grant.scopes.clone();
                 self.given(at, &asked, found, scopes).await
             }
             ("refresh_token", Asking::Personal(client)) => {
                 let (found, scopes) = self.refreshed(at, &client, (fields, &asked)).await?;
                 self.counts(at, &found).await?;
+                self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
                 let found = self.renewed(at, found).await?;
                 self.used(&client, at.now).await?;
                 self.given(at, &asked, found, scopes).await
             }
             ("client_credentials", Asking::Machine(client)) => {
                 let order = own(at, client, fields)?;
-                binding::noted(at, asked.held.as_ref(), &["facade", &client.id])?;
+                self.noted(at, &asked, &[&client.id]).await?;
                 self.issue(at, &asked, &order).await
             }
             (JWT_BEARER, Asking::Machine(client)) => {
                 let order = self.vouched(at, client, fields).await?;
-                binding::noted(at, asked.held.as_ref(), &["facade", &client.id])?;
+                self.noted(at, &asked, &[&client.id]).await?;
                 self.issue(at, &asked, &order).await
             }
             ("authorization_code" | "refresh_token" | "client_credentials" | JWT_BEARER, _) => {
@@ -156,7 +161,6 @@ impl Facade {
     ) -> Result<Value, Refusal> {
         self.counts(at, &found).await?;
         let order = Order { scopes, ..order(&found) };
-        binding::noted(at, asked.held.as_ref(), &["facade", &order.client, &found.grant.person.subject])?;
         let mut answer = self.issue(at, asked, &order).await?;
         found.grant.bound.clone_from(&asked.bound);
         let refresh = grants::use_up(&self.store, found, at.now).await?;
@@ -164,6 +168,14 @@ impl Facade {
             members.insert("refresh_token".to_owned(), refresh.into());
         }
         Ok(answer)
+    }
+
+    /// Notes what was shown, once its sender is known to have what it came with: strangers fill no room.
+    async fn noted(&self, at: &At<'_>, asked: &Asked<'_>, whose: &[&str]) -> Result<(), Refusal> {
+        if let Some(held) = &asked.held {
+            at.estate.identity.note(secrets::name_of(whose), held, at.now)?;
+        }
+        self.mark(asked.mark.as_ref(), at.now).await
     }
 
     /// Whether what was granted was not revoked since; what was has ended.
