@@ -25,6 +25,27 @@ pub struct Estate {
     pub certificates: Option<PathBuf>,
     pub durability: &'static str,
     pub policies: usize,
+    pub callers: Callers,
+    pub grant: Grant,
+}
+
+/// Who is let in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// Whoever shows a JWT that the issuer signed by ES256.
+    Tokens,
+    /// Whoever can be let in at all: also by RS256, by introspection, with API keys, with what is bound to a key or a
+    /// certificate, and with a certificate alone. Needs `certificates`.
+    All,
+}
+
+/// How the credential for the upstream is had.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// One for each caller, by token exchange.
+    Exchange,
+    /// One for all, as written.
+    Secret,
 }
 
 impl Estate {
@@ -39,18 +60,12 @@ impl Estate {
     }
 
     fn configuration(&self) -> String {
-        let Self { listen, admin, upstream, issuer, durability, .. } = self;
+        let Self { listen, admin, upstream, durability, .. } = self;
         let era = match self.era {
             Era::Modern => "modern",
             Era::Legacy => "legacy",
         };
-        let (scheme, tls) = match &self.certificates {
-            None => ("http", String::new()),
-            Some(folder) => {
-                let folder = folder.display();
-                ("https", format!("tls = {{ certificate = \"{folder}/tls.crt\", key = \"{folder}/tls.key\" }}"))
-            }
-        };
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
         let telemetry = self
             .collector
             .map(|collector| format!("[telemetry]\notlp = \"http://{collector}\"\nsample_ratio = 0.01\n"));
@@ -61,12 +76,10 @@ listen = "{listen}"
 admin_listen = "{admin}"
 policies = "policies"
 workers = 1
-{tls}
+{door}
 
 [[issuers]]
-issuer = "{issuer}"
-algorithms = ["ES256"]
-claims = {{ tenant = "tenant", groups = "groups" }}
+{issuer}
 
 [audit]
 directory = "audit"
@@ -79,16 +92,75 @@ era = "{era}"
 timeout_ms = 300000
 
 [upstreams.bench.grant]
-strategy = "exchange"
-token_endpoint = "{issuer}/token"
-client = {{ id = "tollgate", secret = {{ file = "client.secret" }} }}
-audience = "bench-api"
-scopes = ["bench.call"]
+{grant}
 "#,
-            telemetry = telemetry.unwrap_or_default()
+            door = self.door(),
+            issuer = self.issuer(),
+            telemetry = telemetry.unwrap_or_default(),
+            grant = self.grant()
         )
     }
+
+    fn door(&self) -> String {
+        let Some(folder) = self.certificates.as_ref().map(|folder| folder.display()) else { return String::new() };
+        let own = format!("certificate = \"{folder}/tls.crt\", key = \"{folder}/tls.key\"");
+        let clients = format!("client_ca = \"{folder}/ca.crt\", client_certificate = \"optional\"");
+        match self.callers {
+            Callers::Tokens => format!("tls = {{ {own} }}"),
+            Callers::All => format!("tls = {{ {own}, {clients} }}\ndpop = {{}}"),
+        }
+    }
+
+    fn issuer(&self) -> String {
+        let issuer = &self.issuer;
+        let own = format!("issuer = \"{issuer}\"\nclaims = {{ tenant = \"tenant\", groups = \"groups\" }}");
+        match self.callers {
+            Callers::Tokens => format!("{own}\nalgorithms = [\"ES256\"]"),
+            Callers::All => {
+                let asked = format!("introspection = {{ endpoint = \"{issuer}/introspect\", {CLIENT} }}");
+                format!("{own}\nalgorithms = [\"ES256\", \"RS256\"]\n{asked}\n{WITHOUT_ISSUER}")
+            }
+        }
+    }
+
+    fn grant(&self) -> String {
+        match self.grant {
+            Grant::Exchange => format!("{EXCHANGE}\ntoken_endpoint = \"{}/token\"\n{CLIENT}", self.issuer),
+            Grant::Secret => SECRET.to_owned(),
+        }
+    }
 }
+
+/// Who Tollgate is at its issuer.
+const CLIENT: &str = r#"client = { id = "tollgate", secret = { file = "client.secret" } }"#;
+
+const EXCHANGE: &str = r#"strategy = "exchange"
+audience = "bench-api"
+scopes = ["bench.call"]"#;
+
+const SECRET: &str = r#"strategy = "static_secret"
+prefix = "Bearer "
+value = { file = "client.secret" }"#;
+
+/// Callers that no issuer vouches for.
+const WITHOUT_ISSUER: &str = r#"
+[[certificates]]
+common_name = "bench-machine"
+tenant = "acme"
+groups = ["staff", "support", "emea", "oncall"]
+
+[keys]
+enabled = true
+
+[state]
+directory = "state"
+"#;
+
+/// What the certificates of clients call their holder.
+pub const MACHINE: &str = "bench-machine";
+
+/// What all callers are in.
+pub const GROUPS: [&str; 4] = ["staff", "support", "emea", "oncall"];
 
 /// Secrets are for their owner alone; Tollgate insists on it.
 pub fn private(path: &Path) {

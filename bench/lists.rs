@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jsonwebtoken::Algorithm;
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -19,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     at,
+    certificates::Authority,
     parties::{self, Connection, Process},
     peers::{self, Issuer, Reply},
     wire::Wire,
@@ -53,8 +55,8 @@ struct Taken {
 
 pub async fn run(settings: Settings) {
     let folder = tempfile::Builder::new().prefix("lists-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let tls = parties::certificates(folder.path());
-    let (upstream, issuer) = (upstream(settings).await, Issuer::start().await);
+    let tls = Authority::new(folder.path()).trusted();
+    let (upstream, issuer) = (upstream(settings).await, Issuer::start(&[Algorithm::ES256]).await);
     let doors = [("kept", 16 << 20), ("not kept", 0)].map(|(name, list_cache_bytes)| {
         let estate = Estate { settings, list_cache_bytes, upstream, issuer: &issuer, certificates: folder.path() };
         estate.open(name, &tls)

@@ -1,5 +1,6 @@
 //! What does a call through the door cost, beside nginx, haproxy and a direct call, in one run? With `bridged`, what does
-//! one between the eras, with `sessions`, somebody who is there and asks nothing, and with `lists`, a list?
+//! one between the eras, with `sessions`, somebody who is there and asks nothing, with `lists`, a list, with `identity`, to
+//! find out who calls, and with `exchange`, to call in their name?
 //!
 //! Starts one upstream (here, in this process), nginx and haproxy as plain TLS reverse proxies and Tollgate with
 //! everything on, and gives each the same calls in turn. What counts is CPU time a request, read from the kernel for the
@@ -21,8 +22,12 @@
     reason = "a bench may panic, read clocks and talk to the terminal"
 )]
 
+mod asking;
 mod bridged;
+mod certificates;
 mod estate;
+mod exchange;
+mod identity;
 mod lists;
 mod parties;
 mod peers;
@@ -56,12 +61,22 @@ What sessions and listeners hold of memory that ask nothing, as `bench/run sessi
   --count N       of each kind, at once (1000)
   --rounds N      of all kinds, each with a Tollgate of its own (3)
 
-And what a list of tools costs, as `bench/run lists`:
+What a list of tools costs, as `bench/run lists`:
 
   --callers N     who each see another part of it (100)
   --upstreams N   that the tools are of (20)
   --tools N       in all (500)
-  --rounds N      of five lists a caller (5)";
+  --rounds N      of five lists a caller (5)
+
+What each way to prove who calls costs, the first time and again, as `bench/run identity`:
+
+  --count N       credentials of each kind, in each round (100)
+  --rounds N      of all kinds, one after the other (7)
+
+And what token exchange costs, and a grant that is kept, as `bench/run exchange`:
+
+  --callers N     who each need a grant (1000)
+  --rounds N      with it and without, each with a Tollgate of its own (5)";
 
 struct Settings {
     rounds: usize,
@@ -78,6 +93,8 @@ enum Question {
     Bridged(bridged::Settings),
     Sessions(sessions::Settings),
     Lists(lists::Settings),
+    Identity(identity::Settings),
+    Exchange(exchange::Settings),
 }
 
 /// One party in one round.
@@ -87,6 +104,19 @@ struct Sample {
     per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
+}
+
+impl Sample {
+    /// Of calls that took these ms each, `elapsed` together, and of the party this much CPU time.
+    fn of(cpu_us: f64, elapsed: Duration, mut latencies: Vec<f64>) -> Self {
+        let count = latencies.len() as f64;
+        Self {
+            cpu_us: cpu_us / count,
+            per_second: count / elapsed.as_secs_f64(),
+            p50_ms: at(&mut latencies, 0.5),
+            p99_ms: at(&mut latencies, 0.99),
+        }
+    }
 }
 
 fn main() {
@@ -110,6 +140,8 @@ fn main() {
         Question::Bridged(settings) => runtime.block_on(bridged::run(settings)),
         Question::Sessions(settings) => runtime.block_on(sessions::run(settings)),
         Question::Lists(settings) => runtime.block_on(lists::run(settings)),
+        Question::Identity(settings) => runtime.block_on(identity::run(settings)),
+        Question::Exchange(settings) => runtime.block_on(exchange::run(settings)),
     }
 }
 
@@ -140,6 +172,14 @@ fn question() -> Question {
                 tools: number("--tools", 500).clamp(upstreams as u64, 500) as usize,
                 rounds: rounds(5),
             })
+        }
+        Some("identity") => {
+            let count = number("--count", 100).clamp(1, 300) as usize;
+            Question::Identity(identity::Settings { count, rounds: rounds(7).min(10) })
+        }
+        Some("exchange") => {
+            let callers = number("--callers", 1_000).clamp(1, 5_000) as usize;
+            Question::Exchange(exchange::Settings { callers, rounds: rounds(5) })
         }
         _ => {
             let policies = text("--policies").unwrap_or_else(|| "10,100,1000".to_owned());
@@ -264,14 +304,7 @@ async fn closed_loop(party: &Party, time: Duration) -> Sample {
     for worker in workers {
         latencies.extend(worker.await.unwrap());
     }
-    let elapsed = began.elapsed();
-    let count = latencies.len() as f64;
-    Sample {
-        cpu_us: (party.cpu_us() - cpu_before) / count,
-        per_second: count / elapsed.as_secs_f64(),
-        p50_ms: at(&mut latencies, 0.5),
-        p99_ms: at(&mut latencies, 0.99),
-    }
+    Sample::of(party.cpu_us() - cpu_before, began.elapsed(), latencies)
 }
 
 /// Calls begin when they are due, whether or not earlier ones have ended; time spent waiting for a free connection counts.

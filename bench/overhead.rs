@@ -25,11 +25,18 @@ mod estate;
 mod peers;
 mod wire;
 
-use std::{hint::black_box, process::Command, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use estate::Estate;
+use estate::{Callers, Estate, Grant};
 use http::{HeaderMap, HeaderValue, header};
+use jsonwebtoken::Algorithm;
 use tokio::runtime::Runtime;
 use tollgate::{
     audit::{
@@ -164,7 +171,8 @@ impl Bench {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let folder = tempfile::Builder::new().prefix("overhead-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (issuer, upstream) = runtime.block_on(async { (peers::Issuer::start().await, peers::upstream().await) });
+        let (issuer, upstream) =
+            runtime.block_on(async { (peers::Issuer::start(&[Algorithm::ES256]).await, peers::upstream().await) });
         let listen = "127.0.0.1:8443".parse().unwrap();
         let estate = Estate {
             listen,
@@ -176,6 +184,8 @@ impl Bench {
             certificates: None,
             durability: "os",
             policies: 10,
+            callers: Callers::Tokens,
+            grant: Grant::Exchange,
         };
         estate.write(folder.path());
         let config = config::load(&folder.path().join("upstreams.toml"), &Environment::process()).unwrap();
@@ -239,7 +249,8 @@ impl Bench {
 
 fn shown(headers: &HeaderMap) -> Shown<'_> {
     let (method, endpoint) = (&http::Method::POST, &Endpoint::Federated);
-    Shown { headers, query: None, method, endpoint, slashed: false, certificate: None }
+    let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Shown { headers, query: None, method, endpoint, slashed: false, peer, certificate: None }
 }
 
 fn audiences() -> [Audience; 1] {

@@ -4,6 +4,7 @@
 //! own; and the upstream itself, called directly. Figures are the kernel's, of the proxy's processes only.
 
 use std::{
+    collections::HashMap,
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -12,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use jsonwebtoken::Algorithm;
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -21,7 +23,8 @@ use tokio_rustls::TlsConnector;
 use tollgate::refusal::Era;
 
 use crate::{
-    estate::{self, Estate, private},
+    certificates::Authority,
+    estate::{self, Callers, Estate, Grant},
     peers::{self, Issuer},
     wire::Wire,
 };
@@ -51,7 +54,8 @@ pub struct Party {
     /// What its client speaks.
     client: Era,
     tool: &'static str,
-    token: Arc<str>,
+    /// The headers that say who asks.
+    shown: Arc<[String]>,
 }
 
 /// What the parties have in common.
@@ -59,9 +63,13 @@ pub struct Stage {
     folder: tempfile::TempDir,
     upstream: SocketAddr,
     collector: SocketAddr,
-    issuer: Issuer,
+    pub issuer: Issuer,
+    pub authority: Authority,
     tls: TlsConnector,
 }
+
+/// What each thread of a process had run at some moment, in ns.
+pub struct Ran(HashMap<String, f64>);
 
 impl Parties {
     /// Starts everybody; Tollgate once with each number of `policies`, the middle one also with `fsync`.
@@ -102,15 +110,40 @@ impl Party {
     /// A connection on which a client has begun as its era does, and the bytes of its call.
     pub async fn client(&self) -> (Connection, Arc<[u8]>) {
         let mut connection = self.connect().await;
-        let body = estate::body(self.client, self.tool, TRACE);
         let call = match self.client {
-            Era::Modern => self.call(self.tool, &body),
+            Era::Modern => self.modern_call(),
             Era::Legacy => {
                 let session = self.begin(&mut connection).await;
-                self.request("POST", &in_session(&session), &body)
+                self.request("POST", &in_session(&session), &estate::body(Era::Legacy, self.tool, TRACE))
             }
         };
         (connection, call)
+    }
+
+    /// The bytes of a modern client's call.
+    pub fn modern_call(&self) -> Arc<[u8]> {
+        self.call(self.tool, &estate::body(Era::Modern, self.tool, TRACE))
+    }
+
+    /// The bytes of a question that anybody may ask: where tokens for this party come from (RFC 9728).
+    pub fn anybodys(&self) -> Arc<[u8]> {
+        let head = format!("GET /.well-known/oauth-protected-resource/mcp HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
+        Arc::from(head.into_bytes())
+    }
+
+    /// The same party, asked by whoever shows these headers.
+    pub fn shown(&self, headers: Vec<String>) -> Self {
+        Self { shown: Arc::from(headers), ..self.clone() }
+    }
+
+    /// The same party, reached in this way.
+    pub fn through(&self, tls: TlsConnector) -> Self {
+        Self { tls: Some(tls), ..self.clone() }
+    }
+
+    /// Of whom a token for it has to speak, and the URL that a proof is made for.
+    pub fn resource(&self) -> String {
+        audience(self.address)
     }
 
     /// The same party, asked by a client of this era.
@@ -160,8 +193,8 @@ impl Party {
             format!("{verb} /mcp HTTP/1.1"),
             format!("host: {}", self.address),
             "accept: application/json, text/event-stream".to_owned(),
-            format!("authorization: Bearer {}", self.token),
         ];
+        head.extend_from_slice(&self.shown);
         if !body.is_empty() {
             head.push("content-type: application/json".to_owned());
             head.push(format!("content-length: {}", body.len()));
@@ -173,6 +206,17 @@ impl Party {
     /// CPU time that the party's processes have used, in µs; nothing for a call that no proxy is in.
     pub fn cpu_us(&self) -> f64 {
         self.process.as_ref().map_or(0.0, |process| process.cpu_us())
+    }
+
+    /// What its threads have run until now: finer than [`Party::cpu_us`], for turns that are too short for that.
+    pub fn ran(&self) -> Ran {
+        self.process.as_ref().expect("a process").ran()
+    }
+
+    /// CPU time since then, in µs.
+    pub fn ran_us_since(&self, before: &Ran) -> f64 {
+        let Ran(now) = self.ran();
+        now.iter().map(|(thread, ran)| ran - before.0.get(thread).unwrap_or(&0.0)).sum::<f64>() / 1_000.0
     }
 
     /// Memory that the party's largest process holds, in MiB: the worker, where there is a master beside it.
@@ -192,8 +236,13 @@ impl Party {
     /// What a Tollgate counts just now, under each of these names.
     pub async fn gauges<const N: usize>(&self, names: [&str; N]) -> [usize; N] {
         let metrics = metrics(self.admin.expect("a Tollgate")).await;
-        let value = |name| metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-        names.map(|name| value(name).unwrap_or_else(|| panic!("no {name} in {metrics}")))
+        names.map(|name| value(&metrics, name).unwrap_or_else(|| panic!("no {name} in {metrics}")))
+    }
+
+    /// What a Tollgate has counted so far, under each of these names with its labels; what never happened has none.
+    pub async fn counters<const N: usize>(&self, names: [&str; N]) -> [usize; N] {
+        let metrics = metrics(self.admin.expect("a Tollgate")).await;
+        names.map(|name| value(&metrics, name).unwrap_or(0))
     }
 
     /// Waits until a call succeeds. A modern client's does not begin with a session, which would be one too many.
@@ -220,20 +269,39 @@ impl Party {
 impl Stage {
     pub async fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("load-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let authority = Authority::new(folder.path());
         Self {
             upstream: peers::upstream().await,
             collector: peers::collector().await,
-            issuer: Issuer::start().await,
-            tls: certificates(folder.path()),
+            issuer: Issuer::start(&[Algorithm::ES256, Algorithm::RS256]).await,
+            tls: authority.trusted(),
+            authority,
             folder,
+        }
+    }
+
+    /// Everything on; what one Tollgate is told otherwise than another, its caller says.
+    pub fn estate(&self) -> Estate {
+        Estate {
+            listen: free_address(),
+            admin: free_address(),
+            upstream: self.upstream,
+            era: Era::Modern,
+            issuer: self.issuer.url.clone(),
+            collector: Some(self.collector),
+            certificates: Some(self.folder.path().to_owned()),
+            durability: "os",
+            policies: 100,
+            callers: Callers::Tokens,
+            grant: Grant::Exchange,
         }
     }
 
     /// The same party, asked by somebody who is nobody else.
     pub fn asked_by_caller(&self, party: &Party, number: usize) -> Party {
-        let groups = ["staff", "support", "emea", "oncall"].map(str::to_owned);
-        let token = self.issuer.token(&audience(party.address), &format!("caller-{number}"), &groups);
-        Party { token: Arc::from(token), ..party.clone() }
+        let groups = estate::GROUPS.map(str::to_owned);
+        let token = self.issuer.token(&party.resource(), &format!("caller-{number}"), &groups);
+        party.shown(vec![bearer(&token)])
     }
 
     fn direct(&self) -> Party {
@@ -249,7 +317,7 @@ impl Stage {
             tls,
             client: Era::Modern,
             tool: "echo",
-            token: Arc::from(self.issuer.caller(&audience(address))),
+            shown: Arc::from([bearer(&self.issuer.caller(&audience(address)))]),
         }
     }
 
@@ -321,29 +389,33 @@ backend up
 
     /// Everything on.
     pub fn tollgate(&self, name: &str, policies: usize, durability: &'static str, era: Era) -> Party {
-        let (address, admin) = (free_address(), free_address());
-        let folder = self.folder.path().join(format!("tollgate-{}", address.port()));
-        let estate = Estate {
-            listen: address,
-            admin,
-            upstream: self.upstream,
-            era,
-            issuer: self.issuer.url.clone(),
-            collector: Some(self.collector),
-            certificates: Some(self.folder.path().to_owned()),
-            durability,
-            policies,
-        };
+        self.open(name, &Estate { policies, durability, era, ..self.estate() })
+    }
+
+    /// A Tollgate before `estate`.
+    pub fn open(&self, name: &str, estate: &Estate) -> Party {
+        let folder = self.configured(estate.listen);
         estate.write(&folder);
         let binary = env!("CARGO_BIN_EXE_tollgate");
         let process = Process::start(&folder, binary, &["serve", "--config", "upstreams.toml"]);
-        Party { admin: Some(admin), ..self.party(name, Some(process), address, Some(self.tls.clone())) }
+        let party = self.party(name, Some(process), estate.listen, Some(self.tls.clone()));
+        Party { admin: Some(estate.admin), ..party }
+    }
+
+    /// Where the `upstreams.toml` of the Tollgate at `address` is.
+    pub fn configured(&self, address: SocketAddr) -> PathBuf {
+        self.folder.path().join(format!("tollgate-{}", address.port()))
     }
 }
 
 /// Of whom a token for the Tollgate there has to speak.
 fn audience(address: SocketAddr) -> String {
     format!("https://{address}/mcp")
+}
+
+/// How a token is shown (RFC 6750 §2.1).
+pub fn bearer(token: &str) -> String {
+    format!("authorization: Bearer {token}")
 }
 
 fn in_session(id: &str) -> [String; 2] {
@@ -355,6 +427,10 @@ pub async fn metrics(admin: SocketAddr) -> String {
     let mut wire = Wire::new(TcpStream::connect(admin).await.unwrap());
     wire.send(format!("GET /metrics HTTP/1.1\r\nhost: {admin}\r\n\r\n").as_bytes()).await;
     wire.receive().await.expect("metrics").text().to_owned()
+}
+
+fn value(metrics: &str, name: &str) -> Option<usize> {
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// A proxy's process, ended when dropped.
@@ -397,6 +473,18 @@ impl Process {
         self.ids().into_iter().map(ticks).sum::<f64>() * 10_000.0
     }
 
+    /// The first of `schedstat`, for each thread that there is (proc(5)).
+    fn ran(&self) -> Ran {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let ran = tasks.filter_map(|task| {
+            let path = task.ok()?.path();
+            // A thread may end meanwhile.
+            let text = fs::read_to_string(path.join("schedstat")).ok()?;
+            Some((path.file_name()?.to_string_lossy().into_owned(), text.split(' ').next()?.parse().ok()?))
+        });
+        Ran(ran.collect())
+    }
+
     pub fn rss_mib(&self) -> f64 {
         let kib = |id: u32| {
             let rollup = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap();
@@ -436,33 +524,21 @@ pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// How many files a process may have open. What is started here is bound by the same.
-pub fn files_max() -> usize {
+/// Ends the run where a process may not have so many connections, in and out. What is started here is bound by the same.
+pub fn need_files(connections: usize) {
     let limits = fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap_or(usize::MAX)
+    let max = line.split_whitespace().next().unwrap().parse().unwrap_or(usize::MAX);
+    let files = connections + FILES_BESIDES;
+    if max < files {
+        eprintln!(
+            "{connections} connections take {files} open files, and a process may have {max}: `ulimit -n {files}`, or fewer"
+        );
+        std::process::exit(1);
+    }
 }
 
-/// An authority, a certificate by it in `folder`, and who trusts it.
-pub fn certificates(folder: &Path) -> TlsConnector {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root = ca.self_signed(&ca_key).unwrap();
-    let authority = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &authority).unwrap();
-    fs::write(folder.join("tls.crt"), leaf.pem()).unwrap();
-    fs::write(folder.join("tls.key"), key.serialize_pem()).unwrap();
-    fs::write(folder.join("both.pem"), format!("{}{}", leaf.pem(), key.serialize_pem())).unwrap();
-    private(&folder.join("tls.key"));
-    let mut roots = RootCertStore::empty();
-    roots.add(root.der().clone()).unwrap();
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    TlsConnector::from(Arc::new(config))
-}
-
+/// Files of the gateway and of this process that are no client's.
+const FILES_BESIDES: usize = 100;
 /// Of a caller that is not traced.
 const TRACE: &str = r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00""#;

@@ -3,13 +3,26 @@
 //! The upstream is a server of both MCP 2026-07-28 and 2025-11-25 that answers from prepared bytes; the issuer signs callers' tokens and
 //! exchanges them (RFC 8693); the collector swallows telemetry. They are as cheap as they can be, and all on this side.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
+};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
 
-use crate::wire::{Message, Wire};
+use crate::{
+    estate,
+    wire::{Message, Wire},
+};
 
 /// What goes back.
 pub enum Reply {
@@ -167,48 +180,148 @@ pub fn discovery() -> Value {
     })
 }
 
-/// The issuer, with one caller's token.
+/// The issuer, which vouches for whomever it is told to.
 pub struct Issuer {
     pub url: String,
-    key: EncodingKey,
+    keys: Vec<Key>,
+    book: Arc<Book>,
+}
+
+/// What the issuer signs with.
+#[derive(Clone)]
+pub struct Key {
+    pub algorithm: Algorithm,
+    encoding: EncodingKey,
+    /// Its public half.
+    pub jwk: Jwk,
+}
+
+/// What the issuer remembers.
+#[derive(Default)]
+struct Book {
+    /// What it says of each opaque token.
+    said: Mutex<HashMap<String, String>>,
+    exchanges: AtomicUsize,
 }
 
 impl Issuer {
-    pub async fn start() -> Self {
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
-        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
-        jwk.common.key_id = Some(KEY_ID.to_owned());
-        let keys = json!({ "keys": [jwk] }).to_string();
-        let url = Arc::new(std::sync::OnceLock::<String>::new());
-        let (own, signing) = (Arc::clone(&url), key.clone());
+    /// One that signs by the first of `algorithms` what nobody wants otherwise.
+    pub async fn start(algorithms: &[Algorithm]) -> Self {
+        let keys: Vec<Key> = algorithms.iter().map(|algorithm| Key::new(*algorithm)).collect();
+        let published: Vec<Value> = keys.iter().map(Key::published).collect();
+        let published = json!({ "keys": published }).to_string();
+        let (url, book) = (Arc::new(OnceLock::<String>::new()), Arc::new(Book::default()));
+        let (own, first, remembered) = (Arc::clone(&url), keys[0].clone(), Arc::clone(&book));
         let address = serve(move |request| {
             let url = own.get().unwrap();
             Reply::Json(match request.path() {
-                "/jwks" => keys.clone(),
-                "/token" => grant(url, &signing),
+                "/jwks" => published.clone(),
+                "/token" => remembered.grant(url, &first, request.text()),
+                "/introspect" => remembered.said(request.text()),
                 _ => metadata(url),
             })
         })
         .await;
         let url = url.get_or_init(|| format!("http://{address}")).clone();
-        Self { url, key }
+        Self { url, keys, book }
     }
 
     /// The token of somebody with a handful of groups, for the resource `audience`; about 800 bytes.
     pub fn caller(&self, audience: &str) -> String {
-        let groups = ["staff", "support", "emea", "oncall"].map(str::to_owned);
-        self.token(audience, "5f0c1a52-6ad4-4b0e-9a53-0d6ad0c4f6b1", &groups)
+        self.token(audience, SOMEBODY, &estate::GROUPS.map(str::to_owned))
     }
 
     /// The same of anybody.
     pub fn token(&self, audience: &str, subject: &str, groups: &[String]) -> String {
-        let claims = json!({
+        self.keys[0].sign(&self.claims(audience, subject, groups))
+    }
+
+    /// What such a token says; no two are the same.
+    pub fn claims(&self, audience: &str, subject: &str, groups: &[String]) -> Value {
+        json!({
             "iss": self.url, "aud": audience, "sub": subject, "client_id": "bench-agent",
             "scope": "bench:read bench:call", "tenant": "acme", "groups": groups,
-            "jti": "2c9f2f2e-0b1e-4a68-8a3a-6a6f4d7a8f10", "iat": now(), "exp": now() + 3_600,
+            "jti": Uuid::new_v4().to_string(), "iat": now(), "exp": now() + 3_600,
+        })
+    }
+
+    /// A token that says `claims`, signed by the key of `algorithm`.
+    pub fn sign(&self, algorithm: Algorithm, claims: &Value) -> String {
+        let key = self.keys.iter().find(|key| key.algorithm == algorithm);
+        key.unwrap_or_else(|| panic!("an issuer without {algorithm:?}")).sign(claims)
+    }
+
+    /// A token that says nothing itself, and is introspected.
+    pub fn opaque(&self, mut claims: Value) -> String {
+        let token = format!("opaque-{}", Uuid::new_v4());
+        claims["active"] = json!(true);
+        self.book.said.lock().insert(token.clone(), claims.to_string());
+        token
+    }
+
+    /// How many tokens were exchanged so far.
+    pub fn exchanges(&self) -> usize {
+        self.book.exchanges.load(Ordering::Relaxed)
+    }
+}
+
+impl Key {
+    /// A new one, of either algorithm that is measured.
+    pub fn new(algorithm: Algorithm) -> Self {
+        let rsa = algorithm == Algorithm::RS256;
+        let kind = if rsa { &rcgen::PKCS_RSA_SHA256 } else { &rcgen::PKCS_ECDSA_P256_SHA256 };
+        let pem = rcgen::KeyPair::generate_for(kind).unwrap().serialize_pem();
+        let read = if rsa { EncodingKey::from_rsa_pem } else { EncodingKey::from_ec_pem };
+        let encoding = read(pem.as_bytes()).unwrap();
+        let jwk = Jwk::from_encoding_key(&encoding, algorithm).unwrap();
+        Self { algorithm, encoding, jwk }
+    }
+
+    fn id(&self) -> String {
+        format!("bench-{:?}", self.algorithm)
+    }
+
+    fn published(&self) -> Value {
+        let mut jwk = self.jwk.clone();
+        jwk.common.key_id = Some(self.id());
+        json!(jwk)
+    }
+
+    /// An access token (RFC 9068 §2.1).
+    fn sign(&self, claims: &Value) -> String {
+        let mut header = Header::new(self.algorithm);
+        header.typ = Some("at+jwt".to_owned());
+        header.kid = Some(self.id());
+        self.signed(&header, claims)
+    }
+
+    /// Anything.
+    pub fn signed(&self, header: &Header, claims: &Value) -> String {
+        jsonwebtoken::encode(header, claims, &self.encoding).unwrap()
+    }
+}
+
+impl Book {
+    /// RFC 8693 §2.2.1; the same for a token in the gateway's own name, where the type of the token is of no interest.
+    fn grant(&self, url: &str, key: &Key, form: &str) -> String {
+        if form.contains("grant-type%3Atoken-exchange") {
+            self.exchanges.fetch_add(1, Ordering::Relaxed);
+        }
+        let claims = json!({
+            "iss": url, "aud": "bench-api", "sub": SOMEBODY, "client_id": "tollgate",
+            "scope": "bench.call", "act": { "sub": "bench-agent" }, "iat": now(), "exp": now() + 3_600,
         });
-        sign(&self.key, &claims)
+        json!({
+            "access_token": key.sign(&claims), "token_type": "Bearer", "expires_in": 3_600, "scope": "bench.call",
+            "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        })
+        .to_string()
+    }
+
+    /// RFC 7662 §2.2.
+    fn said(&self, form: &str) -> String {
+        let token = form.split('&').find_map(|pair| pair.strip_prefix("token=")).unwrap();
+        self.said.lock().get(token).cloned().unwrap_or_else(|| r#"{"active":false}"#.to_owned())
     }
 }
 
@@ -221,27 +334,7 @@ fn metadata(url: &str) -> String {
     .to_string()
 }
 
-/// RFC 8693 §2.2.1; the same for a token in the gateway's own name, where the type of the token is of no interest.
-fn grant(url: &str, key: &EncodingKey) -> String {
-    let claims = json!({
-        "iss": url, "aud": "bench-api", "sub": "5f0c1a52-6ad4-4b0e-9a53-0d6ad0c4f6b1", "client_id": "tollgate",
-        "scope": "bench.call", "act": { "sub": "bench-agent" }, "iat": now(), "exp": now() + 3_600,
-    });
-    json!({
-        "access_token": sign(key, &claims), "token_type": "Bearer", "expires_in": 3_600, "scope": "bench.call",
-        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
-    })
-    .to_string()
-}
-
-fn sign(key: &EncodingKey, claims: &Value) -> String {
-    let mut header = Header::new(Algorithm::ES256);
-    header.typ = Some("at+jwt".to_owned());
-    header.kid = Some(KEY_ID.to_owned());
-    jsonwebtoken::encode(&header, claims, key).unwrap()
-}
-
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
@@ -250,7 +343,8 @@ pub async fn collector() -> SocketAddr {
     serve(|_request| Reply::Json("{}".to_owned())).await
 }
 
-const KEY_ID: &str = "bench-1";
+/// A person.
+pub const SOMEBODY: &str = "5f0c1a52-6ad4-4b0e-9a53-0d6ad0c4f6b1";
 
 /// An answer of the upstream, about; and what of it is not its text.
 const RESULT_BYTES: usize = 560;

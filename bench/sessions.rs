@@ -36,14 +36,7 @@ enum Way {
 
 /// Prints one table.
 pub async fn run(Settings { count, rounds }: Settings) {
-    let files = count + FIRST + FILES_BESIDES;
-    if parties::files_max() < files {
-        eprintln!(
-            "{count} connections take {files} open files, and a process may have {}: `ulimit -n {files}`, or a smaller --count",
-            parties::files_max()
-        );
-        std::process::exit(1);
-    }
+    parties::need_files(count + FIRST);
     let stage = Stage::new().await;
     let mut grown = Way::ALL.map(|_| (Vec::new(), Vec::new()));
     for _ in 0..rounds {
@@ -151,6 +144,4 @@ async fn opened(mut connection: Connection, first: &str) -> Option<Connection> {
 const FIRST: usize = 20;
 /// What has ended by then is given back.
 const SETTLED: Duration = Duration::from_secs(1);
-/// Files of the gateway and of this process that are no client's.
-const FILES_BESIDES: usize = 100;
 const POLICIES: usize = 100;

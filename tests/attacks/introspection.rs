@@ -2,6 +2,7 @@
 //! the gateway is no weapon against an issuer, and where there is no answer nobody is let in or told that a token is bad.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use super::{Ground, SOON, code, recorded_refusal};
 use crate::harness::{
     gateway::{ALLOW_ALL, Setup},
+    http::ELSEWHERE,
     issuer::{Issuer, Signature},
     place,
     recorder::{Era, Recorder, Reply, Step},
@@ -78,6 +80,38 @@ fn flood_of_unknown_tokens_costs_the_issuer_little_and_good_callers_nothing() {
     assert_eq!(ground.issuer.introspected().len(), before + 1);
     ground.recorded_refusal("identity_unavailable");
     ground.good_call();
+}
+
+#[test]
+fn who_makes_tokens_up_leaves_room_for_callers_at_other_addresses() {
+    let ground = ground("introspection-share", Issuer::good(), "unknown_per_s = 1");
+    let began = Instant::now();
+    let asked = || ground.issuer.introspected().iter().filter(|token| token.starts_with("unknown-")).count();
+    // What `per_second` earns, and ten times that at once.
+    let most = |per_second: f64| per_second * (10.0 + 1.0 + began.elapsed().as_secs_f64());
+    let flood = |from: IpAddr, turn: usize| {
+        let client = ground.gateway.client(Some("up")).token(&format!("unknown-{from}-{turn}")).at(from);
+        let answer = client.call("echo", &json!({}));
+        let told = (answer.status(), code(&answer));
+        assert!([(401, "token_invalid".to_owned()), (503, "identity_unavailable".to_owned())].contains(&told));
+        told.0
+    };
+    let told: Vec<u16> = (0..60).map(|turn| flood(ELSEWHERE, turn)).collect();
+    assert!(told.contains(&401) && told.contains(&503), "{told:?}");
+    assert!((asked() as f64) < most(0.5), "{}", asked());
+    // Each with a token that nobody has asked about yet, at the first time, while the flood goes on.
+    for (turn, user) in ["bob", "carol", "dave"].into_iter().enumerate() {
+        flood(ELSEWHERE, 100 + turn);
+        assert_eq!(ground.show(&ground.opaque(user)).status(), 200, "{user}");
+    }
+    // Many addresses do not get further than all may.
+    for host in 3..20 {
+        (0..5).for_each(|turn| {
+            flood(Ipv4Addr::new(127, 0, 0, host).into(), turn);
+        });
+    }
+    assert!((asked() as f64) < most(1.0), "{}", asked());
+    ground.recorded_refusal("identity_unavailable");
 }
 
 type Trouble = fn() -> Reply;

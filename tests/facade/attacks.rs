@@ -477,3 +477,23 @@ fn what_is_not_kept_gives_nothing_and_uses_nothing_up() {
     let given = unkept(&|| ground.redeem(&client, &code));
     unkept(&|| ground.refresh(&client, given["refresh_token"].as_str().unwrap()));
 }
+
+#[test]
+fn one_person_does_not_fill_the_room_that_logins_are_kept_in() {
+    let ground = Ground::with("facade-logins", Issuer::good(), "logins_per_day = 2");
+    let client = ground.registered(CALLBACK);
+    let login = |user: &str| {
+        let page = ground.page(&client, CALLBACK, &[("login_hint", user)]);
+        let back = Browser::default().agree(&page, CALLBACK);
+        (parameter(&back, "code").is_some(), parameter(&back, "error"))
+    };
+    for _ in 0..2 {
+        assert_eq!(login("alice"), (true, None));
+    }
+    assert_eq!(login("alice"), (false, Some("temporarily_unavailable".to_owned())));
+    assert_eq!(login("bob"), (true, None), "another person");
+    let record = ground.gateway.recorded("refusal", 1).pop().unwrap();
+    assert_eq!(record["refused"]["code"], "ceiling_reached", "{record}");
+    let issued = ground.gateway.recorded("consent", 3);
+    assert_eq!(issued.len(), 3, "nobody agreed to what was not begun");
+}

@@ -1,8 +1,11 @@
 //! Client ID metadata documents: who is asked for them, and what is believed.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -10,10 +13,11 @@ use serde_json::{Value, json};
 use super::{CALLBACK, Ground, code_of, page_of, setup};
 use crate::harness::{
     certificates::Authority,
-    http::fetch,
+    http::{ELSEWHERE, fetch, fetch_from},
     issuer::Issuer,
     login::Browser,
-    recorder::{Era, Recorder, Reply},
+    place,
+    recorder::{Era, Recorder, Reply, Step},
 };
 
 const WEB: &str = "https://app.example/callback";
@@ -35,7 +39,8 @@ fn ground(
     });
     let origin = documents.origin().replace("127.0.0.1", "localhost");
     let origins = if dialled { format!("[\"{origin}\"]") } else { "[]".to_owned() };
-    let egress = format!("[egress]\norigins = {origins}\nca = \"{}\"", authority.file().display());
+    let ca = authority.file();
+    let egress = format!("[egress]\norigins = {origins}\nrequests_per_host_max = 16\nca = \"{}\"", ca.display());
     let gateway = setup.section(&egress).start();
     (Ground { provider, partner, upstream, gateway }, documents, origin)
 }
@@ -127,4 +132,49 @@ fn a_client_id_leads_nowhere_inside() {
         assert!(!answer.text().contains("refused"), "what is found inside is not told: {}", answer.text());
     }
     assert_eq!(asked.load(Ordering::Acquire), 0, "nobody was dialled");
+}
+
+#[test]
+fn a_document_is_fetched_once_for_all_who_wait_for_it() {
+    let (ground, documents, origin) = ground("facade-documents-flight", true, |id, path| match path {
+        "/good" => Reply::json(200, &document(id)).after(Duration::from_secs(1)),
+        _ => Reply::status(404).after(Duration::from_secs(1)),
+    });
+    for (path, status) in [("/good", 200), ("/none", 401)] {
+        let (before, page) = (documents.seen().len(), ground.page(&format!("{origin}{path}"), WEB, &[]));
+        let asked = std::thread::scope(|scope| {
+            let ask = |_| scope.spawn(|| fetch("GET", &page, &[], b"").status());
+            let all: Vec<_> = (0..12).map(ask).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<u16>>()
+        });
+        assert_eq!(asked, [status; 12], "{path}");
+        assert_eq!(documents.seen().len(), before + 1, "{path}");
+    }
+}
+
+#[test]
+fn one_address_does_not_take_all_the_places_in_which_documents_are_fetched() {
+    let released = Arc::new(AtomicUsize::new(0));
+    let until = Arc::clone(&released);
+    let (ground, documents, origin) = ground("facade-documents-places", true, move |id, path| match path {
+        "/good" => Reply::json(200, &document(id)),
+        _ => Reply::status(200).header("content-type", "application/json").step(Step::until(&until, 1)),
+    });
+    let hanging = |turn: usize| ground.page(&format!("{origin}/hangs-{turn}"), WEB, &[]);
+    let ask = |page: String| fetch_from(ELSEWHERE, "GET", &page, &[], b"");
+    std::thread::scope(|scope| {
+        let four: Vec<_> = (0..4).map(|turn| scope.spawn(move || ask(hanging(turn)))).collect();
+        place::wait_for("four fetches", Duration::from_secs(2), || (documents.seen().len() == 4).then_some(()));
+        let fifth = ask(hanging(4));
+        assert_eq!((fifth.status(), code_of(&fifth).as_str()), (503, "overloaded"), "{}", fifth.text());
+        let landing = Browser::default().go(&ground.page(&format!("{origin}/good"), WEB, &[]), WEB);
+        assert_eq!(page_of(&landing).status(), 200, "somebody else at the same moment");
+        released.store(1, Ordering::Release);
+        for one in four {
+            assert_eq!(one.join().unwrap().status(), 401, "no document");
+        }
+    });
+    let landing = ask(ground.page(&format!("{origin}/good"), WEB, &[]));
+    assert_eq!(landing.status(), 200, "the share comes back");
+    ground.recorded_refusal("overloaded");
 }

@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +15,9 @@ use serde_json::Value;
 
 /// How long a read may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An address of this computer from which nobody else of a test asks.
+pub(crate) const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 trait Wire: Read + Write + Send {}
 impl<T: Read + Write + Send> Wire for T {}
@@ -98,6 +101,21 @@ impl Connection {
     /// Connects in the clear.
     pub(crate) fn open(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self { wire: Box::new(socket.try_clone().unwrap()), socket, buffer: Vec::new() }
+    }
+
+    /// Connects in the clear, from this address.
+    pub(crate) fn open_from(source: IpAddr, address: SocketAddr) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let connecting = async {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::new(source, 0))?;
+            socket.connect(address).await?.into_std()
+        };
+        let socket = runtime.block_on(connecting).unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
+        socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
         Self { wire: Box::new(socket.try_clone().unwrap()), socket, buffer: Vec::new() }
@@ -277,13 +295,24 @@ pub(crate) fn request(method: &str, path: &str, host: &str, headers: &[(&str, &s
 
 /// One request in the clear on a connection of its own; `url` is absolute.
 pub(crate) fn fetch(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let (address, bytes) = spelt(method, url, headers, body);
+    Connection::open(address).exchange(&bytes)
+}
+
+/// The same from this address.
+pub(crate) fn fetch_from(source: IpAddr, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let (address, bytes) = spelt(method, url, headers, body);
+    Connection::open_from(source, address).exchange(&bytes)
+}
+
+fn spelt(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> (SocketAddr, Vec<u8>) {
     let url = url::Url::parse(url).unwrap();
     let address = url.socket_addrs(|| None).unwrap()[0];
     let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
     let mut all = headers.to_vec();
     all.push(("Connection", "close"));
     let host = format!("{}:{}", url.host_str().unwrap(), url.port_or_known_default().unwrap());
-    Connection::open(address).exchange(&request(method, path, &host, &all, body))
+    (address, request(method, path, &host, &all, body))
 }
 
 /// A body of `application/x-www-form-urlencoded`.

@@ -2,7 +2,7 @@
 //!
 //! Requests of both eras, built or given whole. It checks no answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ pub(crate) struct Client {
     endpoint: Url,
     token: Option<String>,
     tls: Option<Arc<ClientConfig>>,
+    source: Option<IpAddr>,
 }
 
 /// A client that has initialized (revisions before 2026-07-28).
@@ -39,13 +40,18 @@ pub(crate) struct Session {
 impl Client {
     /// A client of this endpoint, without a token.
     pub(crate) fn new(endpoint: &str) -> Self {
-        Self { endpoint: Url::parse(endpoint).unwrap(), token: None, tls: None }
+        Self { endpoint: Url::parse(endpoint).unwrap(), token: None, tls: None, source: None }
     }
 
     /// With this bearer token.
     pub(crate) fn token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
         self
+    }
+
+    /// In the clear, from this address.
+    pub(crate) fn at(self, source: IpAddr) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// By TLS that trusts as `config` says.
@@ -57,9 +63,10 @@ impl Client {
     /// A new connection to the endpoint.
     pub(crate) fn connection(&self) -> Connection {
         let address = self.endpoint.socket_addrs(|| None).unwrap()[0];
-        match &self.tls {
-            None => Connection::open(address),
-            Some(config) => Connection::open_tls(address, self.endpoint.host_str().unwrap(), config).unwrap(),
+        match (&self.tls, self.source) {
+            (None, Some(source)) => Connection::open_from(source, address),
+            (None, None) => Connection::open(address),
+            (Some(config), _) => Connection::open_tls(address, self.endpoint.host_str().unwrap(), config).unwrap(),
         }
     }
 

@@ -18,7 +18,7 @@ use super::{refused, text_of};
 use crate::harness::{
     browser::{Browser, Page, form_of},
     gateway::{Gateway, Setup, tollgate},
-    http::Answer,
+    http::{Answer, ELSEWHERE, fetch_from},
     issuer::Issuer,
     mcp::{Client, MODERN, modern_body},
     place,
@@ -593,4 +593,46 @@ fn an_account_whose_grant_is_revoked_is_asked_for_again() {
     assert_eq!(other.len(), 2);
     assert_eq!([status(&ground, "alice"), status(&ground, "bob")], [200, 200]);
     assert_eq!(ground.server.plays.revoked.lock().len(), 1);
+}
+
+#[test]
+fn one_address_opens_so_many_pages_and_one_user_is_sent_to_so_many() {
+    let ground = Ground::with("connect-rates", |setup| setup.section("[limits]\nconnect_per_min = 8"));
+    let origin = ground.gateway.setup().origin();
+    let pages = ["connect/crm?ticket=x", "connecting/login?state=x", "connecting/callback/crm?state=x"];
+    let ask = |turn: usize| {
+        let url = format!("{origin}/{}", pages[turn % pages.len()]);
+        fetch_from(ELSEWHERE, "GET", &url, &[], b"")
+    };
+    let told: Vec<u16> = (0..9).map(|turn| ask(turn).status()).collect();
+    assert_eq!(told[..8], [404; 8]);
+    let over = ask(0);
+    assert_eq!((told[8], over.status()), (429, 429), "{}", over.text());
+    assert!(over.text().contains("a rate ceiling is reached"), "{}", over.text());
+    let wait: u64 = over.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=8).contains(&wait), "{wait}");
+    // Whoever comes from elsewhere gets where they were going: five pages.
+    ground.connect("alice");
+    assert_eq!(ground.client("alice").call("echo", &json!({})).status(), 200);
+
+    let bob = ground.client("bob");
+    let calls: Vec<(u16, i64, String)> = (0..9).map(|_| refused(&bob.call("echo", &json!({})))).collect();
+    assert!(calls[..8].iter().all(|call| *call == (403, 40317, "connect_required".to_owned())), "{calls:?}");
+    assert_eq!(calls[8], (429, 42901, "ceiling_reached".to_owned()));
+    ground.page("carol");
+    assert_eq!(ground.client("alice").call("echo", &json!({})).status(), 200, "who has an account needs no page");
+    let refusals = ground.gateway.recorded("refusal", 10);
+    let reached = |record: &&Value| record["refused"]["code"] == "ceiling_reached";
+    let record = refusals.iter().find(reached).unwrap();
+    assert_eq!(
+        (&record["user"]["subject"], &record["ceilings"]),
+        (&json!("bob"), &json!(["connect.user"])),
+        "{record}"
+    );
+    place::wait_for("the strangers' refusals", Duration::from_secs(10), || {
+        let journal = ground.gateway.journal();
+        let mut sources = journal.iter().filter_map(|record| record["refusals"]["sources"].as_array()).flatten();
+        let stranger = |source: &&Value| source["code"] == "ceiling_reached" && source["peer"] == ELSEWHERE.to_string();
+        sources.find(stranger).map(drop)
+    });
 }

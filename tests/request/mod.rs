@@ -9,6 +9,7 @@ mod cells;
 mod connect;
 mod decision;
 mod drain;
+mod expiry;
 mod federation;
 mod identity;
 pub(crate) mod input;

@@ -2,11 +2,14 @@
 //! else.
 
 use std::{
+    collections::HashMap,
     path::Path,
     process::Output,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
@@ -16,17 +19,17 @@ use super::{
 use crate::harness::{
     gateway::{ALLOW_ALL, Gateway, Setup, tollgate},
     http::Connection,
-    issuer::Issuer,
+    issuer::{Issuer, now},
     mcp::{Client, Session},
     place,
     recorder::{Era, Recorder, Reply, Seen, Step},
 };
 
 /// Longer nothing may take that a revocation ends: a second to be in force, and what a loaded machine needs.
-const BOUND: Duration = Duration::from_secs(8);
+pub(super) const BOUND: Duration = Duration::from_secs(8);
 
 /// A legacy server whose tool streams without end, or asks and waits, as its argument says.
-fn lasting() -> Recorder {
+pub(super) fn lasting() -> Recorder {
     Recorder::scripted(Era::Legacy, |seen| {
         let message = seen.json();
         let wanted = &message["params"]["arguments"]["message"];
@@ -74,17 +77,17 @@ fn token(gateway: &Gateway, issuer: &Issuer, user: &str, more: &Value) -> String
 }
 
 /// Everything that one caller may have open.
-struct Open {
-    client: Client,
+pub(super) struct Open {
+    pub(super) client: Client,
     session: Session,
     listener: Connection,
     stream: Connection,
     call: Connection,
-    held: Value,
+    pub(super) held: Value,
 }
 
 impl Open {
-    fn of(gateway: &Gateway, token: &str) -> Self {
+    pub(super) fn of(gateway: &Gateway, token: &str) -> Self {
         let client = gateway.client(Some("up")).token(token);
         let mut listener = client.listen(&json!(7), &json!({ "toolsListChanged": true }));
         assert_eq!(listener.head().status, 200);
@@ -103,7 +106,7 @@ impl Open {
     }
 
     /// All of it ends, and soon.
-    fn ends(&mut self, recorder: &Recorder, abandoned: usize) {
+    pub(super) fn ends(&mut self, recorder: &Recorder, abandoned: usize) {
         let began = Instant::now();
         assert_eq!(self.listener.event().unwrap()["id"], 7, "a listener gets its answer");
         assert_eq!(self.listener.event(), None);
@@ -119,7 +122,7 @@ impl Open {
     }
 
     /// None of it has ended, and it goes on.
-    fn goes_on(&mut self) {
+    pub(super) fn goes_on(&mut self) {
         for connection in [&mut self.listener, &mut self.stream, &mut self.call] {
             assert!(!connection.closes_within(Duration::from_millis(300)));
         }
@@ -137,7 +140,7 @@ fn records(gateway: &Gateway, revocation: &Value, count: usize) -> Vec<Value> {
     })
 }
 
-fn reasons(gateway: &Gateway, user: &str) -> Vec<String> {
+pub(super) fn reasons(gateway: &Gateway, user: &str) -> Vec<String> {
     let of = |record: &&Value| record["user"]["subject"] == user;
     let ended = gateway.recorded("listen_end", 0);
     ended.iter().filter(of).map(|record| record["listened"]["reason"].as_str().unwrap().to_owned()).collect()
@@ -407,6 +410,68 @@ fn what_goes_on_ends_when_the_issuer_takes_its_word_back() {
         assert_eq!(record["ended"], json!({ "streams": 2, "calls": 1, "holds": 1, "sessions": 0 }), "{record}");
         assert_eq!(record["why"], "its issuer calls it inactive");
     }
+    bob.goes_on();
+}
+
+/// Fewer scopes, or an earlier end, said of an opaque token and of a JWT.
+#[test]
+fn what_goes_on_under_a_token_as_it_was_ends_when_its_issuer_narrows_it_and_the_token_goes_on_narrower() {
+    let said: Arc<Mutex<HashMap<String, Value>>> = Arc::default();
+    let answers = Arc::clone(&said);
+    let issuer = Issuer::scripted(move |seen| {
+        let answer = answers.lock().get(&seen.field("token")?).cloned();
+        answer.map(|answer| Reply::json(200, &answer))
+    });
+    let recorder = lasting();
+    let (asked, tokens) = (format!("{}/introspect", issuer.url()), "tokens = [\"opaque\", \"jwt\"], cache_s = 1");
+    let setup = Setup::new("revoke-narrowed").introspecting(&issuer.url(), &asked, tokens);
+    let needs = "grant = { strategy = \"none\" }\n[[upstreams.up.tools]]\nmatch = \"add\"\nrequires = [\"tools:call\"]";
+    let setup = setup.policy("allow.cedar", ALLOW_ALL).upstream("up", &recorder.url(), needs);
+    let gateway = setup.start();
+    gateway.client_of(Some("up"), &issuer, "warm").awaiting("echo");
+    let claims = |user: &str| issuer.claims(user, &gateway.endpoint(Some("up")));
+    let mut bob = Open::of(&gateway, &issuer.opaque(&claims("bob")));
+    let narrowed = |claims: &Value, claim: &str, value: Value| {
+        let mut narrower = claims.clone();
+        (narrower["active"], narrower[claim]) = (json!(true), value);
+        narrower
+    };
+    let (alice, carol, dave, erin) = (claims("alice"), claims("carol"), claims("dave"), claims("erin"));
+    let soon = json!(now() + 120);
+    for (turn, (token, narrower, fewer)) in [
+        (issuer.opaque(&alice), narrowed(&alice, "scope", json!("tools:read")), true),
+        (issuer.sign(&carol), narrowed(&carol, "scope", json!("tools:read")), true),
+        (issuer.opaque(&dave), narrowed(&dave, "exp", soon.clone()), false),
+        (issuer.sign(&erin), narrowed(&erin, "exp", soon.clone()), false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (mut open, abandoned) = (Open::of(&gateway, &token), recorder.abandoned());
+        assert_eq!(open.client.call("add", &json!({})).status(), 200, "{turn}");
+        said.lock().insert(token, narrower);
+        // Nobody shows the token meanwhile.
+        open.ends(&recorder, abandoned);
+        assert_eq!(text_of(&open.client.call("echo", &json!({}))), "echo {}", "{turn}");
+        let add = open.client.call("add", &json!({}));
+        if fewer {
+            assert_eq!(refused(&add), (403, 40303, "scope_insufficient".into()), "{turn}");
+        } else {
+            assert_eq!(add.status(), 200, "{turn}");
+        }
+        // What begins now begins under what is left, and goes on.
+        let mut listener = open.client.listen(&json!(9), &json!({ "toolsListChanged": true }));
+        assert_eq!(listener.head().status, 200);
+        assert_eq!(listener.event().unwrap()["method"], "notifications/subscriptions/acknowledged");
+        let all = gateway.recorded("revocation", turn + 1);
+        let record = &all[turn]["revocation"];
+        assert_eq!((&record["kind"], &record["state"]), (&json!("token"), &json!("enforced")), "{record}");
+        assert_eq!(record["ended"], json!({ "streams": 2, "calls": 1, "holds": 1, "sessions": 0 }), "{record}");
+        assert_eq!(record["why"], "its issuer gives it other rights than before");
+        assert!(!listener.closes_within(Duration::from_millis(1_500)), "{turn}");
+    }
+    assert_eq!(reasons(&gateway, "alice")[..2], ["revoked", "revoked"]);
+    assert_eq!(gateway.recorded("revocation", 4).len(), 4, "each token was narrowed once");
     bob.goes_on();
 }
 

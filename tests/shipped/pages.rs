@@ -51,6 +51,23 @@ fn commands_of_the_readme_run() {
     assert!(place::root().join("tests/run").exists());
 }
 
+/// What the bench's page runs, its script knows and its help explains; and the page has all of it.
+#[test]
+fn runs_of_the_bench_page_are_known() {
+    let (page, script, help) = (text("bench/README.md"), text("bench/run"), text("bench/load.rs"));
+    let written = page.lines().filter_map(|line| line.strip_prefix("    bench/run ")?.split_whitespace().next());
+    let mut written: Vec<&str> = written.filter(|word| word.chars().all(char::is_alphabetic)).collect();
+    let cases = script.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(')').map(|(words, _)| words));
+    let mut known: Vec<&str> = cases.flat_map(|words| words.split('|')).map(str::trim).collect();
+    written.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(written, known, "the page, and the script");
+    // The other program has a help of its own.
+    let unexplained =
+        written.iter().filter(|word| **word != "overhead" && !help.contains(&format!("`bench/run {word}`")));
+    assert_eq!(unexplained.collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
 /// Policy, ceiling and case of the policies' page, put together, are a folder that holds.
 #[test]
 fn examples_of_the_policies_page_hold() {

@@ -38,7 +38,7 @@ use crate::{
     config::{Audit, Durability},
     random,
     refusal::Refusal,
-    state::Taken,
+    state::{Site, Taken},
 };
 
 /// The proof that a call's record is durable. Only [`Journal::commit`] makes one, and whoever forwards takes it by value.
@@ -218,7 +218,7 @@ impl Journal {
     /// Counts a refusal of somebody unknown; the journal gets a summary about once a second, so that a flood of
     /// requests does not become a flood of records.
     pub fn count_refusal(&self, peer: IpAddr, code: &'static str) {
-        self.shared.refusals.add(peer, code);
+        self.shared.refusals.add(Site::of(peer).address(), code);
     }
 
     /// The keyed digest of a call's arguments, in hex: proves what was asked without keeping it.

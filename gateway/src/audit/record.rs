@@ -466,6 +466,8 @@ pub enum Ending {
     Cancelled,
     /// The caller was revoked while it was under way; whether the upstream acted is not known.
     Revoked,
+    /// The caller's credential ended while its stream was open; whether the upstream acted is not known.
+    Expired,
     /// It was recorded, but never left the gateway.
     NotForwarded,
     /// The gateway ended before the call did; whether the upstream acted is not known.
@@ -485,6 +487,7 @@ impl Ending {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::Revoked => "revoked",
+            Self::Expired => "expired",
             Self::NotForwarded => "not_forwarded",
             Self::Unknown => "unknown",
         }

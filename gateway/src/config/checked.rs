@@ -189,6 +189,8 @@ pub struct Introspection {
     pub machines: bool,
     /// How long an answer is believed.
     pub cache: Duration,
+    /// Questions a second about unknown tokens that turn out not to be good.
+    pub unknown_per_s: u32,
 }
 
 /// `[keys]`: API keys.
@@ -310,6 +312,8 @@ pub struct Limits {
     pub hold_max: Duration,
     /// Proofs of possession that are remembered at once, over all callers.
     pub proofs_max: usize,
+    /// Pages for connecting accounts in a minute: that one address opens, and that one user is sent to.
+    pub connect_per_min: u32,
 }
 
 /// `[state]`: what replicas share.
@@ -349,6 +353,8 @@ pub struct Facade {
     pub login: Duration,
     /// The same where the provider cannot be asked again whether the person is still welcome.
     pub login_unasked: Duration,
+    /// Logins of one person in a day.
+    pub logins_per_day: u32,
     /// Clients that prove who they are.
     pub clients: Vec<FacadeClient>,
 }

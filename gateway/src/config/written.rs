@@ -129,6 +129,7 @@ pub(crate) struct Introspection {
     pub(crate) tokens: List,
     pub(crate) machines: Key<bool>,
     pub(crate) cache_s: Key<u64>,
+    pub(crate) unknown_per_s: Key<u64>,
 }
 
 /// `[keys]`.
@@ -214,6 +215,7 @@ pub(crate) struct Limits {
     pub(crate) holds_max: Key<u64>,
     pub(crate) hold_max_ms: Key<u64>,
     pub(crate) proofs_max: Key<u64>,
+    pub(crate) connect_per_min: Key<u64>,
 }
 
 /// `[state]`.
@@ -239,6 +241,7 @@ pub(crate) struct Facade {
     pub(crate) token_s: Key<u64>,
     pub(crate) login_s: Key<u64>,
     pub(crate) login_unasked_s: Key<u64>,
+    pub(crate) logins_per_day: Key<u64>,
     pub(crate) clients: Option<Vec<Spanned<FacadeClient>>>,
 }
 

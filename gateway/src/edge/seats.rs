@@ -2,16 +2,12 @@
 //!
 //! Counts connections, over all and by peer address. It does not know what is spoken on them.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::telemetry::metrics;
+use crate::{state::Site, telemetry::metrics};
 
 /// All the room there is.
 #[derive(Debug)]
@@ -19,14 +15,14 @@ pub(super) struct Seats {
     free: Arc<Semaphore>,
     all: u32,
     by_peer_max: usize,
-    by_peer: Mutex<HashMap<IpAddr, usize>>,
+    by_peer: Mutex<HashMap<Site, usize>>,
 }
 
 /// Room for one connection, until dropped.
 #[derive(Debug)]
 pub(super) struct Seat {
     seats: Arc<Seats>,
-    peer: IpAddr,
+    peer: Site,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -46,7 +42,7 @@ impl Seats {
     /// A seat for a connection from `peer`, if there is one.
     pub(super) fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Seat> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
-        let peer = place(peer);
+        let peer = Site::of(peer);
         let mut by_peer = self.by_peer.lock();
         let count = by_peer.entry(peer).or_insert(0);
         if *count >= self.by_peer_max {
@@ -75,14 +71,6 @@ impl Drop for Seat {
         } else {
             by_peer.insert(self.peer, left);
         }
-    }
-}
-
-/// What counts as one peer: an IPv4 address, or the /64 that one IPv6 site gets (RFC 6177 §2).
-fn place(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
     }
 }
 

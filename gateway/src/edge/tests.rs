@@ -143,6 +143,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             holds_max: 0,
             hold_max: Duration::ZERO,
             proofs_max: 0,
+            connect_per_min: 60,
         },
         state: State::default(),
         keys: crate::config::Keys::default(),

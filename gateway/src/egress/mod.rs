@@ -6,6 +6,7 @@
 
 mod addresses;
 mod outside;
+mod pool;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -16,12 +17,9 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::{
-    client::legacy::{Client as Pooled, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use hyper_util::client::legacy::connect::HttpConnector;
 use outside::{Outside, Reach, Resolver, UnderWay};
+use pool::{Back, Pool};
 pub use trust::Trust;
 
 use crate::config;
@@ -29,7 +27,7 @@ use crate::config;
 /// A pool of connections under one trust. Cheap to clone; clones share the pool.
 #[derive(Clone)]
 pub struct Client {
-    pool: Pooled<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
+    pool: Pool,
     reach: Reach,
 }
 
@@ -111,17 +109,7 @@ impl Client {
             .enable_http1()
             .enable_http2()
             .wrap_connector(connector);
-        let pool = Pooled::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .http1_max_buf_size(HTTP1_BUFFER_BYTES_MAX)
-            .http2_adaptive_window(true)
-            .http2_keep_alive_interval(HTTP2_PING)
-            .http2_keep_alive_timeout(HTTP2_PONG_MAX)
-            .build(https);
-        Ok(Self { pool, reach })
+        Ok(Self { pool: Pool::new(https), reach })
     }
 
     /// Sends `request` and reads the whole answer.
@@ -152,13 +140,7 @@ impl Client {
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, EgressError> {
         self.admit(request.uri())?;
-        let response =
-            self.pool.request(request.map(Full::new)).await.map_err(|error| match outside::refused(&error) {
-                Some(refused) => refused,
-                None if error.is_connect() => EgressError::Unreachable(chain(&error)),
-                None => EgressError::Lost(chain(&error)),
-            })?;
-        Ok(response.map(Body))
+        self.pool.send(request.map(Full::new)).await
     }
 
     /// Room for a request, where that is bounded here.
@@ -186,7 +168,11 @@ impl Client {
 
 /// An answer's body, read chunk by chunk: what is not read is not taken from the peer.
 #[derive(Debug)]
-pub struct Body(Incoming);
+pub struct Body {
+    incoming: Incoming,
+    /// The connection that it comes over, where no other answer may come meanwhile.
+    back: Option<Back>,
+}
 
 impl Body {
     /// The next bytes; `None` at the end.
@@ -195,7 +181,11 @@ impl Body {
     /// [`EgressError::Lost`] where the answer ends early.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, EgressError>> {
         loop {
-            match self.0.frame().await? {
+            let Some(frame) = self.incoming.frame().await else {
+                self.back = None;
+                return None;
+            };
+            match frame {
                 Ok(frame) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => return Some(Ok(data)),

@@ -65,7 +65,7 @@ impl Facade {
         // Clocks differ by what the issuer's leeway forgives: the mark outlives the assertion by more.
         let until = found.expires_at.plus(MARK_AFTER);
         let mark = Value { bytes: Vec::new(), until: Some(until) };
-        if self.store.claim(Place::Token, &key, mark, now).await.map_err(unavailable)? {
+        if self.store.claim(Place::Assertion, &key, mark, now).await.map_err(unavailable)? {
             Ok(())
         } else {
             Err(invalid("it was redeemed already"))

@@ -129,7 +129,7 @@ impl Facade {
     /// `GET /authorize`.
     pub(super) async fn authorize(&self, at: &At<'_>, query: &[u8]) -> Result<Response, Refusal> {
         let fields = Fields::read(query)?;
-        let client = self.client(at.config, fields.need("client_id", "`client_id` is missing")?, at.now).await?;
+        let client = self.client(at, fields.need("client_id", "`client_id` is missing")?).await?;
         let asked = fields.need("redirect_uri", "`redirect_uri` is missing")?;
         if !client.redirect_uris.iter().any(|registered| redirect::fits(registered, asked)) {
             return Err(Refusal::RedirectUriInvalid("it is not one of the client's"));

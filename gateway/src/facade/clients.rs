@@ -154,14 +154,14 @@ impl Description {
 
 impl Facade {
     /// The client that people log in with under this id.
-    pub(super) async fn client(&self, config: &config::Facade, id: &str, now: Timestamp) -> Result<Client, Refusal> {
+    pub(super) async fn client(&self, at: &At<'_>, id: &str) -> Result<Client, Refusal> {
         if id.starts_with(REGISTERED) {
-            let kept = self.store.get(Place::Client, id.as_bytes(), now).await.map_err(unavailable)?;
+            let kept = self.store.get(Place::Client, id.as_bytes(), at.now).await.map_err(unavailable)?;
             let kept = kept.ok_or(Refusal::ClientInvalid("no such registration, or it ended unused".into()))?;
             return serde_json::from_slice(&kept).map_err(|_not_json| unusable("a registration"));
         }
         if id.starts_with("https://") {
-            return self.documents.client(config, id, now).await;
+            return self.documents.client(at, id).await;
         }
         Err(Refusal::ClientInvalid("no such client".into()))
     }
@@ -223,7 +223,7 @@ impl Facade {
         let (id, proof) = shown(at.headers, fields)?;
         let invalid = |why: &'static str| Err(Refusal::ClientInvalid(why.into()));
         let Some(client) = at.config.clients.iter().find(|client| client.id == *id) else {
-            let client = self.client(at.config, &id, at.now).await?;
+            let client = self.client(at, &id).await?;
             let mark = match (&client.keys, proof) {
                 (None, Proof::Nothing) => None,
                 (Some(keys), Proof::Assertion(text)) => Some(self.asserted(at, (id.as_ref(), keys), text).await?),

@@ -2,34 +2,52 @@
 //!
 //! Client ID metadata documents (draft-ietf-oauth-client-id-metadata-document; RA-03): fetched from hosts that the
 //! administrator trusts, believed for as long as their HTTP headers say within bounds, and not asked for again at once
-//! where they are bad. It decides about no redirect.
+//! where they are bad. Each is fetched by one request at a time, and one site has a part of the places. It decides about no
+//! redirect.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, Request,
     header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
 };
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use super::clients::{Client, Description};
+use super::{
+    At,
+    clients::{Client, Description},
+    secrets,
+};
 use crate::{
     clock::Timestamp,
     config,
     egress::{self, Bounds},
     refusal::Refusal,
+    state::{Rates, Site, Take, Taken},
 };
 
 /// The documents that were read.
 pub(super) struct Documents {
     client: egress::Client,
     known: Cache<String, Arc<Known>>,
-    /// Documents that are fetched at once.
+    /// Whose turn it is to fetch a document.
+    turns: Mutex<HashMap<String, Weak<Turn>>>,
+    /// Documents that are fetched at once, and for which sites.
     places: Semaphore,
+    sites: Rates,
 }
+
+/// Who waits for it finds what the one before fetched.
+type Turn = tokio::sync::Mutex<()>;
 
 /// What reading came to, and until when that is relied on.
 struct Known {
@@ -47,16 +65,29 @@ impl Documents {
     /// Documents lie where strangers say, so they are dialled by the rules of `[egress]`.
     pub(super) fn new(egress: &config::Egress) -> Result<Self, String> {
         let client = egress::Client::outside(egress).map_err(|error| format!("egress: {error}"))?;
-        Ok(Self { client, known: Cache::new(DOCUMENTS_MAX), places: Semaphore::new(FETCHES_MAX) })
+        Ok(Self {
+            client,
+            known: Cache::new(DOCUMENTS_MAX),
+            turns: Mutex::default(),
+            places: Semaphore::new(FETCHES_MAX),
+            sites: Rates::new(SITES_MAX),
+        })
     }
 
     /// The client whose id is this URL.
-    pub(super) async fn client(&self, config: &config::Facade, id: &str, now: Timestamp) -> Result<Client, Refusal> {
+    pub(super) async fn client(&self, at: &At<'_>, id: &str) -> Result<Client, Refusal> {
+        let (config, now) = (at.config, at.now);
         let invalid = |why: String| Refusal::ClientInvalid(why.into());
         let url = trusted(id, &config.client_domains).map_err(|why| invalid(format!("`{id}`: {why}")))?;
-        if let Some(known) = self.known.get(id).filter(|known| now < known.until) {
+        if let Some(known) = self.fresh(id, now) {
             return known.read.clone().map_err(invalid);
         }
+        let turn = self.turn(id);
+        let _turn = turn.lock().await;
+        if let Some(known) = self.fresh(id, now) {
+            return known.read.clone().map_err(invalid);
+        }
+        let _share = self.share(at)?;
         let Ok(_place) = self.places.try_acquire() else { return Err(Refusal::Overloaded("client documents")) };
         let (read, life) = match self.fetch(&url).await {
             Ok((text, life)) => (described(id, &text, &config.redirect_schemes, now), life),
@@ -66,6 +97,28 @@ impl Documents {
         let read = read.map_err(|why| format!("`{id}`: {why}"));
         self.known.insert(id.to_owned(), Arc::new(Known { read: read.clone(), until: now.plus(life) }));
         read.map_err(invalid)
+    }
+
+    fn fresh(&self, id: &str, now: Timestamp) -> Option<Arc<Known>> {
+        self.known.get(id).filter(|known| now < known.until)
+    }
+
+    fn turn(&self, id: &str) -> Arc<Turn> {
+        let mut turns = self.turns.lock();
+        if let Some(turn) = turns.get(id).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        turns.insert(id.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+
+    /// Room for one more fetch of the site that asks.
+    fn share(&self, at: &At<'_>) -> Result<Taken, Refusal> {
+        let key = secrets::name_of(&["documents", &Site::of(at.peer.ip()).to_string()]);
+        let take = Take { key, rate: None, in_flight: Some(SITE_FETCHES_MAX) };
+        self.sites.take(&[take], at.now).map_err(|_exhausted| Refusal::Overloaded("client documents of one address"))
     }
 
     async fn fetch(&self, url: &Url) -> Result<(Bytes, Duration), String> {
@@ -149,6 +202,10 @@ const BOUNDS: Bounds = Bounds { deadline: Duration::from_secs(3), bytes_max: 64 
 const DOCUMENTS_MAX: usize = 1024;
 /// Documents that are fetched at once.
 const FETCHES_MAX: usize = 16;
+/// Of these, one site has so many at most, however slow the hosts are that it names.
+const SITE_FETCHES_MAX: u32 = 4;
+/// Sites that are counted; each has a fetch going on.
+const SITES_MAX: usize = 4096;
 /// Bytes of a URL that is an id: as many as any name in a token has.
 const ID_BYTES_MAX: usize = 256;
 /// How long a document is believed: at least, at most, and where it does not say.

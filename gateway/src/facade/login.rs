@@ -23,7 +23,7 @@ use crate::{
     identity::User,
     lifecycle::Response,
     refusal::Refusal,
-    state::{Place, Value},
+    state::{Place, Rate, Value},
 };
 
 impl Facade {
@@ -57,6 +57,9 @@ impl Facade {
         if machine || names_another(at.config, &subject) {
             return Err(Refusal::LoginFailed("the person has a name that stands for somebody else here".to_owned()));
         }
+        // What a login leaves is kept for weeks: one person has a part of the room for it.
+        let rate = Rate::per(DAY, at.config.logins_per_day);
+        self.rates.admit("facade.login", &[(&subject, rate)], at.now)?;
         match &pending.remembered {
             // Consent is one person's: who comes back has to be who gave it.
             Some(person) if *person != subject => {
@@ -119,3 +122,5 @@ fn life(config: &config::Facade, done: &Done) -> Duration {
 pub(super) fn names_another(config: &config::Facade, subject: &str) -> bool {
     config.assertion_issuers.iter().any(|issuer| subject.strip_prefix(issuer).is_some_and(|rest| rest.starts_with(' ')))
 }
+
+const DAY: Duration = Duration::from_secs(24 * 3600);

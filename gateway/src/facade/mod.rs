@@ -54,7 +54,7 @@ use crate::{
     identity::Certificate,
     lifecycle::{Body, Estate, Gateway, Head, Response},
     refusal::{Detail, Era, Refusal},
-    state::{Exhausted, Rate, Rates, Sealer, Store, Take},
+    state::{Rate, Rates, Sealer, Site, Store},
     telemetry::metrics,
 };
 
@@ -278,18 +278,8 @@ impl Facade {
 
     fn admit(&self, at: &At<'_>) -> Result<(), Refusal> {
         let Some((one, all)) = at.route.rates() else { return Ok(()) };
-        let peer = at.peer.ip().to_string();
-        let take = |key: [u8; 32], rate| Take { key, rate: Some(rate), in_flight: None };
-        let path = at.route.path();
-        let takes = [take(secrets::name_of(&[path, &peer]), one), take(secrets::name_of(&[path]), all)];
-        match self.rates.take(&takes, at.now) {
-            Ok(_counted) => Ok(()),
-            Err(Exhausted::Counter { retry_after, .. }) => Err(Refusal::CeilingReached {
-                ceiling: format!("facade{}", path.replace('/', ".")),
-                retry_after_ms: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX),
-            }),
-            Err(Exhausted::Full) => Err(Refusal::Overloaded("addresses that ask the facade")),
-        }
+        let ceiling = format!("facade{}", at.route.path().replace('/', "."));
+        self.rates.admit(&ceiling, &[(&Site::of(at.peer.ip()).to_string(), one), ("", all)], at.now)
     }
 
     /// Writes down what was done, before anybody hears that it was.
@@ -330,8 +320,7 @@ impl Facade {
         let journal = self.gateway.journal();
         let telling = !client.is_empty()
             || matches!(refusal, Refusal::CodeReused | Refusal::GrantRevoked(_) | Refusal::AssertionInvalid(_));
-        let take = Take { key: secrets::name_of(&["records"]), rate: Some(RECORDS), in_flight: None };
-        if !telling || self.rates.take(&[take], at.now).is_err() {
+        if !telling || self.rates.admit("facade.records", &[("", RECORDS)], at.now).is_err() {
             journal.count_refusal(at.peer.ip(), outside.code);
             return;
         }

@@ -163,7 +163,7 @@ fn groups(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, T
 
 /// A space-separated string (RFC 9068 §2.2.3); an array only under a claim of another name, such as `scp`, for that is
 /// then what the administrator asked for.
-fn scopes(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, TokenFault> {
+pub(super) fn scopes(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Vec<String>, TokenFault> {
     let claim = issuer.claims.scope.as_str();
     let scopes = match token::find(claims, claim) {
         None => Vec::new(),

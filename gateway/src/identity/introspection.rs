@@ -1,14 +1,15 @@
 //! What does the issuer itself say of a token?
 //!
 //! Token introspection (RFC 7662): asked once a token at a time, remembered for seconds, within a budget, for whoever
-//! sends us tokens that nobody made shall not reach the issuer through us. What cannot be asked is no answer: the caller
-//! is told to come back, never that the token is bad. It does not know what an endpoint's resource is; `mod` compares.
+//! sends us tokens that nobody made shall not reach the issuer through us, nor use up what others need. What cannot be
+//! asked is no answer: the caller is told to come back, never that the token is bad. It does not know what an endpoint's
+//! resource is; `mod` compares.
 
 use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,7 +27,7 @@ use tokio::sync::{Semaphore, watch};
 use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
-use super::{Binding, claims, strict, token};
+use super::{Binding, INTROSPECTION, Identity, claims, strict, token};
 use crate::{
     clock::{self, Timestamp},
     config::{self, Issuer},
@@ -37,6 +38,7 @@ use crate::{
         TokenFault::{self, ClaimMalformed},
     },
     secret::Secret,
+    state::Site,
     tasks,
     telemetry::metrics,
 };
@@ -71,6 +73,15 @@ pub(super) struct Said {
     pub(super) outcome: Outcome,
     pub(super) until: Timestamp,
     bytes: usize,
+    /// What an opaque token is good for by that, once somebody has looked; nothing, where it is refused.
+    rights: OnceLock<Option<Rights>>,
+}
+
+/// What a credential is good for.
+#[derive(Debug)]
+struct Rights {
+    class: [u8; 32],
+    expires_at: Timestamp,
 }
 
 #[derive(Debug)]
@@ -90,9 +101,18 @@ struct Places {
     strangers: Semaphore,
 }
 
-/// How many questions about tokens that nobody has seen may end badly.
+/// How many questions about tokens that nobody has seen may end badly: of everybody's, and of those from one site, so that
+/// whoever makes tokens up leaves something for the others.
 #[derive(Debug)]
 struct Budget {
+    per_second: f64,
+    all: Allowance,
+    sites: HashMap<Site, Allowance>,
+}
+
+/// Questions that may be asked now.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
     left: f64,
     at: Timestamp,
 }
@@ -149,20 +169,21 @@ impl Introspection {
             familiar: Cache::new(FAMILIAR_MAX),
             under_way: Mutex::default(),
             places: Places { familiar: Semaphore::new(FAMILIAR_AT_ONCE), strangers: Semaphore::new(STRANGERS_AT_ONCE) },
-            budget: Mutex::new(Budget { left: STRANGERS_BURST, at: Timestamp::from_unix_ms(0) }),
+            budget: Mutex::new(Budget::new(settings.unknown_per_s)),
             closed_until: AtomicU64::new(0),
         }))
     }
 
     /// What the issuer says of `text`, whose SHA-256 is `digest`: from a moment ago, from a question under way, or from
-    /// one that begins now. The question is a task of its own: whoever leaves does not take the answer with them.
+    /// one that begins now. The question is a task of its own: whoever leaves does not take the answer with them. It came
+    /// from `site`.
     pub(super) async fn ask(
         self: &Arc<Self>,
-        digest: Digest,
-        text: &str,
+        (digest, text): (Digest, &str),
+        site: Site,
         now: Timestamp,
     ) -> Result<Arc<Said>, Refusal> {
-        let mut landing = match self.board(digest, text, now)? {
+        let mut landing = match self.board((digest, text), Some(site), now)? {
             Boarded::Known(said) => return said.told(),
             Boarded::Waiting(landing) => landing,
         };
@@ -177,19 +198,15 @@ impl Introspection {
         }
     }
 
-    /// Whether the issuer has taken its word for this token back, as far as is known: where it has said nothing of late a
-    /// question begins, and the next look sees what came of it. No answer is no word against a token.
-    pub(super) fn is_inactive(self: &Arc<Self>, digest: Digest, text: &str, now: Timestamp) -> bool {
-        match self.remembered(&digest, now) {
-            Some(said) => matches!(said.outcome, Outcome::Inactive),
-            None => {
-                // Whoever waits for an answer goes first.
-                if self.under_way.lock().len() < LOOKS_MAX {
-                    drop(self.board(digest, text, now));
-                }
-                false
-            }
+    /// What the issuer said of this token, which was good before, as far as is known: where it has said nothing of late a
+    /// question begins, and the next look sees what came of it.
+    pub(super) fn look(self: &Arc<Self>, digest: Digest, text: &str, now: Timestamp) -> Option<Arc<Said>> {
+        let said = self.remembered(&digest, now);
+        // Whoever waits for an answer goes first.
+        if said.is_none() && self.under_way.lock().len() < LOOKS_MAX {
+            drop(self.board((digest, text), None, now));
         }
+        said
     }
 
     /// Forgets what was said for a token; what was said against it stands.
@@ -199,7 +216,13 @@ impl Introspection {
         }
     }
 
-    fn board(self: &Arc<Self>, digest: Digest, text: &str, now: Timestamp) -> Result<Boarded, Refusal> {
+    /// Whoever shows the token is at `site`; nobody shows one that the gateway knows as good.
+    fn board(
+        self: &Arc<Self>,
+        (digest, text): (Digest, &str),
+        site: Option<Site>,
+        now: Timestamp,
+    ) -> Result<Boarded, Refusal> {
         if let Some(said) = self.remembered(&digest, now) {
             return Ok(Boarded::Known(said));
         }
@@ -214,11 +237,11 @@ impl Introspection {
         if under_way.len() >= QUESTIONS_MAX {
             return Err(Refusal::Overloaded("tokens being introspected"));
         }
-        let familiar = self.familiar.get(&digest).is_some();
+        let stranger = site.filter(|_| self.familiar.get(&digest).is_none());
         if now.unix_ms() < self.closed_until.load(Ordering::Relaxed) {
             return Err(self.unavailable("unreachable a moment ago"));
         }
-        if !familiar && !self.budget.lock().take(now) {
+        if stranger.is_some_and(|site| !self.budget.lock().take(site, now)) {
             metrics().introspections.with([&self.issuer.issuer, "refused"]).increment();
             return Err(self.unavailable("too many unknown tokens"));
         }
@@ -228,8 +251,8 @@ impl Introspection {
         let berth = Berth { introspection: Arc::clone(self), digest };
         let secret = Secret::new(text.to_owned());
         tasks::background(async move {
-            let said = Arc::new(berth.introspection.question(&secret, familiar, now).await);
-            berth.introspection.keep(digest, familiar, &said);
+            let said = Arc::new(berth.introspection.question(&secret, stranger.is_none(), now).await);
+            berth.introspection.keep(digest, stranger, &said);
             drop(berth);
             landed.send_replace(Some(said));
         });
@@ -240,12 +263,12 @@ impl Introspection {
         self.said.get(digest).filter(|said| now < said.until)
     }
 
-    fn keep(&self, digest: Digest, familiar: bool, said: &Arc<Said>) {
+    fn keep(&self, digest: Digest, stranger: Option<Site>, said: &Arc<Said>) {
         let word = match &said.outcome {
             Outcome::Active(_) => {
                 self.familiar.insert(digest, ());
-                if !familiar {
-                    self.budget.lock().give_back();
+                if let Some(site) = stranger {
+                    self.budget.lock().give_back(site);
                 }
                 "active"
             }
@@ -265,12 +288,12 @@ impl Introspection {
         let asked = tokio::time::timeout(DEADLINE, self.answered(text, familiar, now)).await;
         let after = now.plus(clock::instant().duration_since(began));
         match asked.unwrap_or_else(|_elapsed| Err("no answer in time".to_owned())) {
-            Ok((outcome @ Outcome::Active(_), bytes)) => Said { outcome, until: now.plus(self.settings.cache), bytes },
-            Ok((outcome, bytes)) => Said { outcome, until: after.plus(INACTIVE_FOR), bytes },
+            Ok((outcome @ Outcome::Active(_), bytes)) => Said::new(outcome, now.plus(self.settings.cache), bytes),
+            Ok((outcome, bytes)) => Said::new(outcome, after.plus(INACTIVE_FOR), bytes),
             Err(why) => {
                 tracing::warn!(issuer = self.issuer.issuer, why, "a token could not be introspected");
                 let outcome = Outcome::Unknown(self.unavailable(&why));
-                Said { outcome, until: after.plus(UNKNOWN_FOR), bytes: 0 }
+                Said::new(outcome, after.plus(UNKNOWN_FOR), 0)
             }
         }
     }
@@ -312,6 +335,32 @@ impl Introspection {
 }
 
 impl Said {
+    const fn new(outcome: Outcome, until: Timestamp, bytes: usize) -> Self {
+        Self { outcome, until, bytes, rights: OnceLock::new() }
+    }
+
+    /// Whether the token of `identity` is still good for all that it was when that was made of it. What has ended by its own
+    /// time is another matter.
+    pub(super) fn leaves(&self, identity: &Identity, asked: &Introspection, now: Timestamp) -> bool {
+        let Outcome::Active(said) = &self.outcome else { return false };
+        let ends = identity.authentication.expires_at;
+        if ends <= now {
+            return true;
+        }
+        let text = identity.credential.secret().expose();
+        // An issuer that counts the seconds that are left may round them.
+        let lasts = |said: Timestamp| said.plus(asked.issuer.leeway) >= ends;
+        if token::is_signed(text) {
+            let own = token::open(text).map(|own| own.claims);
+            let stands = own.and_then(|own| agrees(said, &own, &asked.issuer, now));
+            let granted = stands.and_then(|()| Granted::by(said, &asked.issuer));
+            return granted.is_ok_and(|granted| granted.end.is_none_or(lasts) && granted.covers(&identity.scopes));
+        }
+        let judge = || opaque(said, asked, text, now).ok().map(|(identity, _)| Rights::of(&identity));
+        let rights = self.rights.get_or_init(judge).as_ref();
+        rights.is_some_and(|rights| rights.class == identity.class && lasts(rights.expires_at))
+    }
+
     fn told(self: Arc<Self>) -> Result<Arc<Self>, Refusal> {
         match &self.outcome {
             Outcome::Active(_) | Outcome::Inactive => Ok(self),
@@ -330,21 +379,60 @@ impl Said {
 }
 
 impl Budget {
-    /// Takes one question, where there is one.
-    fn take(&mut self, now: Timestamp) -> bool {
-        let earned = now.since(self.at).as_secs_f64() * STRANGERS_PER_SECOND;
-        self.left = (self.left + earned).min(STRANGERS_BURST);
-        self.at = self.at.max(now);
-        let fits = self.left >= 1.0;
+    fn new(unknown_per_s: u32) -> Self {
+        let per_second = f64::from(unknown_per_s);
+        Self { per_second, all: Allowance::of(per_second), sites: HashMap::new() }
+    }
+
+    fn share(&self) -> f64 {
+        self.per_second * SITE_SHARE
+    }
+
+    /// Takes one question for `site`, where there is one.
+    fn take(&mut self, site: Site, now: Timestamp) -> bool {
+        let share = self.share();
+        if self.sites.len() >= SITES_MAX {
+            // Those of late are few, for there were no more questions than of everybody together.
+            self.sites.retain(|_, allowance| !allowance.earn(share, now).is_whole(share));
+        }
+        let room = self.sites.len() < SITES_MAX || self.sites.contains_key(&site);
+        if !room || self.all.earn(self.per_second, now).left < 1.0 {
+            return false;
+        }
+        let allowance = self.sites.entry(site).or_insert(Allowance::of(share));
+        let fits = allowance.earn(share, now).left >= 1.0;
         if fits {
-            self.left -= 1.0;
+            allowance.left -= 1.0;
+            self.all.left -= 1.0;
         }
         fits
     }
 
     /// The token was good: asking about it was no waste.
-    const fn give_back(&mut self) {
-        self.left = (self.left + 1.0).min(STRANGERS_BURST);
+    fn give_back(&mut self, site: Site) {
+        let share = self.share();
+        self.all.left = (self.all.left + 1.0).min(self.per_second * BURST_S);
+        if let Some(allowance) = self.sites.get_mut(&site) {
+            allowance.left = (allowance.left + 1.0).min(share * BURST_S);
+        }
+    }
+}
+
+impl Allowance {
+    const fn of(per_second: f64) -> Self {
+        Self { left: per_second * BURST_S, at: Timestamp::from_unix_ms(0) }
+    }
+
+    /// With what time has earned.
+    fn earn(&mut self, per_second: f64, now: Timestamp) -> &Self {
+        let earned = now.since(self.at).as_secs_f64() * per_second;
+        self.left = (self.left + earned).min(per_second * BURST_S);
+        self.at = self.at.max(now);
+        self
+    }
+
+    fn is_whole(&self, per_second: f64) -> bool {
+        self.left >= per_second * BURST_S
     }
 }
 
@@ -372,11 +460,71 @@ fn read(response: &Response<Bytes>) -> Result<Outcome, String> {
     }
 }
 
+impl Rights {
+    const fn of(identity: &Identity) -> Self {
+        Self { class: identity.class, expires_at: identity.authentication.expires_at }
+    }
+}
+
+/// What an issuer says that a JWT of its own is still good for, where it says so (RFC 7662 §2.2).
+struct Granted {
+    scopes: Option<Vec<String>>,
+    end: Option<Timestamp>,
+}
+
+impl Granted {
+    /// `scope` by the name that the issuer's tokens have for it, or by RFC 7662's.
+    fn by(said: &Map<String, Value>, issuer: &Issuer) -> Result<Self, TokenFault> {
+        let scopes = if token::find(said, &issuer.claims.scope).is_some() {
+            Some(claims::scopes(said, issuer)?)
+        } else {
+            token::text(said, "scope", "scope")?.map(|text| text.split(' ').map(str::to_owned).collect())
+        };
+        let end = if said.contains_key("exp") { Some(token::expires_at(said)?) } else { None };
+        Ok(Self { scopes, end })
+    }
+
+    fn covers(&self, scopes: &[String]) -> bool {
+        self.scopes.as_ref().is_none_or(|granted| scopes.iter().all(|scope| granted.contains(scope)))
+    }
+}
+
+/// Whom an opaque token names by the claims that its issuer gives of it, and whom it is made out to.
+pub(super) fn opaque(
+    said: &Map<String, Value>,
+    asked: &Introspection,
+    text: &str,
+    now: Timestamp,
+) -> Result<(Identity, Vec<String>), TokenFault> {
+    let judged = judged(said, asked, now)?;
+    let (made_for, expires_at) = (token::audiences(&judged)?, token::expires_at(&judged)?);
+    Ok((claims::identity(&judged, &asked.issuer, expires_at, text, INTROSPECTION)?, made_for))
+}
+
+/// What is left of `identity`, which a genuine JWT proved, by what its issuer says of that now.
+pub(super) fn narrowed(
+    said: &Map<String, Value>,
+    asked: &Introspection,
+    identity: Identity,
+    now: Timestamp,
+) -> Result<Identity, TokenFault> {
+    let own = token::open(identity.credential.secret().expose())?.claims;
+    agrees(said, &own, &asked.issuer, now)?;
+    let granted = Granted::by(said, &asked.issuer)?;
+    let mut left = identity;
+    if !granted.covers(&left.scopes) {
+        left.scopes.retain(|scope| granted.covers(std::slice::from_ref(scope)));
+    }
+    let ends = &mut left.authentication.expires_at;
+    *ends = granted.end.map_or(*ends, |end| end.min(*ends));
+    Ok(claims::told_apart(left))
+}
+
 /// Judges the claims of an opaque token as those of a JWT are, and gives them with the `sub` that they mean.
 ///
 /// `iss` may be left out (RFC 7662 §2.2): whoever answers is the issuer's own endpoint. `aud` and `exp` may not: a token
 /// for anybody, for ever, is no credential here.
-pub(super) fn judged(
+fn judged(
     claims: &Map<String, Value>,
     introspection: &Introspection,
     now: Timestamp,
@@ -402,7 +550,7 @@ pub(super) fn judged(
 }
 
 /// Whether what the issuer says of a JWT is about that very token, for `claims` are believed only then.
-pub(super) fn agrees(
+fn agrees(
     said: &Map<String, Value>,
     claims: &Map<String, Value>,
     issuer: &Issuer,
@@ -466,9 +614,14 @@ const FAMILIAR_AT_ONCE: usize = 64;
 /// Requests at once for tokens that nobody has seen.
 const STRANGERS_AT_ONCE: usize = 16;
 
-/// Questions a second about unknown tokens that turn out not to be good, and how many may come at once.
-const STRANGERS_PER_SECOND: f64 = 20.0;
-const STRANGERS_BURST: f64 = 100.0;
+/// Questions about unknown tokens that may come at once: as many as so many seconds earn.
+const BURST_S: f64 = 10.0;
+
+/// Of these questions, one site has this part at most: a proxy in front of the gateway looks like one site.
+const SITE_SHARE: f64 = 0.5;
+
+/// Sites of which that is known.
+const SITES_MAX: usize = 8 * 1024;
 
 /// Questions under way or waiting for a place.
 const QUESTIONS_MAX: usize = 1_024;
@@ -509,6 +662,7 @@ mod tests {
             jwt: false,
             machines,
             cache: Duration::from_secs(30),
+            unknown_per_s: 20,
         };
         let client = Client::new(&Trust::default()).unwrap();
         Introspection::new(&Arc::new(testing::issuer(ISSUER)), &settings, client).unwrap()
@@ -566,7 +720,7 @@ mod tests {
         renamed.claims.agent = Some("app".to_owned());
         let renamed = Introspection { issuer: Arc::new(renamed), ..Arc::into_inner(introspection(true)).unwrap() };
         let machine = judged(&changed(json!({ "sub": null, "app": "robot" })), &renamed, NOW).unwrap();
-        let identity = claims::identity(&machine, &renamed.issuer, NOW, "t", crate::identity::INTROSPECTION).unwrap();
+        let identity = claims::identity(&machine, &renamed.issuer, NOW, "t", INTROSPECTION).unwrap();
         assert_eq!((identity.user, identity.agent.client_id.as_str()), (None, "robot"), "nobody's name");
         let neither = changed(json!({ "sub": null, "client_id": null }));
         assert_eq!(judged(&neither, &machines, NOW).err(), Some(ClaimMalformed("client_id")));
@@ -592,16 +746,86 @@ mod tests {
     }
 
     #[test]
-    fn strangers_have_a_budget_that_good_tokens_do_not_use_up() {
-        let mut budget = Budget { left: STRANGERS_BURST, at: NOW };
-        let taken = |budget: &mut Budget, now| std::iter::from_fn(|| budget.take(now).then_some(())).take(500).count();
-        assert_eq!(taken(&mut budget, NOW), 100);
-        assert_eq!(taken(&mut budget, NOW.plus(Duration::from_millis(500))), 10);
-        for _ in 0..300 {
-            budget.give_back();
-            assert!(budget.take(NOW));
+    fn a_token_is_good_for_what_its_issuer_still_says_and_no_more() {
+        let asked = introspection(false);
+        let now = NOW.unix_seconds();
+        let text = |claims: &Map<String, Value>| {
+            let header = testing::b64(r#"{"alg":"ES256","kid":"k","typ":"at+jwt"}"#);
+            format!("{header}.{}.AAAA", testing::b64(Value::Object(claims.clone()).to_string()))
+        };
+        let own = changed(json!({ "active": null }));
+        let jwt = || {
+            let ends = token::expires_at(&own).unwrap();
+            claims::identity(&own, &asked.issuer, ends, &text(&own), INTROSPECTION).unwrap()
+        };
+        let opaque_one = opaque(&changed(json!({})), &asked, "o-1", NOW).unwrap().0;
+        let says = |claims: Map<String, Value>| Said::new(Outcome::Active(claims), NOW, 0);
+        for (said, scopes, ends, leaves) in [
+            (json!({}), 2, now + 600, true),
+            (json!({ "scope": "crm:write crm:read more" }), 2, now + 600, true),
+            (json!({ "scope": "crm:read" }), 1, now + 600, false),
+            (json!({ "scope": "" }), 0, now + 600, false),
+            (json!({ "exp": now + 300 }), 2, now + 300, false),
+            (json!({ "exp": now + 598 }), 2, now + 598, true),
+            (json!({ "exp": now + 900 }), 2, now + 600, true),
+        ] {
+            let Value::Object(said) = said else { panic!() };
+            let left = narrowed(&said, &asked, jwt(), NOW).unwrap();
+            assert_eq!((left.scopes.len(), left.authentication.expires_at.unix_seconds()), (scopes, ends), "{said:?}");
+            assert_eq!((left.class == jwt().class, scopes), (scopes == 2, scopes), "{said:?}");
+            assert_eq!(says(said.clone()).leaves(&jwt(), &asked, NOW), leaves, "{said:?}");
+            assert!(says(said.clone()).leaves(&left, &asked, NOW), "it is what it is by now: {said:?}");
+            // Of an opaque token there is nothing else to go by.
+            let whole = changed(Value::Object(said.clone()));
+            let leaves = leaves && !said.get("scope").is_some_and(|scope| scope != "crm:read crm:write");
+            assert_eq!(says(whole).leaves(&opaque_one, &asked, NOW), leaves, "{said:?}");
         }
-        assert!(!budget.take(NOW));
+        assert_eq!(narrowed(&changed(json!({ "sub": "bob" })), &asked, jwt(), NOW).err(), Some(ClaimMalformed("sub")));
+        for other in [json!({ "sub": "bob" }), json!({ "groups": ["none"] }), json!({ "aud": null })] {
+            assert!(!says(changed(other.clone())).leaves(&opaque_one, &asked, NOW), "{other}");
+        }
+        let over = NOW.plus(Duration::from_secs(600));
+        assert!(says(changed(json!({ "exp": now }))).leaves(&opaque_one, &asked, over), "it has ended by itself");
+    }
+
+    fn site(number: u16) -> Site {
+        Site::of(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, 1).into())
+    }
+
+    #[test]
+    fn strangers_have_a_budget_that_good_tokens_do_not_use_up() {
+        let mut budget = Budget::new(20);
+        let taken =
+            |budget: &mut Budget, now| std::iter::from_fn(|| budget.take(site(1), now).then_some(())).take(500).count();
+        assert_eq!(taken(&mut budget, NOW), 100);
+        assert_eq!(taken(&mut budget, NOW.plus(Duration::from_millis(500))), 5);
+        for _ in 0..300 {
+            budget.give_back(site(1));
+            assert!(budget.take(site(1), NOW));
+        }
+        assert!(!budget.take(site(1), NOW));
         assert_eq!(taken(&mut budget, NOW.plus(Duration::from_secs(3_600))), 100);
+    }
+
+    #[test]
+    fn one_site_leaves_others_something_and_all_together_have_no_more_than_there_is() {
+        let mut budget = Budget::new(20);
+        let taken = |budget: &mut Budget, number, now| {
+            std::iter::from_fn(|| budget.take(site(number), now).then_some(())).take(500).count()
+        };
+        assert_eq!(taken(&mut budget, 1, NOW), 100, "the burst of one");
+        assert_eq!([2, 3, 4].map(|number| taken(&mut budget, number, NOW)), [100, 0, 0], "of all");
+        // Whoever floods does not see to it that nobody else is asked about.
+        let later = |ms| NOW.plus(Duration::from_millis(ms));
+        assert_eq!(taken(&mut budget, 1, later(1_000)), 10);
+        assert_eq!(taken(&mut budget, 3, later(1_000)), 10);
+        assert_eq!(taken(&mut budget, 3, later(1_000)), 0);
+        // Sites without end are counted within bounds.
+        let mut budget = Budget::new(1_000);
+        for number in 0..u16::MAX {
+            budget.take(site(number), later(u64::from(number)));
+        }
+        assert!(budget.sites.len() <= SITES_MAX, "{}", budget.sites.len());
+        assert!(budget.take(site(u16::MAX), later(3_600_000)));
     }
 }

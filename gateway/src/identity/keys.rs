@@ -2,7 +2,7 @@
 //!
 //! One [`Keys`] an issuer: read in the background, read again on demand within a budget, and kept when the issuer is
 //! away. All fetching is done by one task, so that no flood of tokens can make two fetches at once, and demand has a
-//! budget apart from the background's, so that no flood can starve a rotation.
+//! budget apart from the background's, of which one site has a share, so that no flood can starve a rotation.
 //! It does not verify tokens.
 
 use std::{
@@ -16,6 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use jsonwebtoken::Algorithm;
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
@@ -29,14 +30,17 @@ use crate::{
     config::Issuer,
     egress::Client,
     refusal::{Refusal, TokenFault},
+    state::Site,
     tasks,
     telemetry::metrics,
 };
 
 /// Time between two readings in the background; a tenth more or less, so that replicas do not ask together.
 const REFRESH: Duration = Duration::from_secs(300);
-/// Time between two readings that tokens with an unknown `kid` may cause.
+/// Time between two readings that tokens with an unknown `kid` may cause which come from one site.
 const DEMAND_FLOOR: Duration = Duration::from_secs(10);
+/// The same for all sites together: whoever shows a new key first need not wait for who makes keys up.
+const DEMAND_REST: Duration = Duration::from_secs(2);
 /// The first wait after a failure while there are no keys at all; doubles up to [`DEMAND_FLOOR`].
 const RETRY: Duration = Duration::from_millis(500);
 /// Keys of an issuer that is away are believed so long.
@@ -58,8 +62,10 @@ pub(super) struct Keys {
     known: ArcSwap<Known>,
     /// Grows when a key vanished: what was verified under an older generation is verified again.
     generation: AtomicU64,
-    unknown: Cache<String, Timestamp>,
-    demanded_at: AtomicU64,
+    /// Each with the site that it was shown from: nobody makes another's key unknown by naming it first.
+    unknown: Cache<(Option<Site>, String), Timestamp>,
+    /// The readings of late that were demanded, each by a site; the rest between two bounds them.
+    demanded: Mutex<Vec<(Option<Site>, Timestamp)>>,
     wanted: AtomicU64,
     wake: Notify,
     done: watch::Sender<u64>,
@@ -96,7 +102,7 @@ impl Keys {
             known: ArcSwap::default(),
             generation: AtomicU64::new(0),
             unknown: Cache::new(UNKNOWN_MAX),
-            demanded_at: AtomicU64::new(0),
+            demanded: Mutex::default(),
             // The first reading is wanted from the start: requests that come before its end wait for it.
             wanted: AtomicU64::new(1),
             wake: Notify::new(),
@@ -149,11 +155,12 @@ impl Keys {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Runs `use_key` with the key for a token's header, reading the issuer's keys again where that may help.
+    /// Runs `use_key` with the key for a token's header, reading the issuer's keys again where that may help. The token came
+    /// from `site`, or from nobody who could make one up.
     pub(super) async fn with_key<R>(
         &self,
-        id: Option<&str>,
-        algorithm: Algorithm,
+        (id, algorithm): (Option<&str>, Algorithm),
+        site: Option<Site>,
         now: Timestamp,
         use_key: impl Fn(&Key) -> R,
     ) -> Result<R, Refusal> {
@@ -161,19 +168,19 @@ impl Keys {
             Look::Found(keys) => return settle(keys.find(id, algorithm), use_key),
             Look::Missing(why) => why,
         };
-        let memory = id.unwrap_or_default();
-        let remembered = self.unknown.get(memory).is_some_and(|until| now < until);
+        let memory = (site, id.unwrap_or_default().to_owned());
+        let remembered = self.unknown.get(&memory).is_some_and(|until| now < until);
         if remembered && first == UNKNOWN_KEY {
             return Err(first);
         }
-        if !self.reread(now).await {
+        if !self.reread(site, now).await {
             return Err(first);
         }
         match self.look(id, algorithm, now) {
             Look::Found(keys) => settle(keys.find(id, algorithm), use_key),
             Look::Missing(why) => {
                 if why == UNKNOWN_KEY {
-                    self.unknown.insert(memory.to_owned(), now.plus(UNKNOWN_MEMORY));
+                    self.unknown.insert(memory, now.plus(UNKNOWN_MEMORY));
                 }
                 Err(why)
             }
@@ -211,7 +218,7 @@ impl Keys {
     }
 
     /// Waits for a reading that began after this call or is under way; false where the budget has none.
-    async fn reread(&self, now: Timestamp) -> bool {
+    async fn reread(&self, site: Option<Site>, now: Timestamp) -> bool {
         if self.clients.is_none() {
             return false;
         }
@@ -219,7 +226,7 @@ impl Keys {
         let under_way = self.wanted.load(Ordering::Acquire);
         let ticket = if *done.borrow() < under_way {
             under_way
-        } else if self.demand(now) {
+        } else if self.demand(site, now) {
             let ticket = self.wanted.fetch_add(1, Ordering::AcqRel).saturating_add(1);
             self.wake.notify_one();
             ticket
@@ -229,11 +236,18 @@ impl Keys {
         tokio::time::timeout(WAIT_MAX, done.wait_for(|finished| *finished >= ticket)).await.is_ok_and(|end| end.is_ok())
     }
 
-    /// Takes the one reading that demand has every [`DEMAND_FLOOR`].
-    fn demand(&self, now: Timestamp) -> bool {
-        let last = self.demanded_at.load(Ordering::Acquire);
-        let rested = now.since(Timestamp::from_unix_ms(last)) >= DEMAND_FLOOR;
-        rested && self.demanded_at.compare_exchange(last, now.unix_ms(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// Takes a reading for `site`, where there is one.
+    fn demand(&self, site: Option<Site>, now: Timestamp) -> bool {
+        let mut demanded = self.demanded.lock();
+        demanded.retain(|(_, at)| now.since(*at) < DEMAND_FLOOR);
+        let rested = |(whose, at): &(Option<Site>, Timestamp)| {
+            now.since(*at) >= DEMAND_REST && (site.is_none() || *whose != site)
+        };
+        let free = demanded.iter().all(rested);
+        if free {
+            demanded.push((site, now));
+        }
+        free
     }
 
     /// One reading. Keys are replaced only by keys: a failure leaves the last good ones.

@@ -21,13 +21,13 @@ mod testing;
 mod tests;
 mod token;
 
-use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use api_key::{ApiKey, ApiKeys};
 use aws_lc_rs::digest;
 pub use certificate::{Certificate, ISSUER as CERTIFICATES};
 use http::{HeaderMap, HeaderValue, Method, header};
-use introspection::Introspection;
+use introspection::{Introspection, Outcome};
 pub use keys::IssuerStatus;
 use keys::Keys;
 use quick_cache::{Weighter, sync::Cache};
@@ -40,6 +40,7 @@ use crate::{
     egress::{Client, Trust},
     refusal::{Refusal, TokenFault},
     secret::{Secret, Tripwire},
+    state::Site,
     telemetry::{
         metrics,
         metrics::{Counter, Handle},
@@ -140,7 +141,7 @@ impl Authenticator {
             return Err(Refusal::TokenInvalid(TokenFault::AudienceMismatch));
         }
         let id = presented.key_id.as_deref();
-        keys.with_key(id, presented.algorithm, now, |key| presented.verify(key.decoding()))
+        keys.with_key((id, presented.algorithm), None, now, |key| presented.verify(key.decoding()))
             .await?
             .map_err(Refusal::TokenInvalid)?;
         let expires_at = presented.expires_at().map_err(Refusal::TokenInvalid)?;
@@ -164,7 +165,7 @@ impl Authenticator {
         let keys = self.of(issuer).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
         presented.check_as(kind, &keys.issuer, now).map_err(Refusal::TokenInvalid)?;
         let id = presented.key_id.as_deref();
-        keys.with_key(id, presented.algorithm, now, |key| presented.verify(key.decoding()))
+        keys.with_key((id, presented.algorithm), None, now, |key| presented.verify(key.decoding()))
             .await?
             .map_err(Refusal::TokenInvalid)?;
         Ok(presented.claims)
@@ -228,7 +229,8 @@ impl Authenticator {
             }
             None => {
                 self.misses.increment();
-                let verified = Arc::new(Box::pin(self.verify((token, digest), audiences, now)).await?);
+                let verified =
+                    Arc::new(Box::pin(self.verify((token, digest), Site::of(shown.peer), audiences, now)).await?);
                 self.verified.insert(digest, Arc::clone(&verified));
                 verified
             }
@@ -258,20 +260,26 @@ impl Authenticator {
         self.api_keys.as_ref().map(|keys| keys.changes()).unwrap_or_default()
     }
 
-    /// Why the credential of `identity` is no longer good, where whoever vouches for it says so after all.
+    /// How far the credential of `identity` is no longer what it was, where whoever vouches for it says so after all. No
+    /// answer is no word against it.
     #[must_use]
-    pub fn withdrawn(&self, identity: &Identity, now: Timestamp) -> Option<&'static str> {
+    pub fn withdrawn(&self, identity: &Identity, now: Timestamp) -> Option<Withdrawn> {
         let Authentication { method, issuer, token_id, .. } = &identity.authentication;
         match *method {
             API_KEY => {
                 let keys = self.api_keys.as_ref()?;
-                keys.is_revoked(token_id.as_deref()?).then_some("the key is revoked")
+                keys.is_revoked(token_id.as_deref()?).then_some(Withdrawn::Wholly("the key is revoked"))
             }
             INTROSPECTION => {
                 let asked = self.introspections.iter().find(|asked| asked.issuer.issuer == *issuer)?;
                 let text = identity.credential.secret().expose();
-                let inactive = asked.is_inactive(sha256(text.as_bytes()), text, now);
-                inactive.then_some("its issuer calls it inactive")
+                let said = asked.look(sha256(text.as_bytes()), text, now)?;
+                match &said.outcome {
+                    Outcome::Unknown(_) => None,
+                    Outcome::Inactive => Some(Withdrawn::Wholly("its issuer calls it inactive")),
+                    Outcome::Active(_) if said.leaves(identity, asked, now) => None,
+                    Outcome::Active(_) => Some(Withdrawn::Partly("its issuer gives it other rights than before")),
+                }
             }
             _ => None,
         }
@@ -355,6 +363,7 @@ impl Authenticator {
     async fn verify(
         &self,
         (text, digest): (&str, [u8; 32]),
+        site: Site,
         audiences: &[Audience],
         now: Timestamp,
     ) -> Result<Verified, Refusal> {
@@ -364,12 +373,12 @@ impl Authenticator {
         if !token::is_signed(text) && text.len() <= token::TOKEN_BYTES_MAX {
             let asked = self.introspections.iter().find(|asked| asked.settings.opaque);
             let asked = asked.ok_or(Refusal::TokenInvalid(TokenFault::Malformed))?;
-            return verify_opaque(asked, (text, digest), audiences, now).await;
+            return verify_opaque(asked, (text, digest), site, audiences, now).await;
         }
-        let verified = self.verify_signed(text, audiences, now).await?;
+        let verified = self.verify_signed(text, site, audiences, now).await?;
         let issuer = verified.identity.authentication.issuer.as_str();
         match self.introspections.iter().find(|asked| asked.settings.jwt && asked.issuer.issuer == issuer) {
-            Some(asked) => vouched(asked, (text, digest), verified, now).await,
+            Some(asked) => vouched(asked, (text, digest), site, verified, now).await,
             None => Ok(verified),
         }
     }
@@ -389,7 +398,13 @@ impl Authenticator {
     }
 
     /// A JWT, by its issuer's keys (RFC 9068 §4).
-    async fn verify_signed(&self, text: &str, audiences: &[Audience], now: Timestamp) -> Result<Verified, Refusal> {
+    async fn verify_signed(
+        &self,
+        text: &str,
+        site: Site,
+        audiences: &[Audience],
+        now: Timestamp,
+    ) -> Result<Verified, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
         let keys = self.of(named).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
@@ -401,7 +416,7 @@ impl Authenticator {
         // Read before the key is: a rotation in between then makes this verification stale, not immortal.
         let generation = keys.generation();
         let id = presented.key_id.as_deref();
-        keys.with_key(id, presented.algorithm, now, |key| presented.verify(key.decoding()))
+        keys.with_key((id, presented.algorithm), Some(site), now, |key| presented.verify(key.decoding()))
             .await?
             .map_err(Refusal::TokenInvalid)?;
         let expires_at = presented.expires_at().map_err(Refusal::TokenInvalid)?;
@@ -422,34 +437,37 @@ impl Authenticator {
 async fn verify_opaque(
     asked: &Arc<Introspection>,
     (text, digest): (&str, [u8; 32]),
+    site: Site,
     audiences: &[Audience],
     now: Timestamp,
 ) -> Result<Verified, Refusal> {
-    let said = asked.ask(digest, text, now).await?;
-    let claims = introspection::judged(said.claims()?, asked, now).map_err(Refusal::TokenInvalid)?;
-    let made_for = token::audiences(&claims).map_err(Refusal::TokenInvalid)?;
+    let said = asked.ask((digest, text), site, now).await?;
+    let (identity, made_for) =
+        introspection::opaque(said.claims()?, asked, text, now).map_err(Refusal::TokenInvalid)?;
     meant(&made_for, audiences)?;
-    let expires_at = token::expires_at(&claims).map_err(Refusal::TokenInvalid)?;
-    let identity = claims::identity(&claims, &asked.issuer, expires_at, text, INTROSPECTION);
     Ok(Verified {
-        identity: Arc::new(identity.map_err(Refusal::TokenInvalid)?),
+        until: identity.authentication.expires_at.min(said.until),
+        identity: Arc::new(identity),
         audiences: made_for,
-        until: expires_at.min(said.until),
         basis: Basis::Said,
     })
 }
 
-/// A JWT that is genuine, where its issuer still stands by it: so that a revocation there is seen here.
+/// A JWT that is genuine, where its issuer still stands by it: so that a revocation there is seen here. It is good for no
+/// more than both say.
 async fn vouched(
     asked: &Arc<Introspection>,
     (text, digest): (&str, [u8; 32]),
+    site: Site,
     verified: Verified,
     now: Timestamp,
 ) -> Result<Verified, Refusal> {
-    let said = asked.ask(digest, text, now).await?;
-    let own = token::open(text).map_err(Refusal::TokenInvalid)?.claims;
-    introspection::agrees(said.claims()?, &own, &asked.issuer, now).map_err(Refusal::TokenInvalid)?;
-    Ok(Verified { until: verified.until.min(said.until), ..verified })
+    let said = asked.ask((digest, text), site, now).await?;
+    let own =
+        Arc::into_inner(verified.identity).ok_or(Refusal::Bug("somebody has an identity that is not proven yet"))?;
+    let identity = introspection::narrowed(said.claims()?, asked, own, now).map_err(Refusal::TokenInvalid)?;
+    let until = verified.until.min(said.until).min(identity.authentication.expires_at);
+    Ok(Verified { identity: Arc::new(identity), until, ..verified })
 }
 
 impl fmt::Debug for Authenticator {
@@ -471,6 +489,8 @@ pub struct Shown<'a> {
     pub endpoint: &'a Endpoint,
     /// Whether that had a slash at its end.
     pub slashed: bool,
+    /// Who is at the other end of the connection.
+    pub peer: IpAddr,
     /// The client's certificate, as the handshake verified it.
     pub certificate: Option<&'a Certificate>,
 }
@@ -480,6 +500,15 @@ impl fmt::Debug for Shown<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Shown({} {})", self.method, self.endpoint.path())
     }
+}
+
+/// What whoever vouches for a credential takes back of it, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// It is good no more.
+    Wholly(&'static str),
+    /// It is good, for something else than it was.
+    Partly(&'static str),
 }
 
 /// A token that verified, and until when that may be relied on.

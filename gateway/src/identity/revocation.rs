@@ -496,6 +496,16 @@ impl Revocations {
         revocation
     }
 
+    /// What goes on for `whom` as they were is over, and nothing else is: they are good for something else now. Whoever holds
+    /// something of theirs has to be told of it.
+    #[must_use]
+    pub fn end_as_they_were(&self, whom: Whom, why: &str) -> Arc<Revocation> {
+        let now = clock::now();
+        let revocation = Arc::new(Revocation { why: Some(why.to_owned()), ..Revocation::new(whom, now, Some(now)) });
+        self.0.ended.lock().insert(revocation.id, Ended::default());
+        revocation
+    }
+
     /// Takes back what [`Self::end_here`] said of `whom`.
     pub fn go_on_here(&self, whom: &Whom) {
         let mut lists = self.0.lists.lock();

@@ -1,6 +1,7 @@
 //! Does every credential get the answer that it should?
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -21,6 +22,9 @@ use crate::{
 
 const ISSUER: &str = "https://login.example";
 
+/// Where requests come from.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 fn bearer(token: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
@@ -33,7 +37,13 @@ fn audience(name: &str) -> Audience {
 
 fn shown<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Shown<'a> {
     let (method, endpoint) = (&Method::POST, &Endpoint::Federated);
-    Shown { headers, query, method, endpoint, slashed: false, certificate: None }
+    Shown { headers, query, method, endpoint, slashed: false, peer: PEER, certificate: None }
+}
+
+async fn ask_from(peer: &str, authenticator: &Authenticator, token: &str, now: Timestamp) -> Result<Caller, Refusal> {
+    let headers = bearer(token);
+    let shown = Shown { peer: peer.parse().unwrap(), ..shown(&headers, None) };
+    authenticator.authenticate(&shown, &[audience(AUDIENCE)], now).await
 }
 
 async fn ask(authenticator: &Authenticator, token: &str, now: Timestamp) -> Result<Caller, Refusal> {
@@ -405,6 +415,33 @@ async fn a_flood_of_unknown_kids_causes_one_fetch() {
     let later = now.plus(Duration::from_secs(11));
     assert!(ask(&authenticator, &fresh.token(&claims(&server.url, now)), later).await.is_ok());
     assert_eq!(server.key_fetches.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn who_makes_keys_up_does_not_hide_a_rotation_from_others() {
+    let (a, fresh) = (ec("a"), ec("fresh"));
+    let server = Server::start(vec![a.jwk()]).await;
+    let authenticator = started(&server).await;
+    let now = clock::now();
+    let at = |ms| now.plus(Duration::from_millis(ms));
+    let all = claims(&server.url, now);
+    let fetched = || server.key_fetches.load(Ordering::SeqCst);
+    let unknown = |answer: Result<Caller, Refusal>| answer.err() == Some(Refusal::TokenInvalid(TokenFault::KeyUnknown));
+    let (made_up, rotated) = (ec("made-up").token(&all), fresh.token(&all));
+    let [stranger, neighbour, caller] = ["2001:db8::1", "2001:db8::2", "192.0.2.1"];
+    assert!(ask(&authenticator, &a.token(&all), now).await.is_ok());
+    // The key that will be has a name that can be guessed.
+    assert!(unknown(ask_from(stranger, &authenticator, &ec("fresh").token(&all), now).await));
+    assert_eq!(fetched(), 2);
+    server.publish(Some(vec![fresh.jwk()]));
+    for ms in [0, 1_000, 3_000, 9_000] {
+        assert!(unknown(ask_from(stranger, &authenticator, &made_up, at(ms)).await), "{ms}");
+        assert!(unknown(ask_from(neighbour, &authenticator, &made_up, at(ms)).await), "{ms}");
+    }
+    assert_eq!(fetched(), 2, "of one site");
+    assert!(unknown(ask_from(caller, &authenticator, &rotated, at(1_000)).await), "of all together");
+    assert!(ask_from(caller, &authenticator, &rotated, at(2_500)).await.is_ok(), "named before by somebody else");
+    assert_eq!(fetched(), 3);
 }
 
 #[tokio::test]

@@ -2,12 +2,18 @@
 //!
 //! A call that finds no account ends by naming a page: in an `input_required`, in error -32042, or in a refusal, as the
 //! client can take it. The pages say what is about to happen and have one button each; every step is judged by
-//! [`crate::exchange::connect`]. Nothing on a page comes from a provider.
+//! [`crate::exchange::connect`]. Nothing on a page comes from a provider. There are so many a minute for each address and
+//! each user.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
-    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION, REFERRER_POLICY, SET_COOKIE, X_FRAME_OPTIONS},
+    header::{
+        CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
+        X_FRAME_OPTIONS,
+    },
 };
 use url::form_urlencoded;
 
@@ -18,10 +24,12 @@ use crate::{
     catalog::Target,
     config::UpstreamId,
     exchange::connect::{CALLBACK, Connected, Consent, LOGIN, LoggedIn, Response as Answer, Strayed},
+    identity::User,
     inspect::asks::{Ask, Asked, Kind},
     refusal::{Era, Page, Refusal},
     rpc::{Capabilities, answers::CONNECT},
     secret::Secret,
+    state::{Rate, Site},
     telemetry::metrics::metrics,
 };
 
@@ -79,6 +87,10 @@ impl Gateway {
         (retry, mut page): (Option<Retrying>, Page),
     ) -> Result<Response, Refusal> {
         let Asking { head, caller, call, session, .. } = asking;
+        if let Some(User { issuer, subject }) = &caller.identity().user {
+            let rate = Rate::per(MINUTE, asking.estate.config.limits.connect_per_min);
+            self.pages.admit("connect.user", &[(&format!("{issuer} {subject}"), rate)], trail.now)?;
+        }
         let version = session.as_ref().map_or(call.version(), |session| session.version);
         page.asked = asking.declared().in_version(version).has(Capabilities::URL);
         if retry.as_ref().is_some_and(|retry| retry.declines(KEY)) {
@@ -117,9 +129,19 @@ impl Gateway {
             Err(refusal) => {
                 let outside = refusal.outside(Era::Modern);
                 trail.refused(&self.journal, &refusal, &outside);
-                written(outside.status, &text_page("Not connected", &outside.message))
+                let mut page = written(outside.status, &text_page("Not connected", &outside.message));
+                let wait = outside.retry_after_ms.map(|wait_ms| HeaderValue::from(wait_ms.div_ceil(1000).max(1)));
+                page.headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
+                page
             }
         }
+    }
+
+    /// Of each address, and of all together, so many: every page asks the store, and some ask another server.
+    fn admit_visitor(&self, limit: u32, trail: &Trail) -> Result<(), Refusal> {
+        let all = Rate::per(MINUTE, limit.saturating_mul(EVERYBODY));
+        let site = Site::of(trail.peer.ip()).to_string();
+        self.pages.admit("connect", &[(&site, Rate::per(MINUTE, limit)), ("", all)], trail.now)
     }
 
     async fn stepped<B>(&self, head: &Head, step: &Step, body: B, trail: &Trail) -> Result<Response, Refusal>
@@ -127,6 +149,7 @@ impl Gateway {
         B: Future<Output = Result<Bytes, Refusal>>,
     {
         let estate = self.estate();
+        self.admit_visitor(estate.config.limits.connect_per_min, trail)?;
         let (exchange, now) = (&estate.exchange, trail.now);
         let secure = estate.config.gateway.public_url.scheme() == "https";
         let cookie = cookie(&head.headers, secure).unwrap_or_default();
@@ -358,7 +381,13 @@ const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-p
 const FIELD_BYTES_MAX: usize = 4 * 1024;
 
 /// A person logs in and agrees within this, or the call is made anew.
-const STATE_LIFE: std::time::Duration = std::time::Duration::from_secs(600);
+const STATE_LIFE: Duration = Duration::from_secs(600);
+
+/// What `limits.connect_per_min` counts by.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// So many addresses may open as many pages as one may.
+const EVERYBODY: u32 = 100;
 
 #[cfg(test)]
 mod tests {

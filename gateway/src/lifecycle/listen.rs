@@ -21,9 +21,9 @@ use super::{
     Asking, Estate, Gateway, Head, Response,
     hub::{News, Seat, View},
     local, respond,
+    revoke::Ward,
     subscribe::{dropped, may_be_told},
     trail::Trail,
-    vigil::Watched,
 };
 use crate::{
     audit::{
@@ -63,7 +63,7 @@ struct Listener {
     began: Instant,
     told: u64,
     _seat: Arc<Seat>,
-    _watched: Option<Watched>,
+    ward: Ward,
 }
 
 /// Where what is told goes.
@@ -182,6 +182,7 @@ impl Gateway {
         (ear, sink, seat): (Ear, Arc<Sink>, Arc<Seat>),
     ) -> Result<Listener, Refusal> {
         let identity = caller.identity();
+        let ward = Ward::new(estate, &self.vigil, identity, trail.now);
         let mut news = self.hub.listen();
         let policy_set = Arc::clone(estate.rules.load().policies.digest());
         let words = Arc::clone(&news.borrow_and_update());
@@ -194,7 +195,7 @@ impl Gateway {
             estate: Arc::clone(&self.estate),
             news,
             journal: Arc::clone(&self.journal),
-            until: last_moment(estate, identity, trail.now),
+            until: after(clock::instant(), estate.config.limits.stream_max).min(ward.until()),
             identity: Arc::clone(identity),
             endpoint: trail.endpoint.clone(),
             topics,
@@ -206,7 +207,7 @@ impl Gateway {
             began: trail.began,
             told: 0,
             _seat: seat,
-            _watched: self.vigil.over(identity),
+            ward,
         })
     }
 
@@ -258,14 +259,8 @@ impl Listener {
 
     /// Why it really ended, where that was a revocation: this ends sessions, too.
     fn after_all(&self, end: End) -> End {
-        let revocations = &self.estate.load().revocations;
-        match revocations.admit(&self.identity) {
-            Err(revoked) if end != End::Gone => {
-                revocations.ended(&revoked, What::Stream);
-                End::Revoked
-            }
-            Ok(()) | Err(_) => end,
-        }
+        let revoked = end != End::Gone && self.ward.admit(What::Stream).is_err();
+        if revoked { End::Revoked } else { end }
     }
 
     async fn attend(&mut self, events: &Queue) -> End {
@@ -310,7 +305,7 @@ impl Listener {
             return Some(End::Drained);
         }
         let (estate, now) = (self.estate.load_full(), clock::now());
-        if !self.is_admitted(&estate) || estate.revocations.admit(&self.identity).is_err() {
+        if !self.is_admitted(&estate) || self.ward.look().is_err() {
             return Some(End::Withdrawn);
         }
         let mut messages = Vec::new();
@@ -429,13 +424,6 @@ async fn over(ear: &mut Ear) {
         Ear::Request(..) => std::future::pending().await,
         Ear::Stream(turn) => turn.over().await,
     }
-}
-
-/// Until when `identity` may listen: no longer than its credential is taken, and than a stream may live.
-fn last_moment(estate: &Estate, identity: &Identity, now: Timestamp) -> Instant {
-    let leeway = estate.identity.leeway(identity).unwrap_or_default();
-    let left = identity.authentication.expires_at.plus(leeway).since(now).min(estate.config.limits.stream_max);
-    after(clock::instant(), left)
 }
 
 fn after(start: Instant, span: Duration) -> Instant {

@@ -40,12 +40,12 @@ use crate::{
     audit::journal::Journal,
     bridge::{Holds, Session, Sessions, Subscriptions},
     catalog::{Kind, Target},
-    clock,
+    clock::{self, Timestamp},
     config::{Endpoint, Tolerance},
     identity::{Caller, Certificate, Shown},
     refusal::{Era, Refusal},
     rpc::{self, Call, Capabilities, Message, headers, mirrors, versions},
-    state::Sealer,
+    state::{Rates, Sealer},
     tasks::{self, Tasks},
     telemetry::{Spans, metrics},
 };
@@ -166,6 +166,7 @@ pub struct Gateway {
     spans: Spans,
     tasks: Tasks,
     room: Arc<Semaphore>,
+    pages: Rates,
 }
 
 impl Gateway {
@@ -182,6 +183,7 @@ impl Gateway {
             subscriptions: Arc::default(),
             vigil: Arc::default(),
             room: Arc::new(Semaphore::new(limits.calls_max)),
+            pages: Rates::new(VISITORS_MAX),
             hub: Hub::new(limits.listeners_max),
             estate: Arc::new(ArcSwap::from_pointee(estate)),
             journal,
@@ -389,7 +391,7 @@ impl Gateway {
         }
         let admission = rules.ceilings.admit(permit, identity, &target.definition, now)?;
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
-        let held = self.hold(&asking)?;
+        let held = self.hold(&asking, now)?;
         let claim = retry.as_ref().map(|retry| retry.claim(self)).transpose()?.flatten();
         if let Some(retry) = &retry {
             retry.record(self, trail, target.definition.upstream.as_str())?;
@@ -422,16 +424,16 @@ impl Gateway {
     }
 
     /// Room for one more call in flight, and in its session a place from which it can be cancelled.
-    fn hold(&self, Asking { estate, caller, call, session, .. }: &Asking<'_>) -> Result<Held, Refusal> {
+    fn hold(&self, Asking { estate, caller, call, session, .. }: &Asking<'_>, now: Timestamp) -> Result<Held, Refusal> {
         let room =
             Arc::clone(&self.room).try_acquire_owned().map_err(|_full| Refusal::Overloaded("calls in flight"))?;
         let mut asker = call.asker().ok_or(Refusal::NotARequest("a call without an id"))?;
         let session = session.as_ref();
-        let ward = Ward::new(&estate.revocations, &self.vigil, caller.identity());
+        let ward = Ward::new(estate, &self.vigil, caller.identity(), now);
         asker.log_level = session.map_or(asker.log_level, |session| session.log_level());
         let tracked = session.map(|session| session.track(asker.id.raw())).transpose()?;
         metrics().calls.increment();
-        Ok(Held { asker, tracked, ward, _room: room })
+        Ok(Held { asker, tracked, ward, lasts: false, _room: room })
     }
 
     /// `logging/setLevel` of a legacy client: the level of the calls of its session, where anything is logged (RS-24).
@@ -469,6 +471,7 @@ fn shown(head: &Head) -> Shown<'_> {
         method: &head.method,
         endpoint: &head.endpoint,
         slashed: head.slashed,
+        peer: head.peer.ip(),
         certificate: head.certificate.as_deref(),
     }
 }
@@ -476,6 +479,9 @@ fn shown(head: &Head) -> Shown<'_> {
 fn lacks_session(head: &Head) -> Result<bool, Refusal> {
     Ok(headers::session_id(&head.headers)?.is_none())
 }
+
+/// Addresses and users whose pages are counted.
+const VISITORS_MAX: usize = 20_000;
 
 #[cfg(test)]
 mod tests {

@@ -2,9 +2,13 @@
 //!
 //! Follows what operators revoke, and has everything ended that is there because of those whom it names: their sessions,
 //! tokens that were verified, what they have at upstreams; streams and calls look for themselves. It writes down what it
-//! did. Who is named is decided in `identity`.
+//! did. Who is named is decided in `identity`. What ends with its credential's own time is told here, too.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::{sleep, timeout};
 
@@ -33,32 +37,68 @@ use crate::{
 pub(super) struct Ward {
     revocations: Revocations,
     identity: Arc<Identity>,
-    _watched: Option<Arc<Watched>>,
+    until: Instant,
+    watched: Option<Arc<Watched>>,
+}
+
+/// Why a held call is held no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// The caller is not welcome any more.
+    Revoked,
+    /// Their credential has ended.
+    Expired,
 }
 
 impl Ward {
-    pub(super) fn new(revocations: &Revocations, vigil: &Arc<Vigil>, identity: &Arc<Identity>) -> Self {
-        let _watched = vigil.over(identity).map(Arc::new);
-        Self { revocations: revocations.clone(), identity: Arc::clone(identity), _watched }
+    pub(super) fn new(estate: &Estate, vigil: &Arc<Vigil>, identity: &Arc<Identity>, now: Timestamp) -> Self {
+        Self {
+            revocations: estate.revocations.clone(),
+            identity: Arc::clone(identity),
+            until: last_moment(estate, identity, now),
+            watched: vigil.over(identity).map(Arc::new),
+        }
     }
 
-    /// Whether their call may go on; one that may not has ended.
-    pub(super) fn admit(&self) -> Result<(), Refusal> {
-        self.revocations.admit(&self.identity).map_err(|revoked| {
-            self.revocations.ended(&revoked, What::Call);
+    /// Whether what is theirs may go on; what may not has ended, and is counted.
+    pub(super) fn admit(&self, what: What) -> Result<(), Refusal> {
+        self.look().map_err(|revoked| {
+            self.revocations.ended(&revoked, what);
             revoked.refusal()
         })
     }
 
+    /// The same for who only wants to know.
+    pub(super) fn look(&self) -> Result<(), Arc<Revocation>> {
+        self.revocations.admit(&self.identity)?;
+        let word = self.watched.as_ref().and_then(|watched| watched.word());
+        word.map_or(Ok(()), |revoked| Err(Arc::clone(revoked)))
+    }
+
+    /// When their credential ends: what is one answer may come later, what lasts ends by then.
+    pub(super) const fn until(&self) -> Instant {
+        self.until
+    }
+
     /// Returns when their held call has ended.
-    pub(super) async fn revoked(&self) {
+    pub(super) async fn over(&self) -> Over {
         loop {
-            if let Err(revoked) = self.revocations.admit(&self.identity) {
-                return self.revocations.ended(&revoked, What::Hold);
+            if self.admit(What::Hold).is_err() {
+                return Over::Revoked;
+            }
+            if clock::instant() >= self.until {
+                return Over::Expired;
             }
             sleep(LOOK_AFTER).await;
         }
     }
+}
+
+/// When the credential of `identity` is taken no longer. It is taken for as long after its end as a request with it would be.
+fn last_moment(estate: &Estate, identity: &Identity, now: Timestamp) -> Instant {
+    let leeway = estate.identity.leeway(identity).unwrap_or_default();
+    let (start, left) = (clock::instant(), identity.authentication.expires_at.plus(leeway).since(now));
+    start.checked_add(left).unwrap_or(start)
 }
 
 impl Gateway {
@@ -126,8 +166,12 @@ impl Gateway {
         let revocation = estate.revocations.end_here(whom, until, why);
         self.sweep_out(estate);
         self.report(&revocation, "in_force", None);
-        let counting = count(estate.revocations.clone(), Arc::clone(&self.journal), revocation);
-        tasks::background(counting);
+        self.count_later(estate, revocation);
+    }
+
+    /// Writes down what comes of `revocation`.
+    pub(super) fn count_later(&self, estate: &Estate, revocation: Arc<Revocation>) {
+        tasks::background(count(estate.revocations.clone(), Arc::clone(&self.journal), revocation));
     }
 
     fn enforce(&self, Changes { begun, lifted }: Changes) {

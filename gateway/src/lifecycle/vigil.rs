@@ -3,10 +3,14 @@
 //! A token that an issuer is asked about (RFC 7662), or a key of the gateway's own, can be withdrawn while a stream, a call
 //! or a held call goes on under it, and nobody shows it again meanwhile. So those credentials are known here for as long as
 //! something goes on under them, and looked at now and again; whose is withdrawn is ended as by a revocation, in this
-//! process; and what `tollgate keys` did is written down here. It asks nobody itself: `identity` does, and remembers what
-//! it was told.
+//! process, and what goes on under one that is good for something else now ends likewise; and what `tollgate keys` did is
+//! written down here. It asks nobody itself: `identity` does, and remembers what it was told.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::sleep;
@@ -15,25 +19,42 @@ use super::Gateway;
 use crate::{
     audit::{journal, record},
     clock::{self, Timestamp},
-    identity::{API_KEY, Authentication, INTROSPECTION, Identity, api_key::ApiKey, revocation::Whom},
+    identity::{
+        API_KEY, Authentication, INTROSPECTION, Identity, Withdrawn,
+        api_key::ApiKey,
+        revocation::{Revocation, Whom},
+    },
     telemetry::metrics::metrics,
 };
 
-/// The credentials under which something goes on, by their digests.
+/// The credentials under which something goes on.
 #[derive(Debug, Default)]
-pub(super) struct Vigil(Mutex<HashMap<String, Under>>);
+pub(super) struct Vigil(Mutex<HashMap<Key, Under>>);
+
+/// A credential, by its digest, and what it was good for when something began: its issuer may say otherwise later.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    token: String,
+    class: [u8; 32],
+    ends_ms: u64,
+}
 
 #[derive(Debug)]
 struct Under {
     identity: Arc<Identity>,
     count: usize,
+    word: Arc<Word>,
 }
+
+/// What ends all that goes on under a credential as it was.
+type Word = OnceLock<Arc<Revocation>>;
 
 /// Something goes on; dropping it says that it has ended.
 #[derive(Debug)]
 pub(super) struct Watched {
     vigil: Arc<Vigil>,
-    identity: Arc<Identity>,
+    key: Key,
+    word: Arc<Word>,
 }
 
 impl Vigil {
@@ -42,27 +63,42 @@ impl Vigil {
         if ![INTROSPECTION, API_KEY].contains(&identity.authentication.method) {
             return None;
         }
-        let digest = identity.authentication.token_digest.clone();
+        let key = Key {
+            token: identity.authentication.token_digest.clone(),
+            class: identity.class,
+            ends_ms: identity.authentication.expires_at.unix_ms(),
+        };
         let mut all = self.0.lock();
-        let under = all.entry(digest).or_insert_with(|| Under { identity: Arc::clone(identity), count: 0 });
+        let begun = || Under { identity: Arc::clone(identity), count: 0, word: Arc::default() };
+        let under = all.entry(key.clone()).or_insert_with(begun);
         under.count = under.count.saturating_add(1);
+        let word = Arc::clone(&under.word);
         drop(all);
-        Some(Watched { vigil: Arc::clone(self), identity: Arc::clone(identity) })
+        Some(Watched { vigil: Arc::clone(self), key, word })
     }
 
-    fn all(&self) -> Vec<Arc<Identity>> {
-        self.0.lock().values().map(|under| Arc::clone(&under.identity)).collect()
+    /// Those of which nothing was found out yet.
+    fn all(&self) -> Vec<(Arc<Identity>, Arc<Word>)> {
+        let all = self.0.lock();
+        let open = all.values().filter(|under| under.word.get().is_none());
+        open.map(|under| (Arc::clone(&under.identity), Arc::clone(&under.word))).collect()
+    }
+}
+
+impl Watched {
+    /// What ends this, where something does.
+    pub(super) fn word(&self) -> Option<&Arc<Revocation>> {
+        self.word.get()
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
         let mut all = self.vigil.0.lock();
-        let digest = &self.identity.authentication.token_digest;
-        if let Some(under) = all.get_mut(digest) {
+        if let Some(under) = all.get_mut(&self.key) {
             under.count = under.count.saturating_sub(1);
             if under.count == 0 {
-                all.remove(digest);
+                all.remove(&self.key);
             }
         }
     }
@@ -77,14 +113,23 @@ impl Gateway {
             for (state, key) in estate.identity.changes_of_keys() {
                 self.note_key(state, &key);
             }
-            for identity in self.vigil.all() {
+            for (identity, word) in self.vigil.all() {
                 if estate.revocations.admit(&identity).is_err() {
                     continue; // it ends already
                 }
-                let Some(why) = estate.identity.withdrawn(&identity, now) else { continue };
+                let Some(withdrawn) = estate.identity.withdrawn(&identity, now) else { continue };
                 let Authentication { token_digest, issuer, expires_at, .. } = &identity.authentication;
                 let whom = Whom::Token { name: token_digest.clone(), issuer: Some(issuer.clone()) };
-                self.end_here(whom, Some(expires_at.plus(CLOCKS_DIFFER)), why);
+                match withdrawn {
+                    Withdrawn::Wholly(why) => self.end_here(whom, Some(expires_at.plus(CLOCKS_DIFFER)), why),
+                    Withdrawn::Partly(why) => {
+                        let revocation = estate.revocations.end_as_they_were(whom, why);
+                        // Only this loop says something.
+                        drop(word.set(Arc::clone(&revocation)));
+                        self.hub.changed();
+                        self.count_later(&estate, revocation);
+                    }
+                }
             }
         }
     }

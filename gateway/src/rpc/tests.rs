@@ -45,6 +45,7 @@ pub(super) fn limits() -> Limits {
         holds_max: 16,
         hold_max: Duration::from_secs(60),
         proofs_max: 16,
+        connect_per_min: 60,
     }
 }
 

@@ -13,9 +13,10 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, refusal::Refusal};
 
 /// A bound on how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +140,23 @@ impl Rates {
         Ok(taken)
     }
 
+    /// Counts one of what `name` names for each of `who`, at their rates, or for none; an empty `who` is everybody together.
+    ///
+    /// # Errors
+    /// [`Refusal::CeilingReached`], of the ceiling `name`; [`Refusal::Overloaded`].
+    pub fn admit(&self, name: &str, who: &[(&str, Rate)], now: Timestamp) -> Result<(), Refusal> {
+        let take = |(who, rate): &(&str, Rate)| Take { key: key(&[name, who]), rate: Some(*rate), in_flight: None };
+        let takes: Vec<Take> = who.iter().map(take).collect();
+        match self.take(&takes, now) {
+            Ok(_counted) => Ok(()),
+            Err(Exhausted::Counter { retry_after, .. }) => Err(Refusal::CeilingReached {
+                ceiling: name.to_owned(),
+                retry_after_ms: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX),
+            }),
+            Err(Exhausted::Full) => Err(Refusal::Overloaded("those who are counted")),
+        }
+    }
+
     /// How many counters there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -208,7 +226,25 @@ impl Counter {
     }
 }
 
+/// SHA-256 over parts that each say their length first.
+fn key(parts: &[&str]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let mut key = [0; 32];
+    key.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    key
+}
+
 impl Rate {
+    /// So many in `span`, and as many at once.
+    #[must_use]
+    pub fn per(span: Duration, count: u32) -> Self {
+        Self { interval: span.checked_div(count).unwrap_or(span), burst: count }
+    }
+
     fn interval_ns(self) -> u64 {
         u64::try_from(self.interval.as_nanos()).unwrap_or(u64::MAX)
     }
@@ -240,7 +276,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Exhausted, Rate, Rates, SHARDS, Take};
-    use crate::clock::Timestamp;
+    use crate::{clock::Timestamp, refusal::Refusal};
 
     const RATE: Rate = Rate { interval: Duration::from_millis(100), burst: 3 };
 
@@ -315,6 +351,18 @@ mod tests {
         assert_eq!(at(2, 1000), Some(Exhausted::Full));
         assert_eq!(at(2, 1200), None);
         assert_eq!(rates.len(), 1);
+    }
+
+    #[test]
+    fn who_is_over_a_rate_hears_which_and_when_and_keeps_nobody_else() {
+        let (rates, now) = (Rates::new(1000), Timestamp::from_unix_ms(1000));
+        let all = Rate { burst: 5, ..RATE };
+        let ask = |who| rates.admit("pages", &[(who, RATE), ("", all)], now);
+        assert_eq!([ask("a"), ask("a"), ask("a")], [Ok(()), Ok(()), Ok(())]);
+        let over = Err(Refusal::CeilingReached { ceiling: "pages".to_owned(), retry_after_ms: 100 });
+        assert_eq!([ask("a"), ask("b"), ask("b"), ask("b")], [over.clone(), Ok(()), Ok(()), over]);
+        assert_eq!(rates.admit("others", &[("a", RATE)], now), Ok(()));
+        assert_eq!(Rate::per(Duration::from_secs(60), 30), Rate { interval: Duration::from_secs(2), burst: 30 });
     }
 
     proptest! {

@@ -31,8 +31,10 @@ pub enum Place {
     Client,
     /// What users agreed to.
     Consent,
-    /// Refresh tokens, codes and other things that are good once.
+    /// What refresh tokens and codes lead to.
     Token,
+    /// Assertions that were redeemed.
+    Assertion,
     /// Keys that the gateway signs with.
     SigningKey,
     /// The key that the gateway proves with that a token is its own.
@@ -51,6 +53,7 @@ impl Place {
             Self::Client => "client",
             Self::Consent => "consent",
             Self::Token => "token",
+            Self::Assertion => "assertion",
             Self::SigningKey => "signing_key",
             Self::ProofKey => "proof_key",
             Self::Login => "login",

@@ -412,6 +412,8 @@ impl Checker<'_> {
             holds_max: self.count(&written.holds_max, &(1..=1_000_000), 1_024),
             hold_max: self.millis(&written.hold_max_ms, &(1_000..=3_600_000), 300_000),
             proofs_max: self.count(&written.proofs_max, &(16..=10_000_000), 100_000),
+            connect_per_min: u32::try_from(self.number(&written.connect_per_min, &(1..=10_000), 60))
+                .unwrap_or(u32::MAX),
         })
     }
 

@@ -68,6 +68,7 @@ impl Checker<'_> {
         let login = self.seconds(&written.login_s, &(300..=7_776_000), 1_209_600);
         let login_unasked = self.seconds(&written.login_unasked_s, &(0..=7_776_000), 28_800);
         let certificates = gateway.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let logins_per_day = self.number(&written.logins_per_day, &(1..=10_000), 100);
         let clients = self.facade_clients(written.clients.as_deref().unwrap_or_default(), certificates);
         Some(Facade {
             own: Arc::new(itself(own)),
@@ -81,6 +82,7 @@ impl Checker<'_> {
             token,
             login,
             login_unasked,
+            logins_per_day: u32::try_from(logins_per_day).unwrap_or(u32::MAX),
             clients,
         })
     }

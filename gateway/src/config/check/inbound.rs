@@ -41,6 +41,7 @@ impl Checker<'_> {
         }
         // Revocation is seen within this time, so it is short (security: thirty seconds at most).
         let cache = self.seconds(&written.cache_s, &(0..=30), 30);
+        let unknown_per_s = self.number(&written.unknown_per_s, &(1..=1_000), 20);
         Some(Introspection {
             endpoint: endpoint?,
             client: client?,
@@ -48,6 +49,7 @@ impl Checker<'_> {
             jwt: asks(JWT),
             machines: written.machines.as_ref().is_some_and(|machines| *machines.get_ref()),
             cache,
+            unknown_per_s: u32::try_from(unknown_per_s).unwrap_or(u32::MAX),
         })
     }
 

@@ -15,6 +15,7 @@ use super::leg::{Ended, Held, instant_after};
 use crate::{
     bridge::{Queue, Tracked},
     clock,
+    identity::revocation::What,
     inspect::Answer,
     lifecycle::{Response, respond},
     refusal::{Era, Refusal},
@@ -95,7 +96,8 @@ impl Delivery {
     }
 
     /// Waits for `work`, unless the client takes the call back, time runs out, or the caller is not welcome any more. For
-    /// the latter it looks now and again: whoever is told of it would cost every call, and nearly none is revoked.
+    /// the latter it looks now and again: whoever is told of it would cost every call, and nearly none is revoked. What
+    /// lasts ends with the caller's credential; one answer may come after it, for its tool's time is short and known.
     pub(super) async fn attend<T>(
         &mut self,
         held: &Held,
@@ -103,18 +105,23 @@ impl Delivery {
         work: impl Future<Output = T>,
     ) -> Result<T, Interrupted> {
         let mut work = pin!(work);
+        let lasts = held.lasts || !matches!(self, Self::Waiting(_));
         loop {
-            if clock::instant() >= late {
+            let now = clock::instant();
+            if now >= late {
                 return Err(Interrupted::Late); // also where there is always something to do
             }
-            held.ward.admit().map_err(Interrupted::Revoked)?;
+            held.ward.admit(What::Call).map_err(Interrupted::Revoked)?;
+            if lasts && now >= held.ward.until() {
+                return Err(Interrupted::Expired);
+            }
             let look = instant_after(LOOK_AFTER).min(late);
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
                 () = self.taken_back(held) => {
                     // A session that was ended takes its calls back.
-                    return Err(held.ward.admit().err().map_or(Interrupted::Cancelled, Interrupted::Revoked));
+                    return Err(held.ward.admit(What::Call).err().map_or(Interrupted::Cancelled, Interrupted::Revoked));
                 }
                 () = sleep_until(look.into()) => {}
             }
@@ -149,6 +156,8 @@ pub(super) enum Interrupted {
     Late,
     /// The caller is not welcome any more.
     Revoked(Refusal),
+    /// The caller's credential has ended.
+    Expired,
 }
 
 impl Interrupted {
@@ -158,9 +167,10 @@ impl Interrupted {
             Self::Cancelled => Ended::cancelled(),
             Self::Late => Ended::refused(late),
             Self::Revoked(refusal) => Ended::revoked(refusal),
+            Self::Expired => Ended::expired(),
         }
     }
 }
 
-/// How soon a call under way ends whose caller was revoked.
+/// How soon a call under way ends whose caller was revoked, or whose credential has ended.
 const LOOK_AFTER: Duration = Duration::from_millis(250);

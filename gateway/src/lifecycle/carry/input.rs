@@ -25,7 +25,13 @@ use crate::{
         Asked, Relay,
         asks::{ASKS_MAX, Ask, Kind, Unfit},
     },
-    lifecycle::{connect, kept::Keeping, local::record_asked, retry::Given, revoke::Ward},
+    lifecycle::{
+        connect,
+        kept::Keeping,
+        local::record_asked,
+        retry::Given,
+        revoke::{Over, Ward},
+    },
     refusal::{Era, Refusal},
     rpc::{
         Capabilities, RequestId, outbound,
@@ -407,7 +413,10 @@ impl Carriage {
                 biased;
                 next = &mut *arrives => return next.map_err(|_closed| "the gateway ended"),
                 message = line.reply.messages.next(), if line.kept.is_none() => message,
-                () = ward.revoked() => return Err("the caller was revoked"),
+                over = ward.over() => return Err(match over {
+                    Over::Revoked => "the caller was revoked",
+                    Over::Expired => "the caller's credential has ended",
+                }),
                 () = sleep_until(until.into()) => return Err("nobody answered in time"),
             };
             let Ok(Some(message)) = message else { return Err("the upstream ended its answer") };

@@ -26,7 +26,7 @@ use crate::{
     identity::Identity,
     inspect::{Answer, Outcome as Judged},
     lifecycle::{Asking, Response, respond, revoke::Ward, trail::Trail},
-    refusal::{Era, Page, Refusal},
+    refusal::{Era, Page, Refusal, TokenFault},
     rpc::{Asker, Method, meta::LogLevel},
     telemetry::{
         Operation,
@@ -77,6 +77,8 @@ pub(in crate::lifecycle) struct Held {
     pub(in crate::lifecycle) tracked: Option<Tracked>,
     /// Whether its caller is still welcome.
     pub(in crate::lifecycle) ward: Ward,
+    /// Whether it waits for what no single answer brings, such as a task that is followed.
+    pub(in crate::lifecycle) lasts: bool,
     /// Its room among the calls in flight.
     pub(in crate::lifecycle) _room: OwnedSemaphorePermit,
 }
@@ -337,6 +339,12 @@ impl Ended {
     /// Its caller is not welcome any more.
     pub(super) fn revoked(refusal: Refusal) -> Self {
         Self { ending: Ending::Revoked, refusal: Some(refusal.once_sent()), answer: None, cached: false }
+    }
+
+    /// The credential of its caller has ended, and it was more than one answer.
+    pub(super) fn expired() -> Self {
+        let refusal = Refusal::TokenInvalid(TokenFault::Expired).once_sent();
+        Self { ending: Ending::Expired, refusal: Some(refusal), answer: None, cached: false }
     }
 
     /// Where a legacy client could not be asked, or would not answer, its model is told so (spec §2.2).

@@ -137,6 +137,7 @@ impl Carriage {
         let mut followed = Followed::new(created.id.clone(), Step::Result, Vec::new(), self.times());
         followed.spoken(&line.reply);
         self.task = Some(followed);
+        leg.held.lasts = true;
         match line.reply.spoken.era {
             Era::Modern => self.poll(leg, line, created.working().map_err(Ended::refused)?).await,
             Era::Legacy => self.go_on(leg, line, None).await,
@@ -145,6 +146,7 @@ impl Carriage {
 
     /// Asks again how far the task is, not before the upstream wants to be asked.
     pub(super) async fn poll(&mut self, leg: &mut Leg, mut line: Line, working: Working) -> Result<Line, Ended> {
+        leg.held.lasts = true;
         leg.open();
         if let Some(progress) = line.relay.report(working.message.as_deref()) {
             leg.delivery.event(progress).await;

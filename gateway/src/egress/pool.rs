@@ -1,0 +1,405 @@
+//! Which connection carries a request?
+//!
+//! One that lies idle to the same origin, or a new one: HTTP/2 where the peer chose it by ALPN, shared by all; HTTP/1.1
+//! else, which comes back when its answer has been read. A request that an idle connection did not begin to send, because
+//! the peer had closed it, goes out over another. It does not judge addresses.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::poll_fn,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, Response, Uri,
+    header::HOST,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use http_body_util::Full;
+use hyper::{
+    body::{Body as _, Incoming},
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::connect::{Connection, HttpConnector},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::{
+    Body, EgressError, HTTP1_BUFFER_BYTES_MAX, HTTP2_PING, HTTP2_PONG_MAX, IDLE_CONNECTIONS_MAX, IDLE_TIMEOUT, chain,
+    outside::{self, Resolver},
+};
+use crate::{clock, tasks};
+
+/// How connections are made.
+pub(super) type Connector = HttpsConnector<HttpConnector<Resolver>>;
+
+/// Connections by origin. Clones share them.
+#[derive(Clone)]
+pub(super) struct Pool(Arc<Shared>);
+
+struct Shared {
+    connector: Connector,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    peers: HashMap<Origin, Peer>,
+    /// Whether a task looks after those that nobody uses.
+    swept: bool,
+}
+
+/// To where a connection goes.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Origin {
+    tls: bool,
+    authority: Authority,
+}
+
+/// The connections to one origin.
+struct Peer {
+    /// The `Host` that it is asked as (RFC 9112 §3.2).
+    host: HeaderValue,
+    idle: Vec<(http1::SendRequest<Full<Bytes>>, Instant)>,
+    /// The one for all requests, and when it got the last.
+    shared: Option<(http2::SendRequest<Full<Bytes>>, Instant)>,
+}
+
+/// A connection that can take a request.
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>, HeaderValue),
+    Shared(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Pool {
+    pub(super) fn new(connector: Connector) -> Self {
+        Self(Arc::new(Shared { connector, kept: Mutex::default() }))
+    }
+
+    /// Sends `request`, and gives the answer as soon as its head is there.
+    pub(super) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Body>, EgressError> {
+        let uri = request.uri().clone();
+        let origin = Origin::of(&uri)?;
+        loop {
+            let idle = self.0.idle(&origin);
+            let fresh = idle.is_none();
+            let mut sender = match idle {
+                Some(sender) => sender,
+                None => self.connect(&origin, &uri).await?,
+            };
+            let mut error = match sender.send(request, &uri).await {
+                Ok(answer) => return Ok(answer.map(|incoming| self.body(incoming, origin, sender))),
+                Err(error) => error,
+            };
+            match error.take_message() {
+                Some(unsent) if !fresh => request = unsent,
+                Some(_unsent) => return Err(EgressError::Unreachable(chain(error.error()))),
+                None => return Err(EgressError::Lost(chain(error.error()))),
+            }
+        }
+    }
+
+    async fn connect(&self, origin: &Origin, uri: &Uri) -> Result<Sender, EgressError> {
+        let mut connector = self.0.connector.clone();
+        let ready = poll_fn(|context| connector.poll_ready(context)).await;
+        let stream = match ready {
+            Ok(()) => connector.call(uri.clone()).await,
+            Err(error) => Err(error),
+        };
+        let stream = stream
+            .map_err(|error| outside::refused(&*error).unwrap_or_else(|| EgressError::Unreachable(chain(&*error))))?;
+        let sender = begin(stream, origin).await.map_err(|error| EgressError::Unreachable(chain(&error)))?;
+        let mut kept = self.0.kept.lock();
+        if !std::mem::replace(&mut kept.swept, true) {
+            drop(tasks::background(Shared::sweep(Arc::downgrade(&self.0))));
+        }
+        Ok(kept.keep(origin, sender))
+    }
+
+    /// The body of an answer; with its end the connection is free again.
+    fn body(&self, incoming: Incoming, origin: Origin, sender: Sender) -> Body {
+        let back = match sender {
+            Sender::One(sender, _host) => Some(Back { pool: Arc::clone(&self.0), origin, sender: Some(sender) }),
+            Sender::Shared(_) => None,
+        };
+        Body { back: back.filter(|_| !incoming.is_end_stream()), incoming }
+    }
+}
+
+/// Begins to speak on `stream`.
+async fn begin(stream: MaybeHttpsStream<TokioIo<TcpStream>>, origin: &Origin) -> Result<Sender, hyper::Error> {
+    if stream.connected().is_negotiated_h2() {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).adaptive_window(true);
+        builder.keep_alive_interval(HTTP2_PING).keep_alive_timeout(HTTP2_PONG_MAX);
+        let (sender, connection) = builder.handshake(stream).await?;
+        drop(tasks::background(connection));
+        return Ok(Sender::Shared(sender));
+    }
+    let (sender, connection) = http1::Builder::new().max_buf_size(HTTP1_BUFFER_BYTES_MAX).handshake(stream).await?;
+    drop(tasks::background(connection));
+    Ok(Sender::One(sender, origin.host()))
+}
+
+impl Sender {
+    async fn send(
+        &mut self,
+        mut request: Request<Full<Bytes>>,
+        uri: &Uri,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
+        match self {
+            Self::One(sender, host) => {
+                let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+                *request.uri_mut() = Uri::from(path);
+                request.headers_mut().insert(HOST, host.clone());
+                sender.try_send_request(request).await
+            }
+            Self::Shared(sender) => {
+                *request.uri_mut() = uri.clone();
+                request.headers_mut().remove(HOST);
+                sender.try_send_request(request).await
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// A connection to `origin` that waits for a request.
+    fn idle(&self, origin: &Origin) -> Option<Sender> {
+        let mut kept = self.kept.lock();
+        let peer = kept.peers.get_mut(origin)?;
+        if let Some((sender, used)) = peer.shared.as_mut().filter(|(sender, _)| !sender.is_closed()) {
+            *used = clock::instant();
+            return Some(Sender::Shared(sender.clone()));
+        }
+        // The last that came back first: the others may be let go. One whose answer was left unread is not ready, for a
+        // moment or for good.
+        let at = peer.idle.iter().rposition(|(sender, _)| sender.is_ready())?;
+        let (sender, _since) = peer.idle.remove(at);
+        Some(Sender::One(sender, peer.host.clone()))
+    }
+
+    /// Lets go of what nobody has used for long, now and again, as long as there is the pool.
+    async fn sweep(pool: Weak<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            let Some(pool) = pool.upgrade() else { return };
+            pool.kept.lock().let_go(clock::instant());
+        }
+    }
+}
+
+impl Kept {
+    /// Keeps a new connection that all share; a second one is let go.
+    fn keep(&mut self, origin: &Origin, sender: Sender) -> Sender {
+        let peer = self.peer(origin);
+        let Sender::Shared(sender) = sender else { return sender };
+        let now = clock::instant();
+        match &mut peer.shared {
+            Some((known, used)) if !known.is_closed() => {
+                *used = now;
+                Sender::Shared(known.clone())
+            }
+            shared => {
+                *shared = Some((sender.clone(), now));
+                Sender::Shared(sender)
+            }
+        }
+    }
+
+    fn peer(&mut self, origin: &Origin) -> &mut Peer {
+        self.peers.entry(origin.clone()).or_insert_with(|| Peer { host: origin.host(), idle: Vec::new(), shared: None })
+    }
+
+    fn let_go(&mut self, now: Instant) {
+        let is_old = |since: &Instant| now.saturating_duration_since(*since) >= IDLE_TIMEOUT;
+        self.peers.retain(|_, peer| {
+            peer.idle.retain(|(sender, since)| !sender.is_closed() && !is_old(since));
+            peer.shared.take_if(|(sender, used)| sender.is_closed() || is_old(used));
+            !peer.idle.is_empty() || peer.shared.is_some()
+        });
+    }
+}
+
+impl Origin {
+    fn of(uri: &Uri) -> Result<Self, EgressError> {
+        let authority = uri.authority().cloned();
+        let authority = authority.ok_or_else(|| EgressError::Forbidden("no host in the address".to_owned()))?;
+        Ok(Self { tls: uri.scheme() == Some(&Scheme::HTTPS), authority })
+    }
+
+    /// Without a credential, and without the port where it is the scheme's own (RFC 9110 §7.2).
+    fn host(&self) -> HeaderValue {
+        let own = if self.tls { 443 } else { 80 };
+        let host = match self.authority.port_u16() {
+            Some(port) if port != own => HeaderValue::from_str(&format!("{}:{port}", self.authority.host())),
+            Some(_) | None => HeaderValue::from_str(self.authority.host()),
+        };
+        // What an authority is made of, a header value may be.
+        host.unwrap_or_else(|_never| HeaderValue::from_static(""))
+    }
+}
+
+/// A connection on which an answer is being read; when this is dropped, it lies idle again.
+pub(super) struct Back {
+    pool: Arc<Shared>,
+    origin: Origin,
+    sender: Option<http1::SendRequest<Full<Bytes>>>,
+}
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
+        let mut kept = self.pool.kept.lock();
+        let idle = &mut kept.peer(&self.origin).idle;
+        if idle.len() < IDLE_CONNECTIONS_MAX {
+            idle.push((sender, clock::instant()));
+        }
+    }
+}
+
+impl fmt::Debug for Back {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Back").finish_non_exhaustive()
+    }
+}
+
+/// How often connections are looked through that nobody uses.
+const SWEEP_EVERY: Duration = Duration::from_secs(11);
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        sync::mpsc,
+    };
+
+    use super::*;
+    use crate::egress::{Client, Trust};
+
+    /// A server of HTTP/1.1 that answers so many requests over each connection, all alike, and tells of each: the number of
+    /// its connection, and its head.
+    struct Server {
+        address: String,
+        heard: mpsc::Receiver<(usize, String)>,
+    }
+
+    impl Server {
+        async fn answering(each: usize, answer: &'static str) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let (tell, heard) = mpsc::channel(64);
+            tasks::background(async move {
+                for connection in 1.. {
+                    let Ok((mut stream, _)) = listener.accept().await else { return };
+                    let tell = tell.clone();
+                    tasks::background(async move {
+                        let mut head = [0; 1_024];
+                        for _ in 0..each {
+                            let Ok(read @ 1..) = stream.read(&mut head).await else { return };
+                            let said = String::from_utf8_lossy(&head[..read]).into_owned();
+                            tell.send((connection, said)).await.unwrap();
+                            stream.write_all(answer.as_bytes()).await.unwrap();
+                        }
+                    });
+                }
+            });
+            Self { address, heard }
+        }
+
+        async fn heard(&mut self) -> (usize, String) {
+            self.heard.recv().await.unwrap()
+        }
+    }
+
+    fn get(address: &str) -> Request<Bytes> {
+        Request::get(format!("http://{address}/path?q=1")).body(Bytes::new()).unwrap()
+    }
+
+    async fn ask(client: &Client, address: &str) -> Result<Bytes, EgressError> {
+        client.open(get(address), Duration::from_secs(5)).await?.into_body().whole(1_000).await
+    }
+
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+    #[tokio::test]
+    async fn a_connection_serves_again_once_its_answer_is_read() {
+        let mut server = Server::answering(usize::MAX, ANSWER).await;
+        let client = Client::new(&Trust::default()).unwrap();
+        for _ in 0..3 {
+            assert_eq!(ask(&client, &server.address).await.unwrap(), "ok");
+            let (connection, head) = server.heard().await;
+            assert_eq!(connection, 1);
+            assert!(head.starts_with("GET /path?q=1 HTTP/1.1\r\n"), "{head}");
+            assert!(head.contains(&format!("host: {}\r\n", server.address)), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_not_used_while_its_answer_is_read_or_after_it_was_left() {
+        let mut server = Server::answering(usize::MAX, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok").await;
+        let client = Client::new(&Trust::default()).unwrap();
+        let reading = client.open(get(&server.address), Duration::from_secs(5)).await.unwrap();
+        let second = client.open(get(&server.address), Duration::from_secs(5)).await.unwrap();
+        drop(reading);
+        let third = client.open(get(&server.address), Duration::from_secs(5)).await.unwrap();
+        assert_eq!((server.heard().await.0, server.heard().await.0, server.heard().await.0), (1, 2, 3));
+        drop((second, third));
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_closed_meanwhile_costs_no_request() {
+        let mut server = Server::answering(2, ANSWER).await;
+        let client = Client::new(&Trust::default()).unwrap();
+        for expected in [1, 1, 2, 2, 3] {
+            assert_eq!(ask(&client, &server.address).await.unwrap(), "ok");
+            assert_eq!(server.heard().await.0, expected);
+            // The peer's end is on its way.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_ends_without_an_answer_may_have_done_it_and_is_not_asked_again() {
+        let mut server = Server::answering(1, "").await;
+        let client = Client::new(&Trust::default()).unwrap();
+        assert!(matches!(ask(&client, &server.address).await, Err(EgressError::Lost(_))));
+        server.heard().await;
+        assert!(server.heard.try_recv().is_err(), "asked once");
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        assert!(matches!(ask(&client, &nobody).await, Err(EgressError::Unreachable(_))));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_uses_is_let_go() {
+        let mut server = Server::answering(usize::MAX, ANSWER).await;
+        let client = Client::new(&Trust::default()).unwrap();
+        let idle = |later: Duration| {
+            let mut kept = client.pool.0.kept.lock();
+            kept.let_go(clock::instant() + later);
+            kept.peers.values().map(|peer| peer.idle.len()).sum::<usize>()
+        };
+        assert_eq!(ask(&client, &server.address).await.unwrap(), "ok");
+        assert_eq!((idle(Duration::ZERO), idle(IDLE_TIMEOUT)), (1, 0));
+        assert_eq!(ask(&client, &server.address).await.unwrap(), "ok");
+        assert_eq!((server.heard().await.0, server.heard().await.0), (1, 2));
+    }
+
+    #[test]
+    fn a_host_is_named_without_a_credential_and_without_the_schemes_own_port() {
+        let host = |uri: &str| Origin::of(&uri.parse().unwrap()).unwrap().host().to_str().unwrap().to_owned();
+        assert_eq!(host("https://user:pass@example.com:443/"), "example.com");
+        assert_eq!(host("https://example.com:8443/"), "example.com:8443");
+        assert_eq!(host("http://[::1]:80/"), "[::1]");
+        assert!(Origin::of(&"/path".parse().unwrap()).is_err());
+    }
+}
