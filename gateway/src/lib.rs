@@ -7,6 +7,7 @@
 pub mod secret;
 pub mod clock;
 pub mod random;
+pub mod digest;
 pub mod tasks;
 pub mod refusal;
 pub mod config;

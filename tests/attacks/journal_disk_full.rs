@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::{Ground, SOON, chain_verifies, code};
 use crate::harness::{
+    browser::Browser,
     gateway::{Setup, records},
     issuer::Issuer,
     place,
@@ -149,6 +150,58 @@ fn full_disk_stops_what_is_kept_too() {
     let recorded = gateway.journal();
     let intents = recorded.iter().filter(|record| record["event"] == "intent" && record["target"]["name"] == "add");
     assert!(intents.count() > upstream.seen_method("tools/call").len(), "answers that no record tells of");
+    drop(disk);
+}
+
+/// Nor is an account kept that no record tells of.
+#[test]
+fn full_disk_connects_no_account() {
+    let (issuer, server, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
+    let client = "client = { id = \"gateway\", secret = { env = \"GATEWAY_SECRET\" } }";
+    let account = format!(
+        "grant = {{ strategy = \"user_grant\", issuer = \"{}\", {client}, resource = \"{}\" }}\ndiscovery = {{ strategy = \"none\" }}",
+        server.url(),
+        upstream.url()
+    );
+    let setup = Setup::usual("disk-connect", &issuer)
+        .environment("GATEWAY_SECRET", "gateway-secret")
+        .section(&format!("[[logins]]\nissuer = \"{}\"\n{client}", issuer.url()))
+        .open_upstream("up", &upstream.url())
+        .upstream("crm", &upstream.url(), &account);
+    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 2000");
+    let Some(disk) = Disk::mount(setup.folder().join("audit")) else { return };
+    let ground = Ground { gateway: setup.start(), issuer, upstream };
+    ground.settle();
+    let alice = ground.gateway.client_of(Some("crm"), &ground.issuer, "alice").awaiting("echo");
+    let page = || {
+        let answer = alice.call("echo", &json!({}));
+        let url = answer.json()["error"]["data"]["elicitations"][0]["url"].clone();
+        url.as_str().unwrap_or_else(|| panic!("no page: {}", answer.text())).to_owned()
+    };
+    let asked = |browser: &mut Browser| {
+        let first = browser.get(&page());
+        browser.press(&first)
+    };
+    let mut browser = Browser::of("alice");
+    let consent = asked(&mut browser);
+
+    disk.fill();
+    let client = ground.client("alice");
+    let call = || client.call("echo", &json!({}));
+    (0..4_000).map(|_| call()).find(|answer| answer.status() != 200).expect("a full disk");
+    let refused = browser.press(&consent);
+    assert_eq!((refused.at.path(), refused.answer.status()), ("/connecting/callback/crm", 503));
+    assert!(refused.answer.text().contains("<code>audit_unavailable</code>"), "{}", refused.answer.text());
+    assert_eq!(server.asked().len(), 1, "there was an account to be had");
+
+    fs::remove_file(disk.filler()).unwrap();
+    place::wait_for("ready again", Duration::from_secs(30), || (ground.gateway.readiness() == 200).then_some(()));
+    let consent = asked(&mut browser);
+    let done = browser.press(&consent);
+    assert!(done.answer.text().contains("<h1>Connected</h1>"), "{}", done.answer.text());
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    let connected = ground.gateway.recorded("connect", 1);
+    assert_eq!(connected.len(), 1, "{connected:?}");
     drop(disk);
 }
 

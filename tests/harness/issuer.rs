@@ -43,7 +43,7 @@ pub(crate) struct Issuer {
 }
 
 #[derive(Debug)]
-pub(super) struct Pen {
+pub(crate) struct Pen {
     key: EcdsaKeyPair,
     number: usize,
     revoked: Vec<String>,
@@ -58,6 +58,11 @@ impl Pen {
 
     fn kid(&self) -> String {
         format!("key-{}", self.number)
+    }
+
+    /// An ID token with these claims.
+    pub(crate) fn id_token(&self, claims: &Value, signature: Signature) -> String {
+        self.sign(&json!({ "alg": "ES256", "kid": self.kid() }), claims, signature)
     }
 
     /// RFC 7518 §6.2.1: the point's coordinates, after the byte that says that both are there.
@@ -91,9 +96,15 @@ impl Issuer {
 
     /// An issuer that answers as `script` says, and well where the script has no answer.
     pub(crate) fn scripted(script: impl Fn(&Seen) -> Option<Reply> + Send + Sync + 'static) -> Self {
+        Self::signing(move |seen, _| script(seen))
+    }
+
+    /// The same, with its pen at hand.
+    pub(crate) fn signing(script: impl Fn(&Seen, &Mutex<Pen>) -> Option<Reply> + Send + Sync + 'static) -> Self {
         let pen = Arc::new(Mutex::new(Pen::new(1)));
         let shared = Arc::clone(&pen);
-        let recorder = Recorder::serving(move |seen| script(seen).unwrap_or_else(|| behaved(seen, &shared.lock())));
+        let recorder =
+            Recorder::serving(move |seen| script(seen, &shared).unwrap_or_else(|| behaved(seen, &shared.lock())));
         Self { recorder: recorder.exchanging(), pen }
     }
 
@@ -259,7 +270,7 @@ fn logged_in(issuer: &str, seen: &Seen, pen: &Pen) -> Reply {
         "nonce": asked["nonce"], "iat": now, "exp": now + 300, "auth_time": now, "acr": "silver",
         "tenant": "acme", "groups": ["engineering"],
     });
-    let id_token = pen.sign(&json!({ "alg": "ES256", "kid": pen.kid() }), &claims, Signature::Own);
+    let id_token = pen.id_token(&claims, Signature::Own);
     Reply::json(
         200,
         &json!({ "access_token": "opaque", "token_type": "Bearer", "id_token": id_token, "refresh_token": "kept" }),

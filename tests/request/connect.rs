@@ -19,7 +19,7 @@ use crate::harness::{
     browser::{Browser, Page, form_of},
     gateway::{Gateway, Setup, tollgate},
     http::{Answer, ELSEWHERE, fetch_from},
-    issuer::Issuer,
+    issuer::{Issuer, Pen, Signature},
     mcp::{Client, MODERN, modern_body},
     place,
     recorder::{Era, Recorder, Reply, Seen},
@@ -39,6 +39,12 @@ enum Play {
     Silent,
     /// Its metadata know nothing of PKCE.
     NoPkce,
+    /// They know another method of it.
+    PlainPkce,
+    /// It signs with a key that it does not publish.
+    SignsAsAnother,
+    /// It gives what was the answer to another login.
+    Replays,
     /// The user says no there.
     Declines,
     /// It is out of order.
@@ -69,7 +75,7 @@ impl Server {
     fn start() -> Self {
         let plays = Arc::new(Plays::default());
         let shared = Arc::clone(&plays);
-        Self { issuer: Issuer::scripted(move |seen| answer(seen, &shared)), plays }
+        Self { issuer: Issuer::signing(move |seen, pen| answer(seen, &shared, pen)), plays }
     }
 
     fn url(&self) -> String {
@@ -85,7 +91,7 @@ impl Server {
     }
 }
 
-fn answer(seen: &Seen, plays: &Plays) -> Option<Reply> {
+fn answer(seen: &Seen, plays: &Plays, pen: &Mutex<Pen>) -> Option<Reply> {
     let issuer = format!("http://{}", seen.header("host").unwrap());
     let play = *plays.play.lock();
     match seen.path.as_str() {
@@ -100,7 +106,8 @@ fn answer(seen: &Seen, plays: &Plays) -> Option<Reply> {
                 metadata["authorization_response_iss_parameter_supported"] = json!(false);
             }
             if play != Play::NoPkce {
-                metadata["code_challenge_methods_supported"] = json!(["S256"]);
+                let method = if play == Play::PlainPkce { "plain" } else { "S256" };
+                metadata["code_challenge_methods_supported"] = json!([method]);
             }
             Some(Reply::json(200, &metadata))
         }
@@ -131,7 +138,7 @@ fn answer(seen: &Seen, plays: &Plays) -> Option<Reply> {
         }
         "/token" if play == Play::Broken => Some(Reply::text(500, "text/html", "<h1>inside-of-the-server</h1>")),
         "/token" => match seen.field("grant_type").as_deref() {
-            Some("authorization_code") => Some(granted(seen, plays, &issuer)),
+            Some("authorization_code") => Some(granted(seen, plays, (&issuer, pen))),
             Some("refresh_token") => Some(refreshed(seen, plays, play)),
             _ => None,
         },
@@ -140,7 +147,7 @@ fn answer(seen: &Seen, plays: &Plays) -> Option<Reply> {
 }
 
 /// RFC 6749 §4.1.4: a code is good once, and with its verifier.
-fn granted(seen: &Seen, plays: &Plays, issuer: &str) -> Reply {
+fn granted(seen: &Seen, plays: &Plays, (issuer, pen): (&str, &Mutex<Pen>)) -> Reply {
     let code = seen.field("code").unwrap();
     let verifier = seen.field("code_verifier").unwrap_or_default();
     let challenge = BASE64URL.encode(digest::digest(&digest::SHA256, verifier.as_bytes()));
@@ -150,13 +157,17 @@ fn granted(seen: &Seen, plays: &Plays, issuer: &str) -> Reply {
     };
     known.1.clear();
     let mut parts = code.split('~').skip(1);
-    let (user, nonce) = (parts.next().unwrap(), parts.next().unwrap());
+    let (user, mut nonce) = (parts.next().unwrap(), parts.next().unwrap());
+    let play = *plays.play.lock();
+    if play == Play::Replays {
+        nonce = "of-another-login";
+    }
     let (_, client) = seen.header("authorization").and_then(basic).unwrap();
     let exp = crate::harness::issuer::now() + 600;
     let claims = json!({ "iss": issuer, "sub": user, "aud": client, "nonce": nonce, "exp": exp });
-    let id_token = format!("{}.{}.c2ln", BASE64URL.encode("{}"), BASE64URL.encode(claims.to_string()));
     let mut body = token(plays, user);
-    body["id_token"] = json!(id_token);
+    let by = if play == Play::SignsAsAnother { Signature::Stranger } else { Signature::Own };
+    body["id_token"] = json!(pen.lock().id_token(&claims, by));
     Reply::json(200, &body)
 }
 
@@ -461,13 +472,26 @@ fn answers_of_another_issuer_and_servers_without_pkce_lead_nowhere() {
             ground.gateway.journal().iter().any(|record| record.to_string().contains(code)).then_some(())
         });
     }
+    for (play, status) in [(Play::SignsAsAnother, 502), (Play::Replays, 403)] {
+        let (url, mut alice) = (ground.page("alice"), Browser::of("alice"));
+        ground.login.plays(play);
+        let page = ground.logged_in(&mut alice, &url);
+        ground.login.plays(Play::Well);
+        assert_eq!(page.answer.status(), status, "{play:?}: {}", page.answer.text());
+    }
     let unfit = Ground::new("connect-no-pkce");
     unfit.server.plays(Play::NoPkce);
+    // A login has a nonce besides, and OpenID Connect Discovery knows no methods of PKCE.
+    unfit.login.plays(Play::NoPkce);
     let mut alice = Browser::of("alice");
     let asked = unfit.logged_in(&mut alice, &unfit.page("alice"));
     assert_eq!(alice.press(&asked).answer.status(), 502);
     assert_eq!(unfit.gateway.recorded("connect", 1)[0]["connect"]["outcome"], "server_unfit");
     assert!(unfit.server.issuer.recorder().seen_path("/auth").is_empty());
+    let plain = Ground::new("connect-plain-pkce");
+    plain.login.plays(Play::PlainPkce);
+    assert_eq!(plain.logged_in(&mut Browser::of("alice"), &plain.page("alice")).answer.status(), 502);
+    assert!(plain.login.issuer.recorder().seen_path("/auth").is_empty());
 }
 
 /// RFC 9700 §4.4: the user connects an account at a hostile server, which sends their browser on to the honest one; neither

@@ -6,12 +6,10 @@
 
 use std::{collections::HashMap, future, sync::Arc};
 
-use aws_lc_rs::rand;
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::{refusal::Refusal, rpc::reply::Response};
+use crate::{random, refusal::Refusal, rpc::reply::Response};
 
 /// Requests under way in one session, by their ids as JSON text.
 #[derive(Debug, Default)]
@@ -49,14 +47,12 @@ impl Conversation {
     /// A name for one more request, whose answer comes back here.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`] where too many wait; [`Refusal::Bug`] where the system gives no random bytes.
+    /// [`Refusal::Overloaded`] where too many wait; [`Refusal::Bug`] where the machine gives no randomness.
     pub fn ask(&mut self) -> Result<String, Refusal> {
         if self.open.len() >= OPEN_MAX {
             return Err(Refusal::Overloaded("questions of one call"));
         }
-        let mut random = [0; 16];
-        rand::fill(&mut random).map_err(|_unspecified| Refusal::Bug("no random bytes"))?;
-        let id = format!("tollgate-{}", URL_SAFE_NO_PAD.encode(random));
+        let id = format!("tollgate-{}", random::unguessable()?);
         self.asks.0.lock().insert(id.clone(), self.brings.clone());
         self.open.push(id.clone());
         Ok(id)

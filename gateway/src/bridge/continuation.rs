@@ -6,12 +6,11 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{clock::Timestamp, config::Endpoint, refusal::Refusal, state::Sealer};
+use crate::{clock::Timestamp, config::Endpoint, digest, refusal::Refusal, state::Sealer};
 
 /// What goes on when the client comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +72,7 @@ impl Binding<'_> {
 
     fn request(&self) -> String {
         let named = [self.endpoint.path().as_bytes(), b"\n", self.upstream.as_bytes(), b"\n", self.request].concat();
-        URL_SAFE_NO_PAD.encode(digest(&SHA256, &named))
+        digest::base64(named)
     }
 }
 

@@ -25,11 +25,6 @@ use std::{
 
 use asks::Asks;
 pub use asks::Conversation;
-use aws_lc_rs::{
-    digest::{SHA256, digest},
-    rand,
-};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 pub use continuation::{Binding, Continuation, ROUNDS_MAX, To};
 pub use holds::{Claim, Holds, Place};
@@ -44,7 +39,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::{
     clock::{self, Timestamp},
     config::{Endpoint, Limits},
+    digest,
     identity::revocation::Holder,
+    random,
     refusal::Refusal,
     rpc::{Capabilities, meta::LogLevel, reply::Response, sse},
     tasks,
@@ -140,11 +137,9 @@ impl Sessions {
     /// Begins a session.
     ///
     /// # Errors
-    /// [`Refusal::Bug`] where the system gives no random bytes.
+    /// [`Refusal::Bug`] where the machine gives no randomness.
     pub fn begin(&self, opening: Opening, now: Timestamp) -> Result<Arc<Session>, Refusal> {
-        let mut random = [0; 32];
-        rand::fill(&mut random).map_err(|_unspecified| Refusal::Bug("no random bytes"))?;
-        let id = URL_SAFE_NO_PAD.encode(random);
+        let id = random::unguessable()?;
         let session = Arc::new(Session {
             name: session_name(&id),
             holder: opening.holder,
@@ -471,9 +466,9 @@ impl Drop for Tracked {
     }
 }
 
-/// The first 16 bytes of the id's SHA-256, in hex: names a session without being it.
+/// Names a session without being it.
 pub fn session_name(id: &str) -> String {
-    digest(&SHA256, id.as_bytes()).as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    digest::short(id)
 }
 
 /// A claim is kept for as long as the session, so not at any length.

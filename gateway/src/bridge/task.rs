@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{clock::Timestamp, config::Endpoint, refusal::Refusal, rpc::TASK_ID_BYTES_MAX, state::Sealer};
+use crate::{
+    clock::Timestamp, config::Endpoint, digest::sha256, refusal::Refusal, rpc::TASK_ID_BYTES_MAX, state::Sealer,
+};
 
 /// A task of an upstream, and what became it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,9 +49,9 @@ struct Payload {
 impl Owner<'_> {
     /// Half of each digest is as good as all of it here, and headers are short.
     fn names(&self) -> (String, String) {
-        let endpoint = digest(&SHA256, self.endpoint.path().as_bytes());
+        let endpoint = sha256(self.endpoint.path().as_bytes());
         let short = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes.get(..DIGEST_BYTES).unwrap_or(bytes));
-        (short(self.principal), short(endpoint.as_ref()))
+        (short(self.principal), short(&endpoint))
     }
 }
 

@@ -5,12 +5,12 @@
 
 use std::{fmt, time::Duration};
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::{
     clock::Timestamp,
     config::{self, Durability, TargetRule, UpstreamId},
+    digest::{Name, hex, sha256},
     refusal::Login,
     rpc::{
         canonical, definition_json,
@@ -251,7 +251,7 @@ impl Definition {
         let says_it_writes = document.root().get("annotations").and_then(|hints| hints.get("readOnlyHint"));
         let says_it_writes = says_it_writes.is_some_and(|hint| hint.boolean() == Some(false));
         let may_keep = kind == Kind::Tool && rules.requires.is_empty() && rules.login.is_empty() && !says_it_writes;
-        let digest = hex(digest_of(kind, document.root()).as_ref());
+        let digest = hex(&digest_of(kind, document.root()));
         let of_own = if kind.has_own_action() { digest.as_str() } else { "" };
         Ok(Self {
             key: key((&upstream.id, kind, &format!("{action} {of_own}")), &rules.tags, (&rules.requires, &rules.login)),
@@ -557,29 +557,21 @@ fn key(
     tags: &[String],
     (requires, login): (&[String], &LoginRule),
 ) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    let mut add = |text: &str| {
-        context.update(&text.len().to_be_bytes());
-        context.update(text.as_bytes());
-    };
-    add(upstream.as_str());
-    add(kind.method());
-    add(what);
+    let mut name = Name::of(upstream.as_str());
+    name.add(kind.method());
+    name.add(what);
     for list in [tags, requires].into_iter().chain(login.acr.iter().map(Vec::as_slice)) {
-        add(&list.len().to_string());
-        list.iter().for_each(|text| add(text));
+        name.all(list.iter());
     }
-    add(&login.age_max.map(|age_max| age_max.as_millis().to_string()).unwrap_or_default());
-    let mut key = [0; 32];
-    key.copy_from_slice(context.finish().as_ref());
-    key
+    name.maybe(login.age_max.map(|age_max| age_max.as_millis().to_be_bytes()));
+    name.finish()
 }
 
 /// SHA-256 over the members of a tool that people and models decide by, and over the whole of anything else, in canonical form: members sorted as RFC 8785 §3.2.3
 /// has it and no white space; numbers stay as written, so that no reformatting can hide a change.
-fn digest_of(kind: Kind, root: json::Value<'_>) -> digest::Digest {
+fn digest_of(kind: Kind, root: json::Value<'_>) -> [u8; 32] {
     if kind != Kind::Tool {
-        return digest::digest(&digest::SHA256, &canonical::canonical(root));
+        return sha256(&canonical::canonical(root));
     }
     let mut out = vec![b'{'];
     for member in PINNED {
@@ -590,11 +582,7 @@ fn digest_of(kind: Kind, root: json::Value<'_>) -> digest::Digest {
         out.push(b',');
     }
     out.push(b'}');
-    digest::digest(&digest::SHA256, &out)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256(&out)
 }
 
 /// The members that the digest covers, in the order of RFC 8785.

@@ -2,11 +2,13 @@
 //!
 //! Names only; the way back is the catalogue's table, never this module.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::Kind;
-use crate::config::UpstreamId;
+use crate::{
+    config::UpstreamId,
+    digest::{hex, sha256},
+};
 
 /// `<upstream>__<name>`, within what model APIs take for a tool name: 64 characters of `[A-Za-z0-9_-]`.
 /// A name that has to be changed for that ends in a digest of the original, so that two never become one.
@@ -16,8 +18,7 @@ pub(super) fn federated(upstream: &UpstreamId, name: &str) -> String {
     if plain.len() <= NAME_BYTES_MAX && plain.chars().all(fits) {
         return plain;
     }
-    let digest = digest(&SHA256, name.as_bytes());
-    let suffix: String = digest.as_ref().iter().take(SUFFIX_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    let suffix = sha256(name.as_bytes()).first_chunk::<SUFFIX_BYTES>().map_or_else(String::new, |head| hex(head));
     let kept = NAME_BYTES_MAX.saturating_sub(suffix.len()).saturating_sub(1);
     let head: String = plain.chars().map(|c| if fits(c) { c } else { '_' }).take(kept).collect();
     format!("{head}_{suffix}")

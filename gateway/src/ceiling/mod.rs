@@ -8,13 +8,13 @@ mod written;
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::digest;
 use miette::SourceSpan;
 
 use crate::{
     catalog::{Definition, Kind, definition::matches},
     clock::Timestamp,
     config::{Problem, Source, UpstreamId},
+    digest::Name,
     identity::Identity,
     policy::{Finding, Permit, check::Estate},
     refusal::Refusal,
@@ -205,17 +205,10 @@ impl Ceiling {
         Take { key: self.key(caller, tool), rate: self.rate, in_flight: self.in_flight }
     }
 
-    /// Every part is preceded by its length, so that no two callers' parts can run into each other.
     fn key(&self, caller: &Identity, tool: &Definition) -> [u8; 32] {
-        let mut counted = Vec::with_capacity(COUNTED_BYTES);
-        let mut add = |parts: &[&str]| {
-            for part in parts {
-                counted.extend_from_slice(&part.len().to_be_bytes());
-                counted.extend_from_slice(part.as_bytes());
-            }
-        };
+        let mut name = Name::of(&self.name);
+        let mut add = |parts: &[&str]| parts.iter().for_each(|part| name.add(part));
         let issuer = caller.authentication.issuer.as_str();
-        add(&[&self.name]);
         for per in &self.per {
             match per {
                 Per::Tenant => match &caller.tenant {
@@ -232,9 +225,7 @@ impl Ceiling {
                 Per::Upstream => add(&["upstream", tool.upstream.as_str()]),
             }
         }
-        let mut key = [0; 32];
-        key.copy_from_slice(digest::digest(&digest::SHA256, &counted).as_ref());
-        key
+        name.finish()
     }
 }
 
@@ -242,9 +233,6 @@ impl Ceiling {
 fn whole_ms(span: Duration) -> u64 {
     u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
-
-/// Room for what most keys are made of.
-const COUNTED_BYTES: usize = 256;
 
 /// An admission to nothing in particular, for the tests of later stages.
 #[cfg(test)]

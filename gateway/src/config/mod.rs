@@ -15,8 +15,6 @@ mod written;
 
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest;
-
 use self::check::Files;
 pub use self::{
     checked::*,
@@ -25,6 +23,7 @@ pub use self::{
     environment::Environment,
     tolerance::Tolerance,
 };
+use crate::digest;
 
 /// Reads and judges the configuration at `path`: all of it is right, or everything that is wrong is told.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, Report> {
@@ -67,11 +66,6 @@ fn load_with_files(path: &Path, environment: &Environment) -> (Result<Config, Re
         Err(problems) => return (Err(Report::from(problems)), Files::default()),
     };
     let folder = path.parent().unwrap_or(Path::new(""));
-    let (config, files) = check::check(reading, folder, environment, hex_digest(text.as_bytes()));
+    let (config, files) = check::check(reading, folder, environment, digest::hex(&digest::sha256(text.as_bytes())));
     (config.map_err(Report::from), files)
-}
-
-/// SHA-256 in hex.
-fn hex_digest(bytes: &[u8]) -> String {
-    digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

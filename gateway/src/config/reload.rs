@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::digest;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use super::{Config, Environment, Report, check::Files, load_with_files};
+use crate::digest::{Name, sha256};
 
 /// What is different.
 #[derive(Debug)]
@@ -48,16 +48,16 @@ pub struct Watch {
 }
 
 /// Digests of the three parts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Seen {
-    estate: Vec<u8>,
-    certificates: Vec<u8>,
-    policies: Vec<u8>,
+    estate: [u8; 32],
+    certificates: [u8; 32],
+    policies: [u8; 32],
 }
 
 /// Loads the configuration at `path`, and remembers what it looked like so that no later change is missed.
 pub fn open(path: PathBuf, environment: Environment) -> (Result<Config, Report>, Watch) {
-    let seen = Seen { estate: Vec::new(), certificates: Vec::new(), policies: Vec::new() };
+    let seen = Seen::default();
     let mut watch = Watch { path, environment, files: Files::default(), policies: None, seen };
     // Which files there are is known after loading. What they looked like is read before the loading that counts: a
     // change in between is then seen as one, at the price of reading twice.
@@ -196,21 +196,17 @@ struct Listing(BTreeMap<PathBuf, Vec<u8>>);
 impl Listing {
     fn add(&mut self, environment: &Environment, path: &Path) {
         // That a file cannot be read is a state of it like any other; what the reason is does not matter here.
-        let content = environment.file(path).map(|content| sha256(&content.bytes)).unwrap_or_default();
+        let content = environment.file(path).map(|content| sha256(&content.bytes).to_vec()).unwrap_or_default();
         self.0.insert(path.to_owned(), content);
     }
 
-    /// Lengths stand before what they measure, so that no two listings read the same.
-    fn digest(&self) -> Vec<u8> {
-        let mut context = digest::Context::new(&digest::SHA256);
+    fn digest(&self) -> [u8; 32] {
+        let mut name = Name::default();
         for (path, content) in &self.0 {
-            let path = path.as_os_str().as_encoded_bytes();
-            context.update(&u64::try_from(path.len()).unwrap_or(u64::MAX).to_be_bytes());
-            context.update(path);
-            context.update(&u64::try_from(content.len()).unwrap_or(u64::MAX).to_be_bytes());
-            context.update(content);
+            name.add(path.as_os_str().as_encoded_bytes());
+            name.add(content);
         }
-        context.finish().as_ref().to_vec()
+        name.finish()
     }
 }
 
@@ -254,10 +250,6 @@ fn watcher(wake: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
             None
         }
     }
-}
-
-fn sha256(bytes: &[u8]) -> Vec<u8> {
-    digest::digest(&digest::SHA256, bytes).as_ref().to_vec()
 }
 
 /// How often to look where nothing wakes us.

@@ -11,14 +11,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{
     MARGIN, Slot,
     answer::{Fault, Token},
-    connect::unguessable,
-    endpoint::{Endpoint, Order, append, sha256},
-    token_digest,
+    endpoint::{Endpoint, Order},
 };
 use crate::{
     clock::{self, Timestamp},
     config::UpstreamId,
+    digest::{self, Name, sha256},
     identity::{Identity, User},
+    random,
     refusal::Refusal,
     secret::Secret,
     state::{Place, Store, StoreFault, Value},
@@ -96,13 +96,12 @@ impl Account {
 
     /// Its name in the state, and in the cache of grants.
     pub(super) fn key(&self) -> Slot {
-        let mut text = b"account ".to_vec();
-        text.push(u8::from(self.tenant.is_some()));
-        let tenant = self.tenant.as_deref().unwrap_or_default();
-        for part in [&self.user.issuer, &self.user.subject, tenant, self.upstream.as_str(), &self.server] {
-            append(&mut text, part.as_bytes());
+        let mut name = Name::of("account");
+        name.maybe(self.tenant.as_deref());
+        for part in [self.upstream.as_str(), &self.server, &self.user.issuer, &self.user.subject] {
+            name.add(part);
         }
-        sha256(&text)
+        name.finish()
     }
 }
 
@@ -146,7 +145,7 @@ impl Accounts {
             };
             if let Some(owner) = self.begin(&key, now).await? {
                 let refreshed = Box::pin(self.refresh(account, endpoint, (&bytes, token), now)).await;
-                let released = (owner.expose().as_bytes(), None);
+                let released = (owner.as_bytes(), None);
                 self.store.swap(Place::UserGrant, &refreshing(&key), released, now).await.map_err(unkept)?;
                 if let Some(outcome) = refreshed.transpose() {
                     return outcome;
@@ -159,9 +158,9 @@ impl Accounts {
 
     /// The word by which this refresh is known, where nobody else refreshes this account now. A process that dies in the
     /// middle holds it for a moment only.
-    async fn begin(&self, key: &Slot, now: Timestamp) -> Result<Option<Secret>, Lacking> {
-        let owner = unguessable().map_err(|_strayed| Lacking::Refused(Refusal::Bug("no randomness")))?;
-        let lock = Value { bytes: owner.expose().as_bytes().to_vec(), until: Some(now.plus(REFRESH_MAX)) };
+    async fn begin(&self, key: &Slot, now: Timestamp) -> Result<Option<String>, Lacking> {
+        let owner = random::unguessable().map_err(|fault| Lacking::Refused(fault.into()))?;
+        let lock = Value { bytes: owner.clone().into_bytes(), until: Some(now.plus(REFRESH_MAX)) };
         let claimed = self.store.claim(Place::UserGrant, &refreshing(key), lock, now).await.map_err(unkept)?;
         Ok(claimed.then_some(owner))
     }
@@ -254,7 +253,7 @@ impl Accounts {
     }
 
     fn is_refused(&self, key: &Slot, kept: &Kept) -> bool {
-        self.refused.get(key).is_some_and(|digest| digest == token_digest(kept.access_token.expose()))
+        self.refused.get(key).is_some_and(|digest| digest == digest::short(kept.access_token.expose()))
     }
 
     /// The account, and the very bytes that are kept of it.
@@ -331,7 +330,7 @@ fn expose<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Err
 }
 
 #[expect(clippy::ref_option, reason = "serde hands a reference to the field")]
-fn expose_some<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn expose_some<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
     match secret {
         Some(secret) => serializer.serialize_some(secret.expose()),
         None => serializer.serialize_none(),
@@ -342,7 +341,7 @@ fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error
     String::deserialize(deserializer).map(Secret::new)
 }
 
-fn secret_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+pub(super) fn secret_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
     Option::<String>::deserialize(deserializer).map(|text| text.map(Secret::new))
 }
 

@@ -8,7 +8,6 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use http::{
     Method, Request, Response,
@@ -30,7 +29,9 @@ use crate::{
         self, TokenEndpoint, TokenRequest,
         dialects::{ACCESS_TOKEN, GivenScopes, ID_JAG, JWT_BEARER, TOKEN_EXCHANGE},
     },
+    digest::Name,
     egress::{Bounds, Client, EgressError, Trust},
+    identity::discovery::is_of,
     prover::Prover,
     secret::Secret,
 };
@@ -216,9 +217,7 @@ impl Endpoint {
     /// be public.
     fn reaching(&self, at: &Url) -> &Client {
         match &self.request.at {
-            TokenEndpoint::Of(issuer) if !issuer.parse::<Url>().is_ok_and(|own| own.origin() == at.origin()) => {
-                &self.shared.outside
-            }
+            TokenEndpoint::Of(issuer) if !is_of(issuer, at) => &self.shared.outside,
             TokenEndpoint::Of(_) | TokenEndpoint::Url(_) => &self.client,
         }
     }
@@ -359,37 +358,16 @@ impl Endpoint {
     }
 }
 
-/// Every part with its length before it, so that no two requests run into the same bytes.
 fn digest_of(request: &TokenRequest) -> [u8; 32] {
-    let mut text = Vec::with_capacity(512);
-    let resource = request.resource.as_ref().map(Url::as_str);
-    let at = request.at.to_string();
-    let named = [Some(at.as_str()), Some(&request.client.id), request.audience.as_deref(), resource];
-    let asked = [Some(request.dialect.name), Some(request.subject_token_type.as_str())];
-    for part in named.into_iter().chain(asked) {
-        // Absent and empty are different answers to "for whom".
-        text.push(u8::from(part.is_some()));
-        append(&mut text, part.unwrap_or_default().as_bytes());
-    }
-    text.extend_from_slice(&[u8::from(request.actor), u8::from(request.dpop)]);
-    for scope in &request.scopes {
-        append(&mut text, scope.as_bytes());
-    }
-    sha256(&text)
-}
-
-/// Length, then bytes.
-pub(super) fn append(text: &mut Vec<u8>, part: &[u8]) {
-    text.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
-    text.extend_from_slice(part);
-}
-
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    for (to, from) in out.iter_mut().zip(digest(&SHA256, bytes).as_ref()) {
-        *to = *from;
-    }
-    out
+    let mut name = Name::of(&request.at.to_string());
+    name.add(&request.client.id);
+    name.add(request.dialect.name);
+    name.add(&request.subject_token_type);
+    name.maybe(request.audience.as_deref());
+    name.maybe(request.resource.as_ref().map(Url::as_str));
+    name.add([u8::from(request.actor), u8::from(request.dpop)]);
+    name.all(request.scopes.iter());
+    name.finish()
 }
 
 /// RFC 9449 §7.1.

@@ -5,12 +5,14 @@
 
 mod accounts;
 mod answer;
+pub mod code;
 pub mod connect;
 mod discovery;
 mod endpoint;
 mod flight;
 mod flights;
 mod grant;
+pub mod login;
 mod proof;
 mod renewal;
 mod users;
@@ -30,7 +32,7 @@ use zeroize::Zeroizing;
 
 use self::{
     answer::Fault,
-    endpoint::{DPOP, Endpoint, Order, Shared, append, sha256},
+    endpoint::{DPOP, Endpoint, Order, Shared},
     flight::Flight,
     flights::{Flights, Slot},
     grant::{Binding, Facts, Minted},
@@ -44,6 +46,7 @@ pub use self::{
 use crate::{
     clock::Timestamp,
     config::{self, AssertionSubject, Config, Login, Upstream, UpstreamId},
+    digest::{self, Name},
     identity::{API_KEY, CERTIFICATE, Identity, revocation::Revocations},
     refusal::{Refusal, TokenFault},
     secret::Secret,
@@ -295,7 +298,7 @@ impl Exchange {
         now: Timestamp,
     ) -> Result<Grant, Refusal> {
         let epoch = self.flights.revocations.grant_epoch(None, upstream);
-        let slot = slot_of_gateway(endpoint, b"own", scopes, epoch);
+        let slot = slot_of_gateway(endpoint, "own", scopes, epoch);
         if let Some(minted) = self.flights.ready(&slot, now) {
             return Ok(Grant::of(minted, slot));
         }
@@ -306,7 +309,7 @@ impl Exchange {
 
     /// The token that names the gateway as the actor (RFC 8693 §2.1).
     async fn actor(&self, endpoint: &Arc<Endpoint>, now: Timestamp) -> Result<Secret, Refusal> {
-        let slot = slot_of_gateway(endpoint, b"actor", &[], 0);
+        let slot = slot_of_gateway(endpoint, "actor", &[], 0);
         let minted = match self.flights.ready(&slot, now) {
             Some(minted) => minted,
             None => {
@@ -352,16 +355,19 @@ impl Strategy {
             config::Grant::IdJag(steps) => {
                 let config::IdJag { assertion, redemption, subject, provider: of } = steps.as_ref();
                 let (provider, server) = (Endpoint::new(assertion, shared)?, Endpoint::new(redemption, shared)?);
-                let digest =
-                    sha256(&[provider.digest, server.digest, [*subject as u8; 32], sha256(of.as_bytes())].concat());
-                let (provider, server) = (Arc::new(provider), Arc::new(server));
+                let mut name = Name::of("assertion");
+                name.add(provider.digest);
+                name.add(server.digest);
+                name.add([*subject as u8]);
+                name.add(of);
+                let (provider, server, digest) = (Arc::new(provider), Arc::new(server), name.finish());
                 Self::IdJag(Arc::new(Assertion { provider, of: of.clone(), server, subject: *subject, digest }))
             }
             config::Grant::UserGrant(request) => Self::User(Arc::new(Endpoint::new(request, shared)?)),
             config::Grant::StaticSecret { header, value } => {
                 let name = HeaderName::try_from(header.as_str()).map_err(|error| error.to_string())?;
                 let header = (name, sensitive(value.expose().to_owned()).ok_or("the secret fits no header")?);
-                let digest = Some(token_digest(value.expose()));
+                let digest = Some(digest::short(value.expose()));
                 let facts = Facts { strategy: "static_secret", token_digest: digest, ..Facts::default() };
                 Self::fixed(Some(header), facts, flights)
             }
@@ -392,7 +398,7 @@ impl Facts {
             audience: request.audience.clone(),
             resource: request.resource.as_ref().map(ToString::to_string),
             scopes: Vec::new(),
-            token_digest: Some(token_digest(token.expose())),
+            token_digest: Some(digest::short(token.expose())),
             token_id: token_id(token.expose()),
         }
     }
@@ -441,43 +447,36 @@ fn may_act(endpoint: &Endpoint, caller: &Identity) -> Result<(), Refusal> {
 /// another after a revocation.
 fn slot_of_caller(asked: &[u8; 32], caller: &Identity, scopes: &[String], epoch: u64) -> Slot {
     let authentication = &caller.authentication;
-    let acr = authentication.acr.as_deref();
-    let mut text = Vec::with_capacity(SLOT_BYTES);
-    text.extend_from_slice(b"subject ");
-    text.extend_from_slice(&epoch.to_le_bytes());
-    text.extend_from_slice(asked);
-    text.extend_from_slice(&caller.principal);
-    append(&mut text, authentication.token_digest.as_bytes());
-    append(&mut text, authentication.issuer.as_bytes());
-    text.push(u8::from(acr.is_some()));
-    append(&mut text, acr.unwrap_or_default().as_bytes());
-    append(&mut text, authentication.binding.as_str().as_bytes());
-    append(&mut text, authentication.binding.thumbprint().unwrap_or_default().as_bytes());
-    append_scopes(&mut text, scopes);
-    sha256(&text)
+    let mut name = Name::of("subject");
+    name.add(epoch.to_be_bytes());
+    name.add(asked);
+    name.add(caller.principal);
+    name.add(&authentication.token_digest);
+    name.add(&authentication.issuer);
+    name.maybe(authentication.acr.as_deref());
+    name.add(authentication.binding.as_str());
+    name.maybe(authentication.binding.thumbprint());
+    add_scopes(&mut name, scopes);
+    name.finish()
 }
 
 /// The gateway's own credentials are of no caller, and therefore the same for all.
-fn slot_of_gateway(endpoint: &Endpoint, purpose: &[u8], scopes: &[String], epoch: u64) -> Slot {
-    let mut text = Vec::with_capacity(SLOT_BYTES);
-    text.extend_from_slice(b"gateway ");
-    text.extend_from_slice(&epoch.to_le_bytes());
-    text.extend_from_slice(&endpoint.digest);
-    append(&mut text, purpose);
-    append_scopes(&mut text, scopes);
-    sha256(&text)
+fn slot_of_gateway(endpoint: &Endpoint, purpose: &str, scopes: &[String], epoch: u64) -> Slot {
+    let mut name = Name::of(purpose);
+    name.add(epoch.to_be_bytes());
+    name.add(endpoint.digest);
+    add_scopes(&mut name, scopes);
+    name.finish()
 }
 
-fn append_scopes(text: &mut Vec<u8>, scopes: &[String]) {
+fn add_scopes(name: &mut Name, scopes: &[String]) {
     if let [scope] = scopes {
-        return append(text, scope.as_bytes());
+        return name.add(scope);
     }
     let mut sorted: Vec<&str> = scopes.iter().map(String::as_str).collect();
     sorted.sort_unstable();
     sorted.dedup();
-    for scope in sorted {
-        append(text, scope.as_bytes());
-    }
+    sorted.into_iter().for_each(|scope| name.add(scope));
 }
 
 /// A header value whose bytes are wiped when the last of its clones goes, and which does not print.
@@ -486,11 +485,6 @@ fn sensitive(text: String) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_maybe_shared(bytes).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-/// The first 16 bytes of SHA-256, in hex, as for a caller's credential.
-fn token_digest(token: &str) -> String {
-    sha256(token.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `jti` of what looks like a JWS: for the record, unverified, so that it is bounded and printable and no more.
@@ -509,9 +503,6 @@ const BEARER: &str = "Bearer ";
 
 /// The slot of credentials that are never in the cache.
 const FIXED: Slot = [0; 32];
-
-/// Room for a key's parts: two digests, the token's, an issuer's URL and a few scopes.
-const SLOT_BYTES: usize = 384;
 
 /// Bytes of a `jti` in a record.
 const TOKEN_ID_BYTES_MAX: usize = 128;

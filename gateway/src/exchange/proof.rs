@@ -6,7 +6,6 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use aws_lc_rs::{
-    digest::{SHA256, digest},
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
@@ -19,6 +18,7 @@ use url::Url;
 
 use crate::{
     clock::Timestamp,
+    digest,
     state::{Place, Store, Value},
 };
 
@@ -138,7 +138,7 @@ impl ProofKey {
 
 /// `ath` of a token (RFC 9449 §4.2).
 pub(super) fn ath(token: &str) -> String {
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, token.as_bytes()))
+    digest::base64(token)
 }
 
 fn origin(url: &Url) -> String {

@@ -22,8 +22,8 @@ impl Exchange {
     /// [`Refusal::LoginFailed`] where it says that the person has to log in anew, or may not; [`Refusal::LoginUnavailable`]
     /// where it says anything else, or nothing.
     pub async fn renewed(&self, issuer: &str, token: &Secret, now: Timestamp) -> Result<Renewed, Refusal> {
-        let login = self.personal.as_ref().and_then(|personal| personal.visits.login_of(issuer));
-        let login = login.ok_or_else(|| Refusal::LoginUnavailable(format!("no login of `{issuer}`")))?;
+        let login = self.logins().and_then(|logins| logins.provider(issuer));
+        let login = login.map_err(|_unknown| Refusal::LoginUnavailable(format!("no login of `{issuer}`")))?;
         let order = Order::Refresh { token: token.clone() };
         // No scopes: those of the login (RFC 6749 §6).
         match Box::pin(login.ask(&order, &[], now)).await {

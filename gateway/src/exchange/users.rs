@@ -1,16 +1,18 @@
 //! What does an exchange do for users in person?
 //!
 //! Credentials of accounts that they connected, the steps by which they do, and forgetting; what of their logins names them to
-//! an identity provider. It keeps nothing itself: [`super::accounts`] and [`super::connect`] do.
+//! an identity provider. It keeps nothing itself: [`super::accounts`], [`super::connect`] and [`super::login`] do.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{
     Exchange, ExchangeError, Strategy,
     accounts::{Account, Accounts, Granted, Lacking},
-    connect::{self, Connected, Connecting, LoggedIn, Onward, Response, Strayed, Visits},
+    code::{Response, Strayed},
+    connect::{Connected, Gain, LoggedIn, Onward, Visits},
     endpoint::{Endpoint, Order, Shared},
     grant::{Facts, Grant, Minted},
+    login::Logins,
     proof::ProofKey,
     unusable, usable_for,
 };
@@ -20,7 +22,7 @@ use crate::{
         AssertionSubject, Login, UpstreamId,
         dialects::{ACCESS_TOKEN, ID_TOKEN, REFRESH_TOKEN},
     },
-    identity::Identity,
+    identity::{Authenticator, Identity},
     refusal::Refusal,
     secret::Secret,
     state::Store,
@@ -70,7 +72,7 @@ impl Exchange {
     /// # Errors
     /// [`Strayed`].
     pub async fn invited(&self, ticket: &str, upstream: &UpstreamId, now: Timestamp) -> Result<(), Strayed> {
-        self.connecting()?.visits.invited(ticket, upstream, now).await
+        self.visits()?.invited(ticket, upstream, now).await
     }
 
     /// A browser begins its way: the ticket is spent, and it goes to log in.
@@ -78,7 +80,7 @@ impl Exchange {
     /// # Errors
     /// [`Strayed`].
     pub async fn enter(&self, ticket: &str, upstream: &UpstreamId, now: Timestamp) -> Result<Onward, Strayed> {
-        self.connecting()?.visits.enter(ticket, upstream, now).await
+        self.visits()?.enter(ticket, upstream, now).await
     }
 
     /// Which upstream the browser with this cookie connects.
@@ -86,17 +88,23 @@ impl Exchange {
     /// # Errors
     /// [`Strayed`].
     pub async fn visited(&self, cookie: &str, now: Timestamp) -> Result<UpstreamId, Strayed> {
-        self.connecting()?.upstream(cookie, now).await
+        self.visits()?.upstream(cookie, now).await
     }
 
     /// The browser comes back from its login.
     ///
     /// # Errors
     /// [`Strayed`].
-    pub async fn logged_in(&self, cookie: &str, response: Response, now: Timestamp) -> Result<LoggedIn, Strayed> {
-        let connecting = self.connecting()?;
-        let upstream = connecting.upstream(cookie, now).await?;
-        connecting.logged_in(cookie, self.server(&upstream), response, now).await
+    pub async fn logged_in(
+        &self,
+        cookie: &str,
+        response: Response,
+        identity: &Authenticator,
+        now: Timestamp,
+    ) -> Result<LoggedIn, Strayed> {
+        let visits = self.visits()?;
+        let upstream = visits.upstream(cookie, now).await?;
+        visits.logged_in(cookie, self.server(&upstream), (response, identity), now).await
     }
 
     /// The user agreed, on the page that holds `token`; gives where they go for it.
@@ -104,10 +112,10 @@ impl Exchange {
     /// # Errors
     /// [`Strayed`].
     pub async fn agreed(&self, cookie: &str, token: &str, now: Timestamp) -> Result<url::Url, Strayed> {
-        let connecting = self.connecting()?;
-        let upstream = connecting.upstream(cookie, now).await?;
+        let visits = self.visits()?;
+        let upstream = visits.upstream(cookie, now).await?;
         let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
-        connecting.agreed(cookie, (server, token), now).await
+        visits.agreed(cookie, (server, token), now).await
     }
 
     /// The browser comes back from an upstream's server, on the page of the upstream `page`.
@@ -121,17 +129,47 @@ impl Exchange {
         response: Response,
         now: Timestamp,
     ) -> Result<Connected, Strayed> {
-        let connecting = self.connecting()?;
-        let upstream = connecting.upstream(cookie, now).await?;
+        let visits = self.visits()?;
+        let upstream = visits.upstream(cookie, now).await?;
         let server = self.server(&upstream).ok_or(Strayed::Unknown)?;
-        let (connected, account) = connecting.granted(cookie, (page, server), response, now).await?;
-        self.flights.clear(&account.key());
-        Ok(connected)
+        visits.granted(cookie, (page, server), response, now).await
     }
 
-    fn connecting(&self) -> Result<Connecting<'_>, Strayed> {
+    /// Keeps what a visit came to: it is written down.
+    ///
+    /// # Errors
+    /// [`Strayed::Unavailable`].
+    pub async fn keep(&self, connected: Connected, now: Timestamp) -> Result<(), Strayed> {
         let personal = self.personal.as_deref().ok_or(Strayed::Unknown)?;
-        Ok(Connecting { visits: &personal.visits, accounts: &personal.accounts })
+        match connected.gain {
+            Gain::Login(done) => personal.visits.logins.keep(&connected.user, done, None, now).await?,
+            Gain::Account(account, token) => {
+                personal.accounts.connect(&account, token, now).await?;
+                self.flights.clear(&account.key());
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps nothing of what a visit came to: it could not be written down. The server that granted it is told.
+    pub fn waive(&self, connected: Connected, now: Timestamp) {
+        let Gain::Account(account, token) = connected.gain else { return };
+        if let Some(server) = self.server(&account.upstream) {
+            let token = token.refresh_token.unwrap_or(token.value);
+            drop(tasks::background(disowned(Arc::clone(server), token, now)));
+        }
+    }
+
+    /// Where people log in.
+    ///
+    /// # Errors
+    /// [`Strayed::Unknown`] where nothing of users is kept.
+    pub fn logins(&self) -> Result<&Logins, Strayed> {
+        self.visits().map(|visits| &visits.logins)
+    }
+
+    fn visits(&self) -> Result<&Visits, Strayed> {
+        self.personal.as_deref().map(|personal| &personal.visits).ok_or(Strayed::Unknown)
     }
 
     /// The server at which users connect accounts of an upstream.
@@ -203,7 +241,7 @@ impl Exchange {
     /// one is shown to no other.
     pub(super) fn is_user_of(&self, provider: &str, caller: &Identity) -> Result<(), Refusal> {
         let issuer = caller.user.as_ref().map_or(&caller.authentication.issuer, |user| &user.issuer);
-        let login = self.personal.as_ref().and_then(|personal| personal.visits.provider_of(issuer));
+        let login = self.personal.as_ref().and_then(|personal| personal.visits.logins.provider_of(issuer));
         if login.as_ref().unwrap_or(issuer) == provider {
             return Ok(());
         }
@@ -224,11 +262,11 @@ impl Exchange {
         };
         let unkept = || Refusal::GrantRefused("no login of this caller is kept".to_owned());
         let (personal, user) = self.personal.as_ref().zip(caller.user.as_ref()).ok_or_else(unkept)?;
-        let login = connect::login_of(&personal.store, user, now).await;
+        let login = personal.visits.logins.of(user, now).await;
         let login = login.map_err(|fault| Refusal::GrantUnavailable(fault.to_string()))?;
         match if kind == ID_TOKEN { login.id_token } else { login.refresh_token } {
             Some(token) => Ok((token, kind)),
-            None if personal.visits.can_log_in(&user.issuer) => {
+            None if personal.visits.logins.provider_of(&user.issuer).is_some() => {
                 Err(Self::unconnected(personal, (caller, upstream), Vec::new(), now).await)
             }
             None => Err(unkept()),
@@ -288,8 +326,9 @@ impl Personal {
         logins: &[Arc<Login>],
         shared: &Shared,
     ) -> Result<Self, ExchangeError> {
-        let visits = Visits::new(origin.clone(), store.clone(), logins, shared);
-        let visits = visits.map_err(|why| ExchangeError { of: "`[[logins]]`".to_owned(), why })?;
+        let logins = Logins::new(store.clone(), logins, shared);
+        let logins = logins.map_err(|why| ExchangeError { of: "`[[logins]]`".to_owned(), why })?;
+        let visits = Visits::new(origin.clone(), store.clone(), logins);
         Ok(Self { accounts: Accounts::new(store.clone()), store, origin, visits })
     }
 }

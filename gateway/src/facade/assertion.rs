@@ -6,17 +6,17 @@
 use super::{
     At, Facade,
     authorize::{resource, scopes},
-    form::Fields,
     grants::Person,
     keys::unavailable,
     login::names_another,
-    secrets,
     token::Order,
 };
 use crate::{
     clock::Timestamp,
     config,
+    digest::name_of,
     identity::Vouched,
+    lifecycle::form::Fields,
     refusal::Refusal,
     state::{Place, Value},
 };
@@ -61,7 +61,7 @@ impl Facade {
     async fn once(&self, found: &Vouched, now: Timestamp) -> Result<(), Refusal> {
         let id = found.claims.get("jti").and_then(serde_json::Value::as_str);
         let id = id.filter(|id| (1..=NAME_BYTES_MAX).contains(&id.len())).ok_or_else(|| invalid("no `jti`"))?;
-        let key = secrets::name_of(&["facade", "assertion", &found.issuer, id]);
+        let key = name_of("facade assertion", &[&found.issuer, id]);
         // Clocks differ by what the issuer's leeway forgives: the mark outlives the assertion by more.
         let until = found.expires_at.plus(MARK_AFTER);
         let mark = Value { bytes: Vec::new(), until: Some(until) };

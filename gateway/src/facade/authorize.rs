@@ -5,26 +5,24 @@
 
 use std::time::Duration;
 
-use http::{
-    HeaderMap, HeaderValue,
-    header::{LOCATION, REFERRER_POLICY},
-};
+use http::header::LOCATION;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     At, Facade,
     browser::Browser,
     clients::Client,
-    form::Fields,
     keys::{unavailable, unusable},
-    page,
-    provider::Begun,
-    redirect, secrets,
+    login::refusal,
+    page, redirect,
 };
 use crate::{
     clock::Timestamp,
     config::{self, Config},
-    lifecycle::{Body, Estate, Response, endpoints},
+    digest::name_of,
+    exchange::code::Sent,
+    lifecycle::{Estate, Response, endpoints, form::Fields, page::see},
+    random,
     refusal::{Era, Refusal},
     state::{Place, Value, understood},
 };
@@ -56,7 +54,7 @@ struct Ticket {
 pub(super) struct Pending {
     pub(super) wish: Wish,
     pub(super) browser: String,
-    pub(super) begun: Begun,
+    pub(super) sent: Sent,
     /// Whose consent of another day this goes on; nobody's where the page was answered just now.
     pub(super) remembered: Option<String>,
 }
@@ -79,8 +77,8 @@ impl Wish {
         let own = [("state", self.state.as_deref()), ("iss", Some(issuer))];
         let all: Vec<(&str, Option<&str>)> = parameters.iter().chain(&own).copied().collect();
         match redirect::with(&self.redirect_uri, &all) {
-            Some(url) => see(url.as_str()),
-            None => page::wrong(500, ("internal error", "bug"), None),
+            Some(url) => see(&url),
+            None => page::wrong(&Refusal::Bug("a redirect URI that is none").outside(Era::Modern), None),
         }
     }
 
@@ -105,7 +103,7 @@ impl Wish {
         let outside = refusal.outside(Era::Modern);
         let place = back.headers.get(LOCATION).and_then(|place| place.to_str().ok());
         let link = place.map(|place| (place, redirect::shown(&self.redirect_uri)));
-        page::wrong(outside.status, (&outside.message, outside.code), link)
+        page::wrong(&outside, link)
     }
 
     /// Whether what was agreed to covers it. A program on the person's computer cannot prove that it is the one that they
@@ -197,20 +195,24 @@ impl Facade {
         browser: &Browser,
         remembered: Option<String>,
     ) -> Result<Response, Refusal> {
-        let places = match self.provider.places(at.config, &at.estate.identity, at.now).await {
-            Ok(places) => places,
-            Err(refusal) => {
+        let own = &at.config.own.issuer;
+        let begun = async {
+            at.estate.exchange.logins()?.begin(own, (format!("{own}/callback"), wish.hint.as_deref()), at.now).await
+        };
+        let (url, sent) = match begun.await {
+            Ok(begun) => begun,
+            Err(strayed) => {
+                let refusal = refusal(strayed);
                 self.note_refused(at, &wish.client.id, &refusal);
-                return Ok(wish.refused(&at.config.own.issuer, &refusal));
+                return Ok(wish.refused(own, &refusal));
             }
         };
-        let state = secrets::random()?;
-        let (url, begun) = places.begin(at.config, &state, wish.hint.as_deref())?;
-        let pending = Pending { wish, browser: browser.digest(), begun, remembered };
+        let key = pending_key(sent.state());
+        let pending = Pending { wish, browser: browser.digest(), sent, remembered };
         let bytes = serde_json::to_vec(&pending).map_err(|_not_json| Refusal::Bug("a login that is no JSON"))?;
         let value = Value { bytes, until: Some(at.now.plus(LOGIN_MAX)) };
-        self.store.put(Place::Pending, &pending_key(&state), value, at.now).await.map_err(unavailable)?;
-        let mut response = see(url.as_str());
+        self.store.put(Place::Pending, &key, value, at.now).await.map_err(unavailable)?;
+        let mut response = see(&url);
         browser.name(&mut response.headers);
         Ok(response)
     }
@@ -272,13 +274,13 @@ fn wish_of(estate: &Estate, fields: &Fields, wish: &mut Wish) -> Result<(), Refu
         return Err(Refusal::AuthorizationInvalid("PKCE with `code_challenge_method=S256` is needed"));
     }
     let challenge = fields.need("code_challenge", "`code_challenge` is missing")?;
-    if !secrets::is_random(challenge) {
+    if !random::is_unguessable(challenge) {
         return Err(Refusal::AuthorizationInvalid("`code_challenge` is not that of S256"));
     }
     challenge.clone_into(&mut wish.challenge);
     // Who takes no proofs does not know the parameter.
     if let (Some(key), Some(_)) = (fields.get("dpop_jkt"), &estate.config.gateway.dpop) {
-        if !secrets::is_random(key) {
+        if !random::is_unguessable(key) {
             return Err(Refusal::AuthorizationInvalid("`dpop_jkt` is no thumbprint"));
         }
         wish.key = Some(key.to_owned());
@@ -307,24 +309,13 @@ pub(super) fn scopes(estate: &Estate, resource: &str, fields: &Fields) -> Result
     Ok(given)
 }
 
-/// 303: whatever the method was, what follows is a GET (OAuth 2.1 §7.12).
-pub(super) fn see(place: &str) -> Response {
-    let mut headers = HeaderMap::with_capacity(6);
-    match HeaderValue::from_str(place) {
-        Ok(place) => drop(headers.insert(LOCATION, place)),
-        Err(_) => return page::wrong(500, ("internal error", "bug"), None),
-    }
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
-    Response { status: 303, headers, body: Body::Empty }
-}
-
 fn pending_key(state: &str) -> [u8; 32] {
-    secrets::name_of(&["facade", "state", state])
+    name_of("facade state", &[state])
 }
 
 /// A person has a name at their provider only.
 fn consent_key(at: &At<'_>, person: &str, client: &str) -> [u8; 32] {
-    secrets::name_of(&["facade", &at.config.provider.issuer, person, client])
+    name_of("facade", &[&at.config.provider.issuer, person, client])
 }
 
 /// What the answer to the page is sealed for.

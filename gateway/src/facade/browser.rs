@@ -6,14 +6,17 @@
 
 use std::time::Duration;
 
-use http::{
-    HeaderMap, HeaderValue,
-    header::{COOKIE, SET_COOKIE},
-};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use super::secrets;
-use crate::{clock::Timestamp, refusal::Refusal, state::Sealer};
+use crate::{
+    clock::Timestamp,
+    digest,
+    lifecycle::page::{cookie, keep},
+    random,
+    refusal::Refusal,
+    state::Sealer,
+};
 
 /// A browser, by the random name that it was given.
 pub(super) struct Browser(String);
@@ -29,27 +32,27 @@ struct Last {
 impl Browser {
     /// The browser that sent these headers, if it was here before.
     pub(super) fn known(headers: &HeaderMap) -> Option<Self> {
-        cookie(headers, BROWSER).filter(|name| secrets::is_random(name)).map(|name| Self(name.to_owned()))
+        cookie(headers, BROWSER).filter(|name| random::is_unguessable(name)).map(|name| Self(name.to_owned()))
     }
 
     /// The same, or a new one.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        Self::known(headers).map_or_else(|| secrets::random().map(Self), Ok)
+        Self::known(headers).map_or_else(|| Ok(Self(random::unguessable()?)), Ok)
     }
 
     /// What a page or a login keeps of it.
     pub(super) fn digest(&self) -> String {
-        secrets::hashed(&self.0)
+        digest::base64(&self.0)
     }
 
     /// Whether this is the browser that `digest` was kept of.
     pub(super) fn is(&self, digest: &str) -> bool {
-        secrets::same(&self.digest(), digest)
+        digest::same(&self.digest(), digest)
     }
 
     /// Gives it its name.
     pub(super) fn name(&self, headers: &mut HeaderMap) {
-        set(headers, BROWSER, &self.0, KNOWN_FOR);
+        keep(headers, BROWSER, &self.0, KNOWN_FOR);
     }
 
     /// Who logged in here last.
@@ -70,26 +73,12 @@ impl Browser {
         let last =
             Last { subject: subject.to_owned(), browser: self.digest(), until_ms: now.plus(KNOWN_FOR).unix_ms() };
         let text = serde_json::to_vec(&last).map_err(|_not_json| Refusal::Bug("a note that is no JSON"))?;
-        set(headers, LAST, &sealer.seal(PURPOSE, text)?, KNOWN_FOR);
+        keep(headers, LAST, &sealer.seal(PURPOSE, text)?, KNOWN_FOR);
         Ok(())
     }
 }
 
-/// The first cookie of this name: `__Host-` keeps others from setting one.
-fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
-    pairs.filter_map(|pair| pair.trim().split_once('=')).find(|(known, _)| *known == name).map(|(_, value)| value)
-}
-
-fn set(headers: &mut HeaderMap, name: &str, value: &str, life: Duration) {
-    let text = format!("{name}={value}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={}", life.as_secs());
-    // Base64 fits every header.
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        headers.append(SET_COOKIE, value);
-    }
-}
-
-const BROWSER: &str = "__Host-tollgate-browser";
-const LAST: &str = "__Host-tollgate-last";
+const BROWSER: &str = "tollgate-browser";
+const LAST: &str = "tollgate-last";
 const PURPOSE: &str = "facade last login";
 const KNOWN_FOR: Duration = Duration::from_secs(12 * 3600);

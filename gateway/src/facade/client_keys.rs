@@ -12,10 +12,11 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::{At, Facade, clients::REGISTERED, documents::trusted, keys::unavailable, secrets};
+use super::{At, Facade, clients::REGISTERED, documents::trusted, keys::unavailable};
 use crate::{
     clock::Timestamp,
     config,
+    digest::name_of,
     egress::{self, Bounds},
     identity::assertion::{Asserted, ClientKeys as Read},
     refusal::{Refusal, TokenFault},
@@ -156,7 +157,7 @@ impl Facade {
                 self.key_sets.check(url, judge, at.now).await?
             }
         };
-        let name = secrets::name_of(&["facade", "client assertion", client, &found.id]);
+        let name = name_of("client assertion", &[client, &found.id]);
         Ok(Mark { name, until: found.until })
     }
 

@@ -15,14 +15,16 @@ use serde_json::{Value, json};
 use super::{
     At, Facade,
     client_keys::{ClientKeys, Mark},
-    form::Fields,
     keys::{unavailable, unusable},
-    redirect, secrets,
+    redirect,
 };
 use crate::{
     clock::Timestamp,
     config::{self, FacadeProof},
+    digest,
     identity::assertion,
+    lifecycle::form::Fields,
+    random,
     refusal::Refusal,
     state::{self, Place},
 };
@@ -175,7 +177,7 @@ impl Facade {
     ) -> Result<(Client, Value), Refusal> {
         let described = Description::read(body)?;
         let application_type = described.application_type.clone();
-        let id = format!("{REGISTERED}{}", secrets::random()?);
+        let id = format!("{REGISTERED}{}", random::unguessable()?);
         let client = described.client(id, &config.redirect_schemes, now)?;
         // Whoever asks is a stranger: no address is dialled because of that.
         if let Some(ClientKeys::At(_)) = client.keys {
@@ -234,7 +236,7 @@ impl Facade {
         };
         let mut mark = None;
         match (&client.proof, proof) {
-            (FacadeProof::Secret(secret), Proof::Secret(given)) if secrets::same(&given, secret.expose()) => {}
+            (FacadeProof::Secret(secret), Proof::Secret(given)) if digest::same(&given, secret.expose()) => {}
             (FacadeProof::Secret(_), Proof::Secret(_)) => return invalid("the secret is wrong"),
             (FacadeProof::Keys(set), Proof::Assertion(text)) => {
                 mark = Some(self.asserted(at, (id.as_ref(), &ClientKeys::Set(set.clone())), text).await?);

@@ -25,11 +25,11 @@ use url::Url;
 use super::{
     At,
     clients::{Client, Description},
-    secrets,
 };
 use crate::{
     clock::Timestamp,
     config,
+    digest::name_of,
     egress::{self, Bounds},
     refusal::Refusal,
     state::{Rates, Site, Take, Taken},
@@ -116,7 +116,7 @@ impl Documents {
 
     /// Room for one more fetch of the site that asks.
     fn share(&self, at: &At<'_>) -> Result<Taken, Refusal> {
-        let key = secrets::name_of(&["documents", &Site::of(at.peer.ip()).to_string()]);
+        let key = name_of("documents", &[&Site::of(at.peer.ip()).to_string()]);
         let take = Take { key, rate: None, in_flight: Some(SITE_FETCHES_MAX) };
         self.sites.take(&[take], at.now).map_err(|_exhausted| Refusal::Overloaded("client documents of one address"))
     }

@@ -12,14 +12,15 @@ use zeroize::Zeroize as _;
 use super::{
     binding::Bound,
     keys::{unavailable, unusable},
-    secrets,
 };
 use crate::{
     clock::Timestamp,
+    digest,
     identity::{
         Vouched,
         revocation::{self, Revocation, Whom},
     },
+    random,
     refusal::Refusal,
     secret::Secret,
     state::{Place, Store, StoreFault, Value},
@@ -70,8 +71,8 @@ pub(super) struct Grant {
 pub(super) struct Renewal(String);
 
 impl Renewal {
-    pub(super) fn new(token: &str) -> Self {
-        Self(token.to_owned())
+    pub(super) fn new(token: &Secret) -> Self {
+        Self(token.expose().to_owned())
     }
 
     pub(super) fn token(&self) -> Secret {
@@ -119,7 +120,7 @@ pub(super) async fn begin(
     (redirect_uri, challenge, held): (&str, &str, Option<&str>),
     now: Timestamp,
 ) -> Result<String, Refusal> {
-    let (id, code) = (secrets::random()?, secrets::random()?);
+    let (id, code) = (random::unguessable()?, random::unguessable()?);
     let grant = Grant { id: id.clone(), current: Some(digest(&code)), ..grant };
     // A login whose code nobody redeems is forgotten with that.
     put(store, &key("grant", &id), &grant, now.plus(CODE_KNOWN), now).await?;
@@ -162,7 +163,8 @@ pub(super) async fn of_refresh_token(
     fits: impl FnOnce(&Grant) -> Result<(), Refusal>,
     now: Timestamp,
 ) -> Result<Found, Refusal> {
-    let parts = token.split_once('.').filter(|(id, random)| secrets::is_random(id) && secrets::is_random(random));
+    let parts =
+        token.split_once('.').filter(|(id, random)| random::is_unguessable(id) && random::is_unguessable(random));
     let (id, _random) = parts.ok_or(Refusal::CodeInvalid("no such refresh token"))?;
     let found = known(store, id, now).await?;
     fits(&found.grant)?;
@@ -175,7 +177,7 @@ pub(super) async fn of_refresh_token(
 
 /// The grant that a refresh token leads to, or led to before: only who was given one knows which that is.
 pub(super) async fn behind(store: &Store, token: &str, now: Timestamp) -> Result<Option<Found>, Refusal> {
-    let parts = token.split_once('.').filter(|(id, random)| secrets::is_random(id) && secrets::is_random(random));
+    let parts = token.split_once('.').filter(|(id, rest)| random::is_unguessable(id) && random::is_unguessable(rest));
     let Some((id, _random)) = parts else { return Ok(None) };
     match known(store, id, now).await {
         Ok(found) => Ok(Some(found)),
@@ -188,7 +190,7 @@ pub(super) async fn behind(store: &Store, token: &str, now: Timestamp) -> Result
 /// Of several that found it by one code or refresh token the first goes on, and each other ends the grant.
 pub(super) async fn use_up(store: &Store, found: Found, now: Timestamp) -> Result<Option<String>, Refusal> {
     let Found { id, mut grant, kept } = found;
-    let next = if grant.refreshed { Some(format!("{id}.{}", secrets::random()?)) } else { None };
+    let next = if grant.refreshed { Some(format!("{id}.{}", random::unguessable()?)) } else { None };
     grant.current = next.as_deref().map(digest);
     replace(store, Found { id, grant, kept }, now).await?;
     Ok(next)
@@ -210,7 +212,7 @@ pub(super) async fn replace(store: &Store, found: Found, now: Timestamp) -> Resu
 
 /// Lets one at a time do what `id` names with a grant; gives the word by which it is released.
 pub(super) async fn alone(store: &Store, id: &str, most: Duration, now: Timestamp) -> Result<Option<String>, Refusal> {
-    let word = secrets::random()?;
+    let word = random::unguessable()?;
     let lock = Value { bytes: word.clone().into_bytes(), until: Some(now.plus(most)) };
     let claimed = store.claim(Place::Token, &key("alone", id), lock, now).await.map_err(unavailable)?;
     Ok(claimed.then_some(word))
@@ -232,7 +234,7 @@ pub(super) async fn is_unchanged(store: &Store, found: &Found, now: Timestamp) -
 /// Another than the one that leads to the grant now has been used already.
 async fn is_current(store: &Store, found: &Found, value: &str, now: Timestamp) -> Result<(), Refusal> {
     let current = found.grant.current.as_deref();
-    if current.is_some_and(|current| secrets::same(current, &digest(value))) {
+    if current.is_some_and(|current| digest::same(current, &digest(value))) {
         return Ok(());
     }
     Err(reused(store, &found.id, now).await?)
@@ -268,7 +270,7 @@ pub(super) async fn end(store: &Store, id: &str) -> Result<(), Refusal> {
 
 /// What the access tokens of a grant say that they came of: names it, and leads nowhere.
 pub(super) fn login_id(id: &str) -> String {
-    secrets::hashed(&format!("login {id}"))
+    digest::base64(format!("login {id}"))
 }
 
 async fn known(store: &Store, id: &str, now: Timestamp) -> Result<Found, Refusal> {
@@ -302,11 +304,11 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 
 /// A code or a refresh token as the store knows it.
 fn digest(value: &str) -> String {
-    secrets::hashed(&format!("current {value}"))
+    digest::base64(format!("current {value}"))
 }
 
 fn key(what: &str, value: &str) -> [u8; 32] {
-    secrets::name_of(&["facade", what, value])
+    digest::name_of("facade", &[what, value])
 }
 
 /// A client has its code at once, or never (RFC 6749 §4.1.2: ten minutes at most).

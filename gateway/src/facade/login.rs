@@ -5,25 +5,21 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::{
     At, Facade,
     authorize::{Pending, Wish},
     browser::Browser,
-    form::Fields,
     grants::{self, Grant, Person, Renewal},
     keys::unavailable,
-    provider::Done,
 };
 use crate::{
     audit::record::{Authorization, Authorized, Words},
     config,
-    exchange::connect::login_key,
+    exchange::code::{self, Strayed},
     identity::User,
-    lifecycle::Response,
+    lifecycle::{Response, form::Fields},
     refusal::Refusal,
-    state::{Place, Rate, Value},
+    state::Rate,
 };
 
 impl Facade {
@@ -34,7 +30,7 @@ impl Facade {
         let pending = self.pending(state, at.now).await?;
         let browser = Browser::known(at.headers).filter(|browser| browser.is(&pending.browser));
         let browser = browser.ok_or(Refusal::ConsentInvalid("the login began in another browser"))?;
-        match self.logged_in(at, &pending, &fields).await {
+        match self.logged_in(at, &pending, fields.response()).await {
             Ok((code, person)) => {
                 let mut response = pending.wish.granted(&at.config.own.issuer, &code);
                 browser.note(&person, &self.sealer, &mut response.headers, at.now)?;
@@ -47,11 +43,17 @@ impl Facade {
         }
     }
 
-    async fn logged_in(&self, at: &At<'_>, pending: &Pending, answer: &Fields) -> Result<(String, String), Refusal> {
-        let wish = &pending.wish;
-        let places = self.provider.places(at.config, &at.estate.identity, at.now).await?;
-        let done = places.finish(at.config, &at.estate.identity, (&pending.begun, answer), at.now).await?;
-        let subject = done.person.subject.clone();
+    async fn logged_in(
+        &self,
+        at: &At<'_>,
+        pending: &Pending,
+        response: code::Response,
+    ) -> Result<(String, String), Refusal> {
+        let (wish, own) = (&pending.wish, &at.config.own.issuer);
+        let logins = at.estate.exchange.logins().map_err(refusal)?;
+        let done = logins.finish(own, (pending.sent.clone(), response), &at.estate.identity, at.now).await;
+        let done = done.map_err(refusal)?;
+        let (person, subject) = (Person::from(&done.person), done.person.subject.clone());
         let machine = subject == wish.client.id || at.config.clients.iter().any(|client| client.id == subject);
         // `sub` that is a client's says that there is no person (RFC 9068 §2.2).
         if machine || names_another(at.config, &subject) {
@@ -68,20 +70,23 @@ impl Facade {
             Some(person) => self.still_agreed(at, wish, person).await?,
             None => self.agreed(at, wish, &subject).await?,
         }
-        self.keep_login(at, &done).await?;
+        let (life, renewal) = (life(at.config, &done), done.refresh_token().map(Renewal::new));
+        // For `exchange`, to ask the provider for something in this person's name.
+        let user = User { issuer: own.clone(), subject: subject.clone() };
+        let kept = logins.keep(&user, done, Some(at.now.plus(at.config.login)), at.now).await;
+        kept.map_err(unavailable)?;
         self.used(&wish.client, at.now).await?;
-        let life = life(at.config, &done);
         let grant = Grant {
             id: String::new(),
             client: wish.client.id.clone(),
             provider: at.config.provider.issuer.clone(),
-            person: Person::from(&done.person),
+            person,
             resource: wish.resource.clone(),
             scopes: wish.scopes.clone(),
             current: None,
             refreshed: wish.client.refreshes && !life.is_zero(),
             bound: None,
-            renewal: done.refresh_token.as_ref().map(|token| Renewal::new(token)),
+            renewal,
             began_ms: at.now.unix_ms(),
             ends_ms: at.now.plus(life).unix_ms(),
         };
@@ -101,21 +106,20 @@ impl Facade {
         self.record(&consent).await?;
         self.agree(at, subject, wish).await
     }
+}
 
-    /// Keeps what the provider gave, for `exchange` to ask it for something in this person's name.
-    async fn keep_login(&self, at: &At<'_>, done: &Done) -> Result<(), Refusal> {
-        let refresh_token = done.refresh_token.as_ref().map(|token| token.as_str());
-        let text = json!({ "id_token": done.id_token.as_str(), "refresh_token": refresh_token }).to_string();
-        let user = User { issuer: at.config.own.issuer.clone(), subject: done.person.subject.clone() };
-        let value = Value { bytes: text.into_bytes(), until: Some(at.now.plus(at.config.login)) };
-        self.store.put(Place::Login, &login_key(&user), value, at.now).await.map_err(unavailable)
+/// Why a login comes to nothing.
+pub(super) fn refusal(strayed: Strayed) -> Refusal {
+    if let Strayed::Unavailable(why) = strayed {
+        return Refusal::LoginUnavailable(why);
     }
+    Refusal::LoginFailed(strayed.inside().unwrap_or(strayed.as_str()).to_owned())
 }
 
 /// How long refresh tokens lead to new ones: where the provider cannot be asked whether the person is still welcome, not
 /// as long.
 fn life(config: &config::Facade, done: &Done) -> Duration {
-    if done.refresh_token.is_some() { config.login } else { config.login.min(config.login_unasked) }
+    if done.refresh_token().is_some() { config.login } else { config.login.min(config.login_unasked) }
 }
 
 /// Whether a subject reads as that of another issuer (see `assertion`).

@@ -7,7 +7,7 @@
 //! ```text
 //! mod        one request, one answer                 metadata page
 //! authorize  the client asks, the person agrees      clients documents redirect browser
-//! login      the person comes back                   provider
+//! login      the person comes back
 //! token      what was granted becomes a token        grants assertion binding renewal client_keys keys
 //! revoke     what was granted is given back          grants
 //! registry   an operator looks, and takes away       clients authorize grants
@@ -20,18 +20,15 @@ mod browser;
 mod client_keys;
 mod clients;
 mod documents;
-mod form;
 mod grants;
 mod keys;
 mod login;
 mod metadata;
 mod page;
-mod provider;
 mod redirect;
 pub mod registry;
 mod renewal;
 mod revoke;
-mod secrets;
 mod token;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -43,7 +40,7 @@ use http::{
 };
 use serde_json::{Value, json};
 
-use self::{client_keys::KeySets, documents::Documents, form::Fields, keys::Keys, provider::Provider};
+use self::{client_keys::KeySets, documents::Documents, keys::Keys};
 use crate::{
     audit::{
         journal,
@@ -52,7 +49,7 @@ use crate::{
     clock::{self, Timestamp},
     config,
     identity::Certificate,
-    lifecycle::{Body, Estate, Gateway, Head, Response},
+    lifecycle::{Body, Estate, Gateway, Head, Response, form::Fields},
     refusal::{Detail, Era, Refusal},
     state::{Rate, Rates, Sealer, Site, Store},
     telemetry::metrics,
@@ -67,7 +64,6 @@ pub struct Facade {
     keys: Keys,
     documents: Documents,
     key_sets: KeySets,
-    provider: Provider,
     rates: Rates,
 }
 
@@ -171,7 +167,6 @@ impl Facade {
             keys: Keys::new(),
             documents: Documents::new(&estate.config.egress)?,
             key_sets: KeySets::new(&estate.config.egress)?,
-            provider: Provider::new(&estate.config.egress)?,
             rates: Rates::new(PEERS_MAX),
             gateway,
         })
@@ -293,7 +288,7 @@ impl Facade {
         self.note_refused(at, "", refusal);
         let outside = refusal.outside(Era::Modern);
         let mut response = if at.route.is_page() {
-            page::wrong(outside.status, (&outside.message, outside.code), None)
+            page::wrong(&outside, None)
         } else {
             let error = refusal.oauth_error();
             let body = json!({ "error": error, "error_description": outside.message, "error_code": outside.code });

@@ -1,16 +1,15 @@
-//! What does a person see?
+//! What is a person asked, and told, where the gateway logs them in?
 //!
-//! Two pages in plain HTML: one asks for consent (RA-08), one says what went wrong. No script, nothing from elsewhere,
-//! nothing that a stranger wrote without being escaped.
-
-use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS},
-};
+//! Two pages: one asks for consent (RA-08), one says what went wrong.
 
 use super::redirect;
-use crate::lifecycle::{Body, Response};
+use crate::{
+    lifecycle::{
+        Response,
+        page::{self, escaped, page},
+    },
+    refusal::Outside,
+};
 
 /// What consent is asked for.
 pub(super) struct Question<'a> {
@@ -46,65 +45,23 @@ pub(super) fn consent(question: &Question<'_>) -> Response {
     let scopes = if scopes.is_empty() { "<li>no more than to know who you are</li>".to_owned() } else { scopes };
     let (resource, ticket) = (escaped(question.resource), escaped(question.ticket));
     let body = format!(
-        "<h1>Let {name} act for you?</h1>\
-         <p><strong>{name}</strong> wants to use <code>{resource}</code> in your name.</p>{whence}\
+        "<p><strong>{name}</strong> wants to use <code>{resource}</code> in your name.</p>{whence}\
          <h2>It asks for</h2><ul>{scopes}</ul>\
          <h2>Afterwards you return to</h2><p><strong>{whither}</strong></p>{warning}\
          <form method=\"post\" action=\"/authorize\"><input type=\"hidden\" name=\"ticket\" value=\"{ticket}\">\
          <button type=\"submit\" name=\"decision\" value=\"allow\">Allow and log in</button> \
          <button type=\"submit\" name=\"decision\" value=\"deny\">Deny</button></form>"
     );
-    page(200, "Consent", &body)
+    page(200, &format!("Let {name} act for you?"), &body)
 }
 
-/// The page that says what went wrong, in words and by its code, where it is not said to the client at once; `link` is
-/// the client's place with its host.
-pub(super) fn wrong(status: u16, (message, code): (&str, &str), link: Option<(&str, String)>) -> Response {
-    let (message, code) = (escaped(message), escaped(code));
+/// The page that says what went wrong, where it is not said to the client at once; `link` is the client's place with its
+/// host.
+pub(super) fn wrong(outside: &Outside, link: Option<(&str, String)>) -> Response {
     let back =
         link.map(|(place, host)| format!("<p><a href=\"{}\">Back to {}</a></p>", escaped(place), escaped(&host)));
-    let back = back.unwrap_or_default();
-    page(status, "No login", &format!("<h1>No login</h1><p>{message}.</p>{back}<p><code>{code}</code></p>"))
+    page::wrong("No login", outside, &back.unwrap_or_default())
 }
-
-fn page(status: u16, title: &str, body: &str) -> Response {
-    let text = format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>{title} - Tollgate</title></head>\
-         <body><main>{body}</main></body></html>"
-    );
-    let mut headers = HeaderMap::with_capacity(8);
-    let mut put = |name: HeaderName, value: &'static str| headers.insert(name, HeaderValue::from_static(value));
-    put(CONTENT_TYPE, "text/html; charset=utf-8");
-    put(CONTENT_SECURITY_POLICY, POLICY);
-    // For what does not know `frame-ancestors`.
-    put(X_FRAME_OPTIONS, "DENY");
-    // With `no-referrer` browsers would send `Origin: null` with the form.
-    put(REFERRER_POLICY, "same-origin");
-    put(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
-    Response { status, headers, body: Body::Whole(Bytes::from(text)) }
-}
-
-/// Text for an element or an attribute in quotes.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c if c.is_control() => {}
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Nothing is loaded, nothing runs, nobody frames it. No `form-action`: browsers hold the redirects after a form to it,
-/// too, and those lead to the provider and then to the client.
-const POLICY: &str = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 #[cfg(test)]
 mod tests {

@@ -7,24 +7,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::Value as Json;
-
 use super::{
     At, Facade,
     grants::{self, Ending, Found, Person, Renewal},
     keys::unavailable,
+    login::refusal,
 };
-use crate::{
-    clock::Timestamp,
-    config,
-    exchange::{Renewed, connect::login_key},
-    identity::User,
-    lifecycle::Estate,
-    refusal::Refusal,
-    secret::Secret,
-    state::{Place, Value},
-    tasks,
-};
+use crate::{clock::Timestamp, config, identity::User, lifecycle::Estate, refusal::Refusal, secret::Secret, tasks};
 
 impl Facade {
     /// The grant that was found, with what the provider says of its person now.
@@ -59,11 +48,13 @@ async fn asked(estate: &Estate, found: Found, token: Secret, now: Timestamp) -> 
     let mut found = found;
     if let Some(next) = &renewed.refresh_token {
         // At once: the one before it is good no more.
-        found.grant.renewal = Some(Renewal::new(next.expose()));
+        found.grant.renewal = Some(Renewal::new(next));
         found = grants::replace(store, found, now).await?;
+        // So that `exchange` asks with no other.
+        let user = User { issuer: config.own.issuer.clone(), subject: found.grant.person.subject.clone() };
+        let logins = estate.exchange.logins().map_err(refusal)?;
+        logins.follow(&user, (&token, next), now.plus(config.login), now).await.map_err(unavailable)?;
     }
-    let user = User { issuer: config.own.issuer.clone(), subject: found.grant.person.subject.clone() };
-    keep_login(estate, &user, (&token, &renewed), now.plus(config.login), now).await?;
     let Some(id_token) = &renewed.id_token else { return Ok(found) };
     match person(estate, config, id_token, now).await {
         Ok(person) if person.subject == found.grant.person.subject => {
@@ -98,29 +89,6 @@ async fn person(estate: &Estate, config: &config::Facade, token: &Secret, now: T
 fn later(before: &Person, now: Person) -> Person {
     let (acr, auth_time) = (now.acr.clone().or_else(|| before.acr.clone()), now.auth_time.or(before.auth_time));
     Person { acr, auth_time, ..now }
-}
-
-/// What is kept for `exchange` is what the provider gave last, where it is of this login.
-async fn keep_login(
-    estate: &Estate,
-    user: &User,
-    (before, renewed): (&Secret, &Renewed),
-    until: Timestamp,
-    now: Timestamp,
-) -> Result<(), Refusal> {
-    let key = login_key(user);
-    let Some(bytes) = estate.store.get(Place::Login, &key, now).await.map_err(unavailable)? else { return Ok(()) };
-    let mut kept: Json = serde_json::from_slice(&bytes).unwrap_or_default();
-    if kept.get("refresh_token").and_then(Json::as_str) != Some(before.expose()) {
-        return Ok(());
-    }
-    if let Some(members) = kept.as_object_mut() {
-        for (name, token) in [("refresh_token", &renewed.refresh_token), ("id_token", &renewed.id_token)] {
-            members.extend(token.as_ref().map(|token| (name.to_owned(), token.expose().into())));
-        }
-    }
-    let value = Value { bytes: kept.to_string().into_bytes(), until: Some(until) };
-    estate.store.swap(Place::Login, &key, (&bytes, Some(value)), now).await.map(drop).map_err(unavailable)
 }
 
 /// Metadata in three places and a turn, each with a deadline of its own, take less.

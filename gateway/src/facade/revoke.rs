@@ -8,14 +8,13 @@ use serde_json::Value;
 
 use super::{
     At, Facade,
-    form::Fields,
     grants::{self, Ending},
     keys::unavailable,
 };
 use crate::{
     clock::Timestamp,
     identity::revocation::{self, Revocation, Whom},
-    lifecycle::{Body, Response},
+    lifecycle::{Body, Response, form::Fields},
     refusal::Refusal,
 };
 

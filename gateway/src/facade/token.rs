@@ -11,15 +11,14 @@ use super::{
     binding::{self, Bound},
     client_keys::Mark,
     clients::{Asking, Client},
-    form::Fields,
     grants::{self, Person},
-    secrets,
 };
 use crate::{
     audit::record::{Authorization, Authorized, Words},
     clock::Timestamp,
-    config,
+    config, digest,
     identity::{Held, revocation::Holder},
+    lifecycle::form::Fields,
     refusal::Refusal,
 };
 
@@ -108,7 +107,7 @@ impl Facade {
             if fields.get("redirect_uri").is_some_and(|uri| uri != bound.redirect_uri) {
                 return Err(Refusal::CodeInvalid("another redirect URI than the code was sent to"));
             }
-            if !secrets::same(&secrets::hashed(verifier), &bound.challenge) {
+            if !digest::same(&digest::base64(verifier), &bound.challenge) {
                 return Err(Refusal::CodeInvalid("the verifier does not fit"));
             }
             if bound.key.as_deref().is_some_and(|key| !Bound::is_key(asked.bound.as_ref(), key)) {
@@ -173,7 +172,7 @@ impl Facade {
     /// Notes what was shown, once its sender is known to have what it came with: strangers fill no room.
     async fn noted(&self, at: &At<'_>, asked: &Asked<'_>, whose: &[&str]) -> Result<(), Refusal> {
         if let Some(held) = &asked.held {
-            at.estate.identity.note(secrets::name_of(whose), held, at.now)?;
+            at.estate.identity.note(digest::name_of("facade proof", whose), held, at.now)?;
         }
         self.mark(asked.mark.as_ref(), at.now).await
     }

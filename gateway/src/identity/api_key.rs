@@ -15,7 +15,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::{digest, hmac, rand};
+use aws_lc_rs::hmac;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use super::{API_KEY, Agent, Authentication, Binding, Credential, Identity, User,
 use crate::{
     clock::{self, Timestamp},
     config::{Config, Endpoint, UpstreamId},
+    digest::{self, sha256},
+    random::{self, NoRandomness},
     refusal::{Refusal, TokenFault},
     secret::Secret,
     state::{Place, Store, StoreFault, Value, understood},
@@ -95,8 +97,8 @@ pub enum ApiKeyFault {
     #[error("{0} is no name: 1 to 256 characters of text, scopes without blanks")]
     NotAName(&'static str),
     /// The machine.
-    #[error("the machine gave no randomness")]
-    NoRandomness,
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
     /// A record that cannot be read or written.
     #[error("the record of a key cannot be understood")]
     Malformed,
@@ -128,7 +130,7 @@ impl ApiKey {
                 method: API_KEY,
                 issuer: ISSUER.to_owned(),
                 token_id: Some(self.id.clone()),
-                token_digest: claims::name_of(text),
+                token_digest: digest::short(text),
                 login_id: None,
                 acr: None,
                 issued_at: Timestamp::from_unix_ms(self.created_ms),
@@ -161,8 +163,7 @@ pub async fn make(store: &Store, order: Order, now: Timestamp) -> Result<(Secret
     if valid.len() >= VALID_MAX {
         return Err(ApiKeyFault::TwoValid(valid));
     }
-    let mut fresh = [0; PEPPER_BYTES];
-    rand::fill(&mut fresh).map_err(|_unspecified| ApiKeyFault::NoRandomness)?;
+    let fresh = random::drawn::<PEPPER_BYTES>()?;
     // Whoever comes first makes the pepper; then it is the same for all keys.
     store.claim(Place::ApiKey, PEPPER, Value { bytes: fresh.to_vec(), until: None }, now).await?;
     let pepper = store.get(Place::ApiKey, PEPPER, now).await?.ok_or(ApiKeyFault::Malformed)?;
@@ -253,8 +254,7 @@ pub fn id_given(text: &str) -> Result<&str, ApiKeyFault> {
 /// `tgk_ID_SECRET_CHECKSUM`.
 fn written(id: &str, secret: &str) -> String {
     let text = format!("{PREFIX}{id}_{secret}");
-    let sum = digest::digest(&digest::SHA256, text.as_bytes());
-    let sum: String = sum.as_ref().iter().take(CHECKSUM_CHARS).map(|byte| letter(byte % LETTERS)).collect();
+    let sum: String = sha256(text.as_bytes()).iter().take(CHECKSUM_CHARS).map(|byte| letter(byte % LETTERS)).collect();
     format!("{text}_{sum}")
 }
 
@@ -262,8 +262,7 @@ fn written(id: &str, secret: &str) -> String {
 fn random_text(chars: usize) -> Result<String, ApiKeyFault> {
     let mut text = String::with_capacity(chars);
     while text.len() < chars {
-        let mut bytes = [0; 64];
-        rand::fill(&mut bytes).map_err(|_unspecified| ApiKeyFault::NoRandomness)?;
+        let bytes = random::drawn::<64>()?;
         // The last few values would make some letters likelier than others.
         let even = bytes.iter().filter(|byte| **byte < LETTERS.saturating_mul(4));
         text.extend(even.take(chars.saturating_sub(text.len())).map(|byte| letter(byte % LETTERS)));

@@ -3,14 +3,13 @@
 //! A certificate that the TLS handshake verified in, its names, its end and its thumbprint out. It verifies nothing: only
 //! the edge makes these, of what rustls let through, and never of a header.
 
-use aws_lc_rs::digest;
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 use super::{Agent, Authentication, Binding, CERTIFICATE, Credential, Identity, claims};
 use crate::{
     clock::Timestamp,
     config::{CertificateHolder, CertificateName},
+    digest,
 };
 
 /// A client's certificate.
@@ -35,7 +34,7 @@ impl Certificate {
     /// Reads the DER of a certificate that was verified. One that cannot be read has a thumbprint, no name and no life.
     #[must_use]
     pub fn of(der: &[u8]) -> Self {
-        let thumbprint = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, der));
+        let thumbprint = digest::base64(der);
         let nameless = Self {
             thumbprint,
             uri: None,
@@ -87,7 +86,7 @@ pub(super) fn identity(certificate: &Certificate, holder: &CertificateHolder) ->
             method: CERTIFICATE,
             issuer: ISSUER.to_owned(),
             token_id: None,
-            token_digest: claims::name_of(&certificate.thumbprint),
+            token_digest: digest::short(&certificate.thumbprint),
             login_id: None,
             acr: None,
             issued_at: certificate.begins_at,

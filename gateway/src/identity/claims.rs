@@ -3,13 +3,13 @@
 //! Verified claims in, an [`Identity`] out, by the names that the issuer's configuration gives them.
 //! It verifies nothing: `token` has done so.
 
-use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
 use super::{Agent, Authentication, Binding, Credential, Identity, User, Vouched, metadata, token};
 use crate::{
     clock::Timestamp,
     config::Issuer,
+    digest::{self, Name},
     refusal::TokenFault::{self, ClaimMalformed},
 };
 
@@ -44,7 +44,7 @@ pub(super) fn identity(
             method,
             issuer: issuer.issuer.clone(),
             token_id: token::name(claims, "jti", "jti")?.map(str::to_owned),
-            token_digest: name_of(credential),
+            token_digest: digest::short(credential),
             login_id: claims.get("sid").and_then(Value::as_str).map(str::to_owned),
             acr: token::name(claims, "acr", "acr")?.map(str::to_owned),
             issued_at: token::issued_at(claims)?,
@@ -180,77 +180,30 @@ pub(super) fn sorted(mut words: Vec<String>) -> Vec<String> {
     words
 }
 
-/// Names a credential without being it.
-pub(super) fn name_of(credential: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, credential.as_bytes());
-    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn principal(identity: &Identity) -> [u8; 32] {
-    let mut writer = Writer::new("tollgate principal 1");
-    writer.who(identity);
-    writer.finish()
+    let mut name = Name::of("tollgate principal 1");
+    add_who(&mut name, identity);
+    name.finish()
 }
 
 fn class(identity: &Identity) -> [u8; 32] {
-    let mut writer = Writer::new("tollgate class 1");
-    writer.who(identity);
-    writer.list(&identity.groups);
-    writer.list(&identity.scopes);
-    writer.text(identity.authentication.method);
-    writer.optional(identity.authentication.acr.as_deref());
-    writer.optional(identity.authentication.auth_time.map(|time| time.unix_seconds().to_string()).as_deref());
-    writer.text(identity.authentication.binding.as_str());
-    writer.finish()
+    let authentication = &identity.authentication;
+    let mut name = Name::of("tollgate class 1");
+    add_who(&mut name, identity);
+    name.all(identity.groups.iter());
+    name.all(identity.scopes.iter());
+    name.add(authentication.method);
+    name.maybe(authentication.acr.as_deref());
+    name.maybe(authentication.auth_time.map(|time| time.unix_seconds().to_string()));
+    name.add(authentication.binding.as_str());
+    name.finish()
 }
 
-/// A digest over fields that each say their length first, so that no two lists of fields give the same bytes.
-struct Writer(digest::Context);
-
-impl Writer {
-    fn new(purpose: &str) -> Self {
-        let mut writer = Self(digest::Context::new(&digest::SHA256));
-        writer.text(purpose);
-        writer
-    }
-
-    fn who(&mut self, identity: &Identity) {
-        self.text(&identity.authentication.issuer);
-        self.optional(identity.user.as_ref().map(|user| user.issuer.as_str()));
-        self.optional(identity.user.as_ref().map(|user| user.subject.as_str()));
-        self.text(&identity.agent.client_id);
-        self.list(&identity.agent.actors);
-        self.optional(identity.tenant.as_deref());
-    }
-
-    fn length(&mut self, length: usize) {
-        self.0.update(&u64::try_from(length).unwrap_or(u64::MAX).to_be_bytes());
-    }
-
-    fn text(&mut self, text: &str) {
-        self.length(text.len());
-        self.0.update(text.as_bytes());
-    }
-
-    fn optional(&mut self, text: Option<&str>) {
-        self.length(usize::from(text.is_some()));
-        if let Some(text) = text {
-            self.text(text);
-        }
-    }
-
-    fn list(&mut self, words: &[String]) {
-        self.length(words.len());
-        for word in words {
-            self.text(word);
-        }
-    }
-
-    fn finish(self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        for (to, from) in bytes.iter_mut().zip(self.0.finish().as_ref()) {
-            *to = *from;
-        }
-        bytes
-    }
+fn add_who(name: &mut Name, identity: &Identity) {
+    name.add(&identity.authentication.issuer);
+    name.maybe(identity.user.as_ref().map(|user| user.issuer.as_str()));
+    name.maybe(identity.user.as_ref().map(|user| user.subject.as_str()));
+    name.add(&identity.agent.client_id);
+    name.all(identity.agent.actors.iter());
+    name.maybe(identity.tenant.as_deref());
 }

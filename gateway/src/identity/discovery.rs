@@ -1,7 +1,7 @@
-//! Where does an issuer keep its keys?
+//! What does an authorization server say of itself?
 //!
-//! Authorization server metadata (RFC 8414) and OpenID Connect discovery, then the key set itself, over `egress`.
-//! An issuer is asked because the configuration names it, never because a token does.
+//! Its metadata (RFC 8414, OpenID Connect Discovery), which have to be its own, and the key set that they name, over
+//! `egress`. A server is asked because the configuration names it, never because a token does. It keeps nothing.
 
 use std::time::Duration;
 
@@ -23,51 +23,95 @@ const KEY_SET: Bounds = Bounds { deadline: Duration::from_secs(3), bytes_max: 25
 
 /// The keys of `issuer`, or why they cannot be had, for the log.
 ///
-/// What the configuration names, and the same origin as that, may be anywhere; another place that the metadata names has
-/// to be public (`outside`).
+/// What the configuration names, and the same origin as that, may be anywhere; another place that the metadata name has to
+/// be public (`outside`).
 pub(super) async fn keys((client, outside): (&Client, &Client), issuer: &Issuer) -> Result<KeySet, String> {
     let (address, by) = match &issuer.jwks_uri {
         Some(configured) => (configured.clone(), client),
         None => {
-            let found = discover(client, issuer).await?;
-            let own = issuer.issuer.parse::<Url>().is_ok_and(|own| own.origin() == found.origin());
-            (found, if own { client } else { outside })
+            let read = |own: &Own<'_>| own.endpoint("jwks_uri")?.ok_or_else(|| "no `jwks_uri`".to_owned());
+            let found = metadata(client, &issuer.issuer, read).await?;
+            let by = if is_of(&issuer.issuer, &found) { client } else { outside };
+            (found, by)
         }
     };
-    let document = document(by, &address, KEY_SET).await?;
-    KeySet::read(&document, &issuer.algorithms).map_err(|why| format!("`{address}`: {why}"))
+    let read = document(by, &address, KEY_SET).await;
+    let read = read.and_then(|document| KeySet::read(&document, &issuer.algorithms).map_err(str::to_owned));
+    read.map_err(|why| format!("`{address}`: {why}"))
 }
 
-/// `jwks_uri` of the first metadata document that is the issuer's own.
-async fn discover(client: &Client, issuer: &Issuer) -> Result<Url, String> {
-    first(client, issuer, jwks_uri).await
+/// Whether `place` is of the origin of `issuer`.
+pub(crate) fn is_of(issuer: &str, place: &Url) -> bool {
+    issuer.parse::<Url>().is_ok_and(|own| own.origin() == place.origin())
 }
 
-/// The first metadata document that is the issuer's own.
-pub(super) async fn metadata(client: &Client, issuer: &Issuer) -> Result<Map<String, Value>, String> {
-    first(client, issuer, own).await
-}
-
-/// What `judge` finds in the first document that it does not refuse.
-async fn first<T>(
+/// What `read` finds in the first metadata document of `issuer` that it can make use of.
+pub(crate) async fn metadata<T>(
     client: &Client,
-    issuer: &Issuer,
-    judge: fn(&[u8], &Issuer) -> Result<T, &'static str>,
+    issuer: &str,
+    read: impl Fn(&Own<'_>) -> Result<T, String>,
 ) -> Result<T, String> {
     let mut why = Vec::new();
-    for address in places(&issuer.issuer)? {
+    for address in places(issuer)? {
         let found = document(client, &address, METADATA).await;
-        match found.and_then(|document| judge(&document, issuer).map_err(|why| format!("`{address}`: {why}"))) {
+        let found = found.and_then(|document| Own::of(issuer, &document).and_then(|own| read(&own)));
+        match found {
             Ok(found) => return Ok(found),
-            Err(error) => why.push(error),
+            Err(error) => why.push(format!("`{address}`: {error}")),
         }
     }
     Err(why.join("; "))
 }
 
+/// Metadata that are the server's own.
+pub(crate) struct Own<'a> {
+    issuer: &'a str,
+    members: Map<String, Value>,
+}
+
+impl<'a> Own<'a> {
+    pub(crate) fn of(issuer: &'a str, document: &[u8]) -> Result<Self, String> {
+        let members = strict::object(document).ok_or("not a JSON object, or a member twice")?;
+        // RFC 8414 §3.3: anything else is somebody else's metadata.
+        if members.get("issuer").and_then(Value::as_str) != Some(issuer) {
+            return Err("`issuer` is not the one asked for".to_owned());
+        }
+        Ok(Self { issuer, members })
+    }
+
+    /// Whose they are.
+    pub(crate) const fn issuer(&self) -> &str {
+        self.issuer
+    }
+
+    /// Where one of its endpoints is. `egress` takes plain HTTP to this machine; a remote server must not be able to send
+    /// the gateway there.
+    pub(crate) fn endpoint(&self, name: &str) -> Result<Option<Url>, String> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let url =
+            value.as_str().and_then(|text| Url::parse(text).ok()).ok_or_else(|| format!("`{name}` is not a URL"))?;
+        let plain = url.scheme() != "https" && (self.issuer.starts_with("https:") || url.scheme() != "http");
+        if plain || url.fragment().is_some() {
+            return Err(format!("`{name}` is not https, or has a fragment"));
+        }
+        Ok(Some(url))
+    }
+
+    /// Whether a list has this word; nothing where there is no list.
+    pub(crate) fn lists(&self, name: &str, word: &str) -> Option<bool> {
+        let list = self.members.get(name)?.as_array();
+        Some(list.is_some_and(|words| words.iter().any(|known| known.as_str() == Some(word))))
+    }
+
+    /// Whether it says that something is so.
+    pub(crate) fn says(&self, name: &str) -> bool {
+        self.members.get(name) == Some(&Value::Bool(true))
+    }
+}
+
 /// RFC 8414 §3.1 puts the well-known part before the issuer's path, OIDC Discovery §4 behind it; both are in use, for
 /// both documents.
-pub(crate) fn places(issuer: &str) -> Result<Vec<Url>, String> {
+fn places(issuer: &str) -> Result<Vec<Url>, String> {
     let base: Url = issuer.parse().map_err(|error| format!("`{issuer}` is not a URL: {error}"))?;
     let path = base.path().trim_end_matches('/');
     let mut places = vec![
@@ -86,42 +130,21 @@ pub(crate) fn places(issuer: &str) -> Result<Vec<Url>, String> {
     Ok(places.into_iter().map(at).collect())
 }
 
-fn own(document: &[u8], issuer: &Issuer) -> Result<Map<String, Value>, &'static str> {
-    let document = strict::object(document).ok_or("not a JSON object, or a member twice")?;
-    // RFC 8414 §3.3: anything else is somebody else's metadata.
-    if document.get("issuer").and_then(Value::as_str) != Some(issuer.issuer.as_str()) {
-        return Err("`issuer` is not the one asked for");
-    }
-    Ok(document)
-}
-
-fn jwks_uri(document: &[u8], issuer: &Issuer) -> Result<Url, &'static str> {
-    let document = own(document, issuer)?;
-    let address = document.get("jwks_uri").and_then(Value::as_str).ok_or("no `jwks_uri`")?;
-    let address: Url = address.parse().map_err(|_not_a_url| "`jwks_uri` is not a URL")?;
-    // `egress` takes plain HTTP to this machine; a remote issuer must not be able to send the gateway there.
-    if address.scheme() != "https" && issuer.issuer.starts_with("https:") {
-        return Err("`jwks_uri` is not https");
-    }
-    Ok(address)
-}
-
 async fn document(client: &Client, address: &Url, bounds: Bounds) -> Result<Bytes, String> {
     let request = Request::get(address.as_str())
         .header(header::ACCEPT, "application/json, application/jwk-set+json")
         .body(Bytes::new())
-        .map_err(|error| format!("`{address}`: {error}"))?;
-    let response = client.fetch(request, bounds).await.map_err(|error| format!("`{address}`: {error}"))?;
+        .map_err(|error| error.to_string())?;
+    let response = client.fetch(request, bounds).await.map_err(|error| error.to_string())?;
     if !response.status().is_success() {
-        return Err(format!("`{address}`: answered {}", response.status().as_u16()));
+        return Err(format!("answered {}", response.status().as_u16()));
     }
     Ok(response.into_body())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{jwks_uri, places};
-    use crate::identity::testing;
+    use super::{Own, places};
 
     #[test]
     fn both_conventions_are_tried_with_and_without_a_path() {
@@ -145,17 +168,24 @@ mod tests {
     }
 
     #[test]
-    fn metadata_of_another_issuer_is_refused() {
-        let issuer = testing::issuer("https://login.example");
+    fn metadata_are_the_servers_own_and_lead_nowhere_else() {
         for (document, fine) in [
             (r#"{"issuer":"https://login.example","jwks_uri":"https://keys.example/jwks"}"#, true),
             (r#"{"issuer":"https://login.example/","jwks_uri":"https://keys.example/jwks"}"#, false),
             (r#"{"issuer":"https://evil.example","jwks_uri":"https://keys.example/jwks"}"#, false),
             (r#"{"issuer":"https://login.example","jwks_uri":"http://127.0.0.1/jwks"}"#, false),
+            (r#"{"issuer":"https://login.example","jwks_uri":"javascript:alert(1)"}"#, false),
+            (r#"{"issuer":"https://login.example","jwks_uri":"https://keys.example/jwks#x"}"#, false),
+            (r#"{"issuer":"https://login.example","jwks_uri":7}"#, false),
             (r#"{"issuer":"https://login.example"}"#, false),
             (r#"{"issuer":"x","issuer":"https://login.example","jwks_uri":"https://k.example/"}"#, false),
+            ("[]", false),
         ] {
-            assert_eq!(jwks_uri(document.as_bytes(), &issuer).is_ok(), fine, "{document}");
+            let found = Own::of("https://login.example", document.as_bytes()).and_then(|own| own.endpoint("jwks_uri"));
+            assert_eq!(found.is_ok_and(|found| found.is_some()), fine, "{document}");
         }
+        let local =
+            Own::of("http://127.0.0.1:1", br#"{"issuer":"http://127.0.0.1:1","jwks_uri":"http://127.0.0.1:1/"}"#);
+        assert!(local.unwrap().endpoint("jwks_uri").unwrap().is_some());
     }
 }

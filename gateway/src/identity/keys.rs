@@ -14,11 +14,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::rand;
 use jsonwebtoken::Algorithm;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
 
 use super::{
@@ -29,6 +27,7 @@ use crate::{
     clock::{self, Timestamp},
     config::Issuer,
     egress::Client,
+    random::jittered,
     refusal::{Refusal, TokenFault},
     state::Site,
     tasks,
@@ -273,12 +272,6 @@ impl Keys {
 }
 
 impl Keys {
-    /// The issuer's metadata document, read now.
-    pub(super) async fn metadata(&self) -> Result<Map<String, Value>, String> {
-        let (client, _) = self.clients.as_ref().ok_or("the gateway itself")?;
-        discovery::metadata(client, &self.issuer).await
-    }
-
     fn replace(&self, keys: KeySet, now: Timestamp) {
         let vanished = !self.known.load().keys.is_kept_by(&keys);
         self.known.store(Arc::new(Known { keys: Arc::new(keys), read_at: Some(now), failure: None }));
@@ -301,12 +294,4 @@ fn settle<R>(found: Found<'_>, use_key: impl Fn(&Key) -> R) -> Result<R, Refusal
         Found::OtherAlgorithm => Err(Refusal::TokenInvalid(TokenFault::AlgorithmNotAllowed)),
         Found::Nothing => Err(UNKNOWN_KEY),
     }
-}
-
-/// `span`, a tenth more or less.
-fn jittered(span: Duration) -> Duration {
-    let mut byte = [0];
-    // Without randomness there is no jitter, which is not worth an error.
-    let random = rand::fill(&mut byte).map_or(128, |()| byte.first().copied().unwrap_or(128));
-    span.mul_f64(0.9 + 0.2 * f64::from(random) / 255.0)
 }

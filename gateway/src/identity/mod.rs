@@ -24,7 +24,6 @@ mod token;
 use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use api_key::{ApiKey, ApiKeys};
-use aws_lc_rs::digest;
 pub use certificate::{Certificate, ISSUER as CERTIFICATES};
 use http::{HeaderMap, HeaderValue, Method, header};
 use introspection::{Introspection, Outcome};
@@ -37,6 +36,7 @@ use serde_json::{Map, Value};
 use crate::{
     clock::Timestamp,
     config::{Egress, Endpoint, Issuer, Tolerance},
+    digest::sha256,
     egress::{Client, Trust},
     refusal::{Refusal, TokenFault},
     secret::{Secret, Tripwire},
@@ -116,14 +116,6 @@ impl Authenticator {
     /// Where it has no usable key, in words for the operator.
     pub fn give(&self, issuer: &str, keys: &[u8], now: Timestamp) -> Result<(), &'static str> {
         self.of(issuer).ok_or("no such issuer")?.give(keys, now)
-    }
-
-    /// The metadata document of one of the issuers (RFC 8414, OIDC Discovery), read now.
-    ///
-    /// # Errors
-    /// Why it cannot be had, in words for the operator.
-    pub async fn metadata(&self, issuer: &str) -> Result<Map<String, Value>, String> {
-        self.of(issuer).ok_or("no such issuer")?.metadata().await
     }
 
     /// Whom a JWT of one of the issuers vouches for, that is no access token but of this `kind` (`typ`), and made out to
@@ -604,14 +596,6 @@ fn is_same_resource(one: &str, other: &str) -> bool {
     let (host, path) = rest.split_at_checked(authority(rest)).unwrap_or((rest, ""));
     let (other_host, other_path) = other_rest.split_at_checked(authority(other_rest)).unwrap_or((other_rest, ""));
     scheme.eq_ignore_ascii_case(other_scheme) && host.eq_ignore_ascii_case(other_host) && path == other_path
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    for (to, from) in out.iter_mut().zip(digest::digest(&digest::SHA256, bytes).as_ref()) {
-        *to = *from;
-    }
-    out
 }
 
 /// What a token may be made out to.

@@ -4,8 +4,6 @@
 //! key and a short time, and each of these is compared here (§4.3). It remembers nothing: whether a proof was shown
 //! before, and whether its nonce is ours, `sender` says.
 
-use aws_lc_rs::digest;
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -13,6 +11,7 @@ use super::{keyset, token};
 use crate::{
     clock::Timestamp,
     config::Dpop,
+    digest,
     refusal::{
         ProofFault::{self, *},
         TokenFault,
@@ -91,7 +90,7 @@ fn check_request(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result
         return Err(UrlMismatch);
     }
     let Some((token, _)) = expected.bound else { return Ok(()) };
-    let digest = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, token.as_bytes()));
+    let digest = digest::base64(token);
     if text_of(claims, "ath")? != Some(digest.as_str()) {
         return Err(TokenMismatch);
     }
@@ -137,7 +136,7 @@ pub(super) fn thumbprint(jwk: &Map<String, Value>) -> Option<String> {
         .map(|name| jwk.get(*name).filter(|value| value.is_string()).map(|value| format!("\"{name}\":{value}")))
         .collect();
     let text = format!("{{{}}}", members?.join(","));
-    Some(URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes())))
+    Some(digest::base64(text))
 }
 
 fn text_of<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, ProofFault> {

@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
@@ -15,11 +14,11 @@ use url::Url;
 use super::{
     Certificate, Identity, Scheme, Shown, certificate,
     proof::{self, Expected, Proof},
-    sha256,
 };
 use crate::{
     clock::Timestamp,
     config::{CertificateHolder, Config, Dpop, State},
+    digest::sha256,
     refusal::{ProofFault, Refusal, TokenFault},
     state::{Repeated, Replays, Sealer},
 };
@@ -63,7 +62,7 @@ impl Binding {
         let (Some((name, Value::String(thumbprint))), None) = (members.next(), members.next()) else {
             return Err(TokenFault::BindingUnknown);
         };
-        if !URL_SAFE_NO_PAD.decode(thumbprint).is_ok_and(|bytes| bytes.len() == digest::SHA256_OUTPUT_LEN) {
+        if !URL_SAFE_NO_PAD.decode(thumbprint).is_ok_and(|bytes| bytes.len() == 32) {
             return Err(TokenFault::ClaimMalformed("cnf"));
         }
         match name.as_str() {

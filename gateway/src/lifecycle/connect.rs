@@ -8,27 +8,31 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method,
-    header::{
-        CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
-        X_FRAME_OPTIONS,
-    },
-};
-use url::form_urlencoded;
+use http::Method;
 
-use super::{Asking, Body, Gateway, Head, Response, local, respond, retry::Retrying, trail::Trail};
+use super::{
+    Asking, Gateway, Head, Response,
+    form::Fields,
+    local,
+    page::{self, escaped, page, see},
+    respond,
+    retry::Retrying,
+    trail::Trail,
+};
 use crate::{
     audit::{journal, record},
     bridge::{Binding, Continuation, To},
     catalog::Target,
     config::UpstreamId,
-    exchange::connect::{CALLBACK, Connected, Consent, LOGIN, LoggedIn, Response as Answer, Strayed},
+    exchange::{
+        Exchange,
+        code::Strayed,
+        connect::{CALLBACK, Connected, Consent, LOGIN, LoggedIn},
+    },
     identity::User,
     inspect::asks::{Ask, Asked, Kind},
     refusal::{Era, Page, Refusal},
     rpc::{Capabilities, answers::CONNECT},
-    secret::Secret,
     state::{Rate, Site},
     telemetry::metrics::metrics,
 };
@@ -129,10 +133,7 @@ impl Gateway {
             Err(refusal) => {
                 let outside = refusal.outside(Era::Modern);
                 trail.refused(&self.journal, &refusal, &outside);
-                let mut page = written(outside.status, &text_page("Not connected", &outside.message));
-                let wait = outside.retry_after_ms.map(|wait_ms| HeaderValue::from(wait_ms.div_ceil(1000).max(1)));
-                page.headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
-                page
+                page::wrong("Not connected", &outside, "")
             }
         }
     }
@@ -151,35 +152,38 @@ impl Gateway {
         let estate = self.estate();
         self.admit_visitor(estate.config.limits.connect_per_min, trail)?;
         let (exchange, now) = (&estate.exchange, trail.now);
-        let secure = estate.config.gateway.public_url.scheme() == "https";
-        let cookie = cookie(&head.headers, secure).unwrap_or_default();
-        let mut upstream = exchange.visited(&cookie, now).await.ok();
+        let cookie = page::cookie(&head.headers, COOKIE).unwrap_or_default();
+        let mut upstream = exchange.visited(cookie, now).await.ok();
+        // What says a thing twice says nothing (RFC 6749 §3.1).
+        let query = Fields::read(head.query.as_deref().unwrap_or_default().as_bytes()).unwrap_or_default();
         let outcome = match (step, &head.method) {
             (Step::Invitation(id), &Method::GET) => {
-                let ticket = field(head.query.as_deref().unwrap_or_default().as_bytes(), TICKET).unwrap_or_default();
-                exchange.invited(&ticket, id, now).await.map(|()| written(200, &invitation(id, &ticket)))
+                let ticket = query.get(TICKET).unwrap_or_default();
+                exchange.invited(ticket, id, now).await.map(|()| invitation(id, ticket))
             }
             (Step::Invitation(id), _) => {
-                let ticket = field(&body.await?, TICKET).unwrap_or_default();
-                upstream = exchange.invited(&ticket, id, now).await.ok().map(|()| id.clone());
-                exchange.enter(&ticket, id, now).await.and_then(|onward| {
-                    let mut response = redirect(&onward.to)?;
-                    response.headers.insert(SET_COOKIE, keep(&onward.cookie, secure)?);
-                    Ok(response)
+                let form = Fields::read(&body.await?).unwrap_or_default();
+                let ticket = form.get(TICKET).unwrap_or_default();
+                upstream = exchange.invited(ticket, id, now).await.ok().map(|()| id.clone());
+                exchange.enter(ticket, id, now).await.map(|onward| {
+                    let mut response = see(&onward.to);
+                    page::keep(&mut response.headers, COOKIE, onward.cookie.expose(), STATE_LIFE);
+                    response
                 })
             }
-            (Step::Login, _) => exchange.logged_in(&cookie, answer(head), now).await.map(|came| match came {
-                LoggedIn::Asked(consent) => written(200, &confirmation(&consent)),
-                LoggedIn::Done(connected) => self.connected(trail, &connected, "logged_in"),
-            }),
+            (Step::Login, _) => match exchange.logged_in(cookie, query.response(), &estate.identity, now).await {
+                Ok(LoggedIn::Asked(consent)) => Ok(confirmation(&consent)),
+                Ok(LoggedIn::Done(connected)) => self.keep(trail, exchange, connected, "logged_in").await?,
+                Err(strayed) => Err(strayed),
+            },
             (Step::Confirm, _) => {
-                let token = field(&body.await?, TOKEN).unwrap_or_default();
-                exchange.agreed(&cookie, &token, now).await.and_then(|to| redirect(&to))
+                let form = Fields::read(&body.await?).unwrap_or_default();
+                exchange.agreed(cookie, form.get(TOKEN).unwrap_or_default(), now).await.map(|to| see(&to))
             }
-            (Step::Callback(id), _) => {
-                let granted = exchange.granted(&cookie, id, answer(head), now).await;
-                granted.map(|connected| self.connected(trail, &connected, "connected"))
-            }
+            (Step::Callback(id), _) => match exchange.granted(cookie, id, query.response(), now).await {
+                Ok(connected) => self.keep(trail, exchange, connected, "connected").await?,
+                Err(strayed) => Err(strayed),
+            },
         };
         outcome.map_err(|strayed| {
             if let Some(upstream) = &upstream {
@@ -189,20 +193,30 @@ impl Gateway {
         })
     }
 
-    fn connected(&self, trail: &Trail, connected: &Connected, outcome: &str) -> Response {
-        let Connected { upstream, user, scopes } = connected;
-        self.note_connect(
-            trail,
-            &record::Connect {
-                user: Some((&user.issuer, &user.subject)),
-                upstream: upstream.as_str(),
-                outcome,
-                scopes: record::Words::Strings(scopes),
-                reason: None,
-                request: record::Request { peer: Some(trail.peer), ..record::Request::default() },
-            },
-        );
-        written(200, &text_page("Connected", "You can close this page, and go on where you came from."))
+    /// Keeps what a visit came to. It is written down first, for it may be used as soon as it is kept; what cannot be written
+    /// down is not kept, and its server is told.
+    async fn keep(
+        &self,
+        trail: &Trail,
+        exchange: &Exchange,
+        connected: Connected,
+        outcome: &str,
+    ) -> Result<Result<Response, Strayed>, Refusal> {
+        let Connected { upstream, user, scopes, .. } = &connected;
+        let record = record::Connect {
+            user: Some((&user.issuer, &user.subject)),
+            scopes: record::Words::Strings(scopes),
+            ..of(trail, upstream, outcome)
+        };
+        if let Err(refusal) = self.journal.write(&record).await {
+            exchange.waive(connected, trail.now);
+            return Err(refusal);
+        }
+        tracing::info!(id = %trail.id, %upstream, outcome, "connect");
+        Ok(exchange
+            .keep(connected, trail.now)
+            .await
+            .map(|()| page(200, "Connected", "<p>You can close this page, and go on where you came from.</p>")))
     }
 
     /// Of a visit that there is: an attempt to connect one user's account for another is worth a look.
@@ -210,24 +224,22 @@ impl Gateway {
         if matches!(strayed, Strayed::Unknown | Strayed::Forged) {
             return; // counted as any refusal of strangers is: whoever has a cookie could write one without end
         }
-        self.note_connect(
-            trail,
-            &record::Connect {
-                user: None,
-                upstream: upstream.as_str(),
-                outcome: strayed.as_str(),
-                scopes: record::Words::default(),
-                reason: strayed.inside(),
-                request: record::Request { peer: Some(trail.peer), ..record::Request::default() },
-            },
-        );
-    }
-
-    fn note_connect(&self, trail: &Trail, connect: &record::Connect<'_>) {
-        tracing::info!(id = %trail.id, upstream = connect.upstream, outcome = connect.outcome, "connect");
-        if !self.journal.note(journal::new_id(), connect) {
+        tracing::info!(id = %trail.id, %upstream, outcome = strayed.as_str(), "connect");
+        let record = record::Connect { reason: strayed.inside(), ..of(trail, upstream, strayed.as_str()) };
+        if !self.journal.note(journal::new_id(), &record) {
             metrics().audit_failures.increment();
         }
+    }
+}
+
+fn of<'a>(trail: &Trail, upstream: &'a UpstreamId, outcome: &'a str) -> record::Connect<'a> {
+    record::Connect {
+        user: None,
+        upstream: upstream.as_str(),
+        outcome,
+        scopes: record::Words::default(),
+        reason: None,
+        request: record::Request { peer: Some(trail.peer), ..record::Request::default() },
     }
 }
 
@@ -239,74 +251,11 @@ fn refusal(strayed: Strayed) -> Refusal {
     }
 }
 
-/// What another server says, in the query by which it sends the browser back.
-fn answer(head: &Head) -> Answer {
-    let query = head.query.as_deref().unwrap_or_default().as_bytes();
-    Answer {
-        code: field(query, "code").map(Secret::new),
-        state: field(query, "state"),
-        issuer: field(query, "iss"),
-        error: field(query, "error").map(|error| error.chars().filter(char::is_ascii_graphic).take(64).collect()),
-    }
-}
-
-/// The one field of this name; two are as good as none (RFC 6749 §3.1).
-fn field(form: &[u8], name: &str) -> Option<String> {
-    let mut values = form_urlencoded::parse(form).filter(|(known, _)| known == name).map(|(_, value)| value);
-    let (first, second) = (values.next()?, values.next());
-    (second.is_none() && first.len() <= FIELD_BYTES_MAX).then(|| first.into_owned())
-}
-
-const fn cookie_name(secure: bool) -> &'static str {
-    // The prefix keeps other hosts of the domain from setting it; browsers take it over TLS only.
-    if secure { "__Host-tollgate-connect" } else { "tollgate-connect" }
-}
-
-fn cookie(headers: &HeaderMap, secure: bool) -> Option<String> {
-    let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = all.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == cookie_name(secure)).map(|(_, value)| value.to_owned())
-}
-
-/// `Lax`: the browser shows it when another server sends it back, and not in requests that another page makes.
-fn keep(cookie: &Secret, secure: bool) -> Result<HeaderValue, Strayed> {
-    let attributes = if secure { "; Secure" } else { "" };
-    let text = format!("{}={}; Path=/; HttpOnly; SameSite=Lax{attributes}", cookie_name(secure), cookie.expose());
-    let mut value = HeaderValue::try_from(text).map_err(|error| Strayed::Unavailable(error.to_string()))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// 303: the next request is a GET, whatever this one was (RFC 9110 §15.4.4).
-fn redirect(to: &url::Url) -> Result<Response, Strayed> {
-    let mut response = Response { status: 303, headers: guarded(), body: Body::Empty };
-    let to = HeaderValue::from_str(to.as_str()).map_err(|error| Strayed::Unfit(error.to_string()))?;
-    response.headers.insert(LOCATION, to);
-    Ok(response)
-}
-
-/// A page runs nothing, loads nothing, is in no frame of another's, and tells nobody where its reader came from.
-fn guarded() -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(8);
-    let policy = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'";
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    // Of this origin a form's request has to say that it is.
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
-    headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
-    headers
-}
-
-fn written(status: u16, page: &str) -> Response {
-    let mut headers = guarded();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    Response { status, headers, body: Body::Whole(Bytes::copy_from_slice(page.as_bytes())) }
-}
-
 /// A link is followed by more than people: only the button spends the ticket.
-fn invitation(upstream: &UpstreamId, ticket: &str) -> String {
+fn invitation(upstream: &UpstreamId, ticket: &str) -> Response {
     let (upstream, ticket) = (escaped(upstream.as_str()), escaped(ticket));
     page(
+        200,
         &format!("Connect {upstream}"),
         &format!(
             "<p>An agent that works for you needs an account of yours at <b>{upstream}</b>. You log in first, so that nobody \
@@ -317,13 +266,14 @@ fn invitation(upstream: &UpstreamId, ticket: &str) -> String {
     )
 }
 
-fn confirmation(consent: &Consent) -> String {
+fn confirmation(consent: &Consent) -> Response {
     let Consent { upstream, server, agent, user, scopes, token } = consent;
     let (upstream, server, agent) = (escaped(upstream.as_str()), escaped(server), escaped(agent));
     let (subject, issuer) = (escaped(&user.subject), escaped(&user.issuer));
     let scopes: String = scopes.iter().map(|scope| format!("<li>{}</li>", escaped(scope))).collect();
     let asked = if scopes.is_empty() { String::new() } else { format!("<p>What is asked for:</p><ul>{scopes}</ul>") };
     page(
+        200,
         &format!("Connect {upstream}"),
         &format!(
             "<p>You are <b>{subject}</b> of {issuer}.</p><p>The agent <b>{agent}</b> wants to use your account at \
@@ -336,37 +286,6 @@ fn confirmation(consent: &Consent) -> String {
     )
 }
 
-fn text_page(title: &str, text: &str) -> String {
-    page(title, &format!("<p>{}</p>", escaped(text)))
-}
-
-/// `title` and `body` are HTML.
-fn page(title: &str, body: &str) -> String {
-    format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
-         <meta name=\"viewport\" content=\"width=device-width\"></head><body><h1>{title}</h1>{body}</body></html>\n"
-    )
-}
-
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // A name that reads backwards is not the name that it seems to be.
-            other if other.is_control() || matches!(other, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
-                out.push('\u{fffd}');
-            }
-            other => out.push(other),
-        }
-    }
-    out
-}
-
 /// The key of the one thing that is asked.
 const KEY: &str = "connect";
 
@@ -374,11 +293,8 @@ const CONFIRM: &str = "confirm";
 const TICKET: &str = "ticket";
 const TOKEN: &str = "token";
 
-/// HTML, Cross-Origin-Opener-Policy.
-const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
-
-/// Bytes of a field: codes of some providers are long.
-const FIELD_BYTES_MAX: usize = 4 * 1024;
+/// The cookie by which a browser on its way is known.
+const COOKIE: &str = "tollgate-connect";
 
 /// A person logs in and agrees within this, or the call is made anew.
 const STATE_LIFE: Duration = Duration::from_secs(600);
@@ -391,7 +307,7 @@ const EVERYBODY: u32 = 100;
 
 #[cfg(test)]
 mod tests {
-    use super::{Step, escaped, field};
+    use super::Step;
     use crate::config::UpstreamId;
 
     #[test]
@@ -414,13 +330,5 @@ mod tests {
         ] {
             assert_eq!(Step::of(path), expected, "{path}");
         }
-    }
-
-    #[test]
-    fn what_stands_on_a_page_is_text() {
-        assert_eq!(escaped("<b a=\"x\">'&\u{202e}"), "&lt;b a=&quot;x&quot;&gt;&#39;&amp;\u{fffd}");
-        assert_eq!(field(b"a=1&b=%3C2%3E", "b").as_deref(), Some("<2>"));
-        assert_eq!(field(b"a=1&a=2", "a"), None);
-        assert_eq!(field(b"", "a"), None);
     }
 }

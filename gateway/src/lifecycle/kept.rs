@@ -12,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_lc_rs::digest;
 use quick_cache::{Weighter, sync::Cache};
 
 use super::lists::looked;
@@ -20,6 +19,7 @@ use crate::{
     catalog::{Definition, Kind},
     clock,
     config::UpstreamId,
+    digest::Name,
     exchange::Grant,
     identity::Identity,
     inspect::{self, Admitted, Answer, Sent},
@@ -92,18 +92,13 @@ impl Keeping {
         Some(Self {
             upstream: definition.upstream.clone(),
             method: call.method(),
-            own: asked.name(|name| {
-                name.add(b"own");
-                name.add(&passage.caller.principal);
-                name.add(passage.caller.authentication.token_digest.as_bytes());
-                name.add(&grant.generation().to_be_bytes());
+            own: asked.name("own", |name| {
+                name.add(passage.caller.principal);
+                name.add(&passage.caller.authentication.token_digest);
+                name.add(grant.generation().to_be_bytes());
             }),
-            shared: shared.then(|| {
-                asked.name(|name| {
-                    name.add(b"shared");
-                    name.alike(passage.caller, grant, &allowed.verdict);
-                })
-            }),
+            shared: shared
+                .then(|| asked.name("shared", |name| add_alike(name, passage.caller, grant, &allowed.verdict))),
             rule: definition.cache,
             rule_shared: definition.cache_shared,
             asked: clock::instant(),
@@ -197,73 +192,50 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    fn name(&self, scope: impl FnOnce(&mut Name)) -> [u8; 32] {
+    fn name(&self, whose: &str, add_scope: impl FnOnce(&mut Name)) -> [u8; 32] {
         let Self { peer, definition, call, passage, policy_set } = self;
-        let mut name = Name(digest::Context::new(&digest::SHA256));
-        scope(&mut name);
-        name.add(policy_set.as_bytes());
-        name.add(definition.upstream.as_str().as_bytes());
-        name.add(&peer.changes().to_be_bytes());
-        name.add(call.method().as_str().as_bytes());
-        name.add(definition.name.as_bytes());
-        name.add(&definition.key);
-        name.add(definition.digest.as_bytes());
-        name.add(call.version().as_bytes());
+        let mut name = Name::of(whose);
+        add_scope(&mut name);
+        name.add(policy_set);
+        name.add(definition.upstream.as_str());
+        name.add(peer.changes().to_be_bytes());
+        name.add(call.method().as_str());
+        name.add(&definition.name);
+        name.add(definition.key);
+        name.add(&definition.digest);
+        name.add(call.version());
         name.add(passage.capabilities.json().as_bytes());
-        name.add(passage.log_level.map_or("", LogLevel::as_str).as_bytes());
+        name.add(passage.log_level.map_or("", LogLevel::as_str));
         let naming = call.method().naming().unwrap_or_default();
         for (member, value) in call.params().into_iter().flat_map(Value::members) {
             if !member.is(naming) && !member.is("_meta") {
-                name.pair(b"param", member.raw(), &canonical(value));
+                [b"param".as_slice(), member.raw(), &canonical(value)].iter().for_each(|field| name.add(field));
             }
         }
         for (member, value) in call.params().and_then(|params| params.get("_meta")).into_iter().flat_map(Value::members)
         {
             if !PASSING.iter().any(|passing| member.is(passing)) {
-                name.pair(b"meta", member.raw(), &canonical(value));
+                [b"meta".as_slice(), member.raw(), &canonical(value)].iter().for_each(|field| name.add(field));
             }
         }
         for (header, value) in passage.unrecognised {
-            name.pair(b"header", header.as_str().as_bytes(), value.as_bytes());
+            [b"header".as_slice(), header.as_str().as_bytes(), value.as_bytes()]
+                .iter()
+                .for_each(|field| name.add(field));
         }
         name.finish()
     }
 }
 
-/// A digest over fields that each say their length first, so that no two lists of fields give the same bytes.
-struct Name(digest::Context);
-
-impl Name {
-    fn add(&mut self, field: &[u8]) {
-        self.0.update(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
-        self.0.update(field);
-    }
-
-    /// Who shares: those of one tenant whom the same policies let through, and whose credentials for the upstream are of
-    /// one class (RI-06).
-    fn alike(&mut self, caller: &Identity, grant: &Grant, verdict: &Verdict) {
-        self.list(caller.tenant.iter());
-        self.list(verdict.policies().iter());
-        self.add(grant.strategy().as_bytes());
-        self.list(grant.audience().iter());
-        self.list(grant.resource().iter());
-        self.list(grant.scopes().iter());
-    }
-
-    fn list(&mut self, texts: impl ExactSizeIterator<Item = impl AsRef<str>>) {
-        self.add(&texts.len().to_be_bytes());
-        texts.for_each(|text| self.add(text.as_ref().as_bytes()));
-    }
-
-    fn pair(&mut self, kind: &[u8], name: &[u8], value: &[u8]) {
-        [kind, name, value].into_iter().for_each(|field| self.add(field));
-    }
-
-    fn finish(self) -> [u8; 32] {
-        let mut name = [0; 32];
-        name.copy_from_slice(self.0.finish().as_ref());
-        name
-    }
+/// Who shares: those of one tenant whom the same policies let through, and whose credentials for the upstream are of one
+/// class (RI-06).
+fn add_alike(name: &mut Name, caller: &Identity, grant: &Grant, verdict: &Verdict) {
+    name.maybe(caller.tenant.as_deref());
+    name.all(verdict.policies().iter().map(|policy| policy.as_bytes()));
+    name.add(grant.strategy());
+    name.maybe(grant.audience());
+    name.maybe(grant.resource());
+    name.all(grant.scopes().iter());
 }
 
 /// Whether a call brings what its client was asked for.

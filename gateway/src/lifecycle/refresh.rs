@@ -5,8 +5,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::rand;
-
 use tokio::sync::Notify;
 
 use super::{Estate, Gateway, hub::Hub};
@@ -14,6 +12,7 @@ use crate::{
     catalog::Listing,
     clock,
     config::UpstreamId,
+    random::jittered,
     refusal::Refusal,
     rpc::Topics,
     tasks,
@@ -141,16 +140,6 @@ fn degrade(estate: &Estate, peer: &Peer, refusal: &Refusal) {
 /// As long as the upstream vouches for its list, within what the administrator allows; their word has no lower bound.
 fn pause(ttl: Option<Duration>, refresh: Duration) -> Duration {
     ttl.map_or(refresh, |ttl| ttl.max(REFRESH_MIN).min(refresh))
-}
-
-/// Between 90 and 110 per cent of `wait`, so that replicas do not ask in step (RC-12).
-pub(super) fn jittered(wait: Duration) -> Duration {
-    let mut random = [0_u8; 1];
-    if rand::fill(&mut random).is_err() {
-        return wait;
-    }
-    let share = f64::from(random[0]) / 255.0;
-    wait.mul_f64(0.9 + share * 0.2)
 }
 
 /// Between the end of one listening and the next.

@@ -15,9 +15,7 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use super::{
-    Asking, Estate, Gateway, Response, hub::News, local::record_mint, refresh::jittered, respond, trail::Trail,
-};
+use super::{Asking, Estate, Gateway, Response, hub::News, local::record_mint, respond, trail::Trail};
 use crate::{
     audit::{
         journal::{self, Journal},
@@ -29,6 +27,7 @@ use crate::{
     config::UpstreamId,
     exchange::Grant,
     identity::Identity,
+    random::jittered,
     refusal::Refusal,
     rpc::{Capabilities, Filter},
     tasks,

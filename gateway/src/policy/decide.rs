@@ -4,7 +4,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet,
@@ -24,6 +23,7 @@ use crate::{
     catalog::{Definition, Kind},
     clock::Timestamp,
     config::{Problem, Source},
+    digest::{Name, hex},
     identity::Identity,
     refusal::Refusal,
     rpc::json,
@@ -585,12 +585,9 @@ fn failed(fault: &Inexpressible) -> Denial {
 }
 
 fn digest_of(sources: &[Source]) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for text in sources.iter().flat_map(|source| [source.name(), source.text()]) {
-        context.update(&text.len().to_be_bytes());
-        context.update(text.as_bytes());
-    }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut name = Name::default();
+    sources.iter().flat_map(|source| [source.name(), source.text()]).for_each(|text| name.add(text));
+    hex(&name.finish())
 }
 
 /// Tools with their place in the policies: more than a catalogue of ten full upstreams.

@@ -9,6 +9,8 @@
 
 use std::borrow::Cow;
 
+use crate::random::NoRandomness;
+
 /// The version stamp on every typed error that the gateway sends (`data.version`).
 pub const VERSION: &str = "1";
 
@@ -466,6 +468,12 @@ pub enum Detail {
 
 /// Which answers a form: the table below, one row a variant.
 struct Row(&'static str, u16, i32, bool);
+
+impl From<NoRandomness> for Refusal {
+    fn from(_: NoRandomness) -> Self {
+        Self::Bug("the machine gave no randomness")
+    }
+}
 
 impl Refusal {
     /// The stable code, as in `data.code`, the audit record and the metrics.

@@ -41,12 +41,8 @@ impl Checker<'_> {
                 let audience = written.provider.as_ref().map(|provider| provider.get_ref().as_str());
                 self.client(client, audience, Proofs::Confidential)
             });
-        if let (Some(provider), Some(name), false) =
-            (&provider, &written.provider, provider.as_ref().is_none_or(|provider| provider.signs()))
-        {
-            let message = format!("`{}` signs nothing", provider.issuer);
-            let help = "give its `[[issuers]]` table the `algorithms` of its ID tokens";
-            self.problem(message, name.span(), "its ID tokens could not be checked", help);
+        if let (Some(provider), Some(name)) = (&provider, &written.provider) {
+            self.logs_in(provider, name.span());
         }
         let login_scopes = match &written.login_scopes {
             Some(scopes) => self.scopes(Some(scopes)),

@@ -2,7 +2,7 @@
 //!
 //! An upstream that a user connects needs to know whom it is connected for, and only the issuer of their tokens can say.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use toml::Spanned;
 
@@ -30,9 +30,13 @@ impl Checker<'_> {
             let place = Place { name: "`[[logins]]`".to_owned(), span: table.span() };
             let Some(login) = self.login(table.get_ref(), &place) else { continue };
             let span = table.get_ref().issuer.as_ref().map_or_else(|| table.span(), Spanned::span);
-            if !issuers.iter().any(|issuer| issuer.issuer == login.issuer) {
-                let help = "write one of `[[issuers]]`, to the letter: whoever logs in has to be the caller";
-                self.problem(format!("no caller comes from `{}`", login.issuer), span.clone(), "not an issuer", help);
+            match issuers.iter().find(|issuer| issuer.issuer == login.issuer) {
+                Some(issuer) => self.logs_in(issuer, span.clone()),
+                None => {
+                    let help = "write one of `[[issuers]]`, to the letter: whoever logs in has to be the caller";
+                    let message = format!("no caller comes from `{}`", login.issuer);
+                    self.problem(message, span.clone(), "not an issuer", help);
+                }
             }
             if logins.iter().any(|before| before.issuer == login.issuer) {
                 let help = "remove one: a person logs in at an issuer in one way";
@@ -41,6 +45,19 @@ impl Checker<'_> {
             logins.push(Arc::new(login));
         }
         logins
+    }
+
+    /// Who logs in is known by an ID token, and that by its signature.
+    pub(super) fn logs_in(&mut self, issuer: &Issuer, span: Range<usize>) {
+        if !issuer.signs() {
+            let help = "give its `[[issuers]]` table the `algorithms` of its ID tokens";
+            self.problem(
+                format!("`{}` signs nothing", issuer.issuer),
+                span,
+                "its ID tokens could not be checked",
+                help,
+            );
+        }
     }
 
     fn login(&mut self, written: &written::Login, place: &Place) -> Option<Login> {

@@ -90,8 +90,6 @@ enum Turn {
     Ended(Ended),
     /// The upstream answered that it needs something from the client first.
     Input(Asked),
-    /// The upstream asks something in the middle of the call, and the client can only be asked by an answer.
-    Requests,
     /// The call became a task.
     Task(Created),
     /// The task that it became has not ended.
@@ -144,8 +142,7 @@ impl Carriage {
             // On the heap while it lasts: a stream may be read for an hour, and sending takes more room than reading.
             let mut next = placed(|| self.depart(&mut leg, sent)).await;
             while let Ok(mut line) = next {
-                let turn = self.read(&mut leg, &mut line).await;
-                if !matches!(turn, Turn::Requests) {
+                if let Some(turn) = self.read(&mut leg, &mut line).await {
                     next = self.heed(&mut leg, line, turn).await;
                     continue;
                 }
@@ -195,7 +192,6 @@ impl Carriage {
             Turn::Task(created) => Box::pin(self.follow(leg, line, created)).await,
             Turn::Working(working) => Box::pin(self.poll(leg, line, working)).await,
             Turn::TurnedDown(code, ended) => Box::pin(self.put_right(leg, line, (code, ended))).await,
-            Turn::Requests => Err(Ended::refused(Refusal::Bug("requests that nobody holds a call for"))),
         };
         let Err(ended) = next else { return next };
         if let Some(task) = self.task.take_if(|_| ended.is_answer()) {
@@ -241,8 +237,9 @@ impl Carriage {
         }
     }
 
-    /// Reads the upstream's messages until this call's response, and lets through what may go back.
-    async fn read(&self, leg: &mut Leg, line: &mut Line) -> Turn {
+    /// Reads the upstream's messages until this call's response, and lets through what may go back. Nothing, where the
+    /// upstream asks something in the middle of the call, and the client can only be asked by an answer.
+    async fn read(&self, leg: &mut Leg, line: &mut Line) -> Option<Turn> {
         let end_of_stream = instant_after(self.estate.config.limits.stream_max);
         let mut late = self.patience(line);
         let mut opens = line.reply.messages.is_stream().then(|| instant_after(STREAM_OPENS_AFTER));
@@ -250,7 +247,7 @@ impl Carriage {
             let until = [opens, line.collected].into_iter().flatten().fold(late, Instant::min).min(end_of_stream);
             let heard = match leg.delivery.attend(&leg.held, until, line.hear()).await {
                 Ok(heard) => heard,
-                Err(Interrupted::Late) if line.collected.is_some_and(|at| at <= until) => return Turn::Requests,
+                Err(Interrupted::Late) if line.collected.is_some_and(|at| at <= until) => return None,
                 Err(Interrupted::Late) if opens.take().is_some_and(|opens| opens < late) => {
                     leg.open();
                     continue;
@@ -260,7 +257,7 @@ impl Carriage {
                     late = self.patience(line);
                     continue;
                 }
-                Err(interrupted) => return Turn::Ended(interrupted.end(Refusal::UpstreamTimeout)),
+                Err(interrupted) => return Some(Turn::Ended(interrupted.end(Refusal::UpstreamTimeout))),
             };
             let turn = match heard {
                 Heard::Answer(id, response) => Box::pin(self.pass_on(leg, line, (&id, &response))).await,
@@ -276,8 +273,8 @@ impl Carriage {
                     late = self.patience(line);
                     opens = None;
                 }
-                Ok(Read::Turn(turn)) => return turn,
-                Err(ended) => return Turn::Ended(ended),
+                Ok(Read::Turn(turn)) => return Some(turn),
+                Err(ended) => return Some(Turn::Ended(ended)),
             }
         }
     }
