@@ -15,7 +15,10 @@ use super::{
 use crate::{
     audit::record::{Authorization, Authorized, Words},
     config,
-    exchange::code::{self, Strayed},
+    exchange::{
+        code::{self, Strayed},
+        login::Done,
+    },
     identity::User,
     lifecycle::{Response, form::Fields},
     refusal::Refusal,
