@@ -3,6 +3,8 @@
 //! Before a real provider that knows none of them: they find the gateway by its metadata, register or name their own
 //! metadata document, and have a person agree and log in; then they call.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::identity::known;
@@ -10,9 +12,12 @@ use crate::harness::{
     browser,
     certificates::Authority,
     gateway::{ALLOW_ALL, Gateway, Setup},
-    http::fetch,
+    http::{Answer, fetch, form},
+    issuer::claims_of,
     login::Browser,
     peer::{self, Dial, Peer, Sdk},
+    place,
+    prover::Prover,
     recorder::{Era, Recorder, Reply},
 };
 
@@ -25,8 +30,11 @@ const CLIENTS: [(Sdk, &str); 4] = [
 ];
 
 fn started(setup: Setup, upstream: &Recorder, lines: &str) -> (Peer, Gateway) {
-    let folder = setup.folder().to_owned();
-    let provider = peer::provider_before(&folder, &format!("{}/callback", setup.origin()));
+    let provider = peer::provider_before(setup.folder(), &format!("{}/callback", setup.origin()));
+    before(provider, setup, upstream, lines)
+}
+
+fn before(provider: Peer, setup: Setup, upstream: &Recorder, lines: &str) -> (Peer, Gateway) {
     let issuer = provider.origin();
     let facade = format!(
         "[facade]\nprovider = \"{issuer}\"\nclient = {{ id = \"facade\", secret = {{ env = \"FACADE_SECRET\" }} }}\n\
@@ -170,4 +178,73 @@ fn a_person_who_logged_in_here_connects_an_account_elsewhere() {
         assert_eq!(intent["user"], json!({ "issuer": own, "subject": "bob" }));
         assert_eq!(intent["grant"]["strategy"], "user_grant", "{intent}");
     }
+}
+
+/// What the token endpoint answers to these fields, with this proof.
+fn token(gateway: &Gateway, key: &Prover, fields: &[(&str, &str)]) -> Answer {
+    let url = format!("{}/token", gateway.setup().origin());
+    let proof = key.proof("POST", &url, None);
+    let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("DPoP", proof.as_str())];
+    fetch("POST", &url, &headers, form(fields).as_bytes())
+}
+
+#[test]
+fn who_is_gone_at_the_provider_is_gone_here_at_the_next_refresh() {
+    let upstream = Recorder::good(Era::Modern);
+    let setup = Setup::new("facade-renewing").gateway("dpop = {}");
+    let gone = setup.folder().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let provider = peer::provider_renewing(setup.folder(), &format!("{}/callback", setup.origin()), &gone);
+    let (_provider, gateway) = before(provider, setup, &upstream, "");
+    let (origin, callback, key) = (gateway.setup().origin(), "http://127.0.0.1:3999/callback", Prover::new());
+    let description = json!({ "redirect_uris": [callback], "grant_types": ["authorization_code", "refresh_token"] });
+    let json_type = [("Content-Type", "application/json")];
+    let registered =
+        fetch("POST", &format!("{origin}/register"), &json_type, description.to_string().as_bytes()).json();
+    let client = registered["client_id"].as_str().unwrap();
+    let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+    let resource = gateway.endpoint(Some("up"));
+    let asked = form(&[
+        ("response_type", "code"),
+        ("client_id", client),
+        ("redirect_uri", callback),
+        ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+        ("code_challenge_method", "S256"),
+        ("resource", &resource),
+        ("login_hint", "bob"),
+    ]);
+    let back = Browser::default().agree(&format!("{origin}/authorize?{asked}"), callback);
+    let code = back.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned();
+    let redeeming = [
+        ("grant_type", "authorization_code"),
+        ("client_id", client),
+        ("code", code.as_str()),
+        ("code_verifier", verifier),
+        ("redirect_uri", callback),
+    ];
+    let mut given = token(&gateway, &key, &redeeming).json();
+    for turn in 0..2 {
+        let claims = claims_of(given["access_token"].as_str().unwrap());
+        assert_eq!((&claims["sub"], &claims["groups"]), (&json!("bob"), &json!(["support"])), "{turn}: {given}");
+        assert_eq!(claims["cnf"], json!({ "jkt": key.thumbprint() }), "{turn}");
+        let refresh = given["refresh_token"].as_str().unwrap().to_owned();
+        given = token(&gateway, &key, &refreshing(client, &refresh)).json();
+    }
+    let bound = given["access_token"].as_str().unwrap().to_owned();
+    let call = || {
+        let (shown, proof) = (format!("DPoP {bound}"), key.proof("POST", &resource, Some(&bound)));
+        let headers = [("Authorization", shown.as_str()), ("DPoP", &proof)];
+        let params = json!({ "name": "echo", "arguments": {} });
+        gateway.client(Some("up")).modern_showing("tools/call", &params, &headers)
+    };
+    place::wait_for("the catalogue", Duration::from_secs(15), || (call().status() == 200).then_some(()));
+
+    std::fs::write(gone.join("bob"), "").unwrap();
+    let refused = token(&gateway, &key, &refreshing(client, given["refresh_token"].as_str().unwrap()));
+    assert_eq!((refused.status(), &refused.json()["error_code"]), (400, &json!("grant_revoked")), "{}", refused.text());
+    place::wait_for("the token's end", Duration::from_secs(8), || (call().status() == 401).then_some(()));
+}
+
+fn refreshing<'a>(client: &'a str, token: &'a str) -> [(&'static str, &'a str); 3] {
+    [("grant_type", "refresh_token"), ("client_id", client), ("refresh_token", token)]
 }

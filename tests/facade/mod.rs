@@ -5,12 +5,17 @@
 
 mod assertions;
 mod attacks;
+mod bound;
 mod documents;
 mod faults;
 mod flows;
 mod machines;
 mod races;
+mod registry;
+mod renewal;
+mod returned;
 mod revoked;
+mod signed;
 
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
@@ -108,13 +113,19 @@ impl Ground {
     }
 
     fn token_as(&self, basic: Option<&str>, fields: &[(&str, &str)]) -> Answer {
-        let mut headers = vec![("Content-Type", "application/x-www-form-urlencoded")];
-        headers.extend(basic.map(|basic| ("Authorization", basic)));
-        let own = ["code", "code_verifier", "refresh_token", "client_secret", "client_assertion", "assertion"];
+        let headers: Vec<(&str, &str)> = basic.map(|basic| ("Authorization", basic)).into_iter().collect();
+        self.post("/token", &headers, fields)
+    }
+
+    fn post(&self, path: &str, headers: &[(&str, &str)], fields: &[(&str, &str)]) -> Answer {
+        let mut all = vec![("Content-Type", "application/x-www-form-urlencoded")];
+        all.extend(headers);
+        let own = ["code", "code_verifier", "refresh_token", "client_secret", "client_assertion", "assertion", "token"];
         fields.iter().filter(|(name, _)| own.contains(name)).for_each(|(_, value)| leaks::remember_own(value));
-        basic.into_iter().flat_map(|basic| basic.split(' ')).for_each(leaks::remember_own);
-        let answer = fetch("POST", &format!("{}/token", self.origin()), &headers, form(fields).as_bytes());
-        if answer.status() == 200 {
+        let shown = headers.iter().filter(|(name, _)| *name == "Authorization" || *name == "DPoP");
+        shown.flat_map(|(_, value)| value.split(' ')).for_each(leaks::remember_own);
+        let answer = fetch("POST", &format!("{}{path}", self.origin()), &all, form(fields).as_bytes());
+        if answer.status() == 200 && path == "/token" {
             let given = answer.json();
             leaks::remember(given["access_token"].as_str().unwrap_or_default());
             leaks::remember_own(given["refresh_token"].as_str().unwrap_or_default());

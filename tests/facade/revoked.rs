@@ -21,7 +21,7 @@ use crate::harness::{
 const BOUND: Duration = Duration::from_secs(8);
 
 /// With a folder, as `tollgate revoke` wants one.
-fn ground(name: &str) -> Ground {
+pub(super) fn ground(name: &str) -> Ground {
     let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
     let setup = super::setup(name, &provider, &partner, &upstream, "");
     let folder = setup.folder().join("state");
@@ -43,7 +43,7 @@ impl Ground {
     }
 
     #[track_caller]
-    fn ends(&self, token: &str) {
+    pub(super) fn ends(&self, token: &str) {
         let answer = place::wait_for("the token's end", BOUND, || {
             let answer = self.call(token);
             // A call that was under way at that moment ends with it.

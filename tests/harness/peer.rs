@@ -108,6 +108,13 @@ pub(crate) fn provider_before(folder: &Path, callback: &str) -> Peer {
     Peer::start("provider", folder, command)
 }
 
+/// The same, which gives the gateway refresh tokens, and forgets users who have a file of their name in the folder `gone`.
+pub(crate) fn provider_renewing(folder: &Path, callback: &str, gone: &Path) -> Peer {
+    let mut command = node("issuer.mjs");
+    command.env("FACADE_CALLBACK", callback).env("GONE", gone);
+    Peer::start("provider", folder, command)
+}
+
 /// The same, with access tokens that only it can read (RFC 7662).
 pub(crate) fn provider_opaque(folder: &Path) -> Peer {
     let mut command = node("issuer.mjs");

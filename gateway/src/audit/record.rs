@@ -953,6 +953,8 @@ pub struct Authorization<'a> {
     pub grant_type: Option<&'a str>,
     /// The token's `jti`.
     pub token_id: Option<&'a str>,
+    /// What the token is bound to: how, and to which key or certificate.
+    pub binding: Option<(&'a str, &'a str)>,
     /// The other end of the connection.
     pub peer: SocketAddr,
 }
@@ -971,6 +973,7 @@ impl<'a> Authorization<'a> {
             redirect_uri: None,
             grant_type: None,
             token_id: None,
+            binding: None,
             peer,
         }
     }
@@ -999,6 +1002,12 @@ impl Fill for Authorization<'_> {
             json.name_if("redirect_uri", self.redirect_uri);
             json.name_if("grant_type", self.grant_type);
             json.name_if("token_id", self.token_id);
+            if let Some((method, thumbprint)) = self.binding {
+                json.object("binding", |json| {
+                    json.name("method", method);
+                    json.name("thumbprint", thumbprint);
+                });
+            }
         });
         json.shown("peer", format_args!("{}", self.peer));
     }

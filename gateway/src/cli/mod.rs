@@ -5,6 +5,8 @@
 
 mod audit;
 mod check;
+mod clients;
+mod consents;
 mod demo;
 mod explain;
 mod keys;
@@ -47,6 +49,10 @@ enum Command {
     Revoke(revoke::Arguments),
     #[command(subcommand)]
     Keys(keys::Arguments),
+    #[command(subcommand)]
+    Clients(clients::Arguments),
+    #[command(subcommand)]
+    Consents(consents::Arguments),
     /// Prove the journal, or ask it.
     #[command(subcommand)]
     Audit(Audit),
@@ -137,6 +143,8 @@ fn act(command: Command, out: &mut (impl Write + Send)) -> Result<Answer, Failur
         Command::Tools(arguments) => tools::act(&arguments, out),
         Command::Revoke(arguments) => revoke::act(&arguments, out),
         Command::Keys(arguments) => keys::act(&arguments, out),
+        Command::Clients(arguments) => clients::act(&arguments, out),
+        Command::Consents(arguments) => consents::act(&arguments, out),
         Command::Audit(Audit::Verify(arguments)) => audit::act(&arguments, out),
         Command::Audit(Audit::Show(arguments)) => show::act(&arguments, out),
         Command::Demo(arguments) => demo::act(&arguments, out),

@@ -216,7 +216,7 @@ fn lift(config: &Path, id: Uuid, out: &mut impl Write) -> Result<Answer, Failure
 
 /// The state of a gateway. Whoever revokes in a hurry need not have all of its secrets: where they are not at hand, the
 /// folder's own key will do.
-fn opened(path: &Path) -> Result<(Config, Store), Failure> {
+pub(super) fn opened(path: &Path) -> Result<(Config, Store), Failure> {
     let config = config::load(path, &Environment::process()).or_else(|report| {
         let without = config::load(path, &Environment::Elsewhere);
         without.ok().filter(|config| config.state.sealing_key.is_none()).ok_or(report)
@@ -294,6 +294,11 @@ fn told(revocation: &Revocation) -> String {
         revocation.by.as_ref().map(|by| format!(", by {by}")),
     ];
     more.into_iter().flatten().for_each(|more| text.push_str(&more));
+    plain(&text)
+}
+
+/// Text of others, without what a terminal would act on.
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -305,7 +310,7 @@ fn shown(revocation: &Revocation) -> Value {
     })
 }
 
-fn written(time: Timestamp) -> String {
+pub(super) fn written(time: Timestamp) -> String {
     let time = i64::try_from(time.unix_ms()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     time.map_or_else(|| "the end of time".to_owned(), |time| format!("{time:.0}"))
 }

@@ -373,9 +373,11 @@ pub struct Facade {
     pub token: Duration,
     /// How long a login lasts: the life of what a refresh token may be exchanged for.
     pub login: Duration,
+    /// The same where the provider cannot be asked again whether the person is still welcome.
+    pub login_unasked: Duration,
     /// Logins of one person in a day.
     pub logins_per_day: u32,
-    /// Clients that prove who they are by a secret.
+    /// Clients that prove who they are.
     pub clients: Vec<FacadeClient>,
 }
 
@@ -385,11 +387,24 @@ pub struct FacadeClient {
     /// `client_id`.
     pub id: String,
     /// What it proves that with.
-    pub secret: Secret,
+    pub proof: FacadeProof,
     /// The most that it gets, in its own name or for a person.
     pub scopes: Vec<String>,
     /// The tenant of its own tokens.
     pub tenant: Option<String>,
+}
+
+/// How a machine of `[[facade.clients]]` proves who it is.
+#[derive(Debug)]
+pub enum FacadeProof {
+    /// `client_secret_basic`, `client_secret_post`.
+    Secret(Secret),
+    /// `private_key_jwt`, by one of these keys: a JWK Set.
+    Keys(String),
+    /// The same, by one of the keys that are there.
+    KeysAt(Url),
+    /// `tls_client_auth` (RFC 8705 §2.1): its tokens are bound to the certificate.
+    Certificate(CertificateName),
 }
 
 /// A backend MCP server's id: `[a-z0-9-]{1,24}`.

@@ -241,6 +241,7 @@ pub(crate) struct Facade {
     pub(crate) assertion_issuers: List,
     pub(crate) token_s: Key<u64>,
     pub(crate) login_s: Key<u64>,
+    pub(crate) login_unasked_s: Key<u64>,
     pub(crate) logins_per_day: Key<u64>,
     pub(crate) clients: Option<Vec<Spanned<FacadeClient>>>,
 }
@@ -251,8 +252,20 @@ pub(crate) struct Facade {
 pub(crate) struct FacadeClient {
     pub(crate) id: Key<String>,
     pub(crate) secret: Key<Reference>,
+    pub(crate) jwks: Key<String>,
+    pub(crate) jwks_uri: Key<String>,
+    pub(crate) certificate: Key<HolderName>,
     pub(crate) scopes: List,
     pub(crate) tenant: Key<String>,
+}
+
+/// What the certificate of a client calls its holder.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct HolderName {
+    pub(crate) uri: Key<String>,
+    pub(crate) dns: Key<String>,
+    pub(crate) common_name: Key<String>,
 }
 
 /// `[egress]`.

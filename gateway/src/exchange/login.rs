@@ -52,6 +52,14 @@ pub(super) struct Kept {
     pub(super) refresh_token: Option<Secret>,
 }
 
+impl Done {
+    /// What the provider can be asked again with.
+    #[must_use]
+    pub const fn refresh_token(&self) -> Option<&Secret> {
+        self.refresh_token.as_ref()
+    }
+}
+
 impl Logins {
     /// # Errors
     /// A text that says what of a login cannot be used.
@@ -150,7 +158,30 @@ impl Logins {
         Ok(kept)
     }
 
-    fn provider(&self, issuer: &str) -> Result<&Endpoint, Strayed> {
+    /// Keeps `next` of a login of `user` that left `before`, until `ends`: a login since then is another.
+    ///
+    /// # Errors
+    /// [`StoreFault`].
+    pub async fn follow(
+        &self,
+        user: &User,
+        (before, next): (&Secret, &Secret),
+        ends: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreFault> {
+        let key = login_key(user);
+        let Some(bytes) = self.store.get(Place::Login, &key, now).await? else { return Ok(()) };
+        let Ok(kept) = serde_json::from_slice::<Kept>(&bytes) else { return Ok(()) };
+        if kept.refresh_token.as_ref() != Some(before) {
+            return Ok(());
+        }
+        let kept = Kept { refresh_token: Some(next.clone()), ..kept };
+        let after = serde_json::to_vec(&kept).map_err(|error| StoreFault::Unusable(error.to_string()))?;
+        let after = Value { bytes: after, until: Some(ends) };
+        self.store.swap(Place::Login, &key, (&bytes, Some(after)), now).await.map(drop)
+    }
+
+    pub(super) fn provider(&self, issuer: &str) -> Result<&Endpoint, Strayed> {
         self.providers.get(issuer).map(Arc::as_ref).ok_or(Strayed::Unknown)
     }
 }

@@ -14,6 +14,7 @@ mod flights;
 mod grant;
 pub mod login;
 mod proof;
+mod renewal;
 mod resource;
 mod users;
 
@@ -30,7 +31,6 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
-pub use self::grant::{Grant, GrantKey};
 use self::{
     answer::Fault,
     endpoint::{DPOP, Endpoint, Order, Shared},
@@ -39,6 +39,10 @@ use self::{
     grant::{Binding, Facts, Minted},
     proof::{Keyring, ProofKey},
     users::Personal,
+};
+pub use self::{
+    grant::{Grant, GrantKey},
+    renewal::Renewed,
 };
 use crate::{
     clock::Timestamp,

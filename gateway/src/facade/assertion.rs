@@ -9,7 +9,7 @@ use super::{
     grants::Person,
     keys::unavailable,
     login::names_another,
-    token::Order,
+    token::{Asked, Order},
 };
 use crate::{
     clock::Timestamp,
@@ -28,14 +28,15 @@ impl Facade {
         &self,
         at: &At<'_>,
         client: &config::FacadeClient,
-        fields: &Fields,
+        (fields, asked): (&Fields, &Asked<'_>),
     ) -> Result<serde_json::Value, Refusal> {
         let (order, mark) = self.vouched(at, client, fields).await?;
+        self.noted(at, asked, &[&client.id]).await?;
         let value = Value { bytes: Vec::new(), until: Some(mark.until) };
         if !self.store.claim(Place::Assertion, &mark.key, value, at.now).await.map_err(unavailable)? {
             return Err(invalid("it was redeemed already"));
         }
-        let issued = self.issue(at, "id_jag", &order).await;
+        let issued = self.issue(at, asked, &order).await;
         if issued.is_err()
             && let Err(fault) = self.store.remove(Place::Assertion, &mark.key).await
         {

@@ -24,7 +24,7 @@ use crate::{
     lifecycle::{Estate, Response, endpoints, form::Fields, page::see},
     random,
     refusal::{Era, Refusal},
-    state::{Place, Value},
+    state::{Place, Value, understood},
 };
 
 /// A request that was judged: what a page asks about, and what a code will be bound to.
@@ -36,6 +36,8 @@ pub(super) struct Wish {
     pub(super) challenge: String,
     pub(super) resource: String,
     pub(super) scopes: Vec<String>,
+    /// The thumbprint of the key that the code will be bound to (RFC 9449 §10).
+    pub(super) key: Option<String>,
     hint: Option<String>,
 }
 
@@ -57,12 +59,16 @@ pub(super) struct Pending {
     pub(super) remembered: Option<String>,
 }
 
-/// What a person agreed to.
-#[derive(Debug, Serialize, Deserialize)]
-struct Consent {
-    redirect_uri: String,
-    resource: String,
-    scopes: Vec<String>,
+/// What a person agreed to, and with whom.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Consent {
+    pub(super) provider: String,
+    pub(super) person: String,
+    pub(super) client: String,
+    pub(super) redirect_uri: String,
+    pub(super) resource: String,
+    pub(super) scopes: Vec<String>,
+    pub(super) given_ms: u64,
 }
 
 impl Wish {
@@ -109,10 +115,11 @@ impl Wish {
             && self.scopes.iter().all(|scope| agreed.scopes.contains(scope))
     }
 
-    /// What is agreed to by this.
-    fn consent(&self) -> Consent {
-        let Self { redirect_uri, resource, scopes, .. } = self.clone();
-        Consent { redirect_uri, resource, scopes }
+    /// What `person` agrees to by this.
+    fn consent(&self, at: &At<'_>, person: &str) -> Consent {
+        let Self { client, redirect_uri, resource, scopes, .. } = self.clone();
+        let (provider, person) = (at.config.provider.issuer.clone(), person.to_owned());
+        Consent { provider, person, client: client.id, redirect_uri, resource, scopes, given_ms: at.now.unix_ms() }
     }
 }
 
@@ -132,6 +139,7 @@ impl Facade {
             challenge: String::new(),
             resource: String::new(),
             scopes: Vec::new(),
+            key: None,
             hint: fields.get("login_hint").filter(|hint| hint.len() <= HINT_BYTES_MAX).map(str::to_owned),
         };
         if let Err(refusal) = wish_of(at.estate, &fields, &mut wish) {
@@ -220,7 +228,8 @@ impl Facade {
     async fn consent(&self, at: &At<'_>, person: &str, client: &str) -> Result<Option<Consent>, Refusal> {
         let key = consent_key(at, person, client);
         let kept = self.store.get(Place::Consent, &key, at.now).await.map_err(unavailable)?;
-        kept.map(|kept| serde_json::from_slice(&kept).map_err(|_not_json| unusable("a consent"))).transpose()
+        // What cannot be read is of another version: the person is asked again.
+        Ok(kept.and_then(|kept| understood("a consent", &kept)))
     }
 
     /// Whether the consent that a login began with is still there at its end.
@@ -231,8 +240,8 @@ impl Facade {
 
     /// Keeps what a person agreed to.
     pub(super) async fn agree(&self, at: &At<'_>, person: &str, wish: &Wish) -> Result<(), Refusal> {
-        let bytes =
-            serde_json::to_vec(&wish.consent()).map_err(|_not_json| Refusal::Bug("a consent that is no JSON"))?;
+        let bytes = serde_json::to_vec(&wish.consent(at, person))
+            .map_err(|_not_json| Refusal::Bug("a consent that is no JSON"))?;
         let value = Value { bytes, until: Some(at.now.plus(CONSENT_LIFE)) };
         let key = consent_key(at, person, &wish.client.id);
         self.store.put(Place::Consent, &key, value, at.now).await.map_err(unavailable)
@@ -269,6 +278,13 @@ fn wish_of(estate: &Estate, fields: &Fields, wish: &mut Wish) -> Result<(), Refu
         return Err(Refusal::AuthorizationInvalid("`code_challenge` is not that of S256"));
     }
     challenge.clone_into(&mut wish.challenge);
+    // Who takes no proofs does not know the parameter.
+    if let (Some(key), Some(_)) = (fields.get("dpop_jkt"), &estate.config.gateway.dpop) {
+        if !random::is_unguessable(key) {
+            return Err(Refusal::AuthorizationInvalid("`dpop_jkt` is no thumbprint"));
+        }
+        wish.key = Some(key.to_owned());
+    }
     wish.resource = resource(&estate.config, fields.get("resource"))?;
     wish.scopes = scopes(estate, &wish.resource, fields)?;
     Ok(())
@@ -307,7 +323,7 @@ const TICKET: &str = "facade ticket";
 /// From the page to the end of the login (RA-09: ten minutes at most).
 const LOGIN_MAX: Duration = Duration::from_secs(600);
 /// How long a person is not asked again.
-const CONSENT_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+pub(super) const CONSENT_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Bytes of a `state`, which is the client's own.
 const STATE_BYTES_MAX: usize = 2_048;
 /// Bytes of a `login_hint`, which is handed to the provider.

@@ -1,10 +1,11 @@
 //! Which client is that?
 //!
-//! Three kinds are known: those of `[[facade.clients]]`, which have a secret; those that registered themselves
-//! (RFC 7591); and those whose id is the URL of their own description (`documents`). The last two are public: whatever
-//! they ask for, they get no secret, and PKCE binds a code to whoever asked for it. It judges no redirect.
+//! Three kinds are known: the machines of `[[facade.clients]]`, which prove who they are; those that registered themselves
+//! (RFC 7591); and those whose id is the URL of their own description (`documents`). The last two get no secret, whatever
+//! they ask for: they sign with keys that they name (RFC 7523), or are public, and PKCE binds a code to whoever asked for
+//! it. It judges no redirect.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, header::AUTHORIZATION};
@@ -13,12 +14,15 @@ use serde_json::{Value, json};
 
 use super::{
     At, Facade,
+    client_keys::{ClientKeys, Mark},
     keys::{unavailable, unusable},
     redirect,
 };
 use crate::{
     clock::Timestamp,
-    config, digest,
+    config::{self, FacadeProof},
+    digest,
+    identity::assertion,
     lifecycle::form::Fields,
     random,
     refusal::Refusal,
@@ -34,10 +38,21 @@ pub(super) struct Client {
     pub(super) redirect_uris: Vec<String>,
     /// Whether it knows what to do with refresh tokens.
     pub(super) refreshes: bool,
+    /// The keys that it signs with, where it proves who it is.
+    pub(super) keys: Option<ClientKeys>,
+    /// Whether its tokens are to be bound to its certificate (RFC 8705 §3.4).
+    certificate: bool,
     /// Whether somebody logged in with it.
-    used: bool,
+    pub(super) used: bool,
     /// When that was noted last, or else when it registered.
-    noted_ms: u64,
+    pub(super) noted_ms: u64,
+}
+
+impl Client {
+    /// Until when it is known without another use, where it registered itself.
+    pub(super) fn until(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.noted_ms).plus(if self.used { USED } else { UNUSED })
+    }
 }
 
 /// What a client says of itself (RFC 7591 §2); what is not listed is not taken.
@@ -47,6 +62,9 @@ pub(super) struct Description {
     pub(super) client_name: Option<String>,
     pub(super) client_secret: Option<Value>,
     pub(super) token_endpoint_auth_method: Option<String>,
+    jwks: Option<Value>,
+    jwks_uri: Option<String>,
+    tls_client_certificate_bound_access_tokens: Option<bool>,
     redirect_uris: Option<Vec<String>>,
     grant_types: Option<Vec<String>>,
     response_types: Option<Vec<String>>,
@@ -55,10 +73,35 @@ pub(super) struct Description {
 
 /// Who asks the token endpoint.
 pub(super) enum Asking<'f> {
-    /// A public client, not proven: what it has (a code, a verifier, a refresh token) is its proof.
-    Public(Client),
-    /// A client of the configuration, proven by its secret.
-    Confidential(&'f config::FacadeClient),
+    /// A client that people log in with; where it names no keys, what it has (a code, a verifier, a refresh token) is all its
+    /// proof.
+    Personal(Client),
+    /// A client of the configuration, proven.
+    Machine(&'f config::FacadeClient),
+}
+
+impl Asking<'_> {
+    pub(super) fn id(&self) -> &str {
+        match self {
+            Self::Personal(client) => &client.id,
+            Self::Machine(client) => &client.id,
+        }
+    }
+
+    /// Whether its tokens are to be bound to the certificate that it shows.
+    pub(super) const fn wants_certificate(&self) -> bool {
+        match self {
+            Self::Personal(client) => client.certificate,
+            Self::Machine(client) => matches!(client.proof, FacadeProof::Certificate(_)),
+        }
+    }
+}
+
+/// What a client shows of who it is.
+enum Proof<'f> {
+    Nothing,
+    Secret(Cow<'f, str>),
+    Assertion(&'f str),
 }
 
 impl Description {
@@ -66,10 +109,22 @@ impl Description {
         serde_json::from_slice(text).map_err(|_not_json| Refusal::ClientMetadataInvalid("it is not JSON of RFC 7591"))
     }
 
+    /// The keys that it proves itself with; none where it does not.
+    fn keys(&self) -> Result<Option<ClientKeys>, Refusal> {
+        if self.token_endpoint_auth_method.as_deref() != Some(PRIVATE_KEY_JWT) {
+            return Ok(None);
+        }
+        match (&self.jwks, &self.jwks_uri) {
+            (Some(set), None) => ClientKeys::given(set.to_string()).map(Some).map_err(Refusal::ClientMetadataInvalid),
+            (None, Some(address)) => Ok(Some(ClientKeys::At(address.clone()))),
+            _ => Err(Refusal::ClientMetadataInvalid("`private_key_jwt` needs either `jwks` or `jwks_uri`")),
+        }
+    }
+
     /// The client that is described so, under `id`.
     pub(super) fn client(self, id: String, schemes: &[String], now: Timestamp) -> Result<Client, Refusal> {
         let invalid = |why| Err(Refusal::ClientMetadataInvalid(why));
-        let redirect_uris = self.redirect_uris.unwrap_or_default();
+        let redirect_uris = self.redirect_uris.clone().unwrap_or_default();
         if !(1..=REDIRECTS_MAX).contains(&redirect_uris.len()) {
             return Err(Refusal::RedirectUriInvalid("name between one and eight"));
         }
@@ -84,6 +139,7 @@ impl Description {
             None | Some("web" | "native") => {}
             Some(_) => return invalid("`application_type` is `web` or `native`"),
         }
+        let (keys, certificate) = (self.keys()?, self.tls_client_certificate_bound_access_tokens == Some(true));
         let grants = self.grant_types.unwrap_or_else(|| vec!["authorization_code".to_owned()]);
         if !grants.iter().any(|grant| grant == "authorization_code") {
             return invalid("`grant_types` has to have `authorization_code`");
@@ -93,7 +149,8 @@ impl Description {
         }
         let refreshes = grants.iter().any(|grant| grant == "refresh_token");
         let name = printable(self.client_name.as_deref().unwrap_or_default());
-        Ok(Client { id, name, redirect_uris, refreshes, used: false, noted_ms: now.unix_ms() })
+        let noted_ms = now.unix_ms();
+        Ok(Client { id, name, redirect_uris, refreshes, keys, certificate, used: false, noted_ms })
     }
 }
 
@@ -111,7 +168,7 @@ impl Facade {
         Err(Refusal::ClientInvalid("no such client".into()))
     }
 
-    /// RFC 7591 §3: registers whoever asks, as a public client.
+    /// RFC 7591 §3: registers whoever asks, without a secret.
     pub(super) async fn register(
         &self,
         config: &config::Facade,
@@ -122,6 +179,10 @@ impl Facade {
         let application_type = described.application_type.clone();
         let id = format!("{REGISTERED}{}", random::unguessable()?);
         let client = described.client(id, &config.redirect_schemes, now)?;
+        // Whoever asks is a stranger: no address is dialled because of that.
+        if let Some(ClientKeys::At(_)) = client.keys {
+            return Err(Refusal::ClientMetadataInvalid("give `jwks` in the place of `jwks_uri`"));
+        }
         self.keep_client(&client, UNUSED, now).await?;
         let mut grants = vec!["authorization_code"];
         grants.extend(client.refreshes.then_some("refresh_token"));
@@ -132,10 +193,12 @@ impl Facade {
             "redirect_uris": client.redirect_uris,
             "grant_types": grants,
             "response_types": ["code"],
-            "token_endpoint_auth_method": "none",
+            "token_endpoint_auth_method": if client.keys.is_some() { PRIVATE_KEY_JWT } else { "none" },
+            "tls_client_certificate_bound_access_tokens": client.certificate,
         });
-        if let (Some(members), Some(kind)) = (answer.as_object_mut(), application_type) {
-            members.insert("application_type".to_owned(), kind.into());
+        if let Some(members) = answer.as_object_mut() {
+            members.extend(application_type.map(|kind| ("application_type".to_owned(), kind.into())));
+            members.extend(client.keys.as_ref().and_then(ClientKeys::set).map(|set| ("jwks".to_owned(), set)));
         }
         Ok((client, answer))
     }
@@ -156,29 +219,69 @@ impl Facade {
         self.store.put(Place::Client, client.id.as_bytes(), value, now).await.map_err(unavailable)
     }
 
-    /// Who asks the token endpoint (RFC 6749 §2.3.1).
-    pub(super) async fn asking<'f>(&self, at: &At<'f>, fields: &Fields) -> Result<Asking<'f>, Refusal> {
-        let basic = basic(at.headers)?;
-        let (id, secret) = match (&basic, fields.get("client_secret")) {
-            (Some(_), Some(_)) => return Err(Refusal::AuthorizationInvalid("one way to prove a client at a time")),
-            (Some((id, secret)), None) => (id.as_str(), Some(secret.as_str())),
-            (None, secret) => (fields.need("client_id", "`client_id` is missing")?, secret),
-        };
-        if fields.get("client_id").is_some_and(|named| named != id) {
-            return Err(Refusal::AuthorizationInvalid("two clients are named"));
-        }
-        let Some(client) = at.config.clients.iter().find(|client| client.id == id) else {
-            return match secret {
-                Some(_) => Err(Refusal::ClientInvalid("a secret of a client that has none".into())),
-                None => self.client(at, id).await.map(Asking::Public),
+    /// Who asks the token endpoint (RFC 6749 §2.3.1, RFC 7523 §2.2, RFC 8705 §2); and what is still to be marked, where they
+    /// have to have something besides.
+    pub(super) async fn asking<'f>(&self, at: &At<'f>, fields: &Fields) -> Result<(Asking<'f>, Option<Mark>), Refusal> {
+        let (id, proof) = shown(at.headers, fields)?;
+        let invalid = |why: &'static str| Err(Refusal::ClientInvalid(why.into()));
+        let Some(client) = at.config.clients.iter().find(|client| client.id == *id) else {
+            let client = self.client(at, &id).await?;
+            let mark = match (&client.keys, proof) {
+                (None, Proof::Nothing) => None,
+                (Some(keys), Proof::Assertion(text)) => Some(self.asserted(at, (id.as_ref(), keys), text).await?),
+                (Some(_), Proof::Nothing) => return invalid("its assertion is missing"),
+                _ => return invalid("a proof of a client that has none of that kind"),
             };
+            return Ok((Asking::Personal(client), mark));
         };
-        match secret {
-            Some(secret) if digest::same(secret, client.secret.expose()) => Ok(Asking::Confidential(client)),
-            Some(_) => Err(Refusal::ClientInvalid("the secret is wrong".into())),
-            None => Err(Refusal::ClientInvalid("the secret is missing".into())),
+        let mut mark = None;
+        match (&client.proof, proof) {
+            (FacadeProof::Secret(secret), Proof::Secret(given)) if digest::same(&given, secret.expose()) => {}
+            (FacadeProof::Secret(_), Proof::Secret(_)) => return invalid("the secret is wrong"),
+            (FacadeProof::Keys(set), Proof::Assertion(text)) => {
+                mark = Some(self.asserted(at, (id.as_ref(), &ClientKeys::Set(set.clone())), text).await?);
+            }
+            (FacadeProof::KeysAt(url), Proof::Assertion(text)) => {
+                mark = Some(self.asserted(at, (id.as_ref(), &ClientKeys::At(url.as_str().to_owned())), text).await?);
+            }
+            (FacadeProof::Certificate(name), Proof::Nothing) => {
+                let shown = at.certificate.filter(|certificate| at.now < certificate.expires_at);
+                if !shown.is_some_and(|certificate| certificate.is_of(name)) {
+                    return invalid("the connection has no certificate of this client");
+                }
+            }
+            (_, Proof::Nothing) => return invalid("its proof is missing"),
+            _ => return invalid("it proves itself in another way"),
         }
+        // The administrator knows it: what it shows is noted at once.
+        self.mark(mark.as_ref(), at.now).await?;
+        Ok((Asking::Machine(client), None))
     }
+}
+
+/// Who the client says that it is, and what it shows of that: in one way at a time.
+fn shown<'f>(headers: &HeaderMap, fields: &'f Fields) -> Result<(Cow<'f, str>, Proof<'f>), Refusal> {
+    let (basic, secret, assertion) = (basic(headers)?, fields.get("client_secret"), fields.get("client_assertion"));
+    let named = fields.get("client_id").map(Cow::Borrowed);
+    let (id, proof) = match (basic, secret, assertion) {
+        (Some((id, secret)), None, None) => (Some(Cow::Owned(id)), Proof::Secret(Cow::Owned(secret))),
+        (None, Some(secret), None) => (named.clone(), Proof::Secret(Cow::Borrowed(secret))),
+        (None, None, Some(text)) => {
+            if fields.get("client_assertion_type") != Some(ASSERTION_TYPE) {
+                return Err(Refusal::AuthorizationInvalid("`client_assertion_type` is not that of a JWT"));
+            }
+            // RFC 7521 §4.2: `client_id` may be left out beside it.
+            let own = assertion::client_named(text).map(Cow::Owned);
+            (Some(own.ok_or(Refusal::ClientInvalid("its assertion is none".into()))?), Proof::Assertion(text))
+        }
+        (None, None, None) => (named.clone(), Proof::Nothing),
+        _ => return Err(Refusal::AuthorizationInvalid("one way to prove a client at a time")),
+    };
+    let id = id.ok_or(Refusal::AuthorizationInvalid("`client_id` is missing"))?;
+    if named.is_some_and(|named| named != id) {
+        return Err(Refusal::AuthorizationInvalid("two clients are named"));
+    }
+    Ok((id, proof))
 }
 
 /// The halves of `Basic`, each form-encoded inside (RFC 6749 §2.3.1).
@@ -208,8 +311,12 @@ fn printable(name: &str) -> String {
     if name.is_empty() { "a client without a name".to_owned() } else { name }
 }
 
+/// RFC 7591 §2.
+const PRIVATE_KEY_JWT: &str = "private_key_jwt";
+/// RFC 7523 §2.2.
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// How ids of registered clients begin; none of the configuration does.
-const REGISTERED: &str = "dcr-";
+pub(super) const REGISTERED: &str = "dcr-";
 /// Redirect URIs of one client.
 const REDIRECTS_MAX: usize = 8;
 /// Characters of a name.

@@ -137,7 +137,7 @@ impl Documents {
 }
 
 /// The URL of a document, if it can be one (draft §3) and its host may vouch for clients.
-fn trusted(id: &str, domains: &[String]) -> Result<Url, &'static str> {
+pub(super) fn trusted(id: &str, domains: &[String]) -> Result<Url, &'static str> {
     let url = Url::parse(id).map_err(|_not_a_url| "not a URL")?;
     // Only the normal form is an id: two spellings of one URL would be two clients.
     if url.as_str() != id || id.len() > ID_BYTES_MAX {
@@ -170,8 +170,9 @@ fn described(id: &str, document: &[u8], schemes: &[String], now: Timestamp) -> R
     if described.client_secret.is_some() {
         return Err("it has a `client_secret`".to_owned());
     }
-    if described.token_endpoint_auth_method.as_deref().is_some_and(|method| method != "none") {
-        return Err("the client does not prove itself by `none`".to_owned());
+    // Nor is a certificate, whose name nobody has put on record here.
+    if described.token_endpoint_auth_method.as_deref().is_some_and(|way| !["none", "private_key_jwt"].contains(&way)) {
+        return Err("the client proves itself neither by `none` nor by `private_key_jwt`".to_owned());
     }
     described.client(id.to_owned(), schemes, now).map_err(why)
 }

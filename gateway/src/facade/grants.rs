@@ -7,8 +7,12 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use zeroize::Zeroize as _;
 
-use super::keys::{unavailable, unusable};
+use super::{
+    binding::Bound,
+    keys::{unavailable, unusable},
+};
 use crate::{
     clock::Timestamp,
     digest,
@@ -18,7 +22,8 @@ use crate::{
     },
     random,
     refusal::Refusal,
-    state::{Place, Plain, Store, Value},
+    secret::Secret,
+    state::{Place, Plain, Store, StoreFault, Value},
 };
 
 /// Who logged in, as the tokens say it.
@@ -41,6 +46,8 @@ impl From<&Vouched> for Person {
 /// What a person granted to a client.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Grant {
+    /// The first half of each refresh token that leads to it.
+    pub(super) id: String,
     pub(super) client: String,
     /// Where the person logged in: a `sub` is unique there only.
     pub(super) provider: String,
@@ -51,8 +58,38 @@ pub(super) struct Grant {
     pub(super) current: Option<String>,
     /// Whether refresh tokens lead to it.
     pub(super) refreshed: bool,
+    /// What its tokens are bound to; what has to be shown with the refresh token of a client that proves nothing else.
+    pub(super) bound: Option<Bound>,
+    /// What the provider gave to be asked again with.
+    pub(super) renewal: Option<Renewal>,
     pub(super) began_ms: u64,
     pub(super) ends_ms: u64,
+}
+
+/// A refresh token of the provider. The store seals it; it is printed nowhere.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Renewal(String);
+
+impl Renewal {
+    pub(super) fn new(token: &Secret) -> Self {
+        Self(token.expose().to_owned())
+    }
+
+    pub(super) fn token(&self) -> Secret {
+        Secret::new(self.0.clone())
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Renewal {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("[secret]")
+    }
 }
 
 /// What a code is bound to.
@@ -62,6 +99,8 @@ pub(super) struct Code {
     pub(super) client: String,
     pub(super) redirect_uri: String,
     pub(super) challenge: String,
+    /// The thumbprint of the key that it was asked for with (RFC 9449 §10).
+    pub(super) key: Option<String>,
     issued_ms: u64,
 }
 
@@ -73,15 +112,16 @@ pub(super) struct Found {
     kept: Plain,
 }
 
-/// Keeps `grant`, and gives the code that leads to it.
+/// Keeps `grant`, and gives the code that leads to it: to this redirect URI, for whoever has the verifier of this challenge
+/// and, where there is one, the key of this thumbprint.
 pub(super) async fn begin(
     store: &Store,
     grant: Grant,
-    (redirect_uri, challenge): (&str, &str),
+    (redirect_uri, challenge, held): (&str, &str, Option<&str>),
     now: Timestamp,
 ) -> Result<String, Refusal> {
     let (id, code) = (random::unguessable()?, random::unguessable()?);
-    let grant = Grant { current: Some(digest(&code)), ..grant };
+    let grant = Grant { id: id.clone(), current: Some(digest(&code)), ..grant };
     // A login whose code nobody redeems is forgotten with that.
     put(store, &key("grant", &id), &grant, now.plus(CODE_KNOWN), now).await?;
     let bound = Code {
@@ -89,6 +129,7 @@ pub(super) async fn begin(
         client: grant.client,
         redirect_uri: redirect_uri.to_owned(),
         challenge: challenge.to_owned(),
+        key: held.map(str::to_owned),
         issued_ms: now.unix_ms(),
     };
     put(store, &key("code", &code), &bound, now.plus(CODE_KNOWN), now).await?;
@@ -127,8 +168,22 @@ pub(super) async fn of_refresh_token(
     let (id, _random) = parts.ok_or(Refusal::CodeInvalid("no such refresh token"))?;
     let found = known(store, id, now).await?;
     fits(&found.grant)?;
+    if now.unix_ms() >= found.grant.ends_ms {
+        return Err(Refusal::CodeInvalid("the login has lasted for its time"));
+    }
     is_current(store, &found, token, now).await?;
     Ok(found)
+}
+
+/// The grant that a refresh token leads to, or led to before: only who was given one knows which that is.
+pub(super) async fn behind(store: &Store, token: &str, now: Timestamp) -> Result<Option<Found>, Refusal> {
+    let parts = token.split_once('.').filter(|(id, rest)| random::is_unguessable(id) && random::is_unguessable(rest));
+    let Some((id, _random)) = parts else { return Ok(None) };
+    match known(store, id, now).await {
+        Ok(found) => Ok(Some(found)),
+        Err(Refusal::CodeInvalid(_)) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// Uses up what led to the grant that was found, and gives the refresh token that leads to it from now on, where one does.
@@ -137,14 +192,43 @@ pub(super) async fn use_up(store: &Store, found: Found, now: Timestamp) -> Resul
     let Found { id, mut grant, kept } = found;
     let next = if grant.refreshed { Some(format!("{id}.{}", random::unguessable()?)) } else { None };
     grant.current = next.as_deref().map(digest);
-    let began = Timestamp::from_unix_ms(grant.began_ms);
-    let until = if grant.refreshed { Timestamp::from_unix_ms(grant.ends_ms) } else { began.plus(CODE_KNOWN) };
-    let value = Value { bytes: written(&grant)?, until: Some(until) };
+    replace(store, Found { id, grant, kept }, now).await?;
+    Ok(next)
+}
+
+/// Keeps a grant as it is now, where it is still kept as it was found: who comes second has shown what was used up.
+pub(super) async fn replace(store: &Store, found: Found, now: Timestamp) -> Result<Found, Refusal> {
+    let Found { id, grant, kept } = found;
+    let bytes = written(&grant)?;
+    // As long as a token lives that came of it: who ends it has to find it.
+    let ends = if grant.refreshed { Timestamp::from_unix_ms(grant.ends_ms) } else { now };
+    let value = Value { bytes: bytes.clone(), until: Some(ends.plus(TOKENS_LIVE)) };
     let swapped = store.swap(Place::Token, &key("grant", &id), (&kept, Some(value)), now).await;
     if swapped.map_err(unavailable)? {
-        return Ok(next);
+        return Ok(Found { id, grant, kept: bytes.into() });
     }
     Err(reused(store, &id, now).await?)
+}
+
+/// Lets one at a time do what `id` names with a grant; gives the word by which it is released.
+pub(super) async fn alone(store: &Store, id: &str, most: Duration, now: Timestamp) -> Result<Option<String>, Refusal> {
+    let word = random::unguessable()?;
+    let lock = Value { bytes: word.clone().into_bytes(), until: Some(now.plus(most)) };
+    let claimed = store.claim(Place::Token, &key("alone", id), lock, now).await.map_err(unavailable)?;
+    Ok(claimed.then_some(word))
+}
+
+/// The end of that.
+pub(super) async fn released(store: &Store, id: &str, word: &str, now: Timestamp) -> Result<(), Refusal> {
+    store.swap(Place::Token, &key("alone", id), (word.as_bytes(), None), now).await.map(drop).map_err(unavailable)
+}
+
+/// Whether a grant is still as it was found; one that is not was used by somebody else meanwhile.
+pub(super) async fn is_unchanged(store: &Store, found: &Found, now: Timestamp) -> Result<(), Refusal> {
+    if get(store, &key("grant", &found.id), now).await?.as_ref() == Some(&found.kept) {
+        return Ok(());
+    }
+    Err(reused(store, &found.id, now).await?)
 }
 
 /// Another than the one that leads to the grant now has been used already.
@@ -158,13 +242,25 @@ async fn is_current(store: &Store, found: &Found, value: &str, now: Timestamp) -
 
 /// Ends a grant with all that came of it, and says why.
 async fn reused(store: &Store, id: &str, now: Timestamp) -> Result<Refusal, Refusal> {
-    // Also at the other gateways on the folder. It outlives every access token that came of the grant.
+    let ending = Ending { why: "a code or refresh token of its login came a second time", by: None };
+    withdraw(store, id, &ending, now).await.map_err(unavailable)?;
+    Ok(Refusal::CodeReused)
+}
+
+/// Why a grant ends before its time, and who ended it, for the journal.
+pub(super) struct Ending<'a> {
+    pub(super) why: &'a str,
+    pub(super) by: Option<&'a str>,
+}
+
+/// Ends a grant with all that came of it, also at the other gateways on the folder.
+pub(super) async fn withdraw(store: &Store, id: &str, ending: &Ending<'_>, now: Timestamp) -> Result<(), StoreFault> {
+    // It outlives every access token that came of the grant.
     let came_of_it = Whom::Token { name: login_id(id), issuer: None };
     let mut revocation = Revocation::new(came_of_it, now, Some(now.plus(TOKENS_LIVE)));
-    revocation.why = Some("a code or refresh token of its login came a second time".to_owned());
-    revocation::revoke(store, &revocation, now).await.map_err(unavailable)?;
-    end(store, id).await?;
-    Ok(Refusal::CodeReused)
+    (revocation.why, revocation.by) = (Some(ending.why.to_owned()), ending.by.map(str::to_owned));
+    revocation::revoke(store, &revocation, now).await?;
+    store.remove(Place::Token, &key("grant", id)).await.map(drop)
 }
 
 /// Nothing leads to this grant any more.
@@ -233,6 +329,7 @@ mod tests {
         let ends_ms = now.plus(Duration::from_secs(3600)).unix_ms();
         let resource = "https://gw.example/mcp".to_owned();
         Grant {
+            id: String::new(),
             client: "c".into(),
             provider: "https://login.example".into(),
             person,
@@ -240,13 +337,15 @@ mod tests {
             scopes: vec!["a".into()],
             current: None,
             refreshed: true,
+            bound: None,
+            renewal: None,
             began_ms: now.unix_ms(),
             ends_ms,
         }
     }
 
     async fn begun(store: &Store, now: Timestamp) -> String {
-        begin(store, grant(now), ("https://app.example/cb", "challenge"), now).await.unwrap()
+        begin(store, grant(now), ("https://app.example/cb", "challenge", None), now).await.unwrap()
     }
 
     /// Logs in, redeems the code, and gives the refresh token.
@@ -280,7 +379,7 @@ mod tests {
         let code = begun(&store, now).await;
         assert!(matches!(of_code(&store, &code, |_| Ok(()), late).await.err(), Some(Refusal::CodeInvalid(_))));
         let once = Grant { refreshed: false, ..grant(now) };
-        let code = begin(&store, once, ("https://app.example/cb", "challenge"), now).await.unwrap();
+        let code = begin(&store, once, ("https://app.example/cb", "challenge", None), now).await.unwrap();
         let found = of_code(&store, &code, |_| Ok(()), now).await.unwrap();
         assert_eq!(use_up(&store, found, now).await, Ok(None));
         assert_eq!(of_code(&store, &code, |_| Ok(()), now).await.err(), Some(Refusal::CodeReused));

@@ -9,13 +9,16 @@ use super::{
     At, Facade,
     authorize::{Pending, Wish},
     browser::Browser,
-    grants::{self, Grant, Person},
+    grants::{self, Grant, Person, Renewal},
     keys::unavailable,
 };
 use crate::{
     audit::record::{Authorization, Authorized, Words},
     config,
-    exchange::code::{self, Strayed},
+    exchange::{
+        code::{self, Strayed},
+        login::Done,
+    },
     identity::User,
     lifecycle::{Response, form::Fields},
     refusal::Refusal,
@@ -70,23 +73,28 @@ impl Facade {
             Some(person) => self.still_agreed(at, wish, person).await?,
             None => self.agreed(at, wish, &subject).await?,
         }
+        let (life, renewal) = (life(at.config, &done), done.refresh_token().map(Renewal::new));
         // For `exchange`, to ask the provider for something in this person's name.
         let user = User { issuer: own.clone(), subject: subject.clone() };
         let kept = logins.keep(&user, done, Some(at.now.plus(at.config.login)), at.now).await;
         kept.map_err(unavailable)?;
         self.used(&wish.client, at.now).await?;
         let grant = Grant {
+            id: String::new(),
             client: wish.client.id.clone(),
             provider: at.config.provider.issuer.clone(),
             person,
             resource: wish.resource.clone(),
             scopes: wish.scopes.clone(),
             current: None,
-            refreshed: wish.client.refreshes,
+            refreshed: wish.client.refreshes && !life.is_zero(),
+            bound: None,
+            renewal,
             began_ms: at.now.unix_ms(),
-            ends_ms: at.now.plus(at.config.login).unix_ms(),
+            ends_ms: at.now.plus(life).unix_ms(),
         };
-        let code = grants::begin(&self.store, grant, (&wish.redirect_uri, &wish.challenge), at.now).await?;
+        let bound = (wish.redirect_uri.as_str(), wish.challenge.as_str(), wish.key.as_deref());
+        let code = grants::begin(&self.store, grant, bound, at.now).await?;
         Ok((code, subject))
     }
 
@@ -109,6 +117,12 @@ pub(super) fn refusal(strayed: Strayed) -> Refusal {
         return Refusal::LoginUnavailable(why);
     }
     Refusal::LoginFailed(strayed.inside().unwrap_or(strayed.as_str()).to_owned())
+}
+
+/// How long refresh tokens lead to new ones: where the provider cannot be asked whether the person is still welcome, not
+/// as long.
+fn life(config: &config::Facade, done: &Done) -> Duration {
+    if done.refresh_token().is_some() { config.login } else { config.login.min(config.login_unasked) }
 }
 
 /// Whether a subject reads as that of another issuer (see `assertion`).

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{config, lifecycle::Estate};
+use crate::{config, identity::assertion, lifecycle::Estate};
 
 /// The metadata document.
 pub(super) fn document(estate: &Estate, config: &config::Facade) -> Value {
@@ -18,6 +18,9 @@ pub(super) fn document(estate: &Estate, config: &config::Facade) -> Value {
     if redeems {
         grants.push("urn:ietf:params:oauth:grant-type:jwt-bearer");
     }
+    let certificates = estate.config.gateway.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let mut ways = vec!["none", "client_secret_basic", "client_secret_post", "private_key_jwt"];
+    ways.extend(certificates.then_some("tls_client_auth"));
     let mut document = json!({
         "issuer": issuer,
         "authorization_endpoint": at("/authorize"),
@@ -27,7 +30,12 @@ pub(super) fn document(estate: &Estate, config: &config::Facade) -> Value {
         "response_modes_supported": ["query"],
         "grant_types_supported": grants,
         "code_challenge_methods_supported": ["S256"],
-        "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
+        "token_endpoint_auth_methods_supported": ways,
+        "token_endpoint_auth_signing_alg_values_supported": assertion::ALGORITHMS,
+        "revocation_endpoint": at("/revoke"),
+        "revocation_endpoint_auth_methods_supported": ways,
+        "revocation_endpoint_auth_signing_alg_values_supported": assertion::ALGORITHMS,
+        "tls_client_certificate_bound_access_tokens": certificates,
         "scopes_supported": estate.scopes(&config::Endpoint::Federated),
         "authorization_response_iss_parameter_supported": true,
         "client_id_metadata_document_supported": !config.client_domains.is_empty(),
@@ -35,6 +43,9 @@ pub(super) fn document(estate: &Estate, config: &config::Facade) -> Value {
     if let Some(members) = document.as_object_mut() {
         if config.registration {
             members.insert("registration_endpoint".to_owned(), Value::String(at("/register")));
+        }
+        if let Some(dpop) = &estate.config.gateway.dpop {
+            members.insert("dpop_signing_alg_values_supported".to_owned(), json!(dpop.algorithms));
         }
         if redeems {
             let profiles = json!(["urn:ietf:params:oauth:grant-profile:id-jag"]);

@@ -8,12 +8,16 @@
 //! mod        one request, one answer                 metadata page
 //! authorize  the client asks, the person agrees      clients documents redirect browser
 //! login      the person comes back
-//! token      what was granted becomes a token        grants assertion keys
+//! token      what was granted becomes a token        grants assertion binding renewal client_keys keys
+//! revoke     what was granted is given back          grants
+//! registry   an operator looks, and takes away       clients authorize grants
 //! ```
 
 mod assertion;
 mod authorize;
+mod binding;
 mod browser;
+mod client_keys;
 mod clients;
 mod documents;
 mod grants;
@@ -22,18 +26,21 @@ mod login;
 mod metadata;
 mod page;
 mod redirect;
+pub mod registry;
+mod renewal;
+mod revoke;
 mod token;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method,
+    HeaderMap, HeaderName, HeaderValue, Method,
     header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde_json::{Value, json};
 
-use self::{documents::Documents, keys::Keys};
+use self::{client_keys::KeySets, documents::Documents, keys::Keys};
 use crate::{
     audit::{
         journal,
@@ -41,6 +48,7 @@ use crate::{
     },
     clock::{self, Timestamp},
     config,
+    identity::Certificate,
     lifecycle::{Body, Estate, Gateway, Head, Response, form::Fields},
     refusal::{Detail, Era, Refusal},
     state::{Rate, Rates, Sealer, Site, Store},
@@ -55,6 +63,7 @@ pub struct Facade {
     sealer: Sealer,
     keys: Keys,
     documents: Documents,
+    key_sets: KeySets,
     rates: Rates,
 }
 
@@ -73,6 +82,8 @@ pub enum Route {
     Callback,
     /// RFC 6749 §3.2.
     Token,
+    /// RFC 7009.
+    Revoke,
 }
 
 /// What every step of one request needs.
@@ -82,6 +93,8 @@ struct At<'r> {
     headers: &'r HeaderMap,
     route: Route,
     peer: SocketAddr,
+    /// Of the connection.
+    certificate: Option<&'r Certificate>,
     now: Timestamp,
 }
 
@@ -89,9 +102,9 @@ impl Route {
     /// The route of a path, compared byte for byte.
     #[must_use]
     pub fn of(path: &str) -> Option<Self> {
-        [Self::Metadata, Self::Keys, Self::Register, Self::Authorize, Self::Callback, Self::Token]
-            .into_iter()
-            .find(|route| route.path() == path)
+        let all =
+            [Self::Metadata, Self::Keys, Self::Register, Self::Authorize, Self::Callback, Self::Token, Self::Revoke];
+        all.into_iter().find(|route| route.path() == path)
     }
 
     /// What it answers, as `Allow` lists it.
@@ -99,7 +112,7 @@ impl Route {
     pub const fn methods(self) -> &'static str {
         match self {
             Self::Metadata | Self::Keys => "GET, HEAD, OPTIONS",
-            Self::Register | Self::Token => "POST, OPTIONS",
+            Self::Register | Self::Token | Self::Revoke => "POST, OPTIONS",
             // Nobody asks these from a script.
             Self::Authorize => "GET, POST",
             Self::Callback => "GET",
@@ -114,6 +127,7 @@ impl Route {
             Self::Authorize => "/authorize",
             Self::Callback => "/callback",
             Self::Token => "/token",
+            Self::Revoke => "/revoke",
         }
     }
 
@@ -134,6 +148,8 @@ impl Route {
             Self::Register => Some((rate(6_000, 20), rate(1_000, 200))),
             Self::Authorize | Self::Callback => Some((rate(250, 60), rate(10, 1_000))),
             Self::Token => Some((rate(50, 200), rate(2, 2_000))),
+            // Each is kept as long as what it ends could have lived.
+            Self::Revoke => Some((rate(1_000, 50), rate(200, 500))),
         }
     }
 }
@@ -150,6 +166,7 @@ impl Facade {
             sealer: estate.store.sealer(),
             keys: Keys::new(),
             documents: Documents::new(&estate.config.egress)?,
+            key_sets: KeySets::new(&estate.config.egress)?,
             rates: Rates::new(PEERS_MAX),
             gateway,
         })
@@ -192,11 +209,19 @@ impl Facade {
         let Some(config) = estate.config.facade.as_deref() else {
             return self.gateway.refuse(head, &Refusal::RouteUnknown);
         };
-        let at = At { estate: &estate, config, headers: &head.headers, route, peer: head.peer, now: clock::now() };
-        match self.asked(&at, head, body).await {
+        let (headers, certificate) = (&head.headers, head.certificate.as_deref());
+        let at = At { estate: &estate, config, headers, route, peer: head.peer, certificate, now: clock::now() };
+        let mut response = match self.asked(&at, head, body).await {
             Ok(response) => response,
             Err(refusal) => self.refused(&at, &refusal),
+        };
+        // RFC 9449 §8.
+        if route == Route::Token
+            && let Some(nonce) = estate.identity.nonce(headers, clock::now())
+        {
+            response.headers.insert(DPOP_NONCE, nonce);
         }
+        response
     }
 
     async fn asked<B>(&self, at: &At<'_>, head: &Head, body: B) -> Result<Response, Refusal>
@@ -232,6 +257,12 @@ impl Facade {
                 let fields = Fields::read(&bounded(body).await?)?;
                 Box::pin(self.token(at, &fields)).await.map(|answer| json_of(200, &answer))
             }
+            (Route::Revoke, _) => {
+                typed(at.headers, FORM)?;
+                self.known(at).await?;
+                let fields = Fields::read(&bounded(body).await?)?;
+                Box::pin(self.revoked(at, &fields)).await
+            }
         }
     }
 
@@ -261,7 +292,7 @@ impl Facade {
         } else {
             let error = refusal.oauth_error();
             let body = json!({ "error": error, "error_description": outside.message, "error_code": outside.code });
-            json_of(outside.status, &body)
+            json_of(refusal.oauth_status(), &body)
         };
         if let Some(wait_ms) = outside.retry_after_ms {
             response.headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000).max(1)));
@@ -300,7 +331,7 @@ impl Facade {
             },
             code: outside.code,
             reason: &refusal.inside(),
-            status: outside.status,
+            status: refusal.oauth_status(),
         };
         if !journal.note(journal::new_id(), &record) {
             metrics().audit_failures.increment();
@@ -336,6 +367,8 @@ fn with_json(status: u16, body: Bytes) -> Response {
     Response { status, headers, body: Body::Whole(body) }
 }
 
+/// RFC 9449 §8.1.
+const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 const FORM: &str = "application/x-www-form-urlencoded";
 /// Bytes of a form or a registration.
 const BODY_BYTES_MAX: usize = 64 * 1024;

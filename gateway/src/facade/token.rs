@@ -8,14 +8,16 @@ use serde_json::{Value, json};
 use super::{
     At, Facade,
     authorize::resource,
-    clients::Asking,
+    binding::{self, Bound},
+    client_keys::Mark,
+    clients::{Asking, Client},
     grants::{self, Person},
 };
 use crate::{
     audit::record::{Authorization, Authorized, Words},
     clock::Timestamp,
     config, digest,
-    identity::revocation::Holder,
+    identity::{Held, revocation::Holder},
     lifecycle::form::Fields,
     refusal::Refusal,
 };
@@ -35,28 +37,48 @@ pub(super) struct Order {
     pub(super) since: Timestamp,
 }
 
+/// How a token is asked for.
+pub(super) struct Asked<'f> {
+    /// In the word of the journal.
+    kind: &'f str,
+    /// With which key.
+    held: Option<Held>,
+    /// Of the assertion that came with it.
+    mark: Option<Mark>,
+    /// What it will be bound to.
+    bound: Option<Bound>,
+}
+
 impl Facade {
     /// `POST /token`.
     pub(super) async fn token(&self, at: &At<'_>, fields: &Fields) -> Result<Value, Refusal> {
         let kind = fields.need("grant_type", "`grant_type` is missing")?;
-        let asking = self.asking(at, fields).await?;
+        let (asking, mark) = self.asking(at, fields).await?;
+        let held = at.estate.identity.held(at.headers, at.route.path(), at.now)?;
+        let bound = binding::of(at, &asking, held.as_ref())?;
+        let asked = Asked { kind: if kind == JWT_BEARER { "id_jag" } else { kind }, held, mark, bound };
         match (kind, asking) {
-            ("authorization_code", Asking::Public(client)) => {
-                let found = self.redeemed(&client.id, fields, at.now).await?;
+            ("authorization_code", Asking::Personal(client)) => {
+                let found = self.redeemed(&client.id, (fields, &asked), at.now).await?;
                 same_resource(at, &found.grant, fields)?;
+                self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
                 let scopes = found.grant.scopes.clone();
-                self.given(at, kind, found, scopes).await
+                self.given(at, &asked, found, scopes).await
             }
-            ("refresh_token", Asking::Public(client)) => {
-                let (found, scopes) = self.refreshed(at, &client.id, fields).await?;
+            ("refresh_token", Asking::Personal(client)) => {
+                let (found, scopes) = self.refreshed(at, &client, (fields, &asked)).await?;
+                self.counts(at, &found).await?;
+                self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
+                let found = self.renewed(at, found).await?;
                 self.used(&client, at.now).await?;
-                self.given(at, kind, found, scopes).await
+                self.given(at, &asked, found, scopes).await
             }
-            ("client_credentials", Asking::Confidential(client)) => {
+            ("client_credentials", Asking::Machine(client)) => {
                 let order = own(at, client, fields)?;
-                self.issue(at, "client_credentials", &order).await
+                self.noted(at, &asked, &[&client.id]).await?;
+                self.issue(at, &asked, &order).await
             }
-            (JWT_BEARER, Asking::Confidential(client)) => self.redeem(at, client, fields).await,
+            (JWT_BEARER, Asking::Machine(client)) => self.redeem(at, client, (fields, &asked)).await,
             ("authorization_code" | "refresh_token" | "client_credentials" | JWT_BEARER, _) => {
                 Err(Refusal::GrantTypeForbidden)
             }
@@ -65,7 +87,12 @@ impl Facade {
     }
 
     /// The grant that the code in `fields` leads to (OAuth 2.1 §4.1.3).
-    async fn redeemed(&self, client: &str, fields: &Fields, now: Timestamp) -> Result<grants::Found, Refusal> {
+    async fn redeemed(
+        &self,
+        client: &str,
+        (fields, asked): (&Fields, &Asked<'_>),
+        now: Timestamp,
+    ) -> Result<grants::Found, Refusal> {
         let code = fields.need("code", "`code` is missing")?;
         let verifier = fields.need("code_verifier", "`code_verifier` is missing")?;
         let fits = |bound: &grants::Code| {
@@ -79,6 +106,9 @@ impl Facade {
             if !digest::same(&digest::base64(verifier), &bound.challenge) {
                 return Err(Refusal::CodeInvalid("the verifier does not fit"));
             }
+            if bound.key.as_deref().is_some_and(|key| !Bound::is_key(asked.bound.as_ref(), key)) {
+                return Err(Refusal::CodeInvalid("the code is bound to a key that was not proven"));
+            }
             Ok(())
         };
         grants::of_code(&self.store, code, fits, now).await
@@ -88,14 +118,18 @@ impl Facade {
     async fn refreshed(
         &self,
         at: &At<'_>,
-        client: &str,
-        fields: &Fields,
+        client: &Client,
+        (fields, by): (&Fields, &Asked<'_>),
     ) -> Result<(grants::Found, Vec<String>), Refusal> {
         let token = fields.need("refresh_token", "`refresh_token` is missing")?;
         let asked = fields.words("scope");
         let fits = |grant: &grants::Grant| {
-            if grant.client != client {
+            if grant.client != client.id {
                 return Err(Refusal::CodeInvalid("the refresh token is another client's"));
+            }
+            // RFC 9449 §5, RFC 8705 §7.1: what a public client holds is all that proves who it is.
+            if client.keys.is_none() && grant.bound.is_some() && grant.bound != by.bound {
+                return Err(Refusal::CodeInvalid("the refresh token is bound to what was not shown"));
             }
             if grant.provider != at.config.provider.issuer {
                 return Err(Refusal::CodeInvalid("the login was at a provider that is no more"));
@@ -116,26 +150,14 @@ impl Facade {
     async fn given(
         &self,
         at: &At<'_>,
-        kind: &str,
-        found: grants::Found,
+        asked: &Asked<'_>,
+        mut found: grants::Found,
         scopes: Vec<String>,
     ) -> Result<Value, Refusal> {
-        let grants::Found { id, grant, .. } = &found;
-        let since = Timestamp::from_unix_ms(grant.began_ms);
-        let order = Order {
-            client: grant.client.clone(),
-            person: Some(grant.person.clone()),
-            tenant: None,
-            resource: grant.resource.clone(),
-            scopes,
-            login_id: Some(grants::login_id(id)),
-            since,
-        };
-        if let Err(revoked) = admit(at, &order) {
-            grants::end(&self.store, id).await?;
-            return Err(revoked);
-        }
-        let mut answer = self.issue(at, kind, &order).await?;
+        self.counts(at, &found).await?;
+        let order = Order { scopes, ..order(&found) };
+        let mut answer = self.issue(at, asked, &order).await?;
+        found.grant.bound.clone_from(&asked.bound);
         let refresh = grants::use_up(&self.store, found, at.now).await?;
         if let (Some(members), Some(refresh)) = (answer.as_object_mut(), refresh) {
             members.insert("refresh_token".to_owned(), refresh.into());
@@ -143,8 +165,25 @@ impl Facade {
         Ok(answer)
     }
 
+    /// Notes what was shown, once its sender is known to have what it came with: strangers fill no room.
+    pub(super) async fn noted(&self, at: &At<'_>, asked: &Asked<'_>, whose: &[&str]) -> Result<(), Refusal> {
+        if let Some(held) = &asked.held {
+            at.estate.identity.note(digest::name_of("facade proof", whose), held, at.now)?;
+        }
+        self.mark(asked.mark.as_ref(), at.now).await
+    }
+
+    /// Whether what was granted was not revoked since; what was has ended.
+    async fn counts(&self, at: &At<'_>, found: &grants::Found) -> Result<(), Refusal> {
+        if let Err(revoked) = admit(at, &order(found)) {
+            grants::end(&self.store, &found.id).await?;
+            return Err(revoked);
+        }
+        Ok(())
+    }
+
     /// Signs an access token (RFC 9068 §2.2), once it is written down.
-    pub(super) async fn issue(&self, at: &At<'_>, kind: &str, order: &Order) -> Result<Value, Refusal> {
+    pub(super) async fn issue(&self, at: &At<'_>, asked: &Asked<'_>, order: &Order) -> Result<Value, Refusal> {
         admit(at, order)?;
         let id = uuid::Uuid::new_v4().to_string();
         let subject = order.person.as_ref().map_or(order.client.as_str(), |person| person.subject.as_str());
@@ -157,6 +196,7 @@ impl Facade {
             let tenant = order.person.as_ref().map_or(order.tenant.as_ref(), |person| person.tenant.as_ref());
             members.extend(tenant.map(|tenant| ("tenant".to_owned(), tenant.as_str().into())));
             members.extend(order.login_id.as_ref().map(|id| ("sid".to_owned(), id.as_str().into())));
+            members.extend(asked.bound.as_ref().map(|bound| ("cnf".to_owned(), json!(bound))));
             if let Some(person) = &order.person {
                 members.insert("groups".to_owned(), json!(person.groups));
                 members.extend(person.acr.as_ref().map(|acr| ("acr".to_owned(), acr.as_str().into())));
@@ -167,14 +207,29 @@ impl Facade {
             user: order.person.as_ref().map(|person| (at.config.own.issuer.as_str(), person.subject.as_str())),
             resource: Some(&order.resource),
             scopes: Words::Strings(&order.scopes),
-            grant_type: Some(kind),
+            grant_type: Some(asked.kind),
             token_id: Some(&id),
+            binding: asked.bound.as_ref().map(Bound::named),
             ..Authorization::new(Authorized::Token, &order.client, at.peer)
         };
         self.record(&issued).await?;
         let token = self.keys.sign("at+jwt", &claims, at.now)?;
-        let seconds = at.config.token.as_secs();
-        Ok(json!({ "access_token": token, "token_type": "Bearer", "expires_in": seconds, "scope": scope }))
+        let (seconds, kind) = (at.config.token.as_secs(), Bound::token_type(asked.bound.as_ref()));
+        Ok(json!({ "access_token": token, "token_type": kind, "expires_in": seconds, "scope": scope }))
+    }
+}
+
+/// What a grant gives, with all its scopes.
+fn order(found: &grants::Found) -> Order {
+    let grants::Found { id, grant, .. } = found;
+    Order {
+        client: grant.client.clone(),
+        person: Some(grant.person.clone()),
+        tenant: None,
+        resource: grant.resource.clone(),
+        scopes: grant.scopes.clone(),
+        login_id: Some(grants::login_id(id)),
+        since: Timestamp::from_unix_ms(grant.began_ms),
     }
 }
 

@@ -63,7 +63,8 @@ impl Certificate {
 
 impl Certificate {
     /// Whether it says that its holder is called so.
-    pub(super) fn is_of(&self, name: &CertificateName) -> bool {
+    #[must_use]
+    pub fn is_of(&self, name: &CertificateName) -> bool {
         match name {
             CertificateName::Uri(uri) => self.uri.as_ref() == Some(uri),
             CertificateName::Dns(dns) => self.dns.iter().any(|own| own.eq_ignore_ascii_case(dns)),

@@ -3,6 +3,7 @@
 //! A credential in, a [`Caller`] out. It does not know what is asked, nor whether it is allowed.
 
 pub mod api_key;
+pub mod assertion;
 mod certificate;
 mod claims;
 pub(crate) mod discovery;
@@ -29,7 +30,7 @@ use introspection::{Introspection, Outcome};
 pub use keys::IssuerStatus;
 use keys::Keys;
 use quick_cache::{Weighter, sync::Cache};
-pub use sender::{Binding, Senders};
+pub use sender::{Binding, Held, Senders};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -146,6 +147,29 @@ impl Authenticator {
             .map_err(Refusal::TokenInvalid)?;
         let expires_at = presented.expires_at().map_err(Refusal::TokenInvalid)?;
         claims::vouched(presented.claims, &keys.issuer, expires_at).map_err(Refusal::TokenInvalid)
+    }
+
+    /// The claims of a JWT of this `kind` that `issuer` signed, whoever it is made out to.
+    ///
+    /// # Errors
+    /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`].
+    pub async fn issued(
+        &self,
+        text: &str,
+        (kind, issuer): (&str, &str),
+        now: Timestamp,
+    ) -> Result<Map<String, Value>, Refusal> {
+        let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
+        if presented.issuer().map_err(Refusal::TokenInvalid)? != issuer {
+            return Err(Refusal::TokenInvalid(TokenFault::IssuerMismatch));
+        }
+        let keys = self.of(issuer).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
+        presented.check_as(kind, &keys.issuer, now).map_err(Refusal::TokenInvalid)?;
+        let id = presented.key_id.as_deref();
+        keys.with_key((id, presented.algorithm), None, now, |key| presented.verify(key.decoding()))
+            .await?
+            .map_err(Refusal::TokenInvalid)?;
+        Ok(presented.claims)
     }
 
     fn of(&self, issuer: &str) -> Option<&Arc<Keys>> {
@@ -289,6 +313,23 @@ impl Authenticator {
     #[must_use]
     pub fn nonce(&self, headers: &HeaderMap, now: Timestamp) -> Option<HeaderValue> {
         self.senders.nonce(headers, now)
+    }
+
+    /// The key that whoever asks for a token with `headers`, by POST at the gateway's own `path`, proves to hold; none where
+    /// they prove nothing, or no proofs are taken (RFC 9449 §5).
+    ///
+    /// # Errors
+    /// [`Refusal::ProofInvalid`], [`Refusal::ProofNonceNeeded`].
+    pub fn held(&self, headers: &HeaderMap, path: &str, now: Timestamp) -> Result<Option<Held>, Refusal> {
+        self.senders.held(headers, path, now)
+    }
+
+    /// Notes that the proof of `held` was shown, once its `owner` is known to have what it came with.
+    ///
+    /// # Errors
+    /// [`Refusal::ProofInvalid`] where it was shown before; [`Refusal::Overloaded`].
+    pub fn note(&self, owner: [u8; 32], held: &Held, now: Timestamp) -> Result<(), Refusal> {
+        self.senders.note(owner, held, now)
     }
 
     /// How long after its end the credential of `identity` is still taken; `None` where nobody vouches for it any more.

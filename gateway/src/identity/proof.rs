@@ -27,10 +27,9 @@ pub(super) struct Expected<'a> {
     pub(super) origin: &'a Url,
     /// The path.
     pub(super) path: &'a str,
-    /// The token that it comes with.
-    pub(super) token: &'a str,
-    /// The thumbprint of the key that the token is bound to.
-    pub(super) thumbprint: &'a str,
+    /// The token that it comes with, and the thumbprint of the key that this is bound to; neither is there yet where a token
+    /// is asked for (RFC 9449 §5).
+    pub(super) bound: Option<(&'a str, &'a str)>,
     /// What the administrator wants of proofs.
     pub(super) wanted: &'a Dpop,
 }
@@ -42,6 +41,8 @@ pub(super) struct Proof {
     pub(super) id: String,
     /// `nonce`.
     pub(super) nonce: Option<String>,
+    /// The thumbprint of the key that signed it.
+    pub(super) thumbprint: String,
 }
 
 /// Judges a proof: what costs nothing first, the signature once everything else fits.
@@ -68,7 +69,8 @@ pub(super) fn check(text: &str, expected: &Expected<'_>, now: Timestamp) -> Resu
     if PRIVATE_MEMBERS.iter().any(|member| jwk.contains_key(*member)) {
         return Err(KeyMalformed);
     }
-    if thumbprint(jwk).ok_or(KeyMalformed)? != expected.thumbprint {
+    let thumbprint = thumbprint(jwk).ok_or(KeyMalformed)?;
+    if expected.bound.is_some_and(|(_, wanted)| thumbprint != wanted) {
         return Err(KeyMismatch);
     }
     let key = keyset::key(jwk, &expected.wanted.algorithms).ok_or(KeyMalformed)?;
@@ -76,10 +78,10 @@ pub(super) fn check(text: &str, expected: &Expected<'_>, now: Timestamp) -> Resu
         return Err(AlgorithmNotAllowed);
     }
     presented.verify(key.decoding()).map_err(|_fault| SignatureInvalid)?;
-    Ok(Proof { id, nonce })
+    Ok(Proof { id, nonce, thumbprint })
 }
 
-/// `htm`, `htu` and `ath`.
+/// `htm`, `htu`, and `ath` where there is a token.
 fn check_request(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result<(), ProofFault> {
     if text_of(claims, "htm")? != Some(expected.method) {
         return Err(MethodMismatch);
@@ -87,7 +89,8 @@ fn check_request(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result
     if !text_of(claims, "htu")?.is_some_and(|url| is_same_place(url, expected.origin, expected.path)) {
         return Err(UrlMismatch);
     }
-    let digest = digest::base64(expected.token);
+    let Some((token, _)) = expected.bound else { return Ok(()) };
+    let digest = digest::base64(token);
     if text_of(claims, "ath")? != Some(digest.as_str()) {
         return Err(TokenMismatch);
     }

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     Certificate, Identity, Scheme, Shown, certificate,
-    proof::{self, Expected},
+    proof::{self, Expected, Proof},
 };
 use crate::{
     clock::Timestamp,
@@ -73,6 +73,15 @@ impl Binding {
     }
 }
 
+/// The key that whoever asks for a token holds. It counts as shown once [`Senders::note`] says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Its thumbprint: `cnf.jkt` of the token.
+    pub thumbprint: String,
+    /// `jti` of the proof.
+    id: String,
+}
+
 /// What senders have to show, and what they have shown.
 #[derive(Debug)]
 pub struct Senders {
@@ -130,8 +139,10 @@ impl Senders {
         let no = |fault| Err(Refusal::TokenInvalid(fault));
         match (scheme, &identity.authentication.binding) {
             (Scheme::Dpop, Binding::Key(thumbprint)) => {
-                let id = self.check_proof((token, thumbprint), shown, now)?;
-                self.check_first((identity, thumbprint), &id, now)
+                let path = format!("{}{}", shown.endpoint.path(), if shown.slashed { "/" } else { "" });
+                let bound = Some((token, thumbprint.as_str()));
+                let proof = self.proof(shown.headers, (shown.method.as_str(), &path), bound, now)?;
+                self.first((identity.principal, thumbprint), &proof.id, now)
             }
             (Scheme::Dpop, Binding::Nothing | Binding::Certificate(_)) => no(TokenFault::BindingAbsent),
             // A bound token shown as a bearer token is a stolen one until proven otherwise (RFC 9449 §7.1).
@@ -150,39 +161,55 @@ impl Senders {
         }
     }
 
-    /// Gives the `jti` of a proof that fits.
-    fn check_proof(
+    /// The key that whoever sent `headers` by POST to the gateway's own `path` holds, to be given a token that is bound to
+    /// it (RFC 9449 §5); none where they prove nothing, or no proofs are taken.
+    pub(super) fn held(&self, headers: &HeaderMap, path: &str, now: Timestamp) -> Result<Option<Held>, Refusal> {
+        match &self.dpop {
+            Some(dpop) if dpop.required || headers.contains_key(PROOF) => {
+                let Proof { thumbprint, id, .. } = self.proof(headers, ("POST", path), None, now)?;
+                Ok(Some(Held { thumbprint, id }))
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Notes that the proof of `held` was shown by `owner`, who has what it came with.
+    pub(super) fn note(&self, owner: [u8; 32], held: &Held, now: Timestamp) -> Result<(), Refusal> {
+        self.first((owner, &held.thumbprint), &held.id, now)
+    }
+
+    /// The proof among `headers`, where it fits.
+    fn proof(
         &self,
-        (token, thumbprint): (&str, &str),
-        shown: &Shown<'_>,
+        headers: &HeaderMap,
+        (method, path): (&str, &str),
+        bound: Option<(&str, &str)>,
         now: Timestamp,
-    ) -> Result<String, Refusal> {
+    ) -> Result<Proof, Refusal> {
         let wanted = self.dpop.as_ref().ok_or(Refusal::AuthorizationMalformed)?;
         let invalid = Refusal::ProofInvalid;
-        let mut values = shown.headers.get_all(PROOF).iter();
+        let mut values = headers.get_all(PROOF).iter();
         let value = values.next().ok_or(invalid(ProofFault::Missing))?;
         if values.next().is_some() {
             return Err(invalid(ProofFault::Repeated));
         }
         let text = value.to_str().map_err(|_not_ascii| invalid(ProofFault::Malformed))?;
-        let path = format!("{}{}", shown.endpoint.path(), if shown.slashed { "/" } else { "" });
-        let (method, origin) = (shown.method.as_str(), &self.origin);
-        let expected = Expected { method, origin, path: &path, token, thumbprint, wanted };
+        let expected = Expected { method, origin: &self.origin, path, bound, wanted };
         let proof = proof::check(text, &expected, now).map_err(invalid)?;
-        if wanted.nonce && !proof.nonce.is_some_and(|nonce| self.is_fresh(&nonce, now)) {
+        if wanted.nonce && !proof.nonce.as_ref().is_some_and(|nonce| self.is_fresh(nonce, now)) {
             return Err(Refusal::ProofNonceNeeded);
         }
-        Ok(proof.id)
+        Ok(proof)
     }
 
     /// Last, so that nothing is remembered of what was not the holder's own. Keys are free to whoever wants more of them,
     /// so that the room is shared among those who hold them.
-    fn check_first(&self, (identity, thumbprint): (&Identity, &str), id: &str, now: Timestamp) -> Result<(), Refusal> {
+    fn first(&self, (owner, thumbprint): ([u8; 32], &str), id: &str, now: Timestamp) -> Result<(), Refusal> {
         let window = self.dpop.as_ref().map(|dpop| dpop.window).unwrap_or_default();
         let what = sha256(format!("{thumbprint} {id}").as_bytes());
         // A proof may lie one window ahead, and is good for another; times of proofs are whole seconds.
         let until = now.plus(window.saturating_mul(2)).plus(Duration::from_secs(1));
-        let claimed = self.memory.shown.claim((identity.principal, what), (now, until), self.proofs_max);
+        let claimed = self.memory.shown.claim((owner, what), (now, until), self.proofs_max);
         claimed.map_err(|repeated| match repeated {
             Repeated::Known => Refusal::ProofInvalid(ProofFault::Replayed),
             Repeated::Full => Refusal::Overloaded("proofs remembered"),

@@ -527,11 +527,23 @@ impl Refusal {
             "grant_type_unsupported" => "unsupported_grant_type",
             "grant_type_forbidden" => "unauthorized_client",
             "code_invalid" | "code_reused" | "grant_revoked" | "assertion_invalid" => "invalid_grant",
+            "proof_invalid" => "invalid_dpop_proof",
+            "proof_nonce_needed" => "use_dpop_nonce",
             _ => match self.row() {
                 Row(_, 429 | 503, ..) => "temporarily_unavailable",
                 Row(_, 500.., ..) => "server_error",
                 Row(..) => "invalid_request",
             },
+        }
+    }
+
+    /// The status for an OAuth client: 401 is for one that does not prove who it is (RFC 6749 §5.2, RFC 9449 §8).
+    #[must_use]
+    pub fn oauth_status(&self) -> u16 {
+        match self.row() {
+            Row("client_invalid", status, ..) => status,
+            Row(_, 401, ..) => 400,
+            Row(_, status, ..) => status,
         }
     }
 

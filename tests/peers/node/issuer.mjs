@@ -7,7 +7,8 @@
 // Environment: TOKEN_TTL (seconds), FACADE_CALLBACK (the redirect URIs of the client `facade`, a gateway that people log in
 // through, separated by blanks), CLIENT_KEY (a public JWK: the client `gateway-key` proves itself with it), CALLBACKS (where the client
 // `gateway-pages` sends browsers back to, separated by blanks), TRUSTS (the issuer whose assertions are redeemed),
-// OPAQUE (access tokens are opaque), TLS_CERTIFICATE, TLS_KEY and TLS_CLIENT_CA (PEM files: all of it is there by TLS as well, where
+// OPAQUE (access tokens are opaque), GONE (a folder: the client `facade` is given refresh tokens, and whoever has a file of their
+// name there is no user any more), TLS_CERTIFICATE, TLS_KEY and TLS_CLIENT_CA (PEM files: all of it is there by TLS as well, where
 // clients may show a certificate, and the client `gateway-tls` proves itself with one for the URI spiffe://tests/gateway).
 // Prints `listening PORT`, and before that `tls PORT`, where it is; the issuer is http://127.0.0.1:PORT.
 import crypto from 'node:crypto';
@@ -64,7 +65,8 @@ if (TLS_CERTIFICATE) {
 
 const format = process.env.OPAQUE ? { accessTokenFormat: 'opaque' } : { accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } } };
 const resourceServer = (uri) => ({ scope: SCOPES, audience: uri, accessTokenTTL: TTL, ...format });
-const account = (id) => USERS[id] && {
+const gone = (id) => process.env.GONE && fs.existsSync(`${process.env.GONE}/${id}`);
+const account = (id) => gone(id) ? undefined : USERS[id] && {
   accountId: id,
   claims: async () => ({ sub: id, name: id, email: USERS[id].email, email_verified: true, groups: USERS[id].groups, tenant: USERS[id].tenant }),
 };
@@ -87,7 +89,7 @@ function issue(issuer) {
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'groups', 'tenant'] },
     pkce: { required: () => true },
     rotateRefreshToken: true,
-    issueRefreshToken: async (_, client) => client.clientId === 'gateway-pages',
+    issueRefreshToken: async (_, client) => client.clientId === 'gateway-pages' || (Boolean(process.env.GONE) && client.clientId === 'facade'),
     ...(TRUSTS && { discovery: { authorization_grant_profiles_supported: ['urn:ietf:params:oauth:grant-profile:id-jag'] } }),
     ttl: { AccessToken: TTL, ClientCredentials: TTL, IdToken: 600, Grant: 86_400, Session: 86_400, Interaction: 600, RefreshToken: 86_400 },
     features: {

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{Checker, Place, client::Proofs, values::is_name};
 use crate::config::{
-    checked::{Claims, Facade, FacadeClient, Gateway, Issuer, Profile},
+    checked::{Claims, Facade, FacadeClient, FacadeProof, Gateway, Issuer, Profile},
     written,
 };
 
@@ -62,8 +62,10 @@ impl Checker<'_> {
         let assertion_issuers: Vec<String> = assertion_issuers.map(|issuer| issuer.issuer.clone()).collect();
         let token = self.seconds(&written.token_s, &(30..=TOKEN_SECONDS_MAX), 300);
         let login = self.seconds(&written.login_s, &(300..=7_776_000), 1_209_600);
+        let login_unasked = self.seconds(&written.login_unasked_s, &(0..=7_776_000), 28_800);
+        let certificates = gateway.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let logins_per_day = self.number(&written.logins_per_day, &(1..=10_000), 100);
-        let clients = self.facade_clients(written.clients.as_deref().unwrap_or_default());
+        let clients = self.facade_clients(written.clients.as_deref().unwrap_or_default(), certificates);
         Some(Facade {
             own: Arc::new(itself(own)),
             provider: provider?,
@@ -75,6 +77,7 @@ impl Checker<'_> {
             assertion_issuers,
             token,
             login,
+            login_unasked,
             logins_per_day: u32::try_from(logins_per_day).unwrap_or(u32::MAX),
             clients,
         })
@@ -91,7 +94,7 @@ impl Checker<'_> {
         found.cloned()
     }
 
-    fn facade_clients(&mut self, written: &[Spanned<written::FacadeClient>]) -> Vec<FacadeClient> {
+    fn facade_clients(&mut self, written: &[Spanned<written::FacadeClient>], certificates: bool) -> Vec<FacadeClient> {
         let mut clients: Vec<FacadeClient> = Vec::new();
         for table in written {
             let place = Place { name: "`[[facade.clients]]`".to_owned(), span: table.span() };
@@ -99,23 +102,53 @@ impl Checker<'_> {
             let id = self.required(&table.id, &place, "id", "id = \"nightly-report\"").and_then(|id| {
                 self.word(id, "a client id", is_client_id, "1 to 64 of `A-Z a-z 0-9 . _ -`, not beginning with `dcr-`")
             });
-            let secret = self
-                .required(&table.secret, &place, "secret", "secret = { env = \"NIGHTLY_SECRET\" }")
-                .and_then(|secret| self.secret(secret, "the client secret"));
+            let proof = self.facade_proof(table, &place, certificates);
             let tenant = match &table.tenant {
                 Some(tenant) => self.word(tenant, "a tenant", is_name, "1 to 256 characters of text").map(Some),
                 None => Some(None),
             };
             let scopes = self.scopes(table.scopes.as_deref());
-            let (Some(id), Some(secret), Some(tenant)) = (id, secret, tenant) else { continue };
+            let (Some(id), Some(proof), Some(tenant)) = (id, proof, tenant) else { continue };
             if clients.iter().any(|known| known.id == id) {
                 let help = "give each client a name of its own";
                 self.problem(format!("two clients are called `{id}`"), place.span, "the second", help);
                 continue;
             }
-            clients.push(FacadeClient { id, secret, scopes, tenant });
+            clients.push(FacadeClient { id, proof, scopes, tenant });
         }
         clients
+    }
+
+    /// One way there is, and no other: a proof that is not used is one that somebody thinks is.
+    fn facade_proof(
+        &mut self,
+        table: &written::FacadeClient,
+        place: &Place,
+        certificates: bool,
+    ) -> Option<FacadeProof> {
+        match (&table.secret, &table.jwks, &table.jwks_uri, &table.certificate) {
+            (Some(secret), None, None, None) => self.secret(secret, "the client secret").map(FacadeProof::Secret),
+            (None, Some(file), None, None) => self.key_set(file).map(FacadeProof::Keys),
+            (None, None, Some(url), None) => self.safe_url(url, "`jwks_uri`").map(FacadeProof::KeysAt),
+            (None, None, None, Some(name)) => {
+                if !certificates {
+                    let help = "add `client_ca` to `gateway.tls`: whose certificates clients may show";
+                    self.problem("no client is asked for a certificate", name.span(), "nobody can be this", help);
+                }
+                let written::HolderName { uri, dns, common_name } = name.get_ref();
+                let place = Place { name: "`certificate`".to_owned(), span: name.span() };
+                self.certificate_name([uri, dns, common_name], &place).map(|(name, _)| FacadeProof::Certificate(name))
+            }
+            (None, None, None, None) => {
+                self.required(&table.secret, place, "secret", "secret = { env = \"NIGHTLY_SECRET\" }");
+                None
+            }
+            _ => {
+                let help = "keep one of `secret`, `jwks`, `jwks_uri` and `certificate`";
+                self.problem("a client proves itself in one way", place.span.clone(), "has several", help);
+                None
+            }
+        }
     }
 }
 

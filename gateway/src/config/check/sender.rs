@@ -48,35 +48,48 @@ impl Checker<'_> {
     }
 
     fn certificate_holder(&mut self, written: &written::CertificateHolder, place: &Place) -> Option<CertificateHolder> {
-        const NAME: &str = "1 to 256 characters of text";
-        let mut name = |key: &Key<String>, what: &str| match key {
-            Some(key) => self.word(key, what, is_name, NAME).map(Some),
-            None => Some(None),
-        };
-        let (uri, dns, common) = (
-            name(&written.uri, "a URI")?,
-            name(&written.dns, "a DNS name")?,
-            name(&written.common_name, "a common name")?,
-        );
-        let (agent, tenant) = (name(&written.agent, "an agent")?, name(&written.tenant, "a tenant")?);
+        let agent = self.name(&written.agent, "an agent")?;
+        let tenant = self.name(&written.tenant, "a tenant")?;
         let mut groups = self.words(written.groups.as_deref(), "a group", is_name, NAME);
         let mut scopes = self.scopes(written.scopes.as_deref());
         for list in [&mut groups, &mut scopes] {
             list.sort_unstable();
         }
-        let (name, called) = match (uri, dns, common) {
-            (Some(uri), None, None) => (CertificateName::Uri(uri.clone()), uri),
-            (None, Some(dns), None) => (CertificateName::Dns(dns.clone()), dns),
-            (None, None, Some(common)) => (CertificateName::CommonName(common.clone()), common),
+        let (name, called) = self.certificate_name([&written.uri, &written.dns, &written.common_name], place)?;
+        Some(CertificateHolder { name, agent: agent.unwrap_or(called), tenant, groups, scopes })
+    }
+
+    /// What a certificate calls its holder, by its `uri`, `dns` or `common_name`; and that as text.
+    pub(super) fn certificate_name(
+        &mut self,
+        [uri, dns, common]: [&Key<String>; 3],
+        place: &Place,
+    ) -> Option<(CertificateName, String)> {
+        let uri = self.name(uri, "a URI")?;
+        let dns = self.name(dns, "a DNS name")?;
+        let common = self.name(common, "a common name")?;
+        match (uri, dns, common) {
+            (Some(uri), None, None) => Some((CertificateName::Uri(uri.clone()), uri)),
+            (None, Some(dns), None) => Some((CertificateName::Dns(dns.clone()), dns)),
+            (None, None, Some(common)) => Some((CertificateName::CommonName(common.clone()), common)),
             _ => {
                 let help = "write one of `uri = \"spiffe://example.org/agent\"`, `dns` and `common_name`";
                 self.problem("which certificate is meant?", place.span.clone(), "needs exactly one name", help);
-                return None;
+                None
             }
-        };
-        Some(CertificateHolder { name, agent: agent.unwrap_or(called), tenant, groups, scopes })
+        }
+    }
+
+    /// A name that may be absent; an inner `None` is absence.
+    fn name(&mut self, key: &Key<String>, what: &str) -> Option<Option<String>> {
+        match key {
+            Some(key) => self.word(key, what, is_name, NAME).map(Some),
+            None => Some(None),
+        }
     }
 }
+
+const NAME: &str = "1 to 256 characters of text";
 
 /// Of proofs of possession: what published clients sign with.
 const PROOF_ALGORITHMS: [&str; 5] = ["ES256", "ES384", "EdDSA", "PS256", "RS256"];

@@ -104,6 +104,23 @@ impl Checker<'_> {
         Some(path)
     }
 
+    /// A file with the public keys of somebody: a JWK Set (RFC 7517 §5).
+    pub(super) fn key_set(&mut self, written: &Spanned<String>) -> Option<String> {
+        if !self.environment.is_here() {
+            return Some(String::new());
+        }
+        let (path, bytes, _) = self.content(written, "key set")?;
+        self.files.values.insert(path.clone());
+        let read = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
+        let keys = read.as_ref().and_then(|read| read.get("keys")).and_then(serde_json::Value::as_array);
+        if keys.is_none_or(Vec::is_empty) {
+            let message = format!("key set `{}` has no keys", path.display());
+            self.problem(message, written.span(), "this file", "give a JWK Set: `{ \"keys\": [...] }`");
+            return None;
+        }
+        String::from_utf8(bytes.to_vec()).ok()
+    }
+
     /// A file with at least one certificate.
     pub(super) fn certificates(&mut self, written: &Spanned<String>, what: &str) -> Option<PathBuf> {
         if !self.environment.is_here() {

@@ -1,0 +1,232 @@
+//! Tokens that are bound to what their client holds: a key that it proves, or the certificate of its connection.
+
+use serde_json::{Value, json};
+
+use super::{CALLBACK, Ground, VERIFIER, code_of, parameter};
+use crate::harness::{
+    certificates::Leaf,
+    http::{Answer, Connection, fetch, form, request},
+    issuer::{Issuer, Signature, claims_of, now},
+    login::Browser,
+    mcp::Client,
+    prover::Prover,
+    recorder::{Era, Recorder},
+};
+
+const SECRET: (&str, &str) = ("client_secret", "robot secret: with odd/characters");
+
+fn ground(name: &str, dpop: &str) -> Ground {
+    let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
+    let gateway = super::setup(name, &provider, &partner, &upstream, "").gateway(dpop).start();
+    Ground { provider, partner, upstream, gateway }
+}
+
+impl Ground {
+    fn token_url(&self) -> String {
+        format!("{}/token", self.origin())
+    }
+
+    /// A good proof for the token endpoint.
+    fn proof(&self, key: &Prover) -> String {
+        key.proof("POST", &self.token_url(), None)
+    }
+
+    fn prove(&self, proof: &str, fields: &[(&str, &str)]) -> Answer {
+        let headers = [("DPoP", proof)];
+        self.post("/token", if proof.is_empty() { &[] } else { &headers }, fields)
+    }
+
+    /// A code that only the holder of this key can redeem.
+    fn code_for(&self, client: &str, key: &Prover) -> String {
+        let page = self.page(client, CALLBACK, &[("login_hint", "bob"), ("dpop_jkt", &key.thumbprint())]);
+        parameter(&Browser::default().agree(&page, CALLBACK), "code").unwrap()
+    }
+
+    fn call_proving(&self, key: &Prover, token: &str) -> Answer {
+        let (endpoint, shown) = (self.resource(), format!("DPoP {token}"));
+        let proof = key.proof("POST", &endpoint, Some(token));
+        let params = json!({ "name": "echo", "arguments": {} });
+        let headers = [("Authorization", shown.as_str()), ("DPoP", &proof)];
+        self.gateway.client(Some("up")).modern_showing("tools/call", &params, &headers)
+    }
+}
+
+fn redeeming<'a>(client: &'a str, code: &'a str) -> [(&'static str, &'a str); 4] {
+    [("grant_type", "authorization_code"), ("client_id", client), ("code", code), ("code_verifier", VERIFIER)]
+}
+
+fn refreshing<'a>(client: &'a str, token: &'a str) -> [(&'static str, &'a str); 3] {
+    [("grant_type", "refresh_token"), ("client_id", client), ("refresh_token", token)]
+}
+
+#[track_caller]
+fn refused(answer: &Answer, code: &str, error: &str) {
+    assert_eq!((answer.status(), code_of(answer).as_str()), (400, code), "{}", answer.text());
+    assert_eq!(answer.json()["error"], error);
+}
+
+#[test]
+fn a_token_is_its_holder_s_from_the_code_to_the_last_refresh() {
+    let ground = ground("facade-dpop", "dpop = {}");
+    let metadata = fetch("GET", &format!("{}/.well-known/oauth-authorization-server", ground.origin()), &[], b"");
+    assert_eq!(metadata.json()["dpop_signing_alg_values_supported"][0], "ES256");
+    let (client, key, thief) = (ground.registered(CALLBACK), Prover::new(), Prover::new());
+    let code = ground.code_for(&client, &key);
+    refused(&ground.prove("", &redeeming(&client, &code)), "code_invalid", "invalid_grant");
+    refused(&ground.prove(&ground.proof(&thief), &redeeming(&client, &code)), "code_invalid", "invalid_grant");
+    let proof = ground.proof(&key);
+    let answer = ground.prove(&proof, &redeeming(&client, &code));
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let given = answer.json();
+    let (token, refresh) = (given["access_token"].as_str().unwrap(), given["refresh_token"].as_str().unwrap());
+    assert_eq!((&given["token_type"], &claims_of(token)["cnf"]), (&json!("DPoP"), &json!({ "jkt": key.thumbprint() })));
+    let record = ground.gateway.recorded("token", 1).remove(0);
+    let binding = json!({ "method": "dpop", "thumbprint": key.thumbprint() });
+    assert_eq!(record["authorization"]["binding"], binding);
+
+    ground.serves(ground.logged_in("alice").1["access_token"].as_str().unwrap());
+    let served = ground.call_proving(&key, token);
+    assert_eq!(served.status(), 200, "{}", served.text());
+    assert_eq!(ground.call_proving(&thief, token).status(), 401);
+    assert_eq!(ground.gateway.client(Some("up")).token(token).call("echo", &json!({})).status(), 401, "as a bearer");
+
+    // What a public client holds is all that proves who it is.
+    let fields = refreshing(&client, refresh);
+    refused(&ground.prove("", &fields), "code_invalid", "invalid_grant");
+    refused(&ground.prove(&ground.proof(&thief), &fields), "code_invalid", "invalid_grant");
+    refused(&ground.prove(&proof, &fields), "proof_invalid", "invalid_dpop_proof");
+    let next = ground.prove(&ground.proof(&key), &fields);
+    assert_eq!(next.status(), 200, "{}", next.text());
+    let next = next.json();
+    assert_eq!(claims_of(next["access_token"].as_str().unwrap())["cnf"], json!({ "jkt": key.thumbprint() }));
+    assert_eq!(ground.call_proving(&key, next["access_token"].as_str().unwrap()).status(), 200);
+    refused(
+        &ground.prove("", &refreshing(&client, next["refresh_token"].as_str().unwrap())),
+        "code_invalid",
+        "invalid_grant",
+    );
+}
+
+#[test]
+fn a_proof_is_one_for_this_request() {
+    let ground = ground("facade-dpop-forged", "dpop = {}");
+    let key = Prover::new();
+    let resource = ground.resource();
+    let fields =
+        [("grant_type", "client_credentials"), ("client_id", "robot"), SECRET, ("resource", resource.as_str())];
+    let changed = |claim: &str, value: Value| {
+        let mut claims = key.claims("POST", &ground.token_url(), None);
+        claims[claim] = value;
+        key.sign(&key.header(), &claims)
+    };
+    let claims = key.claims("POST", &ground.token_url(), None);
+    let mut private = key.header();
+    private["jwk"]["d"] = json!("AAAA");
+    for (what, proof) in [
+        ("another path", changed("htu", json!(format!("{}/authorize", ground.origin())))),
+        ("another host", changed("htu", json!("https://other.example/token"))),
+        ("another method", changed("htm", json!("GET"))),
+        ("old", changed("iat", json!(now() - 3_600))),
+        ("of the future", changed("iat", json!(now() + 3_600))),
+        ("no id", changed("jti", json!(""))),
+        ("another's signature", key.forge(&key.header(), &claims, Signature::Stranger)),
+        ("no signature", key.forge(&key.header(), &claims, Signature::Absent)),
+        ("a private key", key.sign(&private, &claims)),
+        ("no proof", key.sign(&json!({ "typ": "JWT", "alg": "ES256", "jwk": key.jwk() }), &claims)),
+        ("nonsense", "x".to_owned()),
+    ] {
+        let answer = ground.prove(&proof, &fields);
+        assert_eq!((answer.status(), code_of(&answer).as_str()), (400, "proof_invalid"), "{what}: {}", answer.text());
+        assert_eq!(answer.json()["error"], "invalid_dpop_proof", "{what}");
+    }
+    let two = [("DPoP", ground.proof(&key)), ("DPoP", ground.proof(&key))];
+    let two: Vec<(&str, &str)> = two.iter().map(|(name, proof)| (*name, proof.as_str())).collect();
+    refused(&ground.post("/token", &two, &fields), "proof_invalid", "invalid_dpop_proof");
+    assert!(!ground.gateway.journal().iter().any(|record| record["event"] == "token"), "nothing was issued");
+    ground.recorded_refusal("proof_invalid");
+
+    let proof = ground.proof(&key);
+    let answer = ground.prove(&proof, &fields);
+    assert_eq!((answer.status(), &answer.json()["token_type"]), (200, &json!("DPoP")), "{}", answer.text());
+    refused(&ground.prove(&proof, &fields), "proof_invalid", "invalid_dpop_proof");
+    let free = ground.token(&fields);
+    assert_eq!((free.status(), &free.json()["token_type"]), (200, &json!("Bearer")), "bearers are served beside");
+    assert!(claims_of(free.json()["access_token"].as_str().unwrap())["cnf"].is_null());
+}
+
+#[test]
+fn a_nonce_is_asked_for_and_a_binding_where_it_is_required() {
+    let ground = ground("facade-dpop-nonce", "dpop = { nonce = true, required = true }");
+    let key = Prover::new();
+    let resource = ground.resource();
+    let fields =
+        [("grant_type", "client_credentials"), ("client_id", "robot"), SECRET, ("resource", resource.as_str())];
+    refused(&ground.token(&fields), "proof_invalid", "invalid_dpop_proof");
+    let asked = ground.prove(&ground.proof(&key), &fields);
+    refused(&asked, "proof_nonce_needed", "use_dpop_nonce");
+    let with = |nonce: &str| {
+        let mut claims = key.claims("POST", &ground.token_url(), None);
+        claims["nonce"] = json!(nonce);
+        key.sign(&key.header(), &claims)
+    };
+    refused(&ground.prove(&with("made up"), &fields), "proof_nonce_needed", "use_dpop_nonce");
+    let answer = ground.prove(&with(asked.header("dpop-nonce").unwrap()), &fields);
+    assert_eq!((answer.status(), &answer.json()["token_type"]), (200, &json!("DPoP")), "{}", answer.text());
+    assert!(answer.header("dpop-nonce").is_some(), "the next one comes with the answer");
+}
+
+#[test]
+fn without_dpop_a_proof_is_nobody_s_business() {
+    let ground = Ground::new("facade-no-dpop");
+    let client = ground.registered(CALLBACK);
+    let key = Prover::new();
+    let code = ground.code_for(&client, &key);
+    let answer = ground.prove(&ground.proof(&key), &redeeming(&client, &code));
+    assert_eq!((answer.status(), &answer.json()["token_type"]), (200, &json!("Bearer")), "{}", answer.text());
+    ground.serves(answer.json()["access_token"].as_str().unwrap());
+}
+
+#[test]
+fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
+    let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
+    let client = "[[facade.clients]]\nid = \"workload\"\ncertificate = { uri = \"spiffe://example.org/robot\" }\n\
+                  scopes = [\"tools:read\"]";
+    let setup = super::setup("facade-mtls", &provider, &partner, &upstream, "").mutual_tls().section(client);
+    let ground = Ground { provider, partner, upstream, gateway: setup.start() };
+    let authority = ground.gateway.setup().authority();
+    let own = authority.workload("robot", "spiffe://example.org/robot");
+    let other = authority.workload("other", "spiffe://example.org/other");
+    let resource = ground.resource();
+    let ask = |leaf: Option<&Leaf>, more: &[(&str, &str)]| {
+        let mut fields = vec![("grant_type", "client_credentials"), ("resource", resource.as_str())];
+        fields.extend(more);
+        let tls = authority.client_showing(&["http/1.1"], leaf);
+        let mut connection = Connection::open_tls(ground.gateway.address(), "localhost", &tls).unwrap();
+        let host = ground.origin().replace("https://", "");
+        let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Connection", "close")];
+        connection.exchange(&request("POST", "/token", &host, &headers, form(&fields).as_bytes()))
+    };
+    let workload = ("client_id", "workload");
+    let answer = ask(Some(&own), &[workload]);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let given = answer.json();
+    let token = given["access_token"].as_str().unwrap();
+    assert_eq!(
+        (&given["token_type"], &claims_of(token)["cnf"]["x5t#S256"]),
+        (&json!("Bearer"), &json!(own.thumbprint()))
+    );
+    for (leaf, fields) in [(None, vec![workload]), (Some(&other), vec![workload]), (Some(&own), vec![workload, SECRET])]
+    {
+        let answer = ask(leaf, &fields);
+        assert_eq!((answer.status(), code_of(&answer).as_str()), (401, "client_invalid"), "{}", answer.text());
+    }
+    let call = |client: &Client| client.call("echo", &json!({})).status();
+    let holder = ground.gateway.client_showing(Some("up"), &own).token(token).awaiting("echo");
+    assert_eq!(call(&holder), 200);
+    for thief in [ground.gateway.client(Some("up")), ground.gateway.client_showing(Some("up"), &other)] {
+        assert_eq!(call(&thief.token(token)), 401);
+    }
+    // Who is known by a secret shows a certificate to no effect.
+    let answer = ask(Some(&own), &[("client_id", "robot"), SECRET]);
+    assert!(claims_of(answer.json()["access_token"].as_str().unwrap())["cnf"].is_null(), "{}", answer.text());
+}

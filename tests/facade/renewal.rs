@@ -1,0 +1,172 @@
+//! Whether somebody is still welcome, the provider says at each refresh.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::{Ground, code_of};
+use crate::harness::{
+    http::Answer,
+    issuer::{Issuer, Pen, Signature, claims_of, now},
+    recorder::{Reply, Seen},
+};
+
+/// What the provider answers to a refresh.
+#[derive(Debug, Clone)]
+enum Mood {
+    /// Well, with this `sub` and these groups in its ID token, and another refresh token.
+    Well(&'static str, Vec<&'static str>),
+    /// Well, in half a second, with nothing but an access token.
+    Slow,
+    /// With this status, type and body.
+    Bad(u16, &'static str, &'static str),
+}
+
+/// A gateway before a provider of changing moods.
+fn ground(name: &str) -> (Ground, Arc<Mutex<Mood>>) {
+    let mood = Arc::new(Mutex::new(Mood::Slow));
+    let shared = Arc::clone(&mood);
+    let provider = Issuer::signing(move |seen, pen| answer(&shared.lock().clone(), seen, pen));
+    (Ground::with(name, provider, ""), mood)
+}
+
+fn answer(mood: &Mood, seen: &Seen, pen: &Mutex<Pen>) -> Option<Reply> {
+    if seen.path != "/token" || seen.field("grant_type").as_deref() != Some("refresh_token") {
+        return None;
+    }
+    let given = json!({ "access_token": "opaque", "token_type": "Bearer", "expires_in": 60 });
+    Some(match mood {
+        Mood::Slow => Reply::json(200, &given).after(Duration::from_millis(500)),
+        Mood::Bad(status, kind, body) => Reply::text(*status, kind, *body),
+        Mood::Well(subject, groups) => {
+            let mut given = given;
+            let issuer = format!("http://{}", seen.header("host").unwrap_or_default());
+            let id_token = json!({
+                "iss": issuer, "sub": subject, "aud": "facade", "iat": now(), "exp": now() + 300, "tenant": "acme",
+                "groups": groups,
+            });
+            given["id_token"] = json!(pen.lock().id_token(&id_token, Signature::Own));
+            given["refresh_token"] = json!(format!("after {}", seen.field("refresh_token").unwrap()).replace(' ', "-"));
+            Reply::json(200, &given)
+        }
+    })
+}
+
+fn text<'a>(given: &'a Value, member: &str) -> &'a str {
+    given[member].as_str().unwrap()
+}
+
+fn shown(ground: &Ground) -> Vec<String> {
+    ground.provider.asked().iter().filter_map(|seen| seen.field("refresh_token")).collect()
+}
+
+#[track_caller]
+fn unavailable(answer: &Answer) {
+    assert_eq!((answer.status(), code_of(answer).as_str()), (503, "login_unavailable"), "{}", answer.text());
+    assert_eq!(answer.json()["error"], "temporarily_unavailable");
+    assert!(answer.header("retry-after").is_some());
+}
+
+#[test]
+fn who_is_gone_at_the_provider_gets_nothing_more_and_loses_what_they_have() {
+    let (ground, mood) = ground("facade-gone");
+    *mood.lock() = Mood::Well("alice", vec!["sales"]);
+    let (client, given) = ground.logged_in("alice");
+    assert_eq!(claims_of(text(&given, "access_token"))["groups"], json!(["engineering"]));
+    let second = ground.refresh(&client, text(&given, "refresh_token")).json();
+    let claims = claims_of(text(&second, "access_token"));
+    assert_eq!((&claims["groups"], &claims["acr"]), (&json!(["sales"]), &json!("silver")), "what has changed is known");
+    assert!(claims["auth_time"].is_u64());
+    let third = ground.refresh(&client, text(&second, "refresh_token")).json();
+    assert_eq!(shown(&ground), ["kept", "after-kept"], "the provider's own tokens rotate, too");
+    ground.serves(text(&third, "access_token"));
+
+    *mood.lock() = Mood::Bad(400, "application/json", r#"{"error":"invalid_grant","error_description":"disabled"}"#);
+    let refused = ground.refresh(&client, text(&third, "refresh_token"));
+    assert_eq!((refused.status(), code_of(&refused).as_str()), (400, "grant_revoked"), "{}", refused.text());
+    assert_eq!(refused.json()["error"], "invalid_grant");
+    assert!(!refused.text().contains("disabled"), "what the provider says is for the journal: {}", refused.text());
+    ground.ends(text(&third, "access_token"));
+    *mood.lock() = Mood::Well("alice", vec!["sales"]);
+    assert_eq!(code_of(&ground.refresh(&client, text(&third, "refresh_token"))), "code_invalid");
+    let refusals = ground.gateway.recorded("refusal", 1);
+    let of = |refusal: &&Value| refusal["refused"]["code"] == "grant_revoked";
+    let why = refusals.iter().find(of).map(|refusal| refusal["refused"]["reason"].clone());
+    assert_eq!(why, Some(json!("invalid_grant: disabled")), "{refusals:?}");
+    let revocation = ground.gateway.recorded("revocation", 1).remove(0);
+    assert_eq!(revocation["revocation"]["why"], "the provider does not vouch for its login any more");
+}
+
+#[test]
+fn while_the_provider_cannot_be_asked_nothing_is_given_and_nothing_ends() {
+    let (ground, mood) = ground("facade-unasked");
+    let (client, given) = ground.logged_in("alice");
+    let token = text(&given, "refresh_token");
+    let html = "text/html";
+    for bad in [
+        Mood::Bad(500, "application/json", "{}"),
+        Mood::Bad(200, html, "<html>"),
+        Mood::Bad(200, "application/json", "{\"access_token\":7}"),
+        Mood::Bad(401, "application/json", r#"{"error":"invalid_client"}"#),
+        Mood::Bad(400, "application/json", r#"{"error":"unauthorized_client"}"#),
+        Mood::Bad(429, "application/json", "{}"),
+    ] {
+        *mood.lock() = bad;
+        unavailable(&ground.refresh(&client, token));
+    }
+    ground.serves(text(&given, "access_token"));
+    ground.recorded_refusal("login_unavailable");
+    *mood.lock() = Mood::Well("alice", vec!["engineering"]);
+    let answer = ground.refresh(&client, token);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert!(shown(&ground).iter().all(|shown| shown == "kept"), "none was used up");
+}
+
+#[test]
+fn the_login_stays_the_same_person_s() {
+    let (ground, mood) = ground("facade-other-person");
+    *mood.lock() = Mood::Well("mallory", vec!["admins"]);
+    let (client, given) = ground.logged_in("alice");
+    let refused = ground.refresh(&client, text(&given, "refresh_token"));
+    assert_eq!((refused.status(), code_of(&refused).as_str()), (400, "grant_revoked"), "{}", refused.text());
+    ground.ends(text(&given, "access_token"));
+}
+
+#[test]
+fn of_two_that_come_with_one_refresh_token_one_asks_the_provider() {
+    let (ground, _mood) = ground("facade-renewal-race");
+    let (client, given) = ground.logged_in("alice");
+    let token = text(&given, "refresh_token");
+    let codes: Vec<(u16, String)> = thread::scope(|scope| {
+        let askers: Vec<_> = (0..4).map(|_| scope.spawn(|| ground.refresh(&client, token))).collect();
+        askers
+            .into_iter()
+            .map(|asker| asker.join().unwrap())
+            .map(|answer| (answer.status(), code_of(&answer)))
+            .collect()
+    });
+    assert_eq!(codes.iter().filter(|(status, _)| *status == 200).count(), 1, "{codes:?}");
+    let others = |code: &str| ["login_unavailable", "code_reused", "code_invalid"].contains(&code);
+    assert!(codes.iter().all(|(status, code)| *status == 200 || others(code)), "{codes:?}");
+    assert_eq!(shown(&ground), ["kept"]);
+}
+
+#[test]
+fn a_login_that_nobody_can_be_asked_about_has_a_bound_of_its_own() {
+    let provider = Issuer::signing(|seen, pen| {
+        let login = seen.path == "/token" && seen.field("grant_type").as_deref() == Some("authorization_code");
+        let code = login.then(|| seen.field("code").unwrap_or_default())?;
+        let asked = claims_of(&format!("x.{code}.x"));
+        let claims = json!({
+            "iss": format!("http://{}", seen.header("host").unwrap_or_default()), "sub": "alice", "aud": "facade",
+            "nonce": asked["nonce"], "iat": now(), "exp": now() + 300,
+        });
+        let id_token = pen.lock().id_token(&claims, Signature::Own);
+        Some(Reply::json(200, &json!({ "access_token": "opaque", "token_type": "Bearer", "id_token": id_token })))
+    });
+    let ground = Ground::with("facade-unasked-bound", provider, "login_unasked_s = 0");
+    let (_, given) = ground.logged_in("alice");
+    assert_eq!(given["refresh_token"], Value::Null, "none where it would be good for nothing: {given}");
+    ground.serves(text(&given, "access_token"));
+}
