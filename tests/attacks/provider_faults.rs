@@ -394,6 +394,8 @@ fn a_redeemed_assertion_serves_while_the_other_domain_is_in_trouble() {
 fn metadata_of_the_other_domain_are_needed_once_and_serve_while_they_are_in_trouble() {
     let (home, upstream, elsewhere) = (Issuer::scripted(asserting), Recorder::good(Era::Modern), elsewhere());
     let servers = Troubled::each(redeeming, at_metadata, metadata_of_another, &elsewhere);
+    // From before the gateway's start: it looks then whether they take assertions.
+    servers.iter().for_each(Troubled::breaks);
     let gateway =
         upstreams("faults-other-metadata", &home, &upstream, &servers, |server| asserted(&home, server, &upstream));
     let needy = clients_of(&gateway, &home, "needy", servers.len());

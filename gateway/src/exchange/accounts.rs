@@ -30,6 +30,8 @@ pub(super) struct Accounts {
     store: Store,
     /// Tokens that an upstream refused, by account: what the state holds of it is refreshed before it is used again.
     refused: Cache<Slot, String>,
+    /// Until when a server that is in trouble is not asked to refresh an account that has something left.
+    resting: Cache<Slot, Timestamp>,
 }
 
 /// Whose account, and where.
@@ -107,7 +109,7 @@ impl Account {
 
 impl Accounts {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, refused: Cache::new(REFUSED_MAX) }
+        Self { store, refused: Cache::new(REFUSED_MAX), resting: Cache::new(REFUSED_MAX) }
     }
 
     /// The upstream would not take this token of the account.
@@ -134,7 +136,8 @@ impl Accounts {
         for _ in 0..LOOKS_MAX {
             let now = began.plus(clock::instant().duration_since(since));
             let (kept, bytes) = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
-            if self.is_good(&key, &kept, now) {
+            let rests = || self.resting.get(&key).is_some_and(|until| now < until) && self.has_left(&key, &kept, now);
+            if self.is_good(&key, &kept, now) || rests() {
                 return Ok(kept.granted());
             }
             let Some(token) = kept.refresh_token.clone() else {
@@ -180,7 +183,7 @@ impl Accounts {
             return Ok(None);
         }
         let (order, asked) = (Order::Refresh { token: refresh_token.clone() }, clock::instant());
-        let after = || now.plus(clock::instant().duration_since(asked)).unix_ms();
+        let after = || now.plus(clock::instant().duration_since(asked));
         match endpoint.ask(&order, &before.scopes, now).await {
             Ok(token) => {
                 let kept = Kept::of(account, token, Some(refresh_token), now);
@@ -199,8 +202,9 @@ impl Accounts {
             Err(Fault::Refused(why) | Fault::NeedsLogin(_, why)) => {
                 Err(Lacking::Refused(Refusal::GrantRefused(named(endpoint, &why))))
             }
-            Err(Fault::Unusable(why)) if after() < before.expires_ms && !self.is_refused(&key, &before) => {
+            Err(Fault::Unusable(why)) if self.has_left(&key, &before, after()) => {
                 // What is left of the old token is better than nothing.
+                self.resting.insert(key, after().plus(REST));
                 tracing::warn!(upstream = %account.upstream, why, "an account's token could not be refreshed yet");
                 Ok(Some(before.granted()))
             }
@@ -253,6 +257,11 @@ impl Accounts {
         let life = ends.since(Timestamp::from_unix_ms(kept.granted_ms));
         let margin = MARGIN.min(life.checked_div(2).unwrap_or_default());
         now < ends && ends.since(now) > margin && !self.is_refused(key, kept)
+    }
+
+    /// Whether it may be sent where there is nothing better.
+    fn has_left(&self, key: &Slot, kept: &Kept, now: Timestamp) -> bool {
+        now.unix_ms() < kept.expires_ms && !self.is_refused(key, kept)
     }
 
     fn is_refused(&self, key: &Slot, kept: &Kept) -> bool {
@@ -358,3 +367,6 @@ const REFRESH_MAX: Duration = Duration::from_secs(60);
 /// How often, and how soon after another, one looks whether somebody else's refresh has ended.
 const LOOKS_MAX: usize = 90;
 const LOOK_AFTER: Duration = Duration::from_millis(100);
+
+/// How soon a server is asked again that could not refresh.
+const REST: Duration = Duration::from_secs(1);
