@@ -199,21 +199,13 @@ impl Shared {
 }
 
 impl Kept {
-    /// Keeps a new connection that all share; a second one is let go.
+    /// Keeps a new connection that all share, in the place of an older one: that may be about to end.
     fn keep(&mut self, origin: &Origin, sender: Sender) -> Sender {
         let peer = self.peer(origin);
-        let Sender::Shared(sender) = sender else { return sender };
-        let now = clock::instant();
-        match &mut peer.shared {
-            Some((known, used)) if !known.is_closed() => {
-                *used = now;
-                Sender::Shared(known.clone())
-            }
-            shared => {
-                *shared = Some((sender.clone(), now));
-                Sender::Shared(sender)
-            }
+        if let Sender::Shared(sender) = &sender {
+            peer.shared = Some((sender.clone(), clock::instant()));
         }
+        sender
     }
 
     fn peer(&mut self, origin: &Origin) -> &mut Peer {
@@ -261,6 +253,9 @@ impl Drop for Back {
         let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
         let mut kept = self.pool.kept.lock();
         let idle = &mut kept.peer(&self.origin).idle;
+        if idle.len() >= IDLE_CONNECTIONS_MAX {
+            idle.retain(|(sender, _since)| !sender.is_closed());
+        }
         if idle.len() < IDLE_CONNECTIONS_MAX {
             idle.push((sender, clock::instant()));
         }
