@@ -80,7 +80,7 @@ pub(super) struct List {
 #[derive(Debug, Args)]
 pub(super) struct Revoke {
     /// Its id, as `keys list` and the audit's `authentication.token_id` have it; the key itself will do.
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", allow_hyphen_values = true)]
     id: String,
     #[command(flatten)]
     config: ConfigFile,

@@ -43,7 +43,7 @@ enum What {
     /// One session of a client older than MCP 2026-07-28, by its `Mcp-Session-Id` or its name in the journal.
     Session {
         /// Either.
-        #[arg(value_name = "SESSION")]
+        #[arg(value_name = "SESSION", allow_hyphen_values = true)]
         name: String,
         #[command(flatten)]
         about: About,
@@ -83,7 +83,7 @@ enum What {
 #[derive(Debug, Args)]
 struct One {
     /// Whom or what, as the journal has it.
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", allow_hyphen_values = true)]
     name: String,
     /// Only of this issuer.
     #[arg(long, value_name = "URL")]
