@@ -5,13 +5,13 @@
 
 use std::{
     fs::{self, File},
-    net::TcpListener,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
+use tokio::net::TcpSocket;
 
 /// The top of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -68,12 +68,19 @@ pub(crate) fn free_port() -> u16 {
     for step in 0..PORTS {
         let port = u16::try_from(PORT_FIRST + (first + step) % PORTS).unwrap();
         let lock = File::create(folder.join(port.to_string())).unwrap();
-        if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if lock.try_lock().is_ok() && is_free(port) {
             LOCKED.lock().push(lock);
             return port;
         }
     }
     panic!("no free port");
+}
+
+/// Nothing listens for that, not even for a moment: a process that is created just then would hold it open.
+fn is_free(port: u16) -> bool {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], port).into()).is_ok()
 }
 
 const PORT_FIRST: u32 = 20_000;

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, mpsc as finish},
@@ -24,6 +24,7 @@ use pingora_core::{
     services::{Service, listening},
 };
 use tokio::{
+    net::TcpSocket,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     time::timeout,
@@ -431,9 +432,12 @@ async fn listen_to_signals(orders: mpsc::Sender<Order>) {
     }
 }
 
-/// pingora finds out late that an address is taken (thirty seconds) and says it in the log only.
+/// pingora finds out late that an address is taken (thirty seconds) and says it in the log only. Nobody is listened to for
+/// that: a connection of that moment would be reset.
 fn can_listen(address: SocketAddr) -> Result<(), Failure> {
-    TcpListener::bind(address).map(drop).map_err(|source| Failure::Listen { address, source })
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let free = socket.and_then(|socket| socket.set_reuseaddr(true).and_then(|()| socket.bind(address)));
+    free.map_err(|source| Failure::Listen { address, source })
 }
 
 /// Whoever can write to this folder can take the listening sockets, so it is ours alone.
