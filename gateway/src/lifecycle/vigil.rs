@@ -107,13 +107,19 @@ impl Drop for Watched {
 impl Gateway {
     /// Ends what goes on under credentials that are withdrawn; it does not return.
     pub async fn keep_vigil(&self) {
+        let mut turn = 0_usize;
         loop {
             sleep(LOOK_AFTER).await;
             let (estate, now) = (self.estate(), clock::now());
             for (state, key) in estate.identity.changes_of_keys() {
                 self.note_key(state, &key);
             }
-            for (identity, word) in self.vigil.all() {
+            let mut open = self.vigil.all();
+            // Not all can be asked about in one turn: none is always the last.
+            let first = turn.checked_rem(open.len()).unwrap_or_default();
+            open.rotate_left(first);
+            turn = turn.wrapping_add(TURN);
+            for (identity, word) in open {
                 if estate.revocations.admit(&identity).is_err() {
                     continue; // it ends already
                 }
@@ -152,6 +158,9 @@ impl Gateway {
 
 /// How soon after its issuer's word somebody's streams end.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
+
+/// By how many the turn goes on; about as many are asked about in one.
+const TURN: usize = 61;
 
 /// No issuer's leeway is longer.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
