@@ -10,7 +10,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -55,6 +55,8 @@ pub(super) struct Introspection {
     /// Tokens that were active a while ago: they are asked about again whatever strangers do.
     familiar: Cache<Digest, ()>,
     under_way: Mutex<HashMap<Digest, watch::Receiver<Landed>>>,
+    /// How many of these are about tokens that nobody shows just now.
+    looks: AtomicUsize,
     places: Places,
     budget: Mutex<Budget>,
     /// Until then, in Unix milliseconds, nobody dials: the endpoint could not be reached a moment ago.
@@ -130,11 +132,15 @@ impl Weighter<Digest, Arc<Said>> for ByBytes {
 struct Berth {
     introspection: Arc<Introspection>,
     digest: Digest,
+    is_look: bool,
 }
 
 impl Drop for Berth {
     fn drop(&mut self) {
         self.introspection.under_way.lock().remove(&self.digest);
+        if self.is_look {
+            self.introspection.looks.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -168,6 +174,7 @@ impl Introspection {
             said: Cache::with_weighter(SAID_EXPECTED, SAID_BYTES_MAX, ByBytes),
             familiar: Cache::new(FAMILIAR_MAX),
             under_way: Mutex::default(),
+            looks: AtomicUsize::new(0),
             places: Places { familiar: Semaphore::new(FAMILIAR_AT_ONCE), strangers: Semaphore::new(STRANGERS_AT_ONCE) },
             budget: Mutex::new(Budget::new(settings.unknown_per_s)),
             closed_until: AtomicU64::new(0),
@@ -202,8 +209,8 @@ impl Introspection {
     /// question begins, and the next look sees what came of it.
     pub(super) fn look(self: &Arc<Self>, digest: Digest, text: &str, now: Timestamp) -> Option<Arc<Said>> {
         let said = self.remembered(&digest, now);
-        // Whoever waits for an answer goes first.
-        if said.is_none() && self.under_way.lock().len() < LOOKS_MAX {
+        // Whoever waits for an answer goes first; strangers who do leave room for this.
+        if said.is_none() && self.looks.load(Ordering::Relaxed) < LOOKS_MAX {
             drop(self.board((digest, text), None, now));
         }
         said
@@ -234,10 +241,11 @@ impl Introspection {
         if let Some(said) = self.remembered(&digest, now) {
             return Ok(Boarded::Known(said));
         }
-        if under_way.len() >= QUESTIONS_MAX {
+        let stranger = site.filter(|_| self.familiar.get(&digest).is_none());
+        let most = if stranger.is_some() { STRANGERS_MAX } else { QUESTIONS_MAX };
+        if under_way.len() >= most {
             return Err(Refusal::Overloaded("tokens being introspected"));
         }
-        let stranger = site.filter(|_| self.familiar.get(&digest).is_none());
         if now.unix_ms() < self.closed_until.load(Ordering::Relaxed) {
             return Err(self.unavailable("unreachable a moment ago"));
         }
@@ -248,7 +256,8 @@ impl Introspection {
         let (landed, landing) = watch::channel(None);
         under_way.insert(digest, landing.clone());
         drop(under_way);
-        let berth = Berth { introspection: Arc::clone(self), digest };
+        let berth = Berth { introspection: Arc::clone(self), digest, is_look: site.is_none() };
+        self.looks.fetch_add(usize::from(berth.is_look), Ordering::Relaxed);
         let secret = Secret::new(text.to_owned());
         tasks::background(async move {
             let said = Arc::new(berth.introspection.question(&secret, stranger.is_none(), now).await);
@@ -625,6 +634,9 @@ const SITES_MAX: usize = 8 * 1024;
 
 /// Questions under way or waiting for a place.
 const QUESTIONS_MAX: usize = 1_024;
+
+/// The room that strangers leave to those who are known.
+const STRANGERS_MAX: usize = 512;
 
 /// Of these, as many may be about tokens that nobody shows just now.
 const LOOKS_MAX: usize = 64;
