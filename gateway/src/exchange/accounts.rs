@@ -233,7 +233,7 @@ impl Accounts {
         now: Timestamp,
     ) -> Result<Vec<Forgotten>, StoreFault> {
         let mut forgotten = Vec::new();
-        for (key, bytes) in self.store.all(Place::UserGrant, now).await? {
+        for (key, bytes) in self.store.readable(Place::UserGrant, now).await? {
             let Ok(kept) = serde_json::from_slice::<Kept>(&bytes) else { continue };
             let theirs = user.is_none_or(|user| kept.subject == user);
             let there = upstream.is_none_or(|id| kept.upstream == id);

@@ -94,7 +94,7 @@ fn due(ring: &Ring, now: Timestamp) -> Option<(u64, Timestamp)> {
 
 async fn read(store: &Store, now: Timestamp) -> Result<Ring, Refusal> {
     let mut keys = Vec::new();
-    for (name, value) in store.all(Place::SigningKey, now).await.map_err(unavailable)? {
+    for (name, value) in store.readable(Place::SigningKey, now).await.map_err(unavailable)? {
         // A name that is no number is not of this module's giving: it must not keep everybody from logging in.
         let Ok(number) = <[u8; 8]>::try_from(name.as_slice()) else { continue };
         keys.push(key(u64::from_be_bytes(number), &value).ok_or_else(|| unusable("a signing key"))?);
