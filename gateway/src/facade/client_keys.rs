@@ -166,7 +166,7 @@ impl Facade {
     pub(super) async fn mark(&self, mark: Option<&Mark>, now: Timestamp) -> Result<(), Refusal> {
         let Some(Mark { name, until }) = mark else { return Ok(()) };
         let value = Value { bytes: Vec::new(), until: Some(*until) };
-        if self.store.claim(Place::Token, name, value, now).await.map_err(unavailable)? {
+        if self.store.claim(Place::ClientAssertion, name, value, now).await.map_err(unavailable)? {
             Ok(())
         } else {
             Err(Refusal::ClientInvalid("its assertion was shown before".into()))

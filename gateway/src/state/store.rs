@@ -48,6 +48,8 @@ pub enum Place {
     Token,
     /// Assertions that were redeemed.
     Assertion,
+    /// Assertions by which clients proved who they are.
+    ClientAssertion,
     /// Keys that the gateway signs with.
     SigningKey,
     /// The key that the gateway proves with that a token is its own.
@@ -67,6 +69,7 @@ impl Place {
             Self::Consent => "consent",
             Self::Token => "token",
             Self::Assertion => "assertion",
+            Self::ClientAssertion => "client_assertion",
             Self::SigningKey => "signing_key",
             Self::ProofKey => "proof_key",
             Self::Login => "login",
@@ -263,15 +266,8 @@ impl Store {
     /// [`StoreFault::Unusable`], [`StoreFault::Sealed`].
     pub async fn get(&self, place: Place, key: &[u8], now: Timestamp) -> Result<Option<Plain>, StoreFault> {
         let asked = key.to_vec();
-        let found = self.ask(move |connection| {
-            let mut statement = connection.prepare_cached(GET)?;
-            let found = statement.query_row(
-                named_params! { ":place": place.as_str(), ":key": asked, ":now": milliseconds(now) },
-                |row| row.get::<_, String>(0),
-            );
-            Ok(found.optional()?)
-        });
-        found.await?.map(|sealed| self.opened(place, key, &sealed)).transpose()
+        let sealed = self.ask(move |connection| found(connection, (place.as_str(), &asked), now));
+        sealed.await?.map(|sealed| self.opened(place, key, &sealed)).transpose()
     }
 
     /// Takes what is kept under `key`, so that nobody gets it again: of two that ask at once, one gets it.
@@ -279,18 +275,21 @@ impl Store {
     /// # Errors
     /// [`StoreFault::Unusable`], [`StoreFault::Sealed`].
     pub async fn take(&self, place: Place, key: &[u8], now: Timestamp) -> Result<Option<Plain>, StoreFault> {
-        let asked = key.to_vec();
+        let (kept, key) = (Arc::clone(&self.0), key.to_vec());
         let taken = self.ask(move |connection| {
-            let mut statement = connection.prepare_cached(TAKE)?;
-            let taken = statement.query_row(
-                named_params! { ":place": place.as_str(), ":key": asked, ":now": milliseconds(now) },
-                |row| row.get::<_, String>(0),
-            );
-            Ok(taken.optional()?)
+            let place = place.as_str();
+            let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let Some(sealed) = found(&whole, (place, &key), now)? else { return Ok(None) };
+            // What no key at hand opens stays: it may be given yet.
+            let Some(value) = kept.sealer.open(&purpose(place, &key), &sealed) else { return Ok(Some(None)) };
+            whole.prepare_cached(REMOVE)?.execute(named_params! { ":place": place, ":key": key })?;
+            whole.commit()?;
+            Ok(Some(Some(value)))
         });
-        let Some(sealed) = taken.await? else { return Ok(None) };
+        let Some(value) = taken.await? else { return Ok(None) };
+        let value = value.ok_or(StoreFault::Sealed)?;
         self.tell();
-        self.opened(place, key, &sealed).map(Some)
+        Ok(Some(value))
     }
 
     /// Forgets what is kept under `key`; says whether there was something.
@@ -327,12 +326,7 @@ impl Store {
         let swapped = self.ask(move |connection| {
             let place = place.as_str();
             let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let found = whole
-                .prepare_cached(GET)?
-                .query_row(named_params! { ":place": place, ":key": key, ":now": milliseconds(now) }, |row| {
-                    row.get::<_, String>(0)
-                })
-                .optional()?;
+            let found = found(&whole, (place, &key), now)?;
             // What is sealed differs each time; what is within does not.
             let found = found.and_then(|sealed| kept.sealer.open(&purpose(place, &key), &sealed));
             if found.as_ref() != Some(&before) {
@@ -435,6 +429,12 @@ impl Store {
         let answer = tasks::blocking(move || question(&mut kept.connection.lock())).await;
         answer.unwrap_or_else(|error| Err(StoreFault::Unusable(error.to_string())))
     }
+}
+
+/// What is kept under a key, as it is sealed.
+fn found(connection: &Connection, (place, key): (&str, &[u8]), now: Timestamp) -> Result<Option<String>, StoreFault> {
+    let named = named_params! { ":place": place, ":key": key, ":now": milliseconds(now) };
+    Ok(connection.prepare_cached(GET)?.query_row(named, |row| row.get(0)).optional()?)
 }
 
 /// One of several values, as JSON. One that is not understood is told of, and the others need not wait for it.
@@ -593,8 +593,6 @@ const LEAVE: &str = "DELETE FROM processes WHERE id = :id";
 const PUT: &str = "INSERT OR REPLACE INTO kept (place, key, value, until) VALUES (:place, :key, :value, :until)";
 const CLAIM: &str = "INSERT OR IGNORE INTO kept (place, key, value, until) VALUES (:place, :key, :value, :until)";
 const GET: &str = "SELECT value FROM kept WHERE place = :place AND key = :key AND (until IS NULL OR until > :now)";
-const TAKE: &str =
-    "DELETE FROM kept WHERE place = :place AND key = :key AND (until IS NULL OR until > :now) RETURNING value";
 const REMOVE: &str = "DELETE FROM kept WHERE place = :place AND key = :key";
 const ALL: &str = "SELECT key, value FROM kept WHERE place = :place AND (until IS NULL OR until > :now) ORDER BY key";
 const EVERYTHING: &str = "SELECT place, key, value FROM kept";
@@ -756,6 +754,8 @@ mod tests {
         between.put(Place::Token, b"l", value(b"y".to_vec(), None), at(0)).await.unwrap();
         let readable = between.readable(Place::Token, at(1)).await.unwrap();
         assert_eq!(readable, [(b"l".to_vec(), plain(b"y"))], "one that is lost does not keep the others");
+        assert_eq!(between.take(Place::Token, b"k", at(1)).await, Err(StoreFault::Sealed));
+        assert_eq!(read(&lost, Place::Token, b"k", 1).await, Ok(Some(b"x".to_vec())), "what nobody could read stays");
         assert_eq!(between.joined().await.unwrap(), Some((2, 1)));
         assert_eq!(between.joined().await.unwrap(), None, "once is enough");
         between.leave();
