@@ -5,7 +5,11 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use super::{CALLBACK, Ground, code_of, page_of, revoked::ground};
-use crate::harness::{gateway::tollgate, http::fetch, login::Browser};
+use crate::harness::{
+    gateway::tollgate,
+    http::fetch,
+    login::{Browser, Landing},
+};
 
 const WEB: &str = "https://app.example/callback";
 
@@ -67,6 +71,24 @@ fn a_client_that_is_removed_is_nobody_with_all_that_it_was_given() {
 }
 
 #[test]
+fn a_client_that_is_removed_does_not_come_back_through_an_open_login() {
+    let ground = ground("facade-clients-open-login");
+    let client = ground.registered(CALLBACK);
+    let mut browser = Browser::default();
+    let page = browser.go(&ground.page(&client, CALLBACK, &[("login_hint", "alice")]), CALLBACK);
+    let Landing::Back(provider) = browser.press(&page, "allow", &ground.provider.url()) else {
+        panic!("the provider was not asked")
+    };
+    ground.told(&format!("clients remove {client} --json"));
+    let landing = browser.go(provider.as_str(), CALLBACK);
+    assert_eq!(code_of(page_of(&landing)), "client_invalid");
+    ground.recorded_refusal("client_invalid");
+    assert!(ground.told("clients list --json").is_empty());
+    assert!(ground.told("consents list --json").is_empty(), "nobody agreed for a client that is none");
+    assert_eq!(ground.operator(&format!("clients remove {client}")).status.code(), Some(1), "nothing is left");
+}
+
+#[test]
 fn a_consent_that_is_taken_back_ends_what_was_given_under_it() {
     let ground = ground("facade-consents-removed");
     let client = ground.registered(WEB);
@@ -74,7 +96,7 @@ fn a_consent_that_is_taken_back_ends_what_was_given_under_it() {
     let page = |user: &str| ground.page(&client, WEB, &[("login_hint", user)]);
     browser.agree(&page("alice"), WEB);
     let spared = browser.go(&page("alice"), WEB);
-    assert!(matches!(spared, crate::harness::login::Landing::Back(_)), "who agreed is not asked again: {spared:?}");
+    assert!(matches!(spared, Landing::Back(_)), "who agreed is not asked again: {spared:?}");
     let ((local, given), (_, bobs)) = (ground.logged_in("alice"), ground.logged_in("bob"));
     ground.serves(text(&given, "access_token"));
     assert_eq!(ground.told("consents list --json").len(), 3);

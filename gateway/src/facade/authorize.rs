@@ -127,11 +127,9 @@ impl Facade {
     /// `GET /authorize`.
     pub(super) async fn authorize(&self, at: &At<'_>, query: &[u8]) -> Result<Response, Refusal> {
         let fields = Fields::read(query)?;
-        let client = self.client(at, fields.need("client_id", "`client_id` is missing")?).await?;
+        let id = fields.need("client_id", "`client_id` is missing")?;
         let asked = fields.need("redirect_uri", "`redirect_uri` is missing")?;
-        if !client.redirect_uris.iter().any(|registered| redirect::fits(registered, asked)) {
-            return Err(Refusal::RedirectUriInvalid("it is not one of the client's"));
-        }
+        let client = self.client_at(at, id, asked).await?;
         let mut wish = Wish {
             client,
             redirect_uri: asked.to_owned(),
@@ -165,6 +163,15 @@ impl Facade {
         });
         browser.name(&mut response.headers);
         Ok(response)
+    }
+
+    /// The client of this id, which may be sent to this redirect URI.
+    pub(super) async fn client_at(&self, at: &At<'_>, id: &str, redirect_uri: &str) -> Result<Client, Refusal> {
+        let client = self.client(at, id).await?;
+        if !client.redirect_uris.iter().any(|registered| redirect::fits(registered, redirect_uri)) {
+            return Err(Refusal::RedirectUriInvalid("it is not one of the client's"));
+        }
+        Ok(client)
     }
 
     /// `POST /authorize`: the answer to the page.

@@ -26,7 +26,7 @@ use crate::{
     lifecycle::form::Fields,
     random,
     refusal::Refusal,
-    state::{self, Place},
+    state::{Place, Plain, Value as Kept},
 };
 
 /// A client that people can log in with.
@@ -104,6 +104,11 @@ enum Proof<'f> {
     Assertion(&'f str),
 }
 
+fn value_of(client: &Client, life: Duration, now: Timestamp) -> Result<Kept, Refusal> {
+    let bytes = serde_json::to_vec(client).map_err(|_not_json| Refusal::Bug("a client that is no JSON"))?;
+    Ok(Kept { bytes, until: Some(now.plus(life)) })
+}
+
 impl Description {
     pub(super) fn read(text: &[u8]) -> Result<Self, Refusal> {
         serde_json::from_slice(text).map_err(|_not_json| Refusal::ClientMetadataInvalid("it is not JSON of RFC 7591"))
@@ -158,9 +163,7 @@ impl Facade {
     /// The client that people log in with under this id.
     pub(super) async fn client(&self, at: &At<'_>, id: &str) -> Result<Client, Refusal> {
         if id.starts_with(REGISTERED) {
-            let kept = self.store.get(Place::Client, id.as_bytes(), at.now).await.map_err(unavailable)?;
-            let kept = kept.ok_or(Refusal::ClientInvalid("no such registration, or it ended unused".into()))?;
-            return serde_json::from_slice(&kept).map_err(|_not_json| unusable("a registration"));
+            return self.registration(id, at.now).await.map(|(client, _kept)| client);
         }
         if id.starts_with("https://") {
             return self.documents.client(at, id).await;
@@ -183,7 +186,8 @@ impl Facade {
         if let Some(ClientKeys::At(_)) = client.keys {
             return Err(Refusal::ClientMetadataInvalid("give `jwks` in the place of `jwks_uri`"));
         }
-        self.keep_client(&client, UNUSED, now).await?;
+        let value = value_of(&client, UNUSED, now)?;
+        self.store.put(Place::Client, client.id.as_bytes(), value, now).await.map_err(unavailable)?;
         let mut grants = vec!["authorization_code"];
         grants.extend(client.refreshes.then_some("refresh_token"));
         let mut answer = json!({
@@ -203,20 +207,28 @@ impl Facade {
         Ok((client, answer))
     }
 
-    /// A registration that is used stays, and is written again once a day at most.
-    pub(super) async fn used(&self, client: &Client, now: Timestamp) -> Result<(), Refusal> {
-        let noted = client.used && now.since(Timestamp::from_unix_ms(client.noted_ms)) < NOTED_AFTER;
-        if noted || !client.id.starts_with(REGISTERED) {
+    /// A registration that is used stays, and is written again once a day at most. One that was removed since it was read
+    /// stays removed, and nothing is given to it.
+    pub(super) async fn used(&self, id: &str, now: Timestamp) -> Result<(), Refusal> {
+        if !id.starts_with(REGISTERED) {
             return Ok(());
         }
-        let used = Client { used: true, noted_ms: now.unix_ms(), ..client.clone() };
-        self.keep_client(&used, USED, now).await
+        let (client, kept) = self.registration(id, now).await?;
+        if client.used && now.since(Timestamp::from_unix_ms(client.noted_ms)) < NOTED_AFTER {
+            return Ok(());
+        }
+        let value = value_of(&Client { used: true, noted_ms: now.unix_ms(), ..client }, USED, now)?;
+        let swapped = self.store.swap(Place::Client, id.as_bytes(), (&kept, Some(value)), now).await;
+        // Noted by somebody else meanwhile, or removed.
+        if swapped.map_err(unavailable)? { Ok(()) } else { self.registration(id, now).await.map(drop) }
     }
 
-    async fn keep_client(&self, client: &Client, life: Duration, now: Timestamp) -> Result<(), Refusal> {
-        let bytes = serde_json::to_vec(client).map_err(|_not_json| Refusal::Bug("a client that is no JSON"))?;
-        let value = state::Value { bytes, until: Some(now.plus(life)) };
-        self.store.put(Place::Client, client.id.as_bytes(), value, now).await.map_err(unavailable)
+    /// A client that registered, as it is kept.
+    async fn registration(&self, id: &str, now: Timestamp) -> Result<(Client, Plain), Refusal> {
+        let kept = self.store.get(Place::Client, id.as_bytes(), now).await.map_err(unavailable)?;
+        let kept = kept.ok_or(Refusal::ClientInvalid("no such registration, or it ended unused".into()))?;
+        let client = serde_json::from_slice(&kept).map_err(|_not_json| unusable("a registration"))?;
+        Ok((client, kept))
     }
 
     /// Who asks the token endpoint (RFC 6749 §2.3.1, RFC 7523 §2.2, RFC 8705 §2); and what is still to be marked, where they

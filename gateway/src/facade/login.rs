@@ -33,6 +33,8 @@ impl Facade {
         let pending = self.pending(state, at.now).await?;
         let browser = Browser::known(at.headers).filter(|browser| browser.is(&pending.browser));
         let browser = browser.ok_or(Refusal::ConsentInvalid("the login began in another browser"))?;
+        // It took the person minutes: nobody is sent to who was removed meanwhile, or gave this place up.
+        self.client_at(at, &pending.wish.client.id, &pending.wish.redirect_uri).await?;
         match self.logged_in(at, &pending, fields.response()).await {
             Ok((code, person)) => {
                 let mut response = pending.wish.granted(&at.config.own.issuer, &code);
@@ -78,7 +80,7 @@ impl Facade {
         let user = User { issuer: own.clone(), subject: subject.clone() };
         let kept = logins.keep(&user, done, Some(at.now.plus(at.config.login)), at.now).await;
         kept.map_err(unavailable)?;
-        self.used(&wish.client, at.now).await?;
+        self.used(&wish.client.id, at.now).await?;
         let grant = Grant {
             id: String::new(),
             client: wish.client.id.clone(),

@@ -70,7 +70,7 @@ impl Facade {
                 self.counts(at, &found).await?;
                 self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
                 let found = self.renewed(at, found).await?;
-                self.used(&client, at.now).await?;
+                self.used(&client.id, at.now).await?;
                 self.given(at, &asked, found, scopes).await
             }
             ("client_credentials", Asking::Machine(client)) => {
