@@ -2,6 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use serde_json::Value;
+
 use crate::harness::{gateway::tollgate, place, process::Process};
 
 /// What a reader has to see, in this order: each step, its answer, and what the journal has of it.
@@ -50,8 +52,23 @@ fn demo_shows_what_it_promises_and_leaves_a_journal_that_verifies() {
     let text = String::from_utf8_lossy(&verified.stdout).into_owned();
     assert!(verified.status.success(), "{text}\n{}", String::from_utf8_lossy(&verified.stderr));
 
+    // The example that the help gives: what it takes out of a record is there.
+    let help = tollgate(&["audit", "show", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let path = help.split("| jq -r ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    let refused = tollgate(&["audit", "show"]).arg(kept.join("audit")).args(["--outcome", "refused"]).output().unwrap();
+    let codes: Vec<String> = String::from_utf8(refused.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|record| record.pointer(&path.replace('.', "/")).unwrap().as_str().unwrap().to_owned())
+        .collect();
+    assert!(codes.iter().any(|code| code == "ceiling_reached"), "{path}: {codes:?}");
+
     // A folder that is there is somebody else's.
     let again = tollgate(&["demo", "--once", "--keep"]).arg(&kept).output().unwrap();
     assert_eq!(again.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(told.contains(&format!("`{}` is there already; name a new folder", kept.display())), "{told}");
     assert!(fs::exists(kept.join("audit")).unwrap());
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     io::{self, Write},
     path::Path,
 };
@@ -12,6 +13,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
+    record::{Ending, Event},
     segment::{self, Lines, Next},
     verify::lanes,
 };
@@ -47,8 +49,13 @@ pub struct Query {
 /// # Errors
 /// Where the journal cannot be read or `out` not be written.
 pub fn show(folder: &Path, query: &Query, out: &mut impl Write) -> io::Result<u64> {
+    let wrong = |why: &dyn fmt::Display| format!("`{}`: {why}", folder.display());
+    let lanes = lanes(folder).map_err(|error| io::Error::new(error.kind(), wrong(&error)))?;
+    if lanes.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, wrong(&"no lanes: not a journal's folder")));
+    }
     let mut shown = 0_u64;
-    for lane in lanes(folder)? {
+    for lane in lanes {
         let mut join = Join { query, waiting: HashMap::new(), order: 0 };
         for (_, path) in segment::list(&lane)? {
             let mut lines = Lines::open(&path)?;
@@ -101,7 +108,7 @@ impl Join<'_> {
                 None
             }
             _ => {
-                let ending = if event == "refusal" { "refused" } else { "" };
+                let ending = if event == "refusal" { REFUSED } else { "" };
                 let wanted = self.query.outcome.as_deref().is_none_or(|outcome| outcome == ending);
                 (wanted && self.query.matches(&event, &record)).then_some(record)
             }
@@ -110,7 +117,7 @@ impl Join<'_> {
 
     /// Calls that never got an outcome, in the order of their intents.
     fn rest(self) -> Vec<Map<String, Value>> {
-        let wanted = self.query.outcome.as_deref().is_none_or(|outcome| outcome == "open");
+        let wanted = self.query.outcome.as_deref().is_none_or(|outcome| outcome == OPEN);
         let mut rest: Vec<_> = if wanted { self.waiting.into_values().collect() } else { Vec::new() };
         rest.sort_by_key(|(order, _)| *order);
         rest.into_iter().map(|(_, intent)| intent).collect()
@@ -159,4 +166,69 @@ fn text<'r>(record: &'r Map<String, Value>, member: &str) -> Option<&'r str> {
 fn at<'r>(record: &'r Map<String, Value>, path: &[&str]) -> Option<&'r Value> {
     let (first, rest) = path.split_first()?;
     rest.iter().try_fold(record.get(*first)?, |value, member| value.get(*member))
+}
+
+/// What [`Query::event`] may ask for: every event but `outcome`, which stands in its call.
+pub const EVENTS: [&str; 24] = [
+    Event::Intent.as_str(),
+    Event::InputRequested.as_str(),
+    Event::InputAnswered.as_str(),
+    Event::InputAbandoned.as_str(),
+    Event::Refusal.as_str(),
+    Event::Grant.as_str(),
+    Event::Connect.as_str(),
+    Event::List.as_str(),
+    Event::Client.as_str(),
+    Event::Consent.as_str(),
+    Event::Token.as_str(),
+    Event::Listen.as_str(),
+    Event::ListenEnd.as_str(),
+    Event::Config.as_str(),
+    Event::Policy.as_str(),
+    Event::Revocation.as_str(),
+    Event::Key.as_str(),
+    Event::Start.as_str(),
+    Event::Stop.as_str(),
+    Event::RefusalsSummary.as_str(),
+    Event::Recovered.as_str(),
+    Event::Segment.as_str(),
+    Event::OpenCalls.as_str(),
+    Event::Checkpoint.as_str(),
+];
+
+/// What [`Query::outcome`] may ask for.
+pub const OUTCOMES: [&str; 13] = [
+    Ending::Ok.as_str(),
+    Ending::ToolError.as_str(),
+    Ending::InputRequired.as_str(),
+    Ending::Task.as_str(),
+    Ending::RpcError.as_str(),
+    Ending::Failed.as_str(),
+    Ending::Cancelled.as_str(),
+    Ending::Revoked.as_str(),
+    Ending::Expired.as_str(),
+    Ending::NotForwarded.as_str(),
+    Ending::Unknown.as_str(),
+    REFUSED,
+    OPEN,
+];
+
+/// How a refusal ended, and a call of which nobody knows how it did.
+const REFUSED: &str = "refused";
+const OPEN: &str = "open";
+
+#[cfg(test)]
+mod tests {
+    use super::{EVENTS, OUTCOMES};
+
+    #[test]
+    fn every_word_of_the_journal_can_be_asked_for() {
+        let words = include_str!("record.rs").lines().filter_map(|line| line.trim().strip_prefix("Self::"));
+        let words: Vec<&str> = words
+            .filter_map(|line| line.split_once(" => \"").and_then(|(_, word)| word.strip_suffix("\",")))
+            .filter(|word| *word != "outcome")
+            .collect();
+        assert_eq!(words.len() + 2, EVENTS.len() + OUTCOMES.len(), "{words:?}");
+        assert!(words.iter().all(|word| EVENTS.contains(word) || OUTCOMES.contains(word)), "{words:?}");
+    }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{Answer, Failure, explain};
 use crate::{
-    audit::show::{Query, show},
+    audit::show::{EVENTS, OUTCOMES, Query, show},
     clock::{self, Timestamp},
 };
 
@@ -40,17 +40,17 @@ pub(super) struct Arguments {
     /// From this time on: RFC 3339, a date, or how long ago, as in `2h` or `7d`.
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Before this time.
+    /// Before this time, written in the same ways.
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// How it ended, as the journal says it; `refused` for refusals, `open` for calls without an outcome.
-    #[arg(long, value_name = "OUTCOME")]
+    #[arg(long, value_name = "OUTCOME", value_parser = OUTCOMES)]
     outcome: Option<String>,
-    /// The audit id, as in an error's `data` and on spans.
+    /// The record's `id`, as it stands here, and on the span of the request as `tollgate.audit.id`.
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// The kind of record, as in `grant` or `list` [default: calls and refusals].
-    #[arg(long, value_name = "EVENT")]
+    /// The kind of record; `intent` is a call [default: calls and refusals].
+    #[arg(long, value_name = "EVENT", value_parser = EVENTS)]
     event: Option<String>,
 }
 
@@ -91,13 +91,14 @@ fn time(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
         let back = count.saturating_mul(second).saturating_mul(1_000);
         return Ok(Timestamp::from_unix_ms(now.unix_ms().saturating_sub(back)));
     }
-    explain::instant(text)
+    let help = "write it as `2026-01-05T12:00:00Z`, as a date, `2026-01-05`, or as how long ago, `2h` or `7d`";
+    explain::instant(text).map_err(|_not_one| Failure::Words(format!("`{text}` is not a point in time; {help}")))
 }
 
 const AFTER_HELP: &str = "\
 Examples:
   tollgate audit show /var/lib/tollgate/audit --user alice --since 2h
-  tollgate audit show DIR --outcome refused --since 2026-01-05 | jq -r .refusal.code | sort | uniq -c";
+  tollgate audit show DIR --outcome refused --since 2026-01-05 | jq -r .refused.code | sort | uniq -c";
 
 #[cfg(test)]
 mod tests {
@@ -113,6 +114,9 @@ mod tests {
         check("90s", 1_767_614_310);
         check("2h", 1_767_607_200);
         check("1d", 1_767_528_000);
-        assert!(time("yesterday", now).is_err());
+        let told = time("yesterday", now).unwrap_err().to_string();
+        for form in ["`2026-01-05T12:00:00Z`", "`2026-01-05`", "`2h`"] {
+            assert!(told.contains(form), "{told}");
+        }
     }
 }

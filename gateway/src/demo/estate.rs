@@ -113,6 +113,10 @@ impl Scratch {
             None => std::env::temp_dir().join(format!("tollgate-demo-{}", uuid::Uuid::new_v4().simple())),
         };
         // Made before anything would remove it: a folder that was there is somebody else's.
+        if keep.is_some() && folder.exists() {
+            let help = "is there already; name a new folder, or remove it";
+            return Err(DemoError(format!("`{}` {help}", folder.display())));
+        }
         make_folder(&folder)?;
         Ok(Self { folder, keep: keep.is_some() })
     }

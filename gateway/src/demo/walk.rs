@@ -87,7 +87,7 @@ impl Estate {
         let text = format!(
             "── your turn ──\n\
              The gateway goes on serving until you stop it.\n\n\
-             URL    {url}\nCA     {ca}\ntoken  alice, for an hour:\n\n{token}\n\n\
+             URL    {url}\nCA     {ca}\ntoken  alice's, for an hour:\n\n export TOKEN={token}\n\n\
              Another token, for alice or bob:\n\n\
              curl -s {issuer}/login -d user=bob -d scope='crm:read crm:write' -d resource={url}\n\n\
              A call with curl:\n\n\
