@@ -64,7 +64,7 @@ impl Ceilings {
     /// Everything wrong in the text, at once.
     pub fn parse(source: Option<&Source>, rates: Arc<Rates>) -> Result<Self, Vec<Problem>> {
         let Some(source) = source else { return Ok(Self { ceilings: Vec::new(), rates }) };
-        let Reading { file, problems, removed, .. } = read::<File>(source.name(), source.text())?;
+        let Reading { file, problems, removed, .. } = read::<File>(source.place(), source.text())?;
         let mut reader = Reader { source, names: BTreeSet::new(), removed, problems };
         let ceilings = file.ceilings.into_iter().filter_map(|written| reader.ceiling(written)).collect();
         reader.problems.sort_by_cached_key(Problem::order);

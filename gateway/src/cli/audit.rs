@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Answer, Failure};
+use super::{Answer, Failure, counted};
 use crate::{
     audit::{
         chain::Checkpoint,
@@ -91,16 +91,18 @@ fn render(report: &Report, anchors: usize, out: &mut impl Write) -> io::Result<(
         let (name, records, segments, checkpoints) = (&lane.lane, lane.records, lane.segments, lane.checkpoints);
         writeln!(out, "{name}: records {records}, segments {segments}, checkpoints {checkpoints}")?;
         if lane.recoveries > 0 {
-            writeln!(out, "  resumed {} times after a crash or a failing disk", lane.recoveries)?;
+            let times = counted(lane.recoveries, "time", "times");
+            writeln!(out, "  resumed {times} after a crash or a failing disk")?;
         }
         if lane.open_calls > 0 {
-            writeln!(out, "  {} calls without an outcome", lane.open_calls)?;
+            writeln!(out, "  {} without an outcome", counted(lane.open_calls, "call", "calls"))?;
         }
         if lane.torn_bytes > 0 {
-            writeln!(out, "  {} bytes at the end are no whole record yet", lane.torn_bytes)?;
+            let bytes = counted(lane.torn_bytes, "byte", "bytes");
+            writeln!(out, "  no whole record yet at the end: {bytes}")?;
         }
     }
-    writeln!(out, "proved: {} records", report.records())?;
+    writeln!(out, "proved: {}", counted(report.records(), "record", "records"))?;
     if anchors == 0 {
         writeln!(out, "not proved: that no tail is missing; give checkpoints kept elsewhere with --checkpoint")?;
     }

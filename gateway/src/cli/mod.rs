@@ -18,6 +18,7 @@ mod tools;
 
 use std::{
     ffi::OsString,
+    fmt,
     io::{self, IsTerminal as _, Write},
     path::PathBuf,
     process::ExitCode,
@@ -124,7 +125,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Report(report)) => {
             complain(&report);
-            ExitCode::from(NO)
+            ExitCode::from(UNANSWERED)
         }
         Err(failure) => {
             // A closed standard error leaves the exit code to speak.
@@ -168,6 +169,12 @@ fn complain(report: &Report) {
     stderr.write_all(report.render(colour).as_bytes()).ok();
 }
 
+/// A number of things, in words.
+fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, one: &str, many: &str) -> String {
+    let what = if count == N::from(1) { one } else { many };
+    format!("{count} {what}")
+}
+
 /// A runtime for one question.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
@@ -193,4 +200,4 @@ Examples:
 Exit codes:
   0  yes: served and ended well, nothing wrong, all tests hold, the call is allowed, the journal is proved
   1  no: something is wrong with what was looked at; what was printed says what
-  2  no answer: the command line is wrong, or a file or address cannot be used";
+  2  no answer: the command line is wrong, or a file or address that is needed cannot be used";

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Answer, ConfigFile, Failure};
+use super::{Answer, ConfigFile, Failure, complain};
 use crate::serve::{self, Options};
 
 /// Run the gateway.
@@ -46,7 +46,11 @@ pub(super) fn act(arguments: &Arguments) -> Result<Answer, Failure> {
 pub(super) fn run(options: &Options) -> Result<Answer, Failure> {
     match serve::serve(options) {
         Ok(()) => Ok(Answer::Yes),
-        Err(serve::Failure::Config(report)) => Err(Failure::Report(report)),
+        // What is wrong is the answer to whether it can be served.
+        Err(serve::Failure::Config(report)) => {
+            complain(&report);
+            Ok(Answer::No)
+        }
         Err(failure) => Err(Failure::Words(failure.to_string())),
     }
 }

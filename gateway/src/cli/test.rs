@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Answer, ConfigFile, Failure, complain, tools};
 use crate::{
-    config::{self, Problem, Report},
+    config::{Problem, Report},
     policy::{Policies, load},
 };
 
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer, Failure> {
-    let config = config::load(&arguments.config.config, &arguments.from.environment()).map_err(Failure::Report)?;
+    let config = arguments.from.load(&arguments.config)?;
     let folder = arguments.policies.as_ref().unwrap_or(&config.gateway.policies);
     let policies = Policies::load(folder).map_err(reported)?;
     let tests = load::sources(folder, ".test.toml").map_err(reported)?;

@@ -18,7 +18,7 @@ use super::{Answer, ConfigFile, Failure, runtime};
 use crate::{
     catalog::{Definition, Kind},
     clock,
-    config::{self, Config, Environment, UpstreamId},
+    config::{self, Config, Environment, Problem, Report, UpstreamId},
     exchange::Exchange,
     identity::revocation::Revocations,
     tasks,
@@ -72,6 +72,14 @@ impl From {
         }
     }
 
+    /// Reads the configuration, in that environment.
+    pub(super) fn load(&self, file: &ConfigFile) -> Result<Config, Failure> {
+        config::load(&file.config, &self.environment()).map_err(|mut report| {
+            spare(&mut report, &file.config, "`--tools FILE` does without; `tollgate tools` writes the file");
+            Failure::Report(report)
+        })
+    }
+
     /// The file, if one was named.
     pub(super) fn file(&self) -> Option<&Path> {
         self.tools.as_deref()
@@ -83,6 +91,14 @@ impl From {
             Some(file) => of_file(config, file),
             None => of_upstreams(config),
         }
+    }
+}
+
+/// Adds `help` to what is wrong, where only what this machine lacks is: it is needed for asking the upstreams alone.
+pub(super) fn spare(report: &mut Report, config: &Path, help: &str) {
+    if config::load(config, &Environment::Elsewhere).is_ok() {
+        let message = "secrets and certificates are needed here only to ask the upstreams for their tools";
+        report.push(Problem::nowhere(message).warning().help(help));
     }
 }
 

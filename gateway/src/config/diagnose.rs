@@ -3,7 +3,7 @@
 //! A [`Problem`] points into the text it is about and names the next step; a [`Report`] holds all of them at once.
 //! It does not look for problems: the readers and checkers of each kind of file do, the policy files' included.
 
-use std::{error, fmt, ops::Range, sync::Arc};
+use std::{error, fmt, ops::Range, path::Path, sync::Arc};
 
 use miette::{
     Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, NamedSource, Severity, SourceCode,
@@ -12,7 +12,10 @@ use miette::{
 
 /// A file that somebody wrote, with the name under which they know it.
 #[derive(Debug, Clone)]
-pub struct Source(Arc<NamedSource<String>>);
+pub struct Source {
+    name: Arc<str>,
+    placed: Arc<NamedSource<String>>,
+}
 
 impl SourceCode for Source {
     /// The lines that the span touches, whole and without their neighbours: the nearest line is enough to find the
@@ -24,15 +27,15 @@ impl SourceCode for Source {
         lines_after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
         if lines_before == 0 && lines_after == 0 {
-            return self.0.read_span(span, 0, 0);
+            return self.placed.read_span(span, 0, 0);
         }
-        let text = self.0.inner();
+        let text = self.placed.inner();
         let end = span.offset().saturating_add(span.len());
         let before = text.get(..span.offset()).unwrap_or_default();
         let start = before.rfind('\n').map_or(0, |newline| newline.saturating_add(1));
         let rest = text.get(end..).unwrap_or_default();
         let end = end.saturating_add(rest.find('\n').unwrap_or(rest.len()));
-        self.0.read_span(&SourceSpan::from(start..end), 0, 0)
+        self.placed.read_span(&SourceSpan::from(start..end), 0, 0)
     }
 }
 
@@ -40,19 +43,32 @@ impl Source {
     /// Keeps `text` for underlines; secrets in it must be masked before.
     #[must_use]
     pub fn new(name: &str, text: impl Into<String>) -> Self {
-        Self(Arc::new(NamedSource::new(name, text.into())))
+        Self { name: name.into(), placed: Arc::new(NamedSource::new(name, text.into())) }
+    }
+
+    /// A file of `folder`, which its name does not say; where something is wrong, both are told.
+    #[must_use]
+    pub fn within(folder: &Path, name: &str, text: impl Into<String>) -> Self {
+        let place = folder.join(name).display().to_string();
+        Self { name: name.into(), placed: Arc::new(NamedSource::new(place, text.into())) }
     }
 
     /// The name under which the operator knows the file.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.0.name()
+        &self.name
+    }
+
+    /// Where it is, as far as is known.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        self.placed.name()
     }
 
     /// What is in it.
     #[must_use]
     pub fn text(&self) -> &str {
-        self.0.inner()
+        self.placed.inner()
     }
 
     /// Begins a problem in this file: lower case, no full stop, what the operator wrote in backticks.
@@ -222,6 +238,12 @@ impl Report {
         self.0.iter().filter(|problem| is_error(problem.as_ref())).count()
     }
 
+    /// How many do not.
+    #[must_use]
+    pub fn warnings(&self) -> usize {
+        self.0.len().saturating_sub(self.count())
+    }
+
     /// Whether there is nothing to tell, not even a warning.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -233,7 +255,7 @@ impl Report {
         self.0.iter().map(ToString::to_string)
     }
 
-    /// Every problem with its file, line, underline and help, and the count below.
+    /// Every problem with its file, line, underline and help, and the count below, where any stands in the way.
     #[must_use]
     pub fn render(&self, colour: Colour) -> String {
         let theme = match colour {
@@ -253,12 +275,14 @@ impl Report {
             }
             text.push('\n');
         }
-        let count = self.count();
-        text.push_str(&counted(count, "problem"));
-        if let Some(warnings) = self.0.len().checked_sub(count).filter(|warnings| *warnings > 0) {
-            text.push_str(&format!(", {}", counted(warnings, "warning")));
+        let (count, warnings) = (self.count(), self.warnings());
+        if count > 0 {
+            text.push_str(&counted(count, "problem"));
+            if warnings > 0 {
+                text.push_str(&format!(", {}", counted(warnings, "warning")));
+            }
+            text.push('\n');
         }
-        text.push('\n');
         text
     }
 }

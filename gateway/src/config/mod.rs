@@ -30,14 +30,14 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, Report> {
     load_with_files(path, environment).0
 }
 
-/// Where the policies are, as far as can be told when other things in the file at `path` are wrong.
+/// Where the policies are, as far as can be told when other things in the file at `path` are wrong: where it is TOML.
 #[must_use]
-pub fn policies(path: &Path, environment: &Environment) -> PathBuf {
+pub fn policies(path: &Path, environment: &Environment) -> Option<PathBuf> {
     let folder = path.parent().unwrap_or(Path::new(""));
-    let bytes = environment.file(path).map(|content| content.bytes).unwrap_or_default();
-    let reading = std::str::from_utf8(&bytes).ok().and_then(|text| read::read::<written::File>("", text).ok());
-    let named = reading.and_then(|reading| reading.file.gateway?.into_inner().policies);
-    named.map_or_else(|| folder.join("policies"), |named| folder.join(named.get_ref()))
+    let bytes = environment.file(path).ok()?.bytes;
+    let reading = read::read::<written::File>("", std::str::from_utf8(&bytes).ok()?).ok()?;
+    let named = reading.file.gateway.and_then(|gateway| gateway.into_inner().policies);
+    Some(named.map_or_else(|| folder.join("policies"), |named| folder.join(named.get_ref())))
 }
 
 /// [`load`], and which other files it looked at.

@@ -157,7 +157,10 @@ impl Explanation {
     /// # Errors
     /// `out` cannot be written to.
     pub fn render(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "{}: {}", self.answer.as_str(), self.why)?;
+        let answer = self.answer.as_str();
+        // The journal's reason says that it is hidden, too.
+        let why = self.why.strip_prefix("hidden: ").unwrap_or(&self.why);
+        writeln!(out, "{answer}: {why}")?;
         match self.decided.as_slice() {
             [] => writeln!(out, "  decided by no policy")?,
             ids => writeln!(out, "  decided by {}", ids.join(", "))?,
@@ -179,7 +182,7 @@ fn considered(rule: &Rule, said: String) -> Considered {
     let before = rule.span.and_then(|span| rule.source.text().get(..span.offset())).unwrap_or_default();
     Considered {
         policy: id(rule.policy.id()),
-        file: rule.source.name().to_owned(),
+        file: rule.source.place().to_owned(),
         line: before.matches('\n').count().saturating_add(1),
         effect: match rule.effect {
             Effect::Permit => "permit",

@@ -46,7 +46,7 @@ pub fn sources(directory: &Path, suffix: &str) -> Result<Vec<Source>, Vec<Proble
     files
         .into_iter()
         .map(|(file, path)| match text(&path) {
-            Ok(text) => Ok(Source::new(&file, text)),
+            Ok(text) => Ok(Source::within(directory, &file, text)),
             Err(why) => Err(fault(&path, &why.to_string())),
         })
         .collect()

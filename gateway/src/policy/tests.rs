@@ -355,6 +355,7 @@ fn a_test_case_that_does_not_hold_says_why() {
             .map(shown)
             .collect::<String>()
             .replace(&**set.digest(), "DIGEST")
+            .replace(&shipped().display().to_string(), "policies")
     );
     let broken = set.test(&[Source::new("broken.test.toml", "[[tests]]\nname = 1\n")], &demo()).unwrap_err();
     assert_eq!(broken.len(), 1);
