@@ -9,8 +9,8 @@ use clap::Args;
 use super::{Answer, ConfigFile, Failure, test::reported, tools};
 use crate::{
     clock::{self, Timestamp},
-    config,
-    identity::{self, Agent, Authentication, Binding, Credential, Identity, User},
+    config::Config,
+    identity::{self, Agent, Authentication, Binding, Credential, Identity, User, api_key},
     policy::{Policies, explain, test::binding},
     rpc::json::{Bounds, Document},
 };
@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     /// The agent's client id.
     #[arg(long, value_name = "ID", default_value = "an-agent")]
     agent: String,
-    /// Who vouches for the caller [default: the first of `[[issuers]]`].
+    /// Who vouches for the caller [default: as the method has it; of tokens, the first of `[[issuers]]`].
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
     /// The tenant.
@@ -68,7 +68,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer, Failure> {
-    let config = config::load(&arguments.config.config, &arguments.from.environment()).map_err(Failure::Report)?;
+    let config = arguments.from.load(&arguments.config)?;
     let policies = Policies::load(&config.gateway.policies).map_err(reported)?;
     let known = arguments.from.known(&config)?;
     let Some(tool) = known.tools.iter().find(|tool| tool.action() == arguments.tool) else {
@@ -77,18 +77,48 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
     let text = Bytes::from(arguments.arguments.clone().into_bytes());
     let document = Document::parse(text, &BOUNDS)
         .map_err(|why| Failure::Words(format!("`--arguments` is not JSON that the gateway would take: {why}")))?;
+    if !document.root().is_object() {
+        return Err(Failure::Words(
+            "`--arguments` is not a JSON object, as the arguments of every call are".to_owned(),
+        ));
+    }
     let now = match &arguments.at {
         Some(at) => instant(at)?,
         None => clock::now(),
     };
-    let issuer = config.issuers.first().map(|issuer| issuer.issuer.clone()).unwrap_or_default();
-    let mut caller = identity(arguments, issuer);
+    let mut caller = identity(arguments, issuer(arguments, &config)?);
     caller.authentication.auth_time = arguments.auth_time.as_deref().map(instant).transpose()?;
     let binding = binding(arguments.binding.as_deref());
     caller.authentication.binding = binding.ok_or_else(|| Failure::Words("`--binding` is none".to_owned()))?;
     let explanation = policies.explain(&caller, tool, Some(document.root()), now);
     explanation.render(out)?;
     Ok(if explanation.answer == explain::Answer::Allow { Answer::Yes } else { Answer::No })
+}
+
+/// Who vouches for a caller that is proven by the method.
+fn issuer(arguments: &Arguments, config: &Config) -> Result<String, Failure> {
+    let known = match arguments.method.as_str() {
+        identity::API_KEY => vec![api_key::ISSUER],
+        identity::CERTIFICATE => vec![identity::CERTIFICATES],
+        _ => token_issuers(config).collect(),
+    };
+    let issuer = match &arguments.issuer {
+        Some(given) => known.iter().find(|known| *known == given),
+        None => known.first(),
+    };
+    issuer.map(|issuer| (*issuer).to_owned()).ok_or_else(|| {
+        let method = &arguments.method;
+        Failure::Words(match &arguments.issuer {
+            Some(given) => format!("no issuer `{given}` by `{method}`; there are `{}`", known.join("`, `")),
+            None => format!("nobody vouches for a caller by `{method}`: say another `--method`"),
+        })
+    })
+}
+
+/// Whose tokens are taken.
+pub(super) fn token_issuers(config: &Config) -> impl Iterator<Item = &str> {
+    let own = config.facade.iter().map(|facade| facade.own.issuer.as_str());
+    config.issuers.iter().map(|issuer| issuer.issuer.as_str()).chain(own)
 }
 
 fn unknown(tool: &str, known: &tools::Known) -> String {
@@ -111,7 +141,6 @@ pub(super) fn instant(text: &str) -> Result<Timestamp, Failure> {
 
 /// A caller by assertion. It reaches the policies only: there is no credential that anything could be minted with.
 fn identity(arguments: &Arguments, issuer: String) -> Identity {
-    let issuer = arguments.issuer.clone().unwrap_or(issuer);
     let sorted = |list: &[String]| {
         let mut list = list.to_vec();
         list.sort_unstable();

@@ -19,7 +19,7 @@ use crate::{
     catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source},
-    identity::{self, Agent, Authentication, Binding, Credential, Identity, User},
+    identity::{self, Agent, Authentication, Binding, Credential, Identity, User, api_key},
     rpc::json::{Bounds, Document},
 };
 
@@ -38,8 +38,8 @@ struct Case {
     name: String,
     /// `sub`; absent for an agent in its own name.
     user: Option<String>,
-    #[serde(default = "issuer")]
-    issuer: String,
+    /// As the method has it, where not said.
+    issuer: Option<String>,
     #[serde(default = "agent")]
     agent: String,
     actor: Option<String>,
@@ -85,6 +85,25 @@ impl Method {
             Self::Certificate => identity::CERTIFICATE,
         }
     }
+
+    /// Who vouches for all callers that are proven so, where the gateway itself does.
+    const fn issuer(self) -> Option<&'static str> {
+        match self {
+            Self::Jwt | Self::Introspection => None,
+            Self::ApiKey => Some(api_key::ISSUER),
+            Self::Certificate => Some(identity::CERTIFICATES),
+        }
+    }
+}
+
+impl Case {
+    /// Who vouches for the caller; `None` where it is not who the case says.
+    fn issuer(&self) -> Option<&str> {
+        match (self.method.issuer(), self.issuer.as_deref()) {
+            (Some(own), given) => given.is_none_or(|given| given == own).then_some(own),
+            (None, given) => Some(given.unwrap_or(ISSUER)),
+        }
+    }
 }
 
 /// How one case ended.
@@ -126,7 +145,7 @@ impl Policies {
         let wrong = self.wrong(case.get_ref(), tools);
         let span = SourceSpan::from(case.span());
         let problem = wrong.map(|(message, help)| source.problem(message).under(Some(span)).help(help));
-        Outcome { file: source.name().to_owned(), name: case.get_ref().name.clone(), problem }
+        Outcome { file: source.place().to_owned(), name: case.get_ref().name.clone(), problem }
     }
 
     /// What is wrong, and what helps.
@@ -145,7 +164,11 @@ impl Policies {
         let Some(binding) = binding(case.binding.as_deref()) else {
             return Some(("a token is bound to no such thing".to_owned(), "write `dpop` or `certificate`".to_owned()));
         };
-        let mut caller = identity(case);
+        let Some(issuer) = case.issuer() else {
+            let help = "leave `issuer` out, or write another `method`";
+            return Some((format!("`{}` has an issuer of its own", case.method.as_str()), help.to_owned()));
+        };
+        let mut caller = identity(case, issuer);
         (caller.authentication.auth_time, caller.authentication.binding) = (auth_time, binding);
         let now = now.unwrap_or(Timestamp::from_unix_ms(NOON_MS));
         let explanation = self.explain(&caller, tool, Some(document.root()), now);
@@ -153,6 +176,7 @@ impl Policies {
         // Writing to memory does not fail; were it to, the message would be shorter.
         let rendered = explanation.render(&mut help).is_ok();
         let help = if rendered { String::from_utf8(help).unwrap_or_default() } else { String::new() };
+        let help = help.trim_end().to_owned();
         if explanation.answer != case.expect {
             let (expect, got) = (case.expect.as_str(), explanation.answer.as_str());
             return Some((format!("expected `{expect}`, got `{got}`"), help));
@@ -197,7 +221,7 @@ fn arguments(case: &Case) -> Result<Document, String> {
 }
 
 /// The caller of a case. The digests tell callers apart as those of a real one do; the credential is none.
-fn identity(case: &Case) -> Identity {
+fn identity(case: &Case, issuer: &str) -> Identity {
     let sorted = |list: &[String]| {
         let mut list = list.to_vec();
         list.sort_unstable();
@@ -209,14 +233,14 @@ fn identity(case: &Case) -> Identity {
     class.copy_from_slice(digest::digest(&digest::SHA256, who.as_bytes()).as_ref());
     let user = case.user.as_ref();
     Identity {
-        user: user.map(|subject| User { issuer: case.issuer.clone(), subject: subject.clone() }),
+        user: user.map(|subject| User { issuer: issuer.to_owned(), subject: subject.clone() }),
         agent: Agent { client_id: case.agent.clone(), actors: case.actor.iter().cloned().collect() },
         tenant: case.tenant.clone(),
         groups: sorted(&case.groups),
         scopes: sorted(&case.scopes),
         authentication: Authentication {
             method: case.method.as_str(),
-            issuer: case.issuer.clone(),
+            issuer: issuer.to_owned(),
             token_id: None,
             token_digest: String::new(),
             login_id: None,
@@ -248,13 +272,12 @@ pub fn binding(word: Option<&str>) -> Option<Binding> {
     bindings.into_iter().find(|binding| binding.as_str() == word)
 }
 
-fn issuer() -> String {
-    "https://issuer.example".to_owned()
-}
-
 fn agent() -> String {
     "test-agent".to_owned()
 }
+
+/// Of a token whose case does not say.
+const ISSUER: &str = "https://issuer.example";
 
 /// A case is a file of the administrator's own.
 const BOUNDS: Bounds = Bounds { depth_max: 64, values_max: 20_000, name_bytes_max: 256, number_chars_max: 64 };
