@@ -5,13 +5,17 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 
-use super::{Answer, ConfigFile, Failure, revoke::operator, runtime};
+use super::{
+    Answer, ConfigFile, Failure,
+    revoke::{known_upstream, operator},
+    runtime,
+};
 use crate::{
     clock::{self, Timestamp},
-    config::{self, Config, Environment, UpstreamId},
+    config::{self, Config, Environment},
     identity::{
         api_key::{self, ApiKey, Order},
         revocation::{self, Revocation, Whom},
@@ -37,11 +41,12 @@ pub(super) enum Arguments {
 /// To policies its holder is `User::"urn:tollgate:keys#USER"`, or `Agent::"urn:tollgate:keys#AGENT"` without a user. Two
 /// keys of one user and agent may be valid at once: give the new one out, then revoke the old one.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("holder").args(["user", "agent"]).required(true).multiple(true))]
 pub(super) struct New {
     #[command(flatten)]
     config: ConfigFile,
     /// The person who holds it; leave it out for software in its own name.
-    #[arg(long, value_name = "NAME", required_unless_present = "agent")]
+    #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// The software that holds it [default for a user: api-key].
     #[arg(long, value_name = "NAME")]
@@ -66,7 +71,7 @@ pub(super) struct New {
     json: bool,
 }
 
-/// Print all keys, without the keys themselves; those that ended are listed for thirty days more.
+/// Print all keys, oldest first, without the keys themselves; those that ended are listed for thirty days more.
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
@@ -117,11 +122,7 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
 
 fn make(arguments: &New, out: &mut impl Write) -> Result<Answer, Failure> {
     let (config, store) = open(&arguments.config)?;
-    let known = |id: &String| UpstreamId::parse(id).is_some_and(|id| config.upstreams.contains_key(&id));
-    if let Some(unknown) = arguments.upstreams.iter().find(|id| !known(id)) {
-        let known: Vec<&str> = config.upstreams.keys().map(UpstreamId::as_str).collect();
-        return Err(Failure::Words(format!("no upstream `{unknown}`; there are `{}`", known.join("`, `"))));
-    }
+    arguments.upstreams.iter().try_for_each(|id| known_upstream(&config, id))?;
     let order = Order {
         user: arguments.user.clone(),
         agent: arguments.agent.clone().unwrap_or_else(|| AGENT.to_owned()),
@@ -150,14 +151,15 @@ fn make(arguments: &New, out: &mut impl Write) -> Result<Answer, Failure> {
 fn show(arguments: &List, out: &mut impl Write) -> Result<Answer, Failure> {
     let (_, store) = open(&arguments.config)?;
     let now = clock::now();
-    let keys = runtime()?.block_on(api_key::all(&store, now)).map_err(words)?;
+    let mut keys = runtime()?.block_on(api_key::all(&store, now)).map_err(words)?;
+    keys.sort_by(|one, other| (one.created_ms, &one.id).cmp(&(other.created_ms, &other.id)));
     for key in &keys {
         let shown = shown(key, now);
         if arguments.json {
             writeln!(out, "{}", json(&shown)?)?;
             continue;
         }
-        write!(out, "{}  {:7}  until {}", shown.id, shown.state, shown.expires)?;
+        write!(out, "{}  {:7}  made {}, until {}", shown.id, shown.state, shown.created, shown.expires)?;
         for (name, value) in [("user", shown.user), ("agent", Some(shown.agent)), ("tenant", shown.tenant)] {
             if let Some(value) = value {
                 write!(out, "  {name} {value}")?;
@@ -179,9 +181,17 @@ fn end(arguments: &Revoke, out: &mut impl Write) -> Result<Answer, Failure> {
     let id = api_key::id_given(&arguments.id).map_err(words)?;
     let now = clock::now();
     let runtime = runtime()?;
+    let whom = Whom::Token { name: id.to_owned(), issuer: Some(api_key::ISSUER.to_owned()) };
+    if let Some(key) = runtime.block_on(revoked_before(&store, id, &whom, now)).map_err(words)? {
+        if arguments.json {
+            writeln!(out, "{}", json(&shown(&key, now))?)?;
+        } else {
+            writeln!(out, "key {id} is revoked already, since {}", key.revoked_ms.map(time).unwrap_or_default())?;
+        }
+        return Ok(Answer::Yes);
+    }
     let key = runtime.block_on(api_key::revoke(&store, id, now)).map_err(words)?;
     // The record turns new requests away; this ends what came before them.
-    let whom = Whom::Token { name: key.id.clone(), issuer: Some(api_key::ISSUER.to_owned()) };
     let mut ended = Revocation::new(whom, now, Some(Timestamp::from_unix_ms(key.expires_ms)));
     (ended.why, ended.by) = (Some("the API key is revoked".to_owned()), Some(operator()));
     runtime.block_on(revocation::revoke(&store, &ended, now)).map_err(words)?;
@@ -191,6 +201,18 @@ fn end(arguments: &Revoke, out: &mut impl Write) -> Result<Answer, Failure> {
         writeln!(out, "key {} is revoked", key.id)?;
     }
     Ok(Answer::Yes)
+}
+
+/// The key, where it is revoked and what came before is ended: a command that was cut off in between is to be run again.
+async fn revoked_before(
+    store: &Store,
+    id: &str,
+    whom: &Whom,
+    now: Timestamp,
+) -> Result<Option<ApiKey>, api_key::ApiKeyFault> {
+    let ended = revocation::all(store, now).await?.iter().any(|revocation| revocation.whom == *whom);
+    let key = api_key::all(store, now).await?.into_iter().find(|key| key.id == id && key.revoked_ms.is_some());
+    Ok(key.filter(|key| ended || key.expires_ms <= now.unix_ms()))
 }
 
 fn open(file: &ConfigFile) -> Result<(Config, Store), Failure> {

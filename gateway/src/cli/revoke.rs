@@ -10,7 +10,7 @@ use super::{Answer, ConfigFile, Failure, explain, runtime};
 use crate::{
     bridge,
     clock::{self, Timestamp},
-    config::{self, Config, Environment, Profile},
+    config::{self, Config, Environment, Profile, UpstreamId},
     identity::{
         self, api_key,
         revocation::{self, Revocation, Whom},
@@ -40,9 +40,9 @@ enum What {
     /// One token, by its `jti` or the `token_digest` that the journal has of it; all of one login, by their `sid`; all that
     /// are bound to one key or certificate, by its thumbprint.
     Token(One),
-    /// One session of a client older than MCP 2026-07-28, by its `Mcp-Session-Id` or its name in the journal.
+    /// One session of a client older than MCP 2026-07-28.
     Session {
-        /// Either.
+        /// Its `Mcp-Session-Id`, or its name, `request.session` of its records in the journal.
         #[arg(value_name = "SESSION", allow_hyphen_values = true)]
         name: String,
         #[command(flatten)]
@@ -73,10 +73,13 @@ enum What {
     /// Take a revocation back, by its id. What it has ended stays ended.
     Lift {
         /// As `list` shows it.
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = id)]
         id: Uuid,
         #[command(flatten)]
         config: ConfigFile,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -144,9 +147,15 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
             (Whom::Grant { upstream: upstream.clone(), user: user.clone(), agent: agent.clone() }, false, about)
         }
         What::List { config, json } => return list(&config.config, *json, out),
-        What::Lift { id, config } => return lift(&config.config, *id, out),
+        What::Lift { id, config, json } => return lift(&config.config, *id, *json, out),
     };
     revoke(whom, block, about, out)
+}
+
+/// The name of a revocation.
+fn id(text: &str) -> Result<Uuid, String> {
+    let help = "an id is as `019b8c3e-5d2a-7c41-9a57-0d6f3b1e2c84`; `tollgate revoke list` shows those in force";
+    text.parse().map_err(|_not_one| help.to_owned())
 }
 
 /// A session is named in the journal by its id's digest, and may be given by either.
@@ -161,12 +170,14 @@ fn revoke(whom: Whom, block: bool, about: &About, out: &mut impl Write) -> Resul
     if let Some(unknown) = whom.issuer().filter(|issuer| !known.contains(issuer)) {
         return Err(Failure::Words(format!("no issuer `{unknown}`; there are `{}`", known.join("`, `"))));
     }
+    if let Whom::Grant { upstream: Some(upstream), .. } = &whom {
+        known_upstream(&config, upstream)?;
+    }
     let now = clock::now();
     let until = match (&about.r#for, &about.until) {
         (Some(span), _) => Some(now.plus(span_of(span)?)),
         (None, Some(time)) => Some(explain::instant(time)?),
-        // An API key may live longer than any token.
-        (None, None) if block || config.keys.enabled || !config.certificates.is_empty() => None,
+        (None, None) if block || outlives_tokens(&whom, &config) => None,
         (None, None) => tokens_live(&config).map(|live| now.plus(live)),
     };
     if until.is_some_and(|until| until <= now) {
@@ -202,16 +213,18 @@ fn list(config: &Path, json: bool, out: &mut impl Write) -> Result<Answer, Failu
     Ok(Answer::Yes)
 }
 
-fn lift(config: &Path, id: Uuid, out: &mut impl Write) -> Result<Answer, Failure> {
+fn lift(config: &Path, id: Uuid, json: bool, out: &mut impl Write) -> Result<Answer, Failure> {
     let (_, store) = opened(config)?;
     let lifted =
         runtime()?.block_on(revocation::lift(&store, id)).map_err(|fault| Failure::Words(fault.to_string()))?;
-    if lifted {
+    if json {
+        writeln!(out, "{}", json!({ "id": id, "lifted": lifted }))?;
+    } else if lifted {
         writeln!(out, "lifted")?;
-        return Ok(Answer::Yes);
+    } else {
+        writeln!(out, "no revocation has this id: `tollgate revoke list` shows all that are in force")?;
     }
-    writeln!(out, "no revocation has this id: `tollgate revoke list` shows all that are in force")?;
-    Ok(Answer::No)
+    Ok(if lifted { Answer::Yes } else { Answer::No })
 }
 
 /// The state of a gateway. Whoever revokes in a hurry need not have all of its secrets: where they are not at hand, the
@@ -233,12 +246,27 @@ pub(super) fn opened(path: &Path) -> Result<(Config, Store), Failure> {
     Ok((config, store))
 }
 
+/// Whether there is an upstream with this id.
+pub(super) fn known_upstream(config: &Config, id: &str) -> Result<(), Failure> {
+    if UpstreamId::parse(id).is_some_and(|id| config.upstreams.contains_key(&id)) {
+        return Ok(());
+    }
+    let known: Vec<&str> = config.upstreams.keys().map(UpstreamId::as_str).collect();
+    Err(Failure::Words(format!("no upstream `{id}`; there are `{}`", known.join("`, `"))))
+}
+
+/// Whether somebody may be meant who has no token: an API key lives longer than any, and a certificate may.
+fn outlives_tokens(whom: &Whom, config: &Config) -> bool {
+    let may_be_of = |issuer: &str| whom.issuer().is_none_or(|only| only == issuer);
+    config.keys.enabled && may_be_of(api_key::ISSUER)
+        || !config.certificates.is_empty() && may_be_of(identity::CERTIFICATES)
+}
+
 /// Everybody who vouches for callers.
 fn issuers(config: &Config) -> Vec<&str> {
-    let own = config.facade.iter().map(|facade| facade.own.issuer.as_str());
     let keys = config.keys.enabled.then_some(api_key::ISSUER);
     let certificates = (!config.certificates.is_empty()).then_some(identity::CERTIFICATES);
-    config.issuers.iter().map(|issuer| issuer.issuer.as_str()).chain(own).chain(keys).chain(certificates).collect()
+    explain::token_issuers(config).chain(keys).chain(certificates).collect()
 }
 
 /// How long a token lives that was issued a moment ago, or a login that gives new ones here; `None` where an issuer need
