@@ -11,13 +11,17 @@ fn root() -> String {
 
 /// Runs `tollgate` with `line` at the top level; exit code, standard output and standard error in one text.
 fn run(line: &str) -> String {
+    run_with(line, &[("TOLLGATE_CLIENT_SECRET", "s3cret"), ("NOTES_SECRET", "n0tes")])
+}
+
+/// The same, with these variables and no others.
+fn run_with(line: &str, variables: &[(&str, &str)]) -> String {
     let arguments: Vec<&str> = line.split(' ').collect();
     let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
         .args(arguments)
         .current_dir(root())
         .env_clear()
-        .env("TOLLGATE_CLIENT_SECRET", "s3cret")
-        .env("NOTES_SECRET", "n0tes")
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
@@ -51,6 +55,9 @@ fn help_teaches() {
         "consents remove",
         "revoke",
         "revoke user",
+        "revoke grant",
+        "revoke session",
+        "revoke lift",
         "audit verify",
         "audit show",
         "demo",
@@ -101,9 +108,9 @@ fn a_call_is_explained() {
          --arguments {\"customer\":\"c-1\",\"amount\":1001,\"currency\":\"EUR\"}",
         "exit 1\n--- out\ndeny: no policy permits this call (default deny)\n",
     );
-    assert!(shown.contains("permit support-small-orders at baseline.cedar:17 does not apply"), "{shown}");
+    assert!(shown.contains("permit support-small-orders at policies/baseline.cedar:17 does not apply"), "{shown}");
     let shown = check("explain --tools tests/cli/tools.json --user eve --tool crm/delete_customer", "exit 1\n");
-    assert!(shown.contains("hidden"), "{shown}");
+    assert!(shown.contains("hidden: ") && !shown.contains("hidden: hidden"), "{shown}");
     let shown = check("explain --tools tests/cli/tools.json --tool crm/no_such_tool", "exit 2\n");
     assert!(shown.contains("  crm/create_order\n"), "known tools are told:\n{shown}");
 }
@@ -213,7 +220,8 @@ fn a_key_is_printed_once_listed_and_revoked() {
         "{made}"
     );
 
-    let listed = check(&format!("keys list {config}"), &format!("exit 0\n--- out\n{id}  valid    until "));
+    let listed = check(&format!("keys list {config}"), &format!("exit 0\n--- out\n{id}  valid    made "));
+    assert!(listed.contains(", until "), "{listed}");
     assert!(listed.contains("  user alice  agent api-key  groups a,b  upstreams crm\n"), "{listed}");
     let as_json = run(&format!("keys list --json {config}"));
     let shown: serde_json::Value = serde_json::from_str(as_json.lines().nth(2).unwrap()).unwrap();
@@ -228,8 +236,18 @@ fn a_key_is_printed_once_listed_and_revoked() {
     assert!(third.contains("two keys of this user and agent are valid already"), "{third}");
     // Whoever found a key has no id to give.
     check(&format!("keys revoke {key} {config}"), &format!("exit 0\n--- out\nkey {id} is revoked\n"));
+    for _ in 0..2 {
+        check(&format!("keys revoke {id} {config}"), &format!("exit 0\n--- out\nkey {id} is revoked already, since "));
+    }
+    let ended = check(&format!("revoke list {config}"), "exit 0\n");
+    assert_eq!(ended.matches(id).count(), 1, "{ended}");
     check(&format!("keys new --user alice {config}"), "exit 0\n");
-    check(&format!("keys list {config}"), "exit 0\n");
+    check(&format!("keys new --agent robot {config}"), "exit 0\n");
+    check(&format!("keys new --agent other {config}"), "exit 0\n");
+    let listed = check(&format!("keys list --json {config}"), "exit 0\n");
+    let of = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok().map(|key| key["agent"].clone());
+    let agents: Vec<serde_json::Value> = listed.lines().filter_map(of).collect();
+    assert_eq!(agents, ["api-key", "api-key", "api-key", "robot", "other"]);
     let unknown = check(&format!("keys revoke nobody {config}"), "exit 2\n--- out\n--- err\n");
     assert!(unknown.contains("there is no key `nobody`"), "{unknown}");
     let mistyped = check(&format!("keys revoke {key}x {config}"), "exit 2\n--- out\n--- err\n");
@@ -237,12 +255,147 @@ fn a_key_is_printed_once_listed_and_revoked() {
     assert!(!mistyped.contains(key.split('_').nth(2).unwrap()), "{mistyped}");
     let elsewhere = check(&format!("keys new --agent a --upstream crn {config}"), "exit 2\n--- out\n--- err\n");
     assert!(elsewhere.contains("no upstream `crn`; there are `crm`"), "{elsewhere}");
-    check(&format!("keys new {config}"), "exit 2\n--- out\n--- err\nerror: the following required arguments");
+    let nobody =
+        check(&format!("keys new {config}"), "exit 2\n--- out\n--- err\nerror: the following required arguments");
+    assert!(nobody.contains("<--user <NAME>|--agent <NAME>>"), "{nobody}");
 
     write(at, "upstreams.toml", &KEYS.replace("enabled = false", "enabled = true"));
     let warned = check(&format!("check --offline {config}"), "exit 0\n");
+    assert!(
+        warned.contains("\nnothing is wrong: 1 upstream, 0 policies, not typed against tools; 2 warnings\n"),
+        "{warned}"
+    );
     assert!(warned.contains("callers with API keys cannot use `crm`"), "{warned}");
     write(at, "upstreams.toml", &KEYS.replace("directory = \"state\"", ""));
     let nowhere = check(&format!("keys list {config}"), "exit 2\n--- out\n--- err\n");
     assert!(nowhere.contains("there is no `state.directory`"), "{nowhere}");
+}
+
+#[test]
+fn what_is_revoked_is_there_and_what_is_lifted_has_an_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir_all(at.join("policies")).unwrap();
+    fs::create_dir_all(at.join("state")).unwrap();
+    write(
+        at,
+        "upstreams.toml",
+        &KEYS.replace("[audit]", "profile = \"rfc9068\"\n[audit]").replace("= false", "= true"),
+    );
+    let config = format!("--config {}", at.join("upstreams.toml").display());
+    let unknown = check(&format!("revoke grant --upstream crn {config}"), "exit 2\n--- out\n--- err\n");
+    assert!(unknown.contains("no upstream `crn`; there are `crm`"), "{unknown}");
+    check(&format!("revoke list {config}"), "exit 0\n--- out\nnothing is revoked\n");
+
+    // Of an issuer whose tokens end no API key can be.
+    let revoked = |more: &str| -> serde_json::Value {
+        let shown = run(&format!("revoke user alice --json {more} {config}"));
+        serde_json::from_str(shown.lines().nth(2).unwrap_or(&shown)).unwrap()
+    };
+    assert!(revoked("--why INC-1")["until"].is_null());
+    let bounded = revoked("--issuer https://login.example.com");
+    assert!(bounded["until"].is_string(), "{bounded}");
+
+    let mistyped = check(&format!("revoke lift INC-1 {config}"), "exit 2\n--- out\n--- err\n");
+    assert!(mistyped.contains("an id is as `") && mistyped.contains("tollgate revoke list"), "{mistyped}");
+    let id = bounded["id"].as_str().unwrap();
+    let lift = format!("revoke lift {id} --json {config}");
+    check(&lift, &format!("exit 0\n--- out\n{{\"id\":\"{id}\",\"lifted\":true}}\n"));
+    check(&lift, &format!("exit 1\n--- out\n{{\"id\":\"{id}\",\"lifted\":false}}\n"));
+}
+
+/// What nobody could look at has no answer, neither yes nor no, and one cause is told once.
+#[test]
+fn what_cannot_be_read_has_no_answer() {
+    let tools = "--tools tests/cli/tools.json";
+    for line in ["check", "check --elsewhere", "test", "explain --tool crm/create_order", "tools"] {
+        let shown = check(&format!("{line} --config /no/such/upstreams.toml"), "exit 2\n--- out\n--- err\n");
+        assert!(
+            shown.contains("`/no/such/upstreams.toml` cannot be read") && shown.ends_with("\n1 problem\n"),
+            "{shown}"
+        );
+    }
+    for (line, code, spared) in [
+        ("test", 2, "`--tools FILE` does without"),
+        ("explain --tool crm/create_order", 2, "`--tools FILE` does without"),
+        ("check", 1, "`--elsewhere` takes them for granted"),
+    ] {
+        let shown = run_with(line, &[]);
+        assert!(shown.starts_with(&format!("exit {code}\n--- out\n--- err\n")), "{shown}");
+        assert!(shown.contains("no variable `TOLLGATE_CLIENT_SECRET`") && shown.contains(spared), "{shown}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let config = format!("--config {}", at.join("upstreams.toml").display());
+    write(at, "upstreams.toml", KEYS);
+    let lost = check(&format!("check {tools} {config}"), "exit 1\n--- out\n--- err\n");
+    assert!(lost.contains("set `policies` in `[gateway]`") && lost.ends_with("\n1 problem\n"), "{lost}");
+    write(at, "upstreams.toml", "[gateway\n");
+    let broken = check(&format!("check {tools} {config}"), "exit 1\n--- out\n--- err\n");
+    assert!(!broken.contains("policies"), "{broken}");
+    assert!(check(&format!("test {tools} {config}"), "exit 2\n").contains("this is not TOML"));
+}
+
+/// A caller has the issuer that the gateway would give them, whoever is first in the configuration.
+#[test]
+fn keys_and_certificates_have_issuers_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir(at.join("policies")).unwrap();
+    write(at, "upstreams.toml", &KEYS.replace("enabled = false", "enabled = true"));
+    write(
+        at,
+        "policies/main.cedar",
+        "@id(\"key\")\npermit (principal == User::\"urn:tollgate:keys#alice\", action, resource);\n\
+         @id(\"machine\")\npermit (principal == Agent::\"urn:tollgate:certificates#robot\", action, resource);\n",
+    );
+    let case = |name: &str, more: &str, expect: &str| {
+        format!("[[tests]]\nname = \"{name}\"\ntool = \"crm/create_order\"\nexpect = \"{expect}\"\n{more}\n")
+    };
+    let cases = case("key", "user = \"alice\"\nmethod = \"api_key\"\npolicy = \"key\"", "allow")
+        + &case("machine", "agent = \"robot\"\nmethod = \"certificate\"\npolicy = \"machine\"", "allow")
+        + &case("token", "user = \"alice\"", "hidden");
+    write(at, "policies/main.test.toml", &cases);
+    let config = format!("--tools tests/cli/tools.json --config {}", at.join("upstreams.toml").display());
+    check(&format!("test {config}"), "exit 0\n");
+    let cases = case("key", "user = \"alice\"\nmethod = \"api_key\"\nissuer = \"https://login.example.com\"", "hidden");
+    write(at, "policies/main.test.toml", &cases);
+    let wrong = check(&format!("test {config}"), "exit 1\n");
+    assert!(wrong.contains("`api_key` has an issuer of its own"), "{wrong}");
+
+    let explain = format!("explain --tool crm/create_order {config}");
+    let main = at.join("policies/main.cedar").display().to_string();
+    let by_key = check(&format!("{explain} --user alice --method api_key"), "exit 0\n");
+    assert!(by_key.contains(&format!("permit key at {main}:1 applies")), "{by_key}");
+    check(&format!("{explain} --agent robot --method certificate"), "exit 0\n");
+    check(&format!("{explain} --user alice"), "exit 1\n--- out\nhidden: no policy permits it\n");
+    check(&format!("{explain} --user alice --issuer https://login.example.com"), "exit 1\n");
+    let unknown = check(&format!("{explain} --user alice --issuer https://x"), "exit 2\n--- out\n--- err\n");
+    assert!(unknown.contains("no issuer `https://x` by `jwt`; there are `https://login.example.com`"), "{unknown}");
+    check(&format!("{explain} --method api_key --issuer https://login.example.com"), "exit 2\n");
+    let list = check(&format!("{explain} --user alice --method api_key --arguments [1]"), "exit 2\n--- out\n--- err\n");
+    assert!(list.contains("`--arguments` is not a JSON object"), "{list}");
+
+    write(at, "tools.json", "{}");
+    let lacking = run(&format!(
+        "check --tools {} --config {}",
+        at.join("tools.json").display(),
+        at.join("upstreams.toml").display()
+    ));
+    assert!(lacking.contains("tools.json` lacks it: write it anew with `tollgate tools`"), "{lacking}");
+    assert!(!lacking.contains("start it, or mend"), "{lacking}");
+}
+
+#[test]
+fn what_the_journal_cannot_be_asked_is_refused() {
+    let gone = check("audit show /no/such/journal", "exit 2\n--- out\n--- err\n");
+    assert!(gone.contains("`/no/such/journal`: "), "{gone}");
+    let other = check("audit show policies", "exit 2\n--- out\n--- err\n");
+    assert!(other.contains("`policies`: no lanes: not a journal's folder"), "{other}");
+    for (line, known) in
+        [("--outcome bogus", "tool_error"), ("--event bogus", "revocation"), ("--since tomorrow", "or as how long ago")]
+    {
+        let shown = check(&format!("audit show policies {line}"), "exit 2\n--- out\n--- err\n");
+        assert!(shown.contains(known), "{shown}");
+    }
 }
