@@ -330,6 +330,9 @@ fn what_cannot_be_read_has_no_answer() {
     write(at, "upstreams.toml", KEYS);
     let lost = check(&format!("check {tools} {config}"), "exit 1\n--- out\n--- err\n");
     assert!(lost.contains("set `policies` in `[gateway]`") && lost.ends_with("\n1 problem\n"), "{lost}");
+    // Here the configuration's own check looks for the folder, and says so alone.
+    let lost = check(&format!("check --offline {config}"), "exit 1\n--- out\n--- err\n");
+    assert!(lost.contains("no folder `") && lost.ends_with("\n1 problem\n"), "{lost}");
     write(at, "upstreams.toml", "[gateway\n");
     let broken = check(&format!("check {tools} {config}"), "exit 1\n--- out\n--- err\n");
     assert!(!broken.contains("policies"), "{broken}");

@@ -94,10 +94,10 @@ impl From {
     }
 }
 
-/// Adds `help` to what is wrong, where only what this machine lacks is: it is needed for asking the upstreams alone.
+/// Adds `help` to what is wrong, where only what this machine lacks is: secrets, certificates, programs.
 pub(super) fn spare(report: &mut Report, config: &Path, help: &str) {
-    if config::load(config, &Environment::Elsewhere).is_ok() {
-        let message = "secrets and certificates are needed here only to ask the upstreams for their tools";
+    if config::load(config, &Environment::Elsewhere).is_ok_and(|config| config.gateway.policies.is_dir()) {
+        let message = "nothing is wrong but what this machine lacks";
         report.push(Problem::nowhere(message).warning().help(help));
     }
 }
