@@ -311,12 +311,12 @@ impl Facade {
     /// counted otherwise, and where there are many: a flood of strangers must not fill the disk.
     fn note_refused(&self, at: &At<'_>, client: &str, refusal: &Refusal) {
         let outside = refusal.outside(Era::Modern);
-        metrics().refusals.with([outside.code]).increment();
+        metrics().refused(outside.code, refusal.fault());
         let journal = self.gateway.journal();
         let telling = !client.is_empty()
             || matches!(refusal, Refusal::CodeReused | Refusal::GrantRevoked(_) | Refusal::AssertionInvalid(_));
         if !telling || self.rates.admit("facade.records", &[("", RECORDS)], at.now).is_err() {
-            journal.count_refusal(at.peer.ip(), outside.code);
+            journal.count_refusal(at.peer.ip(), outside.code, refusal.fault());
             return;
         }
         let record = record::Refused {
