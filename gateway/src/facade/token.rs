@@ -106,7 +106,8 @@ impl Facade {
             if !digest::same(&digest::base64(verifier), &bound.challenge) {
                 return Err(Refusal::CodeInvalid("the verifier does not fit"));
             }
-            if bound.key.as_deref().is_some_and(|key| !Bound::is_key(asked.bound.as_ref(), key)) {
+            let held = asked.held.as_ref().map(|held| held.thumbprint.as_str());
+            if bound.key.is_some() && bound.key.as_deref() != held {
                 return Err(Refusal::CodeInvalid("the code is bound to a key that was not proven"));
             }
             Ok(())
