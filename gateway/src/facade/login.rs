@@ -84,6 +84,7 @@ impl Facade {
         let grant = Grant {
             id: String::new(),
             client: wish.client.id.clone(),
+            proven: wish.client.keys.is_some(),
             provider: at.config.provider.issuer.clone(),
             person,
             resource: wish.resource.clone(),

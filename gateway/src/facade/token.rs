@@ -10,7 +10,7 @@ use super::{
     authorize::resource,
     binding::{self, Bound},
     client_keys::Mark,
-    clients::{Asking, Client},
+    clients::Asking,
     grants::{self, Person},
 };
 use crate::{
@@ -61,12 +61,13 @@ impl Facade {
             ("authorization_code", Asking::Personal(client)) => {
                 let found = self.redeemed(&client.id, (fields, &asked), at.now).await?;
                 same_resource(at, &found.grant, fields)?;
+                shows_no_less(&found.grant, &asked)?;
                 self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
                 let scopes = found.grant.scopes.clone();
                 self.given(at, &asked, found, scopes).await
             }
             ("refresh_token", Asking::Personal(client)) => {
-                let (found, scopes) = self.refreshed(at, &client, (fields, &asked)).await?;
+                let (found, scopes) = self.refreshed(at, &client.id, (fields, &asked)).await?;
                 self.counts(at, &found).await?;
                 self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
                 let found = self.renewed(at, found).await?;
@@ -119,19 +120,16 @@ impl Facade {
     async fn refreshed(
         &self,
         at: &At<'_>,
-        client: &Client,
+        client: &str,
         (fields, by): (&Fields, &Asked<'_>),
     ) -> Result<(grants::Found, Vec<String>), Refusal> {
         let token = fields.need("refresh_token", "`refresh_token` is missing")?;
         let asked = fields.words("scope");
         let fits = |grant: &grants::Grant| {
-            if grant.client != client.id {
+            if grant.client != client {
                 return Err(Refusal::CodeInvalid("the refresh token is another client's"));
             }
-            // RFC 9449 §5, RFC 8705 §7.1: what a public client holds is all that proves who it is.
-            if client.keys.is_none() && grant.bound.is_some() && grant.bound != by.bound {
-                return Err(Refusal::CodeInvalid("the refresh token is bound to what was not shown"));
-            }
+            shows_no_less(grant, by)?;
             if grant.provider != at.config.provider.issuer {
                 return Err(Refusal::CodeInvalid("the login was at a provider that is no more"));
             }
@@ -159,6 +157,7 @@ impl Facade {
         let order = Order { scopes, ..order(&found) };
         let mut answer = self.issue(at, asked, &order).await?;
         found.grant.bound.clone_from(&asked.bound);
+        found.grant.proven |= asked.mark.is_some();
         let refresh = grants::use_up(&self.store, found, at.now).await?;
         if let (Some(members), Some(refresh)) = (answer.as_object_mut(), refresh) {
             members.insert("refresh_token".to_owned(), refresh.into());
@@ -251,6 +250,21 @@ fn same_resource(at: &At<'_>, grant: &grants::Grant, fields: &Fields) -> Result<
         Some(asked) if resource(&at.estate.config, Some(asked))? != grant.resource => Err(Refusal::TargetInvalid),
         _ => Ok(()),
     }
+}
+
+/// Whether who asks shows no less than before: a client that proved itself does so again, whatever it says of itself by now,
+/// and what is bound stays bound. What a client that proves nothing else holds is all that says who it is (RFC 9449 §5,
+/// RFC 8705 §7.1), and stays the same.
+fn shows_no_less(grant: &grants::Grant, asked: &Asked<'_>) -> Result<(), Refusal> {
+    let proves = asked.mark.is_some();
+    if grant.proven && !proves {
+        return Err(Refusal::CodeInvalid("its client proved itself before"));
+    }
+    let holds = if proves { asked.bound.is_some() } else { grant.bound == asked.bound };
+    if grant.bound.is_some() && !holds {
+        return Err(Refusal::CodeInvalid("the refresh token is bound to what was not shown"));
+    }
+    Ok(())
 }
 
 /// A client in its own name: what the configuration lets it have.
