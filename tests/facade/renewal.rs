@@ -5,10 +5,14 @@ use std::{sync::Arc, thread, time::Duration};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Ground, code_of};
+use super::{
+    Ground, VERIFIER, code_of,
+    signed::{claims, header},
+};
 use crate::harness::{
     http::Answer,
     issuer::{Issuer, Pen, Signature, claims_of, now},
+    prover::Prover,
     recorder::{Reply, Seen},
 };
 
@@ -121,6 +125,40 @@ fn while_the_provider_cannot_be_asked_nothing_is_given_and_nothing_ends() {
     let answer = ground.refresh(&client, token);
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert!(shown(&ground).iter().all(|shown| shown == "kept"), "none was used up");
+}
+
+#[test]
+fn an_assertion_that_came_to_nothing_may_come_again_and_so_many_in_a_minute() {
+    let (ground, mood) = ground("facade-unasked-signed");
+    let key = Prover::new();
+    let client = ground.signing_client(&key);
+    let code = ground.code(&client, "alice");
+    let redeeming = [("grant_type", "authorization_code"), ("code", code.as_str()), ("code_verifier", VERIFIER)];
+    let sign = || key.sign(&header("0"), &claims(&client, &ground.origin()));
+    let mut given = ground.ask_signed(&sign(), &redeeming).json();
+    *mood.lock() = Mood::Bad(500, "application/json", "{}");
+    let assertion = sign();
+    let refresh = |assertion: &str, given: &Value| {
+        ground
+            .ask_signed(assertion, &[("grant_type", "refresh_token"), ("refresh_token", text(given, "refresh_token"))])
+    };
+    unavailable(&refresh(&assertion, &given));
+    *mood.lock() = Mood::Well("alice", vec!["engineering"]);
+    let answer = refresh(&assertion, &given);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    given = answer.json();
+    assert_eq!(code_of(&refresh(&assertion, &given)), "client_invalid", "shown before");
+
+    let (mut turns, mut answer) = (0, answer);
+    while answer.status() == 200 && turns < 600 {
+        given = answer.json();
+        answer = refresh(&sign(), &given);
+        turns += 1;
+    }
+    assert_eq!(code_of(&answer), "ceiling_reached", "{turns}: {}", answer.text());
+    assert!(turns > 50, "{turns}");
+    let (other, given) = ground.logged_in("alice");
+    assert_eq!(ground.refresh(&other, text(&given, "refresh_token")).status(), 200, "another client of hers");
 }
 
 #[test]

@@ -33,12 +33,12 @@ fn set(keys: &[&Prover]) -> Value {
     json!({ "keys": named.collect::<Vec<_>>() })
 }
 
-fn claims(client: &str, audience: &str) -> Value {
+pub(super) fn claims(client: &str, audience: &str) -> Value {
     let (now, id) = (now(), uuid::Uuid::new_v4().to_string());
     json!({ "iss": client, "sub": client, "aud": audience, "iat": now, "exp": now + 60, "jti": id })
 }
 
-fn header(kid: &str) -> Value {
+pub(super) fn header(kid: &str) -> Value {
     json!({ "alg": "ES256", "typ": "JWT", "kid": kid })
 }
 
@@ -53,7 +53,7 @@ fn ground(name: &str, keys: impl FnOnce(&std::path::Path) -> String) -> Ground {
 
 impl Ground {
     /// Registers a client that signs with this key, and gives its id.
-    fn signing_client(&self, key: &Prover) -> String {
+    pub(super) fn signing_client(&self, key: &Prover) -> String {
         let description = json!({
             "client_name": "Signs", "redirect_uris": [CALLBACK], "grant_types": ["authorization_code", "refresh_token"],
             "token_endpoint_auth_method": "private_key_jwt", "jwks": set(&[key]),
@@ -63,7 +63,7 @@ impl Ground {
         answer.json()["client_id"].as_str().unwrap().to_owned()
     }
 
-    fn ask_signed(&self, assertion: &str, more: &[(&str, &str)]) -> Answer {
+    pub(super) fn ask_signed(&self, assertion: &str, more: &[(&str, &str)]) -> Answer {
         let resource = self.resource();
         let mut fields = vec![KIND, ("client_assertion", assertion)];
         fields.extend(more);

@@ -20,7 +20,7 @@ use crate::{
     egress::{self, Bounds},
     identity::assertion::{Asserted, ClientKeys as Read},
     refusal::{Refusal, TokenFault},
-    state::{Place, Value},
+    state::{Place, Rate, Value},
 };
 
 /// Where the keys of a client are.
@@ -174,10 +174,20 @@ impl Facade {
     }
 }
 
+/// How often somebody's client may show an assertion that is to be remembered: one client, and all of theirs together. Each
+/// is kept for an hour at most, so that nobody fills the room for all.
+pub(super) fn rates() -> (Rate, Rate) {
+    (Rate::per(MINUTE, CLIENT_PER_MIN), Rate::per(MINUTE, PERSON_PER_MIN))
+}
+
 fn not_its(fault: TokenFault) -> Refusal {
     Refusal::ClientInvalid(format!("its assertion: {}", Refusal::TokenInvalid(fault).inside()).into())
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
+/// Assertions that are remembered of one client of one person, and of one person.
+const CLIENT_PER_MIN: u32 = 60;
+const PERSON_PER_MIN: u32 = 120;
 /// Bytes of a set that is kept with a registration: a handful of keys.
 const SET_BYTES_MAX: usize = 8 * 1024;
 /// Sixty-four keys with certificates.

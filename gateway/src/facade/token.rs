@@ -9,7 +9,7 @@ use super::{
     At, Facade,
     authorize::resource,
     binding::{self, Bound},
-    client_keys::Mark,
+    client_keys::{self, Mark},
     clients::Asking,
     grants::{self, Person},
 };
@@ -62,21 +62,21 @@ impl Facade {
                 let found = self.redeemed(&client.id, (fields, &asked), at.now).await?;
                 same_resource(at, &found.grant, fields)?;
                 shows_no_less(&found.grant, &asked)?;
-                self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
+                self.noted(at, &asked, &client.id, Some(&found.grant.person.subject)).await?;
                 let scopes = found.grant.scopes.clone();
                 self.given(at, &asked, found, scopes).await
             }
             ("refresh_token", Asking::Personal(client)) => {
                 let (found, scopes) = self.refreshed(at, &client.id, (fields, &asked)).await?;
                 self.counts(at, &found).await?;
-                self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
                 let found = self.renewed(at, found).await?;
                 self.used(&client.id, at.now).await?;
+                self.noted(at, &asked, &client.id, Some(&found.grant.person.subject)).await?;
                 self.given(at, &asked, found, scopes).await
             }
             ("client_credentials", Asking::Machine(client)) => {
                 let order = own(at, client, fields)?;
-                self.noted(at, &asked, &[&client.id]).await?;
+                self.noted(at, &asked, &client.id, None).await?;
                 self.issue(at, &asked, &order).await
             }
             (JWT_BEARER, Asking::Machine(client)) => self.redeem(at, client, (fields, &asked)).await,
@@ -165,10 +165,22 @@ impl Facade {
         Ok(answer)
     }
 
-    /// Notes what was shown, once its sender is known to have what it came with: strangers fill no room.
-    pub(super) async fn noted(&self, at: &At<'_>, asked: &Asked<'_>, whose: &[&str]) -> Result<(), Refusal> {
+    /// Notes what was shown, once its sender is known to have what it came with and nothing else is to be waited for:
+    /// strangers fill no room, and who is to come again may show it again.
+    pub(super) async fn noted(
+        &self,
+        at: &At<'_>,
+        asked: &Asked<'_>,
+        client: &str,
+        person: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let whose: Vec<&str> = std::iter::once(client).chain(person).collect();
         if let Some(held) = &asked.held {
-            at.estate.identity.note(digest::name_of("facade proof", whose), held, at.now)?;
+            at.estate.identity.note(digest::name_of("facade proof", &whose), held, at.now)?;
+        }
+        if let (Some(_), Some(person)) = (&asked.mark, person) {
+            let (one, all) = client_keys::rates();
+            self.rates.admit("facade.assertions", &[(&whose.join(" "), one), (person, all)], at.now)?;
         }
         self.mark(asked.mark.as_ref(), at.now).await
     }
