@@ -1,11 +1,13 @@
 //! Clients that sign who they are: `private_key_jwt` (RFC 7523).
 
 use std::{
+    net::IpAddr,
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -13,11 +15,12 @@ use serde_json::{Value, json};
 use super::{CALLBACK, Ground, VERIFIER, code_of, parameter};
 use crate::harness::{
     certificates::Authority,
-    http::{Answer, fetch},
+    http::{Answer, fetch, fetch_from, form},
     issuer::{Issuer, Signature, now},
     login::Browser,
+    place,
     prover::Prover,
-    recorder::{Era, Recorder, Reply},
+    recorder::{Era, Recorder, Reply, Step},
 };
 
 const WEB: &str = "https://app.example/callback";
@@ -43,7 +46,7 @@ pub(super) fn header(kid: &str) -> Value {
 }
 
 /// A gateway with the client `signer`, whose public keys these lines name.
-fn ground(name: &str, keys: impl FnOnce(&std::path::Path) -> String) -> Ground {
+fn ground(name: &str, keys: impl FnOnce(&Path) -> String) -> Ground {
     let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
     let setup = super::setup(name, &provider, &partner, &upstream, "");
     let keys = keys(setup.folder());
@@ -249,6 +252,51 @@ fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
     let elsewhere = redeem("/elsewhere", "0", &key);
     assert_eq!((elsewhere.status(), code_of(&elsewhere).as_str()), (401, "client_invalid"), "{}", elsewhere.text());
     ground.recorded_refusal("client_invalid");
+}
+
+#[test]
+fn strangers_keys_take_neither_each_other_s_places_nor_those_of_machines() {
+    let key = Arc::new(Prover::new());
+    let released = Arc::new(AtomicUsize::new(0));
+    let (shared, until) = (Arc::clone(&key), Arc::clone(&released));
+    let machine = |origin: &str, _: &Path| {
+        format!("[[facade.clients]]\nid = \"signer\"\njwks_uri = \"{origin}/machine\"\nscopes = [\"tools:read\"]")
+    };
+    let (ground, documents, origin) = by_document("facade-signed-places", machine, move |origin, path| match path {
+        "/machine" => Reply::json(200, &set(&[&shared])),
+        _ if path.starts_with("/hangs") => {
+            Reply::status(200).header("content-type", "application/json").step(Step::until(&until, 1))
+        }
+        _ => document(origin, path, &format!("{origin}/hangs{path}")),
+    });
+    let sign = |client: &str| key.sign(&header("0"), &claims(client, &ground.origin()));
+    let ask = |site: u8, number: usize| {
+        let assertion = sign(&format!("{origin}/{site}/{number}"));
+        let fields = [KIND, ("client_assertion", &assertion), ("grant_type", "refresh_token"), ("refresh_token", "x")];
+        let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+        let source = IpAddr::from([127, 0, 0, site]);
+        fetch_from(source, "POST", &format!("{}/token", ground.origin()), &headers, form(&fields).as_bytes())
+    };
+    let hang = |number: usize| {
+        let asked = || documents.seen().iter().filter(|seen| seen.path.starts_with("/hangs")).count();
+        place::wait_for("the fetches", Duration::from_secs(20), || (asked() == number).then_some(()));
+    };
+    std::thread::scope(|scope| {
+        let four = |site: u8| (0..4).map(|number| scope.spawn(move || ask(site, number))).collect::<Vec<_>>();
+        let mut all = four(11);
+        hang(4);
+        let fifth = ask(11, 4);
+        assert_eq!((fifth.status(), code_of(&fifth).as_str()), (503, "overloaded"), "{}", fifth.text());
+        all.extend((12..15).flat_map(four));
+        hang(16);
+        let answer = ground.ask_signed(&sign("signer"), &[]);
+        assert_eq!(answer.status(), 200, "a machine of the configuration: {}", answer.text());
+        released.store(1, Ordering::Release);
+        for one in all {
+            assert_eq!(code_of(&one.join().unwrap()), "client_invalid", "no keys");
+        }
+    });
+    ground.recorded_refusal("overloaded");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! mod        one request, one answer                 metadata page
-//! authorize  the client asks, the person agrees      clients documents redirect browser
+//! authorize  the client asks, the person agrees      clients documents fetches redirect browser
 //! login      the person comes back
 //! token      what was granted becomes a token        grants assertion binding renewal client_keys keys
 //! revoke     what was granted is given back          grants
@@ -20,6 +20,7 @@ mod browser;
 mod client_keys;
 mod clients;
 mod documents;
+mod fetches;
 mod grants;
 mod keys;
 mod login;
@@ -63,7 +64,9 @@ pub struct Facade {
     sealer: Sealer,
     keys: Keys,
     documents: Documents,
-    key_sets: KeySets,
+    /// Of the clients of the configuration, and of those that strangers describe: nobody takes the others' room.
+    machine_keys: KeySets,
+    client_keys: KeySets,
     rates: Rates,
 }
 
@@ -166,7 +169,8 @@ impl Facade {
             sealer: estate.store.sealer(),
             keys: Keys::new(),
             documents: Documents::new(&estate.config.egress)?,
-            key_sets: KeySets::new(&estate.config.egress)?,
+            machine_keys: KeySets::new(&estate.config.egress)?,
+            client_keys: KeySets::new(&estate.config.egress)?,
             rates: Rates::new(PEERS_MAX),
             gateway,
         })
