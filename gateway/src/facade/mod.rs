@@ -150,9 +150,8 @@ impl Route {
             Self::Metadata | Self::Keys => None,
             Self::Register => Some((rate(6_000, 20), rate(1_000, 200))),
             Self::Authorize | Self::Callback => Some((rate(250, 60), rate(10, 1_000))),
-            Self::Token => Some((rate(50, 200), rate(2, 2_000))),
-            // Each is kept as long as what it ends could have lived.
-            Self::Revoke => Some((rate(1_000, 50), rate(200, 500))),
+            // What comes of it is counted once it is known who asks.
+            Self::Token | Self::Revoke => Some((rate(50, 200), rate(2, 2_000))),
         }
     }
 }
