@@ -1,6 +1,6 @@
 //! Whether somebody is still welcome, the provider says at each refresh.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{fs, sync::Arc, thread, time::Duration};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use super::{
 use crate::harness::{
     http::Answer,
     issuer::{Issuer, Pen, Signature, claims_of, now},
+    place,
     prover::Prover,
     recorder::{Reply, Seen},
 };
@@ -21,6 +22,8 @@ use crate::harness::{
 enum Mood {
     /// Well, with this `sub` and these groups in its ID token, and another refresh token.
     Well(&'static str, Vec<&'static str>),
+    /// Well, with an ID token for these, given to that one of them.
+    Made(Vec<&'static str>, Option<&'static str>),
     /// Well, in half a second, with nothing but an access token.
     Slow,
     /// With this status, type and body.
@@ -43,13 +46,18 @@ fn answer(mood: &Mood, seen: &Seen, pen: &Mutex<Pen>) -> Option<Reply> {
     Some(match mood {
         Mood::Slow => Reply::json(200, &given).after(Duration::from_millis(500)),
         Mood::Bad(status, kind, body) => Reply::text(*status, kind, *body),
-        Mood::Well(subject, groups) => {
+        Mood::Well(..) | Mood::Made(..) => {
             let mut given = given;
             let issuer = format!("http://{}", seen.header("host").unwrap_or_default());
-            let id_token = json!({
-                "iss": issuer, "sub": subject, "aud": "facade", "iat": now(), "exp": now() + 300, "tenant": "acme",
-                "groups": groups,
+            let mut id_token = json!({
+                "iss": issuer, "sub": "alice", "aud": "facade", "iat": now(), "exp": now() + 300, "tenant": "acme",
+                "groups": [],
             });
+            match mood {
+                Mood::Well(subject, groups) => (id_token["sub"], id_token["groups"]) = (json!(subject), json!(groups)),
+                Mood::Made(audience, party) => (id_token["aud"], id_token["azp"]) = (json!(audience), json!(party)),
+                Mood::Slow | Mood::Bad(..) => {}
+            }
             given["id_token"] = json!(pen.lock().id_token(&id_token, Signature::Own));
             given["refresh_token"] = json!(format!("after {}", seen.field("refresh_token").unwrap()).replace(' ', "-"));
             Reply::json(200, &given)
@@ -169,6 +177,44 @@ fn the_login_stays_the_same_person_s() {
     let refused = ground.refresh(&client, text(&given, "refresh_token"));
     assert_eq!((refused.status(), code_of(&refused).as_str()), (400, "grant_revoked"), "{}", refused.text());
     ground.ends(text(&given, "access_token"));
+}
+
+#[test]
+fn an_id_token_that_was_given_to_somebody_else_says_nothing_of_the_login() {
+    let (ground, mood) = ground("facade-other-party");
+    let (client, given) = ground.logged_in("alice");
+    let token = text(&given, "refresh_token");
+    for (audience, party) in [
+        (vec!["facade"], Some("another")),
+        (vec!["facade", "another"], Some("another")),
+        (vec!["facade", "another"], None),
+        (vec!["another"], None),
+    ] {
+        *mood.lock() = Mood::Made(audience, party);
+        unavailable(&ground.refresh(&client, token));
+    }
+    *mood.lock() = Mood::Made(vec!["facade", "another"], Some("facade"));
+    let answer = ground.refresh(&client, token);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+}
+
+#[test]
+fn who_has_a_machine_s_name_by_now_goes_on_no_more() {
+    let ground = Ground::new("facade-name-taken");
+    let (client, given) = ground.logged_in("alice");
+    let file = ground.gateway.setup().folder().join("upstreams.toml");
+    let machine = "[[facade.clients]]\nid = \"alice\"\nsecret = { env = \"ROBOT_SECRET\" }\nscopes = []";
+    let config = format!("{}\n{machine}\n", fs::read_to_string(&file).unwrap());
+    fs::write(file.with_extension("new"), config).unwrap();
+    fs::rename(file.with_extension("new"), &file).unwrap();
+    let fields = [("grant_type", "client_credentials"), ("client_id", "alice"), ("resource", &ground.resource())];
+    let secret = ("client_secret", "robot secret: with odd/characters");
+    place::wait_for("the machine", Duration::from_secs(30), || {
+        let answer = ground.token(&[fields.as_slice(), &[secret]].concat());
+        (answer.status() == 200).then_some(())
+    });
+    let refused = ground.refresh(&client, text(&given, "refresh_token"));
+    assert_eq!((refused.status(), code_of(&refused).as_str()), (400, "code_invalid"), "{}", refused.text());
 }
 
 #[test]

@@ -59,9 +59,7 @@ impl Facade {
         let done = logins.finish(own, (pending.sent.clone(), response), &at.estate.identity, at.now).await;
         let done = done.map_err(refusal)?;
         let (person, subject) = (Person::from(&done.person), done.person.subject.clone());
-        let machine = subject == wish.client.id || at.config.clients.iter().any(|client| client.id == subject);
-        // `sub` that is a client's says that there is no person (RFC 9068 §2.2).
-        if machine || names_another(at.config, &subject) {
+        if is_another_s(at.config, &wish.client.id, &subject) {
             return Err(Refusal::LoginFailed("the person has a name that stands for somebody else here".to_owned()));
         }
         // What a login leaves is kept for weeks: one person has a part of the room for it.
@@ -126,6 +124,13 @@ pub(super) fn refusal(strayed: Strayed) -> Refusal {
 /// as long.
 fn life(config: &config::Facade, done: &Done) -> Duration {
     if done.refresh_token().is_some() { config.login } else { config.login.min(config.login_unasked) }
+}
+
+/// Whether a person of this name would be taken for somebody else here: for a client, `sub` that is a client's saying that
+/// there is no person (RFC 9068 §2.2), or for somebody of another issuer.
+pub(super) fn is_another_s(config: &config::Facade, client: &str, subject: &str) -> bool {
+    let machine = subject == client || config.clients.iter().any(|client| client.id == subject);
+    machine || names_another(config, subject)
 }
 
 /// Whether a subject reads as that of another issuer (see `assertion`).

@@ -12,6 +12,7 @@ use super::{
     client_keys::{self, Mark},
     clients::Asking,
     grants::{self, Person},
+    login::is_another_s,
 };
 use crate::{
     audit::record::{Authorization, Authorized, Words},
@@ -130,6 +131,10 @@ impl Facade {
                 return Err(Refusal::CodeInvalid("the refresh token is another client's"));
             }
             shows_no_less(grant, by)?;
+            // The configuration may name somebody since.
+            if is_another_s(at.config, client, &grant.person.subject) {
+                return Err(Refusal::CodeInvalid("the person has a name that stands for somebody else here"));
+            }
             if grant.provider != at.config.provider.issuer {
                 return Err(Refusal::CodeInvalid("the login was at a provider that is no more"));
             }
