@@ -6,12 +6,13 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
-    Ground, VERIFIER, code_of,
+    CALLBACK, Ground, VERIFIER, code_of, parameter,
     signed::{claims, header},
 };
 use crate::harness::{
     http::Answer,
     issuer::{Issuer, Pen, Signature, claims_of, now},
+    login::Browser,
     place,
     prover::Prover,
     recorder::{Reply, Seen},
@@ -215,6 +216,37 @@ fn who_has_a_machine_s_name_by_now_goes_on_no_more() {
     });
     let refused = ground.refresh(&client, text(&given, "refresh_token"));
     assert_eq!((refused.status(), code_of(&refused).as_str()), (400, "code_invalid"), "{}", refused.text());
+}
+
+#[test]
+fn of_a_login_that_comes_to_nothing_nothing_is_left_at_the_provider() {
+    let provider = Issuer::scripted(|seen| {
+        let issuer = format!("http://{}", seen.header("host").unwrap_or_default());
+        let at = |path: &str| format!("{issuer}{path}");
+        if seen.path == "/revoke" {
+            return Some(Reply::status(200));
+        }
+        let metadata = json!({
+            "issuer": issuer, "jwks_uri": at("/jwks"), "token_endpoint": at("/token"), "authorization_endpoint": at("/auth"),
+            "revocation_endpoint": at("/revoke"), "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+            "token_endpoint_auth_methods_supported": ["client_secret_basic"],
+        });
+        seen.path.starts_with("/.well-known/").then(|| Reply::json(200, &metadata))
+    });
+    let ground = Ground::with("facade-disowned", provider, "logins_per_day = 1");
+    let (client, given) = ground.logged_in("alice");
+    let login = |user: &str| {
+        let page = ground.page(&client, CALLBACK, &[("login_hint", user)]);
+        parameter(&Browser::default().agree(&page, CALLBACK), "error")
+    };
+    assert_eq!(login("alice").as_deref(), Some("temporarily_unavailable"), "one a day");
+    assert_eq!(login("robot").as_deref(), Some("access_denied"), "a machine's name");
+    let revoked = || ground.provider.recorder().seen_path("/revoke");
+    let asked = place::wait_for("the revocation", Duration::from_secs(15), || revoked().pop());
+    assert_eq!(asked.field("token").as_deref(), Some("kept"));
+    assert_eq!(revoked().len(), 1, "who is logged in otherwise stays so");
+    assert!(given["refresh_token"].is_string());
 }
 
 #[test]

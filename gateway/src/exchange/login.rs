@@ -15,6 +15,7 @@ use super::{
     accounts::{expose_some, secret_some},
     code::{Errand, Response, Sent, Strayed},
     endpoint::{Endpoint, Order, Shared},
+    users::disowned,
 };
 use crate::{
     clock::Timestamp,
@@ -24,6 +25,7 @@ use crate::{
     refusal::Refusal,
     secret::Secret,
     state::{Place, Store, StoreFault, Value},
+    tasks,
 };
 
 /// Where people log in, by the issuer of their tokens.
@@ -141,6 +143,15 @@ impl Logins {
         let kept = Kept { id_token: Some(id_token), id_token_until_ms: expires_at.unix_ms(), refresh_token };
         let bytes = serde_json::to_vec(&kept).map_err(|error| StoreFault::Unusable(error.to_string()))?;
         self.store.put(Place::Login, &login_key(user), Value { bytes, until }, now).await
+    }
+
+    /// Tells the provider that a login of `user` came to nothing (RFC 7009), unless another of theirs is kept: many providers
+    /// would end the one with the other.
+    pub async fn disown(&self, user: &User, done: Done, now: Timestamp) {
+        let Some((token, provider)) = done.refresh_token.zip(self.providers.get(&user.issuer)) else { return };
+        if let Ok(None) = self.store.get(Place::Login, &login_key(user), now).await {
+            drop(tasks::background(disowned(Arc::clone(provider), token, now)));
+        }
     }
 
     /// What is kept of a login of `user`; an ID token that has ended is none.
