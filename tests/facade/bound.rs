@@ -186,28 +186,48 @@ fn without_dpop_a_proof_is_nobody_s_business() {
     ground.serves(answer.json()["access_token"].as_str().unwrap());
 }
 
-#[test]
-fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
+/// With the machine `workload`, which its certificate says that it is.
+fn certified(name: &str, dpop: &str) -> Ground {
     let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
     let client = "[[facade.clients]]\nid = \"workload\"\ncertificate = { uri = \"spiffe://example.org/robot\" }\n\
                   scopes = [\"tools:read\"]";
-    let setup = super::setup("facade-mtls", &provider, &partner, &upstream, "").mutual_tls().section(client);
-    let ground = Ground { provider, partner, upstream, gateway: setup.start() };
+    let setup = super::setup(name, &provider, &partner, &upstream, "").mutual_tls().gateway(dpop).section(client);
+    Ground { provider, partner, upstream, gateway: setup.start() }
+}
+
+impl Ground {
+    fn ask_showing(&self, leaf: Option<&Leaf>, proof: Option<&str>, client: &[(&str, &str)]) -> Answer {
+        let resource = self.resource();
+        let mut fields = vec![("grant_type", "client_credentials"), ("resource", resource.as_str())];
+        fields.extend(client);
+        let tls = self.gateway.setup().authority().client_showing(&["http/1.1"], leaf);
+        let mut connection = Connection::open_tls(self.gateway.address(), "localhost", &tls).unwrap();
+        let host = self.origin().replace("https://", "");
+        let mut headers = vec![("Content-Type", "application/x-www-form-urlencoded"), ("Connection", "close")];
+        headers.extend(proof.map(|proof| ("DPoP", proof)));
+        connection.exchange(&request("POST", "/token", &host, &headers, form(&fields).as_bytes()))
+    }
+
+    /// How the token is called that this client gets for a proof, and what it is bound to.
+    #[track_caller]
+    fn bound_to(&self, leaf: &Leaf, key: &Prover, client: &[(&str, &str)]) -> (Value, Value) {
+        let answer = self.ask_showing(Some(leaf), Some(&self.proof(key)), client);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let given = answer.json();
+        (given["token_type"].clone(), claims_of(given["access_token"].as_str().unwrap())["cnf"].clone())
+    }
+}
+
+const WORKLOAD: (&str, &str) = ("client_id", "workload");
+
+#[test]
+fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
+    let ground = certified("facade-mtls", "");
     let authority = ground.gateway.setup().authority();
     let own = authority.workload("robot", "spiffe://example.org/robot");
     let other = authority.workload("other", "spiffe://example.org/other");
-    let resource = ground.resource();
-    let ask = |leaf: Option<&Leaf>, more: &[(&str, &str)]| {
-        let mut fields = vec![("grant_type", "client_credentials"), ("resource", resource.as_str())];
-        fields.extend(more);
-        let tls = authority.client_showing(&["http/1.1"], leaf);
-        let mut connection = Connection::open_tls(ground.gateway.address(), "localhost", &tls).unwrap();
-        let host = ground.origin().replace("https://", "");
-        let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Connection", "close")];
-        connection.exchange(&request("POST", "/token", &host, &headers, form(&fields).as_bytes()))
-    };
-    let workload = ("client_id", "workload");
-    let answer = ask(Some(&own), &[workload]);
+    let ask = |leaf: Option<&Leaf>, client: &[(&str, &str)]| ground.ask_showing(leaf, None, client);
+    let answer = ask(Some(&own), &[WORKLOAD]);
     assert_eq!(answer.status(), 200, "{}", answer.text());
     let given = answer.json();
     let token = given["access_token"].as_str().unwrap();
@@ -215,7 +235,7 @@ fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
         (&given["token_type"], &claims_of(token)["cnf"]["x5t#S256"]),
         (&json!("Bearer"), &json!(own.thumbprint()))
     );
-    for (leaf, fields) in [(None, vec![workload]), (Some(&other), vec![workload]), (Some(&own), vec![workload, SECRET])]
+    for (leaf, fields) in [(None, vec![WORKLOAD]), (Some(&other), vec![WORKLOAD]), (Some(&own), vec![WORKLOAD, SECRET])]
     {
         let answer = ask(leaf, &fields);
         assert_eq!((answer.status(), code_of(&answer).as_str()), (401, "client_invalid"), "{}", answer.text());
@@ -229,4 +249,17 @@ fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
     // Who is known by a secret shows a certificate to no effect.
     let answer = ask(Some(&own), &[("client_id", "robot"), SECRET]);
     assert!(claims_of(answer.json()["access_token"].as_str().unwrap())["cnf"].is_null(), "{}", answer.text());
+}
+
+#[test]
+fn what_is_to_be_bound_to_a_certificate_is_not_bound_to_a_key_that_anybody_can_make() {
+    let machine = |ground: &Ground| ground.gateway.setup().authority().workload("robot", "spiffe://example.org/robot");
+    let (ground, key) = (certified("facade-mtls-dpop", "dpop = {}"), Prover::new());
+    let (own, jkt) = (machine(&ground), json!({ "jkt": key.thumbprint() }));
+    let x5t = json!({ "x5t#S256": own.thumbprint() });
+    assert_eq!(ground.bound_to(&own, &key, &[WORKLOAD]), (json!("Bearer"), x5t));
+    assert_eq!(ground.bound_to(&own, &key, &[("client_id", "robot"), SECRET]), (json!("DPoP"), jkt.clone()));
+    // Where nothing else is taken, it is all that a token can be bound to.
+    let ground = certified("facade-mtls-dpop-required", "dpop = { required = true }");
+    assert_eq!(ground.bound_to(&machine(&ground), &key, &[WORKLOAD]), (json!("DPoP"), jkt));
 }
