@@ -136,6 +136,8 @@ struct Kept {
     /// Whether what is kept is sealed with the present key.
     settled: AtomicBool,
     left: AtomicBool,
+    /// Whether somebody on the folder has no key in common with this process.
+    estranged: AtomicBool,
 }
 
 impl Store {
@@ -166,6 +168,7 @@ impl Store {
             process,
             settled: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            estranged: AtomicBool::new(false),
         })))
     }
 
@@ -213,9 +216,19 @@ impl Store {
             let resealed = if waits || settled { None } else { Some(reseal(&whole, &kept.sealer)?) };
             whole.commit()?;
             kept.settled.store(!waits, Ordering::Release);
+            if kept.estranged.swap(false, Ordering::AcqRel) {
+                tracing::info!("everybody on the folder opens again what this process seals");
+            }
             Ok(resealed)
         });
         joined.await
+    }
+
+    /// Whether nothing can be kept, because somebody else on the folder could not open it. A process that stood still (a
+    /// machine that slept) is forgotten, and those who come then do not ask for its key.
+    #[must_use]
+    pub fn is_estranged(&self) -> bool {
+        self.0.estranged.load(Ordering::Acquire)
     }
 
     /// This process is there no more, for all that the others need to know. Waits for the disk: for the end of a process.
@@ -240,8 +253,8 @@ impl Store {
     /// # Errors
     /// Every [`StoreFault`] but [`StoreFault::Sealed`].
     pub async fn put(&self, place: Place, key: &[u8], value: Value, now: Timestamp) -> Result<(), StoreFault> {
-        let (entry, sealer) = (Entry::new(place, key, value)?, self.sealer());
-        self.ask(move |connection| entry.write(connection, &sealer, PUT, now)).await?;
+        let (entry, kept) = (Entry::new(place, key, value)?, Arc::clone(&self.0));
+        self.ask(move |connection| entry.write(connection, &kept, PUT, now)).await?;
         self.tell();
         Ok(())
     }
@@ -252,8 +265,8 @@ impl Store {
     /// # Errors
     /// Every [`StoreFault`] but [`StoreFault::Sealed`].
     pub async fn claim(&self, place: Place, key: &[u8], value: Value, now: Timestamp) -> Result<bool, StoreFault> {
-        let (entry, sealer) = (Entry::new(place, key, value)?, self.sealer());
-        let claimed = self.ask(move |connection| entry.write(connection, &sealer, CLAIM, now)).await?;
+        let (entry, kept) = (Entry::new(place, key, value)?, Arc::clone(&self.0));
+        let claimed = self.ask(move |connection| entry.write(connection, &kept, CLAIM, now)).await?;
         if claimed {
             self.tell();
         }
@@ -313,7 +326,7 @@ impl Store {
     /// that was so. Of two that change the same value at once, one is told yes.
     ///
     /// # Errors
-    /// [`StoreFault::Unusable`], [`StoreFault::TooLarge`].
+    /// [`StoreFault::Unusable`], [`StoreFault::TooLarge`], [`StoreFault::Strangers`].
     pub async fn swap(
         &self,
         place: Place,
@@ -333,7 +346,7 @@ impl Store {
                 return Ok(false);
             }
             match entry {
-                Some(entry) => entry.execute(&whole, &kept.sealer, PUT)?,
+                Some(entry) => entry.execute(&whole, &kept, PUT)?,
                 None => whole.prepare_cached(REMOVE)?.execute(named_params! { ":place": place, ":key": key })?,
             };
             whole.commit()?;
@@ -405,7 +418,8 @@ impl Store {
                 Ok(_) => {}
                 Err(fault) => tracing::error!(why = %fault, "the state cannot be looked at"),
             }
-            if news && let Err(fault) = self.join().await {
+            // Strangers were told of when they came.
+            if news && let Err(fault) = self.join().await && fault != StoreFault::Strangers {
                 tracing::error!(why = %fault, "the others on the folder cannot be told of this process");
             }
             tokio::time::sleep(LOOK_AFTER).await;
@@ -427,7 +441,11 @@ impl Store {
     ) -> Result<T, StoreFault> {
         let kept = Arc::clone(&self.0);
         let answer = tasks::blocking(move || question(&mut kept.connection.lock())).await;
-        answer.unwrap_or_else(|error| Err(StoreFault::Unusable(error.to_string())))
+        let answer = answer.unwrap_or_else(|error| Err(StoreFault::Unusable(error.to_string())));
+        if matches!(answer, Err(StoreFault::Strangers)) && !self.0.estranged.swap(true, Ordering::AcqRel) {
+            tracing::error!(why = %StoreFault::Strangers, "nothing is kept that others on the folder could not open");
+        }
+        answer
     }
 }
 
@@ -464,9 +482,13 @@ impl Entry {
         Ok(Self { place, key: key.to_vec(), value, until })
     }
 
-    /// Sealed only here, where the connection is held: what is sealed with one key is written before another seals.
-    fn execute(&self, connection: &Connection, sealer: &Sealer, how: &str) -> Result<usize, StoreFault> {
-        let sealed = sealer.seal(&purpose(self.place.as_str(), &self.key), self.value.to_vec());
+    /// Sealed only here, where the connection is held: what is sealed with one key is written before another seals. To be
+    /// done in a step that nobody else writes in, so that nobody comes who could not open it.
+    fn execute(&self, connection: &Connection, kept: &Kept, how: &str) -> Result<usize, StoreFault> {
+        if !kept.sealer.suits(&others(connection, kept.process, clock::now())?) {
+            return Err(StoreFault::Strangers);
+        }
+        let sealed = kept.sealer.seal(&purpose(self.place.as_str(), &self.key), self.value.to_vec());
         let value = sealed.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
         Ok(connection.prepare_cached(how)?.execute(
             named_params! { ":place": self.place.as_str(), ":key": self.key, ":value": value, ":until": self.until },
@@ -477,14 +499,14 @@ impl Entry {
     fn write(
         &self,
         connection: &mut Connection,
-        sealer: &Sealer,
+        kept: &Kept,
         how: &str,
         now: Timestamp,
     ) -> Result<bool, StoreFault> {
         let place = self.place.as_str();
         let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         whole.prepare_cached(SWEEP)?.execute(named_params! { ":place": place, ":now": milliseconds(now) })?;
-        let written = self.execute(&whole, sealer, how)?;
+        let written = self.execute(&whole, kept, how)?;
         let entries: i64 =
             whole.prepare_cached(COUNT)?.query_row(named_params! { ":place": place }, |row| row.get(0))?;
         if usize::try_from(entries).is_ok_and(|entries| entries > ENTRIES_MAX) {
@@ -798,6 +820,41 @@ mod tests {
         assert!(!between.has_news_of_others().await, "who has left does not come back");
         between.leave();
         assert!(with("11", None).is_ok(), "the folder is its own again");
+    }
+
+    #[tokio::test]
+    async fn who_was_forgotten_keeps_nothing_that_those_who_came_since_cannot_open() {
+        let temporary = tempfile::tempdir().unwrap();
+        let with = |present: &str, before: Option<&str>| {
+            let secret = |text: &str| Secret::new(text.repeat(32));
+            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
+            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
+            Store::open(&state).unwrap()
+        };
+        let put = async |store: &Store, key: u8| {
+            store.put(Place::Client, &[key], value(b"v".to_vec(), None), at(0)).await
+        };
+        let paused = with("11", None);
+        paused.join().await.unwrap();
+        assert_eq!(put(&paused, 1).await, Ok(()));
+        // Nobody heard of it for a while.
+        paused.0.connection.lock().execute("UPDATE processes SET until = 0", []).unwrap();
+        assert_eq!(put(&paused, 2).await, Ok(()), "nobody has come");
+        let new = with("22", Some("11"));
+        new.join().await.unwrap();
+
+        assert_eq!(put(&paused, 1).await, Err(StoreFault::Strangers));
+        assert!(paused.is_estranged() && !new.is_estranged());
+        let claimed = paused.claim(Place::Client, b"c", value(b"v".to_vec(), None), at(0)).await;
+        assert_eq!(claimed, Err(StoreFault::Strangers));
+        assert_eq!(paused.join().await, Err(StoreFault::Strangers));
+        assert_eq!(put(&new, 3).await, Ok(()));
+        assert_eq!(new.all(Place::Client, at(0)).await.unwrap().len(), 3, "all of it can be opened");
+
+        new.leave();
+        paused.join().await.unwrap();
+        assert!(!paused.is_estranged());
+        assert_eq!(put(&paused, 1).await, Ok(()));
     }
 
     #[tokio::test]
