@@ -200,8 +200,23 @@ impl Store {
 
     /// How many values were sealed anew, and how many no key at hand opens; nothing where neither was tried.
     async fn joined(&self) -> Result<Option<(usize, usize)>, StoreFault> {
+        let mut resealed = Resealed::default();
+        loop {
+            let Some(so_far) = self.step(resealed).await? else { return Ok(None) };
+            if so_far.reached.is_none() {
+                return Ok(Some((so_far.anew, so_far.lost)));
+            }
+            resealed = so_far;
+            // Whoever waits to write gets their turn.
+            tokio::time::sleep(RESEAL_PAUSE).await;
+        }
+    }
+
+    /// Says that this process is there, and seals some more values anew where that is due. Each step is whole: what is left
+    /// when a process ends in the middle is sealed anew by the next.
+    async fn step(&self, so_far: Resealed) -> Result<Option<Resealed>, StoreFault> {
         let (kept, now) = (Arc::clone(&self.0), clock::now());
-        let joined = self.ask(move |connection| {
+        let step = self.ask(move |connection| {
             let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let waits = kept.sealer.has_to_wait(&others(&whole, kept.process, now)?).ok_or(StoreFault::Strangers)?;
             // In one step: whoever comes after this has to open what is sealed from now on, and finds nothing else.
@@ -213,15 +228,16 @@ impl Store {
                 named_params! { ":id": id, ":opens": opens.concat(), ":seals": seals.as_slice(), ":until": until },
             )?;
             let settled = kept.settled.load(Ordering::Acquire);
-            let resealed = if waits || settled { None } else { Some(reseal(&whole, &kept.sealer)?) };
+            let resealed = if waits || settled { None } else { Some(reseal(&whole, &kept.sealer, so_far)?) };
             whole.commit()?;
-            kept.settled.store(!waits, Ordering::Release);
+            let is_whole = resealed.as_ref().is_none_or(|resealed| resealed.reached.is_none());
+            kept.settled.store(!waits && is_whole, Ordering::Release);
             if kept.estranged.swap(false, Ordering::AcqRel) {
                 tracing::info!("everybody on the folder opens again what this process seals");
             }
             Ok(resealed)
         });
-        joined.await
+        step.await
     }
 
     /// Whether nothing can be kept, because somebody else on the folder could not open it. A process that stood still (a
@@ -526,24 +542,47 @@ fn in_folder(folder: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Seals anew what the key before the present one had sealed, so that a rotation has an end: afterwards the old key is
-/// needed no more. Says how many values that were, and how many no key at hand opens.
-fn reseal(connection: &Connection, sealer: &Sealer) -> Result<(usize, usize), StoreFault> {
-    let mut counts = (0_usize, 0_usize);
-    let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, String>(2)?));
-    let all = connection.prepare_cached(EVERYTHING)?.query_map([], row)?.collect::<Result<Vec<_>, _>>()?;
-    for (place, key, sealed) in all.into_iter().filter(|(_, _, sealed)| !sealer.is_present(sealed)) {
-        let purpose = purpose(&place, &key);
-        let Some(plain) = sealer.open(&purpose, &sealed) else {
-            counts.1 = counts.1.saturating_add(1);
-            continue;
-        };
-        let anew = sealer.seal(&purpose, plain.to_vec());
-        let anew = anew.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
-        connection.prepare_cached(RESEAL)?.execute(named_params! { ":place": place, ":key": key, ":value": anew })?;
-        counts.0 = counts.0.saturating_add(1);
+/// How far what is kept has been sealed anew.
+#[derive(Debug)]
+struct Resealed {
+    anew: usize,
+    /// What no key at hand opens.
+    lost: usize,
+    /// The place and the key up to which all is done; nothing once everything is.
+    reached: Option<(String, Vec<u8>)>,
+}
+
+impl Default for Resealed {
+    fn default() -> Self {
+        Self { anew: 0, lost: 0, reached: Some((String::new(), Vec::new())) }
     }
-    Ok(counts)
+}
+
+/// Seals anew what the key before the present one had sealed, so that a rotation has an end: afterwards the old key is
+/// needed no more. Goes on from `so_far`, for as many values as others can wait for.
+fn reseal(connection: &Connection, sealer: &Sealer, mut so_far: Resealed) -> Result<Resealed, StoreFault> {
+    let Some((place, key)) = so_far.reached.take() else { return Ok(so_far) };
+    let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, String>(2)?));
+    let mut next = connection.prepare_cached(NEXT)?;
+    let next = next.query_map(named_params! { ":place": place, ":key": key, ":rows": RESEAL_ROWS }, row)?;
+    for (nth, row) in (1..).zip(next.collect::<Result<Vec<_>, _>>()?) {
+        let (place, key, sealed) = row;
+        if !sealer.is_present(&sealed) {
+            let purpose = purpose(&place, &key);
+            match sealer.open(&purpose, &sealed) {
+                None => so_far.lost = so_far.lost.saturating_add(1),
+                Some(plain) => {
+                    let anew = sealer.seal(&purpose, plain.to_vec());
+                    let anew = anew.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
+                    let named = named_params! { ":place": place, ":key": key, ":value": anew };
+                    connection.prepare_cached(RESEAL)?.execute(named)?;
+                    so_far.anew = so_far.anew.saturating_add(1);
+                }
+            }
+        }
+        so_far.reached = (nth == RESEAL_ROWS).then_some((place, key));
+    }
+    Ok(so_far)
 }
 
 /// The keys of the other processes on the folder.
@@ -596,6 +635,10 @@ const LOOK_AFTER: Duration = Duration::from_millis(250);
 /// How long a write waits for that of another process.
 const BUSY_MAX: Duration = Duration::from_secs(2);
 
+/// Values that are sealed anew in one step, a fraction of what a write waits for, and the time between two steps.
+const RESEAL_ROWS: u32 = 256;
+const RESEAL_PAUSE: Duration = Duration::from_millis(5);
+
 /// How often a process says that it is there, in looks, and for how long that is believed: one that was killed keeps a
 /// rotation waiting no longer.
 const LOOKS_A_BEAT: u32 = 40;
@@ -617,7 +660,8 @@ const CLAIM: &str = "INSERT OR IGNORE INTO kept (place, key, value, until) VALUE
 const GET: &str = "SELECT value FROM kept WHERE place = :place AND key = :key AND (until IS NULL OR until > :now)";
 const REMOVE: &str = "DELETE FROM kept WHERE place = :place AND key = :key";
 const ALL: &str = "SELECT key, value FROM kept WHERE place = :place AND (until IS NULL OR until > :now) ORDER BY key";
-const EVERYTHING: &str = "SELECT place, key, value FROM kept";
+const NEXT: &str =
+    "SELECT place, key, value FROM kept WHERE (place, key) > (:place, :key) ORDER BY place, key LIMIT :rows";
 const RESEAL: &str = "UPDATE kept SET value = :value WHERE place = :place AND key = :key";
 const SWEEP: &str = "DELETE FROM kept WHERE place = :place AND until <= :now";
 const COUNT: &str = "SELECT count(*) FROM kept WHERE place = :place";
@@ -820,6 +864,35 @@ mod tests {
         assert!(!between.has_news_of_others().await, "who has left does not come back");
         between.leave();
         assert!(with("11", None).is_ok(), "the folder is its own again");
+    }
+
+    #[tokio::test]
+    async fn others_write_while_everything_is_sealed_anew_and_who_comes_next_goes_on_with_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let with = |present: &str, before: Option<&str>| {
+            let secret = |text: &str| Secret::new(text.repeat(32));
+            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
+            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
+            Store::open(&state).unwrap()
+        };
+        let old = with("11", None);
+        let rows = 2 * RESEAL_ROWS + 1;
+        for n in 0..rows {
+            let place = if n % 2 == 0 { Place::Client } else { Place::Token };
+            old.put(place, &n.to_be_bytes(), value(b"v".to_vec(), None), at(0)).await.unwrap();
+        }
+        let (one, other) = (with("22", Some("11")), with("22", Some("11")));
+        let step = one.step(Resealed::default()).await.unwrap().unwrap();
+        assert_eq!((step.anew, step.lost, step.reached.is_some()), (RESEAL_ROWS as usize, 0, true));
+        other.put(Place::Client, b"k", value(b"v".to_vec(), None), at(0)).await.unwrap();
+        // It ends here, and has done what it has done.
+        one.leave();
+        assert_eq!(other.joined().await.unwrap(), Some(((RESEAL_ROWS + 1) as usize, 0)));
+        assert_eq!(other.joined().await.unwrap(), None, "once is enough");
+        other.leave();
+        let new = with("22", None);
+        let all = new.all(Place::Client, at(0)).await.unwrap().len() + new.all(Place::Token, at(0)).await.unwrap().len();
+        assert_eq!(all, rows as usize + 1);
     }
 
     #[tokio::test]
