@@ -973,6 +973,23 @@ async fn a_refresh_that_ends_late_undoes_nothing() {
 }
 
 #[tokio::test]
+async fn a_refresh_whose_end_cannot_be_kept_gives_its_token_and_ends_when_it_can() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream, store) = keeping(&stage);
+    let alice = caller("alice", "a");
+    connect(&exchange, &upstream, &alice, 300).await;
+    store.damage("CREATE TRIGGER stuck BEFORE DELETE ON kept BEGIN SELECT RAISE(ABORT, 'stuck'); END");
+    assert_eq!(bearer(&exchange.mint(&alice, &upstream, &[], seconds(280)).await.unwrap()), "Bearer minted-0");
+    let kept = async || store.all(Place::UserGrant, seconds(280)).await.unwrap().len();
+    assert_eq!(kept().await, 2, "the account, and its refresh");
+    store.damage("DROP TRIGGER stuck");
+    while kept().await > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bearer(&exchange.mint(&alice, &upstream, &[], seconds(560)).await.unwrap()), "Bearer minted-1");
+}
+
+#[tokio::test]
 async fn an_account_without_the_scopes_of_a_tool_is_no_account_for_it() {
     let stage = Stage::set(Play::Tokens(300)).await;
     let (exchange, upstream, _store) = keeping(&stage);

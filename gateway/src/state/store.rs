@@ -442,6 +442,12 @@ impl Store {
         }
     }
 
+    /// What a disk or an operator may do to what is kept.
+    #[cfg(test)]
+    pub fn damage(&self, how: &str) {
+        self.0.connection.lock().execute_batch(how).unwrap();
+    }
+
     fn tell(&self) {
         self.0.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
@@ -911,7 +917,7 @@ mod tests {
         paused.join().await.unwrap();
         assert_eq!(put(&paused, 1).await, Ok(()));
         // Nobody heard of it for a while.
-        paused.0.connection.lock().execute("UPDATE processes SET until = 0", []).unwrap();
+        paused.damage("UPDATE processes SET until = 0");
         assert_eq!(put(&paused, 2).await, Ok(()), "nobody has come");
         let new = with("22", Some("11"));
         new.join().await.unwrap();
@@ -959,7 +965,7 @@ mod tests {
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ENTRIES_MAX})
              INSERT INTO kept SELECT 'client', CAST(i AS BLOB), '', 1000 FROM n"
         );
-        store.0.connection.lock().execute_batch(&many).unwrap();
+        store.damage(&many);
         assert_eq!(store.put(Place::Client, b"k", value(vec![1], None), at(0)).await, Err(StoreFault::Full("client")));
         assert_eq!(store.get(Place::Client, b"k", at(0)).await, Ok(None));
         store.put(Place::Consent, b"k", value(vec![1], None), at(0)).await.unwrap();
