@@ -6,8 +6,9 @@ use serde_json::json;
 
 use crate::harness::{
     gateway::{Gateway, Setup, tollgate},
+    http,
     issuer::Issuer,
-    http, place,
+    place,
     recorder::{Era, Recorder},
 };
 
@@ -93,7 +94,8 @@ fn a_gateway_that_others_have_forgotten_says_that_it_keeps_nothing_and_comes_bac
     let peers = (&Issuer::good(), &Recorder::good(Era::Modern));
     let folder = place::scratch("sealing-forgotten");
     let gateway = setup("sealing-forgotten", peers, &folder, "sealing_key = { env = \"OLD_KEY\" }").start();
-    let processes = |how: &str| rusqlite::Connection::open(folder.join("state.db")).unwrap().execute_batch(how).unwrap();
+    let processes =
+        |how: &str| rusqlite::Connection::open(folder.join("state.db")).unwrap().execute_batch(how).unwrap();
     // As it looks to a machine that slept: somebody has come meanwhile, with a key of their own.
     processes("DELETE FROM processes; INSERT INTO processes VALUES (x'01', zeroblob(4), zeroblob(4), 9999999999999)");
     place::wait_for("readiness", SOON, || (gateway.readiness() == 503).then_some(()));

@@ -435,7 +435,10 @@ impl Store {
                 Err(fault) => tracing::error!(why = %fault, "the state cannot be looked at"),
             }
             // Strangers were told of when they came.
-            if news && let Err(fault) = self.join().await && fault != StoreFault::Strangers {
+            if news
+                && let Err(fault) = self.join().await
+                && fault != StoreFault::Strangers
+            {
                 tracing::error!(why = %fault, "the others on the folder cannot be told of this process");
             }
             tokio::time::sleep(LOOK_AFTER).await;
@@ -518,13 +521,7 @@ impl Entry {
     }
 
     /// In one step with the sweep of what has ended, so that an ended value is nobody's.
-    fn write(
-        &self,
-        connection: &mut Connection,
-        kept: &Kept,
-        how: &str,
-        now: Timestamp,
-    ) -> Result<bool, StoreFault> {
+    fn write(&self, connection: &mut Connection, kept: &Kept, how: &str, now: Timestamp) -> Result<bool, StoreFault> {
         let place = self.place.as_str();
         let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         whole.prepare_cached(SWEEP)?.execute(named_params! { ":place": place, ":now": milliseconds(now) })?;
@@ -897,7 +894,8 @@ mod tests {
         assert_eq!(other.joined().await.unwrap(), None, "once is enough");
         other.leave();
         let new = with("22", None);
-        let all = new.all(Place::Client, at(0)).await.unwrap().len() + new.all(Place::Token, at(0)).await.unwrap().len();
+        let all =
+            new.all(Place::Client, at(0)).await.unwrap().len() + new.all(Place::Token, at(0)).await.unwrap().len();
         assert_eq!(all, rows as usize + 1);
     }
 
@@ -910,9 +908,8 @@ mod tests {
             let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
             Store::open(&state).unwrap()
         };
-        let put = async |store: &Store, key: u8| {
-            store.put(Place::Client, &[key], value(b"v".to_vec(), None), at(0)).await
-        };
+        let put =
+            async |store: &Store, key: u8| store.put(Place::Client, &[key], value(b"v".to_vec(), None), at(0)).await;
         let paused = with("11", None);
         paused.join().await.unwrap();
         assert_eq!(put(&paused, 1).await, Ok(()));
