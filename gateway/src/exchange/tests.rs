@@ -1026,9 +1026,12 @@ async fn a_refresh_whose_end_cannot_be_kept_gives_its_token_and_ends_when_it_can
     let kept = async || store.all(Place::UserGrant, seconds(280)).await.unwrap().len();
     assert_eq!(kept().await, 2, "the account, and its refresh");
     store.damage("DROP TRIGGER stuck");
-    while kept().await > 1 {
-        tokio::task::yield_now().await;
-    }
+    let ended = async {
+        while kept().await > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
     assert_eq!(bearer(&exchange.mint(&alice, &upstream, &[], seconds(560)).await.unwrap()), "Bearer minted-1");
 }
 
