@@ -268,10 +268,14 @@ impl Follower {
 
 fn readiness(gateway: &Arc<Gateway>, drains: watch::Receiver<bool>) -> admin::Readiness {
     let (journal, keys, catalogue) = (Arc::clone(gateway), Arc::clone(gateway), Arc::clone(gateway));
+    let store = gateway.estate().store.clone();
     let waits_until = clock::now().plus(FIRST_READING);
     admin::Readiness::new(drains)
         .with("journal", move || {
             (!journal.journal().healthy()).then_some(Cow::Borrowed("the journal cannot be written"))
+        })
+        .with("state", move || {
+            store.is_estranged().then_some(Cow::Borrowed("a gateway on the folder of `[state]` seals with another key"))
         })
         .with("issuer_keys", move || {
             let ready = keys.estate().identity.ready(clock::now());

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{CALLBACK, Ground, VERIFIER, code_of, parameter};
 use crate::harness::{
     certificates::Leaf,
-    http::{Answer, Connection, fetch, form, request},
+    http::{Answer, fetch, fetch_tls, form},
     issuer::{Issuer, Signature, claims_of, now},
     login::Browser,
     mcp::Client,
@@ -13,6 +13,7 @@ use crate::harness::{
     recorder::{Era, Recorder},
 };
 
+const FORM: &str = "application/x-www-form-urlencoded";
 const SECRET: (&str, &str) = ("client_secret", "robot secret: with odd/characters");
 
 fn ground(name: &str, dpop: &str) -> Ground {
@@ -40,6 +41,12 @@ impl Ground {
     fn code_for(&self, client: &str, key: &Prover) -> String {
         let page = self.page(client, CALLBACK, &[("login_hint", "bob"), ("dpop_jkt", &key.thumbprint())]);
         parameter(&Browser::default().agree(&page, CALLBACK), "code").unwrap()
+    }
+
+    /// By TLS, on a connection with this certificate.
+    fn post_showing(&self, leaf: Option<&Leaf>, path: &str, (kind, body): (&str, &str)) -> Answer {
+        let tls = self.gateway.setup().authority().client_showing(&["http/1.1"], leaf);
+        fetch_tls(&tls, "POST", &format!("{}{path}", self.origin()), &[("Content-Type", kind)], body.as_bytes())
     }
 
     fn call_proving(&self, key: &Prover, token: &str) -> Answer {
@@ -262,4 +269,62 @@ fn what_is_to_be_bound_to_a_certificate_is_not_bound_to_a_key_that_anybody_can_m
     // Where nothing else is taken, it is all that a token can be bound to.
     let ground = certified("facade-mtls-dpop-required", "dpop = { required = true }");
     assert_eq!(ground.bound_to(&machine(&ground), &key, &[WORKLOAD]), (json!("DPoP"), jkt));
+}
+
+#[test]
+fn a_client_that_registers_so_has_its_tokens_bound_to_the_certificate_that_it_shows() {
+    let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
+    let setup = super::setup("facade-mtls-registered", &provider, &partner, &upstream, "").mutual_tls();
+    let ground = Ground { provider, partner, upstream, gateway: setup.start() };
+    let authority = ground.gateway.setup().authority();
+    let own = authority.workload("app", "spiffe://example.org/app");
+    let other = authority.workload("other", "spiffe://example.org/other");
+    let register = |bound: Value| {
+        let description = json!({
+            "client_name": "Bound", "redirect_uris": [CALLBACK], "grant_types": ["authorization_code", "refresh_token"],
+            "token_endpoint_auth_method": "none", "tls_client_certificate_bound_access_tokens": bound,
+        });
+        ground.post_showing(None, "/register", ("application/json", &description.to_string()))
+    };
+    assert_eq!(code_of(&register(json!("yes"))), "client_metadata_invalid");
+    let token =
+        |leaf: Option<&Leaf>, fields: &[(&str, &str)]| ground.post_showing(leaf, "/token", (FORM, &form(fields)));
+    let code_of_person = |client: &str| {
+        let tls = authority.client_showing(&["http/1.1"], None);
+        let page = ground.page(client, CALLBACK, &[("login_hint", "bob")]);
+        let back = Browser::with_tls(&tls).agree(&page, CALLBACK);
+        parameter(&back, "code").unwrap_or_else(|| panic!("no code: {back}"))
+    };
+    let bound_to = |answer: &Answer| {
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        claims_of(answer.json()["access_token"].as_str().unwrap())["cnf"]["x5t#S256"].clone()
+    };
+
+    let registered = register(json!(true)).json();
+    assert_eq!(registered["tls_client_certificate_bound_access_tokens"], true, "{registered}");
+    let client = registered["client_id"].as_str().unwrap();
+    let code = code_of_person(client);
+    let without = token(None, &redeeming(client, &code));
+    assert_eq!((without.status(), code_of(&without).as_str()), (401, "client_invalid"), "{}", without.text());
+    let answer = token(Some(&own), &redeeming(client, &code));
+    assert_eq!(bound_to(&answer), own.thumbprint());
+    let record = ground.gateway.recorded("token", 1).remove(0);
+    let binding = json!({ "method": "certificate", "thumbprint": own.thumbprint() });
+    assert_eq!(record["authorization"]["binding"], binding);
+    let given = answer.json();
+    let (access, refresh) = (given["access_token"].as_str().unwrap(), given["refresh_token"].as_str().unwrap());
+    let holder = ground.gateway.client_showing(Some("up"), &own).token(access).awaiting("echo");
+    assert_eq!(holder.call("echo", &json!({})).status(), 200);
+    for thief in [ground.gateway.client(Some("up")), ground.gateway.client_showing(Some("up"), &other)] {
+        assert_eq!(thief.token(access).call("echo", &json!({})).status(), 401);
+    }
+    // Nobody else shows what the refresh token of a client without a secret is bound to (RFC 8705 §7.1).
+    refused(&token(Some(&other), &refreshing(client, refresh)), "code_invalid", "invalid_grant");
+    assert_eq!(code_of(&token(None, &refreshing(client, refresh))), "client_invalid");
+    assert_eq!(bound_to(&token(Some(&own), &refreshing(client, refresh))), own.thumbprint());
+
+    let free = register(json!(false)).json();
+    let client = free["client_id"].as_str().unwrap();
+    let answer = token(Some(&own), &redeeming(client, &code_of_person(client)));
+    assert_eq!(bound_to(&answer), Value::Null, "who does not want that shows a certificate to no effect");
 }

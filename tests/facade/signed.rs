@@ -88,7 +88,7 @@ fn a_machine_signs_who_it_is_for_this_server_and_once() {
     let ways = metadata.json()["token_endpoint_auth_methods_supported"].clone();
     assert!(ways.as_array().unwrap().contains(&json!("private_key_jwt")), "{ways}");
     let good = |audience: &str| key.sign(&header("0"), &claims("signer", audience));
-    for audience in [ground.origin(), format!("{}/token", ground.origin())] {
+    for audience in ["", "/", "/token"].map(|path| format!("{}{path}", ground.origin())) {
         let assertion = good(&audience);
         let answer = ground.ask_signed(&assertion, &[]);
         assert_eq!(answer.status(), 200, "{}", answer.text());

@@ -152,7 +152,8 @@ impl Facade {
         text: &str,
     ) -> Result<Mark, Refusal> {
         let issuer = &at.config.own.issuer;
-        let audiences = [issuer.clone(), format!("{issuer}/token")];
+        // Clients whose URLs end a bare host with a slash name the issuer so, too.
+        let audiences = [issuer.clone(), format!("{issuer}/"), format!("{issuer}/token")];
         let judge = |read: &Read| read.check(text, (client, &audiences), at.now);
         let found = match keys {
             ClientKeys::Set(set) => {
