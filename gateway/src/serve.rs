@@ -27,7 +27,7 @@ use crate::{
     secret,
     state::{Rates, Store, StoreFault},
     tasks::Tasks,
-    telemetry::{self, Telemetry},
+    telemetry::{Telemetry, metrics},
 };
 
 /// What to serve, and how.
@@ -78,13 +78,30 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let rates = Arc::new(Rates::new(RATE_KEYS_MAX));
     let rules = rules(&config, &rates).map_err(Failure::Config)?;
     let telemetry = Telemetry::start(&config.telemetry, &options.log).map_err(Failure::Part)?;
-    let journal = Arc::new(Journal::open(&config.audit)?);
-    let policy_set = Arc::clone(rules.policies.digest());
     let store = Store::open(&config.state).map_err(Failure::Part)?;
     let estate = Estate::build(Arc::clone(&config), rules, store.clone()).map_err(Failure::Part)?;
+    // Last of what can fail, so that what is opened is closed, and a start that was none leaves no record.
+    let journal = Arc::new(Journal::open(&config.audit)?);
+    let served = run(options, (config, watch), (estate, rates), (&journal, &telemetry));
+    store.leave();
+    let closed = close(&journal, served.is_ok());
+    telemetry.stop();
+    served?;
+    if closed { Ok(()) } else { Err(Failure::JournalNotClosed) }
+}
+
+/// Puts the parts together, and serves until told to end.
+fn run(
+    options: &Options,
+    (config, watch): (Arc<Config>, reload::Watch),
+    (estate, rates): (Estate, Arc<Rates>),
+    (journal, telemetry): (&Arc<Journal>, &Telemetry),
+) -> Result<(), Failure> {
+    let policy_set = Arc::clone(estate.rules.load().policies.digest());
+    let store = estate.store.clone();
     let metadata = Arc::new(ArcSwap::from_pointee(estate.metadata()));
     let tasks = Tasks::default();
-    let gateway = Gateway::new(estate, Arc::clone(&journal), telemetry.spans().clone(), tasks.clone());
+    let gateway = Gateway::new(estate, Arc::clone(journal), telemetry.spans().clone(), tasks.clone());
     let gateway = Arc::new(gateway.map_err(Failure::Part)?);
     begin(&gateway)?;
 
@@ -92,12 +109,13 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let kept = Arc::clone(&facade);
 
     let (draining, drains) = watch::channel(false);
-    let (heeding, watching, leaving) = (Arc::clone(&gateway), Arc::clone(&gateway), store.clone());
-    let beginning = work(Arc::clone(&gateway), config.digest.clone(), policy_set, drains.clone());
-    let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates };
+    let [heeding, watching, fitting] = [(); 3].map(|()| Arc::clone(&gateway));
+    let beginning = work(Arc::clone(&gateway), Arc::clone(&config), policy_set, drains.clone());
+    let began = Arc::clone(&config);
+    let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates, began };
     let follow = watch.run(move |change| follower.apply(change));
-    let served = edge::run(Edge {
-        pages: admin::pages(readiness(&gateway, drains), || telemetry::metrics::render(telemetry::metrics())),
+    edge::run(Edge {
+        pages: admin::pages(readiness(&gateway, drains), || metrics::render(metrics())),
         gateway,
         facade,
         config,
@@ -110,16 +128,13 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
             Box::pin(async move { store.follow().await }),
             Box::pin(async move { heeding.follow_revocations().await }),
             Box::pin(async move { watching.keep_vigil().await }),
+            Box::pin(async move { fitting.keep_fit().await }),
             Box::pin(async move { kept.keep().await }),
         ],
         run_directory: options.run_directory.clone(),
         upgrade: options.upgrade,
-    });
-    leaving.leave();
-    let closed = close(&journal);
-    telemetry.stop();
-    served?;
-    if closed { Ok(()) } else { Err(Failure::JournalNotClosed) }
+    })?;
+    Ok(())
 }
 
 /// What `policies/` says, checked.
@@ -155,8 +170,11 @@ fn begin(gateway: &Gateway) -> Result<(), Failure> {
 }
 
 /// Everything that goes on beside the listeners.
-async fn work(gateway: Arc<Gateway>, config_digest: String, policy_set: Arc<str>, mut drains: watch::Receiver<bool>) {
-    let start = record::Start { version: env!("CARGO_PKG_VERSION"), config: &config_digest, policy_set: &policy_set };
+async fn work(gateway: Arc<Gateway>, config: Arc<Config>, policy_set: Arc<str>, mut drains: watch::Receiver<bool>) {
+    let version = env!("CARGO_PKG_VERSION");
+    let (listen, admin_listen) = (config.gateway.listen, config.gateway.admin_listen);
+    tracing::info!(version, %listen, %admin_listen, config = config.digest, policy_set = &*policy_set, "serving");
+    let start = record::Start { version, config: &config.digest, policy_set: &policy_set };
     if let Err(refusal) = gateway.journal().write(&start).await {
         tracing::error!(why = %refusal.inside(), "the start could not be recorded");
     }
@@ -174,6 +192,8 @@ struct Follower {
     gateway: Arc<Gateway>,
     metadata: Metadata,
     rates: Arc<Rates>,
+    /// What was in force at the start.
+    began: Arc<Config>,
 }
 
 impl Follower {
@@ -190,6 +210,7 @@ impl Follower {
 
     fn reconfigured(&self, estate: &Estate, config: Arc<Config>) {
         let (before, digest) = (estate.config.digest.clone(), config.digest.clone());
+        let late = reload::after_restart(&self.began, &config);
         let next = rules(&config, &self.rates)
             .map_err(|report| report.messages().collect())
             .and_then(|rules| estate.succeeded(config, rules).map_err(|why| vec![why]));
@@ -199,6 +220,9 @@ impl Follower {
                 self.metadata.store(Arc::new(next.metadata()));
                 self.gateway.succeed(next);
                 self.applied(Subject::Config, &digest, &before);
+                if !late.is_empty() {
+                    tracing::warn!(keys = late.join(", "), "not in force before a restart or an upgrade");
+                }
             }
         }
     }
@@ -216,30 +240,42 @@ impl Follower {
     }
 
     fn applied(&self, subject: Subject, digest: &str, before: &str) {
-        tracing::info!(?subject, digest, before, "a change is in force");
+        metrics().changes_rejected.with([subject.as_str()]).set(0);
+        tracing::info!(subject = subject.as_str(), digest, before, "a change is in force");
         self.note(&record::Change { subject, digest, previous: Some(before), rejected: None });
     }
 
     /// What was in force stays in force; that is said loudly, for nobody sees it otherwise.
     fn rejected(&self, subject: Subject, before: &str, why: impl Iterator<Item = String>) {
         let why = why.collect::<Vec<_>>().join("; ");
-        tracing::error!(?subject, in_force = before, why, "a change is not taken over");
+        metrics().changes_rejected.with([subject.as_str()]).set(1);
+        let subject_name = subject.as_str();
+        tracing::error!(
+            subject = subject_name,
+            in_force = before,
+            why,
+            "a change is not taken over; see `tollgate check`"
+        );
         self.note(&record::Change { subject, digest: "", previous: Some(before), rejected: Some(&why) });
     }
 
     fn note(&self, change: &record::Change<'_>) {
         if !self.gateway.journal().note(journal::new_id(), change) {
-            telemetry::metrics().audit_failures.increment();
+            metrics().audit_failures.increment();
         }
     }
 }
 
 fn readiness(gateway: &Arc<Gateway>, drains: watch::Receiver<bool>) -> admin::Readiness {
     let (journal, keys, catalogue) = (Arc::clone(gateway), Arc::clone(gateway), Arc::clone(gateway));
+    let store = gateway.estate().store.clone();
     let waits_until = clock::now().plus(FIRST_READING);
     admin::Readiness::new(drains)
         .with("journal", move || {
             (!journal.journal().healthy()).then_some(Cow::Borrowed("the journal cannot be written"))
+        })
+        .with("state", move || {
+            store.is_estranged().then_some(Cow::Borrowed("a gateway on the folder of `[state]` seals with another key"))
         })
         .with("issuer_keys", move || {
             let ready = keys.estate().identity.ready(clock::now());
@@ -254,10 +290,11 @@ fn readiness(gateway: &Arc<Gateway>, drains: watch::Receiver<bool>) -> admin::Re
 }
 
 /// Seals the journal, on a runtime of its own: those of the edge have ended.
-fn close(journal: &Journal) -> bool {
+fn close(journal: &Journal, served: bool) -> bool {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return false };
     runtime.block_on(async {
-        let stopped = journal.write(&record::Stop { reason: "told to end" }).await.is_ok();
+        let reason = if served { "told to end" } else { "could not serve" };
+        let stopped = journal.write(&record::Stop { reason }).await.is_ok();
         journal.close().await && stopped
     })
 }

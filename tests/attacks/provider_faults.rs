@@ -314,10 +314,20 @@ fn an_exchanged_credential_serves_while_the_token_endpoint_is_in_trouble() {
     });
     let (kept, needy) =
         (clients_of(&gateway, &home, "kept", providers.len()), clients_of(&gateway, &home, "needy", providers.len()));
+    grants_endure(&providers, (&gateway, &upstream), (&kept, &needy));
+    nobody_came(&elsewhere);
+}
+
+/// Calls for which there is a credential, and calls that need one, while what gives credentials is in trouble.
+fn grants_endure(
+    providers: &[Troubled],
+    (gateway, upstream): (&Gateway, &Recorder),
+    (kept, needy): (&[Client], &[Client]),
+) {
     let trial = Trial {
-        providers: &providers,
-        gateway: &gateway,
-        upstream: &upstream,
+        providers,
+        gateway,
+        upstream,
         kept: Some(&|index| call(&kept[index], KEPT)),
         needy: &|index, _| call(&needy[index], NEEDY),
         refused: ungranted,
@@ -326,7 +336,6 @@ fn an_exchanged_credential_serves_while_the_token_endpoint_is_in_trouble() {
     };
     trial.endure();
     trial.recorded("grant_unavailable");
-    nobody_came(&elsewhere);
 }
 
 /// An assertion as the home's provider makes it (not signed: whoever redeems it judges that).
@@ -375,18 +384,7 @@ fn a_redeemed_assertion_serves_while_the_other_domain_is_in_trouble() {
         upstreams("faults-redemption", &home, &upstream, &servers, |server| asserted(&home, server, &upstream));
     let (kept, needy) =
         (clients_of(&gateway, &home, "kept", servers.len()), clients_of(&gateway, &home, "needy", servers.len()));
-    let trial = Trial {
-        providers: &servers,
-        gateway: &gateway,
-        upstream: &upstream,
-        kept: Some(&|index| call(&kept[index], KEPT)),
-        needy: &|index, _| call(&needy[index], NEEDY),
-        refused: ungranted,
-        requests: 1,
-        in_background: false,
-    };
-    trial.endure();
-    trial.recorded("grant_unavailable");
+    grants_endure(&servers, (&gateway, &upstream), (&kept, &needy));
     nobody_came(&elsewhere);
 }
 
@@ -490,18 +488,7 @@ fn an_account_serves_until_its_token_ends_while_its_server_is_in_trouble() {
         connect(&needy[index], "needy");
     }
     thread::sleep(Duration::from_secs(ACCOUNT_LIFE_S + 1)); // there is nothing to be seen of a token that ends
-    let trial = Trial {
-        providers: &servers,
-        gateway: &gateway,
-        upstream: &upstream,
-        kept: Some(&|index| call(&kept[index], KEPT)),
-        needy: &|index, _| call(&needy[index], NEEDY),
-        refused: ungranted,
-        requests: 1,
-        in_background: false,
-    };
-    trial.endure();
-    trial.recorded("grant_unavailable");
+    grants_endure(&servers, (&gateway, &upstream), (&kept, &needy));
     nobody_came(&elsewhere);
 }
 

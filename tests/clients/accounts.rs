@@ -9,7 +9,7 @@ use crate::harness::{
     issuer::claims_of,
     login,
     mcp::Client,
-    peer,
+    peer::{self, Peer},
     recorder::{Era, Recorder},
 };
 
@@ -27,6 +27,18 @@ fn bearer(upstream: &Recorder) -> Value {
     let calls = upstream.seen_method("tools/call");
     let last = calls.last().and_then(|seen| seen.header("authorization")?.strip_prefix("Bearer ").map(claims_of));
     last.unwrap_or(Value::Null)
+}
+
+/// A gateway whose users are those of `home`, and log in there on its own pages.
+fn granting(setup: Setup, home: &Peer, upstream: &Recorder, grant: &str) -> Setup {
+    let pages = client("gateway-pages", "PAGES_SECRET");
+    SECRETS
+        .iter()
+        .fold(setup, |setup, (name, value)| setup.environment(name, value))
+        .issuer(&home.origin())
+        .policy("allow.cedar", ALLOW_ALL)
+        .section(&format!("[[logins]]\nissuer = \"{}\"\nclient = {pages}", home.origin()))
+        .upstream("up", &upstream.url(), &format!("{grant}\ndiscovery = {{ strategy = \"none\" }}"))
 }
 
 /// The page that a call names.
@@ -50,14 +62,7 @@ fn a_person_connects_an_account_at_a_real_server_of_another_domain() {
         away.origin(),
         upstream.url()
     );
-    let gateway = SECRETS
-        .iter()
-        .fold(setup, |setup, (name, value)| setup.environment(name, value))
-        .issuer(&home.origin())
-        .policy("allow.cedar", ALLOW_ALL)
-        .section(&format!("[[logins]]\nissuer = \"{}\"\nclient = {pages}", home.origin()))
-        .upstream("up", &upstream.url(), &format!("{grant}\ndiscovery = {{ strategy = \"none\" }}"))
-        .start();
+    let gateway = granting(setup, &home, &upstream, &grant).start();
     let endpoint = gateway.endpoint(Some("up"));
     let token = login::login(&home.origin(), "alice", &endpoint, "openid tools:call");
     let alice = gateway.client(Some("up")).token(&token).awaiting("echo");
@@ -99,15 +104,7 @@ fn an_assertion_of_one_domain_is_redeemed_in_the_other() {
             upstream.url()
         );
         let rules = "[[upstreams.up.tools]]\nmatch = \"erase\"\nmints = [\"tools:call\"]";
-        let gateway = SECRETS
-            .iter()
-            .fold(setup, |setup, (name, value)| setup.environment(name, value))
-            .issuer(&home.origin())
-            .policy("allow.cedar", ALLOW_ALL)
-            .section(&format!("[[logins]]\nissuer = \"{}\"\nclient = {pages}", home.origin()))
-            .upstream("up", &upstream.url(), &format!("{grant}\ndiscovery = {{ strategy = \"none\" }}"))
-            .section(rules)
-            .start();
+        let gateway = granting(setup, &home, &upstream, &grant).section(rules).start();
         let token =
             login::login(&home.origin(), "alice", &gateway.endpoint(Some("up")), "openid tools:read tools:call");
         let alice = gateway.client(Some("up")).token(&token).awaiting("echo");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::identity::known;
+use super::identity::{client_key, known};
 use crate::harness::{
     browser,
     certificates::Authority,
@@ -115,6 +115,29 @@ fn every_client_is_known_by_its_metadata_document() {
     let intents = gateway.recorded("intent", CLIENTS.len());
     assert!(intents.iter().all(|intent| intent["agent"]["client_id"] == id), "{intents:?}");
     assert_eq!(documents.seen_path("/client.json").len(), 1, "kept for as long as it says");
+}
+
+/// Software in its own name, known by its key (RFC 7523 §2.2).
+#[test]
+fn every_client_signs_who_it_is() {
+    let upstream = Recorder::good(Era::Modern);
+    let setup = Setup::new("facade-client-keys");
+    let folder = setup.folder().to_owned();
+    let (key, jwk) = client_key(&folder);
+    let keys = folder.join("machine.jwks.json");
+    std::fs::write(&keys, json!({ "keys": [jwk] }).to_string()).unwrap();
+    let lines =
+        format!("[[facade.clients]]\nid = \"machine\"\njwks = \"{}\"\nscopes = [\"tools:read\"]", keys.display());
+    let (_provider, gateway) = started(setup, &upstream, &lines);
+    let commands = json!([{ "call": "echo", "arguments": { "message": "in" } }]);
+    for (sdk, era) in CLIENTS {
+        let dial = Dial { url: gateway.endpoint(Some("up")), era, ..Dial::default() };
+        let lines = sdk.run_signing(&folder, &dial, &commands, ("machine", &key, &gateway.setup().origin()));
+        called(sdk, &lines);
+    }
+    for intent in gateway.recorded("intent", CLIENTS.len()) {
+        assert_eq!((&intent["user"], &intent["agent"]["client_id"]), (&Value::Null, &json!("machine")), "{intent}");
+    }
 }
 
 /// Behind the gateway's own tokens, too: whoever logged in through it connects an account of theirs at a server of another

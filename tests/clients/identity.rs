@@ -279,7 +279,7 @@ fn judged_apart(gateway: &Gateway, issuer: &str, machine: &str, person: &str) {
 }
 
 /// A P-256 key: the file of the private half, and the public half as a JWK.
-fn client_key(folder: &Path) -> (String, Value) {
+pub(super) fn client_key(folder: &Path) -> (String, Value) {
     let key = rcgen::KeyPair::generate().unwrap();
     let file = folder.join("client.key");
     fs::write(&file, key.serialize_pem()).unwrap();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{CALLBACK, Ground, VERIFIER, code_of, parameter};
 use crate::harness::{
     certificates::Leaf,
-    http::{Answer, Connection, fetch, form, request},
+    http::{Answer, fetch, fetch_tls, form},
     issuer::{Issuer, Signature, claims_of, now},
     login::Browser,
     mcp::Client,
@@ -13,6 +13,7 @@ use crate::harness::{
     recorder::{Era, Recorder},
 };
 
+const FORM: &str = "application/x-www-form-urlencoded";
 const SECRET: (&str, &str) = ("client_secret", "robot secret: with odd/characters");
 
 fn ground(name: &str, dpop: &str) -> Ground {
@@ -40,6 +41,12 @@ impl Ground {
     fn code_for(&self, client: &str, key: &Prover) -> String {
         let page = self.page(client, CALLBACK, &[("login_hint", "bob"), ("dpop_jkt", &key.thumbprint())]);
         parameter(&Browser::default().agree(&page, CALLBACK), "code").unwrap()
+    }
+
+    /// By TLS, on a connection with this certificate.
+    fn post_showing(&self, leaf: Option<&Leaf>, path: &str, (kind, body): (&str, &str)) -> Answer {
+        let tls = self.gateway.setup().authority().client_showing(&["http/1.1"], leaf);
+        fetch_tls(&tls, "POST", &format!("{}{path}", self.origin()), &[("Content-Type", kind)], body.as_bytes())
     }
 
     fn call_proving(&self, key: &Prover, token: &str) -> Answer {
@@ -186,28 +193,48 @@ fn without_dpop_a_proof_is_nobody_s_business() {
     ground.serves(answer.json()["access_token"].as_str().unwrap());
 }
 
-#[test]
-fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
+/// With the machine `workload`, which its certificate says that it is.
+fn certified(name: &str, dpop: &str) -> Ground {
     let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
     let client = "[[facade.clients]]\nid = \"workload\"\ncertificate = { uri = \"spiffe://example.org/robot\" }\n\
                   scopes = [\"tools:read\"]";
-    let setup = super::setup("facade-mtls", &provider, &partner, &upstream, "").mutual_tls().section(client);
-    let ground = Ground { provider, partner, upstream, gateway: setup.start() };
+    let setup = super::setup(name, &provider, &partner, &upstream, "").mutual_tls().gateway(dpop).section(client);
+    Ground { provider, partner, upstream, gateway: setup.start() }
+}
+
+impl Ground {
+    fn ask_showing(&self, leaf: Option<&Leaf>, proof: Option<&str>, client: &[(&str, &str)]) -> Answer {
+        let resource = self.resource();
+        let mut fields = vec![("grant_type", "client_credentials"), ("resource", resource.as_str())];
+        fields.extend(client);
+        let tls = self.gateway.setup().authority().client_showing(&["http/1.1"], leaf);
+        let mut connection = Connection::open_tls(self.gateway.address(), "localhost", &tls).unwrap();
+        let host = self.origin().replace("https://", "");
+        let mut headers = vec![("Content-Type", "application/x-www-form-urlencoded"), ("Connection", "close")];
+        headers.extend(proof.map(|proof| ("DPoP", proof)));
+        connection.exchange(&request("POST", "/token", &host, &headers, form(&fields).as_bytes()))
+    }
+
+    /// How the token is called that this client gets for a proof, and what it is bound to.
+    #[track_caller]
+    fn bound_to(&self, leaf: &Leaf, key: &Prover, client: &[(&str, &str)]) -> (Value, Value) {
+        let answer = self.ask_showing(Some(leaf), Some(&self.proof(key)), client);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let given = answer.json();
+        (given["token_type"].clone(), claims_of(given["access_token"].as_str().unwrap())["cnf"].clone())
+    }
+}
+
+const WORKLOAD: (&str, &str) = ("client_id", "workload");
+
+#[test]
+fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
+    let ground = certified("facade-mtls", "");
     let authority = ground.gateway.setup().authority();
     let own = authority.workload("robot", "spiffe://example.org/robot");
     let other = authority.workload("other", "spiffe://example.org/other");
-    let resource = ground.resource();
-    let ask = |leaf: Option<&Leaf>, more: &[(&str, &str)]| {
-        let mut fields = vec![("grant_type", "client_credentials"), ("resource", resource.as_str())];
-        fields.extend(more);
-        let tls = authority.client_showing(&["http/1.1"], leaf);
-        let mut connection = Connection::open_tls(ground.gateway.address(), "localhost", &tls).unwrap();
-        let host = ground.origin().replace("https://", "");
-        let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Connection", "close")];
-        connection.exchange(&request("POST", "/token", &host, &headers, form(&fields).as_bytes()))
-    };
-    let workload = ("client_id", "workload");
-    let answer = ask(Some(&own), &[workload]);
+    let ask = |leaf: Option<&Leaf>, client: &[(&str, &str)]| ground.ask_showing(leaf, None, client);
+    let answer = ask(Some(&own), &[WORKLOAD]);
     assert_eq!(answer.status(), 200, "{}", answer.text());
     let given = answer.json();
     let token = given["access_token"].as_str().unwrap();
@@ -215,7 +242,7 @@ fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
         (&given["token_type"], &claims_of(token)["cnf"]["x5t#S256"]),
         (&json!("Bearer"), &json!(own.thumbprint()))
     );
-    for (leaf, fields) in [(None, vec![workload]), (Some(&other), vec![workload]), (Some(&own), vec![workload, SECRET])]
+    for (leaf, fields) in [(None, vec![WORKLOAD]), (Some(&other), vec![WORKLOAD]), (Some(&own), vec![WORKLOAD, SECRET])]
     {
         let answer = ask(leaf, &fields);
         assert_eq!((answer.status(), code_of(&answer).as_str()), (401, "client_invalid"), "{}", answer.text());
@@ -229,4 +256,75 @@ fn a_machine_is_known_by_its_certificate_and_its_tokens_are_bound_to_it() {
     // Who is known by a secret shows a certificate to no effect.
     let answer = ask(Some(&own), &[("client_id", "robot"), SECRET]);
     assert!(claims_of(answer.json()["access_token"].as_str().unwrap())["cnf"].is_null(), "{}", answer.text());
+}
+
+#[test]
+fn what_is_to_be_bound_to_a_certificate_is_not_bound_to_a_key_that_anybody_can_make() {
+    let machine = |ground: &Ground| ground.gateway.setup().authority().workload("robot", "spiffe://example.org/robot");
+    let (ground, key) = (certified("facade-mtls-dpop", "dpop = {}"), Prover::new());
+    let (own, jkt) = (machine(&ground), json!({ "jkt": key.thumbprint() }));
+    let x5t = json!({ "x5t#S256": own.thumbprint() });
+    assert_eq!(ground.bound_to(&own, &key, &[WORKLOAD]), (json!("Bearer"), x5t));
+    assert_eq!(ground.bound_to(&own, &key, &[("client_id", "robot"), SECRET]), (json!("DPoP"), jkt.clone()));
+    // Where nothing else is taken, it is all that a token can be bound to.
+    let ground = certified("facade-mtls-dpop-required", "dpop = { required = true }");
+    assert_eq!(ground.bound_to(&machine(&ground), &key, &[WORKLOAD]), (json!("DPoP"), jkt));
+}
+
+#[test]
+fn a_client_that_registers_so_has_its_tokens_bound_to_the_certificate_that_it_shows() {
+    let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
+    let setup = super::setup("facade-mtls-registered", &provider, &partner, &upstream, "").mutual_tls();
+    let ground = Ground { provider, partner, upstream, gateway: setup.start() };
+    let authority = ground.gateway.setup().authority();
+    let own = authority.workload("app", "spiffe://example.org/app");
+    let other = authority.workload("other", "spiffe://example.org/other");
+    let register = |bound: Value| {
+        let description = json!({
+            "client_name": "Bound", "redirect_uris": [CALLBACK], "grant_types": ["authorization_code", "refresh_token"],
+            "token_endpoint_auth_method": "none", "tls_client_certificate_bound_access_tokens": bound,
+        });
+        ground.post_showing(None, "/register", ("application/json", &description.to_string()))
+    };
+    assert_eq!(code_of(&register(json!("yes"))), "client_metadata_invalid");
+    let token =
+        |leaf: Option<&Leaf>, fields: &[(&str, &str)]| ground.post_showing(leaf, "/token", (FORM, &form(fields)));
+    let code_of_person = |client: &str| {
+        let tls = authority.client_showing(&["http/1.1"], None);
+        let page = ground.page(client, CALLBACK, &[("login_hint", "bob")]);
+        let back = Browser::with_tls(&tls).agree(&page, CALLBACK);
+        parameter(&back, "code").unwrap_or_else(|| panic!("no code: {back}"))
+    };
+    let bound_to = |answer: &Answer| {
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        claims_of(answer.json()["access_token"].as_str().unwrap())["cnf"]["x5t#S256"].clone()
+    };
+
+    let registered = register(json!(true)).json();
+    assert_eq!(registered["tls_client_certificate_bound_access_tokens"], true, "{registered}");
+    let client = registered["client_id"].as_str().unwrap();
+    let code = code_of_person(client);
+    let without = token(None, &redeeming(client, &code));
+    assert_eq!((without.status(), code_of(&without).as_str()), (401, "client_invalid"), "{}", without.text());
+    let answer = token(Some(&own), &redeeming(client, &code));
+    assert_eq!(bound_to(&answer), own.thumbprint());
+    let record = ground.gateway.recorded("token", 1).remove(0);
+    let binding = json!({ "method": "certificate", "thumbprint": own.thumbprint() });
+    assert_eq!(record["authorization"]["binding"], binding);
+    let given = answer.json();
+    let (access, refresh) = (given["access_token"].as_str().unwrap(), given["refresh_token"].as_str().unwrap());
+    let holder = ground.gateway.client_showing(Some("up"), &own).token(access).awaiting("echo");
+    assert_eq!(holder.call("echo", &json!({})).status(), 200);
+    for thief in [ground.gateway.client(Some("up")), ground.gateway.client_showing(Some("up"), &other)] {
+        assert_eq!(thief.token(access).call("echo", &json!({})).status(), 401);
+    }
+    // Nobody else shows what the refresh token of a client without a secret is bound to (RFC 8705 §7.1).
+    refused(&token(Some(&other), &refreshing(client, refresh)), "code_invalid", "invalid_grant");
+    assert_eq!(code_of(&token(None, &refreshing(client, refresh))), "client_invalid");
+    assert_eq!(bound_to(&token(Some(&own), &refreshing(client, refresh))), own.thumbprint());
+
+    let free = register(json!(false)).json();
+    let client = free["client_id"].as_str().unwrap();
+    let answer = token(Some(&own), &redeeming(client, &code_of_person(client)));
+    assert_eq!(bound_to(&answer), Value::Null, "who does not want that shows a certificate to no effect");
 }

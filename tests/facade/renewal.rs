@@ -1,14 +1,20 @@
 //! Whether somebody is still welcome, the provider says at each refresh.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{fs, sync::Arc, thread, time::Duration};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Ground, code_of};
+use super::{
+    CALLBACK, Ground, VERIFIER, code_of, parameter,
+    signed::{claims, header},
+};
 use crate::harness::{
     http::Answer,
     issuer::{Issuer, Pen, Signature, claims_of, now},
+    login::Browser,
+    place,
+    prover::Prover,
     recorder::{Reply, Seen},
 };
 
@@ -17,6 +23,8 @@ use crate::harness::{
 enum Mood {
     /// Well, with this `sub` and these groups in its ID token, and another refresh token.
     Well(&'static str, Vec<&'static str>),
+    /// Well, with an ID token for these, given to that one of them.
+    Made(Vec<&'static str>, Option<&'static str>),
     /// Well, in half a second, with nothing but an access token.
     Slow,
     /// With this status, type and body.
@@ -39,13 +47,18 @@ fn answer(mood: &Mood, seen: &Seen, pen: &Mutex<Pen>) -> Option<Reply> {
     Some(match mood {
         Mood::Slow => Reply::json(200, &given).after(Duration::from_millis(500)),
         Mood::Bad(status, kind, body) => Reply::text(*status, kind, *body),
-        Mood::Well(subject, groups) => {
+        Mood::Well(..) | Mood::Made(..) => {
             let mut given = given;
             let issuer = format!("http://{}", seen.header("host").unwrap_or_default());
-            let id_token = json!({
-                "iss": issuer, "sub": subject, "aud": "facade", "iat": now(), "exp": now() + 300, "tenant": "acme",
-                "groups": groups,
+            let mut id_token = json!({
+                "iss": issuer, "sub": "alice", "aud": "facade", "iat": now(), "exp": now() + 300, "tenant": "acme",
+                "groups": [],
             });
+            match mood {
+                Mood::Well(subject, groups) => (id_token["sub"], id_token["groups"]) = (json!(subject), json!(groups)),
+                Mood::Made(audience, party) => (id_token["aud"], id_token["azp"]) = (json!(audience), json!(party)),
+                Mood::Slow | Mood::Bad(..) => {}
+            }
             given["id_token"] = json!(pen.lock().id_token(&id_token, Signature::Own));
             given["refresh_token"] = json!(format!("after {}", seen.field("refresh_token").unwrap()).replace(' ', "-"));
             Reply::json(200, &given)
@@ -124,6 +137,40 @@ fn while_the_provider_cannot_be_asked_nothing_is_given_and_nothing_ends() {
 }
 
 #[test]
+fn an_assertion_that_came_to_nothing_may_come_again_and_so_many_in_a_minute() {
+    let (ground, mood) = ground("facade-unasked-signed");
+    let key = Prover::new();
+    let client = ground.signing_client(&key);
+    let code = ground.code(&client, "alice");
+    let redeeming = [("grant_type", "authorization_code"), ("code", code.as_str()), ("code_verifier", VERIFIER)];
+    let sign = || key.sign(&header("0"), &claims(&client, &ground.origin()));
+    let mut given = ground.ask_signed(&sign(), &redeeming).json();
+    *mood.lock() = Mood::Bad(500, "application/json", "{}");
+    let assertion = sign();
+    let refresh = |assertion: &str, given: &Value| {
+        ground
+            .ask_signed(assertion, &[("grant_type", "refresh_token"), ("refresh_token", text(given, "refresh_token"))])
+    };
+    unavailable(&refresh(&assertion, &given));
+    *mood.lock() = Mood::Well("alice", vec!["engineering"]);
+    let answer = refresh(&assertion, &given);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    given = answer.json();
+    assert_eq!(code_of(&refresh(&assertion, &given)), "client_invalid", "shown before");
+
+    let (mut turns, mut answer) = (0, answer);
+    while answer.status() == 200 && turns < 600 {
+        given = answer.json();
+        answer = refresh(&sign(), &given);
+        turns += 1;
+    }
+    assert_eq!(code_of(&answer), "ceiling_reached", "{turns}: {}", answer.text());
+    assert!(turns > 50, "{turns}");
+    let (other, given) = ground.logged_in("alice");
+    assert_eq!(ground.refresh(&other, text(&given, "refresh_token")).status(), 200, "another client of hers");
+}
+
+#[test]
 fn the_login_stays_the_same_person_s() {
     let (ground, mood) = ground("facade-other-person");
     *mood.lock() = Mood::Well("mallory", vec!["admins"]);
@@ -131,6 +178,75 @@ fn the_login_stays_the_same_person_s() {
     let refused = ground.refresh(&client, text(&given, "refresh_token"));
     assert_eq!((refused.status(), code_of(&refused).as_str()), (400, "grant_revoked"), "{}", refused.text());
     ground.ends(text(&given, "access_token"));
+}
+
+#[test]
+fn an_id_token_that_was_given_to_somebody_else_says_nothing_of_the_login() {
+    let (ground, mood) = ground("facade-other-party");
+    let (client, given) = ground.logged_in("alice");
+    let token = text(&given, "refresh_token");
+    for (audience, party) in [
+        (vec!["facade"], Some("another")),
+        (vec!["facade", "another"], Some("another")),
+        (vec!["facade", "another"], None),
+        (vec!["another"], None),
+    ] {
+        *mood.lock() = Mood::Made(audience, party);
+        unavailable(&ground.refresh(&client, token));
+    }
+    *mood.lock() = Mood::Made(vec!["facade", "another"], Some("facade"));
+    let answer = ground.refresh(&client, token);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+}
+
+#[test]
+fn who_has_a_machine_s_name_by_now_goes_on_no_more() {
+    let ground = Ground::new("facade-name-taken");
+    let (client, given) = ground.logged_in("alice");
+    let file = ground.gateway.setup().folder().join("upstreams.toml");
+    let machine = "[[facade.clients]]\nid = \"alice\"\nsecret = { env = \"ROBOT_SECRET\" }\nscopes = []";
+    let config = format!("{}\n{machine}\n", fs::read_to_string(&file).unwrap());
+    fs::write(file.with_extension("new"), config).unwrap();
+    fs::rename(file.with_extension("new"), &file).unwrap();
+    let fields = [("grant_type", "client_credentials"), ("client_id", "alice"), ("resource", &ground.resource())];
+    let secret = ("client_secret", "robot secret: with odd/characters");
+    place::wait_for("the machine", Duration::from_secs(30), || {
+        let answer = ground.token(&[fields.as_slice(), &[secret]].concat());
+        (answer.status() == 200).then_some(())
+    });
+    let refused = ground.refresh(&client, text(&given, "refresh_token"));
+    assert_eq!((refused.status(), code_of(&refused).as_str()), (400, "code_invalid"), "{}", refused.text());
+}
+
+#[test]
+fn of_a_login_that_comes_to_nothing_nothing_is_left_at_the_provider() {
+    let provider = Issuer::scripted(|seen| {
+        let issuer = format!("http://{}", seen.header("host").unwrap_or_default());
+        let at = |path: &str| format!("{issuer}{path}");
+        if seen.path == "/revoke" {
+            return Some(Reply::status(200));
+        }
+        let metadata = json!({
+            "issuer": issuer, "jwks_uri": at("/jwks"), "token_endpoint": at("/token"), "authorization_endpoint": at("/auth"),
+            "revocation_endpoint": at("/revoke"), "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+            "token_endpoint_auth_methods_supported": ["client_secret_basic"],
+        });
+        seen.path.starts_with("/.well-known/").then(|| Reply::json(200, &metadata))
+    });
+    let ground = Ground::with("facade-disowned", provider, "logins_per_day = 1");
+    let (client, given) = ground.logged_in("alice");
+    let login = |user: &str| {
+        let page = ground.page(&client, CALLBACK, &[("login_hint", user)]);
+        parameter(&Browser::default().agree(&page, CALLBACK), "error")
+    };
+    assert_eq!(login("alice").as_deref(), Some("temporarily_unavailable"), "one a day");
+    assert_eq!(login("robot").as_deref(), Some("access_denied"), "a machine's name");
+    let revoked = || ground.provider.recorder().seen_path("/revoke");
+    let asked = place::wait_for("the revocation", Duration::from_secs(15), || revoked().pop());
+    assert_eq!(asked.field("token").as_deref(), Some("kept"));
+    assert_eq!(revoked().len(), 1, "who is logged in otherwise stays so");
+    assert!(given["refresh_token"].is_string());
 }
 
 #[test]

@@ -1,9 +1,14 @@
 //! What a client gives back is good no more (RFC 7009).
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
-use super::{CALLBACK, Ground, code_of};
-use crate::harness::{http::fetch, issuer::claims_of};
+use super::{CALLBACK, Ground, code_of, revoked::ground};
+use crate::harness::{
+    http::{fetch, fetch_from, form},
+    issuer::claims_of,
+};
 
 fn text<'a>(given: &'a Value, member: &str) -> &'a str {
     given[member].as_str().unwrap()
@@ -41,6 +46,36 @@ fn a_refresh_token_takes_its_login_with_it_and_an_access_token_goes_alone() {
     let begun = revocations.iter().find(|one| one["revocation"]["state"] == "in_force").unwrap();
     assert_eq!(begun["revocation"]["name"], claims_of(text(&given, "access_token"))["jti"]);
     assert_eq!(begun["revocation"]["by"], format!("client {client}"));
+}
+
+#[test]
+fn what_comes_twice_is_one_revocation_and_many_are_their_own_trouble() {
+    let ground = ground("facade-given-back-often");
+    let (client, given) = ground.logged_in("alice");
+    // Strangers, from many addresses.
+    let fields = form(&[("client_id", "nobody"), ("token", "x")]);
+    let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+    let address = format!("{}/revoke", ground.origin());
+    let mut refused = (1..=12).flat_map(|site| [site; 50]).map(|site| {
+        fetch_from(IpAddr::from([127, 0, 1, site]), "POST", &address, &headers, fields.as_bytes()).status()
+    });
+    assert!(refused.all(|status| status == 401));
+    for _ in 0..3 {
+        ground.give_back(&client, text(&given, "access_token"));
+    }
+    assert_eq!(ground.revoke(&["list", "--json"]).lines().count(), 1);
+
+    let robot = [("client_id", "robot"), ("client_secret", "robot secret: with odd/characters")];
+    let resource = ground.resource();
+    let asks = [&robot[..], &[("grant_type", "client_credentials"), ("resource", &resource)]].concat();
+    let give_back = || {
+        let token = ground.token(&asks).json()["access_token"].as_str().unwrap().to_owned();
+        ground.post("/revoke", &[], &[&robot[..], &[("token", &token)]].concat())
+    };
+    assert!((0..50).all(|_| give_back().status() == 200));
+    let refused = (0..400).map(|_| give_back()).find(|answer| answer.status() != 200).unwrap();
+    assert_eq!(code_of(&refused), "ceiling_reached", "{}", refused.text());
+    ground.give_back(&client, text(&given, "refresh_token"));
 }
 
 #[test]

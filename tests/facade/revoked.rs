@@ -31,7 +31,7 @@ pub(super) fn ground(name: &str) -> Ground {
 
 impl Ground {
     #[track_caller]
-    fn revoke(&self, arguments: &[&str]) -> String {
+    pub(super) fn revoke(&self, arguments: &[&str]) -> String {
         let file = self.gateway.setup().folder().join("upstreams.toml");
         let output: Output = tollgate(&["revoke"]).args(arguments).arg("--config").arg(file).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,8 +1,13 @@
 //! Clients that sign who they are: `private_key_jwt` (RFC 7523).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -10,13 +15,15 @@ use serde_json::{Value, json};
 use super::{CALLBACK, Ground, VERIFIER, code_of, parameter};
 use crate::harness::{
     certificates::Authority,
-    http::{Answer, fetch},
+    http::{Answer, fetch, fetch_from, form},
     issuer::{Issuer, Signature, now},
     login::Browser,
+    place,
     prover::Prover,
-    recorder::{Era, Recorder, Reply},
+    recorder::{Era, Recorder, Reply, Step},
 };
 
+const WEB: &str = "https://app.example/callback";
 const KIND: (&str, &str) = ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
 
 /// A JWK Set with these keys, each by its number.
@@ -29,17 +36,17 @@ fn set(keys: &[&Prover]) -> Value {
     json!({ "keys": named.collect::<Vec<_>>() })
 }
 
-fn claims(client: &str, audience: &str) -> Value {
+pub(super) fn claims(client: &str, audience: &str) -> Value {
     let (now, id) = (now(), uuid::Uuid::new_v4().to_string());
     json!({ "iss": client, "sub": client, "aud": audience, "iat": now, "exp": now + 60, "jti": id })
 }
 
-fn header(kid: &str) -> Value {
+pub(super) fn header(kid: &str) -> Value {
     json!({ "alg": "ES256", "typ": "JWT", "kid": kid })
 }
 
 /// A gateway with the client `signer`, whose public keys these lines name.
-fn ground(name: &str, keys: impl FnOnce(&std::path::Path) -> String) -> Ground {
+fn ground(name: &str, keys: impl FnOnce(&Path) -> String) -> Ground {
     let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
     let setup = super::setup(name, &provider, &partner, &upstream, "");
     let keys = keys(setup.folder());
@@ -48,7 +55,18 @@ fn ground(name: &str, keys: impl FnOnce(&std::path::Path) -> String) -> Ground {
 }
 
 impl Ground {
-    fn ask_signed(&self, assertion: &str, more: &[(&str, &str)]) -> Answer {
+    /// Registers a client that signs with this key, and gives its id.
+    pub(super) fn signing_client(&self, key: &Prover) -> String {
+        let description = json!({
+            "client_name": "Signs", "redirect_uris": [CALLBACK], "grant_types": ["authorization_code", "refresh_token"],
+            "token_endpoint_auth_method": "private_key_jwt", "jwks": set(&[key]),
+        });
+        let answer = self.register(&description);
+        assert_eq!(answer.status(), 201, "{}", answer.text());
+        answer.json()["client_id"].as_str().unwrap().to_owned()
+    }
+
+    pub(super) fn ask_signed(&self, assertion: &str, more: &[(&str, &str)]) -> Answer {
         let resource = self.resource();
         let mut fields = vec![KIND, ("client_assertion", assertion)];
         fields.extend(more);
@@ -70,7 +88,7 @@ fn a_machine_signs_who_it_is_for_this_server_and_once() {
     let ways = metadata.json()["token_endpoint_auth_methods_supported"].clone();
     assert!(ways.as_array().unwrap().contains(&json!("private_key_jwt")), "{ways}");
     let good = |audience: &str| key.sign(&header("0"), &claims("signer", audience));
-    for audience in [ground.origin(), format!("{}/token", ground.origin())] {
+    for audience in ["", "/", "/token"].map(|path| format!("{}{path}", ground.origin())) {
         let assertion = good(&audience);
         let answer = ground.ask_signed(&assertion, &[]);
         assert_eq!(answer.status(), 200, "{}", answer.text());
@@ -166,38 +184,54 @@ fn a_registered_client_that_signs_gets_nothing_without() {
     assert_eq!(code_of(&machine), "grant_type_forbidden");
 }
 
-#[test]
-fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
-    let web = "https://app.example/callback";
-    let key = Arc::new(Prover::new());
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (shared, counter) = (Arc::clone(&key), Arc::clone(&asked));
+/// A gateway that takes what lies at `localhost`, which `answer` gives for an origin and a path; with these sections besides.
+fn by_document(
+    name: &str,
+    sections: impl FnOnce(&str, &Path) -> String,
+    answer: impl Fn(&str, &str) -> Reply + Send + Sync + 'static,
+) -> (Ground, Recorder, String) {
     let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
-    let setup =
-        super::setup("facade-signed-document", &provider, &partner, &upstream, "client_domains = [\"localhost\"]");
+    let setup = super::setup(name, &provider, &partner, &upstream, "client_domains = [\"localhost\"]");
     let authority = Authority::new(setup.folder());
     let leaf = authority.leaf("documents", &["localhost"]);
     let documents = Recorder::serving_tls(Authority::server(&leaf), move |seen| {
-        let origin = format!("https://{}", seen.header("host").unwrap_or_default());
-        if seen.path == "/jwks" {
-            counter.fetch_add(1, Ordering::AcqRel);
-            return Reply::json(200, &set(&[&shared]));
-        }
-        let elsewhere = if seen.path == "/elsewhere" { "https://127.0.0.1" } else { &origin };
-        Reply::json(
-            200,
-            &json!({
-                "client_id": format!("{origin}{}", seen.path), "client_name": "Signs", "redirect_uris": [web],
-                "token_endpoint_auth_method": "private_key_jwt", "jwks_uri": format!("{elsewhere}/jwks"),
-            }),
-        )
+        answer(&format!("https://{}", seen.header("host").unwrap_or_default()), &seen.path)
     });
     let origin = documents.origin().replace("127.0.0.1", "localhost");
-    let egress = format!("[egress]\norigins = [\"{origin}\"]\nca = \"{}\"", authority.file().display());
-    let ground = Ground { gateway: setup.section(&egress).start(), provider, partner, upstream };
+    let ca = authority.file();
+    let egress = format!("[egress]\norigins = [\"{origin}\"]\nrequests_per_host_max = 16\nca = \"{}\"", ca.display());
+    let sections = sections(&origin, setup.folder());
+    let gateway = setup.section(&egress).section(&sections).start();
+    (Ground { provider, partner, upstream, gateway }, documents, origin)
+}
+
+/// The document at this path, of a client whose keys lie there.
+fn document(origin: &str, path: &str, keys: &str) -> Reply {
+    let document = json!({
+        "client_id": format!("{origin}{path}"), "client_name": "Signs", "redirect_uris": [WEB],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "token_endpoint_auth_method": "private_key_jwt", "jwks_uri": keys,
+    });
+    Reply::json(200, &document)
+}
+
+#[test]
+fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
+    let key = Arc::new(Prover::new());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (shared, counter) = (Arc::clone(&key), Arc::clone(&asked));
+    let none = |_: &str, _: &Path| String::new();
+    let (ground, _documents, origin) = by_document("facade-signed-document", none, move |origin, path| match path {
+        "/jwks" => {
+            counter.fetch_add(1, Ordering::AcqRel);
+            Reply::json(200, &set(&[&shared]))
+        }
+        "/elsewhere" => document(origin, path, "https://127.0.0.1/jwks"),
+        _ => document(origin, path, &format!("{origin}/jwks")),
+    });
     let redeem = |path: &str, kid: &str, key: &Prover| {
         let client = format!("{origin}{path}");
-        let back = Browser::default().agree(&ground.page(&client, web, &[("login_hint", "bob")]), web);
+        let back = Browser::default().agree(&ground.page(&client, WEB, &[("login_hint", "bob")]), WEB);
         let code = parameter(&back, "code").unwrap();
         let assertion = key.sign(&header(kid), &claims(&client, &ground.origin()));
         let fields = [("grant_type", "authorization_code"), ("code", &code), ("code_verifier", VERIFIER)];
@@ -218,4 +252,113 @@ fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
     let elsewhere = redeem("/elsewhere", "0", &key);
     assert_eq!((elsewhere.status(), code_of(&elsewhere).as_str()), (401, "client_invalid"), "{}", elsewhere.text());
     ground.recorded_refusal("client_invalid");
+}
+
+#[test]
+fn strangers_keys_take_neither_each_other_s_places_nor_those_of_machines() {
+    let key = Arc::new(Prover::new());
+    let released = Arc::new(AtomicUsize::new(0));
+    let (shared, until) = (Arc::clone(&key), Arc::clone(&released));
+    let machine = |origin: &str, _: &Path| {
+        format!("[[facade.clients]]\nid = \"signer\"\njwks_uri = \"{origin}/machine\"\nscopes = [\"tools:read\"]")
+    };
+    let (ground, documents, origin) = by_document("facade-signed-places", machine, move |origin, path| match path {
+        "/machine" => Reply::json(200, &set(&[&shared])),
+        _ if path.starts_with("/hangs") => {
+            Reply::status(200).header("content-type", "application/json").step(Step::until(&until, 1))
+        }
+        _ => document(origin, path, &format!("{origin}/hangs{path}")),
+    });
+    let sign = |client: &str| key.sign(&header("0"), &claims(client, &ground.origin()));
+    let ask = |site: u8, number: usize| {
+        let assertion = sign(&format!("{origin}/{site}/{number}"));
+        let fields = [KIND, ("client_assertion", &assertion), ("grant_type", "refresh_token"), ("refresh_token", "x")];
+        let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+        let source = IpAddr::from([127, 0, 0, site]);
+        fetch_from(source, "POST", &format!("{}/token", ground.origin()), &headers, form(&fields).as_bytes())
+    };
+    let hang = |number: usize| {
+        let asked = || documents.seen().iter().filter(|seen| seen.path.starts_with("/hangs")).count();
+        place::wait_for("the fetches", Duration::from_secs(20), || (asked() == number).then_some(()));
+    };
+    std::thread::scope(|scope| {
+        let four = |site: u8| (0..4).map(|number| scope.spawn(move || ask(site, number))).collect::<Vec<_>>();
+        let mut all = four(11);
+        hang(4);
+        let fifth = ask(11, 4);
+        assert_eq!((fifth.status(), code_of(&fifth).as_str()), (503, "overloaded"), "{}", fifth.text());
+        all.extend((12..15).flat_map(four));
+        hang(16);
+        let answer = ground.ask_signed(&sign("signer"), &[]);
+        assert_eq!(answer.status(), 200, "a machine of the configuration: {}", answer.text());
+        released.store(1, Ordering::Release);
+        for one in all {
+            assert_eq!(code_of(&one.join().unwrap()), "client_invalid", "no keys");
+        }
+    });
+    ground.recorded_refusal("overloaded");
+}
+
+#[test]
+fn a_client_that_proves_itself_keeps_what_its_tokens_are_bound_to() {
+    let (provider, partner, upstream) = (Issuer::good(), Issuer::good(), Recorder::good(Era::Modern));
+    let setup = super::setup("facade-signed-bound", &provider, &partner, &upstream, "").gateway("dpop = {}");
+    let ground = Ground { gateway: setup.start(), provider, partner, upstream };
+    let (signer, one, other) = (Prover::new(), Prover::new(), Prover::new());
+    let client = ground.signing_client(&signer);
+    let code = ground.code(&client, "bob");
+    let ask = |key: Option<&Prover>, fields: &[(&str, &str)]| {
+        let assertion = signer.sign(&header("0"), &claims(&client, &ground.origin()));
+        let proof = key.map(|key| key.proof("POST", &format!("{}/token", ground.origin()), None));
+        let headers: Vec<(&str, &str)> = proof.as_deref().map(|proof| ("DPoP", proof)).into_iter().collect();
+        let shown = [KIND, ("client_assertion", &assertion)];
+        ground.post("/token", &headers, &[shown.as_slice(), fields].concat())
+    };
+    let redeeming = [("grant_type", "authorization_code"), ("code", code.as_str()), ("code_verifier", VERIFIER)];
+    let given = ask(Some(&one), &redeeming).json();
+    assert_eq!(given["token_type"], "DPoP", "{given}");
+    let refreshing = [("grant_type", "refresh_token"), ("refresh_token", given["refresh_token"].as_str().unwrap())];
+    let without = ask(None, &refreshing);
+    assert_eq!((without.status(), code_of(&without).as_str()), (400, "code_invalid"), "{}", without.text());
+    // RFC 9449 §5: who it is its own key says, so that the other one may change.
+    let next = ask(Some(&other), &refreshing);
+    assert_eq!((next.status(), &next.json()["token_type"]), (200, &json!("DPoP")), "{}", next.text());
+}
+
+#[test]
+fn a_client_that_proved_itself_does_not_go_on_as_one_that_need_not() {
+    let key = Arc::new(Prover::new());
+    let public = Arc::new(AtomicBool::new(false));
+    let (shared, is_public) = (Arc::clone(&key), Arc::clone(&public));
+    let state = |_: &str, folder: &Path| format!("[state]\ndirectory = \"{}\"", folder.join("state").display());
+    let (ground, _documents, origin) = by_document("facade-signed-no-more", state, move |origin, path| match path {
+        "/jwks" => Reply::json(200, &set(&[&shared])),
+        _ if is_public.load(Ordering::Acquire) => {
+            let document = json!({
+                "client_id": format!("{origin}{path}"), "client_name": "Signs no more", "redirect_uris": [WEB],
+                "grant_types": ["authorization_code", "refresh_token"],
+            });
+            Reply::json(200, &document)
+        }
+        _ => document(origin, path, &format!("{origin}/jwks")),
+    });
+    let client = format!("{origin}/client");
+    let code = |ground: &Ground| {
+        let back = Browser::default().agree(&ground.page(&client, WEB, &[("login_hint", "bob")]), WEB);
+        parameter(&back, "code").unwrap()
+    };
+    let redeem = |ground: &Ground, code: &str, shown: &[(&str, &str)]| {
+        let fields = [("grant_type", "authorization_code"), ("code", code), ("code_verifier", VERIFIER)];
+        ground.token(&[fields.as_slice(), shown].concat())
+    };
+    let assertion = key.sign(&header("0"), &claims(&client, &ground.origin()));
+    let given = redeem(&ground, &code(&ground), &[KIND, ("client_assertion", &assertion)]).json();
+    let (token, late) = (given["refresh_token"].as_str().unwrap(), code(&ground));
+    public.store(true, Ordering::Release);
+    let ground = Ground { gateway: ground.gateway.again(), ..ground };
+    let named = [("client_id", client.as_str())];
+    for answer in [ground.refresh(&client, token), redeem(&ground, &late, &named)] {
+        assert_eq!((answer.status(), code_of(&answer).as_str()), (400, "code_invalid"), "{}", answer.text());
+    }
+    assert_eq!(redeem(&ground, &code(&ground), &named).status(), 200, "a login since then is another");
 }

@@ -305,6 +305,19 @@ pub(crate) fn fetch_from(source: IpAddr, method: &str, url: &str, headers: &[(&s
     Connection::open_from(source, address).exchange(&bytes)
 }
 
+/// The same by TLS, as these clients have it.
+pub(crate) fn fetch_tls(
+    tls: &Arc<ClientConfig>,
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let (address, bytes) = spelt(method, url, headers, body);
+    let address = ([127, 0, 0, 1], address.port()).into();
+    Connection::open_tls(address, "localhost", tls).unwrap().exchange(&bytes)
+}
+
 fn spelt(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> (SocketAddr, Vec<u8>) {
     let url = url::Url::parse(url).unwrap();
     let address = url.socket_addrs(|| None).unwrap()[0];

@@ -3,16 +3,19 @@
 //! Authorization code with PKCE (RFC 7636) at a real provider that logs in whoever `login_hint` names: what a browser
 //! does, without one. It knows the clients and the users of `tests/peers/node/issuer.mjs`.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64URL},
 };
+use rustls::ClientConfig;
 use serde_json::Value;
 use url::Url;
 
 use super::{
-    http::{Answer, fetch, form},
+    http::{Answer, fetch, fetch_tls, form},
     leaks,
 };
 
@@ -113,6 +116,7 @@ pub(crate) fn follow(start: &str, callback: &str) -> Url {
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Browser {
     cookies: Vec<(String, String, String)>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 /// Where a browser ends up.
@@ -125,6 +129,11 @@ pub(crate) enum Landing {
 }
 
 impl Browser {
+    /// One that opens pages by TLS, too.
+    pub(crate) fn with_tls(tls: &Arc<ClientConfig>) -> Self {
+        Self { tls: Some(Arc::clone(tls)), ..Self::default() }
+    }
+
     /// Opens a page, and follows redirects as far as `callback`, which is not opened.
     pub(crate) fn go(&mut self, start: &str, callback: &str) -> Landing {
         let at = Url::parse(start).unwrap();
@@ -179,7 +188,10 @@ impl Browser {
         let mut all = vec![("Cookie", cookies.as_str())];
         all.retain(|(_, value)| !value.is_empty());
         all.extend(headers);
-        let answer = fetch(method, at.as_str(), &all, body);
+        let answer = match &self.tls {
+            Some(tls) if at.scheme() == "https" => fetch_tls(tls, method, at.as_str(), &all, body),
+            _ => fetch(method, at.as_str(), &all, body),
+        };
         let origin = at.origin().ascii_serialization();
         let given = answer.head.headers().iter().filter(|(name, _)| name == "set-cookie");
         for (name, value) in given.filter_map(|(_, text)| text.split(';').next()?.split_once('=')) {

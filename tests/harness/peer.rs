@@ -218,6 +218,18 @@ impl Sdk {
         lines
     }
 
+    /// The same, in its own name: it signs that it is the client `id` with the P-256 key in this file, for `issuer` alone.
+    pub(crate) fn run_signing(
+        self,
+        folder: &Path,
+        dial: &Dial,
+        commands: &Value,
+        (id, key, issuer): (&str, &str, &str),
+    ) -> Vec<Value> {
+        let environment = [("CLIENT_ID", id), ("CLIENT_KEY", key), ("CLIENT_ISSUER", issuer)];
+        self.finished(self.start(folder, dial, commands, &environment))
+    }
+
     fn finished(self, mut process: Process) -> Vec<Value> {
         process.wait(Duration::from_secs(60));
         let output = process.output();

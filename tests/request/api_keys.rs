@@ -125,3 +125,29 @@ fn a_key_buys_no_exchange() {
         (&json!("grant_needs_token"), &json!("exchanged"))
     );
 }
+
+/// Where nobody else vouches for callers, nobody else is waited for.
+#[test]
+fn keys_need_no_issuer() {
+    let recorder = Recorder::good(Era::Modern);
+    let setup = Setup::new("keys-alone").policy("holders.cedar", HOLDERS).api_keys();
+    let gateway = setup.open_upstream("up", &recorder.url()).start();
+    let key = gateway.key("--user alice --group support --tenant acme");
+    let alice = gateway.client(None).token(&key).awaiting("up__echo");
+    assert_eq!(text_of(&alice.call("up__echo", &json!({}))), "echo {}");
+    let metadata = format!("{}/.well-known/oauth-protected-resource/mcp", gateway.setup().origin());
+    let document = crate::harness::http::fetch("GET", &metadata, &[], b"");
+    assert_eq!(document.json()["resource"], gateway.endpoint(None));
+    // What is wrong with a credential is for the operator alone.
+    let stranger = gateway.client(None).token("tg_unknown_key").modern("tools/list", &json!({}));
+    assert_eq!(refused(&stranger), (401, 40102, "token_invalid".into()));
+    let expected = json!("malformed");
+    place::wait_for("the fault in the journal", Duration::from_secs(10), || {
+        let summaries = gateway.journal();
+        let mut sources = summaries.iter().filter_map(|record| record["refusals"]["sources"].as_array()).flatten();
+        sources.any(|source| source["fault"] == expected).then_some(())
+    });
+    assert_eq!(gateway.metric("tollgate_identity_faults_total{tollgate_identity_fault=\"malformed\"}"), Some(1.0));
+    let nowhere = gateway.client(Some("nowhere")).token(&key).modern("tools/list", &json!({}));
+    assert_eq!(refused(&nowhere).2, "route_unknown");
+}

@@ -145,3 +145,16 @@ fn a_call_that_takes_longer_than_the_drain_does_not_hold_it_up() {
     assert_eq!(intents, 1);
     assert_eq!(endings(&gateway), ["unknown"]);
 }
+
+/// A habit from servers that read their files again at it.
+#[test]
+fn a_hangup_ends_nothing() {
+    let (issuer, recorder) = (Issuer::good(), Recorder::good(Era::Modern));
+    let mut gateway = Setup::usual("hangup", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    gateway.process.signal("HUP");
+    place::wait_for("it is told", PATIENCE, || gateway.process.errors().contains("SIGHUP").then_some(()));
+    assert_eq!(alice.call("echo", &json!({})).status(), 200);
+    gateway.process.terminate();
+    ends_well(&mut gateway);
+}

@@ -121,3 +121,44 @@ fn keys_that_are_known_survive_a_change_and_what_was_in_force_is_no_longer_kept_
     assert_eq!(text_of(&alice.call("echo", &json!({}))), "echo {}");
     place::wait_for("the old estate listens no more", PATIENCE, || (recorder.abandoned() > 0).then_some(()));
 }
+
+#[test]
+fn operators_are_told_what_is_not_in_force_and_what_does_not_fit() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Modern);
+    let gateway = Setup::usual("told", &issuer).open_upstream("up", &recorder.url()).start();
+    let told = |words: &str| {
+        place::wait_for(words, PATIENCE, || {
+            gateway.process.errors().lines().find(|line| line.contains(words)).map(str::to_owned)
+        })
+    };
+    let folder = gateway.setup().folder();
+    let (file, policies) = (folder.join("upstreams.toml"), folder.join("policies/allow.cedar"));
+    gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    assert_eq!(gateway.metric("tollgate_policy_problems"), Some(0.0));
+
+    // It decides nothing, because nothing has this name.
+    let misspelt = format!("{ALLOW_ALL}@id(\"typo\")\nforbid (principal, action == Action::\"up/ecoh\", resource);\n");
+    replace(&policies, &misspelt);
+    place::wait_for("the policy is counted", PATIENCE, || {
+        (gateway.metric("tollgate_policy_problems") == Some(1.0)).then_some(())
+    });
+    let line = told("a policy does not fit");
+    assert!(line.contains("allow.cedar:") && line.contains("up/ecoh"), "{line}");
+
+    replace(&policies, "permit (principal, action, resource) when { nonsense };\n");
+    let line = told("a change is not taken over");
+    assert!(line.contains("allow.cedar:1:"), "{line}");
+    assert_eq!(gateway.metric("tollgate_changes_rejected{tollgate_change_subject=\"policy\"}"), Some(1.0));
+    replace(&policies, ALLOW_ALL);
+    place::wait_for("the policies are in force", PATIENCE, || {
+        let rejected = gateway.metric("tollgate_changes_rejected{tollgate_change_subject=\"policy\"}");
+        (rejected == Some(0.0) && gateway.metric("tollgate_policy_problems") == Some(0.0)).then_some(())
+    });
+
+    let before = fs::read_to_string(&file).unwrap();
+    replace(&file, &before.replacen("[gateway]\n", "[gateway]\ndrain_ms = 7000\n", 1));
+    let line = told("not in force before a restart");
+    assert!(line.contains("gateway.drain_ms"), "{line}");
+    assert!(told("serving").contains(&gateway.setup().origin().replace("http://", "")));
+}

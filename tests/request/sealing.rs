@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::harness::{
     gateway::{Gateway, Setup, tollgate},
+    http,
     issuer::Issuer,
     place,
     recorder::{Era, Recorder},
@@ -86,4 +87,21 @@ fn two_gateways_with_a_key_in_common_read_all_that_each_other_keeps_and_the_old_
     let last = setup("sealing-last", peers, &folder, after).start();
     serves(&last, &second);
     serves(&last, &third);
+}
+
+#[test]
+fn a_gateway_that_others_have_forgotten_says_that_it_keeps_nothing_and_comes_back() {
+    let peers = (&Issuer::good(), &Recorder::good(Era::Modern));
+    let folder = place::scratch("sealing-forgotten");
+    let gateway = setup("sealing-forgotten", peers, &folder, "sealing_key = { env = \"OLD_KEY\" }").start();
+    let processes =
+        |how: &str| rusqlite::Connection::open(folder.join("state.db")).unwrap().execute_batch(how).unwrap();
+    // As it looks to a machine that slept: somebody has come meanwhile, with a key of their own.
+    processes("DELETE FROM processes; INSERT INTO processes VALUES (x'01', zeroblob(4), zeroblob(4), 9999999999999)");
+    place::wait_for("readiness", SOON, || (gateway.readiness() == 503).then_some(()));
+    let said = http::fetch("GET", &format!("{}/readyz", gateway.admin()), &[], b"").json();
+    assert_eq!(said["reasons"], json!({ "state": "a gateway on the folder of `[state]` seals with another key" }));
+    assert!(gateway.process.errors().contains("could not open"), "{}", gateway.process.errors());
+    processes("DELETE FROM processes WHERE id = x'01'");
+    place::wait_for("readiness", SOON, || (gateway.readiness() == 200).then_some(()));
 }

@@ -200,16 +200,13 @@ impl Journal {
     #[must_use = "a record that was not taken is to be counted"]
     pub fn note<R: Record>(&self, id: Uuid, record: &R) -> bool {
         let event = record.event();
-        if self.shared.is_closed() {
-            return false;
-        }
         if event != Event::Outcome && self.shared.queued.load(Ordering::Relaxed) >= self.queue_max {
             return false;
         }
         let line = record::line(id, stamp(self.opened), record);
         let entry = Entry { line, id, event, durability: Durability::Os, waiter: None };
-        self.shared.queued.fetch_add(1, Ordering::Relaxed);
-        let taken = self.queue.try_send(Message::Entry(entry)).is_ok();
+        self.shared.queued.fetch_add(1, Ordering::SeqCst);
+        let taken = !self.shared.is_closed() && self.queue.try_send(Message::Entry(entry)).is_ok();
         if taken {
             self.shared.bell.nudge();
         } else {
@@ -220,8 +217,9 @@ impl Journal {
 
     /// Counts a refusal of somebody unknown; the journal gets a summary about once a second, so that a flood of
     /// requests does not become a flood of records.
-    pub fn count_refusal(&self, peer: IpAddr, code: &'static str) {
-        self.shared.refusals.add(Site::of(peer).address(), code);
+    /// `fault` says what is wrong with a credential, where that is it: the caller does not learn that.
+    pub fn count_refusal(&self, peer: IpAddr, code: &'static str, fault: Option<&'static str>) {
+        self.shared.refusals.add((Site::of(peer).address(), code, fault));
     }
 
     /// The keyed digest of a call's arguments, in hex: proves what was asked without keeping it.
@@ -263,19 +261,21 @@ impl Journal {
         if self.shared.failing.load(Ordering::Relaxed) {
             return Err(Refusal::AuditUnavailable(self.shared.reason()));
         }
-        if self.shared.is_closed() {
-            return Err(Refusal::AuditUnavailable("the journal is closed".to_owned()));
-        }
         let event = record.event();
-        if self.shared.queued.fetch_add(1, Ordering::Relaxed) >= self.queue_max {
+        if self.shared.queued.fetch_add(1, Ordering::SeqCst) >= self.queue_max {
             self.shared.queued.fetch_sub(1, Ordering::Relaxed);
             self.shared.stalled.store(true, Ordering::Relaxed);
             return Err(Refusal::AuditUnavailable("the journal's queue is full".to_owned()));
         }
         let (waiter, answer) = oneshot::channel();
         let line = record::line(id, stamp(self.opened), record);
-        let entry = Entry { line, id, event, durability, waiter: Some(waiter) };
-        if let Err(error) = self.queue.try_send(Message::Entry(entry)) {
+        let message = Message::Entry(Entry { line, id, event, durability, waiter: Some(waiter) });
+        let sent = if self.shared.is_closed() {
+            Err(TrySendError::Disconnected(message))
+        } else {
+            self.queue.try_send(message)
+        };
+        if let Err(error) = sent {
             self.shared.queued.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::AuditUnavailable(
                 match error {
@@ -394,13 +394,14 @@ impl Shared {
         self.failing.store(true, Ordering::Relaxed);
     }
 
-    /// From now on nothing is queued.
+    /// From now on nothing is queued but by those who have counted themselves among `queued` already.
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.closed.store(true, Ordering::SeqCst);
     }
 
+    /// To be asked by whoever is counted: who is not closed out here is waited for.
     fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// From now on records are taken again.
@@ -414,9 +415,12 @@ impl Shared {
 #[derive(Debug, Default)]
 pub(super) struct Refusals(Mutex<Table>);
 
+/// From where, the code, and what is wrong with the credential.
+type Source = (IpAddr, &'static str, Option<&'static str>);
+
 #[derive(Debug, Default)]
 struct Table {
-    counts: HashMap<(IpAddr, &'static str), u64>,
+    counts: HashMap<Source, u64>,
     others: u64,
 }
 
@@ -426,12 +430,12 @@ const SOURCES_MAX: usize = 1024;
 const SOURCES_NAMED_MAX: usize = 64;
 
 impl Refusals {
-    fn add(&self, peer: IpAddr, code: &'static str) {
+    fn add(&self, source: Source) {
         let mut table = self.0.lock();
-        if table.counts.len() >= SOURCES_MAX && !table.counts.contains_key(&(peer, code)) {
+        if table.counts.len() >= SOURCES_MAX && !table.counts.contains_key(&source) {
             table.others = table.others.saturating_add(1);
         } else {
-            let count = table.counts.entry((peer, code)).or_default();
+            let count = table.counts.entry(source).or_default();
             *count = count.saturating_add(1);
         }
     }
@@ -446,8 +450,8 @@ impl Refusals {
             std::mem::take(&mut *table)
         };
         let mut sources: Vec<Counted> =
-            table.counts.into_iter().map(|((peer, code), count)| Counted { peer, code, count }).collect();
-        sources.sort_by_key(|source| (std::cmp::Reverse(source.count), source.peer, source.code));
+            table.counts.into_iter().map(|((peer, code, fault), count)| Counted { peer, code, fault, count }).collect();
+        sources.sort_by_key(|source| (std::cmp::Reverse(source.count), source.peer, source.code, source.fault));
         let rest = sources.split_off(sources.len().min(SOURCES_NAMED_MAX));
         let others = rest.iter().fold(table.others, |sum, source| sum.saturating_add(source.count));
         (sources, others)

@@ -1022,6 +1022,17 @@ pub enum Subject {
     Policy,
 }
 
+impl Subject {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Policy => "policy",
+        }
+    }
+}
+
 /// A change of configuration or policy.
 #[derive(Debug, Clone, Copy)]
 pub struct Change<'a> {
@@ -1205,6 +1216,7 @@ impl Fill for Stop<'_> {
 pub(super) struct Counted {
     pub(super) peer: std::net::IpAddr,
     pub(super) code: &'static str,
+    pub(super) fault: Option<&'static str>,
     pub(super) count: u64,
 }
 
@@ -1229,6 +1241,9 @@ impl Fill for Summary<'_> {
             json.objects("sources", self.sources, |source, json| {
                 json.shown("peer", format_args!("{}", source.peer));
                 json.name("code", source.code);
+                if let Some(fault) = source.fault {
+                    json.name("fault", fault);
+                }
                 json.number("count", source.count);
             });
             json.number("others", self.others);

@@ -179,7 +179,8 @@ fn every_event(text: &str) -> Vec<String> {
         Finding { policy: text.into(), outcome: Shadow::Permits, changes: true },
         Finding { policy: text.into(), outcome: Shadow::Fails, changes: false },
     ];
-    let counted = [Counted { peer: "192.0.2.1".parse().unwrap(), code: "token_missing", count: 7 }];
+    let counted =
+        [Counted { peer: "192.0.2.1".parse().unwrap(), code: "token_invalid", fault: Some("expired"), count: 7 }];
     let refused = Refused {
         who: who(&identity, text),
         target: Some(target(text)),
@@ -844,7 +845,7 @@ async fn unauthenticated_refusals_become_one_bounded_summary() {
     let folder = tempfile::tempdir().unwrap();
     let journal = Journal::open(&config(folder.path())).unwrap();
     for nth in 0..5000_u32 {
-        journal.count_refusal(std::net::Ipv4Addr::from(nth % 3000).into(), "token_missing");
+        journal.count_refusal(std::net::Ipv4Addr::from(nth % 3000).into(), "token_missing", None);
     }
     until(|| records(folder.path()).iter().any(|record| record["event"] == "refusals_summary")).await;
     assert!(journal.close().await);

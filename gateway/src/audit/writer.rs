@@ -234,13 +234,15 @@ impl Writer {
         }
         self.tick();
         loop {
+            // Whoever counted themselves before is at it; from then on nobody is let in.
+            let rest = self.shared.queued.load(Ordering::SeqCst) > 0;
             // Another order to end is told by the end.
             let _again = self.take(queue, batch);
-            let rest = !batch.is_empty();
             self.turn(batch);
             if !rest {
                 return self.end();
             }
+            std::thread::yield_now();
         }
     }
 

@@ -299,8 +299,16 @@ impl Catalogue {
     pub fn listed(&self, endpoint: &Endpoint, kind: Kind, name: &str) -> Result<Target, Refusal> {
         match self.tables(endpoint)?.of(kind).find(name) {
             Some(exposed) => Ok(Target::new(Arc::clone(&exposed.definition), Arc::clone(&exposed.name))),
-            None => Err(unknown(kind, name)),
+            None => Err(self.unread(endpoint, name).unwrap_or_else(|| unknown(kind, name))),
         }
+    }
+
+    /// Why nobody can tell whether there is something of this name: its upstream was never read.
+    fn unread(&self, endpoint: &Endpoint, name: &str) -> Option<Refusal> {
+        let Endpoint::Federated = endpoint else { return None };
+        let upstream = UpstreamId::parse(name::upstream(name)?)?;
+        let Listing { offer: None, degraded, .. } = self.listings.get(&upstream)? else { return None };
+        degraded.clone()
     }
 
     /// The tool of `upstream`, by its own name, whose call became `task`.

@@ -40,6 +40,11 @@ pub(super) fn from_cursor(kind: Kind, cursor: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// The id in a name that carries its upstream's.
+pub(super) fn upstream(exposed: &str) -> Option<&str> {
+    exposed.split_once(SEPARATOR).map(|(upstream, _name)| upstream)
+}
+
 /// Between the upstream's id, which has no underscore, and the own name.
 const SEPARATOR: &str = "__";
 

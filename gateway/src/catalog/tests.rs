@@ -186,6 +186,9 @@ fn an_upstream_that_is_down_hides_nothing_of_the_others() {
     assert_eq!(catalogue.degraded(&Endpoint::Federated).count(), 1);
     let single = Endpoint::Upstream(UpstreamId::parse("notes").unwrap());
     assert!(matches!(catalogue.listed(&single, Kind::Tool, "read").unwrap_err(), Refusal::CatalogueUnavailable(_)));
+    let never_read = catalogue.listed(&Endpoint::Federated, Kind::Tool, "notes__read").unwrap_err();
+    assert!(matches!(never_read, Refusal::CatalogueUnavailable(_)), "it may be there");
+    assert!(matches!(catalogue.listed(&Endpoint::Federated, Kind::Tool, "crm__read"), Err(Refusal::ToolUnknown(_))));
 }
 
 proptest! {

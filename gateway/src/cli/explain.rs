@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use clap::Args;
 
@@ -10,8 +9,11 @@ use super::{Answer, ConfigFile, Failure, test::reported, tools};
 use crate::{
     clock::{self, Timestamp},
     config::Config,
-    identity::{self, Agent, Authentication, Binding, Credential, Identity, User, api_key},
-    policy::{Policies, explain, test::binding},
+    identity::{self, Agent, Identity, User, api_key},
+    policy::{
+        Policies, explain,
+        test::{binding, invented, sorted},
+    },
     rpc::json::{Bounds, Document},
 };
 
@@ -109,8 +111,10 @@ fn issuer(arguments: &Arguments, config: &Config) -> Result<String, Failure> {
     issuer.map(|issuer| (*issuer).to_owned()).ok_or_else(|| {
         let method = &arguments.method;
         Failure::Words(match &arguments.issuer {
-            Some(given) => format!("no issuer `{given}` by `{method}`; there are `{}`", known.join("`, `")),
-            None => format!("nobody vouches for a caller by `{method}`: say another `--method`"),
+            Some(given) if !known.is_empty() => {
+                format!("no issuer `{given}` by `{method}`; there are `{}`", known.join("`, `"))
+            }
+            Some(_) | None => format!("nobody vouches for a caller by `{method}`: say another `--method`"),
         })
     })
 }
@@ -139,53 +143,19 @@ pub(super) fn instant(text: &str) -> Result<Timestamp, Failure> {
     at.map(Timestamp::from_unix_ms).ok_or_else(|| Failure::Words(format!("`{text}` is not a point in time; {help}")))
 }
 
-/// A caller by assertion. It reaches the policies only: there is no credential that anything could be minted with.
+/// Whom the options describe.
 fn identity(arguments: &Arguments, issuer: String) -> Identity {
-    let sorted = |list: &[String]| {
-        let mut list = list.to_vec();
-        list.sort_unstable();
-        list.dedup();
-        list
-    };
-    let (groups, scopes) = (sorted(&arguments.groups), sorted(&arguments.scopes));
-    let who = format!(
-        "{:?}",
-        (
-            &arguments.user,
-            &issuer,
-            &arguments.agent,
-            &arguments.tenant,
-            &groups,
-            &scopes,
-            &arguments.acr,
-            &arguments.method
-        )
-    );
-    let mut class = [0; 32];
-    class.copy_from_slice(digest::digest(&digest::SHA256, who.as_bytes()).as_ref());
-    Identity {
+    let method = identity::METHODS.into_iter().find(|known| *known == arguments.method).unwrap_or(identity::JWT);
+    let mut caller = Identity {
         user: arguments.user.clone().map(|subject| User { issuer: issuer.clone(), subject }),
         agent: Agent { client_id: arguments.agent.clone(), actors: Vec::new() },
         tenant: arguments.tenant.clone(),
-        groups,
-        scopes,
-        authentication: Authentication {
-            method: identity::METHODS.into_iter().find(|known| *known == arguments.method).unwrap_or(identity::JWT),
-            issuer,
-            token_id: None,
-            token_digest: String::new(),
-            login_id: None,
-            acr: arguments.acr.clone(),
-            issued_at: Timestamp::from_unix_ms(0),
-            auth_time: None,
-            binding: Binding::Nothing,
-            may_act: None,
-            expires_at: Timestamp::from_unix_ms(u64::MAX),
-        },
-        principal: class,
-        class,
-        credential: Credential::new(String::new()),
-    }
+        groups: sorted(&arguments.groups),
+        scopes: sorted(&arguments.scopes),
+        ..invented(&format!("{arguments:?}"), issuer, method)
+    };
+    caller.authentication.acr.clone_from(&arguments.acr);
+    caller
 }
 
 /// What a call may have at most.

@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIR", env = "RUNTIME_DIRECTORY")]
     run_directory: Option<PathBuf>,
     /// What to log on standard error: a level, or targets with levels as in `info,tollgate::upstream=debug`.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "TOLLGATE_LOG")]
+    #[arg(long, value_name = "FILTER", default_value = "info,pingora_core=warn", env = "TOLLGATE_LOG")]
     log: String,
 }
 

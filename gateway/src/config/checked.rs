@@ -93,7 +93,7 @@ pub struct Dpop {
 }
 
 /// The listener's certificate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tls {
     /// PEM, leaf first.
     pub certificate: PathBuf,
@@ -236,7 +236,7 @@ pub struct Claims {
 }
 
 /// `[audit]`: the journal.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Audit {
     /// The folder of the segments.
     pub directory: PathBuf,
@@ -275,7 +275,7 @@ pub enum Durability {
 }
 
 /// `[telemetry]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Telemetry {
     /// The base URL of an OTLP/HTTP collector; no export where absent.
     pub otlp: Option<Url>,
@@ -339,7 +339,7 @@ pub struct Limits {
 }
 
 /// `[state]`: what replicas share.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
     /// Where what outlives the process is kept; in memory, and not outliving it, where not given.
     pub directory: Option<PathBuf>,

@@ -202,6 +202,14 @@ impl Diagnostic for Problem {
     }
 }
 
+/// The file, line and column that a problem points at.
+fn place(problem: &dyn Diagnostic) -> Option<String> {
+    let first = problem.labels()?.min_by_key(LabeledSpan::offset)?;
+    let contents = problem.source_code()?.read_span(first.inner(), 0, 0).ok()?;
+    let (line, column) = (contents.line().checked_add(1)?, contents.column().checked_add(1)?);
+    Some(format!("{}:{line}:{column}", contents.name()?))
+}
+
 /// Everything that is wrong, over all files of one check.
 #[derive(Debug, Default)]
 pub struct Report(Vec<Box<dyn Diagnostic + Send + Sync>>);
@@ -250,9 +258,12 @@ impl Report {
         self.0.is_empty()
     }
 
-    /// The first line of each problem, for a log.
+    /// The first line of each problem, with its place, for a log.
     pub fn messages(&self) -> impl Iterator<Item = String> + '_ {
-        self.0.iter().map(ToString::to_string)
+        self.0.iter().map(|problem| match place(problem.as_ref()) {
+            Some(place) => format!("{place}: {problem}"),
+            None => problem.to_string(),
+        })
     }
 
     /// Every problem with its file, line, underline and help, and the count below, where any stands in the way.

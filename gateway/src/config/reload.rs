@@ -15,7 +15,7 @@ use std::{
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-use super::{Config, Environment, Report, check::Files, load_with_files};
+use super::{Audit, Config, Environment, Report, check::Files, load_with_files};
 use crate::digest::{Name, sha256};
 
 /// What is different.
@@ -53,6 +53,42 @@ struct Seen {
     estate: [u8; 32],
     certificates: [u8; 32],
     policies: [u8; 32],
+}
+
+/// What differs from the start and is in force only after a restart or an upgrade.
+#[must_use]
+pub fn after_restart(began: &Config, now: &Config) -> Vec<&'static str> {
+    let (gateway, limits) = ((&began.gateway, &now.gateway), (&began.limits, &now.limits));
+    let journal =
+        |audit: &Audit| Audit { arguments: began.audit.arguments, durability: began.audit.durability, ..audit.clone() };
+    let differs = [
+        ("gateway.listen", gateway.0.listen != gateway.1.listen),
+        ("gateway.admin_listen", gateway.0.admin_listen != gateway.1.admin_listen),
+        ("gateway.tls", gateway.0.tls != gateway.1.tls),
+        ("gateway.workers", gateway.0.workers != gateway.1.workers),
+        ("gateway.drain_ms", gateway.0.drain != gateway.1.drain),
+        ("gateway.allowed_hosts", gateway.0.allowed_hosts != gateway.1.allowed_hosts),
+        ("gateway.allowed_origins", gateway.0.allowed_origins != gateway.1.allowed_origins),
+        ("gateway.public_url", gateway.0.public_url != gateway.1.public_url),
+        ("audit", began.audit != journal(&now.audit)),
+        ("telemetry", began.telemetry != now.telemetry),
+        ("state", began.state != now.state),
+        ("facade", began.facade.is_some() != now.facade.is_some()),
+        ("limits.body_bytes_max", limits.0.body_bytes_max != limits.1.body_bytes_max),
+        ("limits.body_read_ms", limits.0.body_read != limits.1.body_read),
+        ("limits.header_bytes_max", limits.0.header_bytes_max != limits.1.header_bytes_max),
+        ("limits.header_read_ms", limits.0.header_read != limits.1.header_read),
+        ("limits.handshake_ms", limits.0.handshake != limits.1.handshake),
+        ("limits.idle_ms", limits.0.idle != limits.1.idle),
+        ("limits.connections_max", limits.0.connections_max != limits.1.connections_max),
+        ("limits.streams_max", limits.0.streams_max != limits.1.streams_max),
+        ("limits.calls_max", limits.0.calls_max != limits.1.calls_max),
+        ("limits.sessions_max", limits.0.sessions_max != limits.1.sessions_max),
+        ("limits.session_idle_ms", limits.0.session_idle != limits.1.session_idle),
+        ("limits.listeners_max", limits.0.listeners_max != limits.1.listeners_max),
+        ("limits.holds_max", limits.0.holds_max != limits.1.holds_max),
+    ];
+    differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
 }
 
 /// Loads the configuration at `path`, and remembers what it looked like so that no later change is missed.

@@ -4,7 +4,7 @@
 //! SIGTERM and then cut what is open; here a drain ends as soon as nothing is left to do (decision 0001).
 
 use std::{
-    io,
+    io::{self, IsTerminal as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
@@ -413,17 +413,22 @@ async fn told_to_end(orders: &mut mpsc::Receiver<Order>) {
 
 /// Turns signals into orders, for as long as somebody takes them.
 async fn listen_to_signals(orders: mpsc::Sender<Order>) {
-    let kinds = (SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit());
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut quit)) = (signal(kinds.0), signal(kinds.1), signal(kinds.2))
-    else {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()];
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut quit), Ok(mut hangup)] = kinds.map(signal) else {
         tracing::error!("signals.unavailable");
         return;
     };
+    let at_terminal = io::stdin().is_terminal();
     loop {
         let order = tokio::select! {
             Some(()) = terminate.recv() => Order::Drain,
             Some(()) = interrupt.recv() => Order::Drain,
             Some(()) = quit.recv() => Order::HandOver,
+            // Its terminal was closed, where it had one.
+            Some(()) = hangup.recv() => if at_terminal { Order::Drain } else {
+                tracing::info!("SIGHUP changes nothing: files are taken over when they change");
+                continue;
+            },
             else => return,
         };
         if orders.send(order).await.is_err() {

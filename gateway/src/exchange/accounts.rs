@@ -22,6 +22,7 @@ use crate::{
     refusal::Refusal,
     secret::Secret,
     state::{Place, Plain, Store, StoreFault, Value},
+    tasks,
 };
 
 /// The accounts.
@@ -148,8 +149,7 @@ impl Accounts {
             };
             if let Some(owner) = self.begin(&key, now).await? {
                 let refreshed = Box::pin(self.refresh(account, endpoint, (&bytes, token), now)).await;
-                let released = (owner.as_bytes(), None);
-                self.store.swap(Place::UserGrant, &refreshing(&key), released, now).await.map_err(unkept)?;
+                self.end(&key, owner, now).await;
                 if let Some(outcome) = refreshed.transpose() {
                     return outcome;
                 }
@@ -166,6 +166,23 @@ impl Accounts {
         let lock = Value { bytes: owner.clone().into_bytes(), until: Some(now.plus(REFRESH_MAX)) };
         let claimed = self.store.claim(Place::UserGrant, &refreshing(key), lock, now).await.map_err(unkept)?;
         Ok(claimed.then_some(owner))
+    }
+
+    /// Lets others refresh. That the state cannot be written for a while takes from nobody what was granted; it is tried again,
+    /// as nobody could refresh this account before the word has ended by itself.
+    async fn end(&self, key: &Slot, owner: String, now: Timestamp) {
+        let (store, key) = (self.store.clone(), refreshing(key));
+        let release = async move || store.swap(Place::UserGrant, &key, (owner.as_bytes(), None), now).await;
+        let Err(fault) = release().await else { return };
+        tracing::warn!(why = %fault, "that an account's refresh has ended could not be kept yet");
+        tasks::background(async move {
+            for _ in 0..LOOKS_MAX {
+                tokio::time::sleep(LOOK_AFTER).await;
+                if release().await.is_ok() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Nothing where the account has changed meanwhile: refreshed by somebody else, connected anew, or forgotten. What is

@@ -33,6 +33,8 @@ pub(super) struct Discovery {
 struct Known {
     metadata: Arc<Metadata>,
     read_at: Timestamp,
+    /// How long they are not read again.
+    fresh_for: Duration,
 }
 
 #[derive(Debug)]
@@ -68,28 +70,28 @@ impl Discovery {
 
     /// The metadata; what was read stays good for a day while nothing newer can be had.
     pub(super) async fn metadata(&self, now: Timestamp) -> Result<Arc<Metadata>, Fault> {
-        if let Some(metadata) = self.kept(now, FRESH_FOR) {
+        if let Some(metadata) = self.kept(now, |known| known.fresh_for) {
             return Ok(metadata);
         }
         let mut failure = self.asking.lock().await;
-        if let Some(metadata) = self.kept(now, FRESH_FOR) {
+        if let Some(metadata) = self.kept(now, |known| known.fresh_for) {
             return Ok(metadata);
         }
         if let Some(failure) = failure.as_ref().filter(|failure| now < failure.until) {
-            return self.kept(now, STALE_FOR).ok_or_else(|| Fault::Unusable(failure.why.clone()));
+            return self.kept(now, |_| STALE_FOR).ok_or_else(|| Fault::Unusable(failure.why.clone()));
         }
         let began = clock::instant();
         match self.read().await {
-            Ok(metadata) => {
+            Ok((metadata, fresh_for)) => {
                 let metadata = Arc::new(metadata);
-                self.known.store(Some(Arc::new(Known { metadata: Arc::clone(&metadata), read_at: now })));
+                self.known.store(Some(Arc::new(Known { metadata: Arc::clone(&metadata), read_at: now, fresh_for })));
                 *failure = None;
                 Ok(metadata)
             }
             Err(why) => {
                 // A reading that hangs takes longer than its failure stands: whoever has waited for it does not begin another.
                 let after = now.plus(clock::instant().duration_since(began));
-                let kept = self.kept(now, STALE_FOR);
+                let kept = self.kept(now, |_| STALE_FOR);
                 let until = after.plus(if kept.is_some() { UNRENEWED_FOR } else { FAILED_FOR });
                 *failure = Some(Failure { why: why.clone(), until });
                 kept.ok_or(Fault::Unusable(why))
@@ -97,20 +99,22 @@ impl Discovery {
         }
     }
 
-    async fn read(&self) -> Result<Metadata, String> {
-        if let Some(upstream) = &self.upstream {
-            upstream.takes_tokens_of(&self.issuer).await.inspect_err(|_contradiction| {
+    async fn read(&self) -> Result<(Metadata, Duration), String> {
+        let is_settled = match &self.upstream {
+            None => true,
+            Some(upstream) => upstream.takes_tokens_of(&self.issuer).await.inspect_err(|_contradiction| {
                 // Nor is what was good before: the upstream has gone elsewhere since (SEP-2352).
                 self.known.store(None);
-            })?;
-        }
-        discovery::metadata(&self.client, &self.issuer, metadata).await
+            })?,
+        };
+        let metadata = discovery::metadata(&self.client, &self.issuer, metadata).await?;
+        Ok((metadata, if is_settled { FRESH_FOR } else { UNRENEWED_FOR }))
     }
 
-    fn kept(&self, now: Timestamp, within: Duration) -> Option<Arc<Metadata>> {
+    fn kept(&self, now: Timestamp, within: impl FnOnce(&Known) -> Duration) -> Option<Arc<Metadata>> {
         let known = self.known.load();
         let known = known.as_ref()?;
-        (now.since(known.read_at) < within).then(|| Arc::clone(&known.metadata))
+        (now.since(known.read_at) < within(known)).then(|| Arc::clone(&known.metadata))
     }
 }
 
@@ -141,7 +145,7 @@ const STALE_FOR: Duration = Duration::from_secs(86_400);
 /// How long a server is not asked again that could not be read.
 const FAILED_FOR: Duration = Duration::from_secs(2);
 
-/// The same where older metadata do: the calls of that minute do not wait for it.
+/// The same where older metadata do, and for what the upstream did not say yet: the calls of that minute do not wait for it.
 const UNRENEWED_FOR: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::{
     accounts::{expose_some, secret_some},
     code::{Errand, Response, Sent, Strayed},
     endpoint::{Endpoint, Order, Shared},
+    users::disowned,
 };
 use crate::{
     clock::Timestamp,
@@ -24,6 +25,7 @@ use crate::{
     refusal::Refusal,
     secret::Secret,
     state::{Place, Store, StoreFault, Value},
+    tasks,
 };
 
 /// Where people log in, by the issuer of their tokens.
@@ -102,32 +104,26 @@ impl Logins {
         now: Timestamp,
     ) -> Result<Done, Strayed> {
         let provider = self.provider(issuer)?;
-        let request = &provider.request;
         let order = Order::Login(sent.clone().code(provider, response, now).await?);
-        let token = provider.ask(&order, &request.scopes, now).await?;
-        let unfit = |why: &str| Strayed::Unfit(format!("the ID token of `{}`: {why}", request.at));
-        let id_token = token.id_token.ok_or_else(|| unfit("there is none"))?;
-        let person = identity.vouched(id_token.expose(), "JWT", &request.client.id, now).await;
-        let person = person.map_err(|refusal| {
-            if let Refusal::IdentityUnavailable(why) = refusal {
-                return Strayed::Unavailable(why);
-            }
-            unfit(&refusal.inside())
-        })?;
-        if person.issuer != request.at.to_string() {
-            return Err(Strayed::IssuerMismatch);
-        }
-        if person.expires_at <= now {
-            return Err(unfit("it has ended"));
-        }
-        let says = |claim: &str| person.claims.get(claim).and_then(Json::as_str);
-        sent.judge_nonce(says("nonce"))?;
-        // With others there, it has to say whom it was given to.
-        let alone = person.claims.get("aud").is_some_and(|aud| aud.as_array().is_none_or(|all| all.len() == 1));
-        if says("azp").map_or(!alone, |party| party != request.client.id) {
-            return Err(unfit("made out to somebody else"));
-        }
+        let token = provider.ask(&order, &provider.request.scopes, now).await?;
+        let id_token = token.id_token.ok_or_else(|| unfit(provider, "there is none"))?;
+        let person = person(provider, &id_token, identity, now).await?;
+        sent.judge_nonce(person.claims.get("nonce").and_then(Json::as_str))?;
         Ok(Done { person, id_token, refresh_token: token.refresh_token })
+    }
+
+    /// Whom an ID token names that came of a login of a user of `issuer` before.
+    ///
+    /// # Errors
+    /// [`Strayed`].
+    pub async fn person(
+        &self,
+        issuer: &str,
+        id_token: &Secret,
+        identity: &Authenticator,
+        now: Timestamp,
+    ) -> Result<Vouched, Strayed> {
+        person(self.provider(issuer)?, id_token, identity, now).await
     }
 
     /// Keeps what a login of `user` left, until `ends` at the latest.
@@ -147,6 +143,15 @@ impl Logins {
         let kept = Kept { id_token: Some(id_token), id_token_until_ms: expires_at.unix_ms(), refresh_token };
         let bytes = serde_json::to_vec(&kept).map_err(|error| StoreFault::Unusable(error.to_string()))?;
         self.store.put(Place::Login, &login_key(user), Value { bytes, until }, now).await
+    }
+
+    /// Tells the provider that a login of `user` came to nothing (RFC 7009), unless another of theirs is kept: many providers
+    /// would end the one with the other.
+    pub async fn disown(&self, user: &User, done: Done, now: Timestamp) {
+        let Some((token, provider)) = done.refresh_token.zip(self.providers.get(&user.issuer)) else { return };
+        if let Ok(None) = self.store.get(Place::Login, &login_key(user), now).await {
+            drop(tasks::background(disowned(Arc::clone(provider), token, now)));
+        }
     }
 
     /// What is kept of a login of `user`; an ID token that has ended is none.
@@ -184,6 +189,40 @@ impl Logins {
     pub(super) fn provider(&self, issuer: &str) -> Result<&Endpoint, Strayed> {
         self.providers.get(issuer).map(Arc::as_ref).ok_or(Strayed::Unknown)
     }
+}
+
+/// Whom an ID token of `provider` names, where it is good and made out to the gateway (OpenID Connect Core §3.1.3.7).
+async fn person(
+    provider: &Endpoint,
+    id_token: &Secret,
+    identity: &Authenticator,
+    now: Timestamp,
+) -> Result<Vouched, Strayed> {
+    let client = &provider.request.client.id;
+    let person = identity.vouched(id_token.expose(), "JWT", client, now).await;
+    let person = person.map_err(|refusal| {
+        if let Refusal::IdentityUnavailable(why) = refusal {
+            return Strayed::Unavailable(why);
+        }
+        unfit(provider, &refusal.inside())
+    })?;
+    if person.issuer != provider.request.at.to_string() {
+        return Err(Strayed::IssuerMismatch);
+    }
+    if person.expires_at <= now {
+        return Err(unfit(provider, "it has ended"));
+    }
+    // With others there, it has to say whom it was given to.
+    let party = person.claims.get("azp").and_then(Json::as_str);
+    let alone = person.claims.get("aud").is_some_and(|aud| aud.as_array().is_none_or(|all| all.len() == 1));
+    if party.map_or(!alone, |party| party != client) {
+        return Err(unfit(provider, "made out to somebody else"));
+    }
+    Ok(person)
+}
+
+fn unfit(provider: &Endpoint, why: &str) -> Strayed {
+    Strayed::Unfit(format!("the ID token of `{}`: {why}", provider.request.at))
 }
 
 fn login_key(user: &User) -> [u8; 32] {

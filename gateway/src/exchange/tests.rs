@@ -64,8 +64,8 @@ struct Stage {
     release: Notify,
     /// Where its metadata say that tokens are to be had, if not here.
     elsewhere: Mutex<Option<SocketAddr>>,
-    /// What an upstream at the same address says of itself, where it says anything (RFC 9728).
-    resource: Mutex<Option<String>>,
+    /// What an upstream at the same address says of itself, where it says anything (RFC 9728), before its path and at the root.
+    resource: Mutex<[Option<(u16, String)>; 2]>,
     /// Whether they say that identity assertions are redeemed.
     redeems: AtomicBool,
 }
@@ -102,10 +102,10 @@ impl Stage {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, &'static str> {
         let (parts, mut body) = request.into_parts();
         if parts.uri.path().starts_with("/.well-known/oauth-protected-resource") {
-            let said = self.resource.lock().clone();
-            let status = if said.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
-            let body = Full::new(said.unwrap_or_default().into());
-            return Ok(Response::builder().status(status).body(body).unwrap());
+            let [own, root] = self.resource.lock().clone();
+            let said = if parts.uri.path().ends_with("-resource") { root } else { own };
+            let (status, text) = said.unwrap_or((404, String::new()));
+            return Ok(Response::builder().status(status).body(Full::new(text.into())).unwrap());
         }
         if parts.method == http::Method::GET {
             let at = format!("http://{}", self.address);
@@ -621,12 +621,12 @@ async fn what_a_provider_adds_to_the_scopes_is_refused_unless_it_always_does() {
     }
 }
 
-/// RC-20, RC-24: also where it did not say so at first.
-#[tokio::test]
-async fn an_upstream_that_names_another_server_is_asked_for_in_nobodys_name() {
-    let (provider, server) = (Stage::set(Play::Tokens(1)).await, Stage::set(Play::Tokens(60)).await);
-    let (issuer, here) = (format!("http://{}", server.address), "https://crm.internal/mcp");
-    let claims = format!(r#"{{"aud":"{issuer}","client_id":"gate way:1","resource":"{here}"}}"#);
+const HERE: &str = "https://crm.internal/mcp";
+
+/// An upstream at `/mcp` of `server`, for whose tokens `provider` gives assertions.
+fn redeeming(provider: &Stage, server: &Stage) -> (Exchange, Arc<Upstream>) {
+    let issuer = format!("http://{}", server.address);
+    let claims = format!(r#"{{"aud":"{issuer}","client_id":"gate way:1","resource":"{HERE}"}}"#);
     provider.plays(Play::Says(200, assertion(&claims)));
     let redemption =
         TokenRequest { at: TokenEndpoint::Of(issuer.clone()), audience: None, resource: None, ..server.request() };
@@ -639,15 +639,58 @@ async fn an_upstream_that_names_another_server_is_asked_for_in_nobodys_name() {
     let remote = Remote::at(format!("{issuer}/mcp").parse().unwrap());
     let upstream = Arc::new(Upstream { transport: Transport::Http(remote), ..upstream(grant, None) });
     let upstreams = BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]);
-    let exchange = Exchange::new(&upstreams, Revocations::default()).unwrap();
-    let alice = async |at: u64| {
-        let mut alice = caller("alice", "a");
-        alice.authentication.expires_at = seconds(36_000);
-        exchange.mint(&alice, &upstream, &[], seconds(at)).await
+    (Exchange::new(&upstreams, Revocations::default()).unwrap(), upstream)
+}
+
+fn long_lived() -> Identity {
+    let mut alice = caller("alice", "a");
+    alice.authentication.expires_at = seconds(36_000);
+    alice
+}
+
+/// What cannot be read says nothing, and what it may say is soon looked for again.
+#[tokio::test]
+async fn an_upstream_that_says_nothing_legible_is_what_it_last_said_it_was() {
+    let (provider, server) = (Stage::set(Play::Tokens(1)).await, Stage::set(Play::Tokens(60)).await);
+    let (exchange, upstream) = redeeming(&provider, &server);
+    let issuer = format!("http://{}", server.address);
+    let says = |resource: &str, named: &str| {
+        Some((200, format!(r#"{{"resource":"{resource}","authorization_servers":["{named}"]}}"#)))
     };
+    let (good, bad) = (says(HERE, &issuer), says(HERE, "https://other.example"));
+    let (broken, garbled, absent) = (Some((503, String::new())), Some((200, "<h1>".to_owned())), None);
+    let of_another = says("https://crm.internal", "https://other.example");
+    for (at, place, root, is_asked_for) in [
+        (0, &broken, &absent, true), // the configuration says that it fits
+        (70, &bad, &absent, false),
+        (80, &broken, &absent, false),
+        (90, &garbled, &good, false), // it may say still at its own place what it said there
+        (170, &absent, &garbled, false),
+        (180, &absent, &of_another, true),
+        (3_800, &absent, &bad, false),
+        (3_810, &good, &bad, true),
+        (7_500, &broken, &broken, true),
+        (7_570, &of_another, &good, false),
+        (7_580, &absent, &absent, true),
+    ] {
+        *server.resource.lock() = [place.clone(), root.clone()];
+        let asked = provider.count();
+        let minted = exchange.mint(&long_lived(), &upstream, &[], seconds(at)).await;
+        assert_eq!(minted.is_ok(), is_asked_for, "{at}: {:?}", minted.err());
+        assert_eq!(provider.count() > asked, is_asked_for, "{at}");
+    }
+}
+
+/// RC-20, RC-24: also where it did not say so at first.
+#[tokio::test]
+async fn an_upstream_that_names_another_server_is_asked_for_in_nobodys_name() {
+    let (provider, server) = (Stage::set(Play::Tokens(1)).await, Stage::set(Play::Tokens(60)).await);
+    let (issuer, here) = (format!("http://{}", server.address), HERE);
+    let (exchange, upstream) = redeeming(&provider, &server);
+    let alice = async |at: u64| exchange.mint(&long_lived(), &upstream, &[], seconds(at)).await;
     let says = |resource: &str, named: &str| {
         let said = format!(r#"{{"resource":"{resource}","authorization_servers":["{named}"]}}"#);
-        *server.resource.lock() = Some(said);
+        *server.resource.lock() = [Some((200, said)), None];
     };
     for (at, resource, named, why) in [
         (0, here, issuer.as_str(), None),
@@ -970,6 +1013,26 @@ async fn a_refresh_that_ends_late_undoes_nothing() {
     assert!(store.all(Place::UserGrant, seconds(882)).await.unwrap().is_empty());
     let revoked = stage.asked.lock().iter().any(|asked| asked.field("token") == Some("late-refresh"));
     assert!(revoked, "RFC 7009");
+}
+
+#[tokio::test]
+async fn a_refresh_whose_end_cannot_be_kept_gives_its_token_and_ends_when_it_can() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream, store) = keeping(&stage);
+    let alice = caller("alice", "a");
+    connect(&exchange, &upstream, &alice, 300).await;
+    store.damage("CREATE TRIGGER stuck BEFORE DELETE ON kept BEGIN SELECT RAISE(ABORT, 'stuck'); END");
+    assert_eq!(bearer(&exchange.mint(&alice, &upstream, &[], seconds(280)).await.unwrap()), "Bearer minted-0");
+    let kept = async || store.all(Place::UserGrant, seconds(280)).await.unwrap().len();
+    assert_eq!(kept().await, 2, "the account, and its refresh");
+    store.damage("DROP TRIGGER stuck");
+    let ended = async {
+        while kept().await > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
+    assert_eq!(bearer(&exchange.mint(&alice, &upstream, &[], seconds(560)).await.unwrap()), "Bearer minted-1");
 }
 
 #[tokio::test]

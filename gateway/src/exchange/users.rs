@@ -275,7 +275,7 @@ impl Exchange {
 }
 
 /// Tells a server that what it gave is no longer needed.
-async fn disowned(server: Arc<Endpoint>, token: Secret, now: Timestamp) {
+pub(super) async fn disowned(server: Arc<Endpoint>, token: Secret, now: Timestamp) {
     if let Err(fault) = server.revoke(&token, now).await {
         tracing::warn!(server = %server.request.at, ?fault, "a token could not be revoked");
     }

@@ -31,7 +31,7 @@ impl Facade {
         (fields, asked): (&Fields, &Asked<'_>),
     ) -> Result<serde_json::Value, Refusal> {
         let (order, mark) = self.vouched(at, client, fields).await?;
-        self.noted(at, asked, &[&client.id]).await?;
+        self.noted(at, asked, &client.id, None).await?;
         let value = Value { bytes: Vec::new(), until: Some(mark.until) };
         if !self.store.claim(Place::Assertion, &mark.key, value, at.now).await.map_err(unavailable)? {
             return Err(invalid("it was redeemed already"));

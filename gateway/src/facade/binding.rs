@@ -1,8 +1,9 @@
 //! What does whoever asks for a token hold?
 //!
 //! A key that is proven at the token endpoint (DPoP, RFC 9449 §5), or the certificate of the connection, where the client
-//! wants its tokens bound to that (RFC 8705 §3): what they are given is then good with it only. How a proof is judged
-//! `identity` knows, and what is then to be shown at each request.
+//! wants its tokens bound to that (RFC 8705 §3): what they are given is then good with it only. A token is bound to one of
+//! them (RFC 7800 §3.1): to the certificate where one is wanted, whatever is proven besides. How a proof is judged `identity`
+//! knows, and what is then to be shown at each request.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,20 +34,14 @@ impl Bound {
             Self::Certificate(thumbprint) => ("certificate", thumbprint),
         }
     }
-
-    /// Whether this is the key of that thumbprint.
-    pub(super) fn is_key(bound: Option<&Self>, thumbprint: &str) -> bool {
-        matches!(bound, Some(Self::Key(own)) if own == thumbprint)
-    }
 }
 
 /// What `asking` holds, of which `held` was proven.
 pub(super) fn of(at: &At<'_>, asking: &Asking<'_>, held: Option<&Held>) -> Result<Option<Bound>, Refusal> {
-    if let Some(held) = held {
-        return Ok(Some(Bound::Key(held.thumbprint.clone())));
-    }
-    if !asking.wants_certificate() {
-        return Ok(None);
+    // Where no token is taken that is not bound to a key, one that is bound to a certificate would be good for nothing.
+    let key_alone = at.estate.config.gateway.dpop.as_ref().is_some_and(|dpop| dpop.required);
+    if key_alone || !asking.wants_certificate() {
+        return Ok(held.map(|held| Bound::Key(held.thumbprint.clone())));
     }
     let shown = at.certificate.filter(|certificate| at.now < certificate.expires_at);
     let shown = shown.ok_or(Refusal::ClientInvalid("no certificate to bind its tokens to".into()))?;

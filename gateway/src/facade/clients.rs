@@ -231,8 +231,8 @@ impl Facade {
         Ok((client, kept))
     }
 
-    /// Who asks the token endpoint (RFC 6749 §2.3.1, RFC 7523 §2.2, RFC 8705 §2); and what is still to be marked, where they
-    /// have to have something besides.
+    /// Who asks the token endpoint (RFC 6749 §2.3.1, RFC 7523 §2.2, RFC 8705 §2); and what is still to be marked, once all
+    /// else is found good.
     pub(super) async fn asking<'f>(&self, at: &At<'f>, fields: &Fields) -> Result<(Asking<'f>, Option<Mark>), Refusal> {
         let (id, proof) = shown(at.headers, fields)?;
         let invalid = |why: &'static str| Err(Refusal::ClientInvalid(why.into()));
@@ -246,28 +246,26 @@ impl Facade {
             };
             return Ok((Asking::Personal(client), mark));
         };
-        let mut mark = None;
-        match (&client.proof, proof) {
-            (FacadeProof::Secret(secret), Proof::Secret(given)) if digest::same(&given, secret.expose()) => {}
+        let mark = match (&client.proof, proof) {
+            (FacadeProof::Secret(secret), Proof::Secret(given)) if digest::same(&given, secret.expose()) => None,
             (FacadeProof::Secret(_), Proof::Secret(_)) => return invalid("the secret is wrong"),
             (FacadeProof::Keys(set), Proof::Assertion(text)) => {
-                mark = Some(self.asserted(at, (id.as_ref(), &ClientKeys::Set(set.clone())), text).await?);
+                Some(self.asserted(at, (id.as_ref(), &ClientKeys::Set(set.clone())), text).await?)
             }
             (FacadeProof::KeysAt(url), Proof::Assertion(text)) => {
-                mark = Some(self.asserted(at, (id.as_ref(), &ClientKeys::At(url.as_str().to_owned())), text).await?);
+                Some(self.asserted(at, (id.as_ref(), &ClientKeys::At(url.as_str().to_owned())), text).await?)
             }
             (FacadeProof::Certificate(name), Proof::Nothing) => {
                 let shown = at.certificate.filter(|certificate| at.now < certificate.expires_at);
                 if !shown.is_some_and(|certificate| certificate.is_of(name)) {
                     return invalid("the connection has no certificate of this client");
                 }
+                None
             }
             (_, Proof::Nothing) => return invalid("its proof is missing"),
             _ => return invalid("it proves itself in another way"),
-        }
-        // The administrator knows it: what it shows is noted at once.
-        self.mark(mark.as_ref(), at.now).await?;
-        Ok((Asking::Machine(client), None))
+        };
+        Ok((Asking::Machine(client), mark))
     }
 }
 

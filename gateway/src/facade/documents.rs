@@ -2,52 +2,36 @@
 //!
 //! Client ID metadata documents (draft-ietf-oauth-client-id-metadata-document; RA-03): fetched from hosts that the
 //! administrator trusts, believed for as long as their HTTP headers say within bounds, and not asked for again at once
-//! where they are bad. Each is fetched by one request at a time, and one site has a part of the places. It decides about no
-//! redirect.
+//! where they are bad. It decides about no redirect.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, Request,
     header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
 };
-use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use tokio::sync::Semaphore;
 use url::Url;
 
 use super::{
     At,
     clients::{Client, Description},
+    fetches::Fetches,
 };
 use crate::{
     clock::Timestamp,
     config,
-    digest::name_of,
     egress::{self, Bounds},
     refusal::Refusal,
-    state::{Rates, Site, Take, Taken},
 };
 
 /// The documents that were read.
 pub(super) struct Documents {
     client: egress::Client,
     known: Cache<String, Arc<Known>>,
-    /// Whose turn it is to fetch a document.
-    turns: Mutex<HashMap<String, Weak<Turn>>>,
-    /// Documents that are fetched at once, and for which sites.
-    places: Semaphore,
-    sites: Rates,
+    fetches: Fetches,
 }
-
-/// Who waits for it finds what the one before fetched.
-type Turn = tokio::sync::Mutex<()>;
 
 /// What reading came to, and until when that is relied on.
 struct Known {
@@ -65,13 +49,7 @@ impl Documents {
     /// Documents lie where strangers say, so they are dialled by the rules of `[egress]`.
     pub(super) fn new(egress: &config::Egress) -> Result<Self, String> {
         let client = egress::Client::outside(egress).map_err(|error| format!("egress: {error}"))?;
-        Ok(Self {
-            client,
-            known: Cache::new(DOCUMENTS_MAX),
-            turns: Mutex::default(),
-            places: Semaphore::new(FETCHES_MAX),
-            sites: Rates::new(SITES_MAX),
-        })
+        Ok(Self { client, known: Cache::new(DOCUMENTS_MAX), fetches: Fetches::new("client documents") })
     }
 
     /// The client whose id is this URL.
@@ -82,13 +60,12 @@ impl Documents {
         if let Some(known) = self.fresh(id, now) {
             return known.read.clone().map_err(invalid);
         }
-        let turn = self.turn(id);
+        let turn = self.fetches.turn(id);
         let _turn = turn.lock().await;
         if let Some(known) = self.fresh(id, now) {
             return known.read.clone().map_err(invalid);
         }
-        let _share = self.share(at)?;
-        let Ok(_place) = self.places.try_acquire() else { return Err(Refusal::Overloaded("client documents")) };
+        let _room = self.fetches.room(at.peer.ip(), now)?;
         let (read, life) = match self.fetch(&url).await {
             Ok((text, life)) => (described(id, &text, &config.redirect_schemes, now), life),
             Err(why) => (Err(why), REFUSED_FOR),
@@ -101,24 +78,6 @@ impl Documents {
 
     fn fresh(&self, id: &str, now: Timestamp) -> Option<Arc<Known>> {
         self.known.get(id).filter(|known| now < known.until)
-    }
-
-    fn turn(&self, id: &str) -> Arc<Turn> {
-        let mut turns = self.turns.lock();
-        if let Some(turn) = turns.get(id).and_then(Weak::upgrade) {
-            return turn;
-        }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::default();
-        turns.insert(id.to_owned(), Arc::downgrade(&turn));
-        turn
-    }
-
-    /// Room for one more fetch of the site that asks.
-    fn share(&self, at: &At<'_>) -> Result<Taken, Refusal> {
-        let key = name_of("documents", &[&Site::of(at.peer.ip()).to_string()]);
-        let take = Take { key, rate: None, in_flight: Some(SITE_FETCHES_MAX) };
-        self.sites.take(&[take], at.now).map_err(|_exhausted| Refusal::Overloaded("client documents of one address"))
     }
 
     async fn fetch(&self, url: &Url) -> Result<(Bytes, Duration), String> {
@@ -200,12 +159,6 @@ fn life(headers: &HeaderMap) -> Duration {
 const BOUNDS: Bounds = Bounds { deadline: Duration::from_secs(3), bytes_max: 64 * 1024 };
 /// Clients whose documents are kept.
 const DOCUMENTS_MAX: usize = 1024;
-/// Documents that are fetched at once.
-const FETCHES_MAX: usize = 16;
-/// Of these, one site has so many at most, however slow the hosts are that it names.
-const SITE_FETCHES_MAX: u32 = 4;
-/// Sites that are counted; each has a fetch going on.
-const SITES_MAX: usize = 4096;
 /// Bytes of a URL that is an id: as many as any name in a token has.
 const ID_BYTES_MAX: usize = 256;
 /// How long a document is believed: at least, at most, and where it does not say.

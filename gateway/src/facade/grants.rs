@@ -49,6 +49,9 @@ pub(super) struct Grant {
     /// The first half of each refresh token that leads to it.
     pub(super) id: String,
     pub(super) client: String,
+    /// Whether its client proved who it is, so that nobody goes on with it who does not.
+    #[serde(default)]
+    pub(super) proven: bool,
     /// Where the person logged in: a `sub` is unique there only.
     pub(super) provider: String,
     pub(super) person: Person,
@@ -331,6 +334,7 @@ mod tests {
         Grant {
             id: String::new(),
             client: "c".into(),
+            proven: false,
             provider: "https://login.example".into(),
             person,
             resource,

@@ -59,31 +59,20 @@ impl Facade {
         let done = logins.finish(own, (pending.sent.clone(), response), &at.estate.identity, at.now).await;
         let done = done.map_err(refusal)?;
         let (person, subject) = (Person::from(&done.person), done.person.subject.clone());
-        let machine = subject == wish.client.id || at.config.clients.iter().any(|client| client.id == subject);
-        // `sub` that is a client's says that there is no person (RFC 9068 §2.2).
-        if machine || names_another(at.config, &subject) {
-            return Err(Refusal::LoginFailed("the person has a name that stands for somebody else here".to_owned()));
-        }
-        // What a login leaves is kept for weeks: one person has a part of the room for it.
-        let rate = Rate::per(DAY, at.config.logins_per_day);
-        self.rates.admit("facade.login", &[(&subject, rate)], at.now)?;
-        match &pending.remembered {
-            // Consent is one person's: who comes back has to be who gave it.
-            Some(person) if *person != subject => {
-                return Err(Refusal::LoginFailed("another person than the one who had agreed".to_owned()));
-            }
-            Some(person) => self.still_agreed(at, wish, person).await?,
-            None => self.agreed(at, wish, &subject).await?,
+        let user = User { issuer: own.clone(), subject: subject.clone() };
+        if let Err(refusal) = self.welcome(at, pending, &subject).await {
+            logins.disown(&user, done, at.now).await;
+            return Err(refusal);
         }
         let (life, renewal) = (life(at.config, &done), done.refresh_token().map(Renewal::new));
         // For `exchange`, to ask the provider for something in this person's name.
-        let user = User { issuer: own.clone(), subject: subject.clone() };
         let kept = logins.keep(&user, done, Some(at.now.plus(at.config.login)), at.now).await;
         kept.map_err(unavailable)?;
         self.used(&wish.client.id, at.now).await?;
         let grant = Grant {
             id: String::new(),
             client: wish.client.id.clone(),
+            proven: wish.client.keys.is_some(),
             provider: at.config.provider.issuer.clone(),
             person,
             resource: wish.resource.clone(),
@@ -98,6 +87,25 @@ impl Facade {
         let bound = (wish.redirect_uri.as_str(), wish.challenge.as_str(), wish.key.as_deref());
         let code = grants::begin(&self.store, grant, bound, at.now).await?;
         Ok((code, subject))
+    }
+
+    /// Whether this person may have what they came for.
+    async fn welcome(&self, at: &At<'_>, pending: &Pending, subject: &str) -> Result<(), Refusal> {
+        let wish = &pending.wish;
+        if is_another_s(at.config, &wish.client.id, subject) {
+            return Err(Refusal::LoginFailed("the person has a name that stands for somebody else here".to_owned()));
+        }
+        // What a login leaves is kept for weeks: one person has a part of the room for it.
+        let rate = Rate::per(DAY, at.config.logins_per_day);
+        self.rates.admit("facade.login", &[(subject, rate)], at.now)?;
+        match &pending.remembered {
+            // Consent is one person's: who comes back has to be who gave it.
+            Some(person) if person != subject => {
+                Err(Refusal::LoginFailed("another person than the one who had agreed".to_owned()))
+            }
+            Some(person) => self.still_agreed(at, wish, person).await,
+            None => self.agreed(at, wish, subject).await,
+        }
     }
 
     async fn agreed(&self, at: &At<'_>, wish: &Wish, subject: &str) -> Result<(), Refusal> {
@@ -125,6 +133,13 @@ pub(super) fn refusal(strayed: Strayed) -> Refusal {
 /// as long.
 fn life(config: &config::Facade, done: &Done) -> Duration {
     if done.refresh_token().is_some() { config.login } else { config.login.min(config.login_unasked) }
+}
+
+/// Whether a person of this name would be taken for somebody else here: for a client, `sub` that is a client's saying that
+/// there is no person (RFC 9068 §2.2), or for somebody of another issuer.
+pub(super) fn is_another_s(config: &config::Facade, client: &str, subject: &str) -> bool {
+    let machine = subject == client || config.clients.iter().any(|client| client.id == subject);
+    machine || names_another(config, subject)
 }
 
 /// Whether a subject reads as that of another issuer (see `assertion`).

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! mod        one request, one answer                 metadata page
-//! authorize  the client asks, the person agrees      clients documents redirect browser
+//! authorize  the client asks, the person agrees      clients documents fetches redirect browser
 //! login      the person comes back
 //! token      what was granted becomes a token        grants assertion binding renewal client_keys keys
 //! revoke     what was granted is given back          grants
@@ -20,6 +20,7 @@ mod browser;
 mod client_keys;
 mod clients;
 mod documents;
+mod fetches;
 mod grants;
 mod keys;
 mod login;
@@ -63,7 +64,9 @@ pub struct Facade {
     sealer: Sealer,
     keys: Keys,
     documents: Documents,
-    key_sets: KeySets,
+    /// Of the clients of the configuration, and of those that strangers describe: nobody takes the others' room.
+    machine_keys: KeySets,
+    client_keys: KeySets,
     rates: Rates,
 }
 
@@ -147,9 +150,8 @@ impl Route {
             Self::Metadata | Self::Keys => None,
             Self::Register => Some((rate(6_000, 20), rate(1_000, 200))),
             Self::Authorize | Self::Callback => Some((rate(250, 60), rate(10, 1_000))),
-            Self::Token => Some((rate(50, 200), rate(2, 2_000))),
-            // Each is kept as long as what it ends could have lived.
-            Self::Revoke => Some((rate(1_000, 50), rate(200, 500))),
+            // What comes of it is counted once it is known who asks.
+            Self::Token | Self::Revoke => Some((rate(50, 200), rate(2, 2_000))),
         }
     }
 }
@@ -166,7 +168,8 @@ impl Facade {
             sealer: estate.store.sealer(),
             keys: Keys::new(),
             documents: Documents::new(&estate.config.egress)?,
-            key_sets: KeySets::new(&estate.config.egress)?,
+            machine_keys: KeySets::new(&estate.config.egress)?,
+            client_keys: KeySets::new(&estate.config.egress)?,
             rates: Rates::new(PEERS_MAX),
             gateway,
         })
@@ -311,12 +314,12 @@ impl Facade {
     /// counted otherwise, and where there are many: a flood of strangers must not fill the disk.
     fn note_refused(&self, at: &At<'_>, client: &str, refusal: &Refusal) {
         let outside = refusal.outside(Era::Modern);
-        metrics().refusals.with([outside.code]).increment();
+        metrics().refused(outside.code, refusal.fault());
         let journal = self.gateway.journal();
         let telling = !client.is_empty()
             || matches!(refusal, Refusal::CodeReused | Refusal::GrantRevoked(_) | Refusal::AssertionInvalid(_));
         if !telling || self.rates.admit("facade.records", &[("", RECORDS)], at.now).is_err() {
-            journal.count_refusal(at.peer.ip(), outside.code);
+            journal.count_refusal(at.peer.ip(), outside.code, refusal.fault());
             return;
         }
         let record = record::Refused {

@@ -13,7 +13,10 @@ use super::{
     keys::unavailable,
     login::refusal,
 };
-use crate::{clock::Timestamp, config, identity::User, lifecycle::Estate, refusal::Refusal, secret::Secret, tasks};
+use crate::{
+    clock::Timestamp, exchange::code::Strayed, identity::User, lifecycle::Estate, refusal::Refusal, secret::Secret,
+    tasks,
+};
 
 impl Facade {
     /// The grant that was found, with what the provider says of its person now.
@@ -56,15 +59,14 @@ async fn asked(estate: &Estate, found: Found, token: Secret, now: Timestamp) -> 
         logins.follow(&user, (&token, next), now.plus(config.login), now).await.map_err(unavailable)?;
     }
     let Some(id_token) = &renewed.id_token else { return Ok(found) };
-    match person(estate, config, id_token, now).await {
-        Ok(person) if person.subject == found.grant.person.subject => {
-            found.grant.person = later(&found.grant.person, person);
-            Ok(found)
-        }
-        // OpenID Connect Core §12.2.
-        Ok(_other) => Err(ended(estate, &id, "the provider names another person now".to_owned(), now).await?),
-        Err(refusal) => Err(refusal),
+    let logins = estate.exchange.logins().map_err(unusable)?;
+    let person = logins.person(&config.own.issuer, id_token, &estate.identity, now).await.map_err(unusable)?;
+    // OpenID Connect Core §12.2.
+    if person.subject != found.grant.person.subject {
+        return Err(ended(estate, &id, "the provider names another person now".to_owned(), now).await?);
     }
+    found.grant.person = later(&found.grant.person, Person::from(&person));
+    Ok(found)
 }
 
 /// The login has ended at the provider, and so it has here.
@@ -74,15 +76,9 @@ async fn ended(estate: &Estate, id: &str, why: String, now: Timestamp) -> Result
     Ok(Refusal::GrantRevoked(why))
 }
 
-async fn person(estate: &Estate, config: &config::Facade, token: &Secret, now: Timestamp) -> Result<Person, Refusal> {
-    let unusable = |why: String| Refusal::LoginUnavailable(format!("the provider's ID token: {why}"));
-    let found = estate.identity.vouched(token.expose(), "JWT", &config.client.id, now).await;
-    let found = found.map_err(|refusal| unusable(refusal.inside().into_owned()))?;
-    if found.issuer == config.provider.issuer {
-        Ok(Person::from(&found))
-    } else {
-        Err(unusable("another issuer's".to_owned()))
-    }
+/// What cannot be believed of an answer says nothing of the person.
+fn unusable(strayed: Strayed) -> Refusal {
+    Refusal::LoginUnavailable(strayed.inside().unwrap_or(strayed.as_str()).to_owned())
 }
 
 /// How and when somebody logged in is what it was, where it is not said again.

@@ -9,9 +9,10 @@ use super::{
     At, Facade,
     authorize::resource,
     binding::{self, Bound},
-    client_keys::Mark,
-    clients::{Asking, Client},
+    client_keys::{self, Mark},
+    clients::Asking,
     grants::{self, Person},
+    login::is_another_s,
 };
 use crate::{
     audit::record::{Authorization, Authorized, Words},
@@ -61,21 +62,22 @@ impl Facade {
             ("authorization_code", Asking::Personal(client)) => {
                 let found = self.redeemed(&client.id, (fields, &asked), at.now).await?;
                 same_resource(at, &found.grant, fields)?;
-                self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
+                shows_no_less(&found.grant, &asked)?;
+                self.noted(at, &asked, &client.id, Some(&found.grant.person.subject)).await?;
                 let scopes = found.grant.scopes.clone();
                 self.given(at, &asked, found, scopes).await
             }
             ("refresh_token", Asking::Personal(client)) => {
-                let (found, scopes) = self.refreshed(at, &client, (fields, &asked)).await?;
+                let (found, scopes) = self.refreshed(at, &client.id, (fields, &asked)).await?;
                 self.counts(at, &found).await?;
-                self.noted(at, &asked, &[&client.id, &found.grant.person.subject]).await?;
                 let found = self.renewed(at, found).await?;
                 self.used(&client.id, at.now).await?;
+                self.noted(at, &asked, &client.id, Some(&found.grant.person.subject)).await?;
                 self.given(at, &asked, found, scopes).await
             }
             ("client_credentials", Asking::Machine(client)) => {
                 let order = own(at, client, fields)?;
-                self.noted(at, &asked, &[&client.id]).await?;
+                self.noted(at, &asked, &client.id, None).await?;
                 self.issue(at, &asked, &order).await
             }
             (JWT_BEARER, Asking::Machine(client)) => self.redeem(at, client, (fields, &asked)).await,
@@ -106,7 +108,8 @@ impl Facade {
             if !digest::same(&digest::base64(verifier), &bound.challenge) {
                 return Err(Refusal::CodeInvalid("the verifier does not fit"));
             }
-            if bound.key.as_deref().is_some_and(|key| !Bound::is_key(asked.bound.as_ref(), key)) {
+            let held = asked.held.as_ref().map(|held| held.thumbprint.as_str());
+            if bound.key.is_some() && bound.key.as_deref() != held {
                 return Err(Refusal::CodeInvalid("the code is bound to a key that was not proven"));
             }
             Ok(())
@@ -118,18 +121,19 @@ impl Facade {
     async fn refreshed(
         &self,
         at: &At<'_>,
-        client: &Client,
+        client: &str,
         (fields, by): (&Fields, &Asked<'_>),
     ) -> Result<(grants::Found, Vec<String>), Refusal> {
         let token = fields.need("refresh_token", "`refresh_token` is missing")?;
         let asked = fields.words("scope");
         let fits = |grant: &grants::Grant| {
-            if grant.client != client.id {
+            if grant.client != client {
                 return Err(Refusal::CodeInvalid("the refresh token is another client's"));
             }
-            // RFC 9449 §5, RFC 8705 §7.1: what a public client holds is all that proves who it is.
-            if client.keys.is_none() && grant.bound.is_some() && grant.bound != by.bound {
-                return Err(Refusal::CodeInvalid("the refresh token is bound to what was not shown"));
+            shows_no_less(grant, by)?;
+            // The configuration may name somebody since.
+            if is_another_s(at.config, client, &grant.person.subject) {
+                return Err(Refusal::CodeInvalid("the person has a name that stands for somebody else here"));
             }
             if grant.provider != at.config.provider.issuer {
                 return Err(Refusal::CodeInvalid("the login was at a provider that is no more"));
@@ -158,6 +162,7 @@ impl Facade {
         let order = Order { scopes, ..order(&found) };
         let mut answer = self.issue(at, asked, &order).await?;
         found.grant.bound.clone_from(&asked.bound);
+        found.grant.proven |= asked.mark.is_some();
         let refresh = grants::use_up(&self.store, found, at.now).await?;
         if let (Some(members), Some(refresh)) = (answer.as_object_mut(), refresh) {
             members.insert("refresh_token".to_owned(), refresh.into());
@@ -165,10 +170,22 @@ impl Facade {
         Ok(answer)
     }
 
-    /// Notes what was shown, once its sender is known to have what it came with: strangers fill no room.
-    pub(super) async fn noted(&self, at: &At<'_>, asked: &Asked<'_>, whose: &[&str]) -> Result<(), Refusal> {
+    /// Notes what was shown, once its sender is known to have what it came with and nothing else is to be waited for:
+    /// strangers fill no room, and who is to come again may show it again.
+    pub(super) async fn noted(
+        &self,
+        at: &At<'_>,
+        asked: &Asked<'_>,
+        client: &str,
+        person: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let whose: Vec<&str> = std::iter::once(client).chain(person).collect();
         if let Some(held) = &asked.held {
-            at.estate.identity.note(digest::name_of("facade proof", whose), held, at.now)?;
+            at.estate.identity.note(digest::name_of("facade proof", &whose), held, at.now)?;
+        }
+        if let (Some(_), Some(person)) = (&asked.mark, person) {
+            let (one, all) = client_keys::rates();
+            self.rates.admit("facade.assertions", &[(&whose.join(" "), one), (person, all)], at.now)?;
         }
         self.mark(asked.mark.as_ref(), at.now).await
     }
@@ -250,6 +267,21 @@ fn same_resource(at: &At<'_>, grant: &grants::Grant, fields: &Fields) -> Result<
         Some(asked) if resource(&at.estate.config, Some(asked))? != grant.resource => Err(Refusal::TargetInvalid),
         _ => Ok(()),
     }
+}
+
+/// Whether who asks shows no less than before: a client that proved itself does so again, whatever it says of itself by now,
+/// and what is bound stays bound. What a client that proves nothing else holds is all that says who it is (RFC 9449 §5,
+/// RFC 8705 §7.1), and stays the same.
+fn shows_no_less(grant: &grants::Grant, asked: &Asked<'_>) -> Result<(), Refusal> {
+    let proves = asked.mark.is_some();
+    if grant.proven && !proves {
+        return Err(Refusal::CodeInvalid("its client proved itself before"));
+    }
+    let holds = if proves { asked.bound.is_some() } else { grant.bound == asked.bound };
+    if grant.bound.is_some() && !holds {
+        return Err(Refusal::CodeInvalid("the refresh token is bound to what was not shown"));
+    }
+    Ok(())
 }
 
 /// A client in its own name: what the configuration lets it have.

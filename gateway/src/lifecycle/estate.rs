@@ -161,10 +161,10 @@ impl Estate {
         drop(self.in_force.subscribe().wait_for(|in_force| !in_force).await);
     }
 
-    /// The audiences that a token for `endpoint` may be made out to; none where there is no such endpoint.
+    /// The audiences that a token for `endpoint` may be made out to; `None` where there is no such endpoint.
     #[must_use]
-    pub fn audiences(&self, endpoint: &Endpoint) -> &[Audience] {
-        self.audiences.get(endpoint).map_or(&[], Vec::as_slice)
+    pub fn audiences(&self, endpoint: &Endpoint) -> Option<&[Audience]> {
+        self.audiences.get(endpoint).map(Vec::as_slice)
     }
 
     /// Whether a deviation from the specification is forgiven; where it is, that is counted, so that operators can see

@@ -367,7 +367,7 @@ impl Listener {
 
     /// Whether a request with this credential would still be let in at this endpoint, as far as the configuration says.
     fn is_admitted(&self, estate: &Estate) -> bool {
-        !estate.audiences(&self.endpoint).is_empty() && estate.identity.leeway(&self.identity).is_some()
+        estate.audiences(&self.endpoint).is_some() && estate.identity.leeway(&self.identity).is_some()
     }
 
     /// Whether other rules than before leave nothing to be seen, or take away what is subscribed to. A list that is

@@ -7,6 +7,7 @@ mod batch;
 mod carry;
 mod connect;
 mod estate;
+mod fit;
 pub mod form;
 mod hub;
 mod kept;
@@ -278,7 +279,8 @@ impl Gateway {
     where
         B: Future<Output = Result<Bytes, Refusal>>,
     {
-        let audiences = estate.audiences(&head.endpoint);
+        // The metadata say the same to everybody.
+        let audiences = estate.audiences(&head.endpoint).ok_or(Refusal::RouteUnknown)?;
         let caller = estate.identity.authenticate(&shown(head), audiences, trail.now).await?;
         trail.identity = Some(Arc::clone(caller.identity()));
         estate.revocations.admit(caller.identity()).map_err(|revoked| revoked.refusal())?;

@@ -225,9 +225,9 @@ impl Trail {
 
     /// The same for a part of the request, where the whole goes on.
     pub(super) fn note_refused(&self, journal: &Journal, refusal: &Refusal, outside: &Outside) {
-        metrics().refusals.with([outside.code]).increment();
+        metrics().refused(outside.code, refusal.fault());
         if self.identity.is_none() {
-            journal.count_refusal(self.peer.ip(), outside.code);
+            journal.count_refusal(self.peer.ip(), outside.code, refusal.fault());
             return;
         }
         let path = self.endpoint.path();

@@ -4,15 +4,16 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::test::invented;
 use crate::{
     catalog::{Definition, Kind},
     clock::Timestamp,
     config::{Grant, Remote, TargetRule, Transport, Upstream, UpstreamId},
-    identity::{Agent, Authentication, Binding, Credential, Identity, User},
+    digest::sha256,
+    identity::{self, Agent, Identity, User},
     rpc::json::{Bounds, Document},
 };
 
@@ -97,33 +98,14 @@ pub(crate) fn named(tools: &[Arc<Definition>], action: &str) -> Arc<Definition> 
 pub(crate) fn caller(user: &str, tenant: Option<&str>, groups: &[&str], scopes: &[&str]) -> Identity {
     let issuer = "https://issuer.example".to_owned();
     let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-    let hash = |text: String| {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-        hash
-    };
     Identity {
         user: (!user.is_empty()).then(|| User { issuer: issuer.clone(), subject: user.to_owned() }),
         agent: Agent { client_id: "desk".to_owned(), actors: Vec::new() },
         tenant: tenant.map(str::to_owned),
         groups: owned(groups),
         scopes: owned(scopes),
-        authentication: Authentication {
-            method: "jwt",
-            issuer,
-            token_id: None,
-            token_digest: String::new(),
-            login_id: None,
-            acr: None,
-            issued_at: Timestamp::from_unix_ms(0),
-            auth_time: None,
-            binding: Binding::Nothing,
-            may_act: None,
-            expires_at: NOON,
-        },
-        principal: hash(format!("{user:?} {tenant:?}")),
-        class: hash(format!("{user:?} {tenant:?} {groups:?} {scopes:?}")),
-        credential: Credential::new(String::new()),
+        principal: sha256(format!("{user:?} {tenant:?}").as_bytes()),
+        ..invented(&format!("{user:?} {tenant:?} {groups:?} {scopes:?}"), issuer, identity::JWT)
     }
 }
 

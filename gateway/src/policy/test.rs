@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use miette::SourceSpan;
 use serde::Deserialize;
@@ -19,6 +18,7 @@ use crate::{
     catalog::Definition,
     clock::Timestamp,
     config::{Problem, Source},
+    digest::sha256,
     identity::{self, Agent, Authentication, Binding, Credential, Identity, User, api_key},
     rpc::json::{Bounds, Document},
 };
@@ -220,31 +220,39 @@ fn arguments(case: &Case) -> Result<Document, String> {
     Document::parse(Bytes::from(text), &BOUNDS).map_err(str::to_owned)
 }
 
-/// The caller of a case. The digests tell callers apart as those of a real one do; the credential is none.
+/// The caller of a case.
 fn identity(case: &Case, issuer: &str) -> Identity {
-    let sorted = |list: &[String]| {
-        let mut list = list.to_vec();
-        list.sort_unstable();
-        list.dedup();
-        list
-    };
-    let mut class = [0; 32];
-    let who = format!("{case:?}");
-    class.copy_from_slice(digest::digest(&digest::SHA256, who.as_bytes()).as_ref());
     let user = case.user.as_ref();
-    Identity {
+    let mut caller = Identity {
         user: user.map(|subject| User { issuer: issuer.to_owned(), subject: subject.clone() }),
         agent: Agent { client_id: case.agent.clone(), actors: case.actor.iter().cloned().collect() },
         tenant: case.tenant.clone(),
         groups: sorted(&case.groups),
         scopes: sorted(&case.scopes),
+        ..invented(&format!("{case:?}"), issuer.to_owned(), case.method.as_str())
+    };
+    caller.authentication.acr.clone_from(&case.acr);
+    caller
+}
+
+/// A caller by assertion. It reaches the policies only: there is no credential that anything could be minted with. `who` tells
+/// callers apart, as the digests of a real one do.
+#[must_use]
+pub fn invented(who: &str, issuer: String, method: &'static str) -> Identity {
+    let class = sha256(who.as_bytes());
+    Identity {
+        user: None,
+        agent: Agent { client_id: String::new(), actors: Vec::new() },
+        tenant: None,
+        groups: Vec::new(),
+        scopes: Vec::new(),
         authentication: Authentication {
-            method: case.method.as_str(),
-            issuer: issuer.to_owned(),
+            method,
+            issuer,
             token_id: None,
             token_digest: String::new(),
             login_id: None,
-            acr: case.acr.clone(),
+            acr: None,
             issued_at: Timestamp::from_unix_ms(0),
             auth_time: None,
             binding: Binding::Nothing,
@@ -255,6 +263,15 @@ fn identity(case: &Case, issuer: &str) -> Identity {
         class,
         credential: Credential::new(String::new()),
     }
+}
+
+/// Each of them once, in the order that an identity has them in.
+#[must_use]
+pub fn sorted(list: &[String]) -> Vec<String> {
+    let mut list = list.to_vec();
+    list.sort_unstable();
+    list.dedup();
+    list
 }
 
 /// A point in time, where one is written; `None` where what is written is none.

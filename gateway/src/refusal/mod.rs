@@ -567,6 +567,15 @@ impl Refusal {
         if retryable || before { Self::OutcomeUnknown(format!("{code}: {}", self.inside())) } else { self }
     }
 
+    /// What is wrong with the credential, where that is it, in one word.
+    #[must_use]
+    pub const fn fault(&self) -> Option<&'static str> {
+        match self {
+            Self::TokenInvalid(fault) => Some(fault.as_str()),
+            _ => None,
+        }
+    }
+
     /// Why, for the journal and the log: may name hosts and policies, never a secret.
     #[must_use]
     pub fn inside(&self) -> Cow<'_, str> {

@@ -89,6 +89,12 @@ impl Sealer {
         (is_open && (!waits || self.0.before.as_ref().is_some_and(is_known))).then_some(waits)
     }
 
+    /// Whether everybody opens what is sealed now, and the other way round.
+    pub(super) fn suits(&self, others: &[Peer]) -> bool {
+        let Peer { opens, seals } = self.peer();
+        others.iter().all(|other| other.opens.contains(&seals) && opens.contains(&other.seals))
+    }
+
     /// Seals from now on with the key before the present one, or no longer.
     pub(super) fn wait(&self, waits: bool) {
         self.0.waits.store(waits, Ordering::Release);

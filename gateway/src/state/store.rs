@@ -136,6 +136,8 @@ struct Kept {
     /// Whether what is kept is sealed with the present key.
     settled: AtomicBool,
     left: AtomicBool,
+    /// Whether somebody on the folder has no key in common with this process.
+    estranged: AtomicBool,
 }
 
 impl Store {
@@ -166,6 +168,7 @@ impl Store {
             process,
             settled: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            estranged: AtomicBool::new(false),
         })))
     }
 
@@ -197,8 +200,23 @@ impl Store {
 
     /// How many values were sealed anew, and how many no key at hand opens; nothing where neither was tried.
     async fn joined(&self) -> Result<Option<(usize, usize)>, StoreFault> {
+        let mut resealed = Resealed::default();
+        loop {
+            let Some(so_far) = self.step(resealed).await? else { return Ok(None) };
+            if so_far.reached.is_none() {
+                return Ok(Some((so_far.anew, so_far.lost)));
+            }
+            resealed = so_far;
+            // Whoever waits to write gets their turn.
+            tokio::time::sleep(RESEAL_PAUSE).await;
+        }
+    }
+
+    /// Says that this process is there, and seals some more values anew where that is due. Each step is whole: what is left
+    /// when a process ends in the middle is sealed anew by the next.
+    async fn step(&self, so_far: Resealed) -> Result<Option<Resealed>, StoreFault> {
         let (kept, now) = (Arc::clone(&self.0), clock::now());
-        let joined = self.ask(move |connection| {
+        let step = self.ask(move |connection| {
             let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let waits = kept.sealer.has_to_wait(&others(&whole, kept.process, now)?).ok_or(StoreFault::Strangers)?;
             // In one step: whoever comes after this has to open what is sealed from now on, and finds nothing else.
@@ -210,12 +228,23 @@ impl Store {
                 named_params! { ":id": id, ":opens": opens.concat(), ":seals": seals.as_slice(), ":until": until },
             )?;
             let settled = kept.settled.load(Ordering::Acquire);
-            let resealed = if waits || settled { None } else { Some(reseal(&whole, &kept.sealer)?) };
+            let resealed = if waits || settled { None } else { Some(reseal(&whole, &kept.sealer, so_far)?) };
             whole.commit()?;
-            kept.settled.store(!waits, Ordering::Release);
+            let is_whole = resealed.as_ref().is_none_or(|resealed| resealed.reached.is_none());
+            kept.settled.store(!waits && is_whole, Ordering::Release);
+            if kept.estranged.swap(false, Ordering::AcqRel) {
+                tracing::info!("everybody on the folder opens again what this process seals");
+            }
             Ok(resealed)
         });
-        joined.await
+        step.await
+    }
+
+    /// Whether nothing can be kept, because somebody else on the folder could not open it. A process that stood still (a
+    /// machine that slept) is forgotten, and those who come then do not ask for its key.
+    #[must_use]
+    pub fn is_estranged(&self) -> bool {
+        self.0.estranged.load(Ordering::Acquire)
     }
 
     /// This process is there no more, for all that the others need to know. Waits for the disk: for the end of a process.
@@ -240,8 +269,8 @@ impl Store {
     /// # Errors
     /// Every [`StoreFault`] but [`StoreFault::Sealed`].
     pub async fn put(&self, place: Place, key: &[u8], value: Value, now: Timestamp) -> Result<(), StoreFault> {
-        let (entry, sealer) = (Entry::new(place, key, value)?, self.sealer());
-        self.ask(move |connection| entry.write(connection, &sealer, PUT, now)).await?;
+        let (entry, kept) = (Entry::new(place, key, value)?, Arc::clone(&self.0));
+        self.ask(move |connection| entry.write(connection, &kept, PUT, now)).await?;
         self.tell();
         Ok(())
     }
@@ -252,8 +281,8 @@ impl Store {
     /// # Errors
     /// Every [`StoreFault`] but [`StoreFault::Sealed`].
     pub async fn claim(&self, place: Place, key: &[u8], value: Value, now: Timestamp) -> Result<bool, StoreFault> {
-        let (entry, sealer) = (Entry::new(place, key, value)?, self.sealer());
-        let claimed = self.ask(move |connection| entry.write(connection, &sealer, CLAIM, now)).await?;
+        let (entry, kept) = (Entry::new(place, key, value)?, Arc::clone(&self.0));
+        let claimed = self.ask(move |connection| entry.write(connection, &kept, CLAIM, now)).await?;
         if claimed {
             self.tell();
         }
@@ -313,7 +342,7 @@ impl Store {
     /// that was so. Of two that change the same value at once, one is told yes.
     ///
     /// # Errors
-    /// [`StoreFault::Unusable`], [`StoreFault::TooLarge`].
+    /// [`StoreFault::Unusable`], [`StoreFault::TooLarge`], [`StoreFault::Strangers`].
     pub async fn swap(
         &self,
         place: Place,
@@ -333,7 +362,7 @@ impl Store {
                 return Ok(false);
             }
             match entry {
-                Some(entry) => entry.execute(&whole, &kept.sealer, PUT)?,
+                Some(entry) => entry.execute(&whole, &kept, PUT)?,
                 None => whole.prepare_cached(REMOVE)?.execute(named_params! { ":place": place, ":key": key })?,
             };
             whole.commit()?;
@@ -405,11 +434,21 @@ impl Store {
                 Ok(_) => {}
                 Err(fault) => tracing::error!(why = %fault, "the state cannot be looked at"),
             }
-            if news && let Err(fault) = self.join().await {
+            // Strangers were told of when they came.
+            if news
+                && let Err(fault) = self.join().await
+                && fault != StoreFault::Strangers
+            {
                 tracing::error!(why = %fault, "the others on the folder cannot be told of this process");
             }
             tokio::time::sleep(LOOK_AFTER).await;
         }
+    }
+
+    /// What a disk or an operator may do to what is kept.
+    #[cfg(test)]
+    pub fn damage(&self, how: &str) {
+        self.0.connection.lock().execute_batch(how).unwrap();
     }
 
     fn tell(&self) {
@@ -427,7 +466,11 @@ impl Store {
     ) -> Result<T, StoreFault> {
         let kept = Arc::clone(&self.0);
         let answer = tasks::blocking(move || question(&mut kept.connection.lock())).await;
-        answer.unwrap_or_else(|error| Err(StoreFault::Unusable(error.to_string())))
+        let answer = answer.unwrap_or_else(|error| Err(StoreFault::Unusable(error.to_string())));
+        if matches!(answer, Err(StoreFault::Strangers)) && !self.0.estranged.swap(true, Ordering::AcqRel) {
+            tracing::error!(why = %StoreFault::Strangers, "nothing is kept that others on the folder could not open");
+        }
+        answer
     }
 }
 
@@ -464,9 +507,13 @@ impl Entry {
         Ok(Self { place, key: key.to_vec(), value, until })
     }
 
-    /// Sealed only here, where the connection is held: what is sealed with one key is written before another seals.
-    fn execute(&self, connection: &Connection, sealer: &Sealer, how: &str) -> Result<usize, StoreFault> {
-        let sealed = sealer.seal(&purpose(self.place.as_str(), &self.key), self.value.to_vec());
+    /// Sealed only here, where the connection is held: what is sealed with one key is written before another seals. To be
+    /// done in a step that nobody else writes in, so that nobody comes who could not open it.
+    fn execute(&self, connection: &Connection, kept: &Kept, how: &str) -> Result<usize, StoreFault> {
+        if !kept.sealer.suits(&others(connection, kept.process, clock::now())?) {
+            return Err(StoreFault::Strangers);
+        }
+        let sealed = kept.sealer.seal(&purpose(self.place.as_str(), &self.key), self.value.to_vec());
         let value = sealed.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
         Ok(connection.prepare_cached(how)?.execute(
             named_params! { ":place": self.place.as_str(), ":key": self.key, ":value": value, ":until": self.until },
@@ -474,17 +521,11 @@ impl Entry {
     }
 
     /// In one step with the sweep of what has ended, so that an ended value is nobody's.
-    fn write(
-        &self,
-        connection: &mut Connection,
-        sealer: &Sealer,
-        how: &str,
-        now: Timestamp,
-    ) -> Result<bool, StoreFault> {
+    fn write(&self, connection: &mut Connection, kept: &Kept, how: &str, now: Timestamp) -> Result<bool, StoreFault> {
         let place = self.place.as_str();
         let whole = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         whole.prepare_cached(SWEEP)?.execute(named_params! { ":place": place, ":now": milliseconds(now) })?;
-        let written = self.execute(&whole, sealer, how)?;
+        let written = self.execute(&whole, kept, how)?;
         let entries: i64 =
             whole.prepare_cached(COUNT)?.query_row(named_params! { ":place": place }, |row| row.get(0))?;
         if usize::try_from(entries).is_ok_and(|entries| entries > ENTRIES_MAX) {
@@ -504,24 +545,47 @@ fn in_folder(folder: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Seals anew what the key before the present one had sealed, so that a rotation has an end: afterwards the old key is
-/// needed no more. Says how many values that were, and how many no key at hand opens.
-fn reseal(connection: &Connection, sealer: &Sealer) -> Result<(usize, usize), StoreFault> {
-    let mut counts = (0_usize, 0_usize);
-    let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, String>(2)?));
-    let all = connection.prepare_cached(EVERYTHING)?.query_map([], row)?.collect::<Result<Vec<_>, _>>()?;
-    for (place, key, sealed) in all.into_iter().filter(|(_, _, sealed)| !sealer.is_present(sealed)) {
-        let purpose = purpose(&place, &key);
-        let Some(plain) = sealer.open(&purpose, &sealed) else {
-            counts.1 = counts.1.saturating_add(1);
-            continue;
-        };
-        let anew = sealer.seal(&purpose, plain.to_vec());
-        let anew = anew.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
-        connection.prepare_cached(RESEAL)?.execute(named_params! { ":place": place, ":key": key, ":value": anew })?;
-        counts.0 = counts.0.saturating_add(1);
+/// How far what is kept has been sealed anew.
+#[derive(Debug)]
+struct Resealed {
+    anew: usize,
+    /// What no key at hand opens.
+    lost: usize,
+    /// The place and the key up to which all is done; nothing once everything is.
+    reached: Option<(String, Vec<u8>)>,
+}
+
+impl Default for Resealed {
+    fn default() -> Self {
+        Self { anew: 0, lost: 0, reached: Some((String::new(), Vec::new())) }
     }
-    Ok(counts)
+}
+
+/// Seals anew what the key before the present one had sealed, so that a rotation has an end: afterwards the old key is
+/// needed no more. Goes on from `so_far`, for as many values as others can wait for.
+fn reseal(connection: &Connection, sealer: &Sealer, mut so_far: Resealed) -> Result<Resealed, StoreFault> {
+    let Some((place, key)) = so_far.reached.take() else { return Ok(so_far) };
+    let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, String>(2)?));
+    let mut next = connection.prepare_cached(NEXT)?;
+    let next = next.query_map(named_params! { ":place": place, ":key": key, ":rows": RESEAL_ROWS }, row)?;
+    for (nth, row) in (1..).zip(next.collect::<Result<Vec<_>, _>>()?) {
+        let (place, key, sealed) = row;
+        if !sealer.is_present(&sealed) {
+            let purpose = purpose(&place, &key);
+            match sealer.open(&purpose, &sealed) {
+                None => so_far.lost = so_far.lost.saturating_add(1),
+                Some(plain) => {
+                    let anew = sealer.seal(&purpose, plain.to_vec());
+                    let anew = anew.map_err(|refusal| StoreFault::Unusable(refusal.inside().to_string()))?;
+                    let named = named_params! { ":place": place, ":key": key, ":value": anew };
+                    connection.prepare_cached(RESEAL)?.execute(named)?;
+                    so_far.anew = so_far.anew.saturating_add(1);
+                }
+            }
+        }
+        so_far.reached = (nth == RESEAL_ROWS).then_some((place, key));
+    }
+    Ok(so_far)
 }
 
 /// The keys of the other processes on the folder.
@@ -574,6 +638,10 @@ const LOOK_AFTER: Duration = Duration::from_millis(250);
 /// How long a write waits for that of another process.
 const BUSY_MAX: Duration = Duration::from_secs(2);
 
+/// Values that are sealed anew in one step, a fraction of what a write waits for, and the time between two steps.
+const RESEAL_ROWS: u32 = 256;
+const RESEAL_PAUSE: Duration = Duration::from_millis(5);
+
 /// How often a process says that it is there, in looks, and for how long that is believed: one that was killed keeps a
 /// rotation waiting no longer.
 const LOOKS_A_BEAT: u32 = 40;
@@ -595,7 +663,8 @@ const CLAIM: &str = "INSERT OR IGNORE INTO kept (place, key, value, until) VALUE
 const GET: &str = "SELECT value FROM kept WHERE place = :place AND key = :key AND (until IS NULL OR until > :now)";
 const REMOVE: &str = "DELETE FROM kept WHERE place = :place AND key = :key";
 const ALL: &str = "SELECT key, value FROM kept WHERE place = :place AND (until IS NULL OR until > :now) ORDER BY key";
-const EVERYTHING: &str = "SELECT place, key, value FROM kept";
+const NEXT: &str =
+    "SELECT place, key, value FROM kept WHERE (place, key) > (:place, :key) ORDER BY place, key LIMIT :rows";
 const RESEAL: &str = "UPDATE kept SET value = :value WHERE place = :place AND key = :key";
 const SWEEP: &str = "DELETE FROM kept WHERE place = :place AND until <= :now";
 const COUNT: &str = "SELECT count(*) FROM kept WHERE place = :place";
@@ -801,6 +870,70 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn others_write_while_everything_is_sealed_anew_and_who_comes_next_goes_on_with_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let with = |present: &str, before: Option<&str>| {
+            let secret = |text: &str| Secret::new(text.repeat(32));
+            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
+            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
+            Store::open(&state).unwrap()
+        };
+        let old = with("11", None);
+        let rows = 2 * RESEAL_ROWS + 1;
+        for n in 0..rows {
+            let place = if n % 2 == 0 { Place::Client } else { Place::Token };
+            old.put(place, &n.to_be_bytes(), value(b"v".to_vec(), None), at(0)).await.unwrap();
+        }
+        let (one, other) = (with("22", Some("11")), with("22", Some("11")));
+        let step = one.step(Resealed::default()).await.unwrap().unwrap();
+        assert_eq!((step.anew, step.lost, step.reached.is_some()), (RESEAL_ROWS as usize, 0, true));
+        other.put(Place::Client, b"k", value(b"v".to_vec(), None), at(0)).await.unwrap();
+        // It ends here, and has done what it has done.
+        one.leave();
+        assert_eq!(other.joined().await.unwrap(), Some(((RESEAL_ROWS + 1) as usize, 0)));
+        assert_eq!(other.joined().await.unwrap(), None, "once is enough");
+        other.leave();
+        let new = with("22", None);
+        let all =
+            new.all(Place::Client, at(0)).await.unwrap().len() + new.all(Place::Token, at(0)).await.unwrap().len();
+        assert_eq!(all, rows as usize + 1);
+    }
+
+    #[tokio::test]
+    async fn who_was_forgotten_keeps_nothing_that_those_who_came_since_cannot_open() {
+        let temporary = tempfile::tempdir().unwrap();
+        let with = |present: &str, before: Option<&str>| {
+            let secret = |text: &str| Secret::new(text.repeat(32));
+            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
+            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
+            Store::open(&state).unwrap()
+        };
+        let put =
+            async |store: &Store, key: u8| store.put(Place::Client, &[key], value(b"v".to_vec(), None), at(0)).await;
+        let paused = with("11", None);
+        paused.join().await.unwrap();
+        assert_eq!(put(&paused, 1).await, Ok(()));
+        // Nobody heard of it for a while.
+        paused.damage("UPDATE processes SET until = 0");
+        assert_eq!(put(&paused, 2).await, Ok(()), "nobody has come");
+        let new = with("22", Some("11"));
+        new.join().await.unwrap();
+
+        assert_eq!(put(&paused, 1).await, Err(StoreFault::Strangers));
+        assert!(paused.is_estranged() && !new.is_estranged());
+        let claimed = paused.claim(Place::Client, b"c", value(b"v".to_vec(), None), at(0)).await;
+        assert_eq!(claimed, Err(StoreFault::Strangers));
+        assert_eq!(paused.join().await, Err(StoreFault::Strangers));
+        assert_eq!(put(&new, 3).await, Ok(()));
+        assert_eq!(new.all(Place::Client, at(0)).await.unwrap().len(), 3, "all of it can be opened");
+
+        new.leave();
+        paused.join().await.unwrap();
+        assert!(!paused.is_estranged());
+        assert_eq!(put(&paused, 1).await, Ok(()));
+    }
+
+    #[tokio::test]
     async fn a_write_of_another_process_is_seen() {
         let temporary = tempfile::tempdir().unwrap();
         let (one, other) =
@@ -829,7 +962,7 @@ mod tests {
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ENTRIES_MAX})
              INSERT INTO kept SELECT 'client', CAST(i AS BLOB), '', 1000 FROM n"
         );
-        store.0.connection.lock().execute_batch(&many).unwrap();
+        store.damage(&many);
         assert_eq!(store.put(Place::Client, b"k", value(vec![1], None), at(0)).await, Err(StoreFault::Full("client")));
         assert_eq!(store.get(Place::Client, b"k", at(0)).await, Ok(None));
         store.put(Place::Consent, b"k", value(vec![1], None), at(0)).await.unwrap();

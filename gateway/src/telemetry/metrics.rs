@@ -37,6 +37,12 @@ pub struct Metrics {
     pub server_sessions: Family<Histogram, 1>,
     /// Refusals, by code.
     pub refusals: Family<Counter, 1>,
+    /// Credentials that are not valid, by what is wrong with them.
+    pub token_faults: Family<Counter, 1>,
+    /// Whether what was last read of `upstreams.toml` or `policies/` is not in force, by which (`config`, `policy`).
+    pub changes_rejected: Family<Gauge, 1>,
+    /// Policies that name what is not there, or read it as what it is not.
+    pub policy_problems: Gauge,
     /// Decisions of policy: `allow` or `deny`.
     pub decisions: Family<Counter, 1>,
     /// What policies on trial (`@shadow`) would have done, by policy, that (`permit`, `forbid`, `fail`) and whether it
@@ -108,6 +114,14 @@ pub struct Operation<'a> {
 }
 
 impl Metrics {
+    /// Counts a refusal; `fault` is what is wrong with a credential.
+    pub fn refused(&self, code: &str, fault: Option<&str>) {
+        self.refusals.with([code]).increment();
+        if let Some(fault) = fault {
+            self.token_faults.with([fault]).increment();
+        }
+    }
+
     /// Counts an operation that a client asked for.
     pub fn served(&self, operation: Operation<'_>, took: Duration) {
         let Operation { method, target, error, status, version } = operation;
@@ -155,6 +169,19 @@ impl Metrics {
         const OUTCOME: [&str; 1] = [names::OUTCOME];
         vec![
             Metric::family("tollgate.refusals", "Refusals, by code.", &[names::REFUSAL], &self.refusals),
+            Metric::family(
+                "tollgate.identity.faults",
+                "Credentials that are not valid, by what is wrong with them.",
+                &[names::FAULT],
+                &self.token_faults,
+            ),
+            Metric::family(
+                "tollgate.changes.rejected",
+                "Whether what was last written is not in force.",
+                &[names::SUBJECT],
+                &self.changes_rejected,
+            ),
+            Metric::one("tollgate.policy.problems", "Policies that do not fit what is there.", &self.policy_problems),
             Metric::family("tollgate.policy.decisions", "Decisions of policy.", &OUTCOME, &self.decisions),
             Metric::family(
                 "tollgate.policy.shadow",

@@ -39,8 +39,9 @@ impl Telemetry {
     /// # Errors
     /// Where the exporter cannot be built; why, in words.
     pub fn start(config: &config::Telemetry, log_filter: &str) -> Result<Self, String> {
+        let filter = filter(log_filter)?;
         let telemetry = Self::new(config)?;
-        if telemetry.subscriber(log_filter).try_init().is_err() {
+        if telemetry.subscriber(filter).try_init().is_err() {
             tracing::debug!("this process logs already");
         }
         Ok(telemetry)
@@ -67,14 +68,14 @@ impl Telemetry {
         Ok(Self { spans: Spans::new(config.sample_ratio, export.is_some()), export })
     }
 
-    fn subscriber(&self, log_filter: &str) -> impl Subscriber + Send + Sync + use<> {
+    fn subscriber(&self, log_filter: EnvFilter) -> impl Subscriber + Send + Sync + use<> {
         let log = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(false)
             .with_writer(io::stderr)
-            .with_filter(EnvFilter::try_new(log_filter).unwrap_or_else(|_bad| EnvFilter::new("info")));
+            .with_filter(log_filter);
         let trace = self.export.as_ref().map(|export| {
             tracing_opentelemetry::layer()
                 .with_tracer(export.provider.tracer("tollgate"))
@@ -96,3 +97,18 @@ impl Telemetry {
         registry().with(trace).with(log)
     }
 }
+
+/// What is logged: levels, and targets with levels.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    // By the grammar a word alone may be a target, all of which is logged then, and nothing else: a misspelt level would be
+    // silence.
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let mut alone = text.split(',').map(str::trim).filter(|part| !part.contains('='));
+    if let Some(word) = alone.find(|word| !is_level(word)) {
+        let levels = LEVELS.join("`, `");
+        return Err(format!("`{word}` is no log level; write `{levels}`, or `TARGET=LEVEL`"));
+    }
+    EnvFilter::try_new(text).map_err(|error| format!("what to log, `{text}`: {error}"))
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -65,6 +65,10 @@ pub const POLICY: &str = "tollgate.policy.id";
 pub const CHANGES: &str = "tollgate.policy.changes";
 /// Why something was dropped, in one word.
 pub const REASON: &str = "tollgate.reason";
+/// What is wrong with a credential, in one word.
+pub const FAULT: &str = "tollgate.identity.fault";
+/// What was changed: `config` or `policy`.
+pub const SUBJECT: &str = "tollgate.change.subject";
 /// A habit of clients that was forgiven.
 pub const HABIT: &str = "tollgate.habit";
 /// The issuer's identifier.

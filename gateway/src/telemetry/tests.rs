@@ -87,7 +87,7 @@ async fn spans_and_metrics_reach_the_collector() {
     let telemetry = telemetry(Some(&url), 0.0);
     let parent = Parent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Some("a=1")).unwrap();
     let (server_id, client_id, upward) = {
-        let _here = tracing::subscriber::set_default(telemetry.subscriber("off"));
+        let _here = tracing::subscriber::set_default(telemetry.subscriber(super::filter("off").unwrap()));
         let server = telemetry.spans().server(&names::span("tools/call", None), Some(&parent), clock::now());
         server.rename(&names::span("tools/call", Some("crm__find")));
         server.note(names::METHOD, "tools/call");
@@ -128,7 +128,7 @@ async fn without_a_parent_a_recorded_trace_has_ids_of_its_own() {
     let (collector, url) = Collector::start().await;
     let telemetry = telemetry(Some(&url), 1.0);
     let trace_id = {
-        let _here = tracing::subscriber::set_default(telemetry.subscriber("off"));
+        let _here = tracing::subscriber::set_default(telemetry.subscriber(super::filter("off").unwrap()));
         let server = telemetry.spans().server("ping", None, clock::now());
         assert!(server.is_recorded());
         server.trace_id()
@@ -144,7 +144,7 @@ async fn a_collector_that_is_away_stops_nothing() {
     drop(listener);
     let telemetry = telemetry(Some(&url), 1.0);
     {
-        let _here = tracing::subscriber::set_default(telemetry.subscriber("off"));
+        let _here = tracing::subscriber::set_default(telemetry.subscriber(super::filter("off").unwrap()));
         drop(telemetry.spans().server("ping", None, clock::now()));
     }
     let stopped = tokio::task::spawn_blocking(|| telemetry.stop());
@@ -158,4 +158,14 @@ fn without_a_collector_nothing_is_recorded() {
     assert!(!server.is_recorded());
     assert!(server.traceparent().ends_with("-00"));
     telemetry.stop();
+}
+
+#[test]
+fn what_is_no_level_is_no_filter() {
+    for good in ["info", "WARN", "info,pingora_core=warn", "tollgate::upstream=debug", "off"] {
+        super::filter(good).unwrap();
+    }
+    for bad in ["verbose", "info,verbos", "", "nonsense=foo=bar", "tollgate=loud"] {
+        assert!(!super::filter(bad).unwrap_err().is_empty(), "{bad}");
+    }
 }

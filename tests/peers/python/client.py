@@ -1,6 +1,6 @@
 """A client on the Python SDK `mcp` 2.x. `client.py URL COMMANDS`; the README beside the peers has the commands.
 
-Environment: TOKEN (bearer), LOGIN_PORT and CLIENT_METADATA (a person logs in, see person.py), INPUT (answers what servers ask), ERA (auto, legacy or 2026-07-28), CA (PEM of the authority to trust).
+Environment: TOKEN (bearer), LOGIN_PORT and CLIENT_METADATA (a person logs in, see person.py), CLIENT_KEY and its like (it signs who it is, see machine.py), INPUT (answers what servers ask), ERA (auto, legacy or 2026-07-28), CA (PEM of the authority to trust).
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from mcp.types import PromptReference, ResourceTemplateReference
 
 from asked import INPUT
 from mcp.shared.auth import AuthorizationCodeResult
+from machine import machine
 from person import person
 
 
@@ -89,7 +90,7 @@ async def main():
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     verify = ssl.create_default_context(cafile=authority) if authority else True
     came_back = lambda given: AuthorizationCodeResult(**{name: given.get(name) for name in ("code", "state", "iss")})
-    async with httpx2.AsyncClient(headers=headers, timeout=30, verify=verify, auth=person(url, came_back)) as http:
+    async with httpx2.AsyncClient(headers=headers, timeout=30, verify=verify, auth=person(url, came_back) or machine(url)) as http:
         async with Client(streamable_http_client(url, http_client=http), mode=os.environ.get("ERA", "auto"), **INPUT) as client:
             say({"connected": {"sdk": "python 2", "protocol": client.session.protocol_version}})
             for command in commands:

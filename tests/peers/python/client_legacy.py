@@ -1,6 +1,6 @@
 """A client on the Python SDK `mcp` 1.x, the revisions before 2026-07-28. `client_legacy.py URL COMMANDS`.
 
-Environment: TOKEN (bearer), LOGIN_PORT and CLIENT_METADATA (a person logs in, see person.py), INPUT (answers what servers ask), CA (PEM of the authority to trust).
+Environment: TOKEN (bearer), LOGIN_PORT and CLIENT_METADATA (a person logs in, see person.py), CLIENT_KEY and its like (it signs who it is, see machine.py), INPUT (answers what servers ask), CA (PEM of the authority to trust).
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from mcp.types import PromptReference, ResourceTemplateReference
 from pydantic import AnyUrl
 
 from asked import INPUT
+from machine import machine
 from person import person
 
 
@@ -84,7 +85,7 @@ async def main():
     token, authority = os.environ.get("TOKEN"), os.environ.get("CA")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     verify = ssl.create_default_context(cafile=authority) if authority else True
-    auth = person(url, lambda given: (given["code"], given.get("state")))
+    auth = person(url, lambda given: (given["code"], given.get("state"))) or machine(url)
     async with httpx.AsyncClient(headers=headers, timeout=30, verify=verify, follow_redirects=True, auth=auth) as http:
         async with streamable_http_client(url, http_client=http) as (read, write, _), ClientSession(read, write, **INPUT) as session:
             began = await session.initialize()

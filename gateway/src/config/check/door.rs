@@ -180,11 +180,23 @@ impl Checker<'_> {
         origins
     }
 
-    pub(super) fn issuers(&mut self, written: &[Spanned<written::Issuer>]) -> Vec<Arc<Issuer>> {
-        if written.is_empty() && !self.removed.contains(&(0, "issuers".to_owned())) {
-            let help = "add `[[issuers]]` with `issuer` and `algorithms`: without one every caller is refused";
+    /// Somebody has to vouch for callers: an issuer, the gateway by its keys, or an authority by certificates.
+    pub(super) fn anybody(&mut self, file: &written::File, issuers: &[Arc<Issuer>]) {
+        let keys = file
+            .keys
+            .as_ref()
+            .is_some_and(|keys| keys.get_ref().enabled.as_ref().is_some_and(|enabled| *enabled.get_ref()));
+        let certificates = file.certificates.as_ref().is_some_and(|written| !written.is_empty());
+        let judged = file.issuers.as_ref().is_some_and(|written| !written.is_empty());
+        let removed = self.removed.contains(&(0, "issuers".to_owned()));
+        if issuers.is_empty() && !(judged || removed || keys || certificates) {
+            let help = "add `[[issuers]]` with `issuer` and `algorithms`, `[keys]` or `[[certificates]]`: without one every caller \
+                        is refused";
             self.problem("no issuer", 0..0, "nobody may vouch for callers", help);
         }
+    }
+
+    pub(super) fn issuers(&mut self, written: &[Spanned<written::Issuer>]) -> Vec<Arc<Issuer>> {
         let mut issuers: Vec<Arc<Issuer>> = Vec::new();
         let mut seen: Vec<&Spanned<String>> = Vec::new();
         for table in written {

@@ -104,6 +104,7 @@ impl Checker<'_> {
             None => Some(checked::Egress::default()),
         };
         let issuers = self.issuers(file.issuers.as_deref().unwrap_or_default());
+        self.anybody(file, &issuers);
         self.issuers = issuers.iter().map(|issuer| issuer.issuer.clone()).collect();
         let mut logins = self.logins(file.logins.as_deref().unwrap_or_default(), &issuers);
         let certificates = self.holders(file.certificates.as_deref().unwrap_or_default(), gateway.as_ref());
