@@ -107,7 +107,7 @@ impl Logins {
         let token = provider.ask(&order, &request.scopes, now).await?;
         let unfit = |why: &str| Strayed::Unfit(format!("the ID token of `{}`: {why}", request.at));
         let id_token = token.id_token.ok_or_else(|| unfit("there is none"))?;
-        let person = identity.vouched(id_token.expose(), "JWT", &request.client.id, now).await;
+        let person = identity.vouched((id_token.expose(), None), "JWT", &request.client.id, now).await;
         let person = person.map_err(|refusal| {
             if let Refusal::IdentityUnavailable(why) = refusal {
                 return Strayed::Unavailable(why);

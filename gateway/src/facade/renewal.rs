@@ -76,7 +76,7 @@ async fn ended(estate: &Estate, id: &str, why: String, now: Timestamp) -> Result
 
 async fn person(estate: &Estate, config: &config::Facade, token: &Secret, now: Timestamp) -> Result<Person, Refusal> {
     let unusable = |why: String| Refusal::LoginUnavailable(format!("the provider's ID token: {why}"));
-    let found = estate.identity.vouched(token.expose(), "JWT", &config.client.id, now).await;
+    let found = estate.identity.vouched((token.expose(), None), "JWT", &config.client.id, now).await;
     let found = found.map_err(|refusal| unusable(refusal.inside().into_owned()))?;
     if found.issuer == config.provider.issuer {
         Ok(Person::from(&found))
