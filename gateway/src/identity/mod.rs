@@ -24,7 +24,7 @@ mod token;
 use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use api_key::{ApiKey, ApiKeys};
-pub use certificate::{Certificate, ISSUER as CERTIFICATES};
+pub use certificate::{Certificate, ISSUER as CERTIFICATES, list_ends};
 use http::{HeaderMap, HeaderValue, Method, header};
 use introspection::{Introspection, Outcome};
 pub use keys::IssuerStatus;
