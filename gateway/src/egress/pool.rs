@@ -140,7 +140,9 @@ impl Pool {
 /// Whether the peer says that it did nothing of the request (RFC 9113 §8.7).
 fn was_refused(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| cause.is_remote() && cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+    cause.is_some_and(|cause| {
+        cause.is_remote() && cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+    })
 }
 
 /// Begins to speak on `stream`.
