@@ -343,7 +343,8 @@ fn a_held_call_that_nobody_answers_is_given_up() {
     let answers = place::wait_for("an answer to each", Duration::from_secs(5), || {
         let seen = recorder.seen().into_iter().map(|seen| seen.json());
         let answers: Vec<Value> = seen.filter(|seen| seen.is_object() && seen["method"].is_null()).collect();
-        let to_all = ["7", "\"s\"", "\"r\""].iter().all(|id| answers.iter().any(|one| one["id"].to_string() == *id));
+        let all = [json!(7), json!("s"), json!("r")];
+        let to_all = all.iter().all(|id| answers.iter().any(|answer| answer["id"] == *id));
         to_all.then_some(answers)
     });
     let to = |id: Value| answers.iter().find(|answer| answer["id"] == id).unwrap().clone();
