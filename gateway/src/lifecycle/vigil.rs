@@ -77,11 +77,14 @@ impl Vigil {
         Some(Watched { vigil: Arc::clone(self), key, word })
     }
 
-    /// Those of which nothing was found out yet.
-    fn all(&self) -> Vec<(Arc<Identity>, Arc<Word>)> {
+    /// Those of which nothing was found out yet. Not all can be asked about in one turn: none is always the last.
+    fn all(&self, turn: usize) -> Vec<(Arc<Identity>, Arc<Word>)> {
         let all = self.0.lock();
         let open = all.values().filter(|under| under.word.get().is_none());
-        open.map(|under| (Arc::clone(&under.identity), Arc::clone(&under.word))).collect()
+        let mut open: Vec<_> = open.map(|under| (Arc::clone(&under.identity), Arc::clone(&under.word))).collect();
+        let first = turn.checked_rem(open.len()).unwrap_or_default();
+        open.rotate_left(first);
+        open
     }
 }
 
@@ -114,12 +117,7 @@ impl Gateway {
             for (state, key) in estate.identity.changes_of_keys() {
                 self.note_key(state, &key);
             }
-            let mut open = self.vigil.all();
-            // Not all can be asked about in one turn: none is always the last.
-            let first = turn.checked_rem(open.len()).unwrap_or_default();
-            open.rotate_left(first);
-            turn = turn.wrapping_add(TURN);
-            for (identity, word) in open {
+            for (identity, word) in self.vigil.all(turn) {
                 if estate.revocations.admit(&identity).is_err() {
                     continue; // it ends already
                 }
@@ -137,6 +135,7 @@ impl Gateway {
                     }
                 }
             }
+            turn = turn.wrapping_add(TURN);
         }
     }
 
@@ -164,3 +163,33 @@ const TURN: usize = 61;
 
 /// No issuer's leeway is longer.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::policy::fixtures::caller;
+
+    #[test]
+    fn everybody_is_among_the_first_in_turn_for_as_long_as_something_goes_on() {
+        let vigil = Arc::new(Vigil::default());
+        let mut open = Vec::new();
+        for number in 0..200 {
+            let mut identity = caller("alice", None, &[], &[]);
+            identity.authentication.method = API_KEY;
+            identity.authentication.token_digest = format!("{number}");
+            let identity = Arc::new(identity);
+            open.extend([vigil.over(&identity), vigil.over(&identity)]);
+        }
+        assert!(vigil.over(&Arc::new(caller("bob", None, &[], &[]))).is_none(), "a JWT ends by itself");
+        let names = |turn: usize| vigil.all(turn).into_iter().map(|(who, _)| who.authentication.token_digest.clone());
+        assert_eq!(names(7).count(), 200, "each once");
+        let first: HashSet<String> = (0..4).flat_map(|turn| names(turn * TURN).take(TURN)).collect();
+        assert_eq!(first.len(), 200);
+        open.truncate(1);
+        assert_eq!(names(TURN).collect::<Vec<_>>(), ["0"]);
+        open.clear();
+        assert_eq!(names(TURN).count(), 0);
+    }
+}
