@@ -123,7 +123,20 @@ impl Peer {
         if says_nothing || answered.status == StatusCode::TOO_MANY_REQUESTS {
             return Err(status_refusal(answered.status, "server/discover"));
         }
-        let Some(response) = self.first_response(&mut answered).await else { return Ok(legacy) };
+        let response = match self.first_response(&mut answered).await {
+            Ok(Some(response)) => response,
+            // RC-10: an empty or unrecognised body, under a status that says no.
+            Ok(None) => return Ok(legacy),
+            Err(Refusal::UpstreamInvalid(_)) if answered.status.is_client_error() => return Ok(legacy),
+            // Some legacy programs do not answer what they do not know, and some end over it; so does a modern one that is
+            // slow to begin, or fell.
+            Err(Refusal::UpstreamTimeout | Refusal::UpstreamLost(_)) if self.transport.is_program() => {
+                self.guessed.store(true, Ordering::Release);
+                return Ok(legacy);
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        self.guessed.store(false, Ordering::Release);
         match response.outcome() {
             Ok(result) => match result.get("supportedVersions") {
                 Some(versions) => common(versions),
@@ -136,18 +149,33 @@ impl Peer {
         }
     }
 
-    /// The first response of an answer, whatever its id: a probe's refusal may have none.
-    async fn first_response(&self, answered: &mut Answered) -> Option<Response> {
+    /// The first response of an answer, whatever its id: a probe's refusal may have none. Nothing, where the answer ends
+    /// without one; what breaks off, is late or cannot be read says nothing of the era.
+    async fn first_response(&self, answered: &mut Answered) -> Result<Option<Response>, Refusal> {
+        let was_to_come = answered.messages.is_stream();
         let read = async {
             while let Ok(Some(message)) = answered.messages.next().await {
                 if let Ok(Inbound::Response(response)) = Inbound::parse(message, &self.bounds) {
                     return Some(response);
                 }
             }
-            None
+            if was_to_come {
+                return Err(Refusal::UpstreamLost("the answer ended without a response".to_owned()));
+            }
+            Ok(None)
         };
-        // Some legacy programs do not answer what they do not know.
-        tokio::time::timeout(self.settings.timeout.min(PROBE_MAX), read).await.ok().flatten()
+        tokio::time::timeout(self.settings.timeout.min(PROBE_MAX), read).await.unwrap_or(Err(Refusal::UpstreamTimeout))
+    }
+
+    /// What was taken from silence is asked once more; nobody waits for that, and where there is no answer it stands.
+    async fn look_again(&self, grant: &Grant) {
+        if self.settings.era.is_none()
+            && self.spoken().is_some()
+            && self.guessed.load(Ordering::Acquire)
+            && let Ok(spoken) = Box::pin(self.probe(grant)).await
+        {
+            self.spoken.store(Some(Arc::new(spoken)));
+        }
     }
 
     /// Reads everything that the upstream lists.
@@ -159,6 +187,7 @@ impl Peer {
         let asked = clock::instant();
         let spoken = self.detect(grant).await?;
         let offer = Box::pin(self.offered(grant, spoken)).await?;
+        self.look_again(grant).await;
         let mut read = Read::default();
         for kind in Kind::LISTED {
             let offered = match kind {

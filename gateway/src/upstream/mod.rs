@@ -166,6 +166,8 @@ pub struct Peer {
     event_bytes_max: usize,
     spoken: ArcSwapOption<Spoken>,
     /// Held by whoever finds out what it speaks.
+    /// Whether that was taken from silence.
+    guessed: AtomicBool,
     probing: tokio::sync::Mutex<()>,
     sessions: Sessions,
     farewells: Arc<Semaphore>,
@@ -257,6 +259,7 @@ impl Peer {
             event_bytes_max: limits.event_bytes_max,
             spoken: ArcSwapOption::from(spoken),
             probing: tokio::sync::Mutex::default(),
+            guessed: AtomicBool::new(false),
             sessions: Sessions::new(),
             farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
             ids: AtomicU64::new(1),

@@ -90,6 +90,11 @@ impl Transport {
         matches!(self, Self::Http(..))
     }
 
+    /// Whether the upstream is a program.
+    pub(super) const fn is_program(&self) -> bool {
+        matches!(self, Self::Stdio(_))
+    }
+
     /// What the upstream was given as a secret, besides what grants hold.
     pub(super) fn secrets(&self) -> &[Secret] {
         match self {
