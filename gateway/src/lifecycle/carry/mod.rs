@@ -364,6 +364,10 @@ impl Carriage {
             Ok(Admitted::Input(asked)) => Ok(Read::Turn(Turn::Input(asked))),
             Ok(Admitted::Task(created)) => Ok(Read::Turn(Turn::Task(created))),
             Err(refusal) => Err(Ended::refused(refusal)),
+            Ok(Admitted::Pages(asked, answer)) => {
+                let asks = asked.asks.iter().map(|(key, ask)| (key.as_str(), ask));
+                Err(self.record_asked(leg.id(), asks).map_or_else(Ended::refused, |()| Ended::answered(answer)))
+            }
         }
     }
 
