@@ -319,6 +319,11 @@ impl Ended {
 
     /// The same of a call that the upstream has seen, and did not make.
     pub(super) fn once_seen(self) -> Self {
+    /// It has not left the gateway, and will not.
+    pub(super) const fn unsent(refusal: Refusal) -> Self {
+        Self { ending: Ending::NotForwarded, refusal: Some(refusal), answer: None, cached: false }
+    }
+
         let ending = if self.ending == Ending::NotForwarded { Ending::Failed } else { self.ending };
         Self { ending, ..self }
     }

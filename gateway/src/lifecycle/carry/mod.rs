@@ -35,6 +35,7 @@ use crate::{
     catalog::Target,
     config::Endpoint,
     exchange::Grant,
+    identity::revocation::What,
     inspect::{
         self, Admitted, Asked, Sent,
         tasks::{Created, Working},
@@ -166,6 +167,7 @@ impl Carriage {
             return Err(Ended::kept(answer));
         }
         let place = self.place(leg).map_err(Ended::refused)?;
+        leg.held.ward.admit(What::Call).map_err(Ended::unsent)?;
         let sent = self.set_out(leg, sent).await;
         let mut line = sent.map_err(|ended| self.page_first(leg, ended))?;
         line.keeping = keeping;
