@@ -28,7 +28,7 @@ use crate::{
     lifecycle::{
         connect,
         kept::Keeping,
-        local::record_asked,
+        local::{certain, record_asked},
         retry::Given,
         revoke::{Over, Ward},
     },
@@ -578,7 +578,7 @@ impl Carriage {
         }
         let (who, upstream) = (leg.who(), self.target.definition.upstream.as_str());
         let record = record::InputAnswered { who, upstream, call: self.first, answers: &answered };
-        noted(self.means.journal.note(leg.id(), &record))
+        certain(&self.means.journal, leg.id(), &record, "what was answered could not be recorded")
     }
 
     fn record_abandoned(&self, record: Uuid, reason: &str) {
