@@ -295,14 +295,14 @@ impl Carriage {
                 match line.relay.admit(&notification) {
                     Ok(notification) => {
                         leg.open();
-                        if !leg.delivery.event(notification).await && leg.era() == Era::Modern {
+                        if !leg.event(self.deadline(), notification).await? && leg.era() == Era::Modern {
                             return Err(Ended::cancelled());
                         }
                         Ok(Read::Life)
                     }
                     Err(why) => {
                         self.peer.heed_word(&notification.method());
-                        if !line.withdraw(&notification, leg).await {
+                        if !line.withdraw(&notification, leg, self.deadline()).await? {
                             self.dropped(why.as_str());
                         }
                         Ok(Read::More)
@@ -364,12 +364,12 @@ impl Carriage {
                 Err(Ended::answered(answer))
             }
             Ok(Admitted::Input(asked)) => Ok(Read::Turn(Turn::Input(asked))),
-            Ok(Admitted::Task(created)) => Ok(Read::Turn(Turn::Task(created))),
-            Err(refusal) => Err(Ended::refused(refusal)),
             Ok(Admitted::Pages(asked, answer)) => {
                 let asks = asked.asks.iter().map(|(key, ask)| (key.as_str(), ask));
                 Err(self.record_asked(leg.id(), asks).map_or_else(Ended::refused, |()| Ended::answered(answer)))
             }
+            Ok(Admitted::Task(created)) => Ok(Read::Turn(Turn::Task(created))),
+            Err(refusal) => Err(Ended::refused(refusal)),
         }
     }
 

@@ -149,7 +149,7 @@ impl Carriage {
         leg.held.lasts = true;
         leg.open();
         if let Some(progress) = line.relay.report(working.message.as_deref()) {
-            leg.delivery.event(progress).await;
+            leg.event(self.deadline(), progress).await?;
         }
         let timeout = self.target.definition.timeout;
         if let Some(task) = &mut self.task {
