@@ -4,13 +4,13 @@ use std::{fs, time::Duration};
 
 use serde_json::json;
 
-use super::{refused, text_of};
+use super::{input::call, refused, text_of};
 use crate::harness::{
     gateway::{Gateway, Setup},
     issuer::Issuer,
     place,
     program::{Program, runs},
-    recorder::Era,
+    recorder::{Era, Recorder},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

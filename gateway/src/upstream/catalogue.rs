@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use super::{
     Peer, Spoken, newest, result_of,
-    session::Key,
+    session::{Key, OWN},
     status_refusal,
     transport::{Answered, Outgoing},
 };
@@ -154,9 +154,11 @@ impl Peer {
     async fn first_response(&self, answered: &mut Answered) -> Result<Option<Response>, Refusal> {
         let was_to_come = answered.messages.is_stream();
         let read = async {
-            while let Ok(Some(message)) = answered.messages.next().await {
-                if let Ok(Inbound::Response(response)) = Inbound::parse(message, &self.bounds) {
-                    return Some(response);
+            while let Some(message) = answered.messages.next().await? {
+                match Inbound::parse(message, &self.bounds) {
+                    Ok(Inbound::Response(response)) => return Ok(Some(response)),
+                    Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
+                    Err(why) => return Err(Refusal::UpstreamInvalid(why.to_owned())),
                 }
             }
             if was_to_come {
@@ -185,9 +187,9 @@ impl Peer {
     /// told and left out.
     pub async fn read(&self, grant: &Arc<Grant>) -> Result<Read, Refusal> {
         let asked = clock::instant();
+        self.look_again(grant).await;
         let spoken = self.detect(grant).await?;
         let offer = Box::pin(self.offered(grant, spoken)).await?;
-        self.look_again(grant).await;
         let mut read = Read::default();
         for kind in Kind::LISTED {
             let offered = match kind {
@@ -213,7 +215,7 @@ impl Peer {
     /// What the upstream says that it serves.
     async fn offered(&self, grant: &Arc<Grant>, spoken: Spoken) -> Result<Offer, Refusal> {
         if spoken.era == Era::Legacy {
-            let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
+            let key = Key { principal: OWN, generation: grant.generation(), capabilities: Capabilities::NONE };
             return Ok(self
                 .sessions
                 .take(&key, Box::pin(self.begin(grant, Capabilities::NONE, None)))
@@ -302,7 +304,7 @@ impl Peer {
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, None)).await?;
             return self.list_response(grant, &mut answered, (method, id)).await;
         }
-        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
+        let key = Key { principal: OWN, generation: grant.generation(), capabilities: Capabilities::NONE };
         let mut first = true;
         loop {
             let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE, None))).await?;

@@ -320,6 +320,8 @@ pub(super) struct Reading<'a> {
     pub(super) peer: &'a Peer,
     /// The caller's credential, where there is a caller.
     pub(super) tripwire: Option<&'a Tripwire>,
+    /// For whom a session begins, where one does: `Identity::principal`, or the gateway itself.
+    pub(super) owner: [u8; 32],
 }
 
 /// Why a message brought no answer.
