@@ -200,6 +200,9 @@ impl Journal {
     #[must_use = "a record that was not taken is to be counted"]
     pub fn note<R: Record>(&self, id: Uuid, record: &R) -> bool {
         let event = record.event();
+        if self.shared.is_closed() {
+            return false;
+        }
         if event != Event::Outcome && self.shared.queued.load(Ordering::Relaxed) >= self.queue_max {
             return false;
         }
@@ -259,6 +262,9 @@ impl Journal {
     fn send<R: Record>(&self, id: Uuid, record: &R, durability: Durability) -> Result<Waiting<'_>, Refusal> {
         if self.shared.failing.load(Ordering::Relaxed) {
             return Err(Refusal::AuditUnavailable(self.shared.reason()));
+        }
+        if self.shared.is_closed() {
+            return Err(Refusal::AuditUnavailable("the journal is closed".to_owned()));
         }
         let event = record.event();
         if self.shared.queued.fetch_add(1, Ordering::Relaxed) >= self.queue_max {
@@ -351,6 +357,8 @@ pub(super) struct Shared {
     failing: AtomicBool,
     /// Records were refused since the writer last got through.
     pub(super) stalled: AtomicBool,
+    /// No more records are taken.
+    closed: AtomicBool,
     /// What the disk said.
     reason: Mutex<String>,
     /// Refusals of somebody unknown.
@@ -366,6 +374,7 @@ impl Default for Shared {
             bell: Bell::default(),
             failing: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             reason: Mutex::default(),
             refusals: Refusals::default(),
             checkpoints: watch::Sender::new(None),
@@ -383,6 +392,15 @@ impl Shared {
     pub(super) fn failing(&self, reason: &str) {
         reason.clone_into(&mut self.reason.lock());
         self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on nothing is queued.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// From now on records are taken again.

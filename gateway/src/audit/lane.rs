@@ -8,7 +8,8 @@
 use std::{
     collections::HashSet,
     fs::{self, File, TryLockError},
-    io::{self, Read as _, Seek as _},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -144,24 +145,46 @@ impl Lane {
             found.clean &= scan.stopped && scan.open.is_empty();
             found.open = scan.open.into_iter().collect();
             found.open.sort();
-            found.missing_to = self.missing_to(&chain);
-            found.clean &= found.missing_to.is_none();
             break;
         }
+        found.missing_to = self.missing_to(found.chain.as_ref());
+        found.clean &= found.missing_to.is_none();
         segment::sync_folder(&self.path).map_err(at(&self.path))?;
         Ok(found)
     }
 
-    /// The number that the last exported checkpoint gives, where the chain ends before it.
-    fn missing_to(&self, chain: &Chain) -> Option<u64> {
-        let text = fs::read_to_string(self.path.join(EXPORT_FILE)).ok()?;
-        let last = text.lines().rev().find_map(Checkpoint::parse)?;
-        (last.chain == chain.id && last.seq > chain.seq).then_some(last.seq)
+    /// The number that the last exported checkpoint gives, where the chain ends before it, or is another.
+    fn missing_to(&self, chain: Option<&Chain>) -> Option<u64> {
+        let last = EXPORT_FILES.iter().rev().find_map(|name| {
+            let text = fs::read_to_string(self.path.join(name)).ok()?;
+            text.lines().rev().find_map(Checkpoint::parse)
+        })?;
+        let is_there = chain.is_some_and(|chain| last.chain == chain.id && last.seq <= chain.seq);
+        (!is_there).then_some(last.seq)
+    }
+
+    /// Appends a checkpoint to those that lie beside the segments.
+    pub(super) fn export(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let [full, path] = EXPORT_FILES.map(|name| self.path.join(name));
+        let open = || fs::OpenOptions::new().append(true).create(true).mode(0o640).open(&path);
+        let mut file = open()?;
+        let mut length = file.metadata()?.len();
+        if length >= EXPORT_BYTES_MAX {
+            fs::rename(&path, full)?;
+            (file, length) = (open()?, 0);
+        }
+        // Half a line would spoil the next one.
+        let line = format!("{}\n", checkpoint.export());
+        file.write_all(line.as_bytes()).or_else(|error| file.set_len(length).and(Err(error)))
     }
 }
 
 /// Checkpoints, for a shipper to carry off the machine.
 pub(super) const EXPORT_FILE: &str = "checkpoints.jsonl";
+/// The older ones first, as log rotation names them.
+pub(super) const EXPORT_FILES: [&str; 2] = ["checkpoints.jsonl.1", EXPORT_FILE];
+/// Some hours of them: which are elsewhere by then, and all of which the chain has, too.
+pub(super) const EXPORT_BYTES_MAX: u64 = 4 << 20;
 
 /// What a segment holds up to its first record that does not verify.
 #[derive(Debug, Default)]

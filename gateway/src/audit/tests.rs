@@ -15,6 +15,7 @@ use super::{
     chain::{Chain, Checkpoint},
     journal::{Journal, new_id},
     keys::{RootKey, public_of_folder},
+    lane::{EXPORT_BYTES_MAX, EXPORT_FILES},
     record::{
         Change, Connect, Counted, Decision, Ending, Grant, Intent, List, Mint, Outcome, Record, Recovered, Refused,
         Request, Revoked, Stamp, Start, Stop, Subject, Summary, Target, Who, Words, line,
@@ -502,6 +503,48 @@ async fn a_checkpoint_kept_elsewhere_proves_what_the_machine_alone_cannot() {
 }
 
 #[tokio::test]
+async fn a_chain_that_is_taken_away_or_copied_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path(), 10, |_| ()).await;
+    let (lane, copy) = (folder.path().join("lane-0"), folder.path().join("lane-5"));
+    fs::create_dir(&copy).unwrap();
+    fs::copy(first_segment(folder.path()), copy.join(segment::name(1))).unwrap();
+    let fault = proved(folder.path()).unwrap_err();
+    assert_eq!((fault.kind, fault.lane.as_str()), (FaultKind::Duplicate, "lane-5"));
+    fs::remove_dir_all(copy).unwrap();
+    // The segments, but not what was signed of them.
+    let exported = fs::read_to_string(lane.join("checkpoints.jsonl")).unwrap();
+    let last = Checkpoint::parse(exported.lines().last().unwrap()).unwrap();
+    fs::remove_file(first_segment(folder.path())).unwrap();
+    assert_eq!(proved(folder.path()).unwrap_err().kind, FaultKind::MissingSegment);
+    written(folder.path(), 10, |_| ()).await;
+    let recovered = records(folder.path()).into_iter().find(|record| record["event"] == "recovered").unwrap();
+    assert_eq!(recovered["recovered"]["missing_to"], last.seq);
+    assert_eq!(proved(folder.path()).unwrap_err().kind, FaultKind::MissingSegment, "a new chain does not hide it");
+}
+
+#[tokio::test]
+async fn checkpoints_beside_the_segments_are_a_bounded_part() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path(), 3, |_| ()).await;
+    let lane = folder.path().join("lane-0");
+    let (path, older) = (lane.join(EXPORT_FILES[1]), lane.join(EXPORT_FILES[0]));
+    let exported = fs::read_to_string(&path).unwrap();
+    let last = exported.lines().last().unwrap();
+    let times = usize::try_from(EXPORT_BYTES_MAX).unwrap() / last.len() + 1;
+    fs::write(&path, format!("{last}\n").repeat(times)).unwrap();
+    written(folder.path(), 3, |_| ()).await;
+    assert!(fs::metadata(&older).unwrap().len() >= EXPORT_BYTES_MAX);
+    assert!(fs::metadata(&path).unwrap().len() < 4096);
+    let report = proved(folder.path()).unwrap();
+    assert!(report.lanes[0].checkpoints > u64::try_from(times).unwrap(), "the older ones count, too");
+    // A start between the two files.
+    fs::rename(path, older).unwrap();
+    written(folder.path(), 1, |_| ()).await;
+    assert_eq!(proved(folder.path()).unwrap().lanes[0].recoveries, 0);
+}
+
+#[tokio::test]
 async fn another_key_neither_verifies_nor_continues_a_chain() {
     let folder = tempfile::tempdir().unwrap();
     written(folder.path(), 2, |_| ()).await;
@@ -561,6 +604,27 @@ async fn calls_that_a_crash_left_open_get_an_outcome_and_the_chain_goes_on() {
     assert_eq!(unknown, ids[7..].iter().map(Uuid::to_string).collect::<Vec<_>>());
     written(image.path(), 1, |_| ()).await;
     assert_eq!(proved(image.path()).unwrap().lanes[0].recoveries, 1, "a proper stop needs no recovery");
+}
+
+#[tokio::test]
+async fn a_crash_while_a_crash_is_mended_leaves_no_call_without_an_outcome() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&config(folder.path())).unwrap();
+    let id = call(&journal, "tool").await.unwrap();
+    let image = crash_image(folder.path());
+    assert!(Journal::open(&config(image.path())).unwrap().close().await);
+    // Only what the new segment began with was durable when the power went.
+    let segment = image.path().join("lane-0").join(segment::name(2));
+    let text = fs::read_to_string(&segment).unwrap();
+    let ends = text.split_inclusive('\n').take_while(|line| !line.contains("\"event\":\"outcome\""));
+    let kept: String = ends.collect();
+    assert!(kept.contains("\"event\":\"recovered\"") && kept.len() < text.len(), "{text}");
+    fs::write(&segment, kept).unwrap();
+    fs::remove_file(image.path().join("lane-0").join("checkpoints.jsonl")).unwrap_or_default();
+    written(image.path(), 1, |_| ()).await;
+    assert_eq!(proved(image.path()).unwrap().lanes[0].open_calls, 0);
+    let unknown = |record: &&Value| record["result"]["ending"] == "unknown" && record["id"] == id.to_string();
+    assert_eq!(records(image.path()).iter().filter(unknown).count(), 1);
 }
 
 #[tokio::test]
@@ -687,6 +751,63 @@ async fn a_disk_that_takes_nothing_refuses_every_call_until_it_does_again() {
     assert_eq!(with_outcome, 1);
     let intents = records.iter().filter(|record| record["event"] == "intent").count();
     assert_eq!(intents, 22 - refused, "what was refused is not there, what was acknowledged is");
+}
+
+#[tokio::test]
+async fn refusals_leave_room_for_the_outcomes_of_what_was_forwarded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.queue_max = 8;
+    config.segment_bytes_max = 4 << 10;
+    let journal = Journal::open(&config).unwrap();
+    let mut forwarded = Vec::new();
+    for _ in 0..8 {
+        forwarded.push(call(&journal, "forwarded").await.unwrap());
+    }
+    let (lane, gone) = (folder.path().join("lane-0"), folder.path().join("gone"));
+    fs::rename(&lane, &gone).unwrap();
+    until(|| {
+        let _taken = journal.note(new_id(), &Stop { reason: &"full ".repeat(100) });
+        !journal.healthy()
+    })
+    .await;
+    let mut noted = 0;
+    until(|| {
+        noted += usize::from(journal.note(new_id(), &Stop { reason: "refused meanwhile" }));
+        noted >= 100
+    })
+    .await;
+    for id in &forwarded {
+        until(|| journal.note(*id, &outcome(Ending::Ok))).await;
+    }
+    fs::rename(&gone, &lane).unwrap();
+    until(|| journal.healthy()).await;
+    assert!(journal.close().await);
+    assert_eq!(proved(folder.path()).unwrap().lanes[0].open_calls, 0);
+    let lost = records(folder.path()).into_iter().find(|record| record["event"] == "recovered").unwrap();
+    assert!(lost["recovered"]["lost"].as_u64().unwrap() > 0, "what had no room is counted: {lost}");
+}
+
+#[tokio::test]
+async fn what_is_taken_while_the_journal_closes_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&config(folder.path())).unwrap();
+    let late = async {
+        let mut taken = 0_usize;
+        while taken < 4000 && journal.note(new_id(), &Stop { reason: "late" }) {
+            taken += 1;
+            if taken.is_multiple_of(16) {
+                tokio::task::yield_now().await;
+            }
+        }
+        taken
+    };
+    let (closed, taken) = tokio::join!(journal.close(), late);
+    assert!(closed);
+    assert!(!journal.note(new_id(), &Stop { reason: "too late" }));
+    assert_eq!(call(&journal, "too-late").await.unwrap_err().code(), "audit_unavailable");
+    let late = records(folder.path()).iter().filter(|record| record["process"]["reason"] == "late").count();
+    assert_eq!(late, taken);
 }
 
 #[tokio::test]

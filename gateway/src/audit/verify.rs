@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{
     chain::{Chain, Checkpoint, Header, Parts},
     keys::RootKey,
-    lane::{EXPORT_FILE, event_and_id},
+    lane::{EXPORT_FILE, EXPORT_FILES, event_and_id},
     segment::{self, Lines, Next},
 };
 
@@ -155,6 +155,13 @@ pub fn verify(folder: &Path, key: &RootKey, public: &[u8; 32], anchors: &[Checkp
     if report.lanes.is_empty() {
         return Err(unreadable(io::Error::new(io::ErrorKind::NotFound, "no lanes: not a journal's folder")));
     }
+    // A lane has a chain of its own; a copy of one is another's past.
+    for (nth, lane) in report.lanes.iter().enumerate() {
+        if lane.chain.is_some() && report.lanes.iter().take(nth).any(|before| before.chain == lane.chain) {
+            let (lane, segment) = (lane.lane.clone(), segment::name(1));
+            return Err(Fault { lane, segment, line: 0, offset: 0, seq: None, kind: FaultKind::Duplicate });
+        }
+    }
     // A checkpoint of a chain that no lane holds: the whole of it is gone.
     match anchors.iter().find(|anchor| !report.lanes.iter().any(|lane| lane.chain == Some(anchor.chain))) {
         Some(anchor) => Err(Fault {
@@ -228,13 +235,18 @@ impl<'k> Walk<'k> {
         let segments = segment::list(&self.path).map_err(|error| self.unreadable(&error))?;
         let headers: Vec<Option<Header>> = segments.iter().map(|(_, path)| header(path)).collect();
         self.report.chain = headers.iter().flatten().next().map(|header| header.chain);
-        for anchor in exported.into_iter().chain(anchors.iter().cloned()) {
+        let mut astray = None;
+        // Those beside the segments speak of this lane; those kept elsewhere may speak of another.
+        let all = exported.into_iter().map(|anchor| (anchor, true));
+        for (anchor, own) in all.chain(anchors.iter().map(|anchor| (anchor.clone(), false))) {
             if !anchor.signed_by(self.public) {
                 self.segment = EXPORT_FILE.to_owned();
                 return Err(self.fault(0, Some(anchor.seq), FaultKind::BadCheckpoint));
             }
             if Some(anchor.chain) == self.report.chain {
                 self.anchors.entry(anchor.seq).or_default().push(anchor);
+            } else if own {
+                astray = Some(anchor);
             }
         }
         for (nth, (index, path)) in segments.iter().enumerate() {
@@ -246,6 +258,9 @@ impl<'k> Walk<'k> {
                 return Err(self.fault(0, None, FaultKind::MissingSegment));
             }
             let next = headers.get(nth.saturating_add(1));
+            if next.and_then(Option::as_ref).is_some_and(|next| self.passes_over(*index, next)) {
+                continue;
+            }
             // What a later header, itself under the chain, says about where this segment ends.
             let previous = next.and_then(Option::as_ref).and_then(|header| header.previous.as_ref());
             let end = previous.filter(|previous| previous.name == self.segment).map(|previous| previous.bytes);
@@ -254,6 +269,10 @@ impl<'k> Walk<'k> {
         }
         if let Some((seq, _)) = self.anchors.first_key_value() {
             return Err(self.fault(0, Some(*seq), FaultKind::Truncated));
+        }
+        if let Some(anchor) = astray {
+            (self.segment, self.line) = (anchor.segment, 0);
+            return Err(self.fault(0, Some(anchor.seq), FaultKind::MissingSegment));
         }
         self.report.open_calls = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
         Ok(self.report)
@@ -268,6 +287,14 @@ impl<'k> Walk<'k> {
             (Some(None), None) => nth == 0,
             _ => false,
         }
+    }
+
+    /// A failing disk may also leave the file of a segment that never began: the next header, under the chain itself, follows
+    /// what was before it.
+    fn passes_over(&self, index: u64, next: &Header) -> bool {
+        let Some(previous) = &next.previous else { return false };
+        let before = self.chain.is_some_and(|chain| previous.seq == chain.seq && previous.mac == chain.head);
+        before && previous.name != self.segment && next.index == index.saturating_add(1)
     }
 
     fn segment(&mut self, path: &Path, end: Option<u64>, last: bool) -> Result<(), Fault> {
@@ -374,22 +401,24 @@ impl<'k> Walk<'k> {
     }
 
     fn exported(&self) -> Result<Vec<Checkpoint>, Fault> {
-        let text = match fs::read_to_string(self.path.join(EXPORT_FILE)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(self.unreadable(&error)),
-        };
-        // A last line without its end is one that the writer was at when it died.
-        let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
         let mut checkpoints = Vec::new();
-        for (nth, line) in whole.lines().enumerate() {
-            let Some(checkpoint) = Checkpoint::parse(line) else {
-                let mut fault = self.fault(0, None, FaultKind::BadCheckpoint);
-                EXPORT_FILE.clone_into(&mut fault.segment);
-                fault.line = u64::try_from(nth).unwrap_or(u64::MAX).saturating_add(1);
-                return Err(fault);
+        for name in EXPORT_FILES {
+            let text = match fs::read_to_string(self.path.join(name)) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(self.unreadable(&error)),
             };
-            checkpoints.push(checkpoint);
+            // A last line without its end is one that the writer was at when it died.
+            let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
+            for (nth, line) in whole.lines().enumerate() {
+                let Some(checkpoint) = Checkpoint::parse(line) else {
+                    let mut fault = self.fault(0, None, FaultKind::BadCheckpoint);
+                    name.clone_into(&mut fault.segment);
+                    fault.line = u64::try_from(nth).unwrap_or(u64::MAX).saturating_add(1);
+                    return Err(fault);
+                };
+                checkpoints.push(checkpoint);
+            }
         }
         Ok(checkpoints)
     }

@@ -7,8 +7,7 @@
 
 use std::{
     collections::HashSet,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io,
     sync::{
         Arc,
         atomic::Ordering,
@@ -25,7 +24,7 @@ use super::{
     chain::{Chain, Checkpoint, Header, OPEN_CALLS_MAX, OpenCalls, Opened, Previous},
     journal::{Shared, new_id},
     keys::Keys,
-    lane::{EXPORT_FILE, Found, Lane},
+    lane::{Found, Lane},
     record::{self, Ending, Event, Outcome, Record, Recovered, Rfc3339, Stamp, Summary},
     segment::{Ahead, Segment},
 };
@@ -91,6 +90,10 @@ pub(super) struct Writer {
     state: State,
     /// Calls whose outcome is not written.
     open: HashSet<Uuid>,
+    /// Where chain and segment stood when all before that was last known to be kept.
+    settled: Settled,
+    /// What was written since: the kernel may drop it where a sync fails, and then it is written again.
+    unsettled: Vec<Entry>,
     /// Records that nobody waits for and that a failing disk has not taken yet.
     backlog: Vec<Entry>,
     /// The batch's bytes, kept to be used again.
@@ -121,8 +124,9 @@ struct Failure {
     lost: u64,
 }
 
-/// Where chain and segment stood before a batch.
-struct Before {
+/// Where chain and segment stood.
+#[derive(Debug, Clone, Copy)]
+struct Settled {
     chain: Chain,
     length: u64,
 }
@@ -137,12 +141,13 @@ impl Writer {
         rules: Rules,
     ) -> io::Result<Self> {
         let now = clock::instant();
+        let chain = found.chain.unwrap_or_else(|| Chain::new(new_id()));
         let mut writer = Self {
             lane,
             keys,
             shared,
             rules,
-            chain: found.chain.unwrap_or_else(|| Chain::new(new_id())),
+            chain,
             index: found.index,
             state: State::Failing(Failure {
                 sealed: None,
@@ -152,7 +157,10 @@ impl Writer {
                 backoff: BACKOFF_MIN,
                 lost: 0,
             }),
-            open: HashSet::new(),
+            // Until their outcomes are kept, the new segment says that they are open.
+            open: found.open.iter().copied().collect(),
+            settled: Settled { chain, length: 0 },
+            unsettled: Vec::new(),
             backlog: Vec::new(),
             buffer: Vec::new(),
             unsigned: 0,
@@ -160,28 +168,24 @@ impl Writer {
             segment_began: now,
             segment_records: 0,
         };
-        if found.chain.is_some() && !found.clean {
-            let (bytes_dropped, digest) = found.torn.unzip();
-            let recovered = Recovered {
-                cause: "crash",
-                reason: None,
-                segment: found.previous.as_ref().map(|previous| previous.name.as_str()),
-                bytes_dropped: bytes_dropped.unwrap_or(0),
-                digest: digest.as_deref(),
-                open_calls: u64::try_from(found.open.len()).unwrap_or(u64::MAX),
-                missing_to: found.missing_to,
-                lost: 0,
-            };
-            let entry = writer.entry(new_id(), &recovered);
-            writer.backlog.push(entry);
-        }
         for call in &found.open {
             let mut outcome = Outcome::new(Ending::Unknown);
-            outcome.reason = Some("the gateway ended before the call did");
+            outcome.reason = Some("the gateway ended before it was recorded");
             let entry = writer.entry(*call, &outcome);
             writer.backlog.push(entry);
         }
-        writer.next_segment(Opened::Start, found.previous)?;
+        let (bytes_dropped, digest) = found.torn.unzip();
+        let recovered = (!found.clean).then(|| Recovered {
+            cause: "crash",
+            reason: None,
+            segment: found.previous.as_ref().map(|previous| previous.name.as_str()),
+            bytes_dropped: bytes_dropped.unwrap_or(0),
+            digest: digest.as_deref(),
+            open_calls: u64::try_from(found.open.len()).unwrap_or(u64::MAX),
+            missing_to: found.missing_to,
+            lost: 0,
+        });
+        writer.next_segment(Opened::Start, found.previous.clone(), recovered.as_ref())?;
         let Ok(()) = writer.commit(&mut Vec::new()) else {
             return Err(io::Error::other(writer.shared.reason()));
         };
@@ -211,14 +215,31 @@ impl Writer {
                 tick = clock::instant().checked_add(TICK).unwrap_or(tick);
             }
             if let Some(done) = close {
-                self.tick();
-                self.turn(&mut Vec::new());
-                let written = self.end();
+                let written = self.last(queue, &mut batch);
                 if let Some(done) = done {
                     // Nobody may be waiting any more; the journal is closed all the same.
                     done.send(written).ok();
                 }
                 return;
+            }
+        }
+    }
+
+    /// Writes what came in behind the order to end, and ends.
+    fn last(mut self, queue: &Receiver<Message>, batch: &mut Vec<Entry>) -> Written {
+        self.shared.close();
+        if let State::Failing(failure) = &mut self.state {
+            // There is no later time to try.
+            failure.retry_at = clock::instant();
+        }
+        self.tick();
+        loop {
+            // Another order to end is told by the end.
+            let _again = self.take(queue, batch);
+            let rest = !batch.is_empty();
+            self.turn(batch);
+            if !rest {
+                return self.end();
             }
         }
     }
@@ -284,7 +305,7 @@ impl Writer {
         if self.due_for_rotation(batch) {
             self.rotate(batch)?;
         }
-        let (before, sync, checkpoint) = self.chain_up(batch);
+        let (sync, checkpoint) = self.chain_up(batch);
         let State::Writing(segment) = &mut self.state else { return Err(()) };
         let mut result = segment.append(&self.buffer);
         if result.is_ok() {
@@ -294,12 +315,16 @@ impl Writer {
             }
         }
         if let Err(error) = result {
-            self.fail(&error, &before, batch);
+            self.fail(&error, batch);
             return Err(());
         }
         acknowledge(batch, Durability::Fsync, &mut self.backlog, self.rules.opened);
-        self.count(batch);
-        batch.clear();
+        self.segment_records = self.segment_records.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+        self.unsettled.append(batch);
+        // With `os` nobody waits for syncs, and what was handed over counts as kept.
+        if sync || self.rules.durability == Durability::Os {
+            self.settle();
+        }
         if let Some(checkpoint) = checkpoint {
             self.export(&checkpoint);
         }
@@ -307,11 +332,8 @@ impl Writer {
     }
 
     /// Chains `batch` into the buffer. Records whose waiter has gone are left out: nothing was done on their strength.
-    fn chain_up(&mut self, batch: &mut Vec<Entry>) -> (Before, bool, Option<Checkpoint>) {
-        let State::Writing(segment) = &self.state else {
-            return (Before { chain: self.chain, length: 0 }, false, None);
-        };
-        let before = Before { chain: self.chain, length: segment.length };
+    fn chain_up(&mut self, batch: &mut Vec<Entry>) -> (bool, Option<Checkpoint>) {
+        let State::Writing(segment) = &self.state else { return (false, None) };
         let name = segment.name.clone();
         batch.retain(|entry| entry.waiter.as_ref().is_none_or(|waiter| !waiter.is_closed()));
         self.buffer.clear();
@@ -325,7 +347,7 @@ impl Writer {
             self.unsigned >= CHECKPOINT_RECORDS || (self.unsigned > 0 && self.signed_at.elapsed() >= CHECKPOINT_AGE);
         let checkpoint = due.then(|| self.sign(&name));
         sync |= due && self.rules.durability == Durability::Fsync;
-        (before, sync, checkpoint)
+        (sync, checkpoint)
     }
 
     /// Signs where the chain stands, and appends that to the buffer as a record.
@@ -341,23 +363,17 @@ impl Writer {
 
     /// Gives a checkpoint that is itself written to those who keep it elsewhere.
     fn export(&self, checkpoint: &Checkpoint) {
-        let line = format!("{}\n", checkpoint.export());
-        let file =
-            std::fs::OpenOptions::new().append(true).create(true).mode(0o640).open(self.lane.path.join(EXPORT_FILE));
-        let written = file.and_then(|mut file| {
-            let length = file.metadata()?.len();
-            // Half a line would spoil the next one.
-            file.write_all(line.as_bytes()).or_else(|error| file.set_len(length).and(Err(error)))
-        });
-        if let Err(error) = written {
+        if let Err(error) = self.lane.export(checkpoint) {
             tracing::error!(%error, "audit checkpoint not exported to its file");
         }
         self.shared.checkpoints.send_replace(Some(Arc::new(checkpoint.clone())));
     }
 
-    fn count(&mut self, batch: &[Entry]) {
-        self.segment_records = self.segment_records.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
-        for entry in batch {
+    /// All that was written is kept.
+    fn settle(&mut self) {
+        let State::Writing(segment) = &self.state else { return };
+        self.settled = Settled { chain: self.chain, length: segment.length };
+        for entry in self.unsettled.drain(..) {
             if entry.event == Event::Intent {
                 self.open.insert(entry.id);
             } else if entry.event == Event::Outcome {
@@ -378,21 +394,8 @@ impl Writer {
 
     /// Seals the segment under a checkpoint and begins the next. An error has been dealt with.
     fn rotate(&mut self, batch: &mut Vec<Entry>) -> Result<(), ()> {
-        let State::Writing(segment) = &self.state else { return Err(()) };
-        let before = Before { chain: self.chain, length: segment.length };
-        let previous = match self.seal() {
-            Ok(previous) => previous,
-            Err(error) => {
-                self.fail(&error, &before, batch);
-                return Err(());
-            }
-        };
-        let before = Before { chain: self.chain, length: previous.bytes };
-        if let Err(error) = self.next_segment(Opened::Rotation, Some(previous)) {
-            self.fail(&error, &before, batch);
-            return Err(());
-        }
-        Ok(())
+        let next = self.seal().and_then(|previous| self.next_segment(Opened::Rotation, Some(previous), None));
+        next.map_err(|error| self.fail(&error, batch))
     }
 
     /// Ends the segment under a checkpoint.
@@ -405,12 +408,19 @@ impl Writer {
         segment.append(&self.buffer)?;
         segment.seal()?;
         let bytes = segment.length;
+        self.settle();
         self.export(&checkpoint);
         Ok(Previous { name, seq: self.chain.seq, mac: self.chain.head, bytes })
     }
 
-    /// Begins a segment: its header, and the calls that are open. Leaves nothing behind where that fails.
-    fn next_segment(&mut self, opened: Opened, previous: Option<Previous>) -> io::Result<()> {
+    /// Begins a segment: its header, the calls that are open, and what was mended before it. Leaves nothing behind where that
+    /// fails.
+    fn next_segment(
+        &mut self,
+        opened: Opened,
+        previous: Option<Previous>,
+        recovered: Option<&Recovered<'_>>,
+    ) -> io::Result<()> {
         let chain = self.chain;
         let ahead = match self.rules.durability {
             Durability::Fsync => Ahead::Zeros(AHEAD_BYTES.min(self.rules.segment_bytes_max)),
@@ -424,6 +434,7 @@ impl Writer {
         for calls in open.chunks(OPEN_CALLS_MAX) {
             lines.push(record::line(new_id(), self.stamp(), &OpenCalls(calls)));
         }
+        lines.extend(recovered.map(|recovered| record::line(new_id(), self.stamp(), recovered)));
         self.buffer.clear();
         for line in &lines {
             self.chain.seal(&self.keys.root.chain, line, &mut self.buffer);
@@ -439,15 +450,17 @@ impl Writer {
         }
         self.index = self.index.saturating_add(1);
         self.state = State::Writing(segment);
+        self.settle();
         self.segment_began = clock::instant();
         self.segment_records = 0;
         Ok(())
     }
 
-    /// The disk did not take a batch: seals the segment in memory, tells those who wait, keeps the rest.
-    fn fail(&mut self, error: &io::Error, before: &Before, batch: &mut Vec<Entry>) {
+    /// The disk did not take a batch: goes back to where all was kept, tells those who wait, keeps the rest.
+    fn fail(&mut self, error: &io::Error, batch: &mut Vec<Entry>) {
         tracing::error!(%error, "audit journal cannot be written; calls are refused until it can");
-        self.chain = before.chain;
+        let Settled { chain, length } = self.settled;
+        self.chain = chain;
         // A checkpoint may be among what was not written.
         self.unsigned = self.unsigned.max(1);
         let backoff = BACKOFF_MIN;
@@ -458,26 +471,27 @@ impl Writer {
         if let State::Writing(mut segment) = std::mem::replace(&mut self.state, State::Failing(failure))
             && let State::Failing(failure) = &mut self.state
         {
-            segment.length = before.length;
-            failure.previous = Some(Previous {
-                name: segment.name.clone(),
-                seq: self.chain.seq,
-                mac: self.chain.head,
-                bytes: before.length,
-            });
+            segment.length = length;
+            failure.previous =
+                Some(Previous { name: segment.name.clone(), seq: self.chain.seq, mac: self.chain.head, bytes: length });
             failure.sealed = Some(segment);
         }
+        self.unsettled.append(batch);
+        std::mem::swap(&mut self.unsettled, batch);
         self.refuse(batch);
     }
 
-    /// Tells those who wait that their record is not durable, and keeps the rest for when it can be.
+    /// Tells those who wait that their record is not durable, and keeps the rest for when it can be. Half of the room is for
+    /// calls that were forwarded: what was refused meanwhile cannot take it.
     fn refuse(&mut self, batch: &mut Vec<Entry>) {
         let mut lost = 0_u64;
         for mut entry in batch.drain(..) {
+            let forwarded = matches!(entry.event, Event::Intent | Event::Outcome);
+            let room = if forwarded { self.rules.backlog_max } else { self.rules.backlog_max / 2 };
             if let Some(waiter) = entry.waiter.take() {
                 // Whoever stopped waiting has not acted either.
                 waiter.send(Written::Failed).ok();
-            } else if self.backlog.len() < self.rules.backlog_max {
+            } else if self.backlog.len() < room {
                 self.backlog.push(entry);
             } else {
                 lost = lost.saturating_add(1);
@@ -494,15 +508,6 @@ impl Writer {
         let previous = failure.previous.clone();
         let sealed = failure.sealed.take();
         let (reason, lost) = (failure.reason.clone(), failure.lost);
-        if let Err(error) = self.next_segment(Opened::Failure, previous.clone()) {
-            if let State::Failing(failure) = &mut self.state {
-                failure.sealed = sealed;
-                failure.backoff = failure.backoff.saturating_mul(2).min(BACKOFF_MAX);
-                failure.retry_at = clock::instant().checked_add(failure.backoff).unwrap_or(failure.retry_at);
-            }
-            self.shared.failing(&error.to_string());
-            return Err(error);
-        }
         let recovered = Recovered {
             cause: "disk",
             reason: Some(&reason),
@@ -511,8 +516,15 @@ impl Writer {
             lost,
             ..Recovered::default()
         };
-        let entry = self.entry(new_id(), &recovered);
-        self.backlog.insert(0, entry);
+        if let Err(error) = self.next_segment(Opened::Failure, previous.clone(), Some(&recovered)) {
+            if let State::Failing(failure) = &mut self.state {
+                failure.sealed = sealed;
+                failure.backoff = failure.backoff.saturating_mul(2).min(BACKOFF_MAX);
+                failure.retry_at = clock::instant().checked_add(failure.backoff).unwrap_or(failure.retry_at);
+            }
+            self.shared.failing(&error.to_string());
+            return Err(error);
+        }
         if let Some(Err(error)) = sealed.map(|segment| segment.seal()) {
             // The new segment's header says where the old one ends, so what is left behind there proves nothing.
             tracing::warn!(%error, "audit segment not cut to its last durable record");
@@ -605,3 +617,85 @@ const AHEAD_BYTES: u64 = 1 << 20;
 const LINE_END_BYTES: u64 = 104;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{
+        keys::{RootKey, public_of_folder},
+        record::Stop,
+        verify::verify,
+    };
+
+    fn writer(folder: &std::path::Path, durability: Durability) -> Writer {
+        let keys = Arc::new(Keys::open(folder, None).unwrap());
+        let (lane, _others) = Lane::claim(folder).unwrap();
+        let found = lane.recover(&keys.root).unwrap();
+        let rules = Rules {
+            durability,
+            segment_bytes_max: 1 << 20,
+            segment_age_max: Duration::from_secs(3600),
+            backlog_max: 64,
+            opened: clock::instant(),
+        };
+        Writer::begin(lane, found, keys, Arc::default(), rules).unwrap()
+    }
+
+    fn write(writer: &mut Writer, reason: &str) {
+        let entry = writer.entry(new_id(), &Stop { reason });
+        writer.commit(&mut vec![entry]).unwrap();
+    }
+
+    /// The reasons that were written, in order, once all of it is proved.
+    fn reasons(folder: &std::path::Path) -> Vec<String> {
+        verify(folder, &RootKey::of_folder(folder).unwrap(), &public_of_folder(folder).unwrap(), &[]).unwrap();
+        let mut reasons = Vec::new();
+        for (_, path) in crate::audit::segment::list(&folder.join("lane-0")).unwrap() {
+            let text = std::fs::read_to_string(path).unwrap();
+            for line in text.trim_end_matches('\0').lines() {
+                let Ok(record) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+                reasons.extend(record["process"]["reason"].as_str().map(str::to_owned));
+            }
+        }
+        reasons
+    }
+
+    #[test]
+    fn what_was_not_synced_is_written_again_after_a_failed_sync() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(folder.path(), Durability::Fsync);
+        let (kept, segment) =
+            (writer.settled.length, folder.path().join("lane-0").join(crate::audit::segment::name(1)));
+        write(&mut writer, "one");
+        write(&mut writer, "two");
+        let late = writer.entry(new_id(), &Stop { reason: "three" });
+        writer.fail(&io::Error::other("no sync"), &mut vec![late]);
+        // The kernel drops what it could not write.
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes.get_mut(usize::try_from(kept).unwrap()..).unwrap().fill(0);
+        std::fs::write(segment, bytes).unwrap();
+        writer.resume().unwrap();
+        assert_eq!(writer.end(), Written::Durable);
+        assert_eq!(reasons(folder.path()), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn a_segment_that_never_began_and_could_not_be_removed_is_passed_over() {
+        for whole in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut writer = writer(folder.path(), Durability::Os);
+            write(&mut writer, "one");
+            let (previous, chain) = (writer.seal().unwrap(), writer.chain);
+            writer.next_segment(Opened::Rotation, Some(previous.clone()), None).unwrap();
+            if !whole {
+                let left = folder.path().join("lane-0").join(crate::audit::segment::name(2));
+                std::fs::write(left, "{\"schema\":").unwrap();
+            }
+            writer.chain = chain;
+            writer.next_segment(Opened::Failure, Some(previous), None).unwrap();
+            write(&mut writer, "two");
+            assert_eq!(writer.end(), Written::Durable);
+            assert_eq!(reasons(folder.path()).last().map(String::as_str), Some("two"), "whole: {whole}");
+        }
+    }
+}
