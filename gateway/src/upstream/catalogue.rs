@@ -128,9 +128,10 @@ impl Peer {
             // RC-10: an empty or unrecognised body, under a status that says no.
             Ok(None) => return Ok(legacy),
             Err(Refusal::UpstreamInvalid(_)) if answered.status.is_client_error() => return Ok(legacy),
-            // Some legacy programs do not answer what they do not know, and some end over it; so does a modern one that is
-            // slow to begin, or fell.
-            Err(Refusal::UpstreamTimeout | Refusal::UpstreamLost(_)) if self.transport.is_program() => {
+            // Some legacy programs end over what they do not know: no more of them for the asking.
+            Err(Refusal::UpstreamLost(_)) if self.transport.is_program() => return Ok(legacy),
+            // And some do not answer it; nor does a modern one that is slow to begin.
+            Err(Refusal::UpstreamTimeout) if self.transport.is_program() => {
                 self.guessed.store(true, Ordering::Release);
                 return Ok(legacy);
             }
