@@ -389,6 +389,8 @@ fn pages_to_visit_first_are_the_same_in_both_eras() {
     let session = client.initialize_with(&capabilities());
     let error = session.call("echo", &json!({})).json()["error"].clone();
     assert_eq!((&error["code"], &error["data"]["elicitations"][0]), (&json!(-32042), &page));
+    let requested = gateway.recorded("input_requested", 3);
+    assert_eq!(requested.len(), 3, "twice of the modern client, once of the legacy one");
 }
 
 #[test]

@@ -71,6 +71,10 @@ impl Vigil {
         let mut all = self.0.lock();
         let begun = || Under { identity: Arc::clone(identity), count: 0, word: Arc::default() };
         let under = all.entry(key.clone()).or_insert_with(begun);
+        if under.word.get().is_some() {
+            // What was so before has ended, or is about to; this begins now, with what the issuer says now.
+            *under = begun();
+        }
         under.count = under.count.saturating_add(1);
         let word = Arc::clone(&under.word);
         drop(all);
@@ -98,7 +102,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let mut all = self.vigil.0.lock();
-        if let Some(under) = all.get_mut(&self.key) {
+        if let Some(under) = all.get_mut(&self.key).filter(|under| Arc::ptr_eq(&under.word, &self.word)) {
             under.count = under.count.saturating_sub(1);
             if under.count == 0 {
                 all.remove(&self.key);
@@ -191,5 +195,23 @@ mod tests {
         assert_eq!(names(TURN).collect::<Vec<_>>(), ["0"]);
         open.clear();
         assert_eq!(names(TURN).count(), 0);
+    }
+
+    #[test]
+    fn what_begins_after_the_word_does_not_end_by_it() {
+        let mut identity = caller("alice", None, &[], &[]);
+        identity.authentication.method = INTROSPECTION;
+        let (identity, vigil) = (Arc::new(identity), Arc::<Vigil>::default());
+        let before = vigil.over(&identity).unwrap();
+        let together = vigil.over(&identity).unwrap();
+        let whom = Whom::Token { name: "t".to_owned(), issuer: None };
+        before.word.set(Arc::new(Revocation::new(whom, clock::now(), None))).unwrap();
+        assert!(before.word().is_some() && together.word().is_some());
+        let after = vigil.over(&identity).unwrap();
+        assert!(after.word().is_none(), "it began with the rights that the token has again");
+        drop((before, together));
+        assert_eq!(vigil.all(0).len(), 1, "and it is looked at, whatever ended");
+        drop(after);
+        assert!(vigil.0.lock().is_empty());
     }
 }
