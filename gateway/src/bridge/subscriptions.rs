@@ -55,7 +55,7 @@ struct Key {
 #[derive(Debug)]
 pub struct Group {
     key: Key,
-    /// Whoever asked last: in whose name the upstream is asked.
+    /// In whose name the upstream is asked: of those who want something, whose credential lasts longest.
     identity: Mutex<Arc<Identity>>,
     subscribed: Mutex<BTreeMap<Subject, Subscribed>>,
     changed: Notify,
@@ -72,6 +72,7 @@ struct Subscribed {
 #[derive(Debug)]
 struct Subscriber {
     number: u64,
+    identity: Arc<Identity>,
     sink: Arc<Sink>,
     prefix: Option<String>,
     declared: Capabilities,
@@ -147,10 +148,10 @@ impl Subscriptions {
                 changed: Notify::new(),
             })
         });
-        let standing = group.add(&wish, (number, Arc::clone(&receipt)));
+        let standing = group.add(&wish, identity, (number, Arc::clone(&receipt)));
         groups.entry(key).or_insert_with(|| Arc::clone(&group));
         drop(groups);
-        group.renew(identity);
+        group.renew(identity, |_| true);
         let begun = known.is_none().then(|| Arc::clone(&group));
         let journal = Arc::clone(journal);
         let subscription =
@@ -161,14 +162,15 @@ impl Subscriptions {
     /// Those in whose names upstreams are asked, as far as `gone` names them.
     pub fn principals(&self, gone: impl Fn(&Identity) -> bool) -> Vec<[u8; 32]> {
         let all = self.groups.lock();
-        all.values().filter(|group| gone(&group.identity())).map(|group| group.key.principal).collect()
+        all.values().filter(|group| gone(&group.identity.lock())).map(|group| group.key.principal).collect()
     }
 
-    /// The same caller has come with a newer credential.
-    pub fn renew(&self, identity: &Arc<Identity>) {
+    /// The same caller has come with another credential: it takes the place of one that does not last as long, or that is
+    /// not good any more.
+    pub fn renew(&self, identity: &Arc<Identity>, is_good: impl Fn(&Identity) -> bool) {
         let groups = self.groups.lock();
         for group in groups.values().filter(|group| group.key.principal == identity.principal) {
-            group.renew(identity);
+            group.renew(identity, &is_good);
         }
     }
 
@@ -190,7 +192,12 @@ impl Group {
         &self.key.upstream
     }
 
-    fn add(&self, wish: &Wish, (number, receipt): (u64, Arc<Receipt>)) -> watch::Receiver<Standing> {
+    fn add(
+        &self,
+        wish: &Wish,
+        identity: &Arc<Identity>,
+        (number, receipt): (u64, Arc<Receipt>),
+    ) -> watch::Receiver<Standing> {
         let mut all = self.subscribed.lock();
         let subscribed = all.entry(wish.subject.clone()).or_insert_with(|| Subscribed {
             standing: watch::Sender::new(Standing::Open),
@@ -205,26 +212,36 @@ impl Group {
             }
             again
         });
-        let (sink, prefix) = (Arc::clone(&wish.sink), wish.prefix.clone());
-        subscribed.by.push(Subscriber { number, sink, prefix, declared: wish.declared, receipt });
+        let (identity, sink, prefix) = (Arc::clone(identity), Arc::clone(&wish.sink), wish.prefix.clone());
+        subscribed.by.push(Subscriber { number, identity, sink, prefix, declared: wish.declared, receipt });
         let standing = subscribed.standing.subscribe();
         drop(all);
         self.changed.notify_one();
         standing
     }
 
-    fn renew(&self, identity: &Arc<Identity>) {
+    fn renew(&self, identity: &Arc<Identity>, is_good: impl Fn(&Identity) -> bool) {
         let mut known = self.identity.lock();
-        if known.authentication.expires_at < identity.authentication.expires_at {
+        if known.authentication.expires_at < identity.authentication.expires_at || !is_good(&known) {
             *known = Arc::clone(identity);
             self.changed.notify_one();
         }
     }
 
-    /// In whose name the upstream is asked.
+    /// In whose name the upstream is asked. Where that credential is not good any more, it is that of another who wants
+    /// something, if there is one.
     #[must_use]
-    pub fn identity(&self) -> Arc<Identity> {
-        Arc::clone(&self.identity.lock())
+    pub fn identity(&self, is_good: impl Fn(&Identity) -> bool) -> Arc<Identity> {
+        let mut known = self.identity.lock();
+        if !is_good(&known) {
+            let subscribed = self.subscribed.lock();
+            let others = subscribed.values().flat_map(|subscribed| &subscribed.by).map(|by| &by.identity);
+            let good = others.filter(|other| is_good(other));
+            if let Some(longest) = good.max_by_key(|other| other.authentication.expires_at) {
+                *known = Arc::clone(longest);
+            }
+        }
+        Arc::clone(&known)
     }
 
     /// What is wanted now, as far as `judge` lets it be asked for, and the scopes that this takes.

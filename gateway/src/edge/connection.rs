@@ -29,6 +29,7 @@ use super::{
     wire::{Transport, Wire},
 };
 use crate::{
+    clock,
     config::Limits,
     identity::Certificate,
     lifecycle,
@@ -59,9 +60,6 @@ pub(super) trait Answer: Send + Sync + 'static {
 
     /// What is said to a request of `peer` that never became one; `None` leaves hyper its word.
     fn refuse(&self, refusal: Refusal, peer: SocketAddr) -> Option<lifecycle::Response>;
-
-    /// Nobody vouches for this certificate any more, and its connection ends.
-    fn disown(&self, _certificate: &Certificate) {}
 }
 
 /// Who is at the other end of a connection.
@@ -135,7 +133,7 @@ impl<A: Answer> Listener<A> {
         let activity = Arc::new(Activity::default());
         let service = {
             let (answer, activity) = (Arc::clone(&self.answer), Arc::clone(&activity));
-            let certificate = standing.as_ref().map(|standing| Arc::clone(&standing.certificate));
+            let certificate = standing.as_ref().map(|standing| Arc::clone(standing.certificate()));
             let peer = Peer { address: peer, certificate };
             service_fn(move |request| {
                 let (answer, peer, busy) = (Arc::clone(&answer), peer.clone(), activity.begin());
@@ -245,10 +243,7 @@ impl<A: Answer> Listener<A> {
             tokio::select! {
                 biased;
                 _over = connection.as_mut() => return,
-                certificate = lost(&mut standing) => {
-                    self.answer.disown(&certificate);
-                    return;
-                }
+                () = lost(&mut standing) => return,
                 _begun = shutdown.changed(), if !leaving => {
                     if first_call(connection.as_mut(), activity).await.is_break() {
                         return;
@@ -257,6 +252,11 @@ impl<A: Answer> Listener<A> {
                     connection.as_mut().leave();
                 }
                 _ = tick.tick() => match activity.look(seen, stalled_looks) {
+                    _ if ended_for(&standing).is_some_and(|ended| ended >= ENDED_MAX) => return,
+                    _ if ended_for(&standing).is_some() && !leaving => {
+                        leaving = true;
+                        connection.as_mut().leave();
+                    }
                     Verdict::Alive => (seen, quiet) = (activity.begun(), 0),
                     Verdict::Quiet => {
                         quiet = quiet.saturating_add(1);
@@ -276,11 +276,15 @@ impl<A: Answer> Listener<A> {
     }
 }
 
-/// The certificate of a connection, when nobody vouches for it any more; never where there is none.
-async fn lost(standing: &mut Option<Box<Standing>>) -> Arc<Certificate> {
+/// Returns when nobody vouches for the certificate of a connection any more; never where there is none.
+async fn lost(standing: &mut Option<Box<Standing>>) {
     let Some(standing) = standing else { return std::future::pending().await };
     standing.lost().await;
-    Arc::clone(&standing.certificate)
+}
+
+/// For how long the certificate of a connection has been at its end.
+fn ended_for(standing: &Option<Box<Standing>>) -> Option<Duration> {
+    standing.as_ref().and_then(|standing| standing.ended_for(clock::now()))
 }
 
 /// hyper closes a connection without requests at once, but the first one may be on its way: a little time for that.
@@ -352,6 +356,8 @@ const STALL: Duration = Duration::from_secs(20);
 /// How long a connection without requests may stay once the end has begun: half a second.
 const FIRST_CALL_LOOKS: u32 = 50;
 const FIRST_CALL_LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long what goes on over a connection may outlast its client's certificate: whoever has a new one comes anew.
+const ENDED_MAX: Duration = Duration::from_secs(30);
 /// The watchdog's pace.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(5);

@@ -28,7 +28,6 @@ use super::{
 use crate::{
     config::{Config, Endpoint, Tolerance, UpstreamId},
     facade::{Facade, Route},
-    identity::Certificate,
     lifecycle::{self, Body, Gateway, Head, Step},
     refusal::Refusal,
 };
@@ -254,17 +253,18 @@ impl Answer for Door {
         finish(&mut response);
         Some(response)
     }
-
-    fn disown(&self, certificate: &Certificate) {
-        match &self.inside {
-            Inside::Gateway(gateway, _) => gateway.disown(certificate),
-            #[cfg(test)]
-            Inside::Double(_) => {}
-        }
-    }
 }
 
 impl Inside {
+    /// The gateway, where it is one.
+    pub(super) fn gateway(&self) -> Option<Arc<Gateway>> {
+        match self {
+            Self::Gateway(gateway, _) => Some(Arc::clone(gateway)),
+            #[cfg(test)]
+            Self::Double(_) => None,
+        }
+    }
+
     async fn visit(
         &self,
         head: Head,

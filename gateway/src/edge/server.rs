@@ -40,6 +40,7 @@ use super::{
 use crate::{
     config::Config,
     facade::Facade,
+    identity::Certificate,
     lifecycle::Gateway,
     tasks::{self, Tasks},
 };
@@ -167,7 +168,10 @@ impl Assembly {
         let run_directory = own_folder(&self.run_directory)?;
         let certificates = gateway.tls.as_ref().map(Certificates::load).transpose()?;
         if let Some(certificates) = &certificates {
-            self.background.0.lock().push(Box::pin(Arc::clone(certificates).follow()));
+            let gateway = self.inside.gateway();
+            let disown =
+                move |certificate: &Certificate| gateway.iter().for_each(|gateway| gateway.disown(certificate));
+            self.background.0.lock().push(Box::pin(Arc::clone(certificates).follow(disown)));
         }
         let (finish, finished) = finish::sync_channel(FINISHES_MAX);
         let upgrade_socket = run_directory.join("upgrade.sock");
@@ -180,11 +184,7 @@ impl Assembly {
         let drain = Drain {
             seats: Arc::clone(&seats),
             tasks: self.tasks.clone(),
-            gateway: match &self.inside {
-                Inside::Gateway(gateway, _) => Some(Arc::clone(gateway)),
-                #[cfg(test)]
-                Inside::Double(_) => None,
-            },
+            gateway: self.inside.gateway(),
             draining: self.draining.clone(),
             limit: gateway.drain,
             finish: finish.clone(),

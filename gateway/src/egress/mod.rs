@@ -43,7 +43,7 @@ pub struct Bounds {
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EgressError {
-    /// No connection: nothing of the request was sent, so nothing can have come of it.
+    /// No connection, or the peer did not begin with the request: nothing can have come of it.
     Unreachable(String),
     /// The deadline passed; what came of the request is unknown.
     Timeout,
@@ -158,6 +158,10 @@ impl Client {
             Reach::Outside(outside) => return outside.admit(uri),
         };
         let host = uri.host().ok_or_else(|| EgressError::Forbidden("no host in the address".to_owned()))?;
+        // HTTP/2 would send it along as a part of the host's name (RFC 9113 §8.3.1).
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(EgressError::Forbidden("a credential in the address".to_owned()));
+        }
         match uri.scheme_str() {
             Some("https") => Ok(()),
             Some("http") if plain_http || is_loopback(host) => Ok(()),

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    error::Error as _,
     fmt,
     future::poll_fn,
     sync::{Arc, Weak},
@@ -29,7 +30,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinHandle};
 use tower_service::Service;
 
 use super::{
@@ -53,8 +54,8 @@ struct Shared {
 #[derive(Default)]
 struct Kept {
     peers: HashMap<Origin, Peer>,
-    /// Whether a task looks after those that nobody uses.
-    swept: bool,
+    /// Looks after those that nobody uses. It ends with the runtime that it was begun on.
+    sweeper: Option<JoinHandle<()>>,
 }
 
 /// To where a connection goes.
@@ -103,6 +104,7 @@ impl Pool {
             match error.take_message() {
                 Some(unsent) if !fresh => request = unsent,
                 Some(_unsent) => return Err(EgressError::Unreachable(chain(error.error()))),
+                None if was_refused(error.error()) => return Err(EgressError::Unreachable(chain(error.error()))),
                 None => return Err(EgressError::Lost(chain(error.error()))),
             }
         }
@@ -119,8 +121,8 @@ impl Pool {
             .map_err(|error| outside::refused(&*error).unwrap_or_else(|| EgressError::Unreachable(chain(&*error))))?;
         let sender = begin(stream, origin).await.map_err(|error| EgressError::Unreachable(chain(&error)))?;
         let mut kept = self.0.kept.lock();
-        if !std::mem::replace(&mut kept.swept, true) {
-            drop(tasks::background(Shared::sweep(Arc::downgrade(&self.0))));
+        if kept.sweeper.as_ref().is_none_or(JoinHandle::is_finished) {
+            kept.sweeper = Some(tasks::background(Shared::sweep(Arc::downgrade(&self.0))));
         }
         Ok(kept.keep(origin, sender))
     }
@@ -133,6 +135,14 @@ impl Pool {
         };
         Body { back: back.filter(|_| !incoming.is_end_stream()), incoming }
     }
+}
+
+/// Whether the peer says that it did nothing of the request (RFC 9113 §8.7).
+fn was_refused(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| {
+        cause.is_remote() && cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+    })
 }
 
 /// Begins to speak on `stream`.
@@ -229,7 +239,7 @@ impl Origin {
         Ok(Self { tls: uri.scheme() == Some(&Scheme::HTTPS), authority })
     }
 
-    /// Without a credential, and without the port where it is the scheme's own (RFC 9110 §7.2).
+    /// Without the port where it is the scheme's own (RFC 9110 §7.2).
     fn host(&self) -> HeaderValue {
         let own = if self.tls { 443 } else { 80 };
         let host = match self.authority.port_u16() {
@@ -398,9 +408,63 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_named_without_a_credential_and_without_the_schemes_own_port() {
+    fn what_nobody_uses_is_let_go_on_the_runtime_that_is_there() {
+        let client = Client::new(&Trust::default()).unwrap();
+        for _ in 0..2 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let server = Server::answering(usize::MAX, ANSWER).await;
+                assert_eq!(ask(&client, &server.address).await.unwrap(), "ok");
+                let kept = client.pool.0.kept.lock();
+                assert!(!kept.sweeper.as_ref().unwrap().is_finished());
+            });
+        }
+    }
+
+    /// A server of HTTP/2 that resets the first stream for `reason`, and answers the others.
+    async fn resetting(reason: h2::Reason) -> (tempfile::TempDir, Trust, String) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let trust = Trust { ca: Some(folder.path().join("ca.crt")), ..Trust::default() };
+        std::fs::write(folder.path().join("ca.crt"), made.cert.pem()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.unwrap().with_no_client_auth();
+        let mut config = builder.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        tasks::background(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let (_request, mut first) = connection.accept().await.unwrap().unwrap();
+            first.send_reset(reason);
+            while let Some(Ok((_request, mut next))) = connection.accept().await {
+                next.send_response(Response::new(()), true).unwrap();
+            }
+        });
+        (folder, trust, address)
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_says_it_did_not_begin_is_not_lost() {
+        for (reason, is_lost) in [(h2::Reason::REFUSED_STREAM, false), (h2::Reason::INTERNAL_ERROR, true)] {
+            let (_folder, trust, address) = resetting(reason).await;
+            let client = Client::new(&trust).unwrap();
+            let ask = || client.open(Request::get(&address).body(Bytes::new()).unwrap(), Duration::from_secs(5));
+            let refused = ask().await.unwrap_err();
+            assert_eq!(matches!(refused, EgressError::Lost(_)), is_lost, "{refused:?}");
+            assert_eq!(matches!(refused, EgressError::Unreachable(_)), !is_lost, "{refused:?}");
+            assert!(ask().await.unwrap().status().is_success(), "the connection goes on");
+        }
+    }
+
+    #[test]
+    fn a_host_is_named_without_the_schemes_own_port() {
         let host = |uri: &str| Origin::of(&uri.parse().unwrap()).unwrap().host().to_str().unwrap().to_owned();
-        assert_eq!(host("https://user:pass@example.com:443/"), "example.com");
+        assert_eq!(host("https://example.com:443/"), "example.com");
         assert_eq!(host("https://example.com:8443/"), "example.com:8443");
         assert_eq!(host("http://[::1]:80/"), "[::1]");
         assert!(Origin::of(&"/path".parse().unwrap()).is_err());

@@ -177,4 +177,6 @@ async fn what_the_administrator_named_may_be_anywhere() {
     let client = Client::new(&Trust::default()).unwrap();
     assert!(get(&client, &server.origin()).await.is_ok());
     assert!(is_forbidden(&get(&client, "http://example.com/").await), "plain HTTP to another machine");
+    let credential = format!("http://user:secret@127.0.0.1:{}", server.port);
+    assert!(is_forbidden(&get(&client, &credential).await), "a credential in the address");
 }

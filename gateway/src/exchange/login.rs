@@ -199,7 +199,7 @@ async fn person(
     now: Timestamp,
 ) -> Result<Vouched, Strayed> {
     let client = &provider.request.client.id;
-    let person = identity.vouched(id_token.expose(), "JWT", client, now).await;
+    let person = identity.vouched((id_token.expose(), None), "JWT", client, now).await;
     let person = person.map_err(|refusal| {
         if let Refusal::IdentityUnavailable(why) = refusal {
             return Strayed::Unavailable(why);

@@ -18,7 +18,7 @@ use crate::{
     identity::Vouched,
     lifecycle::form::Fields,
     refusal::Refusal,
-    state::{Place, Value},
+    state::{Place, Site, Value},
 };
 
 impl Facade {
@@ -53,7 +53,8 @@ impl Facade {
         fields: &Fields,
     ) -> Result<(Order, Mark), Refusal> {
         let text = fields.need("assertion", "`assertion` is missing")?;
-        let found = at.estate.identity.vouched(text, KIND, &at.config.own.issuer, at.now).await;
+        let site = Site::of(at.peer.ip());
+        let found = at.estate.identity.vouched((text, Some(site)), KIND, &at.config.own.issuer, at.now).await;
         let found =
             found.map_err(
                 |refusal| {

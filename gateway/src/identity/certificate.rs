@@ -3,7 +3,9 @@
 //! A certificate that the TLS handshake verified in, its names, its end and its thumbprint out. It verifies nothing: only
 //! the edge makes these, of what rustls let through, and never of a header.
 
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, revocation_list::CertificateRevocationList,
+};
 
 use super::{Agent, Authentication, Binding, CERTIFICATE, Credential, Identity, claims};
 use crate::{
@@ -71,6 +73,14 @@ impl Certificate {
             CertificateName::CommonName(name) => self.common_name.as_ref() == Some(name),
         }
     }
+}
+
+/// When the revocation list `der` is to be replaced: it says nothing any more from then on.
+#[must_use]
+pub fn list_ends(der: &[u8]) -> Option<Timestamp> {
+    let (_, list) = CertificateRevocationList::from_der(der).ok()?;
+    let ends = list.next_update()?.timestamp();
+    Some(Timestamp::from_unix_seconds(u64::try_from(ends).unwrap_or(0)))
 }
 
 /// A machine that needs no token: it is whoever the administrator says that `holder` is. There is no credential that could be

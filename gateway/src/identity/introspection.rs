@@ -12,7 +12,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -59,8 +59,10 @@ pub(super) struct Introspection {
     looks: AtomicUsize,
     places: Places,
     budget: Mutex<Budget>,
-    /// Until then, in Unix milliseconds, nobody dials: the endpoint could not be reached a moment ago.
+    /// Until then, in Unix milliseconds, nobody dials: the endpoint could not be reached a moment ago, or said nothing.
     closed_until: AtomicU64,
+    /// When it answered last, likewise.
+    answered_at: AtomicU64,
 }
 
 /// SHA-256 of a token.
@@ -108,14 +110,16 @@ struct Places {
 #[derive(Debug)]
 struct Budget {
     per_second: f64,
-    all: Allowance,
-    sites: HashMap<Site, Allowance>,
+    /// Questions that may be asked now.
+    left: f64,
+    at: Timestamp,
+    sites: HashMap<Site, Spent>,
 }
 
-/// Questions that may be asked now.
-#[derive(Debug, Clone, Copy)]
-struct Allowance {
-    left: f64,
+/// What one site has used up of late; it is forgotten little by little.
+#[derive(Debug)]
+struct Spent {
+    questions: f64,
     at: Timestamp,
 }
 
@@ -178,6 +182,7 @@ impl Introspection {
             places: Places { familiar: Semaphore::new(FAMILIAR_AT_ONCE), strangers: Semaphore::new(STRANGERS_AT_ONCE) },
             budget: Mutex::new(Budget::new(settings.unknown_per_s)),
             closed_until: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
         }))
     }
 
@@ -247,7 +252,7 @@ impl Introspection {
             return Err(Refusal::Overloaded("tokens being introspected"));
         }
         if now.unix_ms() < self.closed_until.load(Ordering::Relaxed) {
-            return Err(self.unavailable("unreachable a moment ago"));
+            return Err(self.unavailable("no answer a moment ago"));
         }
         if stranger.is_some_and(|site| !self.budget.lock().take(site, now)) {
             metrics().introspections.with([&self.issuer.issuer, "refused"]).increment();
@@ -294,9 +299,9 @@ impl Introspection {
     /// One question. Time counts from before it, so that a slow answer does not last longer.
     async fn question(&self, text: &Secret, familiar: bool, now: Timestamp) -> Said {
         let began = clock::instant();
-        let asked = tokio::time::timeout(DEADLINE, self.answered(text, familiar, now)).await;
+        let asked = self.answered(text, familiar, (now, began)).await;
         let after = now.plus(clock::instant().duration_since(began));
-        match asked.unwrap_or_else(|_elapsed| Err("no answer in time".to_owned())) {
+        match asked {
             Ok((outcome @ Outcome::Active(_), bytes)) => Said::new(outcome, now.plus(self.settings.cache), bytes),
             Ok((outcome, bytes)) => Said::new(outcome, after.plus(INACTIVE_FOR), bytes),
             Err(why) => {
@@ -307,19 +312,44 @@ impl Introspection {
         }
     }
 
-    async fn answered(&self, text: &Secret, familiar: bool, now: Timestamp) -> Result<(Outcome, usize), String> {
+    async fn answered(
+        &self,
+        text: &Secret,
+        familiar: bool,
+        (now, began): (Timestamp, Instant),
+    ) -> Result<(Outcome, usize), String> {
         let places = if familiar { &self.places.familiar } else { &self.places.strangers };
-        let _place = places.acquire().await.map_err(|_closed| "no place to ask from".to_owned())?;
-        let assertion = self.prover.assertion(now).await?;
+        let ready = async {
+            let place = places.acquire().await.map_err(|_closed| "no place to ask from".to_owned())?;
+            Ok::<_, String>((place, self.prover.assertion(now).await?))
+        };
+        let ready = tokio::time::timeout(READY_MAX, ready).await;
+        let (_place, assertion) = ready.unwrap_or_else(|_elapsed| Err("no place to ask from in time".to_owned()))?;
         let request = self.written(text, assertion.as_deref().map(String::as_str))?;
-        let bounds = Bounds { deadline: DEADLINE, bytes_max: ANSWER_BYTES_MAX };
-        let response = self.client.fetch(request, bounds).await.map_err(|error| {
-            if matches!(error, EgressError::Unreachable(_)) {
-                self.closed_until.fetch_max(now.plus(UNKNOWN_FOR).unix_ms(), Ordering::Relaxed);
-            }
-            error.to_string()
-        })?;
+        let waited = clock::instant().duration_since(began);
+        let bounds = Bounds { deadline: DEADLINE.saturating_sub(waited), bytes_max: ANSWER_BYTES_MAX };
+        let fetched = self.client.fetch(request, bounds).await;
+        let after = now.plus(clock::instant().duration_since(began));
+        self.heard(fetched.as_ref().err(), (now.plus(waited), after));
+        let response = fetched.map_err(|error| error.to_string())?;
         Ok((read(&response)?, response.body().len()))
+    }
+
+    /// What came of a request that went out at `asked`, known at `now`: where nobody is there, or nobody has had an answer
+    /// since, nobody dials for a moment. One answer that is late says nothing while others come.
+    fn heard(&self, error: Option<&EgressError>, (asked, now): (Timestamp, Timestamp)) {
+        let is_gone = match error {
+            Some(EgressError::Unreachable(_)) => true,
+            Some(EgressError::Timeout) => self.answered_at.load(Ordering::Relaxed) < asked.unix_ms(),
+            Some(EgressError::Forbidden(_)) => false,
+            Some(EgressError::Lost(_) | EgressError::TooLarge(_)) | None => {
+                self.answered_at.fetch_max(now.unix_ms(), Ordering::Relaxed);
+                false
+            }
+        };
+        if is_gone {
+            self.closed_until.fetch_max(now.plus(UNKNOWN_FOR).unix_ms(), Ordering::Relaxed);
+        }
     }
 
     /// RFC 7662 §2.1.
@@ -390,58 +420,52 @@ impl Said {
 impl Budget {
     fn new(unknown_per_s: u32) -> Self {
         let per_second = f64::from(unknown_per_s);
-        Self { per_second, all: Allowance::of(per_second), sites: HashMap::new() }
+        let at = Timestamp::from_unix_ms(0);
+        Self { per_second, left: per_second * BURST_S, at, sites: HashMap::new() }
     }
 
-    fn share(&self) -> f64 {
-        self.per_second * SITE_SHARE
-    }
-
-    /// Takes one question for `site`, where there is one.
+    /// Takes one question for `site`, which has no more than it leaves to the others: half of all where it is the only one,
+    /// and less the more ask, so that whoever comes next finds something.
     fn take(&mut self, site: Site, now: Timestamp) -> bool {
-        let share = self.share();
+        let earned = self.per_second * now.since(self.at).as_secs_f64();
+        self.left = self.full().min(self.left + earned);
+        self.at = self.at.max(now);
         if self.sites.len() >= SITES_MAX {
-            // Those of late are few, for there were no more questions than of everybody together.
-            self.sites.retain(|_, allowance| !allowance.earn(share, now).is_whole(share));
+            // Those that are left are few, for there were no more questions than of everybody together.
+            self.sites.retain(|_, spent| spent.by(now) > 1.0);
         }
         let room = self.sites.len() < SITES_MAX || self.sites.contains_key(&site);
-        if !room || self.all.earn(self.per_second, now).left < 1.0 {
+        if !room || self.left < 1.0 {
             return false;
         }
-        let allowance = self.sites.entry(site).or_insert(Allowance::of(share));
-        let fits = allowance.earn(share, now).left >= 1.0;
+        let spent = self.sites.entry(site).or_insert(Spent { questions: 0.0, at: now });
+        let fits = spent.by(now) < self.left;
         if fits {
-            allowance.left -= 1.0;
-            self.all.left -= 1.0;
+            spent.questions += 1.0;
+            self.left -= 1.0;
         }
         fits
     }
 
     /// The token was good: asking about it was no waste.
     fn give_back(&mut self, site: Site) {
-        let share = self.share();
-        self.all.left = (self.all.left + 1.0).min(self.per_second * BURST_S);
-        if let Some(allowance) = self.sites.get_mut(&site) {
-            allowance.left = (allowance.left + 1.0).min(share * BURST_S);
+        self.left = self.full().min(self.left + 1.0);
+        if let Some(spent) = self.sites.get_mut(&site) {
+            spent.questions = (spent.questions - 1.0).max(0.0);
         }
+    }
+
+    fn full(&self) -> f64 {
+        self.per_second * BURST_S
     }
 }
 
-impl Allowance {
-    const fn of(per_second: f64) -> Self {
-        Self { left: per_second * BURST_S, at: Timestamp::from_unix_ms(0) }
-    }
-
-    /// With what time has earned.
-    fn earn(&mut self, per_second: f64, now: Timestamp) -> &Self {
-        let earned = now.since(self.at).as_secs_f64() * per_second;
-        self.left = (self.left + earned).min(per_second * BURST_S);
+impl Spent {
+    /// What of it still counts.
+    fn by(&mut self, now: Timestamp) -> f64 {
+        self.questions *= (-now.since(self.at).as_secs_f64() / BURST_S).exp();
         self.at = self.at.max(now);
-        self
-    }
-
-    fn is_whole(&self, per_second: f64) -> bool {
-        self.left >= per_second * BURST_S
+        self.questions
     }
 }
 
@@ -602,6 +626,9 @@ fn is_access_token(claims: &Map<String, Value>) -> Result<(), TokenFault> {
 /// One question, from its place in the queue to the last byte of the answer.
 const DEADLINE: Duration = Duration::from_secs(4);
 
+/// Of this, the wait for the place, and what proves the gateway: what is left is the endpoint's.
+const READY_MAX: Duration = Duration::from_secs(2);
+
 /// How long a request waits for an answer that others may have asked for.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -625,9 +652,6 @@ const STRANGERS_AT_ONCE: usize = 16;
 
 /// Questions about unknown tokens that may come at once: as many as so many seconds earn.
 const BURST_S: f64 = 10.0;
-
-/// Of these questions, one site has this part at most: a proxy in front of the gateway looks like one site.
-const SITE_SHARE: f64 = 0.5;
 
 /// Sites of which that is known.
 const SITES_MAX: usize = 8 * 1024;
@@ -660,6 +684,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{ClientAuthentication, OAuthClient},
+        digest::sha256,
         identity::testing::{self, NOW},
     };
 
@@ -807,31 +832,34 @@ mod tests {
     #[test]
     fn strangers_have_a_budget_that_good_tokens_do_not_use_up() {
         let mut budget = Budget::new(20);
-        let taken =
-            |budget: &mut Budget, now| std::iter::from_fn(|| budget.take(site(1), now).then_some(())).take(500).count();
-        assert_eq!(taken(&mut budget, NOW), 100);
-        assert_eq!(taken(&mut budget, NOW.plus(Duration::from_millis(500))), 5);
+        assert_eq!(taken(&mut budget, 1, NOW), 100);
+        assert_eq!(taken(&mut budget, 1, NOW.plus(Duration::from_millis(500))), 8);
         for _ in 0..300 {
             budget.give_back(site(1));
             assert!(budget.take(site(1), NOW));
         }
         assert!(!budget.take(site(1), NOW));
-        assert_eq!(taken(&mut budget, NOW.plus(Duration::from_secs(3_600))), 100);
+        assert_eq!(taken(&mut budget, 1, NOW.plus(Duration::from_secs(3_600))), 100);
+    }
+
+    fn taken(budget: &mut Budget, number: u16, now: Timestamp) -> usize {
+        std::iter::from_fn(|| budget.take(site(number), now).then_some(())).take(500).count()
     }
 
     #[test]
-    fn one_site_leaves_others_something_and_all_together_have_no_more_than_there_is() {
+    fn sites_leave_others_something_and_all_together_have_no_more_than_there_is() {
         let mut budget = Budget::new(20);
-        let taken = |budget: &mut Budget, number, now| {
-            std::iter::from_fn(|| budget.take(site(number), now).then_some(())).take(500).count()
-        };
         assert_eq!(taken(&mut budget, 1, NOW), 100, "the burst of one");
-        assert_eq!([2, 3, 4].map(|number| taken(&mut budget, number, NOW)), [100, 0, 0], "of all");
+        assert_eq!([2, 3, 4, 5].map(|number| taken(&mut budget, number, NOW)), [50, 25, 13, 6], "of all");
         // Whoever floods does not see to it that nobody else is asked about.
         let later = |ms| NOW.plus(Duration::from_millis(ms));
-        assert_eq!(taken(&mut budget, 1, later(1_000)), 10);
-        assert_eq!(taken(&mut budget, 3, later(1_000)), 10);
-        assert_eq!(taken(&mut budget, 3, later(1_000)), 0);
+        assert_eq!([1, 2].map(|number| taken(&mut budget, number, later(1_000))), [0, 0]);
+        assert_eq!(taken(&mut budget, 6, later(1_000)), 13);
+        // One that is alone has all that there is in the end, and leaves as much to whoever comes.
+        let mut budget = Budget::new(20);
+        let all: usize = (0..600).map(|second| taken(&mut budget, 1, later(second * 1_000))).sum();
+        assert!(taken(&mut budget, 2, later(600_000)) >= 90, "of {all}");
+        assert!((10_000..=12_200).contains(&all), "{all}");
         // Sites without end are counted within bounds.
         let mut budget = Budget::new(1_000);
         for number in 0..u16::MAX {
@@ -839,5 +867,45 @@ mod tests {
         }
         assert!(budget.sites.len() <= SITES_MAX, "{}", budget.sites.len());
         assert!(budget.take(site(u16::MAX), later(3_600_000)));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_gone_is_left_alone_for_a_moment_after_that_is_known() {
+        let later = |ms| NOW.plus(Duration::from_millis(ms));
+        let asked = introspection(false);
+        let is_closed_at = |ms| later(ms).unix_ms() < asked.closed_until.load(Ordering::Relaxed);
+        asked.heard(Some(&EgressError::Lost("by a proxy".to_owned())), (NOW, later(100)));
+        asked.heard(Some(&EgressError::Timeout), (NOW, later(4_000)));
+        assert!(!is_closed_at(4_000), "others were answered");
+        asked.heard(Some(&EgressError::Timeout), (later(1_000), later(5_000)));
+        assert!(is_closed_at(5_999) && !is_closed_at(6_000), "nobody was");
+        asked.heard(Some(&EgressError::Unreachable("no route".to_owned())), (later(6_000), later(8_000)));
+        assert!(is_closed_at(8_999) && !is_closed_at(9_000));
+    }
+
+    #[tokio::test]
+    async fn strangers_take_no_room_of_who_is_known_and_looks_none_of_who_waits() {
+        // Nothing is answered meanwhile: the test never waits.
+        let many = Mutex::new(Budget::new(1_000));
+        let asked = Arc::new(Introspection { budget: many, ..Arc::into_inner(introspection(false)).unwrap() });
+        let token = |number: usize| (sha256(number.to_string().as_bytes()), "t");
+        let board = |number: usize| asked.board(token(number), Some(site(1)), NOW);
+        for number in 0..STRANGERS_MAX {
+            assert!(matches!(board(number), Ok(Boarded::Waiting(_))), "{number}");
+        }
+        assert!(matches!(board(0), Ok(Boarded::Waiting(_))), "the same question");
+        let full = Some(Refusal::Overloaded("tokens being introspected"));
+        assert_eq!(board(STRANGERS_MAX).err(), full);
+        let known = 1_000..1_000 + QUESTIONS_MAX;
+        known.clone().for_each(|number| asked.familiar.insert(token(number).0, ()));
+        assert!(matches!(board(known.start), Ok(Boarded::Waiting(_))));
+        let under_way = || asked.under_way.lock().len();
+        for number in known.clone().skip(1).take(LOOKS_MAX * 2) {
+            assert!(asked.look(token(number).0, "t", NOW).is_none());
+        }
+        assert_eq!(under_way(), STRANGERS_MAX + 1 + LOOKS_MAX, "looks are some at a time");
+        let boarded = known.clone().skip(1).filter(|number| board(*number).is_ok()).count();
+        assert_eq!((under_way(), boarded), (QUESTIONS_MAX, QUESTIONS_MAX - STRANGERS_MAX - 1));
+        assert_eq!(board(known.end - 1).err(), full);
     }
 }

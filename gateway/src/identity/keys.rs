@@ -61,7 +61,8 @@ pub(super) struct Keys {
     known: ArcSwap<Known>,
     /// Grows when a key vanished: what was verified under an older generation is verified again.
     generation: AtomicU64,
-    /// Each with the site that it was shown from: nobody makes another's key unknown by naming it first.
+    /// Each with the site that it was shown from: nobody makes another's key unknown by naming it first. Those that the issuer
+    /// itself took away have none.
     unknown: Cache<(Option<Site>, String), Timestamp>,
     /// The readings of late that were demanded, each by a site; the rest between two bounds them.
     demanded: Mutex<Vec<(Option<Site>, Timestamp)>>,
@@ -168,14 +169,18 @@ impl Keys {
             Look::Missing(why) => why,
         };
         let memory = (site, id.unwrap_or_default().to_owned());
-        let remembered = self.unknown.get(&memory).is_some_and(|until| now < until);
-        if remembered && first == UNKNOWN_KEY {
+        let remembered = [&memory, &(None, memory.1.clone())]
+            .iter()
+            .any(|memory| self.unknown.get(*memory).is_some_and(|until| now < until));
+        // Keys that are given are all there are.
+        if self.clients.is_none() || remembered && first == UNKNOWN_KEY {
             return Err(first);
         }
         match self.reread(site, now).await {
             Some(true) => {}
             // It may be a key of the issuer all the same.
             Some(false) => return Err(self.unavailable("not read in time")),
+            None if first == UNKNOWN_KEY => return Err(self.unavailable("read for unknown keys a moment ago")),
             None => return Err(first),
         }
         match self.look(id, algorithm, now) {
@@ -227,7 +232,6 @@ impl Keys {
     /// Waits for a reading that began after this call or is under way, and says whether it ended; nothing where the budget
     /// has none.
     async fn reread(&self, site: Option<Site>, now: Timestamp) -> Option<bool> {
-        self.clients.as_ref()?;
         let mut done = self.done.subscribe();
         let under_way = self.wanted.load(Ordering::Acquire);
         let ticket = if *done.borrow() < under_way {
@@ -281,7 +285,11 @@ impl Keys {
 
 impl Keys {
     fn replace(&self, keys: KeySet, now: Timestamp) {
-        let vanished = !self.known.load().keys.is_kept_by(&keys);
+        let before = self.known.load_full();
+        let vanished = !before.keys.is_kept_by(&keys);
+        for id in before.keys.gone_from(&keys) {
+            self.unknown.insert((None, id.to_owned()), now.plus(UNKNOWN_MEMORY));
+        }
         self.known.store(Arc::new(Known { keys: Arc::new(keys), read_at: Some(now), failure: None }));
         if vanished {
             self.generation.fetch_add(1, Ordering::AcqRel);

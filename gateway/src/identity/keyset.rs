@@ -108,6 +108,12 @@ impl KeySet {
         })
     }
 
+    /// The names of keys of `self` that `newer` has no key of.
+    pub(super) fn gone_from(&self, newer: &Self) -> impl Iterator<Item = &str> {
+        let ids = self.0.iter().filter_map(|key| key.id.as_deref());
+        ids.filter(|id| !newer.0.iter().any(|kept| kept.id.as_deref() == Some(id)))
+    }
+
     /// How many keys there are.
     pub(super) const fn len(&self) -> usize {
         self.0.len()

@@ -24,7 +24,7 @@ mod token;
 use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use api_key::{ApiKey, ApiKeys};
-pub use certificate::{Certificate, ISSUER as CERTIFICATES};
+pub use certificate::{Certificate, ISSUER as CERTIFICATES, list_ends};
 use http::{HeaderMap, HeaderValue, Method, header};
 use introspection::{Introspection, Outcome};
 pub use keys::IssuerStatus;
@@ -128,11 +128,17 @@ impl Authenticator {
     }
 
     /// Whom a JWT of one of the issuers vouches for, that is no access token but of this `kind` (`typ`), and made out to
-    /// `audience`.
+    /// `audience`. It came from a site, or from the issuer itself.
     ///
     /// # Errors
     /// [`Refusal::TokenInvalid`], [`Refusal::IdentityUnavailable`].
-    pub async fn vouched(&self, text: &str, kind: &str, audience: &str, now: Timestamp) -> Result<Vouched, Refusal> {
+    pub async fn vouched(
+        &self,
+        (text, site): (&str, Option<Site>),
+        kind: &str,
+        audience: &str,
+        now: Timestamp,
+    ) -> Result<Vouched, Refusal> {
         let presented = token::open(text).map_err(Refusal::TokenInvalid)?;
         let named = presented.issuer().map_err(Refusal::TokenInvalid)?;
         let keys = self.of(named).ok_or(Refusal::TokenInvalid(TokenFault::IssuerUnknown))?;
@@ -142,7 +148,7 @@ impl Authenticator {
             return Err(Refusal::TokenInvalid(TokenFault::AudienceMismatch));
         }
         let id = presented.key_id.as_deref();
-        keys.with_key((id, presented.algorithm), None, now, |key| presented.verify(key.decoding()))
+        keys.with_key((id, presented.algorithm), site, now, |key| presented.verify(key.decoding()))
             .await?
             .map_err(Refusal::TokenInvalid)?;
         let expires_at = presented.expires_at().map_err(Refusal::TokenInvalid)?;

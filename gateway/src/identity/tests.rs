@@ -18,6 +18,7 @@ use crate::{
     clock::{self, Timestamp},
     config::{CertificateHolder, CertificateName, Dpop, Egress, Endpoint},
     refusal::{ProofFault, Refusal, TokenFault},
+    state::Site,
 };
 
 const ISSUER: &str = "https://login.example";
@@ -427,6 +428,8 @@ async fn who_makes_keys_up_does_not_hide_a_rotation_from_others() {
     let all = claims(&server.url, now);
     let fetched = || server.key_fetches.load(Ordering::SeqCst);
     let unknown = |answer: Result<Caller, Refusal>| answer.err() == Some(Refusal::TokenInvalid(TokenFault::KeyUnknown));
+    // What was not asked for is no word against a token: it may be the good one.
+    let unasked = |answer: Result<Caller, Refusal>| matches!(answer, Err(Refusal::IdentityUnavailable(_)));
     let (made_up, rotated) = (ec("made-up").token(&all), fresh.token(&all));
     let [stranger, neighbour, caller] = ["2001:db8::1", "2001:db8::2", "192.0.2.1"];
     assert!(ask(&authenticator, &a.token(&all), now).await.is_ok());
@@ -435,13 +438,38 @@ async fn who_makes_keys_up_does_not_hide_a_rotation_from_others() {
     assert_eq!(fetched(), 2);
     server.publish(Some(vec![fresh.jwk()]));
     for ms in [0, 1_000, 3_000, 9_000] {
-        assert!(unknown(ask_from(stranger, &authenticator, &made_up, at(ms)).await), "{ms}");
-        assert!(unknown(ask_from(neighbour, &authenticator, &made_up, at(ms)).await), "{ms}");
+        assert!(unasked(ask_from(stranger, &authenticator, &made_up, at(ms)).await), "{ms}");
+        assert!(unasked(ask_from(neighbour, &authenticator, &made_up, at(ms)).await), "{ms}");
+        assert!(unknown(ask_from(stranger, &authenticator, &ec("fresh").token(&all), at(ms)).await), "{ms}");
     }
     assert_eq!(fetched(), 2, "of one site");
-    assert!(unknown(ask_from(caller, &authenticator, &rotated, at(1_000)).await), "of all together");
+    assert!(unasked(ask_from(caller, &authenticator, &rotated, at(1_000)).await), "of all together");
     assert!(ask_from(caller, &authenticator, &rotated, at(2_500)).await.is_ok(), "named before by somebody else");
     assert_eq!(fetched(), 3);
+}
+
+#[tokio::test]
+async fn who_makes_assertions_up_has_a_share_like_any_other() {
+    let (a, fresh) = (ec("a"), ec("fresh"));
+    let server = Server::start(vec![a.jwk()]).await;
+    let authenticator = started(&server).await;
+    let now = clock::now();
+    let all = claims(&server.url, now);
+    let site = |peer: &str| Some(Site::of(peer.parse().unwrap()));
+    let vouched = |token: String, site, ms| {
+        let (authenticator, now) = (&authenticator, now.plus(Duration::from_millis(ms)));
+        async move { authenticator.vouched((token.as_str(), site), "at+jwt", AUDIENCE, now).await.err() }
+    };
+    assert_eq!(vouched(a.token(&all), site("192.0.2.1"), 0).await, None);
+    let (made_up, other, rotated) = (ec("made-up").token(&all), ec("other").token(&all), fresh.token(&all));
+    let unknown = Some(Refusal::TokenInvalid(TokenFault::KeyUnknown));
+    assert_eq!(vouched(made_up, site("192.0.2.1"), 0).await, unknown);
+    server.publish(Some(vec![a.jwk(), fresh.jwk()]));
+    // Two seconds on there is a reading again, and not for the same address.
+    assert!(matches!(vouched(other, site("192.0.2.1"), 2_500).await, Some(Refusal::IdentityUnavailable(_))));
+    assert_eq!(server.key_fetches.load(Ordering::SeqCst), 2);
+    assert_eq!(vouched(rotated, site("192.0.2.2"), 2_500).await, None);
+    assert_eq!(server.key_fetches.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]

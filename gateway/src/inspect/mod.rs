@@ -98,6 +98,8 @@ pub enum Admitted {
     Answer(Answer),
     /// There is none before the client has been asked something.
     Input(Asked),
+    /// The client's answer, an error that asks this of it.
+    Pages(Asked, Answer),
     /// The call became a task: there is one when that has ended.
     Task(tasks::Created),
 }
@@ -176,6 +178,10 @@ pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Admi
                 asked => asked.map(Admitted::Input),
             };
         }
+        Err(error) if error.code == URL_ELICITATION_REQUIRED && knows_pages(asker.era, sent) => {
+            let asked = Asked::by_error(error.data(), sent)?;
+            return Ok(Admitted::Pages(asked, failure(asker, sent, error)));
+        }
         // The one protocol error of the modern era that is about the client, and no more than that is taken of it.
         Err(error) if error.code == CAPABILITY_MISSING && upstream == Era::Modern => {
             let required = required_capabilities(error);
@@ -186,21 +192,30 @@ pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Admi
         }
         Ok(_) | Err(_) => {}
     }
+    let result = match response.outcome() {
+        Ok(result) => result,
+        Err(error) => return Ok(Admitted::Answer(failure(asker, sent, error))),
+    };
     let mut out = begin(asker);
     out.reserve(response.text().len().saturating_add(256));
-    let outcome = match response.outcome() {
-        Ok(result) => {
-            outbound::member(&mut out, "result", b"");
-            write_result(&mut out, asker, sent, result)?
-        }
-        Err(error) => {
-            outbound::member(&mut out, "error", b"");
-            write_error(&mut out, asker, sent, error);
-            Outcome::RpcError(error.code)
-        }
-    };
+    outbound::member(&mut out, "result", b"");
+    let outcome = write_result(&mut out, asker, sent, result)?;
     out.push(b'}');
     Ok(Admitted::Answer(Answer { body: Bytes::from(out), outcome }))
+}
+
+/// The answer that an upstream's error becomes.
+fn failure(asker: &Asker, sent: &Sent<'_>, error: RpcError<'_>) -> Answer {
+    let mut out = begin(asker);
+    outbound::member(&mut out, "error", b"");
+    write_error(&mut out, asker, sent, error);
+    out.push(b'}');
+    Answer { body: Bytes::from(out), outcome: Outcome::RpcError(error.code) }
+}
+
+/// Whether both sides know of error -32042.
+fn knows_pages(client: Era, sent: &Sent<'_>) -> bool {
+    (client, sent.era()) == (Era::Legacy, Era::Legacy) && sent.may_ask() && sent.declared.has(Capabilities::URL)
 }
 
 fn begin(asker: &Asker) -> Vec<u8> {
@@ -340,11 +355,7 @@ fn passage(code: i64, era: Era, sent: &Sent<'_>) -> Passage {
         (INVALID_PARAMS | INTERNAL_ERROR, _) => Passage::Through,
         (RESOURCE_NOT_FOUND, Era::Legacy) => Passage::Through,
         (RESOURCE_NOT_FOUND, Era::Modern) => Passage::As(INVALID_PARAMS),
-        (URL_ELICITATION_REQUIRED, Era::Legacy)
-            if sent.era() == Era::Legacy && sent.declared.has(Capabilities::URL) =>
-        {
-            Passage::Through
-        }
+        (URL_ELICITATION_REQUIRED, era) if knows_pages(era, sent) => Passage::Through,
         // What JSON-RPC 2.0 §5.1 reserves. Outside of it an application speaks for itself.
         (-32768..=-32000, _) => Passage::Wrapped,
         _ => Passage::Through,

@@ -50,7 +50,7 @@ fn admitted(client: &'static str, upstream: &str, body: &str) -> Result<(String,
     let response = response(&format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#));
     let asker = asker(r#""a\u0062""#, client);
     let answer = match admit(&asker, &sent(upstream), &response)? {
-        Admitted::Answer(answer) => answer,
+        Admitted::Answer(answer) | Admitted::Pages(_, answer) => answer,
         Admitted::Input(asked) => asked.answer(&asker, "SEALED", None),
         Admitted::Task(created) => created.answer(&asker, "SEALED", 60_000)?,
     };
@@ -173,6 +173,21 @@ fn spec_2_2_pages_to_visit_are_the_clients_business_where_it_knows_such_an_error
     check(MODERN, LEGACY, &body, &expect, Outcome::InputRequired);
     let older = admitted(MODERN, "2025-06-18", &body).unwrap_err();
     assert_eq!(older, Refusal::CapabilityMissing(r#"{"elicitation":{"url":{}}}"#.into()));
+    // Whoever passes it on has read what it asks: it is recorded, and no page but one is asked for.
+    let whole = format!(r#"{{"jsonrpc":"2.0","id":5,{body}}}"#);
+    let Ok(Admitted::Pages(asked, _)) = admit(&asker("1", LEGACY), &sent(LEGACY), &response(&whole)) else { panic!() };
+    assert_eq!(asked.asks.len(), 1);
+    assert_eq!((asked.asks[0].0.as_str(), asked.asks[0].1.kind), ("url-0", asks::Kind::Url));
+    for hostile in ["file:///etc/passwd", "javascript:alert(1)", "vscode://run"] {
+        for client in [LEGACY, MODERN] {
+            let body = body.replace("https://up.example/", hostile);
+            assert!(matches!(admitted(client, LEGACY, &body), Err(Refusal::UpstreamInvalid(_))), "{client} {hostile}");
+        }
+    }
+    // Completion asks for nothing.
+    let sent = Sent { method: Method::CompletionComplete, ..sent(LEGACY) };
+    let Ok(Admitted::Answer(answer)) = admit(&asker("1", LEGACY), &sent, &response(&whole)) else { panic!() };
+    assert!(answer.body().windows(14).any(|text| text == b"upstream_error"), "{answer:?}");
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl Keeping {
                 &entry.response,
             ) {
                 Ok(Admitted::Answer(answer)) => Some(answer),
-                Ok(Admitted::Input(_) | Admitted::Task(_)) | Err(_) => None,
+                Ok(Admitted::Input(_) | Admitted::Pages(..) | Admitted::Task(_)) | Err(_) => None,
             }
         });
         looked(if self.method == Method::ToolsCall { "tool" } else { "read" }, answer.is_some());

@@ -159,7 +159,7 @@ impl Gateway {
         // Only now: whoever is refused keeps the stream that they have.
         let mut turn = session.take_turn();
         let priming = turn.priming();
-        self.subscriptions.renew(caller.identity());
+        self.subscriptions.renew(caller.identity(), |known| estate.revocations.admit(known).is_ok());
         let sink = Arc::clone(session.sink());
         let mut listener = self.listener((estate, caller), trail, topics, (Ear::Stream(turn), sink, seat))?;
         if last.is_some() {

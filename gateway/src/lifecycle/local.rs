@@ -176,10 +176,16 @@ pub(super) fn record_asked<'a>(
     for (key, kind, digest) in &asks {
         asked.push(record::Asked { key, method: kind.method(), mode: kind.as_str(), digest });
     }
-    if journal.note(id, &record::InputRequested { upstream: upstream.as_str(), call, asks: &asked }) {
+    let record = record::InputRequested { upstream: upstream.as_str(), call, asks: &asked };
+    certain(journal, id, &record, "what is asked could not be recorded")
+}
+
+/// Records what does not happen without a record. A journal that cannot be written takes records still, and may lose them.
+pub(super) fn certain<R: record::Record>(journal: &Journal, id: Uuid, record: &R, why: &str) -> Result<(), Refusal> {
+    if journal.healthy() && journal.note(id, record) {
         return Ok(());
     }
-    Err(Refusal::AuditUnavailable("what is asked could not be recorded".to_owned()))
+    Err(Refusal::AuditUnavailable(why.to_owned()))
 }
 
 fn challenge_text(estate: &Estate, trail: &Trail, challenge: &Challenge) -> String {
@@ -281,3 +287,43 @@ const LIST_TTL_MS: u64 = 30_000;
 
 /// The same for a list from which an upstream is missing.
 const LIST_TTL_DEGRADED_MS: u64 = 2_000;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::{Ask, Uuid, record_asked};
+    use crate::{
+        audit::journal::Journal,
+        config::{ArgumentRecord, Audit, Durability, UpstreamId},
+    };
+
+    #[test]
+    fn what_is_not_recorded_is_not_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&Audit {
+            directory: folder.path().to_path_buf(),
+            arguments: ArgumentRecord::Digest,
+            durability: Durability::Os,
+            segment_bytes_max: 1,
+            segment_age_max: Duration::from_secs(3_600),
+            queue_max: 1_024,
+            wait_max: Duration::from_secs(5),
+            key: None,
+        })
+        .unwrap();
+        let (up, ask) = (UpstreamId::parse("up").unwrap(), Ask::page("visit", "https://up.example/").unwrap());
+        let asked = || record_asked(&journal, Uuid::nil(), (&up, Uuid::nil()), [("a", &ask)]);
+        asked().unwrap();
+        // The next segment cannot be made.
+        fs::rename(folder.path().join("lane-0"), folder.path().join("gone")).unwrap();
+        for _ in 0..2_000 {
+            if !journal.healthy() {
+                break;
+            }
+            drop(asked());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(asked().unwrap_err().code(), "audit_unavailable");
+    }
+}

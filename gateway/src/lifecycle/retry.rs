@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Asking, Gateway, carry::Next, trail::Trail};
+use super::{Asking, Gateway, carry::Next, local::certain, trail::Trail};
 use crate::{
     audit::record,
     bridge::{Binding, Claim, Continuation, To},
@@ -131,9 +131,6 @@ impl Retrying {
             .map(|(key, kind, action)| record::Answered { key, method: kind.method(), action })
             .collect();
         let record = record::InputAnswered { who: trail.who(), upstream, call: self.call, answers: &answers };
-        if gateway.means.journal.note(trail.id, &record) {
-            return Ok(());
-        }
-        Err(Refusal::AuditUnavailable("what was answered could not be recorded".to_owned()))
+        certain(&gateway.means.journal, trail.id, &record, "what was answered could not be recorded")
     }
 }

@@ -61,6 +61,14 @@ impl Ward {
         }
     }
 
+    /// Of somebody whose credential lasts, for the tests of what they have under way.
+    #[cfg(test)]
+    pub(super) fn of(revocations: &Revocations, identity: Identity) -> Self {
+        let (start, hour) = (clock::instant(), Duration::from_secs(3_600));
+        let until = start.checked_add(hour).unwrap_or(start);
+        Self { revocations: revocations.clone(), identity: Arc::new(identity), until, watched: None }
+    }
+
     /// Whether what is theirs may go on; what may not has ended, and is counted.
     pub(super) fn admit(&self, what: What) -> Result<(), Refusal> {
         self.look().map_err(|revoked| {

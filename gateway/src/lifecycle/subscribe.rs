@@ -258,8 +258,11 @@ impl Keeper {
     /// every task is asked about.
     async fn attend(&mut self, estate: &Estate, gap: bool) -> Result<Ended, Refusal> {
         let group = Arc::clone(&self.group);
-        let identity = group.identity();
         self.news.mark_unchanged();
+        let now = clock::now();
+        let identity = group.identity(|identity| {
+            identity.authentication.expires_at > now && estate.revocations.admit(identity).is_ok()
+        });
         let (mut wanted, mints) = judged(estate, &group, &identity);
         let left = identity.authentication.expires_at.since(clock::now());
         if left.is_zero() || wanted.is_empty() {
@@ -378,7 +381,7 @@ impl Keeper {
 fn judged(estate: &Estate, group: &Group, identity: &Identity) -> (Vec<Wanted>, Vec<String>) {
     let now = clock::now();
     if estate.revocations.admit(identity).is_err() {
-        return (Vec::new(), Vec::new()); // who wanted it ends by itself
+        return (Vec::new(), Vec::new()); // who wanted it ends by itself, or another asks for it
     }
     group.wanted(|subject| may_be_told(estate, identity, (group.upstream(), subject), now))
 }

@@ -4,7 +4,7 @@
 //! that the gateway sealed for it. The id is opened and held against its caller and its endpoint; from then on the request
 //! is one of the tool whose call became the task, and passes the same stages as that did (RS-37). It does not forward.
 
-use super::{Asking, Gateway, trail::Trail};
+use super::{Asking, Gateway, local::certain, trail::Trail};
 use crate::{
     audit::record,
     bridge::{Owner, TaskId},
@@ -73,9 +73,6 @@ impl Gateway {
         }
         let upstream = target.definition.upstream.as_str();
         let record = record::InputAnswered { who: trail.who(), upstream, call: task.call, answers: &answers };
-        if self.means.journal.note(trail.id, &record) {
-            return Ok(());
-        }
-        Err(Refusal::AuditUnavailable("what was answered could not be recorded".to_owned()))
+        certain(&self.means.journal, trail.id, &record, "what was answered could not be recorded")
     }
 }

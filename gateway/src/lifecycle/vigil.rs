@@ -71,17 +71,24 @@ impl Vigil {
         let mut all = self.0.lock();
         let begun = || Under { identity: Arc::clone(identity), count: 0, word: Arc::default() };
         let under = all.entry(key.clone()).or_insert_with(begun);
+        if under.word.get().is_some() {
+            // What was so before has ended, or is about to; this begins now, with what the issuer says now.
+            *under = begun();
+        }
         under.count = under.count.saturating_add(1);
         let word = Arc::clone(&under.word);
         drop(all);
         Some(Watched { vigil: Arc::clone(self), key, word })
     }
 
-    /// Those of which nothing was found out yet.
-    fn all(&self) -> Vec<(Arc<Identity>, Arc<Word>)> {
+    /// Those of which nothing was found out yet. Not all can be asked about in one turn: none is always the last.
+    fn all(&self, turn: usize) -> Vec<(Arc<Identity>, Arc<Word>)> {
         let all = self.0.lock();
         let open = all.values().filter(|under| under.word.get().is_none());
-        open.map(|under| (Arc::clone(&under.identity), Arc::clone(&under.word))).collect()
+        let mut open: Vec<_> = open.map(|under| (Arc::clone(&under.identity), Arc::clone(&under.word))).collect();
+        let first = turn.checked_rem(open.len()).unwrap_or_default();
+        open.rotate_left(first);
+        open
     }
 }
 
@@ -95,7 +102,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let mut all = self.vigil.0.lock();
-        if let Some(under) = all.get_mut(&self.key) {
+        if let Some(under) = all.get_mut(&self.key).filter(|under| Arc::ptr_eq(&under.word, &self.word)) {
             under.count = under.count.saturating_sub(1);
             if under.count == 0 {
                 all.remove(&self.key);
@@ -114,12 +121,7 @@ impl Gateway {
             for (state, key) in estate.identity.changes_of_keys() {
                 self.note_key(state, &key);
             }
-            let mut open = self.vigil.all();
-            // Not all can be asked about in one turn: none is always the last.
-            let first = turn.checked_rem(open.len()).unwrap_or_default();
-            open.rotate_left(first);
-            turn = turn.wrapping_add(TURN);
-            for (identity, word) in open {
+            for (identity, word) in self.vigil.all(turn) {
                 if estate.revocations.admit(&identity).is_err() {
                     continue; // it ends already
                 }
@@ -137,6 +139,7 @@ impl Gateway {
                     }
                 }
             }
+            turn = turn.wrapping_add(TURN);
         }
     }
 
@@ -164,3 +167,51 @@ const TURN: usize = 61;
 
 /// No issuer's leeway is longer.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::policy::fixtures::caller;
+
+    #[test]
+    fn everybody_is_among_the_first_in_turn_for_as_long_as_something_goes_on() {
+        let vigil = Arc::new(Vigil::default());
+        let mut open = Vec::new();
+        for number in 0..200 {
+            let mut identity = caller("alice", None, &[], &[]);
+            identity.authentication.method = API_KEY;
+            identity.authentication.token_digest = format!("{number}");
+            let identity = Arc::new(identity);
+            open.extend([vigil.over(&identity), vigil.over(&identity)]);
+        }
+        assert!(vigil.over(&Arc::new(caller("bob", None, &[], &[]))).is_none(), "a JWT ends by itself");
+        let names = |turn: usize| vigil.all(turn).into_iter().map(|(who, _)| who.authentication.token_digest.clone());
+        assert_eq!(names(7).count(), 200, "each once");
+        let first: HashSet<String> = (0..4).flat_map(|turn| names(turn * TURN).take(TURN)).collect();
+        assert_eq!(first.len(), 200);
+        open.truncate(1);
+        assert_eq!(names(TURN).collect::<Vec<_>>(), ["0"]);
+        open.clear();
+        assert_eq!(names(TURN).count(), 0);
+    }
+
+    #[test]
+    fn what_begins_after_the_word_does_not_end_by_it() {
+        let mut identity = caller("alice", None, &[], &[]);
+        identity.authentication.method = INTROSPECTION;
+        let (identity, vigil) = (Arc::new(identity), Arc::<Vigil>::default());
+        let before = vigil.over(&identity).unwrap();
+        let together = vigil.over(&identity).unwrap();
+        let whom = Whom::Token { name: "t".to_owned(), issuer: None };
+        before.word.set(Arc::new(Revocation::new(whom, clock::now(), None))).unwrap();
+        assert!(before.word().is_some() && together.word().is_some());
+        let after = vigil.over(&identity).unwrap();
+        assert!(after.word().is_none(), "it began with the rights that the token has again");
+        drop((before, together));
+        assert_eq!(vigil.all(0).len(), 1, "and it is looked at, whatever ended");
+        drop(after);
+        assert!(vigil.0.lock().is_empty());
+    }
+}

@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use super::{
     Peer, Spoken, newest, result_of,
-    session::Key,
+    session::{Key, OWN},
     status_refusal,
     transport::{Answered, Outgoing},
 };
@@ -123,7 +123,21 @@ impl Peer {
         if says_nothing || answered.status == StatusCode::TOO_MANY_REQUESTS {
             return Err(status_refusal(answered.status, "server/discover"));
         }
-        let Some(response) = self.first_response(&mut answered).await else { return Ok(legacy) };
+        let response = match self.first_response(&mut answered).await {
+            Ok(Some(response)) => response,
+            // RC-10: an empty or unrecognised body, under a status that says no.
+            Ok(None) => return Ok(legacy),
+            Err(Refusal::UpstreamInvalid(_)) if answered.status.is_client_error() => return Ok(legacy),
+            // Some legacy programs end over what they do not know: no more of them for the asking.
+            Err(Refusal::UpstreamLost(_)) if self.transport.is_program() => return Ok(legacy),
+            // And some do not answer it; nor does a modern one that is slow to begin.
+            Err(Refusal::UpstreamTimeout) if self.transport.is_program() => {
+                self.guessed.store(true, Ordering::Release);
+                return Ok(legacy);
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        self.guessed.store(false, Ordering::Release);
         match response.outcome() {
             Ok(result) => match result.get("supportedVersions") {
                 Some(versions) => common(versions),
@@ -136,18 +150,35 @@ impl Peer {
         }
     }
 
-    /// The first response of an answer, whatever its id: a probe's refusal may have none.
-    async fn first_response(&self, answered: &mut Answered) -> Option<Response> {
+    /// The first response of an answer, whatever its id: a probe's refusal may have none. Nothing, where the answer ends
+    /// without one; what breaks off, is late or cannot be read says nothing of the era.
+    async fn first_response(&self, answered: &mut Answered) -> Result<Option<Response>, Refusal> {
+        let was_to_come = answered.messages.is_stream();
         let read = async {
-            while let Ok(Some(message)) = answered.messages.next().await {
-                if let Ok(Inbound::Response(response)) = Inbound::parse(message, &self.bounds) {
-                    return Some(response);
+            while let Some(message) = answered.messages.next().await? {
+                match Inbound::parse(message, &self.bounds) {
+                    Ok(Inbound::Response(response)) => return Ok(Some(response)),
+                    Ok(Inbound::Notification(_) | Inbound::Request(_)) => {}
+                    Err(why) => return Err(Refusal::UpstreamInvalid(why.to_owned())),
                 }
             }
-            None
+            if was_to_come {
+                return Err(Refusal::UpstreamLost("the answer ended without a response".to_owned()));
+            }
+            Ok(None)
         };
-        // Some legacy programs do not answer what they do not know.
-        tokio::time::timeout(self.settings.timeout.min(PROBE_MAX), read).await.ok().flatten()
+        tokio::time::timeout(self.settings.timeout.min(PROBE_MAX), read).await.unwrap_or(Err(Refusal::UpstreamTimeout))
+    }
+
+    /// What was taken from silence is asked once more; nobody waits for that, and where there is no answer it stands.
+    async fn look_again(&self, grant: &Grant) {
+        if self.settings.era.is_none()
+            && self.spoken().is_some()
+            && self.guessed.load(Ordering::Acquire)
+            && let Ok(spoken) = Box::pin(self.probe(grant)).await
+        {
+            self.spoken.store(Some(Arc::new(spoken)));
+        }
     }
 
     /// Reads everything that the upstream lists.
@@ -157,6 +188,7 @@ impl Peer {
     /// told and left out.
     pub async fn read(&self, grant: &Arc<Grant>) -> Result<Read, Refusal> {
         let asked = clock::instant();
+        self.look_again(grant).await;
         let spoken = self.detect(grant).await?;
         let offer = Box::pin(self.offered(grant, spoken)).await?;
         let mut read = Read::default();
@@ -184,7 +216,7 @@ impl Peer {
     /// What the upstream says that it serves.
     async fn offered(&self, grant: &Arc<Grant>, spoken: Spoken) -> Result<Offer, Refusal> {
         if spoken.era == Era::Legacy {
-            let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
+            let key = Key { principal: OWN, generation: grant.generation(), capabilities: Capabilities::NONE };
             return Ok(self
                 .sessions
                 .take(&key, Box::pin(self.begin(grant, Capabilities::NONE, None)))
@@ -273,7 +305,7 @@ impl Peer {
             let mut answered = self.exchange(grant, Outgoing::new(body, headers, None)).await?;
             return self.list_response(grant, &mut answered, (method, id)).await;
         }
-        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
+        let key = Key { principal: OWN, generation: grant.generation(), capabilities: Capabilities::NONE };
         let mut first = true;
         loop {
             let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE, None))).await?;

@@ -31,7 +31,7 @@ use bytes::Bytes;
 pub use catalogue::Read;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
-use session::{FAREWELLS_MAX, Farewell, Key, Session, Sessions};
+use session::{FAREWELLS_MAX, Farewell, Key, OWN, Session, Sessions};
 use sse::Sse;
 use stdio::Stdio;
 pub use subscription::{Subject, Told, Wanted, Watch};
@@ -48,6 +48,7 @@ pub use watch::Heard;
 use crate::{
     audit::journal::Receipt,
     catalog::{Definition, Target},
+    clock,
     config::{self, Limits, Remote, Upstream, UpstreamId},
     egress::{Client, EgressError, Trust},
     exchange::Grant,
@@ -165,6 +166,8 @@ pub struct Peer {
     reply_bytes_max: usize,
     event_bytes_max: usize,
     spoken: ArcSwapOption<Spoken>,
+    /// Whether that was taken from silence.
+    guessed: AtomicBool,
     /// Held by whoever finds out what it speaks.
     probing: tokio::sync::Mutex<()>,
     sessions: Sessions,
@@ -256,6 +259,7 @@ impl Peer {
             reply_bytes_max: limits.reply_bytes_max,
             event_bytes_max: limits.event_bytes_max,
             spoken: ArcSwapOption::from(spoken),
+            guessed: AtomicBool::new(false),
             probing: tokio::sync::Mutex::default(),
             sessions: Sessions::new(),
             farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
@@ -458,7 +462,9 @@ impl Peer {
         let capabilities = capabilities.in_version(versions::LEGACY_NEWEST).json();
         let own = outbound::Outgoing::own(id, versions::LEGACY_NEWEST);
         let body = outbound::initialize(&outbound::Outgoing { capabilities: &capabilities, ..own });
-        let mut answered = self.exchange(grant, Outgoing::new(body, HeaderMap::new(), None)).await?;
+        let owner = caller.map_or(OWN, |caller| caller.principal);
+        let reading = Reading { owner, ..self.reading(self.settings.timeout, None) };
+        let mut answered = self.transport.post(grant, Outgoing::new(body, HeaderMap::new(), None), reading).await?;
         if !answered.status.is_success() {
             return Err(status_refusal(answered.status, "initialize"));
         }
@@ -479,6 +485,7 @@ impl Peer {
                 grant: Arc::clone(grant),
                 turns: Arc::clone(&self.farewells),
             },
+            begun: clock::instant(),
         };
         // A server that knows the caller's credential, wherever from, does not get it back as a name.
         if let (Some(caller), Some(id)) = (caller, &session.id)
@@ -562,7 +569,7 @@ impl Peer {
     }
 
     fn reading<'a>(&'a self, first_byte: Duration, tripwire: Option<&'a Tripwire>) -> Reading<'a> {
-        Reading { first_byte, peer: self, tripwire }
+        Reading { first_byte, peer: self, tripwire, owner: OWN }
     }
 
     fn next_id(&self) -> u64 {

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderValue, StatusCode};
@@ -34,7 +34,7 @@ use crate::{
 /// Who may use a session: one key, one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    /// `Identity::principal`; all zero for the gateway itself.
+    /// `Identity::principal`, or [`OWN`].
     pub(super) principal: [u8; 32],
     /// The grant's generation: another credential, another session.
     pub(super) generation: u64,
@@ -57,6 +57,8 @@ pub(super) struct Session {
     pub(super) gone: AtomicBool,
     /// How to say that it is over.
     pub(super) farewell: Farewell,
+    /// When it began.
+    pub(super) begun: Instant,
 }
 
 impl Session {
@@ -128,12 +130,26 @@ impl Sessions {
         Self { open: Cache::new(SESSIONS_MAX) }
     }
 
-    /// The session for `key`, begun by `begin` if there is none; callers of one key wait for one beginning.
+    /// The session for `key`, begun by `begin` if there is none; callers of one key wait for one beginning. A caller's
+    /// declarations and credentials make sessions without number: their oldest goes where they have too many.
     pub(super) async fn take<F>(&self, key: &Key, begin: F) -> Result<Arc<Session>, Refusal>
     where
         F: Future<Output = Result<Session, Refusal>>,
     {
-        self.open.get_or_insert_async(key, async { begin.await.map(Arc::new) }).await
+        let mut is_new = false;
+        let begin = async {
+            is_new = true;
+            begin.await.map(Arc::new)
+        };
+        let session = self.open.get_or_insert_async(key, begin).await?;
+        if is_new && key.principal != OWN {
+            let own = || self.open.iter().filter(|(other, _)| other.principal == key.principal);
+            let oldest = own().min_by_key(|(_, session)| session.begun).filter(|_| own().count() > OF_ONE_MAX);
+            if let Some((oldest, _)) = oldest {
+                self.open.remove(&oldest);
+            }
+        }
+        Ok(session)
     }
 
     /// Ends the sessions of `principals`: whoever comes back begins anew.
@@ -153,6 +169,12 @@ impl Sessions {
 
 /// Sessions kept to one upstream; the least used goes first, and is begun again when it is needed.
 const SESSIONS_MAX: usize = 4_096;
+
+/// Those of one caller: far more than the capabilities and credentials take that one client comes with.
+const OF_ONE_MAX: usize = 32;
+
+/// The gateway itself, among those who have sessions.
+pub(super) const OWN: [u8; 32] = [0; 32];
 
 /// Sessions of one upstream that are ended at once.
 pub(super) const FAREWELLS_MAX: usize = 8;

@@ -11,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::time::timeout;
 use url::Url;
 
 use super::{
-    links::{Ending, Link, Links},
+    links::{Ending, Link, Links, Seat},
     routes::{Place, Routes, Sharing},
     transport::{self, Address, Answered, Outgoing, Reading, Undelivered},
 };
@@ -117,8 +117,8 @@ impl Sse {
 
     async fn open(&self, grant: &Grant, bounds: Reading<'_>) -> Result<Opened, Undelivered> {
         let unreachable = |why: String| Undelivered::NotSent(Refusal::UpstreamUnreachable(why));
-        let seat = self.links.seat(bounds.first_byte).await;
-        let seat = seat.map_err(|max| unreachable(format!("all of its {max} streams are in use")))?;
+        let seat = self.links.seat(bounds.owner, bounds.first_byte).await;
+        let seat = seat.map_err(|max| unreachable(format!("all {max} streams that it may take are in use")))?;
         let outgoing = Outgoing { body: Bytes::new(), session: None, headers: HeaderMap::new() };
         let response = transport::open_stream(&self.client, &self.address, grant, outgoing, bounds).await?;
         let body = match response {
@@ -131,7 +131,7 @@ impl Sse {
         // Nothing was executed yet, whatever is wrong.
         let endpoint = named.and_then(|event| self.endpoint(event.as_ref())).map_err(Undelivered::NotSent)?;
         let routes = Routes::new(&self.upstream, self.bounds, Sharing::Session);
-        let (link, ending) = self.links.open(Arc::clone(&routes), Arc::new(endpoint));
+        let (link, ending) = self.links.open(&seat, Arc::clone(&routes), Arc::new(endpoint));
         let listener = Listener {
             stream,
             name: link.name(),
@@ -201,7 +201,7 @@ struct Listener {
     endpoint: Arc<Address>,
     credential: Option<(HeaderName, HeaderValue)>,
     idle: Duration,
-    _seat: OwnedSemaphorePermit,
+    _seat: Seat,
 }
 
 impl Listener {

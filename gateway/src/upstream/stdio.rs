@@ -17,14 +17,15 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStdin, Command},
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::mpsc,
     task::JoinHandle,
     time::timeout,
 };
 
 use super::{
-    links::{Ending, Link, Links},
+    links::{Ending, Link, Links, Seat},
     routes::{Place, Routes, Sharing},
+    session::OWN,
     transport::{Answered, Outgoing, Reading, Undelivered},
     warden::{Group, Warden},
 };
@@ -89,7 +90,7 @@ impl Stdio {
                 None => None,
             },
             (None, Some((id, "initialize"))) => {
-                let link = self.start(Sharing::Session, within).await?;
+                let link = self.start(Sharing::Session, (bounds.owner, within)).await?;
                 let sent = say(&link, line, Some(Place::Beginning(id)), within).await?;
                 sent.map(|answered| Answered { session: Some(link.name()), ..answered })
             }
@@ -136,16 +137,20 @@ impl Stdio {
         if let Some(link) = shared.as_ref().and_then(|name| self.links.find(name)) {
             return Ok(link);
         }
-        let link = self.start(Sharing::Everybody, within).await?;
+        let link = self.start(Sharing::Everybody, (OWN, within)).await?;
         *shared = Some(link.name());
         Ok(link)
     }
 
-    async fn start(&self, sharing: Sharing, within: Duration) -> Result<Arc<Link<Lines>>, Undelivered> {
+    async fn start(
+        &self,
+        sharing: Sharing,
+        (owner, within): ([u8; 32], Duration),
+    ) -> Result<Arc<Link<Lines>>, Undelivered> {
         let unreachable = |why: String| Undelivered::NotSent(Refusal::UpstreamUnreachable(why));
         self.falls.lock().may_start(clock::instant()).map_err(unreachable)?;
-        let seat = self.links.seat(within).await;
-        let seat = seat.map_err(|max| unreachable(format!("all of its {max} processes are at work")))?;
+        let seat = self.links.seat(owner, within).await;
+        let seat = seat.map_err(|max| unreachable(format!("all {max} processes that it may take are at work")))?;
         let mut command = Command::new(&self.program.file);
         command.args(&self.program.arguments).env_clear().current_dir(&self.program.directory);
         command.envs(self.program.environment.iter().map(|(name, value)| (name, value.expose())));
@@ -162,7 +167,7 @@ impl Stdio {
         tracing::info!(upstream = %self.upstream, process = leader, "started a program");
         let (way, lines) = mpsc::channel(LINES_WAITING_MAX);
         let routes = Routes::new(&self.upstream, self.bounds, sharing);
-        let (link, ending) = self.links.open(Arc::clone(&routes), way.clone());
+        let (link, ending) = self.links.open(&seat, Arc::clone(&routes), way.clone());
         let reader = Reader { routes: Arc::clone(&routes), back: way, bytes_max: self.line_bytes_max };
         let keeper = Keeper {
             upstream: self.upstream.clone(),
@@ -281,7 +286,7 @@ struct Keeper {
     warden: Arc<Warden>,
     idle: Duration,
     started: Instant,
-    _seat: OwnedSemaphorePermit,
+    _seat: Seat,
 }
 
 impl Keeper {

@@ -90,6 +90,11 @@ impl Transport {
         matches!(self, Self::Http(..))
     }
 
+    /// Whether the upstream is a program.
+    pub(super) const fn is_program(&self) -> bool {
+        matches!(self, Self::Stdio(_))
+    }
+
     /// What the upstream was given as a secret, besides what grants hold.
     pub(super) fn secrets(&self) -> &[Secret] {
         match self {
@@ -315,6 +320,8 @@ pub(super) struct Reading<'a> {
     pub(super) peer: &'a Peer,
     /// The caller's credential, where there is a caller.
     pub(super) tripwire: Option<&'a Tripwire>,
+    /// For whom a session begins, where one does: `Identity::principal`, or the gateway itself.
+    pub(super) owner: [u8; 32],
 }
 
 /// Why a message brought no answer.

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::{
     Peer, Spoken,
-    session::{Key, Session},
+    session::{Key, OWN, Session},
     subscription::ACKNOWLEDGED,
     transport::{Answered, Outgoing},
 };
@@ -103,7 +103,7 @@ impl Peer {
     }
 
     async fn attach(&self, grant: &Arc<Grant>) -> Result<(Answered, Arc<Session>), Refusal> {
-        let key = Key { principal: [0; 32], generation: grant.generation(), capabilities: Capabilities::NONE };
+        let key = Key { principal: OWN, generation: grant.generation(), capabilities: Capabilities::NONE };
         let session = self.sessions.take(&key, Box::pin(self.begin(grant, Capabilities::NONE, None))).await?;
         let headers = self.headers(session.spoken(), "", None);
         let outgoing = Outgoing::new(Vec::new(), headers, session.id.as_ref());

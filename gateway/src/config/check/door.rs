@@ -429,7 +429,7 @@ impl Checker<'_> {
             session_idle: self.millis(&written.session_idle_ms, &(1_000..=DAY_MS), 1_800_000),
             list_cache_bytes: self.count(&written.list_cache_bytes, &(0..=4_294_967_296), 16_777_216),
             result_cache_bytes: self.count(&written.result_cache_bytes, &(0..=4_294_967_296), 33_554_432),
-            // Two at least: one is the gateway's own where the upstream speaks the legacy era.
+            // Two at least: callers leave one to the gateway itself.
             children_max: self.count(&written.children_max, &(2..=1_024), 16),
             listeners_max: self.count(&written.listeners_max, &(1..=1_000_000), 10_000),
             holds_max: self.count(&written.holds_max, &(1..=1_000_000), 1_024),

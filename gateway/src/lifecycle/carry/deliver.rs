@@ -5,6 +5,7 @@
 use std::{
     future::Future,
     pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -28,7 +29,7 @@ pub(super) enum Delivery {
     /// Nothing was said yet.
     Waiting(oneshot::Sender<Response>),
     /// A stream is open.
-    Streaming(Queue),
+    Streaming(Arc<Queue>),
     /// The client went away.
     Gone,
 }
@@ -45,25 +46,24 @@ impl Delivery {
                 None => to_body,
             };
             if to_client.send(respond::stream(to_body)).is_ok() {
-                *self = Self::Streaming(events);
+                *self = Self::Streaming(Arc::new(events));
             }
         }
     }
 
     /// Sends a notification, where a stream is open; says whether somebody is there. A client that does not read holds
-    /// up only its own call, and that until the deadline.
-    pub(super) async fn event(&mut self, message: Bytes) -> bool {
-        match self {
-            Self::Waiting(_) => true,
-            Self::Gone => false,
-            Self::Streaming(events) => {
-                let there = events.send(sse::message(&message)).await;
-                if !there {
-                    *self = Self::Gone;
-                }
-                there
-            }
+    /// up only its own call, and that as long as [`Self::attend`] waits for anything.
+    pub(super) async fn event(&mut self, held: &Held, late: Instant, message: Bytes) -> Result<bool, Interrupted> {
+        let events = match self {
+            Self::Waiting(_) => return Ok(true),
+            Self::Gone => return Ok(false),
+            Self::Streaming(events) => Arc::clone(events),
+        };
+        let there = self.attend(held, late, events.send(sse::message(&message))).await?;
+        if !there {
+            *self = Self::Gone;
         }
+        Ok(there)
     }
 
     pub(super) async fn answer(self, answer: Answer) {
@@ -174,3 +174,47 @@ impl Interrupted {
 
 /// How soon a call under way ends whose caller was revoked, or whose credential has ended.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use tokio::{join, sync::Semaphore, time::sleep};
+
+    use super::*;
+    use crate::{
+        identity::revocation::{Revocations, Whom},
+        lifecycle::revoke::Ward,
+        policy::fixtures,
+        rpc::{
+            RequestId,
+            json::{Bounds, Document},
+        },
+    };
+
+    fn held(revocations: &Revocations) -> Held {
+        let bounds = Bounds { depth_max: 1, values_max: 1, name_bytes_max: 1, number_chars_max: 9 };
+        let id = RequestId::of(Document::parse(Bytes::from_static(b"1"), &bounds).unwrap().root()).unwrap();
+        let asker = Asker { id, version: "2026-07-28", era: Era::Modern, progress_token: None, log_level: None };
+        let ward = Ward::of(revocations, fixtures::caller("alice", None, &[], &[]));
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        Held { asker, tracked: None, ward, lasts: false, _room: room }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_not_waited_for_longer_than_anybody() {
+        let revocations = Revocations::default();
+        let (held, (events, unread)) = (held(&revocations), Queue::new());
+        let mut delivery = Delivery::Streaming(Arc::new(events));
+        let (hour, message) = (|| instant_after(Duration::from_secs(3_600)), Bytes::from_static(b"{}"));
+        for _ in 0..16 {
+            assert!(matches!(delivery.event(&held, hour(), message.clone()).await, Ok(true)));
+        }
+        let late = delivery.event(&held, clock::instant(), message.clone()).await;
+        assert!(matches!(late, Err(Interrupted::Late)), "the deadline counts");
+        let (revoked, ()) = join!(delivery.event(&held, hour(), message.clone()), async {
+            sleep(Duration::from_secs(1)).await;
+            revocations.end_here(Whom::User { name: "alice".to_owned(), issuer: None }, None, "gone");
+        });
+        assert!(matches!(revoked, Err(Interrupted::Revoked(_))), "and so does a revocation");
+        drop(unread);
+    }
+}

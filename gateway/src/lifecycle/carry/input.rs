@@ -28,7 +28,7 @@ use crate::{
     lifecycle::{
         connect,
         kept::Keeping,
-        local::record_asked,
+        local::{certain, record_asked},
         retry::Given,
         revoke::{Over, Ward},
     },
@@ -144,13 +144,18 @@ impl Line {
     }
 
     /// The upstream no longer wants to know: neither does the client have to.
-    pub(super) async fn withdraw(&mut self, notification: &Notification, leg: &mut Leg) -> bool {
-        let Some(key) = self.withdrawn(notification) else { return false };
+    pub(super) async fn withdraw(
+        &mut self,
+        notification: &Notification,
+        leg: &mut Leg,
+        late: Instant,
+    ) -> Result<bool, Ended> {
+        let Some(key) = self.withdrawn(notification) else { return Ok(false) };
         if let Some(conversation) = &mut self.conversation {
             conversation.withdraw(&key);
-            leg.delivery.event(Bytes::from(outbound::withdrawn(&key))).await;
+            leg.event(late, Bytes::from(outbound::withdrawn(&key))).await?;
         }
-        true
+        Ok(true)
     }
 
     fn withdrawn(&mut self, notification: &Notification) -> Option<String> {
@@ -183,7 +188,7 @@ impl Carriage {
             .map_err(Ended::refused)?;
         metrics().input_rounds.with([self.target.definition.upstream.as_str()]).increment();
         leg.open();
-        if !leg.delivery.event(message).await {
+        if !leg.event(self.deadline(), message).await? {
             self.abandon(leg, line, "the client went away").await;
         }
         Ok(Read::Life)
@@ -529,10 +534,10 @@ impl Carriage {
         self.record_asked(leg.id(), told).map_err(Ended::refused)?;
         metrics().input_rounds.with([self.target.definition.upstream.as_str()]).increment();
         leg.open();
-        for (id, _, ask) in &open {
-            leg.delivery.event(Bytes::from(ask.request(id, leg.held.asker.version))).await;
-        }
         let late = instant_after(self.estate.config.limits.hold_max);
+        for (id, _, ask) in &open {
+            leg.event(late, Bytes::from(ask.request(id, leg.held.asker.version))).await?;
+        }
         let mut responses = Vec::new();
         while !open.is_empty() {
             let (id, response) = match leg.delivery.attend(&leg.held, late, conversation.answered()).await {
@@ -558,8 +563,11 @@ impl Carriage {
 
     /// The pages that a legacy client was sent to have served their purpose (MCP 2025-11-25 client/elicitation).
     pub(super) async fn visited(&mut self, leg: &mut Leg) {
+        let late = self.deadline();
         for visit in self.visits.drain(..) {
-            leg.delivery.event(Bytes::from(outbound::elicitation_complete(&visit.id))).await;
+            if leg.event(late, Bytes::from(outbound::elicitation_complete(&visit.id))).await.is_err() {
+                return; // how the call ended stands
+            }
         }
     }
 
@@ -578,7 +586,7 @@ impl Carriage {
         }
         let (who, upstream) = (leg.who(), self.target.definition.upstream.as_str());
         let record = record::InputAnswered { who, upstream, call: self.first, answers: &answered };
-        noted(self.means.journal.note(leg.id(), &record))
+        certain(&self.means.journal, leg.id(), &record, "what was answered could not be recorded")
     }
 
     fn record_abandoned(&self, record: Uuid, reason: &str) {
@@ -588,11 +596,6 @@ impl Carriage {
             metrics().audit_failures.increment();
         }
     }
-}
-
-/// What is not recorded does not happen.
-fn noted(taken: bool) -> Result<(), Refusal> {
-    if taken { Ok(()) } else { Err(Refusal::AuditUnavailable("what is asked could not be recorded".to_owned())) }
 }
 
 /// What a legacy client's answer means to a modern upstream, and the word for the record. An elicitation that failed is

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
@@ -183,6 +184,13 @@ impl Leg {
         }
     }
 
+    /// Sends a notification, where a stream is open; says whether somebody is there. `late` is when the call ends that is
+    /// held up by a client that does not read.
+    pub(super) async fn event(&mut self, late: Instant, message: Bytes) -> Result<bool, Ended> {
+        let sent = self.delivery.event(&self.held, late, message).await;
+        sent.map_err(|interrupted| interrupted.end(Refusal::UpstreamTimeout))
+    }
+
     /// Writes down how it ended, and tells the client.
     pub(in crate::lifecycle) async fn end(mut self, ended: Ended) {
         let ended = ended.told_by(&self.held.asker, self.method);
@@ -309,6 +317,11 @@ impl Ended {
             metrics().tripwire.increment();
         }
         Self { ending, refusal: Some(refusal), answer: None, cached: false }
+    }
+
+    /// It has not left the gateway, and will not.
+    pub(super) const fn unsent(refusal: Refusal) -> Self {
+        Self { ending: Ending::NotForwarded, refusal: Some(refusal), answer: None, cached: false }
     }
 
     /// The same of a call that the upstream has already.

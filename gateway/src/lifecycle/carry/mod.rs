@@ -35,6 +35,7 @@ use crate::{
     catalog::Target,
     config::Endpoint,
     exchange::Grant,
+    identity::revocation::What,
     inspect::{
         self, Admitted, Asked, Sent,
         tasks::{Created, Working},
@@ -166,6 +167,7 @@ impl Carriage {
             return Err(Ended::kept(answer));
         }
         let place = self.place(leg).map_err(Ended::refused)?;
+        leg.held.ward.admit(What::Call).map_err(Ended::unsent)?;
         let sent = self.set_out(leg, sent).await;
         let mut line = sent.map_err(|ended| self.page_first(leg, ended))?;
         line.keeping = keeping;
@@ -293,14 +295,14 @@ impl Carriage {
                 match line.relay.admit(&notification) {
                     Ok(notification) => {
                         leg.open();
-                        if !leg.delivery.event(notification).await && leg.era() == Era::Modern {
+                        if !leg.event(self.deadline(), notification).await? && leg.era() == Era::Modern {
                             return Err(Ended::cancelled());
                         }
                         Ok(Read::Life)
                     }
                     Err(why) => {
                         self.peer.heed_word(&notification.method());
-                        if !line.withdraw(&notification, leg).await {
+                        if !line.withdraw(&notification, leg, self.deadline()).await? {
                             self.dropped(why.as_str());
                         }
                         Ok(Read::More)
@@ -362,6 +364,10 @@ impl Carriage {
                 Err(Ended::answered(answer))
             }
             Ok(Admitted::Input(asked)) => Ok(Read::Turn(Turn::Input(asked))),
+            Ok(Admitted::Pages(asked, answer)) => {
+                let asks = asked.asks.iter().map(|(key, ask)| (key.as_str(), ask));
+                Err(self.record_asked(leg.id(), asks).map_or_else(Ended::refused, |()| Ended::answered(answer)))
+            }
             Ok(Admitted::Task(created)) => Ok(Read::Turn(Turn::Task(created))),
             Err(refusal) => Err(Ended::refused(refusal)),
         }

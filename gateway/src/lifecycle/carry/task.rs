@@ -148,9 +148,6 @@ impl Carriage {
     pub(super) async fn poll(&mut self, leg: &mut Leg, mut line: Line, working: Working) -> Result<Line, Ended> {
         leg.held.lasts = true;
         leg.open();
-        if let Some(progress) = line.relay.report(working.message.as_deref()) {
-            leg.delivery.event(progress).await;
-        }
         let timeout = self.target.definition.timeout;
         if let Some(task) = &mut self.task {
             (task.step, task.failed) = (Step::Get, 0);
@@ -158,6 +155,9 @@ impl Carriage {
                 task.updated = working.updated;
                 task.lives(timeout);
             }
+        }
+        if let Some(progress) = line.relay.report(working.message.as_deref()) {
+            leg.event(self.deadline(), progress).await?;
         }
         self.pause(leg, working.again.unwrap_or(POLL).clamp(POLL_MIN, POLL_MAX)).await?;
         self.go_on(leg, line, None).await
