@@ -219,12 +219,14 @@ const OPEN: &str = "open";
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{EVENTS, OUTCOMES};
 
     #[test]
     fn every_word_of_the_journal_can_be_asked_for() {
         let words = include_str!("record.rs").lines().filter_map(|line| line.trim().strip_prefix("Self::"));
-        let words: Vec<&str> = words
+        let words: BTreeSet<&str> = words
             .filter_map(|line| line.split_once(" => \"").and_then(|(_, word)| word.strip_suffix("\",")))
             .filter(|word| *word != "outcome")
             .collect();
