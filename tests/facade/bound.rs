@@ -208,11 +208,9 @@ impl Ground {
         let mut fields = vec![("grant_type", "client_credentials"), ("resource", resource.as_str())];
         fields.extend(client);
         let tls = self.gateway.setup().authority().client_showing(&["http/1.1"], leaf);
-        let mut connection = Connection::open_tls(self.gateway.address(), "localhost", &tls).unwrap();
-        let host = self.origin().replace("https://", "");
-        let mut headers = vec![("Content-Type", "application/x-www-form-urlencoded"), ("Connection", "close")];
+        let mut headers = vec![("Content-Type", FORM)];
         headers.extend(proof.map(|proof| ("DPoP", proof)));
-        connection.exchange(&request("POST", "/token", &host, &headers, form(&fields).as_bytes()))
+        fetch_tls(&tls, "POST", &format!("{}/token", self.origin()), &headers, form(&fields).as_bytes())
     }
 
     /// How the token is called that this client gets for a proof, and what it is bound to.

@@ -39,7 +39,7 @@ impl Gateway {
                     .cloned()
                     .collect();
                 let unread: Vec<UpstreamId> =
-                    listings.iter().filter_map(|(id, listing)| listing.offer.is_none().then(|| id.clone())).collect();
+                    listings.iter().filter(|(_, listing)| listing.offer.is_none()).map(|(id, _)| id.clone()).collect();
                 let known = Known { upstreams: &estate.config.upstreams, tools: &tools, unread: &unread };
                 let problems: Vec<Problem> =
                     rules.policies.check(&known).into_iter().filter(Problem::is_error).collect();

@@ -570,10 +570,7 @@ impl Refusal {
     /// What is wrong with the credential, where that is it, in one word.
     #[must_use]
     pub const fn fault(&self) -> Option<&'static str> {
-        match self {
-            Self::TokenInvalid(fault) => Some(fault.as_str()),
-            _ => None,
-        }
+        if let Self::TokenInvalid(fault) = self { Some(fault.as_str()) } else { None }
     }
 
     /// Why, for the journal and the log: may name hosts and policies, never a secret.

@@ -138,6 +138,7 @@ impl Metrics {
     pub(super) fn all(&self) -> Vec<Metric<'_>> {
         let mut all = self.of_protocol();
         all.extend(self.of_gateway());
+        all.extend(self.of_rules());
         all.extend(self.of_room());
         all
     }
@@ -174,20 +175,6 @@ impl Metrics {
                 "Credentials that are not valid, by what is wrong with them.",
                 &[names::FAULT],
                 &self.token_faults,
-            ),
-            Metric::family(
-                "tollgate.changes.rejected",
-                "Whether what was last written is not in force.",
-                &[names::SUBJECT],
-                &self.changes_rejected,
-            ),
-            Metric::one("tollgate.policy.problems", "Policies that do not fit what is there.", &self.policy_problems),
-            Metric::family("tollgate.policy.decisions", "Decisions of policy.", &OUTCOME, &self.decisions),
-            Metric::family(
-                "tollgate.policy.shadow",
-                "What policies on trial would have done.",
-                &[names::POLICY, names::OUTCOME, names::CHANGES],
-                &self.shadow,
             ),
             Metric::family(
                 "tollgate.tolerated",
@@ -245,6 +232,26 @@ impl Metrics {
             Metric::family("tollgate.facade", "What the facade granted.", &OUTCOME, &self.authorizations),
             Metric::one("tollgate.tripwire", "Credentials stopped on their way out.", &self.tripwire),
             Metric::one("tollgate.state.unreadable", "Kept values that could not be read.", &self.state_unreadable),
+        ]
+    }
+
+    /// What was written by administrators, and what it came to.
+    fn of_rules(&self) -> Vec<Metric<'_>> {
+        vec![
+            Metric::family(
+                "tollgate.changes.rejected",
+                "Whether what was last written is not in force.",
+                &[names::SUBJECT],
+                &self.changes_rejected,
+            ),
+            Metric::one("tollgate.policy.problems", "Policies that do not fit what is there.", &self.policy_problems),
+            Metric::family("tollgate.policy.decisions", "Decisions of policy.", &[names::OUTCOME], &self.decisions),
+            Metric::family(
+                "tollgate.policy.shadow",
+                "What policies on trial would have done.",
+                &[names::POLICY, names::OUTCOME, names::CHANGES],
+                &self.shadow,
+            ),
         ]
     }
 
