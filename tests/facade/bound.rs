@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{CALLBACK, Ground, VERIFIER, code_of, parameter};
 use crate::harness::{
     certificates::Leaf,
-    http::{Answer, Connection, fetch, fetch_tls, form, request},
+    http::{Answer, fetch, fetch_tls, form},
     issuer::{Issuer, Signature, claims_of, now},
     login::Browser,
     mcp::Client,
