@@ -128,6 +128,8 @@ impl Peer {
             // RC-10: an empty or unrecognised body, under a status that says no.
             Ok(None) => return Ok(legacy),
             Err(Refusal::UpstreamInvalid(_)) if answered.status.is_client_error() => return Ok(legacy),
+            // So is what takes a request that it does not know for a notification.
+            Err(Refusal::UpstreamInvalid(_)) if answered.status == StatusCode::ACCEPTED => return Ok(legacy),
             // Some legacy programs end over what they do not know: no more of them for the asking.
             Err(Refusal::UpstreamLost(_)) if self.transport.is_program() => return Ok(legacy),
             // And some do not answer it; nor does a modern one that is slow to begin.
