@@ -125,7 +125,7 @@ impl Lane {
         mend_export(&export).map_err(at(&export))?;
         let mut segments = segment::list(&self.path).map_err(at(&self.path))?;
         while let Some((index, path)) = segments.pop() {
-            let scan = Scan::read(&path, key)?;
+            let mut scan = Scan::read(&path, key, None)?;
             if scan.torn > 0 {
                 found.torn = Some(set_aside(&path, scan.length).map_err(at(&path))?);
                 found.clean = false;
@@ -142,6 +142,12 @@ impl Lane {
             found.previous = Some(Previous { name, seq: chain.seq, mac: chain.head, bytes: scan.length });
             found.chain = Some(chain);
             found.index = index.saturating_add(1);
+            // Where not even its beginning may be whole, which says what is open, the segment before it says that.
+            while let (true, Some(previous)) = (scan.only_begun, scan.previous.take()) {
+                let before = Scan::read(&self.path.join(&previous.name), key, Some(previous.bytes))?;
+                scan.open.extend(before.open);
+                (scan.only_begun, scan.previous) = (before.only_begun, before.previous);
+            }
             found.clean &= scan.stopped && scan.open.is_empty();
             found.open = scan.open.into_iter().collect();
             found.open.sort();
@@ -194,14 +200,21 @@ struct Scan {
     torn: u64,
     open: HashSet<Uuid>,
     stopped: bool,
+    /// Whether there is nothing in it but what a segment begins with.
+    only_begun: bool,
+    previous: Option<Previous>,
 }
 
 impl Scan {
-    fn read(path: &Path, key: &RootKey) -> Result<Self, LaneFault> {
+    /// Reads as far as `end`, where that is known.
+    fn read(path: &Path, key: &RootKey, end: Option<u64>) -> Result<Self, LaneFault> {
         let io = |error| LaneFault::Io { path: path.to_owned(), error };
-        let mut scan = Self::default();
+        let mut scan = Self { only_begun: true, ..Self::default() };
         let mut lines = Lines::open(path).map_err(io)?;
         loop {
+            if end == Some(scan.length) {
+                return Ok(scan);
+            }
             match lines.next().map_err(io)? {
                 Next::Line(offset, line) => {
                     let taken = match scan.chain {
@@ -233,6 +246,7 @@ impl Scan {
             return Err(LaneFault::KeyChanged { path: path.to_owned(), found: header.key, expected });
         }
         let chain = Chain { id: header.chain, seq: header.origin_seq(), head: header.origin() };
+        self.previous = header.previous;
         Ok(self.take(chain, line, &key.chain))
     }
 
@@ -254,6 +268,7 @@ impl Scan {
             "open_calls" => self.open.extend(open_calls(line)),
             _ => {}
         }
+        self.only_begun &= matches!(event, "segment" | "open_calls" | "recovered");
         if event != "checkpoint" {
             self.stopped = event == "stop";
         }

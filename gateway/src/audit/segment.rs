@@ -41,7 +41,11 @@ impl Segment {
         let name = name(index);
         let path = lane.join(&name);
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        sync_folder(lane)?;
+        if let Err(error) = sync_folder(lane) {
+            // Where it stays, its number is taken.
+            fs::remove_file(&path).ok();
+            return Err(error);
+        }
         Ok(Self { name, length: 0, path, file, reserved: 0, ahead })
     }
 

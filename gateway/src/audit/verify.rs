@@ -258,7 +258,8 @@ impl<'k> Walk<'k> {
                 return Err(self.fault(0, None, FaultKind::MissingSegment));
             }
             let next = headers.get(nth.saturating_add(1));
-            if next.and_then(Option::as_ref).is_some_and(|next| self.passes_over(*index, next)) {
+            let follower = headers.iter().skip(nth).skip(1).flatten().next();
+            if follower.is_some_and(|next| self.passes_over(*index, next)) {
                 continue;
             }
             // What a later header, itself under the chain, says about where this segment ends.
@@ -294,7 +295,7 @@ impl<'k> Walk<'k> {
     fn passes_over(&self, index: u64, next: &Header) -> bool {
         let Some(previous) = &next.previous else { return false };
         let before = self.chain.is_some_and(|chain| previous.seq == chain.seq && previous.mac == chain.head);
-        before && previous.name != self.segment && next.index == index.saturating_add(1)
+        before && previous.name != self.segment && next.index > index
     }
 
     fn segment(&mut self, path: &Path, end: Option<u64>, last: bool) -> Result<(), Fault> {

@@ -428,7 +428,12 @@ impl Writer {
             Durability::Fsync => Ahead::Zeros(AHEAD_BYTES.min(self.rules.segment_bytes_max)),
             Durability::Os => Ahead::Nothing,
         };
-        let mut segment = Segment::create(&self.lane.path, self.index, ahead)?;
+        let created = Segment::create(&self.lane.path, self.index, ahead);
+        if created.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+            // Left behind by a try that failed: its number is spent.
+            self.index = self.index.saturating_add(1);
+        }
+        let mut segment = created?;
         let key = self.keys.root.id.clone();
         let header = Header { chain: chain.id, index: self.index, opened, key, previous };
         let mut lines = vec![record::line(new_id(), self.stamp(), &header)];
@@ -480,7 +485,10 @@ impl Writer {
         }
         self.unsettled.append(batch);
         std::mem::swap(&mut self.unsettled, batch);
+        // What came of these comes after them.
+        let late = std::mem::take(&mut self.backlog);
         self.refuse(batch);
+        self.backlog.extend(late);
     }
 
     /// Tells those who wait that their record is not durable, and keeps the rest for when it can be. Half of the room is for
@@ -688,12 +696,17 @@ mod tests {
             let mut writer = writer(folder.path(), Durability::Os);
             write(&mut writer, "one");
             let (previous, chain) = (writer.seal().unwrap(), writer.chain);
-            writer.next_segment(Opened::Rotation, Some(previous.clone()), None).unwrap();
-            if !whole {
-                let left = folder.path().join("lane-0").join(crate::audit::segment::name(2));
-                std::fs::write(left, "{\"schema\":").unwrap();
+            for number in [2, 3] {
+                writer.next_segment(Opened::Rotation, Some(previous.clone()), None).unwrap();
+                if !whole {
+                    let left = folder.path().join("lane-0").join(crate::audit::segment::name(number));
+                    std::fs::write(left, "{\"schema\":").unwrap();
+                }
+                writer.chain = chain;
             }
-            writer.chain = chain;
+            // A file where the next one is to be.
+            std::fs::write(folder.path().join("lane-0").join(crate::audit::segment::name(4)), "").unwrap();
+            writer.next_segment(Opened::Failure, Some(previous.clone()), None).unwrap_err();
             writer.next_segment(Opened::Failure, Some(previous), None).unwrap();
             write(&mut writer, "two");
             assert_eq!(writer.end(), Written::Durable);
