@@ -3,7 +3,15 @@
 //! Reads the configuration, opens the journal, puts the stages together and gives them to the edge; keeps configuration,
 //! policies and catalogue up to date while it runs, and closes the journal last. It answers no request itself.
 
-use std::{borrow::Cow, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -112,7 +120,13 @@ fn run(
     let [heeding, watching, fitting] = [(); 3].map(|()| Arc::clone(&gateway));
     let beginning = work(Arc::clone(&gateway), Arc::clone(&config), policy_set, drains.clone());
     let began = Arc::clone(&config);
-    let follower = Follower { gateway: Arc::clone(&gateway), metadata: Arc::clone(&metadata), rates, began };
+    let follower = Follower {
+        gateway: Arc::clone(&gateway),
+        metadata: Arc::clone(&metadata),
+        rates,
+        began,
+        owed: AtomicBool::default(),
+    };
     let follow = watch.run(move |change| follower.apply(change));
     edge::run(Edge {
         pages: admin::pages(readiness(&gateway, drains), || metrics::render(metrics())),
@@ -194,6 +208,8 @@ struct Follower {
     rates: Arc<Rates>,
     /// What was in force at the start.
     began: Arc<Config>,
+    /// Whether `upstreams.toml` is other than what is in force: it is taken over with whatever mends it.
+    owed: AtomicBool,
 }
 
 impl Follower {
@@ -202,7 +218,9 @@ impl Follower {
         let Parts { estate: described, certificates, policies } = change.parts;
         match change.config {
             Err(report) => self.rejected(Subject::Config, &estate.config.digest, report.messages()),
-            Ok(config) if described || certificates => self.reconfigured(&estate, Arc::new(config)),
+            Ok(config) if described || certificates || self.owed.load(Ordering::Relaxed) => {
+                self.reconfigured(&estate, Arc::new(config))
+            }
             Ok(_) if policies => self.ruled(&estate),
             Ok(_) => {}
         }
@@ -219,6 +237,9 @@ impl Follower {
             Ok(next) => {
                 self.metadata.store(Arc::new(next.metadata()));
                 self.gateway.succeed(next);
+                self.owed.store(false, Ordering::Relaxed);
+                // They were read with it.
+                metrics().changes_rejected.with([Subject::Policy.as_str()]).set(0);
                 self.applied(Subject::Config, &digest, &before);
                 if !late.is_empty() {
                     tracing::warn!(keys = late.join(", "), "not in force before a restart or an upgrade");
@@ -248,6 +269,7 @@ impl Follower {
     /// What was in force stays in force; that is said loudly, for nobody sees it otherwise.
     fn rejected(&self, subject: Subject, before: &str, why: impl Iterator<Item = String>) {
         let why = why.collect::<Vec<_>>().join("; ");
+        self.owed.fetch_or(subject == Subject::Config, Ordering::Relaxed);
         metrics().changes_rejected.with([subject.as_str()]).set(1);
         let subject_name = subject.as_str();
         tracing::error!(

@@ -162,3 +162,25 @@ fn operators_are_told_what_is_not_in_force_and_what_does_not_fit() {
     assert!(line.contains("gateway.drain_ms"), "{line}");
     assert!(told("serving").contains(&gateway.setup().origin().replace("http://", "")));
 }
+
+#[test]
+fn what_was_rejected_is_taken_over_with_what_mends_it() {
+    let issuer = Issuer::good();
+    let (one, two) = (Recorder::good(Era::Modern), Recorder::good(Era::Modern));
+    let gateway = Setup::usual("owed", &issuer).open_upstream("one", &one.url()).start();
+    let folder = gateway.setup().folder();
+    let (file, policies) = (folder.join("upstreams.toml"), folder.join("policies/allow.cedar"));
+    let alice = gateway.client_of(None, &issuer, "alice").awaiting("one__echo");
+    let before = fs::read_to_string(&file).unwrap();
+    replace(&policies, "permit (principal, action, resource) when { nonsense };\n");
+    replace(&file, &format!("{before}\n[upstreams.two]\nurl = \"{}\"\ngrant = {{ strategy = \"none\" }}\n", two.url()));
+    assert_eq!(change(&gateway, "config", 0)["outcome"], "rejected");
+    assert_eq!(alice.tools().len(), 3);
+    replace(&policies, ALLOW_ALL);
+    assert_eq!(change(&gateway, "config", 1)["outcome"], "applied", "nothing of it is left out");
+    assert_eq!(text_of(&alice.awaiting("two__echo").call("two__echo", &json!({}))), "echo {}");
+    let rejected =
+        |subject: &str| gateway.metric(&format!("tollgate_changes_rejected{{tollgate_change_subject=\"{subject}\"}}"));
+    assert_eq!(rejected("config"), Some(0.0));
+    assert_eq!(rejected("policy"), Some(0.0));
+}
