@@ -207,7 +207,8 @@ impl Store {
                 return Ok(Some((so_far.anew, so_far.lost)));
             }
             resealed = so_far;
-            // Whoever waits to write gets their turn.
+            // Whoever waits to write gets their turn, and what they wrote is looked at.
+            self.tell();
             tokio::time::sleep(RESEAL_PAUSE).await;
         }
     }

@@ -174,12 +174,13 @@ impl Peer {
 
     /// What was taken from silence is asked once more; nobody waits for that, and where there is no answer it stands.
     async fn look_again(&self, grant: &Grant) {
-        if self.settings.era.is_none()
-            && self.spoken().is_some()
-            && self.guessed.load(Ordering::Acquire)
-            && let Ok(spoken) = Box::pin(self.probe(grant)).await
-        {
-            self.spoken.store(Some(Arc::new(spoken)));
+        if self.settings.era.is_none() && self.spoken().is_some() && self.guessed.load(Ordering::Acquire) {
+            let probed = Box::pin(self.probe(grant)).await;
+            // Once: each time is another process.
+            self.guessed.store(false, Ordering::Release);
+            if let Ok(spoken) = probed {
+                self.spoken.store(Some(Arc::new(spoken)));
+            }
         }
     }
 

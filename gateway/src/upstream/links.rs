@@ -114,13 +114,19 @@ impl<W> Links<W> {
         if let Ok(seat) = Arc::clone(seats).try_acquire_owned() {
             return Ok(seat);
         }
-        let unused = {
+        let (unused, at_work) = {
             let mut open = self.open.lock();
+            let at_work = open.values().filter(|link| counts(link)).count();
             let idle = open.values().filter(|link| counts(link) && link.routes.is_idle());
             let least = idle.min_by_key(|link| (link.owner != owner, link.routes.last_used())).map(|link| link.number);
-            least.and_then(|number| open.remove(&number))
+            (least.and_then(|number| open.remove(&number)), at_work)
         };
-        unused.ok_or(bound)?.end();
+        match unused {
+            Some(unused) => unused.end(),
+            None if at_work >= bound => return Err(bound),
+            // Somebody is leaving, or has yet to begin.
+            None => {}
+        }
         match tokio::time::timeout(within, Arc::clone(seats).acquire_owned()).await {
             Ok(Ok(seat)) => Ok(seat),
             Ok(Err(_)) | Err(_) => Err(bound),
