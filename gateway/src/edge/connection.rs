@@ -252,8 +252,9 @@ impl<A: Answer> Listener<A> {
                     connection.as_mut().leave();
                 }
                 _ = tick.tick() => match activity.look(seen, stalled_looks) {
-                    _ if ended_for(&standing).is_some_and(|ended| ended >= ENDED_MAX) => return,
-                    _ if ended_for(&standing).is_some() && !leaving => {
+                    // A call that waits for its answer gets it; streams that began by the certificate end by themselves.
+                    Verdict::Quiet if ended_for(&standing).is_some_and(|ended| ended >= ENDED_MAX) => return,
+                    Verdict::Alive | Verdict::Quiet if ended_for(&standing).is_some() && !leaving => {
                         leaving = true;
                         connection.as_mut().leave();
                     }

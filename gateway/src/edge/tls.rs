@@ -11,6 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use rustls::{
     RootCertStore, ServerConfig,
@@ -34,6 +35,8 @@ pub(super) struct Certificates {
     renewals: watch::Sender<u64>,
     /// What clients showed of late, by thumbprint: what goes on under it may outlast their connections.
     shown: Cache<String, Arc<Chain>>,
+    /// Those whose connections were cut since they were last disowned, known above or not.
+    lost: Mutex<Vec<Arc<Certificate>>>,
 }
 
 /// What a client showed.
@@ -81,6 +84,7 @@ impl Standing {
     pub(super) async fn lost(&mut self) {
         // The sender is in `certificates`.
         while self.renewals.changed().await.is_ok() && self.holds() {}
+        self.certificates.lost.lock().push(Arc::clone(&self.chain.certificate));
     }
 }
 
@@ -117,8 +121,8 @@ impl Certificates {
     /// Reads `files` for the first time.
     pub(super) fn load(files: &config::Tls) -> Result<Arc<Self>, TlsFault> {
         let current = ArcSwap::from_pointee(read(files)?);
-        let shown = Cache::new(SHOWN_MAX);
-        Ok(Arc::new(Self { files: files.clone(), current, renewals: watch::Sender::new(0), shown }))
+        let (shown, lost) = (Cache::new(SHOWN_MAX), Mutex::default());
+        Ok(Arc::new(Self { files: files.clone(), current, renewals: watch::Sender::new(0), shown, lost }))
     }
 
     /// What a handshake that begins now goes by, and who tells when that has changed.
@@ -168,6 +172,8 @@ impl Certificates {
             if has_changed && self.renew() || self.has_list_ended(looked, now) {
                 self.judge(now, &disown).await;
             }
+            let lost = std::mem::take(&mut *self.lost.lock());
+            lost.iter().filter(|certificate| now < certificate.expires_at).for_each(|certificate| disown(certificate));
             looked = now;
         }
     }
@@ -366,7 +372,7 @@ mod tests {
         let renewals = || certificates.current().1;
         let connected = certificates.shown(std::slice::from_ref(&lasts), renewals()).unwrap();
         let over = certificates.shown(&[ends], renewals()).unwrap();
-        let gone = parking_lot::Mutex::new(Vec::new());
+        let gone = Mutex::new(Vec::new());
         let disown = |certificate: &Certificate| gone.lock().push(certificate.thumbprint.clone());
         let thumbprint = connected.certificate().thumbprint.clone();
         let year =
