@@ -169,9 +169,12 @@ impl Keys {
             Look::Missing(why) => why,
         };
         let memory = (site, id.unwrap_or_default().to_owned());
-        let remembered = [&memory, &(None, memory.1.clone())]
-            .iter()
-            .any(|memory| self.unknown.get(*memory).is_some_and(|until| now < until));
+        let is_known_unknown =
+            |memory: &(Option<Site>, String)| self.unknown.get(memory).is_some_and(|until| now < until);
+        let remembered = is_known_unknown(&memory);
+        // What the issuer took away may have been there a moment ago by a reading that was out of date: it is read again, and
+        // where it cannot be, the word of the last reading counts.
+        let is_gone = is_known_unknown(&(None, memory.1.clone()));
         // Keys that are given are all there are.
         if self.clients.is_none() || remembered && first == UNKNOWN_KEY {
             return Err(first);
@@ -180,13 +183,15 @@ impl Keys {
             Some(true) => {}
             // It may be a key of the issuer all the same.
             Some(false) => return Err(self.unavailable("not read in time")),
-            None if first == UNKNOWN_KEY => return Err(self.unavailable("read for unknown keys a moment ago")),
+            None if first == UNKNOWN_KEY && !is_gone => {
+                return Err(self.unavailable("read for unknown keys a moment ago"));
+            }
             None => return Err(first),
         }
         match self.look(id, algorithm, now) {
             Look::Found(keys) => settle(keys.find(id, algorithm), use_key),
             Look::Missing(why) => {
-                if why == UNKNOWN_KEY {
+                if why == UNKNOWN_KEY && site.is_some() {
                     self.unknown.insert(memory, now.plus(UNKNOWN_MEMORY));
                 }
                 Err(why)
