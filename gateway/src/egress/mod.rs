@@ -45,6 +45,8 @@ pub struct Bounds {
 pub enum EgressError {
     /// No connection, or the peer did not begin with the request: nothing can have come of it.
     Unreachable(String),
+    /// The peer is there and did nothing of the request (RFC 9113 §8.7): nothing can have come of it.
+    Refused(String),
     /// The deadline passed; what came of the request is unknown.
     Timeout,
     /// The connection failed after the request began to go out; what came of it is unknown.
@@ -59,6 +61,7 @@ impl fmt::Display for EgressError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(why) => write!(formatter, "unreachable: {why}"),
+            Self::Refused(why) => write!(formatter, "refused: {why}"),
             Self::Timeout => formatter.write_str("no answer in time"),
             Self::Lost(why) => write!(formatter, "answer lost: {why}"),
             Self::TooLarge(limit) => write!(formatter, "answer larger than {limit} bytes"),

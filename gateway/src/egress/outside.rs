@@ -147,7 +147,9 @@ impl UnderWay {
     pub(super) fn failed(&self, error: &EgressError) {
         let key = match error {
             EgressError::Unreachable(_) | EgressError::Forbidden(_) => &self.host,
-            EgressError::Timeout | EgressError::Lost(_) | EgressError::TooLarge(_) => &self.whole,
+            EgressError::Refused(_) | EgressError::Timeout | EgressError::Lost(_) | EgressError::TooLarge(_) => {
+                &self.whole
+            }
         };
         self.outside.failures.insert(key.clone(), (clock::now().plus(FAILED_FOR), error.clone()));
     }

@@ -104,7 +104,7 @@ impl Pool {
             match error.take_message() {
                 Some(unsent) if !fresh => request = unsent,
                 Some(_unsent) => return Err(EgressError::Unreachable(chain(error.error()))),
-                None if was_refused(error.error()) => return Err(EgressError::Unreachable(chain(error.error()))),
+                None if was_refused(error.error()) => return Err(EgressError::Refused(chain(error.error()))),
                 None => return Err(EgressError::Lost(chain(error.error()))),
             }
         }
@@ -456,7 +456,7 @@ mod tests {
             let ask = || client.open(Request::get(&address).body(Bytes::new()).unwrap(), Duration::from_secs(5));
             let refused = ask().await.unwrap_err();
             assert_eq!(matches!(refused, EgressError::Lost(_)), is_lost, "{refused:?}");
-            assert_eq!(matches!(refused, EgressError::Unreachable(_)), !is_lost, "{refused:?}");
+            assert_eq!(matches!(refused, EgressError::Refused(_)), !is_lost, "{refused:?}");
             assert!(ask().await.unwrap().status().is_success(), "the connection goes on");
         }
     }

@@ -342,7 +342,7 @@ impl Introspection {
             Some(EgressError::Unreachable(_)) => true,
             Some(EgressError::Timeout) => self.answered_at.load(Ordering::Relaxed) < asked.unix_ms(),
             Some(EgressError::Forbidden(_)) => false,
-            Some(EgressError::Lost(_) | EgressError::TooLarge(_)) | None => {
+            Some(EgressError::Refused(_) | EgressError::Lost(_) | EgressError::TooLarge(_)) | None => {
                 self.answered_at.fetch_max(now.unix_ms(), Ordering::Relaxed);
                 false
             }

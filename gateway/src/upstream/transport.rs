@@ -336,7 +336,7 @@ pub(super) enum Undelivered {
 impl From<EgressError> for Undelivered {
     fn from(error: EgressError) -> Self {
         match error {
-            EgressError::Unreachable(_) | EgressError::Forbidden(_) => {
+            EgressError::Unreachable(_) | EgressError::Refused(_) | EgressError::Forbidden(_) => {
                 Self::NotSent(Refusal::UpstreamUnreachable(error.to_string()))
             }
             EgressError::Timeout => Self::Unknown(Refusal::UpstreamTimeout),
