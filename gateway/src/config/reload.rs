@@ -73,6 +73,7 @@ pub fn after_restart(began: &Config, now: &Config) -> Vec<&'static str> {
         ("audit", began.audit != journal(&now.audit)),
         ("telemetry", began.telemetry != now.telemetry),
         ("state", began.state != now.state),
+        ("egress", began.facade.is_some() && began.egress != now.egress),
         ("facade", began.facade.is_some() != now.facade.is_some()),
         ("limits.body_bytes_max", limits.0.body_bytes_max != limits.1.body_bytes_max),
         ("limits.body_read_ms", limits.0.body_read != limits.1.body_read),

@@ -56,7 +56,10 @@ impl Keys {
     /// [`Refusal::StateUnavailable`]; what was known stays known.
     pub(super) async fn look(&self, store: &Store, now: Timestamp) -> Result<(), Refusal> {
         let mut ring = read(store, now).await?;
-        if let Some((number, signs_from)) = due(&ring, now) {
+        // One that cannot be read is there, and its number taken.
+        for taken in 0..TAKEN_MAX {
+            let Some((number, signs_from)) = due(&ring, now) else { break };
+            let number = number.saturating_add(taken);
             // Of two processes that find the same gap, one fills it.
             let value = made(signs_from)?;
             store.claim(Place::SigningKey, &number.to_be_bytes(), value, now).await.map_err(unavailable)?;
@@ -84,10 +87,16 @@ impl Keys {
     }
 }
 
+/// Numbers that are tried for one key.
+const TAKEN_MAX: u64 = 8;
+
 /// The number of a key that is to be made now, and when it begins to sign: the very first at once, each other a while
 /// before the one before it has signed for its time.
 fn due(ring: &Ring, now: Timestamp) -> Option<(u64, Timestamp)> {
     let Some(last) = ring.keys.last() else { return Some((1, now)) };
+    if ring.keys.iter().all(|key| now < key.signs_from) {
+        return Some((last.number.saturating_add(1), now));
+    }
     let ends = last.signs_from.plus(SIGNS_FOR);
     (now.plus(PUBLISHED_BEFORE) >= ends).then(|| (last.number.saturating_add(1), ends.max(now.plus(KNOWN_AFTER))))
 }

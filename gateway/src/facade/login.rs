@@ -68,7 +68,6 @@ impl Facade {
         // For `exchange`, to ask the provider for something in this person's name.
         let kept = logins.keep(&user, done, Some(at.now.plus(at.config.login)), at.now).await;
         kept.map_err(unavailable)?;
-        self.used(&wish.client.id, at.now).await?;
         let grant = Grant {
             id: String::new(),
             client: wish.client.id.clone(),
@@ -101,11 +100,12 @@ impl Facade {
         match &pending.remembered {
             // Consent is one person's: who comes back has to be who gave it.
             Some(person) if person != subject => {
-                Err(Refusal::LoginFailed("another person than the one who had agreed".to_owned()))
+                return Err(Refusal::LoginFailed("another person than the one who had agreed".to_owned()));
             }
-            Some(person) => self.still_agreed(at, wish, person).await,
-            None => self.agreed(at, wish, subject).await,
+            Some(person) => self.still_agreed(at, wish, person).await?,
+            None => self.agreed(at, wish, subject).await?,
         }
+        self.used(&wish.client.id, at.now).await
     }
 
     async fn agreed(&self, at: &At<'_>, wish: &Wish, subject: &str) -> Result<(), Refusal> {
