@@ -8,9 +8,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
-use super::Gateway;
+use super::{Gateway, Rules};
 use crate::{
-    catalog::Definition,
+    catalog::{Catalogue, Definition},
     clock,
     config::{Problem, Report, UpstreamId},
     policy::check::Estate as Known,
@@ -20,16 +20,21 @@ use crate::{
 impl Gateway {
     /// Looks whenever policies or catalogue are others than before; it does not return.
     pub async fn keep_fit(&self) {
-        let (mut judged, mut told) = (None, Vec::new());
+        // Kept, so that nothing else comes to lie where they lie.
+        let mut judged: Option<(Arc<Rules>, Arc<Catalogue>)> = None;
+        let mut told: Vec<String> = Vec::new();
         let mut pause = LOOK_AFTER;
         loop {
             sleep(pause).await;
             let estate = self.estate();
             let (rules, catalogue) = (estate.rules.load_full(), estate.catalogue.load_full());
-            let now = (Arc::as_ptr(&rules) as usize, Arc::as_ptr(&catalogue) as usize);
-            if judged == Some(now) {
+            let is_same = |before: &(Arc<Rules>, Arc<Catalogue>)| {
+                Arc::ptr_eq(&before.0, &rules) && Arc::ptr_eq(&before.1, &catalogue)
+            };
+            if judged.as_ref().is_some_and(is_same) {
                 continue;
             }
+            judged = Some((Arc::clone(&rules), Arc::clone(&catalogue)));
             let judging = tokio::task::spawn_blocking(move || {
                 let began = clock::instant();
                 let listings = catalogue.listings();
@@ -47,7 +52,7 @@ impl Gateway {
             });
             // It fails only where the runtime ends.
             let Ok((problems, took)) = judging.await else { return };
-            (judged, pause) = (Some(now), LOOK_AFTER.max(took.saturating_mul(REST)));
+            pause = LOOK_AFTER.max(took.saturating_mul(REST));
             metrics().policy_problems.set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
             let mut report = Report::default();
             problems.into_iter().for_each(|problem| report.push(problem));
