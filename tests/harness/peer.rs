@@ -56,12 +56,19 @@ pub(crate) fn fixture(folder: &Path) -> Peer {
 
 /// npm @modelcontextprotocol/server-everything: legacy only, with sessions.
 pub(crate) fn everything(folder: &Path) -> Peer {
-    Peer::start("everything", folder, node("everything.mjs"))
+    Peer::start("everything", folder, everything_at_a_port())
+}
+
+/// At a port that nobody else is given.
+fn everything_at_a_port() -> Command {
+    let mut command = node("everything.mjs");
+    command.env("PORT", place::free_port().to_string());
+    command
 }
 
 /// The same on HTTP+SSE of 2024-11-05, at `/sse`.
 pub(crate) fn everything_sse(folder: &Path) -> Peer {
-    let mut command = node("everything.mjs");
+    let mut command = everything_at_a_port();
     command.arg("sse");
     Peer::start("everything-sse", folder, command)
 }

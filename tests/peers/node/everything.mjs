@@ -1,6 +1,6 @@
 // npm server-everything, the revisions before 2026-07-28, on the transport that is named: `streamableHttp` with sessions
 // unless another is, `sse`, or `stdio`. Over HTTP it prints `listening PORT`.
-// The package takes its port from the environment and cannot choose one, so one is chosen for it.
+// The package takes its port from the environment (PORT) and cannot choose one; where none is given one is chosen for it.
 import net from 'node:net';
 
 const free = () => new Promise((resolve) => {
@@ -15,7 +15,7 @@ const answers = (port) => new Promise((resolve) => {
 });
 
 process.argv[2] ??= 'streamableHttp';
-const port = await free();
+const port = process.env.PORT ?? await free();
 process.env.PORT = String(port);
 await import('@modelcontextprotocol/server-everything/dist/index.js');
 if (process.argv[2] !== 'stdio') {
