@@ -59,9 +59,18 @@ impl Policies {
             Ok((schema, _)) => schema,
             Err(problem) => return vec![problem],
         };
-        let mut problems = Vec::new();
+        let (mut problems, validator) = (Vec::new(), Validator::new(schema));
+        // Each policy is judged by itself; copies of some at a time are all that is needed.
+        for rules in self.rules.chunks(JUDGED_TOGETHER) {
+            self.typed(rules, estate, &validator, &mut problems);
+        }
+        problems.sort_by_cached_key(Problem::order);
+        problems
+    }
+
+    fn typed(&self, rules: &[Rule], estate: &Estate<'_>, validator: &Validator, problems: &mut Vec<Problem>) {
         let mut set = PolicySet::new();
-        for rule in &self.rules {
+        for rule in rules {
             if let Some(upstream) = unread(&rule.policy, estate) {
                 let message = format!("`{}` is not checked: the tools of `{upstream}` could not be read", rule.id);
                 problems.push(rule.source.problem(message).under(rule.span).warning());
@@ -69,7 +78,7 @@ impl Policies {
                 problems.push(rule.relayed(&fault));
             }
         }
-        let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+        let result = validator.validate(&set, ValidationMode::Strict);
         for fault in result.validation_errors() {
             problems.extend(self.rule(fault.policy_id()).map(|rule| rule.relayed(fault)));
         }
@@ -80,14 +89,15 @@ impl Policies {
             let problem = self.rule(fault.policy_id()).map(|rule| rule.relayed(fault));
             problems.extend(problem.map(Problem::warning));
         }
-        problems.sort_by_cached_key(Problem::order);
-        problems
     }
 
     fn rule(&self, id: &cedar_policy::PolicyId) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.policy.id() == id)
     }
 }
+
+/// Policies that are judged at once.
+const JUDGED_TOGETHER: usize = 64;
 
 /// An upstream that could not be read and that `policy` names a tool of, or a tag that no other upstream's tools carry.
 fn unread<'a>(policy: &Policy, estate: &Estate<'a>) -> Option<&'a UpstreamId> {
