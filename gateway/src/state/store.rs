@@ -803,15 +803,17 @@ mod tests {
         assert_eq!(store.get(Place::UserGrant, b"k", at(1)).await, Err(StoreFault::Sealed));
     }
 
+    /// The store in this folder, with these keys.
+    fn keyed(path: &std::path::Path, present: &str, before: Option<&str>) -> Result<Store, String> {
+        let secret = |text: &str| Secret::new(text.repeat(32));
+        let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
+        Store::open(&config::State { sealing_key, sealing_key_before, ..folder(path) })
+    }
+
     #[tokio::test]
     async fn after_a_rotation_the_old_key_is_needed_no_more() {
         let temporary = tempfile::tempdir().unwrap();
-        let with = |present: &str, before: Option<&str>| {
-            let secret = |text: &str| Secret::new(text.repeat(32));
-            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
-            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
-            Store::open(&state).unwrap()
-        };
+        let with = |present: &str, before: Option<&str>| keyed(temporary.path(), present, before).unwrap();
         let until = Some(at(500));
         let old = with("11", None);
         old.put(Place::UserGrant, b"k", value(b"v".to_vec(), until), at(0)).await.unwrap();
@@ -839,12 +841,7 @@ mod tests {
     #[tokio::test]
     async fn while_somebody_has_the_old_key_alone_it_seals() {
         let temporary = tempfile::tempdir().unwrap();
-        let with = |present: &str, before: Option<&str>| {
-            let secret = |text: &str| Secret::new(text.repeat(32));
-            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
-            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
-            Store::open(&state)
-        };
+        let with = |present: &str, before: Option<&str>| keyed(temporary.path(), present, before);
         let put = async |store: &Store, key: &[u8]| {
             store.put(Place::Client, key, value(key.to_vec(), None), at(0)).await.unwrap();
         };
@@ -873,12 +870,7 @@ mod tests {
     #[tokio::test]
     async fn others_write_while_everything_is_sealed_anew_and_who_comes_next_goes_on_with_it() {
         let temporary = tempfile::tempdir().unwrap();
-        let with = |present: &str, before: Option<&str>| {
-            let secret = |text: &str| Secret::new(text.repeat(32));
-            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
-            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
-            Store::open(&state).unwrap()
-        };
+        let with = |present: &str, before: Option<&str>| keyed(temporary.path(), present, before).unwrap();
         let old = with("11", None);
         let rows = 2 * RESEAL_ROWS + 1;
         for n in 0..rows {
@@ -903,12 +895,7 @@ mod tests {
     #[tokio::test]
     async fn who_was_forgotten_keeps_nothing_that_those_who_came_since_cannot_open() {
         let temporary = tempfile::tempdir().unwrap();
-        let with = |present: &str, before: Option<&str>| {
-            let secret = |text: &str| Secret::new(text.repeat(32));
-            let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
-            let state = config::State { sealing_key, sealing_key_before, ..folder(temporary.path()) };
-            Store::open(&state).unwrap()
-        };
+        let with = |present: &str, before: Option<&str>| keyed(temporary.path(), present, before).unwrap();
         let put =
             async |store: &Store, key: u8| store.put(Place::Client, &[key], value(b"v".to_vec(), None), at(0)).await;
         let paused = with("11", None);
