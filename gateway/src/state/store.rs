@@ -804,7 +804,7 @@ mod tests {
     }
 
     /// The store in this folder, with these keys.
-    fn keyed(path: &std::path::Path, present: &str, before: Option<&str>) -> Result<Store, String> {
+    fn keyed(path: &Path, present: &str, before: Option<&str>) -> Result<Store, String> {
         let secret = |text: &str| Secret::new(text.repeat(32));
         let (sealing_key, sealing_key_before) = (Some(secret(present)), before.map(secret));
         Store::open(&config::State { sealing_key, sealing_key_before, ..folder(path) })
