@@ -11,18 +11,18 @@ use crate::harness::place;
 
 /// A crate (or a path in one) and the modules that may name it.
 const FENCES: [(&str, &[&str]); 14] = [
-    ("pingora_core", &["edge", "cli", "main"]),
+    ("pingora_core", &["edge"]),
     ("hyper::client", &["egress"]),
     ("hyper_util::client", &["egress"]),
     ("hyper_rustls", &["egress"]),
     ("TcpStream::connect", &["egress"]),
-    ("jsonwebtoken", &["prover", "identity", "exchange", "demo"]),
+    ("jsonwebtoken", &["prover", "identity", "demo"]),
     ("oauth2", &["exchange"]),
     ("x509_parser", &["identity"]),
     ("cedar_policy", &["policy"]),
     ("opentelemetry", &["telemetry"]),
     ("rcgen", &["demo"]),
-    ("clap", &["cli", "main"]),
+    ("clap", &["cli"]),
     ("rusqlite", &["state"]),
     ("env::var", &["config"]),
 ];
@@ -278,6 +278,22 @@ fn is_test(name: &str) -> bool {
     at.is_some_and(|at| at > 0 && lines[at - 1].contains("test]"))
 }
 
+#[test]
+fn variables_that_clap_reads_are_told() {
+    let told = fs::read_to_string(place::root().join("gateway/ARCHITECTURE.md")).unwrap();
+    let mut found = Vec::new();
+    for (file, text) in sources() {
+        let code = code(&text);
+        let attributes = code.lines().filter(|line| line.trim_start().starts_with("#[arg("));
+        for name in attributes.filter_map(|line| line.split("env = \"").nth(1)) {
+            found.push((shown(&file), name.split('"').next().unwrap_or_default().to_owned()));
+        }
+    }
+    assert!(!found.is_empty(), "no variable was understood");
+    let untold = found.into_iter().filter(|(_, name)| !told.contains(&format!("`{name}`")));
+    none(untold.map(|(file, name)| format!("{file}: gateway/ARCHITECTURE.md does not tell of `{name}`")).collect());
+}
+
 /// `attacks::passthrough` is a file with tests, or a test in one.
 #[test]
 fn tests_that_the_architecture_names_exist() {
@@ -357,10 +373,41 @@ fn names_under(code: &str, beginning: &str) -> Vec<String> {
     found
 }
 
-/// What is compiled into the program: no comments, and nothing from the first test module on.
+/// What is compiled into the program: no comments, and nothing that is there for tests only.
 fn code(text: &str) -> String {
-    let production = text.split("\n#[cfg(test)]").next().unwrap_or(text);
-    production.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    let (program, _) = parted(text);
+    program.into_iter().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// The lines of the program, and those of the items under `#[cfg(test)]`: an item of several lines ends with a bracket
+/// that stands where it began, as rustfmt has it.
+fn parted(text: &str) -> (Vec<&str>, Vec<&str>) {
+    let (mut program, mut tests) = (Vec::new(), Vec::new());
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(indent) = line.strip_suffix("#[cfg(test)]").filter(|indent| indent.trim().is_empty()) else {
+            program.push(line);
+            continue;
+        };
+        let mut is_open = false;
+        for line in lines.by_ref() {
+            tests.push(line);
+            let line = line.strip_prefix(indent).unwrap_or_default();
+            let begins = !line.starts_with([' ', '#', '/', ')']) && !line.is_empty();
+            if line.starts_with('}') || (!is_open && begins && line.ends_with([';', ',', '}'])) {
+                break;
+            }
+            is_open |= begins;
+        }
+    }
+    (program, tests)
+}
+
+#[test]
+fn what_is_for_tests_ends_where_it_ends() {
+    let text = "use a;\n#[cfg(test)]\nmod tests;\n// b\nuse c;\n#[cfg(test)]\n#[expect(d)]\nmod e {\n    f(\"\na,\n\");\n}\nuse g;\n\
+                impl H {\n    #[cfg(test)]\n    fn i(\n        &self,\n    ) -> J {\n        if k {\n        }\n    }\n    l();\n}\n";
+    assert_eq!(code(text), "use a;\nuse c;\nuse g;\nimpl H {\n    l();\n}");
 }
 
 /// Whether `word` stands in `code` and is not the end or the beginning of a longer name.
@@ -393,8 +440,7 @@ fn test_texts() -> Vec<String> {
             continue;
         }
         let whole = path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/");
-        let part = if whole { Some(text.as_str()) } else { text.split_once("\n#[cfg(test)]").map(|(_, tests)| tests) };
-        texts.extend(part.map(str::to_owned));
+        texts.push(if whole { text } else { parted(&text).1.join("\n") });
     }
     texts
 }

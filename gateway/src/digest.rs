@@ -1,7 +1,7 @@
 //! Under which name is something known that is not said?
 //!
-//! SHA-256 of it, or of several fields that each say their length first, so that no two lists of fields have one name. It
-//! does not know what it names.
+//! SHA-256 of it, or of several fields that each say their length first, so that no two lists of fields have one name; and
+//! the one hexadecimal, in which names, MACs and the ids of traces are written. It does not know what it names.
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
@@ -79,10 +79,48 @@ pub fn short(text: &str) -> String {
     sha256(text.as_bytes()).first_chunk::<16>().map_or_else(String::new, |half| hex(half))
 }
 
-/// Bytes in hex.
+/// Bytes in hex, lower case.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = Vec::with_capacity(bytes.len().saturating_mul(2));
+    push_hex(&mut text, bytes);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Appends bytes in hex, lower case.
+pub fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    let start = out.len();
+    out.resize(start.saturating_add(bytes.len().saturating_mul(2)), b'0');
+    let (pairs, _none) = out.get_mut(start..).unwrap_or_default().as_chunks_mut();
+    // Into room that is there already, and without a branch: every call has some hundred digits of it.
+    for (pair, byte) in pairs.iter_mut().zip(bytes) {
+        *pair = [digit(byte >> 4), digit(byte & 0xf)];
+    }
+}
+
+/// Reads hex of exactly `N` bytes. Upper case is refused: one value has one spelling.
+#[must_use]
+pub fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    if text.len() != N.checked_mul(2)? {
+        return None;
+    }
+    let mut bytes = [0_u8; N];
+    for (byte, [high, low]) in bytes.iter_mut().zip(text.as_chunks().0) {
+        *byte = (value(*high)? << 4) | value(*low)?;
+    }
+    Some(bytes)
+}
+
+const fn digit(value: u8) -> u8 {
+    if value < 10 { b'0'.wrapping_add(value) } else { b'a'.wrapping_sub(10).wrapping_add(value) }
+}
+
+const fn value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit.wrapping_sub(b'0')),
+        b'a'..=b'f' => Some(digit.wrapping_sub(b'a').wrapping_add(10)),
+        _ => None,
+    }
 }
 
 /// Whether two values are the same, in a time that does not say where they differ.
@@ -97,7 +135,7 @@ const FIELDS_BYTES: usize = 384;
 
 #[cfg(test)]
 mod tests {
-    use super::{Name, base64, name_of, same, short};
+    use super::{Name, base64, hex, name_of, push_hex, same, short, unhex};
 
     #[test]
     fn no_two_lists_have_one_name() {
@@ -115,6 +153,19 @@ mod tests {
         }));
         let all: std::collections::HashSet<_> = names.iter().collect();
         assert_eq!(all.len(), names.len());
+    }
+
+    #[test]
+    fn hex_has_one_spelling() {
+        let bytes: [u8; 256] = std::array::from_fn(|at| u8::try_from(at).unwrap());
+        let text = hex(&bytes);
+        assert_eq!(text, bytes.map(|byte| format!("{byte:02x}")).concat());
+        assert_eq!(unhex(text.as_bytes()), Some(bytes));
+        let mut out = b"mac:".to_vec();
+        push_hex(&mut out, &[0x0a, 0xf9]);
+        assert_eq!(out, b"mac:0af9");
+        let others: [&[u8]; 6] = [b"", b"0a0", b"0a0b0", b"0A0b", b"0a0g", b"0a 0"];
+        assert!(others.iter().all(|text| unhex::<2>(text).is_none()));
     }
 
     #[test]

@@ -87,10 +87,7 @@ pub(super) fn resources(era: Era, seen: &Seen) -> Option<Reply> {
             &json!({ "protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": { "name": "u", "version": "1" } }),
         )
         .header("mcp-session-id", "session-of-the-recorder"),
-        ("server/discover", Era::Modern) => Reply::result(
-            seen,
-            &json!({ "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities, "ttlMs": 600_000, "cacheScope": "private" }),
-        ),
+        ("server/discover", Era::Modern) => Reply::discovered(seen, &capabilities),
         ("resources/list" | "resources/templates/list", _) => {
             let resource = json!({ "uri": WATCHED, "name": "watched" });
             let empty = json!([]);

@@ -52,4 +52,5 @@ fn numbers_and_escapes_reach_the_tool_as_they_were_written() {
     let arguments = r#"{ "a" : 1.10, "b":18446744073709551616 ,"c":-0, "d":"\u0065\/é", "e":1E2 }"#;
     assert_eq!(client.post(&ECHO_HEADERS, call_text("echo", arguments).as_bytes()).status(), 200);
     assert!(ground.upstream.saw_text(arguments), "{}", String::from_utf8_lossy(&ground.upstream.bytes()));
+    ground.good_call();
 }

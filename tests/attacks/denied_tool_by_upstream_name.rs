@@ -59,7 +59,7 @@ fn policy_that_cannot_be_evaluated_denies() {
 @id("allow")
 permit (principal, action, resource);
 @id("broken")
-forbid (principal, action, resource) when { context.input.message.like_this == 1 };
+forbid (principal, action, resource) when { context.input.message == "hi" && context.input.message.like_this == 1 };
 "#;
     let recorder = Recorder::good(Era::Modern);
     let ground = Ground::before("policy-fails", recorder, |setup, _, up| {
@@ -68,4 +68,6 @@ forbid (principal, action, resource) when { context.input.message.like_this == 1
     let answer = ground.client("alice").call("echo", &json!({ "message": "hi" }));
     assert_eq!((answer.status(), code(&answer).as_str()), (403, "policy_failed"), "{}", answer.text());
     assert_eq!(ground.calls(), 0);
+    ground.recorded_refusal("policy_failed");
+    ground.good_call();
 }

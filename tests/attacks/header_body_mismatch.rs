@@ -68,6 +68,7 @@ fn name_in_base64_is_the_name_and_goes_up_recomputed() {
     let seen = ground.upstream.seen_method("tools/call");
     assert_eq!(seen[0].header("mcp-name"), Some("echo"));
     assert_eq!(seen[0].json()["params"]["name"], "echo");
+    ground.good_call();
 }
 
 #[test]

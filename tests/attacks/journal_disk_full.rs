@@ -1,7 +1,7 @@
 //! A journal that has no room: no call goes up without its record, and calls go on as soon as there is room again (I4).
 
 use std::{
-    fs,
+    env, fs,
     io::Write,
     path::{Path, PathBuf},
     process::Command,
@@ -28,21 +28,23 @@ use crate::harness::{
 struct Disk(PathBuf);
 
 impl Disk {
-    /// Nothing where this machine mounts none; says so.
+    /// Nothing where the test has run elsewhere instead, in a namespace in which this user may mount; or nowhere, because
+    /// [`WITHOUT`] says so.
     fn mount(folder: PathBuf) -> Option<Self> {
         fs::create_dir_all(&folder).unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&folder).output();
-        match mount {
-            Ok(mount) if mount.status.success() => Some(Self(folder)),
-            Ok(mount) => {
-                eprintln!("skipped: no tmpfs can be mounted: {}", String::from_utf8_lossy(&mount.stderr));
-                None
-            }
-            Err(error) => {
-                eprintln!("skipped: no `mount`: {error}");
-                None
-            }
+        let mut mount = Command::new("mount");
+        let why = match mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&folder).output() {
+            Ok(mount) if mount.status.success() => return Some(Self(folder)),
+            Ok(mount) => String::from_utf8_lossy(&mount.stderr).into_owned(),
+            Err(error) => error.to_string(),
+        };
+        if env::var_os(WITHOUT).is_some() {
+            eprintln!("skipped: no tmpfs can be mounted: {why}");
+            return None;
         }
+        assert!(env::var_os(APART).is_none(), "no tmpfs can be mounted, in a namespace neither: {why}\n{HELP}");
+        run_apart(&why);
+        None
     }
 
     fn filler(&self) -> PathBuf {
@@ -63,6 +65,30 @@ impl Drop for Disk {
         drop(Command::new("umount").arg("-l").arg(&self.0).output());
     }
 }
+
+/// Runs the test of this thread again, and alone, as root of a user namespace with mounts of its own.
+fn run_apart(why: &str) {
+    let test = std::thread::current().name().expect("the test's name").to_owned();
+    let mut apart = Command::new("unshare");
+    apart.args(["--user", "--map-root-user", "--mount"]).arg(env::current_exe().unwrap());
+    let ran = apart.args(["--exact", &test, "--nocapture"]).env(APART, "yes").output();
+    let (good, said) = match ran {
+        Ok(ran) => {
+            let said = [ran.stdout, ran.stderr].concat();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            (ran.status.success() && said.contains("1 passed"), said)
+        }
+        Err(error) => (false, error.to_string()),
+    };
+    assert!(good, "no tmpfs can be mounted: {why}\nand in a namespace of its own `{test}` fails:\n{said}\n{HELP}");
+}
+
+/// Set by whoever knows that this machine can do neither.
+const WITHOUT: &str = "TOLLGATE_TESTS_WITHOUT_TMPFS";
+/// Set by [`run_apart`].
+const APART: &str = "TOLLGATE_TESTS_APART";
+const HELP: &str =
+    "help: run as root, or allow user namespaces, or set TOLLGATE_TESTS_WITHOUT_TMPFS=yes to leave these out";
 
 /// The trace that a call belongs to: what its record and its request have in common.
 fn trace_of(seen: &Seen) -> String {

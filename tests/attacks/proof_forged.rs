@@ -109,10 +109,7 @@ fn where_proofs_are_required_no_bearer_is_served() {
     let ground = Ground::before("proof-required", Recorder::good(Era::Modern), |setup, _, up| {
         setup.open_upstream("up", &up.url())
     });
-    let file = ground.gateway.setup().folder().join("upstreams.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("[gateway]\n", "[gateway]\ndpop = { required = true }\n")).unwrap();
-    ground.gateway.recorded("config", 1);
+    ground.gateway.reconfigure(|text| text.replace("[gateway]\n", "[gateway]\ndpop = { required = true }\n"));
     let url = ground.gateway.endpoint(Some("up"));
     let answer = ground.refused("a bearer", &["token_invalid"], || ground.client("alice").call("echo", &json!({})));
     let challenge = answer.header("www-authenticate").unwrap();

@@ -74,6 +74,6 @@ fn authorization_that_is_not_one_bearer_token_is_refused() {
     // A form is no way either.
     let form = http::form(&[("access_token", &token)]);
     let kind = [("Content-Type", "application/x-www-form-urlencoded")];
-    assert_eq!(code(&client.post(&kind, form.as_bytes())), "content_type_unsupported");
+    assert_eq!(code(&client.post(&kind, form.as_bytes())), "token_missing");
     ground.good_call();
 }

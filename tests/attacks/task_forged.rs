@@ -3,7 +3,7 @@
 
 use std::{fs, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Ground, SOON, chain_verifies, code};
 use crate::{
@@ -57,10 +57,11 @@ fn a_task_answers_to_its_caller_at_its_endpoint_in_its_time_only() {
     let state = call(&alice, &capabilities(), json!({ "arguments": {}, "requestState": id }));
     assert_eq!(code(&state), "request_state_invalid");
     assert_eq!(about(), 0, "nothing of it reached the upstream");
-    let reasons: Vec<_> =
-        ground.gateway.journal().iter().map(|record| record["refused"]["reason"].to_string()).collect();
     for why in ["did not seal", "another principal", "another endpoint"] {
-        assert!(reasons.iter().any(|reason| reason.contains(why)), "the journal says which: {why}");
+        let is_it = |record: &Value| record["refused"]["reason"].as_str().is_some_and(|reason| reason.contains(why));
+        place::wait_for(&format!("the journal says which: {why}"), SOON, || {
+            ground.gateway.journal().iter().any(is_it).then_some(())
+        });
     }
     assert_eq!(
         ask(&alice, &knowing(), "tasks/get", &id, json!({})).json()["result"]["status"],
@@ -90,9 +91,8 @@ fn who_may_no_longer_use_the_tool_may_not_follow_its_tasks() {
         Ground::before("task-denied", lasting(600_000), |setup, _, up: &Recorder| setup.open_upstream("up", &up.url()));
     let alice = ground.client("alice");
     let id = begun(&alice);
-    let policy = ground.gateway.setup().folder().join("policies/denied.cedar");
-    fs::write(&policy, "forbid (principal, action, resource);\n").unwrap();
-    place::wait_for("the policy", SOON, || alice.tools().is_empty().then_some(()));
+    ground.gateway.rule("denied.cedar", "forbid (principal, action, resource);\n");
+    assert_eq!(alice.tools(), Vec::<String>::new());
     for method in METHODS {
         let before = ground.upstream.seen_method(method).len();
         let refused = ask(&alice, &knowing(), method, &id, json!({ "inputResponses": {} }));
@@ -103,7 +103,7 @@ fn who_may_no_longer_use_the_tool_may_not_follow_its_tasks() {
         );
     }
     assert_eq!(ground.recorded_refusal("tool_unknown")["target"]["name"], "echo");
-    fs::remove_file(&policy).unwrap();
+    fs::remove_file(ground.gateway.setup().folder().join("policies/denied.cedar")).unwrap();
     place::wait_for("the old policy", SOON, || {
         ask(&alice, &knowing(), "tasks/get", &id, json!({})).json()["result"].is_object().then_some(())
     });

@@ -192,6 +192,22 @@ fn answer_without_measure_or_end_is_cut_off() {
     ground.good_call();
 }
 
+/// Each event renews the time that the tool has, and none is too large: what all of them come to is bounded, too.
+#[test]
+fn an_answer_of_events_without_number_is_cut_off() {
+    for era in [Era::Modern, Era::Legacy] {
+        let ground = Ground::before("hostile-numberless", Recorder::scripted(era, script), |setup, _, up| {
+            setup.section("[limits]\nstream_bytes_max = 1000000").open_upstream("up", &up.url())
+        });
+        let answer = call(&ground.client("alice"), "progress without end");
+        assert_eq!(code(&answer), "upstream_too_large", "{era:?}: {:?}", answer.status());
+        let outcome = ground.gateway.recorded("outcome", 1).remove(0);
+        assert_eq!(outcome["result"]["code"], "upstream_too_large", "{outcome}");
+        place::wait_for("the answer given up", SOON, || (ground.upstream.abandoned() >= 1).then_some(()));
+        ground.good_call();
+    }
+}
+
 #[test]
 fn answer_that_is_none_is_refused() {
     let ground = ground("hostile-malformed");

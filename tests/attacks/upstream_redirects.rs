@@ -79,8 +79,12 @@ fn redirect_of_the_token_endpoint_does_not_carry_the_callers_token_away() {
 fn redirect_of_the_keys_is_not_followed() {
     let mallory = Issuer::good();
     let target = format!("{}/jwks", mallory.url());
-    let issuer =
-        Issuer::scripted(move |seen| (seen.path == "/jwks").then(|| Reply::status(302).header("location", &target)));
+    let redirects = Arc::new(AtomicBool::new(true));
+    let astray = Arc::clone(&redirects);
+    let issuer = Issuer::scripted(move |seen| {
+        let led = seen.path == "/jwks" && astray.load(Ordering::SeqCst);
+        led.then(|| Reply::status(302).header("location", &target))
+    });
     let upstream = Recorder::good(Era::Modern);
     let setup = crate::harness::gateway::Setup::usual("redirects-keys", &issuer).open_upstream("up", &upstream.url());
     let gateway = setup.launch();
@@ -97,4 +101,9 @@ fn redirect_of_the_keys_is_not_followed() {
     assert_eq!(gateway.readiness(), 503);
     assert!(mallory.recorder().seen().is_empty(), "{:?}", mallory.recorder().seen());
     assert!(upstream.seen_method("tools/call").is_empty());
+    super::recorded_refusal(&gateway, "identity_unavailable");
+    redirects.store(false, Ordering::SeqCst);
+    place::wait_for("the keys", SOON, || (gateway.readiness() == 200).then_some(()));
+    let answer = gateway.client_of(Some("up"), &issuer, "good").awaiting("echo").call("echo", &json!({}));
+    assert_eq!(answer.status(), 200, "{}", answer.text());
 }

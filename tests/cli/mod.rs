@@ -131,6 +131,28 @@ fn mistakes_in_estate_and_policies_are_told_at_once() {
     insta::assert_snapshot!(shown);
 }
 
+/// A file that cannot be read, or not understood, keeps nothing from being told of the others.
+#[test]
+fn what_is_wrong_in_one_policy_hides_nothing_of_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let estate = fs::read_to_string(format!("{}/upstreams.toml", root())).unwrap();
+    write(folder.path(), "upstreams.toml", &estate);
+    fs::create_dir(folder.path().join("policies")).unwrap();
+    write(folder.path(), "policies/a.cedar", "@id(\"a\")\npermit (principal, action, resource) whn { true };\n");
+    let unknown = "@id(\"b\")\npermit (principal, action == Action::\"crm/creat_order\", resource);\n";
+    write(folder.path(), "policies/b.cedar", unknown);
+    for name in ["c.cedar", "d.cedar"] {
+        fs::write(folder.path().join("policies").join(name), b"// \xFF\n").unwrap();
+    }
+    let shown = run(&format!("check --tools tests/cli/tools.json --config {}/upstreams.toml", folder.path().display()));
+    assert!(shown.starts_with("exit 1\n--- out\n--- err\n"), "{shown}");
+    for wrong in ["invalid policy condition: whn", "crm/creat_order", "/policies/c.cedar` cannot be read", "/d.cedar`"]
+    {
+        assert!(shown.contains(wrong), "`{wrong}` is not in\n{shown}");
+    }
+    assert!(shown.contains("\n4 problems"), "{shown}");
+}
+
 fn write(folder: &Path, name: &str, text: &str) {
     fs::write(folder.join(name), text).unwrap();
 }

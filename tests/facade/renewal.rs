@@ -1,12 +1,12 @@
 //! Whether somebody is still welcome, the provider says at each refresh.
 
-use std::{fs, sync::Arc, thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
-    CALLBACK, Ground, VERIFIER, code_of, parameter,
+    CALLBACK, Ground, VERIFIER, code_of, parameter, setup,
     signed::{claims, header},
 };
 use crate::harness::{
@@ -15,7 +15,7 @@ use crate::harness::{
     login::Browser,
     place,
     prover::Prover,
-    recorder::{Reply, Seen},
+    recorder::{Era, Recorder, Reply, Seen},
 };
 
 /// What the provider answers to a refresh.
@@ -203,24 +203,18 @@ fn an_id_token_that_was_given_to_somebody_else_says_nothing_of_the_login() {
 fn who_has_a_machine_s_name_by_now_goes_on_no_more() {
     let ground = Ground::new("facade-name-taken");
     let (client, given) = ground.logged_in("alice");
-    let file = ground.gateway.setup().folder().join("upstreams.toml");
     let machine = "[[facade.clients]]\nid = \"alice\"\nsecret = { env = \"ROBOT_SECRET\" }\nscopes = []";
-    let config = format!("{}\n{machine}\n", fs::read_to_string(&file).unwrap());
-    fs::write(file.with_extension("new"), config).unwrap();
-    fs::rename(file.with_extension("new"), &file).unwrap();
+    ground.gateway.reconfigure(|text| format!("{text}\n{machine}\n"));
     let fields = [("grant_type", "client_credentials"), ("client_id", "alice"), ("resource", &ground.resource())];
     let secret = ("client_secret", "robot secret: with odd/characters");
-    place::wait_for("the machine", Duration::from_secs(30), || {
-        let answer = ground.token(&[fields.as_slice(), &[secret]].concat());
-        (answer.status() == 200).then_some(())
-    });
+    assert_eq!(ground.token(&[fields.as_slice(), &[secret]].concat()).status(), 200);
     let refused = ground.refresh(&client, text(&given, "refresh_token"));
     assert_eq!((refused.status(), code_of(&refused).as_str()), (400, "code_invalid"), "{}", refused.text());
 }
 
-#[test]
-fn of_a_login_that_comes_to_nothing_nothing_is_left_at_the_provider() {
-    let provider = Issuer::scripted(|seen| {
+/// A provider that takes back what it gave.
+fn forgiving() -> Issuer {
+    Issuer::scripted(|seen| {
         let issuer = format!("http://{}", seen.header("host").unwrap_or_default());
         let at = |path: &str| format!("{issuer}{path}");
         if seen.path == "/revoke" {
@@ -233,8 +227,12 @@ fn of_a_login_that_comes_to_nothing_nothing_is_left_at_the_provider() {
             "token_endpoint_auth_methods_supported": ["client_secret_basic"],
         });
         seen.path.starts_with("/.well-known/").then(|| Reply::json(200, &metadata))
-    });
-    let ground = Ground::with("facade-disowned", provider, "logins_per_day = 1");
+    })
+}
+
+#[test]
+fn of_a_login_that_comes_to_nothing_nothing_is_left_at_the_provider() {
+    let ground = Ground::with("facade-disowned", forgiving(), "logins_per_day = 1");
     let (client, given) = ground.logged_in("alice");
     let login = |user: &str| {
         let page = ground.page(&client, CALLBACK, &[("login_hint", user)]);
@@ -247,6 +245,39 @@ fn of_a_login_that_comes_to_nothing_nothing_is_left_at_the_provider() {
     assert_eq!(asked.field("token").as_deref(), Some("kept"));
     assert_eq!(revoked().len(), 1, "who is logged in otherwise stays so");
     assert!(given["refresh_token"].is_string());
+}
+
+#[test]
+fn of_a_login_that_cannot_be_kept_nothing_is_left_at_the_provider() {
+    let (provider, partner, upstream) = (forgiving(), Issuer::good(), Recorder::good(Era::Modern));
+    let setup = setup("facade-unkept", &provider, &partner, &upstream, "");
+    let folder = setup.folder().join("state");
+    let gateway = setup.section(&format!("[state]\ndirectory = \"{}\"", folder.display())).start();
+    let ground = Ground { provider, partner, upstream, gateway };
+    let client = ground.registered(CALLBACK);
+    let damage = |how: &str| rusqlite::Connection::open(folder.join("state.db")).unwrap().execute_batch(how).unwrap();
+    let unkept = |who: &str, place: &str| {
+        let page = ground.page(&client, CALLBACK, &[("login_hint", who)]);
+        damage(&format!(
+            "CREATE TRIGGER full BEFORE INSERT ON kept WHEN NEW.place = '{place}' \
+             BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        ));
+        let back = Browser::default().agree(&page, CALLBACK);
+        assert_eq!(parameter(&back, "error").as_deref(), Some("temporarily_unavailable"), "{back}");
+        damage("DROP TRIGGER full");
+    };
+    let revoked = || ground.provider.recorder().seen_path("/revoke").len();
+    for (count, place) in ["login", "token"].into_iter().enumerate() {
+        unkept("alice", place);
+        place::wait_for("the revocation", Duration::from_secs(15), || (revoked() > count).then_some(()));
+    }
+    let (_, given) = ground.logged_in("alice");
+    unkept("alice", "login");
+    // What comes to nothing after that is told, and would be after what must not be.
+    unkept("bob", "login");
+    place::wait_for("the revocation", Duration::from_secs(15), || (revoked() > 2).then_some(()));
+    assert_eq!(revoked(), 3, "who is logged in otherwise stays so");
+    ground.serves(text(&given, "access_token"));
 }
 
 #[test]

@@ -248,18 +248,18 @@ impl Setup {
     /// Starts the gateway and does not wait.
     pub(crate) fn launch(self) -> Gateway {
         self.write();
-        let process = self.spawn();
+        let process = self.spawn("gateway", &[]);
         let tls = self.authority.as_ref().map(|authority| authority.client(&["http/1.1"]));
         let left = Left(self.folder.clone());
         Gateway { setup: self, process, tls, left }
     }
 
-    fn spawn(&self) -> Process {
+    fn spawn(&self, name: &str, more: &[&str]) -> Process {
         let mut command = tollgate(&["serve", "--config"]);
         // A gateway that a test kills keeps few spans back.
         command.env("OTEL_BSP_SCHEDULE_DELAY", "100");
-        command.arg(self.folder.join("upstreams.toml")).envs(self.environment.iter().cloned());
-        Process::start("gateway", &self.folder, command)
+        command.arg(self.folder.join("upstreams.toml")).args(more).envs(self.environment.iter().cloned());
+        Process::start(name, &self.folder, command)
     }
 }
 
@@ -279,7 +279,8 @@ impl Drop for Left {
         if std::thread::panicking() {
             return;
         }
-        let mut files = vec![self.0.join("gateway.out"), self.0.join("gateway.err")];
+        let outputs = ["gateway.out", "gateway.err", "successor.out", "successor.err"];
+        let mut files: Vec<PathBuf> = outputs.iter().map(|file| self.0.join(file)).collect();
         files.extend(["audit", "state"].iter().flat_map(|folder| all_in(&self.0.join(folder))));
         for file in files {
             let leaked = leaks::found_in(&fs::read(&file).unwrap_or_default());
@@ -385,6 +386,29 @@ impl Gateway {
         })
     }
 
+    /// Changes its configuration, and waits until that is in force.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(&str) -> String) {
+        let file = self.setup.folder.join("upstreams.toml");
+        let before = fs::read_to_string(&file).unwrap();
+        let after = change(&before);
+        assert_ne!(before, after, "nothing would change");
+        self.change("config", &file, &after);
+    }
+
+    /// Writes this into a file of its policies, and waits until that is in force.
+    pub(crate) fn rule(&self, file: &str, text: &str) {
+        self.change("policy", &self.setup.folder.join("policies").join(file), text);
+    }
+
+    fn change(&self, event: &str, file: &Path, text: &str) {
+        let before = self.recorded(event, 0).len();
+        place::replace(file, text);
+        let change = place::wait_for(&format!("the change of {}", file.display()), Duration::from_secs(30), || {
+            self.recorded(event, 0).into_iter().nth(before)
+        });
+        assert_eq!(change["change"]["outcome"], "applied", "{change}");
+    }
+
     /// `tollgate keys` with these words, on its configuration: what it printed. It has to succeed.
     pub(crate) fn keys(&self, words: &str) -> String {
         let mut command = tollgate(&["keys"]);
@@ -425,8 +449,13 @@ impl Gateway {
     pub(crate) fn again(self) -> Self {
         let Self { setup, process, tls, left } = self;
         drop(process);
-        let process = setup.spawn();
+        let process = setup.spawn("gateway", &[]);
         Self { setup, process, tls, left }.ready()
+    }
+
+    /// Starts one that waits for this one's sockets, of the same configuration, and does not wait for it.
+    pub(crate) fn successor(&self) -> Process {
+        self.setup.spawn("successor", &["--upgrade"])
     }
 }
 

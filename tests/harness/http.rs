@@ -150,6 +150,17 @@ impl Connection {
     /// Reads a whole answer; an event stream is read to its end.
     pub(crate) fn answer(&mut self) -> Answer {
         let head = self.head();
+        self.body_of(head)
+    }
+
+    /// Sends a request and reads its whole answer, if the connection still brings one.
+    pub(crate) fn try_exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
+        self.send(request)?;
+        let head = self.try_head()?;
+        Ok(self.body_of(head))
+    }
+
+    fn body_of(&mut self, head: Head) -> Answer {
         let mut body = Vec::new();
         if head.header("transfer-encoding") == Some("chunked") {
             while let Some(chunk) = self.chunk().unwrap() {

@@ -46,6 +46,14 @@ pub(crate) fn scratch_root() -> PathBuf {
     folder
 }
 
+/// Writes this into `file` as an administrator's tools do, a new file in the place of the old one: a gateway that looks at
+/// that moment finds the one or the other. What is hidden it does not look at.
+pub(crate) fn replace(file: &Path, text: &str) {
+    let new = file.with_file_name(format!(".{}.new", file.file_name().unwrap().display()));
+    fs::write(&new, text).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
 /// Asks `ready` again and again until it answers, at most `limit`; panics with `what` when it never does.
 pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();

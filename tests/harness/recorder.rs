@@ -166,6 +166,15 @@ impl Reply {
         Self::json(200, &json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "result": result }))
     }
 
+    /// What a modern server says of itself, which has these capabilities.
+    pub(crate) fn discovered(seen: &Seen, capabilities: &Value) -> Self {
+        let result = json!({
+            "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities,
+            "ttlMs": 60_000, "cacheScope": "private",
+        });
+        Self::result(seen, &result)
+    }
+
     /// A JSON-RPC error in answer to this request.
     pub(crate) fn error(seen: &Seen, status: u16, code: i64, message: &str) -> Self {
         let error = json!({ "code": code, "message": message });
@@ -267,6 +276,11 @@ impl Recorder {
     /// Nobody is there any more: the port is closed, and every connection.
     pub(crate) fn leave(&self) {
         self.served.leave();
+    }
+
+    /// Nobody else is let in; what is connected stays.
+    pub(crate) fn shut(&self) {
+        self.served.shut();
     }
 
     /// It is there again.
@@ -488,9 +502,7 @@ fn modern(seen: &Seen) -> Reply {
         return Reply::error(seen, 400, -32020, "headers do not agree with the body");
     }
     match call["method"].as_str() {
-        Some("server/discover") => complete(json!({
-            "supportedVersions": ["2026-07-28"], "capabilities": { "tools": {} }, "ttlMs": 60_000, "cacheScope": "private",
-        })),
+        Some("server/discover") => Reply::discovered(seen, &json!({ "tools": {} })),
         Some("tools/list") => complete(json!({ "tools": tools(), "ttlMs": 60_000, "cacheScope": "private" })),
         Some("tools/call") => complete(called(&call["params"])),
         _ if call["id"].is_null() => Reply::status(202),

@@ -24,6 +24,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
     runtime::Runtime,
+    sync::Notify,
     task::{JoinHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
@@ -44,6 +45,7 @@ pub(crate) struct Served {
     bytes: Arc<Mutex<Vec<u8>>>,
     /// Whether a caller's token may be in what comes.
     pub(crate) exchanges: bool,
+    shut: Arc<Notify>,
     serve: Box<dyn Fn(std::net::TcpListener) -> JoinHandle<()> + Send + Sync>,
     task: Mutex<JoinHandle<()>>,
 }
@@ -67,18 +69,31 @@ impl Served {
         let address = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let bytes = Arc::new(Mutex::new(Vec::new()));
+        let shut = Arc::new(Notify::new());
         let (kept, tls, answer) = (Arc::clone(&bytes), tls.map(TlsAcceptor::from), Arc::new(answer));
+        let shutting = Arc::clone(&shut);
         let serve = move |listener: std::net::TcpListener| {
             listener.set_nonblocking(true).unwrap();
-            RUNTIME.spawn(accept((listener, tls.clone()), Arc::clone(&kept), Arc::clone(&answer)))
+            let (kept, answer, shut) = (Arc::clone(&kept), Arc::clone(&answer), Arc::clone(&shutting));
+            RUNTIME.spawn(accept((listener, tls.clone(), shut), kept, answer))
         };
         let task = Mutex::new(serve(listener));
-        Self { address, scheme, bytes, exchanges: false, task, serve: Box::new(serve) }
+        Self { address, scheme, bytes, exchanges: false, shut, task, serve: Box::new(serve) }
     }
 
     /// Closes the listener and every connection, and waits until nobody is there.
     pub(crate) fn leave(&self) {
         self.task.lock().abort();
+        self.wait_until_closed();
+    }
+
+    /// Closes the listener alone.
+    pub(crate) fn shut(&self) {
+        self.shut.notify_one();
+        self.wait_until_closed();
+    }
+
+    fn wait_until_closed(&self) {
         place::wait_for("a closed port", Duration::from_secs(10), || TcpStream::connect(self.address).err());
     }
 
@@ -118,7 +133,7 @@ pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
 }
 
 async fn accept<A, F>(
-    (listener, tls): (std::net::TcpListener, Option<TlsAcceptor>),
+    (listener, tls, shut): (std::net::TcpListener, Option<TlsAcceptor>, Arc<Notify>),
     bytes: Arc<Mutex<Vec<u8>>>,
     answer: Arc<A>,
 ) where
@@ -128,7 +143,10 @@ async fn accept<A, F>(
     let listener = TcpListener::from_std(listener).unwrap();
     // Dropped with this task, and with it every connection.
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Some(Ok((stream, _))) = tokio::select! {
+        accepted = listener.accept() => Some(accepted),
+        () = shut.notified() => None,
+    } {
         let answer = Arc::clone(&answer);
         let (bytes, tls) = (Arc::clone(&bytes), tls.clone());
         connections.spawn(async move {
@@ -152,6 +170,8 @@ async fn accept<A, F>(
             }
         });
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 /// A connection whose incoming bytes are kept.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aws_lc_rs::hmac;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -158,11 +159,41 @@ fn arguments_are_known_by_a_digest_of_their_meaning() {
     assert_ne!(raw(r#"{"a":1,"b":[2,"y"]}"#), one);
     assert_ne!(raw(r#"{"a":1,"b":["x",2]}"#), one);
 
-    let other =
-        Setup::usual("digest-key", &issuer).audit("arguments = \"none\"").open_upstream("up", &recorder.url()).start();
+    let other = Setup::usual("digest-key", &issuer).audit("arguments = \"none\"").open_upstream("up", &recorder.url());
+    let none = "@id(\"none\")\nforbid (principal, action == Action::\"up/erase\", resource);\n";
+    let other = other.policy("none.cedar", none).start();
     let alice = other.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     alice.call("echo", &json!({ "a": 1 }));
+    alice.call("erase", &json!({ "id": "1" }));
     assert!(of_event(&other, "intent")[0]["request"]["arguments"].is_null());
+    assert!(other.recorded("refusal", 1)[0]["request"]["arguments"].is_null());
+}
+
+/// The digest of `content` under the journal's key, as an auditor makes it.
+fn keyed(gateway: &Gateway, content: &[u8]) -> String {
+    let root = std::fs::read_to_string(gateway.journal_folder().join("chain.key")).unwrap();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let root: Vec<u8> = root.trim().as_bytes().chunks(2).map(byte).collect();
+    let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &root), b"tollgate.audit/1 arguments");
+    let digest = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()), content);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn what_was_asked_and_answered_can_be_proved() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::good(Era::Modern);
+    let gateway = Setup::usual("answered", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    for nth in 1..=2 {
+        let arguments = json!({ "nth": nth });
+        let answer = alice.call("echo", &arguments).text();
+        let (intent, outcome) = (gateway.recorded("intent", nth).remove(nth - 1), gateway.recorded("outcome", nth));
+        assert_eq!(intent["request"]["arguments"], keyed(&gateway, arguments.to_string().as_bytes()));
+        assert_eq!(outcome[nth - 1]["result"]["digest"], keyed(&gateway, answer.as_bytes()), "{answer}");
+        assert_eq!(outcome[nth - 1]["result"]["bytes"].as_u64(), u64::try_from(answer.len()).ok());
+    }
+    verified(&gateway);
 }
 
 #[test]
@@ -188,8 +219,10 @@ fn what_was_refused_is_recorded_with_what_was_known() {
         (&json!("deny"), &json!(["no-erasing"]))
     );
     assert_eq!(denied["refused"]["status"], 403);
+    assert_eq!(denied["request"]["arguments"], keyed(&gateway, br#"{"id":"1"}"#), "which argument was denied");
     let unknown = find("tool_unknown");
     assert_eq!(unknown["user"]["subject"], "alice");
+    assert!(unknown["request"]["arguments"].is_null(), "nobody was asked about them");
 
     // Strangers are counted, not listed one by one.
     let nobody = gateway.client(Some("up"));

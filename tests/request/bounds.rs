@@ -1,8 +1,14 @@
 //! Everything has a bound, and past it a declared answer.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{refused, text_of};
 use crate::harness::{
@@ -63,6 +69,94 @@ fn a_ceiling_says_when_to_come_back_and_counts_each_user_apart() {
     let record = gateway.recorded("refusal", 1).pop().unwrap();
     assert_eq!((&record["refused"]["code"], &record["user"]["subject"]), (&json!("ceiling_reached"), &json!("alice")));
     assert_eq!(record["ceilings"], json!(["a-few"]));
+}
+
+/// A call holds its place among those at once for as long as it runs, and no longer, however it ends.
+#[test]
+fn a_call_holds_its_slot_until_it_ends() {
+    let issuer = Issuer::good();
+    let answers = Arc::new(AtomicUsize::new(0));
+    let first = Arc::clone(&answers);
+    let recorder = Recorder::scripted(Era::Modern, move |seen| {
+        let params = seen.json()["params"].clone();
+        let result = json!({ "content": [], "resultType": "complete" });
+        let result = json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "result": result });
+        match (params["name"].as_str()?, params["arguments"]["message"].as_str()) {
+            ("echo", Some("slow")) => Some(Reply::stream().step(Step::until(&first, 1)).event(&result)),
+            ("echo", Some("hangs")) | ("add", _) => Some(Reply::stream().step(Step::Pause(Duration::from_secs(60)))),
+            _ => None,
+        }
+    });
+    let tools = "grant = { strategy = \"none\" }\n[[upstreams.up.tools]]\nmatch = \"add\"\ntimeout_ms = 4_000";
+    let gateway = Setup::usual("slot", &issuer)
+        .policy("ceilings.toml", "[[ceilings]]\nname = \"one\"\nin_flight = 1\n")
+        .upstream("up", &recorder.url(), tools)
+        .start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let session = alice.initialize();
+    let upstream = |arguments: &Value| {
+        let arrived =
+            || recorder.seen_method("tools/call").last().map(|seen| seen.json()["params"]["arguments"].clone());
+        place::wait_for("the call is upstream", Duration::from_secs(10), || {
+            (arrived().as_ref() == Some(arguments)).then_some(())
+        });
+        let second = alice.call("echo", &json!({}));
+        assert_eq!(refused(&second), (429, 42901, "ceiling_reached".into()), "{arguments}");
+        assert!(second.header("retry-after").is_some(), "{arguments}");
+    };
+    let begun = |name: &str, arguments: Value| {
+        let mut connection = alice.connection();
+        let params = json!({ "name": name, "arguments": arguments });
+        connection.send(&alice.modern_bytes(&json!(7), "tools/call", &params)).unwrap();
+        upstream(&arguments);
+        connection
+    };
+    let is_free = |after: &str| {
+        place::wait_for(&format!("room after {after}"), Duration::from_secs(10), || {
+            (alice.call("echo", &json!({})).status() == 200).then_some(())
+        });
+    };
+
+    let mut slow = begun("echo", json!({ "message": "slow" }));
+    answers.store(1, Ordering::Release);
+    assert_eq!(slow.answer().status(), 200);
+    is_free("an answer");
+    drop(begun("echo", json!({ "message": "hangs" })));
+    is_free("a client that went away");
+    let mut cancelled = alice.connection();
+    let hangs = json!({ "name": "echo", "arguments": { "message": "hangs" } });
+    cancelled.send(&session.bytes(&json!(8), "tools/call", &hangs)).unwrap();
+    upstream(&hangs["arguments"]);
+    assert_eq!(session.notify("notifications/cancelled", &json!({ "requestId": 8 })).status(), 202);
+    is_free("a call that was taken back");
+    let mut late = begun("add", json!({ "a": 1 }));
+    let late = late.answer();
+    let error = late.messages().pop().unwrap()["error"]["data"]["code"].clone();
+    assert_eq!(error, "upstream_timeout", "{}", late.text());
+    is_free("a deadline");
+
+    let refusals = gateway.recorded("refusal", 4);
+    assert!(refusals.iter().all(|record| record["refused"]["code"] == "ceiling_reached"), "{refusals:?}");
+    assert!(refusals.iter().all(|record| record["ceilings"] == json!(["one"])), "{refusals:?}");
+}
+
+/// Two tools of one upstream that takes as long for each: each has a deadline of its own.
+#[test]
+fn a_deadline_is_that_of_the_tool() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        let result = json!({ "content": [{ "type": "text", "text": "late" }], "resultType": "complete" });
+        (seen.rpc_method() == "tools/call").then(|| Reply::result(seen, &result).after(Duration::from_millis(1_500)))
+    });
+    let tools = "timeout_ms = 500\ngrant = { strategy = \"none\" }\n\
+                 [[upstreams.up.tools]]\nmatch = \"add\"\ntimeout_ms = 20_000";
+    let gateway = Setup::usual("deadlines", &issuer).upstream("up", &recorder.url(), tools).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| alice.call("add", &json!({})));
+        assert_eq!(refused(&alice.call("echo", &json!({}))).2, "upstream_timeout");
+        assert_eq!(text_of(&patient.join().unwrap()), "late");
+    });
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! such answer is judged and recorded like the first.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -214,12 +213,7 @@ fn what_is_kept_ends_with_its_time_and_with_the_estate_that_kept_it() {
     assert_ne!(text_of(&alice.call("erase", &json!({}))), text_of(&alice.call("erase", &json!({}))), "the later rule");
     assert_eq!(text_of(&alice.call("echo", &json!({}))), kept, "whose time is not over");
 
-    let file = gateway.setup().folder().join("upstreams.toml");
-    let changed = fs::read_to_string(&file).unwrap().replace(OPEN, &format!("{OPEN}\ntimeout_ms = 9000"));
-    fs::write(&file, changed).unwrap();
-    place::wait_for("the change", Duration::from_secs(30), || {
-        gateway.journal().into_iter().find(|record| record["event"] == "config")
-    });
+    gateway.reconfigure(|text| text.replace(OPEN, &format!("{OPEN}\ntimeout_ms = 9000")));
     assert_ne!(text_of(&alice.call("echo", &json!({}))), kept, "another estate");
 }
 
@@ -247,11 +241,8 @@ fn what_is_kept_is_counted_and_judged_like_any_call() {
     assert_eq!((&record["refused"]["code"], &record["user"]["subject"]), (&json!("denied"), &json!("bob")));
 
     // Under other policies nothing of before is used, whoever may ask.
-    let file = gateway.setup().folder().join("policies/allow.cedar");
-    fs::write(file, format!("{ALLOW_ALL}@id(\"other\")\npermit (principal is Agent, action, resource);\n")).unwrap();
-    place::wait_for("the policies", Duration::from_secs(30), || {
-        gateway.journal().into_iter().find(|record| record["event"] == "policy")
-    });
+    let others = format!("{ALLOW_ALL}@id(\"other\")\npermit (principal is Agent, action, resource);\n");
+    gateway.rule("allow.cedar", &others);
     assert_ne!(text_of(&ask(&bob, "open")), open);
 }
 

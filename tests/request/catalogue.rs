@@ -165,6 +165,75 @@ fn an_upstream_that_is_down_is_told_and_hides_nothing_of_the_others() {
     assert_eq!(degraded(&mallory), Value::Null);
 }
 
+/// Half of a list is not the list, and one that could not be read is not empty.
+#[test]
+fn a_list_that_cannot_be_read_is_as_it_was_and_told() {
+    const WHOLE: usize = 0;
+    const BROKEN: usize = 1;
+    const REFUSED: usize = 2;
+    const LACKING: usize = 3;
+    let issuer = Issuer::good();
+    let state = Arc::new(AtomicUsize::new(BROKEN));
+    let now = Arc::clone(&state);
+    let recorder = Recorder::scripted(Era::Modern, move |seen| {
+        let complete = |mut result: Value| {
+            result["resultType"] = json!("complete");
+            result["cacheScope"] = json!("private");
+            result["ttlMs"] = json!(60_000);
+            Some(Reply::result(seen, &result))
+        };
+        let second = seen.json()["params"]["cursor"] == "2";
+        match (seen.rpc_method().as_str(), second, now.load(Ordering::Acquire)) {
+            ("server/discover", ..) => Some(Reply::discovered(seen, &json!({ "tools": {}, "prompts": {} }))),
+            ("prompts/list", true, BROKEN) => Some(Reply::status(503)),
+            ("prompts/list", true, LACKING) => Some(Reply::status(501)),
+            ("prompts/list", true, REFUSED) => Some(Reply::error(seen, 200, -32603, "no")),
+            ("prompts/list", false, _) => complete(json!({ "prompts": [{ "name": "one" }], "nextCursor": "2" })),
+            ("prompts/list", true, _) => complete(json!({ "prompts": [{ "name": "two" }] })),
+            _ => None,
+        }
+    });
+    let lines = "grant = { strategy = \"none\" }\nrefresh_s = 1";
+    let gateway = Setup::usual("half-a-list", &issuer).upstream("up", &recorder.url(), lines).start();
+    // What never could be read holds nothing else back.
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let prompts = || {
+        let result = alice.modern("prompts/list", &json!({})).json()["result"].clone();
+        let names: Vec<String> =
+            result["prompts"].as_array()?.iter().map(|prompt| prompt["name"].as_str().unwrap().to_owned()).collect();
+        Some((names, result["_meta"]["dev.tollgate/degraded"].clone()))
+    };
+    let (none, all) = (Vec::new(), vec!["one".to_owned(), "two".to_owned()]);
+    assert_eq!(prompts(), Some((none.clone(), json!(["up"]))));
+    for (state_now, expect) in [
+        (WHOLE, (all.clone(), Value::Null)),
+        (BROKEN, (all.clone(), json!(["up"]))),
+        (REFUSED, (none.clone(), Value::Null)),
+        (WHOLE, (all.clone(), Value::Null)),
+        (LACKING, (none, Value::Null)),
+        (WHOLE, (all, Value::Null)),
+    ] {
+        state.store(state_now, Ordering::Release);
+        place::wait_for("the list", PATIENCE, || (prompts()? == expect).then_some(()));
+    }
+    assert_eq!(text_of(&alice.call("echo", &json!({}))), "echo {}");
+}
+
+/// It may be good for the tools alone.
+#[test]
+fn a_credential_that_is_not_taken_for_one_list_is_not_minted_at_each_reading() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| match seen.rpc_method().as_str() {
+        "server/discover" => Some(Reply::discovered(seen, &json!({ "tools": {}, "prompts": {} }))),
+        "prompts/list" => Some(Reply::status(401)),
+        _ => None,
+    });
+    let setup = Setup::usual("one-list", &issuer);
+    let _gateway = setup.exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.call\"").start();
+    place::wait_for("readings", PATIENCE, || (recorder.seen_method("prompts/list").len() > 2).then_some(()));
+    assert_eq!(issuer.asked().len(), 2, "one that may have been revoked, and one more");
+}
+
 /// Traffic comes when every upstream was asked what it offers, and does not wait for one that never answers.
 #[test]
 fn readiness_waits_for_the_first_reading_and_not_for_ever() {
@@ -202,6 +271,9 @@ fn a_lost_legacy_session_is_begun_again_and_the_call_sent_once() {
     losing.store(1, Ordering::Release);
     assert_eq!(text_of(&alice.call("add", &json!({ "a": 1 }))), "add {\"a\":1}");
     assert_eq!(recorder.seen_method("initialize").len(), begun + 1);
+    let outcomes = gateway.recorded("outcome", 2);
+    let attempts = |nth: usize| outcomes[nth]["result"]["attempts"].as_u64();
+    assert_eq!((attempts(0), attempts(1), outcomes.len()), (None, Some(2), 2), "{outcomes:?}");
     let sent = recorder.seen_method("tools/call");
     assert_eq!(sent.iter().filter(|seen| seen.json()["params"]["name"] == "add").count(), 2, "once lost, once taken");
 
@@ -345,10 +417,7 @@ fn sessions_of_an_upstream_that_is_taken_away_are_ended_there() {
     assert_eq!(alice.call("echo", &json!({})).status(), 200);
     let ended = || recorder.seen().into_iter().filter(|seen| seen.method == "DELETE").collect::<Vec<_>>();
     assert!(ended().is_empty());
-    let file = gateway.setup().folder().join("upstreams.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    let at = text.find("[upstreams.up]").unwrap();
-    std::fs::write(&file, &text[..at]).unwrap();
+    gateway.reconfigure(|text| text.split_once("[upstreams.up]").unwrap().0.to_owned());
     let ended = place::wait_for("both sessions are ended", PATIENCE, || Some(ended()).filter(|ended| ended.len() == 2));
     for delete in ended {
         assert_eq!(delete.header("mcp-session-id"), Some("session-of-the-recorder"));
@@ -372,6 +441,7 @@ fn a_session_that_may_be_gone_is_ended_all_the_same() {
     place::wait_for("its end", Duration::from_secs(10), || {
         recorder.seen().into_iter().find(|seen| seen.method == "DELETE")
     });
+    assert!(gateway.metric("mcp_client_session_duration_seconds_count").is_some_and(|ended| ended >= 1.0));
     assert_eq!(client.call("echo", &json!({})).status(), 200);
 }
 

@@ -323,8 +323,11 @@ fn a_user_connects_an_account_and_the_call_goes_on_under_it() {
     let connected = &ground.gateway.recorded("connect", 1)[0];
     assert_eq!(connected["user"], json!({ "issuer": ground.login.url(), "subject": "alice" }));
     assert_eq!(connected["connect"], json!({ "outcome": "connected", "scopes": ["crm.read"] }));
-    let grant = &ground.gateway.recorded("grant", 1)[0]["grant"];
+    let grant = &connected["grant"];
     assert_eq!((&grant["strategy"], &grant["audience"]), (&json!("user_grant"), &json!(ground.upstream.url())));
+    let intent = &ground.gateway.recorded("intent", 1)[0]["grant"];
+    assert_eq!((&grant["cached"], &intent["cached"]), (&json!(false), &json!(true)), "minted for no call");
+    assert_eq!((&grant["token_digest"], ground.gateway.recorded("grant", 0).len()), (&intent["token_digest"], 0));
     let journal = ground.gateway.journal().iter().map(Value::to_string).collect::<String>();
     for secret in ["account-alice", "refresh-alice", "ticket="] {
         assert!(!journal.contains(secret) && !ground.gateway.process.errors().contains(secret), "{secret}");
@@ -570,6 +573,10 @@ fn an_account_outlives_the_process_and_its_server_being_away() {
         (ground.client("alice").call("echo", &json!({})).status() == 200).then_some(())
     });
     assert_eq!(ground.shown().last().unwrap(), "Bearer account-alice-1");
+    // What was read again is not minted again.
+    let (minted, intent) = (ground.gateway.recorded("grant", 1), ground.gateway.recorded("intent", 1).pop().unwrap());
+    assert_eq!(minted.len(), 1, "{minted:?}");
+    assert_eq!(minted[0]["grant"], intent["grant"]);
 
     // What the server no longer knows only the user can give again.
     ground.server.plays(Play::Forgetful);

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::refused;
 use crate::harness::{
     gateway::{Gateway, Setup},
     issuer::Issuer,
     place,
-    recorder::{Era, Recorder},
+    recorder::{Era, Recorder, Reply},
 };
 
 /// Greetings only; on trial, nothing at all.
@@ -65,6 +66,34 @@ fn a_decision_is_recorded_whichever_way_it_went() {
         gateway.metric(&format!("tollgate_policy_shadow_total{{{labels},tollgate_policy_changes=\"{changes}\"}}"))
     };
     assert_eq!((on_trial("true"), on_trial("false")), (Some(1.0), Some(2.0)));
+}
+
+/// The record says which policy could not be evaluated and why, and neither says what the caller wrote.
+#[test]
+fn a_policy_that_fails_is_named_in_the_record_and_nowhere_else() {
+    let issuer = Issuer::good();
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        (seen.rpc_method() == "tools/list").then(|| {
+            let schema =
+                json!({ "type": "object", "properties": { "count": { "type": "integer" } }, "required": ["count"] });
+            let tools = json!([{ "name": "echo", "inputSchema": schema }]);
+            Reply::result(
+                seen,
+                &json!({ "resultType": "complete", "tools": tools, "ttlMs": 60_000, "cacheScope": "private" }),
+            )
+        })
+    });
+    let policy = "@id(\"few\")\nforbid (principal, action == Action::\"up/echo\", resource)\nwhen { context.input.count * 2 > 100 };";
+    let setup = Setup::usual("decision-failed", &issuer).policy("few.cedar", policy);
+    let gateway = setup.open_upstream("up", &recorder.url()).start();
+    let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    assert_eq!(client.call("echo", &json!({ "count": 50 })).status(), 200);
+    let answer = client.call("echo", &json!({ "count": i64::MAX }));
+    assert_eq!(refused(&answer), (403, 40305, "policy_failed".into()));
+    assert!(!answer.text().contains("few") && !answer.text().contains("overflow"), "{}", answer.text());
+    let record = record(&gateway, "the refusal", |record| record["refused"]["code"] == "policy_failed");
+    let why = "could not evaluate few: integer overflow";
+    assert_eq!((&record["refused"]["reason"], &record["decision"]["reason"]), (&json!(why), &json!(why)), "{record}");
 }
 
 #[test]

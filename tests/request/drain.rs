@@ -1,7 +1,13 @@
-//! SIGTERM: what has begun is finished, nothing new begins, the journal is closed last.
+//! SIGTERM: what has begun is finished, nothing new begins, the journal is closed last. SIGQUIT: the same, and a successor
+//! goes on.
 
 use std::{
+    collections::BTreeSet,
     net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,6 +17,7 @@ use super::input::{call, capabilities, form, holding, request};
 use crate::harness::{
     gateway::{Gateway, Setup},
     issuer::Issuer,
+    mcp::Client,
     place,
     recorder::{Era, Recorder, Reply, Step},
 };
@@ -157,4 +164,116 @@ fn a_hangup_ends_nothing() {
     assert_eq!(alice.call("echo", &json!({})).status(), 200);
     gateway.process.terminate();
     ends_well(&mut gateway);
+}
+
+/// A server whose tool `add` streams until `end` says otherwise, and which takes its time to say what there is once it is
+/// `slow`.
+fn lasting(slow: &Arc<AtomicBool>, end: &Arc<AtomicUsize>) -> Recorder {
+    let (slow, end) = (Arc::clone(slow), Arc::clone(end));
+    Recorder::scripted(Era::Modern, move |seen| {
+        let call = seen.json();
+        match seen.rpc_method().as_str() {
+            "server/discover" if slow.load(Ordering::Acquire) => {
+                Some(Reply::discovered(seen, &json!({ "tools": {} })).after(Duration::from_millis(700)))
+            }
+            "tools/call" if call["params"]["name"] == "add" => {
+                let params = json!({ "progressToken": call["params"]["_meta"]["progressToken"], "progress": 1 });
+                let progress = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": params });
+                Some(Reply::stream().event(&progress).step(Step::until(&end, 1)).event(&result(seen)))
+            }
+            _ => None,
+        }
+    })
+}
+
+/// Calls without a pause until `over`, each with a name of its own, on connections of its own or on one that is kept;
+/// says what it called. A kept connection that is closed before an answer begins is opened again, as clients do.
+fn call_on(alice: &Client, kept: bool, over: &AtomicBool, moved: &AtomicUsize) -> BTreeSet<String> {
+    let mut connection = alice.connection();
+    let mut called = BTreeSet::new();
+    while !over.load(Ordering::Acquire) {
+        let name = format!("{}-{}", if kept { "kept" } else { "new" }, called.len());
+        let params = json!({ "name": "echo", "arguments": { "message": name } });
+        let bytes = alice.modern_bytes(&json!(called.len()), "tools/call", &params);
+        let answer = if kept {
+            connection.try_exchange(&bytes).unwrap_or_else(|_closed| {
+                moved.fetch_add(1, Ordering::AcqRel);
+                connection = alice.connection();
+                connection.exchange(&bytes)
+            })
+        } else {
+            alice.connection().exchange(&bytes)
+        };
+        assert_eq!(answer.status(), 200, "{name}: {}", answer.text());
+        called.insert(name);
+    }
+    called
+}
+
+/// `deploy/README.md`: start the new one with `--upgrade`, then SIGQUIT to the old one.
+#[test]
+fn an_upgrade_closes_no_door_and_loses_no_call() {
+    let issuer = Issuer::good();
+    let (slow, end, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
+    let (moved, recorder) = (AtomicUsize::new(0), lasting(&slow, &end));
+    let mut gateway = Setup::usual("upgrade", &issuer).open_upstream("up", &recorder.url()).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let mut stream = alice.connection();
+    let params = json!({ "name": "add", "arguments": {}, "_meta": { "progressToken": "t" } });
+    stream.send(&alice.modern_bytes(&json!("stream"), "tools/call", &params)).unwrap();
+    stream.head();
+    assert_eq!(stream.event().unwrap()["params"]["progress"], 1);
+
+    let called = std::thread::scope(|scope| {
+        let [kept, new] = [true, false].map(|kept| {
+            let (alice, over, moved) = (&alice, &over, &moved);
+            scope.spawn(move || call_on(alice, kept, over, moved))
+        });
+        let _ends = Ends(&over);
+        slow.store(true, Ordering::Release);
+        let successor = gateway.successor();
+        let mut old = std::mem::replace(&mut gateway.process, successor);
+        place::wait_for("the successor has the sockets", PATIENCE, || {
+            old.signal("QUIT");
+            old.errors().contains("upgrade.begun").then_some(())
+        });
+        place::wait_for("the old one lets go of who it serves", PATIENCE, || {
+            (moved.load(Ordering::Acquire) > 0).then_some(())
+        });
+        assert!(old.ended().is_none(), "a stream is open");
+        end.store(1, Ordering::Release);
+        assert_eq!(stream.event().unwrap()["result"]["content"][0]["text"], "done");
+        assert_eq!(stream.event(), None);
+        assert_eq!(old.wait(PATIENCE).code(), Some(0), "{}", old.errors());
+        place::wait_for("the successor is ready", PATIENCE, || (gateway.readiness() == 200).then_some(()));
+        assert_eq!(alice.call("echo", &json!({ "message": "last" })).status(), 200);
+        over.store(true, Ordering::Release);
+        let mut called = kept.join().unwrap();
+        called.append(&mut new.join().unwrap());
+        called
+    });
+    gateway.process.terminate();
+    assert_eq!(gateway.process.wait(PATIENCE).code(), Some(0), "{}", gateway.process.errors());
+
+    let seen = recorder.seen_method("tools/call");
+    let names = seen.iter().filter_map(|seen| Some(seen.json()["params"]["arguments"]["message"].as_str()?.to_owned()));
+    let names: Vec<String> = names.filter(|name| name != "last").collect();
+    assert_eq!(names.len(), called.len(), "each call went up once");
+    assert_eq!(names.into_iter().collect::<BTreeSet<_>>(), called);
+    let output = gateway.verify();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let journal = gateway.journal();
+    let count = |event: &str| journal.iter().filter(|record| record["event"] == event).count();
+    assert_eq!((count("start"), count("stop")), (2, 2));
+    assert_eq!((count("intent"), count("outcome")), (seen.len(), seen.len()));
+    assert!(endings(&gateway).iter().all(|ending| ending == "ok"));
+}
+
+/// Ends the callers also where the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }

@@ -1,6 +1,13 @@
 //! In whose name a call goes up, by each strategy, and exactly what the upstream gets to see.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_lc_rs::digest;
 use base64::{
@@ -15,7 +22,7 @@ use crate::harness::{
     issuer::{Issuer, claims_of},
     mcp::{Client, modern_body},
     place,
-    recorder::{Era, Recorder, Reply, Seen},
+    recorder::{Era, Recorder, Reply, Seen, Step, tools},
 };
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -264,18 +271,7 @@ fn a_bound_token_goes_out_with_a_proof_for_each_request() {
             Reply::status(401).header("dpop-nonce", "of-the-upstream").header("www-authenticate", challenge)
         })
     });
-    let client = "client = { id = \"gateway\", secret = { env = \"GATEWAY_SECRET\" } }";
-    let grant = format!(
-        "grant = {{ strategy = \"exchange\", token_endpoint = \"{}/token\", {client}, resource = \"{}\", dpop = true }}",
-        issuer.url(),
-        recorder.url()
-    );
-    let setup = Setup::usual("dpop", &issuer).environment("GATEWAY_SECRET", "gateway-secret").upstream(
-        "up",
-        &recorder.url(),
-        &grant,
-    );
-    let (gateway, alice) = start(setup, &issuer);
+    let (gateway, alice) = start(proving("dpop", &issuer, &recorder), &issuer);
     for _ in 0..3 {
         assert_eq!(alice.call("echo", &json!({})).status(), 200);
     }
@@ -287,6 +283,69 @@ fn a_bound_token_goes_out_with_a_proof_for_each_request() {
     // For the catalogue and for alice; each asked twice at most, for the nonce.
     assert_eq!(issuer.asked().len(), 3);
     assert!(!gateway.journal().iter().any(|record| record.to_string().contains("bound-token")));
+}
+
+/// RFC 9449 §9: each time that the call went up is on record, and none that did not get there.
+#[test]
+fn a_call_that_is_sent_again_for_a_nonce_is_counted_as_often_as_it_is_sent() {
+    for stays in [true, false] {
+        let issuer = Issuer::scripted(|seen| {
+            let token = json!({ "access_token": "bound-token", "token_type": "DPoP", "expires_in": 300 });
+            (seen.path == "/token").then(|| Reply::json(200, &token))
+        });
+        let ready = Arc::new(AtomicBool::new(stays));
+        let known = Arc::clone(&ready);
+        // Each request has a connection of its own, so that without the port there is none for the second.
+        let recorder = Recorder::scripted(Era::Modern, move |seen| {
+            let reply = match seen.rpc_method().as_str() {
+                "server/discover" => Reply::discovered(seen, &json!({ "tools": {} })),
+                "tools/list" => Reply::result(
+                    seen,
+                    &json!({ "resultType": "complete", "tools": tools(), "ttlMs": 60_000, "cacheScope": "private" }),
+                ),
+                "tools/call" if proven(seen.header("dpop")?)["nonce"] != "of-the-upstream" => {
+                    place::wait_for("the port's end", Duration::from_secs(10), || {
+                        known.load(Ordering::Acquire).then_some(())
+                    });
+                    Reply::status(401).header("dpop-nonce", "of-the-upstream").step(Step::later(|| None))
+                }
+                _ => return None,
+            };
+            Some(reply.header("connection", "close"))
+        });
+        let (gateway, alice) = start(proving("dpop-counted", &issuer, &recorder), &issuer);
+        let answer = std::thread::scope(|scope| {
+            let call = scope.spawn(|| alice.call("echo", &json!({})));
+            place::wait_for("the call", Duration::from_secs(10), || {
+                (!recorder.seen_method("tools/call").is_empty()).then_some(())
+            });
+            if !stays {
+                recorder.shut();
+                ready.store(true, Ordering::Release);
+            }
+            call.join().unwrap()
+        });
+        let result = gateway.recorded("outcome", 1)[0]["result"].clone();
+        let sent = recorder.seen_method("tools/call").len();
+        let told = (&result["ending"], &result["attempts"], &result["token_digest"]);
+        if stays {
+            assert_eq!((text_of(&answer).as_str(), sent), ("echo {}", 2));
+            assert_eq!(told, (&json!("ok"), &json!(2), &Value::Null), "{result}");
+        } else {
+            assert_eq!((refused(&answer), sent), ((502, 50202, "upstream_unreachable".into()), 1));
+            assert_eq!(told, (&json!("failed"), &Value::Null, &Value::Null), "{result}");
+        }
+    }
+}
+
+/// The upstream `up`, whose credentials are bound to a key.
+fn proving(name: &str, issuer: &Issuer, recorder: &Recorder) -> Setup {
+    let client = "client = { id = \"gateway\", secret = { env = \"GATEWAY_SECRET\" } }";
+    let (endpoint, resource) = (format!("{}/token", issuer.url()), recorder.url());
+    let grant = format!(
+        "grant = {{ strategy = \"exchange\", token_endpoint = \"{endpoint}\", {client}, resource = \"{resource}\", dpop = true }}"
+    );
+    Setup::usual(name, issuer).environment("GATEWAY_SECRET", "gateway-secret").upstream("up", &resource, &grant)
 }
 
 /// The claims of a proof, verified by the key that it names.

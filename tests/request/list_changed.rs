@@ -131,3 +131,30 @@ fn a_server_that_will_not_listen_is_read_no_more_for_that() {
     assert_eq!([&by_event, &by_body, &empty].map(listened), [1; 3]);
     assert_eq!(all.map(|recorder| recorder.seen_method("tools/list").len()), [1; 4]);
 }
+
+/// A proxy may say 404 while the server behind it is away, and the next release of a server may serve what this one does
+/// not.
+#[test]
+fn a_server_that_would_not_listen_is_asked_again_as_often_as_it_is_read() {
+    let issuer = Issuer::good();
+    for era in [Era::Modern, Era::Legacy] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let turns = Arc::clone(&asked);
+        let recorder = Recorder::scripted(era, move |seen| {
+            let listens = seen.rpc_method() == "subscriptions/listen" || (era == Era::Legacy && seen.method == "GET");
+            let first = listens && turns.fetch_add(1, Ordering::SeqCst) == 0;
+            let absent = if era == Era::Modern { 404 } else { 405 };
+            let silence = Step::Pause(Duration::from_secs(60));
+            let stream = || match era {
+                Era::Modern => Reply::stream().event(&acknowledged()).step(silence),
+                Era::Legacy => Reply::stream().step(silence),
+            };
+            listens.then(|| if first { Reply::status(absent) } else { stream() })
+        });
+        let lines = "grant = { strategy = \"none\" }\nrefresh_s = 2";
+        let _gateway = Setup::usual("listens-later", &issuer).upstream("up", &recorder.url(), lines).start();
+        place::wait_for("it is asked again", Duration::from_secs(20), || {
+            (asked.load(Ordering::SeqCst) >= 2).then_some(())
+        });
+    }
+}

@@ -1,7 +1,6 @@
 //! `subscriptions/listen`: what a modern client is told without asking, to the byte (RS-33, spec §3.7).
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -133,6 +132,31 @@ fn a_listener_is_told_of_a_change_under_the_id_that_it_gave() {
     }
 }
 
+/// An icon is nothing that anybody decides by, and is not pinned; clients show it all the same.
+#[test]
+fn a_change_of_what_is_only_shown_is_read_and_told() {
+    let issuer = Issuer::good();
+    let changed = Arc::new(AtomicUsize::new(0));
+    let shared = Arc::clone(&changed);
+    let recorder = Recorder::scripted(Era::Modern, move |seen| {
+        let icon = format!("https://example.com/{}.png", shared.load(Ordering::Acquire));
+        let tool = json!({ "name": "echo", "inputSchema": { "type": "object" }, "icons": [{ "src": icon }] });
+        (seen.rpc_method() == "tools/list").then(|| {
+            let result = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": [tool] });
+            Reply::result(seen, &result)
+        })
+    });
+    let lines = "grant = { strategy = \"none\" }\nrefresh_s = 1";
+    let gateway = Setup::usual("listen-icons", &issuer).upstream("up", &recorder.url(), lines).start();
+    let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    let mut connection = alice.listen(&json!(1), &json!({ "toolsListChanged": true }));
+    listening(&mut connection);
+    changed.store(1, Ordering::Release);
+    assert_eq!(connection.event().unwrap()["method"], "notifications/tools/list_changed");
+    let tool = alice.modern("tools/list", &json!({})).json()["result"]["tools"][0].clone();
+    assert_eq!(tool["icons"][0]["src"], "https://example.com/1.png", "{tool}");
+}
+
 #[test]
 fn a_listener_that_asks_for_nothing_is_told_so_and_answered() {
     let issuer = Issuer::good();
@@ -208,15 +232,14 @@ fn a_listener_ends_when_policy_leaves_it_nothing_to_see() {
     let issuer = Issuer::good();
     let shifting = Shifting::new(Era::Modern);
     let gateway = behind("listen-policy", &issuer, &shifting);
-    let file = gateway.setup().folder().join("policies/allow.cedar");
     let mut connection =
         gateway.client_of(None, &issuer, "alice").listen(&json!(1), &json!({ "toolsListChanged": true }));
     listening(&mut connection);
     let narrower = "forbid (principal, action == Action::\"up/echo\", resource);\n";
-    fs::write(&file, format!("{ALLOW_ALL}@id(\"keep\")\n{narrower}")).unwrap();
+    gateway.rule("allow.cedar", &format!("{ALLOW_ALL}@id(\"keep\")\n{narrower}"));
     let told = connection.event().unwrap();
     assert_eq!(told["method"], "notifications/tools/list_changed", "another list by other rules: {told}");
-    fs::write(&file, "// nothing\n").unwrap();
+    gateway.rule("allow.cedar", "// nothing\n");
     assert_eq!(connection.event().unwrap()["method"], "notifications/tools/list_changed");
     assert_eq!(connection.event().unwrap()["result"]["resultType"], "complete");
     assert_eq!(connection.event(), None);

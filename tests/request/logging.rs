@@ -15,13 +15,9 @@ fn talkative(era: Era) -> Recorder {
     Recorder::scripted(era, move |seen| {
         let call = seen.json();
         match seen.rpc_method().as_str() {
-            "server/discover" if era == Era::Modern => Some(Reply::result(
-                seen,
-                &json!({
-                    "resultType": "complete", "supportedVersions": ["2026-07-28"],
-                    "capabilities": { "tools": {}, "logging": {} }, "ttlMs": 60_000, "cacheScope": "private",
-                }),
-            )),
+            "server/discover" if era == Era::Modern => {
+                Some(Reply::discovered(seen, &json!({ "tools": {}, "logging": {} })))
+            }
             "initialize" => Some(
                 Reply::result(
                     seen,

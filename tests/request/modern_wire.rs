@@ -28,7 +28,11 @@ fn mirroring() -> Recorder {
 
 fn gateway(name: &str, issuer: &Issuer, upstream: &Recorder) -> Gateway {
     let forbid = "@id(\"no-erasing\")\nforbid (principal, action == Action::\"up/erase\", resource)\n\
-                  when { context.input has id && context.input.id == \"root\" };\n";
+                  when { context.input has id && context.input.id == \"root\" };\n\
+                  @id(\"not-there\")\nforbid (principal, action == Action::\"up/query\", resource)\n\
+                  when { context.input has region && context.input.region == \"there\" };\n\
+                  @id(\"not-bob\")\nforbid (principal is User, action == Action::\"up/query\", resource)\n\
+                  when { principal.subject == \"bob\" };\n";
     let setup = Setup::new(name).issuer(&issuer.url()).policy("rules.cedar", &format!("{ALLOW_ALL}{forbid}"));
     setup.open_upstream("up", &upstream.url()).start()
 }
@@ -45,6 +49,30 @@ fn rs_15_an_older_client_mirrors_no_argument() {
     let calls = recorder.seen_method("tools/call");
     let mirrored = |name| calls[0].header(name);
     assert_eq!((mirrored("mcp-param-region"), mirrored("mcp-param-count")), (Some("eu"), Some("3")));
+}
+
+/// Whatever else the first request of a client lacks, it hears where to log in, if there is anything to log in for.
+#[test]
+fn who_shows_no_credential_hears_that_first() {
+    let issuer = Issuer::good();
+    let recorder = mirroring();
+    let gateway = gateway("first", &issuer, &recorder);
+    let nobody = gateway.client(Some("up"));
+    for answer in [
+        nobody.post(&[("Content-Type", "text/plain")], b"{ not json"),
+        nobody.post(&[("Accept", "text/html")], b"{ not json"),
+        nobody.connection().exchange(&nobody.bytes("PUT", &[], b"")),
+    ] {
+        assert_eq!(refused(&answer), (401, 40101, "token_missing".into()));
+        assert!(answer.header("www-authenticate").unwrap().contains("resource_metadata="));
+    }
+    let unserved = gateway.client(Some("down"));
+    for answer in [
+        unserved.post(&[("Content-Type", "text/plain")], b"{ not json"),
+        unserved.connection().exchange(&unserved.bytes("PUT", &[], b"")),
+    ] {
+        assert_eq!(refused(&answer), (404, 40401, "route_unknown".into()));
+    }
 }
 
 /// Every rung is wrong in its own way and in all the ways of the rungs below it; the answer is its own.
@@ -143,11 +171,12 @@ fn mirrored_headers_agree_with_the_body_or_nothing_is_forwarded() {
     let recorder = mirroring();
     let gateway = gateway("mirrors", &issuer, &recorder);
     let alice = gateway.client_of(None, &issuer, "alice").awaiting("up__query");
-    let call = |arguments: Value, headers: &[(&str, &str)]| {
+    let call_by = |who: &Client, arguments: Value, headers: &[(&str, &str)]| {
         let body = modern_body(&json!(1), "tools/call", &json!({ "name": "up__query", "arguments": arguments }));
         let usual = [("MCP-Protocol-Version", MODERN), ("Mcp-Method", "tools/call"), ("Mcp-Name", "up__query")];
-        alice.post(&[&usual, headers].concat(), body.to_string().as_bytes())
+        who.post(&[&usual, headers].concat(), body.to_string().as_bytes())
     };
+    let call = |arguments: Value, headers: &[(&str, &str)]| call_by(&alice, arguments, headers);
     let bad: [(Value, &[(&str, &str)]); 6] = [
         (json!({ "region": "eu" }), &[]),
         (json!({ "region": "eu" }), &[("Mcp-Param-Region", "us")]),
@@ -160,6 +189,13 @@ fn mirrored_headers_agree_with_the_body_or_nothing_is_forwarded() {
         let answer = call(arguments.clone(), headers);
         assert_eq!(refused(&answer), (400, -32020, "header_mismatch".into()), "{arguments} {headers:?}");
     }
+    // Step 11 comes before step 15: what policy says of the arguments is heard by who sends the same twice; and of what is
+    // hidden nothing is heard.
+    let there = json!({ "region": "there" });
+    assert_eq!(refused(&call(there.clone(), &[("Mcp-Param-Region", "eu")])).2, "header_mismatch");
+    assert_eq!(refused(&call(there.clone(), &[("Mcp-Param-Region", "there")])).2, "denied");
+    let bob = gateway.client_of(None, &issuer, "bob");
+    assert_eq!(refused(&call_by(&bob, there, &[("Mcp-Param-Region", "eu")])).2, "tool_unknown");
     assert!(recorder.seen_method("tools/call").is_empty());
 
     let good: [(Value, &[(&str, &str)]); 4] = [

@@ -1,6 +1,6 @@
 //! Upstreams that are programs: who gets which process, how each begins and ends, and that none is left.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -231,6 +231,9 @@ fn an_idle_process_ends_and_its_session_begins_anew() {
     let first = process_of(&gateway, &issuer, "alice");
     place::wait_for("its end", PATIENCE, || (!runs(first)).then_some(()));
     assert_ne!(process_of(&gateway, &issuer, "alice"), first);
+    // The process that was gone saw nothing of the second call.
+    let outcomes = gateway.recorded("outcome", 2);
+    assert!(outcomes.iter().all(|outcome| outcome["result"]["attempts"].is_null()), "{outcomes:?}");
 }
 
 #[test]
@@ -283,10 +286,7 @@ fn a_program_that_leaves_the_configuration_ends() {
     let gateway = setup.program("kept", &kept.command(&[]), "").program("gone", &gone.command(&[]), "").start();
     let client = gateway.client_of(None, &issuer, "alice").awaiting("gone__pid").awaiting("kept__pid");
     assert_eq!(client.call("gone__pid", &json!({})).status(), 200);
-    let file = gateway.setup().folder().join("upstreams.toml");
-    let text = fs::read_to_string(&file).unwrap();
-    let (before, _) = text.split_once("[upstreams.gone]").unwrap();
-    fs::write(&file, before).unwrap();
+    gateway.reconfigure(|text| text.split_once("[upstreams.gone]").unwrap().0.to_owned());
     gone.all_gone(PATIENCE);
     assert_eq!(client.awaiting("kept__pid").call("kept__pid", &json!({})).status(), 200);
 }

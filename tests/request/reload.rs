@@ -1,6 +1,6 @@
 //! Files change while the gateway runs: all of a change is taken over, or nothing of it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -13,13 +13,6 @@ use crate::harness::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// As an administrator's tools do: a new file in the place of the old one.
-fn replace(file: &Path, text: &str) {
-    let new = file.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(&new, file).unwrap();
-}
 
 fn change(gateway: &Gateway, event: &str, number: usize) -> Value {
     place::wait_for(&format!("change {number} of {event}"), PATIENCE, || {
@@ -38,14 +31,14 @@ fn policies_change_between_two_calls_and_a_broken_one_changes_nothing() {
     assert_eq!(alice.call("erase", &json!({})).status(), 200);
 
     let narrower = format!("{ALLOW_ALL}@id(\"keep\")\nforbid (principal, action == Action::\"up/erase\", resource);\n");
-    replace(&file, &narrower);
+    place::replace(&file, &narrower);
     let applied = change(&gateway, "policy", 0);
     assert_eq!(applied["outcome"], "applied");
     assert_ne!(applied["digest"], applied["previous"]);
     assert_eq!(refused(&alice.call("erase", &json!({}))).2, "tool_unknown");
     assert_eq!(alice.tools(), ["add", "echo"]);
 
-    replace(&file, "permit (principal, action, resource) when { nonsense };\n");
+    place::replace(&file, "permit (principal, action, resource) when { nonsense };\n");
     let rejected = change(&gateway, "policy", 1);
     assert_eq!((&rejected["outcome"], &rejected["previous"]), (&json!("rejected"), &applied["digest"]));
     assert!(rejected["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{rejected}");
@@ -53,10 +46,10 @@ fn policies_change_between_two_calls_and_a_broken_one_changes_nothing() {
     assert_eq!(gateway.readiness(), 200);
 
     // A rule taken away is a right taken away: nobody may do anything where nothing is permitted.
-    replace(&file, "// nothing\n");
+    place::replace(&file, "// nothing\n");
     assert_eq!(change(&gateway, "policy", 2)["outcome"], "applied");
     assert_eq!(alice.tools(), Vec::<String>::new());
-    replace(&file, ALLOW_ALL);
+    place::replace(&file, ALLOW_ALL);
     assert_eq!(change(&gateway, "policy", 3)["outcome"], "applied");
     assert_eq!(alice.call("erase", &json!({})).status(), 200);
     let sets: Vec<Value> = gateway
@@ -79,7 +72,7 @@ fn upstreams_come_and_go_and_a_broken_file_changes_nothing() {
     let session = alice.initialize();
 
     let more = format!("{before}\n[upstreams.two]\nurl = \"{}\"\ngrant = {{ strategy = \"none\" }}\n", two.url());
-    replace(&file, &more);
+    place::replace(&file, &more);
     assert_eq!(change(&gateway, "config", 0)["outcome"], "applied");
     let alice = alice.awaiting("two__echo");
     assert_eq!(text_of(&alice.call("two__echo", &json!({}))), "echo {}");
@@ -88,14 +81,14 @@ fn upstreams_come_and_go_and_a_broken_file_changes_nothing() {
     let document = crate::harness::http::fetch("GET", &metadata, &[], b"");
     assert_eq!((document.status(), &document.json()["resource"]), (200, &json!(gateway.endpoint(Some("two")))));
 
-    replace(&file, &more.replace("strategy = \"none\"", "strategy = \"nonsense\""));
+    place::replace(&file, &more.replace("strategy = \"none\"", "strategy = \"nonsense\""));
     assert_eq!(change(&gateway, "config", 1)["outcome"], "rejected");
     assert_eq!(alice.tools().len(), 6, "the last good estate stays");
-    replace(&file, "not toml at all [");
+    place::replace(&file, "not toml at all [");
     assert_eq!(change(&gateway, "config", 2)["outcome"], "rejected");
     assert_eq!(text_of(&alice.call("two__echo", &json!({}))), "echo {}");
 
-    replace(&file, &before);
+    place::replace(&file, &before);
     assert_eq!(change(&gateway, "config", 3)["outcome"], "applied");
     place::wait_for("the upstream is gone", PATIENCE, || (alice.tools().len() == 3).then_some(()));
     assert_eq!(refused(&alice.call("two__echo", &json!({}))).2, "tool_unknown");
@@ -116,7 +109,7 @@ fn keys_that_are_known_survive_a_change_and_what_was_in_force_is_no_longer_kept_
     drop(issuer);
     let file = gateway.setup().folder().join("upstreams.toml");
     let before = fs::read_to_string(&file).unwrap();
-    replace(&file, &before.replace("strategy = \"none\" }", "strategy = \"none\" }\ntimeout_ms = 9000"));
+    place::replace(&file, &before.replace("strategy = \"none\" }", "strategy = \"none\" }\ntimeout_ms = 9000"));
     assert_eq!(change(&gateway, "config", 0)["outcome"], "applied");
     assert_eq!(text_of(&alice.call("echo", &json!({}))), "echo {}");
     place::wait_for("the old estate listens no more", PATIENCE, || (recorder.abandoned() > 0).then_some(()));
@@ -139,25 +132,25 @@ fn operators_are_told_what_is_not_in_force_and_what_does_not_fit() {
 
     // It decides nothing, because nothing has this name.
     let misspelt = format!("{ALLOW_ALL}@id(\"typo\")\nforbid (principal, action == Action::\"up/ecoh\", resource);\n");
-    replace(&policies, &misspelt);
+    place::replace(&policies, &misspelt);
     place::wait_for("the policy is counted", PATIENCE, || {
         (gateway.metric("tollgate_policy_problems") == Some(1.0)).then_some(())
     });
     let line = told("a policy does not fit");
     assert!(line.contains("allow.cedar:") && line.contains("up/ecoh"), "{line}");
 
-    replace(&policies, "permit (principal, action, resource) when { nonsense };\n");
+    place::replace(&policies, "permit (principal, action, resource) when { nonsense };\n");
     let line = told("a change is not taken over");
     assert!(line.contains("allow.cedar:1:"), "{line}");
     assert_eq!(gateway.metric("tollgate_changes_rejected{tollgate_change_subject=\"policy\"}"), Some(1.0));
-    replace(&policies, ALLOW_ALL);
+    place::replace(&policies, ALLOW_ALL);
     place::wait_for("the policies are in force", PATIENCE, || {
         let rejected = gateway.metric("tollgate_changes_rejected{tollgate_change_subject=\"policy\"}");
         (rejected == Some(0.0) && gateway.metric("tollgate_policy_problems") == Some(0.0)).then_some(())
     });
 
     let before = fs::read_to_string(&file).unwrap();
-    replace(&file, &before.replacen("[gateway]\n", "[gateway]\ndrain_ms = 7000\n", 1));
+    place::replace(&file, &before.replacen("[gateway]\n", "[gateway]\ndrain_ms = 7000\n", 1));
     let line = told("not in force before a restart");
     assert!(line.contains("gateway.drain_ms"), "{line}");
     assert!(told("serving").contains(&gateway.setup().origin().replace("http://", "")));
@@ -172,11 +165,14 @@ fn what_was_rejected_is_taken_over_with_what_mends_it() {
     let (file, policies) = (folder.join("upstreams.toml"), folder.join("policies/allow.cedar"));
     let alice = gateway.client_of(None, &issuer, "alice").awaiting("one__echo");
     let before = fs::read_to_string(&file).unwrap();
-    replace(&policies, "permit (principal, action, resource) when { nonsense };\n");
-    replace(&file, &format!("{before}\n[upstreams.two]\nurl = \"{}\"\ngrant = {{ strategy = \"none\" }}\n", two.url()));
+    place::replace(&policies, "permit (principal, action, resource) when { nonsense };\n");
+    place::replace(
+        &file,
+        &format!("{before}\n[upstreams.two]\nurl = \"{}\"\ngrant = {{ strategy = \"none\" }}\n", two.url()),
+    );
     assert_eq!(change(&gateway, "config", 0)["outcome"], "rejected");
     assert_eq!(alice.tools().len(), 3);
-    replace(&policies, ALLOW_ALL);
+    place::replace(&policies, ALLOW_ALL);
     assert_eq!(change(&gateway, "config", 1)["outcome"], "applied", "nothing of it is left out");
     assert_eq!(text_of(&alice.awaiting("two__echo").call("two__echo", &json!({}))), "echo {}");
     let rejected =

@@ -1,6 +1,6 @@
 //! What gateways and commands share is sealed with a key that all of them have, whatever each of them calls the present one.
 
-use std::{path::Path, process::Output, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Output, time::Duration};
 
 use serde_json::json;
 
@@ -104,4 +104,27 @@ fn a_gateway_that_others_have_forgotten_says_that_it_keeps_nothing_and_comes_bac
     assert!(gateway.process.errors().contains("could not open"), "{}", gateway.process.errors());
     processes("DELETE FROM processes WHERE id = x'01'");
     place::wait_for("readiness", SOON, || (gateway.readiness() == 200).then_some(()));
+}
+
+/// What is sealed or chained is safe from being read or changed in silence, and not from being put back as it was.
+#[test]
+fn folders_that_others_may_write_into_are_named_at_the_start() {
+    let peers = (&Issuer::good(), &Recorder::good(Era::Modern));
+    for (mode, named) in [(0o750, 0), (0o770, 2)] {
+        let state = place::scratch("folders-state");
+        let setup = setup("folders", peers, &state, "");
+        let audit = setup.folder().join("audit");
+        fs::create_dir(&audit).unwrap();
+        for folder in [&state, &audit] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let gateway = setup.start();
+        let errors = gateway.process.errors();
+        let lines: Vec<_> = errors.lines().filter(|line| line.contains("other accounts may write")).collect();
+        assert_eq!(lines.len(), named, "{errors}");
+        for folder in [&state, &audit] {
+            let folder = format!("\"{}\"", folder.display());
+            assert_eq!(lines.iter().filter(|line| line.contains(&folder)).count(), named / 2, "{errors}");
+        }
+    }
 }

@@ -1,6 +1,13 @@
 //! A call is sent at most once (I6): again only where the upstream says that it executed nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -93,16 +100,33 @@ fn a_refused_credential_is_minted_once_more_and_the_call_sent_once_more() {
         let recorder = failing(era, 2, unauthorized);
         let (gateway, client) = behind("never", &issuer, &recorder);
         let minted = exchanges(&issuer);
-        let answer = client.call("echo", &json!({}));
-        assert_eq!(refused(&answer), (502, 50204, "upstream_unauthorized".into()), "{era:?}");
+        let (answer, status) = match era {
+            Era::Modern => (client.call("echo", &json!({})), 502),
+            Era::Legacy => (client.initialize().call("echo", &json!({})), 200),
+        };
+        let (as_status, _, code) = refused(&answer);
+        assert_eq!((as_status, code.as_str()), (status, "upstream_unauthorized"), "{era:?}");
         assert_eq!(answer.header("www-authenticate"), None, "an upstream's challenge is not the caller's");
         assert_eq!(recorder.seen_method("tools/call").len(), 2, "{era:?}: and no third time");
         assert_eq!(exchanges(&issuer) - minted, 2, "{era:?}");
         let ends = |event: &str| gateway.recorded(event, 1).len();
         assert_eq!((ends("outcome"), ends("intent")), (1, 1), "one call, however often sent");
-        let minted = gateway.recorded("grant", 2);
+        let mut minted = gateway.recorded("grant", 3);
+        minted.retain(|record| record["grant"]["strategy"] == "exchange");
         assert_eq!(minted.len(), 2, "{era:?}: what went out the second time is on record too");
-        assert_ne!(minted[0]["grant"]["token_digest"], minted[1]["grant"]["token_digest"], "{era:?}");
+        let (intent, outcome) = (&gateway.recorded("intent", 1)[0], &gateway.recorded("outcome", 1)[0]);
+        for record in &minted {
+            assert_eq!((&record["call"], &record["user"]["subject"]), (&intent["id"], &json!("alice")), "{era:?}");
+            for member in ["id", "method", "trace_id", "span_id", "session", "peer"] {
+                assert_eq!(record["request"][member], intent["request"][member], "{era:?} {member}");
+            }
+            assert_eq!(record["request"]["session"].is_string(), era == Era::Legacy);
+            assert!(record["request"]["peer"].is_string());
+        }
+        let [refused, last] = [0, 1].map(|nth: usize| &minted[nth]["grant"]["token_digest"]);
+        assert_ne!(refused, last, "{era:?}");
+        assert_eq!((&intent["grant"]["token_digest"], &outcome["result"]["token_digest"]), (refused, last), "{era:?}");
+        assert_eq!(outcome["result"]["attempts"], 2, "{era:?}");
     }
 }
 
@@ -211,6 +235,49 @@ fn an_upstream_that_is_not_there_was_not_called() {
     assert_eq!(last["result"]["ending"], "not_forwarded");
 }
 
+/// The upstream has what was asked, and did not do it: that it stayed here would not be true.
+#[test]
+fn a_call_that_the_upstream_has_seen_did_not_stay_here() {
+    for era in [Era::Modern, Era::Legacy] {
+        let away = Arc::new(AtomicBool::new(false));
+        let gone = Arc::clone(&away);
+        let asked = AtomicUsize::new(0);
+        let issuer = Issuer::scripted(move |seen| {
+            seen.field("subject_token")?;
+            let number = asked.fetch_add(1, Ordering::AcqRel);
+            let token = json!({ "access_token": format!("token-{number}"), "token_type": "Bearer", "expires_in": 300,
+                "issued_token_type": "urn:ietf:params:oauth:token-type:access_token" });
+            let gone = Arc::clone(&gone);
+            let held = Step::later(move || (number == 0 || gone.load(Ordering::Acquire)).then(|| "\n".into()));
+            Some(Reply::json(200, &token).step(held))
+        });
+        let recorder = failing(era, 1, Reply::status(401));
+        let (gateway, client) = behind("seen", &issuer, &recorder);
+        let answer = std::thread::scope(|scope| {
+            let call = scope.spawn(|| client.call("echo", &json!({})));
+            place::wait_for("another credential is asked for", Duration::from_secs(10), || {
+                (exchanges(&issuer) == 2).then_some(())
+            });
+            recorder.leave();
+            away.store(true, Ordering::Release);
+            call.join().unwrap()
+        });
+        assert_eq!(refused(&answer), (502, 50202, "upstream_unreachable".into()), "{era:?}");
+        assert_eq!(recorder.seen_method("tools/call").len(), 1, "{era:?}");
+        let (intent, outcome) = (&gateway.recorded("intent", 1)[0], &gateway.recorded("outcome", 1)[0]);
+        let result = &outcome["result"];
+        assert_eq!((&result["ending"], &result["code"]), (&json!("failed"), &json!("upstream_unreachable")), "{era:?}");
+        // Sent once, under the credential of its intent; the other one is on record as minted and was shown to nobody.
+        assert_eq!((&result["attempts"], &result["token_digest"]), (&Value::Null, &Value::Null), "{era:?}");
+        let mut minted = gateway.recorded("grant", 3);
+        minted.retain(|record| record["call"] == intent["id"]);
+        let minted: Vec<&Value> = minted.iter().map(|record| &record["grant"]["token_digest"]).collect();
+        assert_eq!((minted.len(), minted[0]), (2, &intent["grant"]["token_digest"]), "{era:?}");
+        assert_ne!(minted[0], minted[1], "{era:?}");
+        assert!(!recorder.saw_text("token-1"), "{era:?}");
+    }
+}
+
 /// Each credential that the issuer gave is in the journal, also of a call's second round; and none is asked for where the
 /// call is refused.
 #[test]
@@ -230,7 +297,8 @@ fn every_minted_credential_is_on_record() {
     };
     let (_asked, done) = converse(&session, &json!({ "name": "echo" }), answer);
     assert_eq!(done["result"]["content"][0]["text"], "hello Ada");
-    assert_eq!((exchanges(&issuer), gateway.recorded("grant", 2).len()), (2, 2));
+    assert_eq!(exchanges(&issuer), 2);
+    assert_eq!(minted(&gateway, &issuer), 3, "and the one that the catalogue is read with");
 
     let upstream = holding(vec![request(json!(7), "elicitation/create", form())]);
     let (gateway, client) = behind("unminted", &issuer, &upstream);
@@ -244,6 +312,62 @@ fn every_minted_credential_is_on_record() {
     assert_eq!(refused(&call(&client, &capabilities(), retry)).2, "request_state_used");
     assert_eq!(exchanges(&issuer), minted);
     drop(gateway);
+}
+
+/// How many credentials the token endpoint gave, each of which has a record of its own.
+fn minted(gateway: &Gateway, issuer: &Issuer) -> usize {
+    let given = issuer.asked().len();
+    let recorded = gateway.recorded("grant", given);
+    let digests: BTreeSet<&str> =
+        recorded.iter().map(|record| record["grant"]["token_digest"].as_str().unwrap()).collect();
+    assert_eq!((recorded.len(), digests.len(), issuer.asked().len()), (given, given, given), "{recorded:#?}");
+    given
+}
+
+#[test]
+fn credentials_that_carry_no_call_or_everybodys_are_on_record() {
+    let issuer = Issuer::scripted(|_| {
+        let token = format!("minted-{}", uuid::Uuid::new_v4());
+        Some(Reply::json(200, &json!({ "access_token": token, "token_type": "Bearer", "expires_in": 3_600 })))
+    });
+    let keys = Issuer::good();
+    let (shared, acted) = (Recorder::good(Era::Modern), Recorder::good(Era::Modern));
+    let of = |strategy: &str, url: &str, more: &str| {
+        format!(
+            "grant = {{ strategy = \"{strategy}\", token_endpoint = \"{}/token\", resource = \"{url}\"{more}, \
+             client = {{ id = \"gateway\", secret = {{ env = \"GATEWAY_SECRET\" }} }} }}",
+            issuer.url()
+        )
+    };
+    let setup = Setup::usual("on-record", &keys)
+        .environment("GATEWAY_SECRET", "gateway-secret")
+        .upstream("own", &shared.url(), &of("client_credentials", &shared.url(), ""))
+        .upstream("acted", &acted.url(), &of("exchange", &acted.url(), ", actor = true"));
+    let gateway = setup.start();
+    for upstream in ["own", "acted"] {
+        gateway.client_of(Some(upstream), &keys, "alice").awaiting("echo").call("echo", &json!({}));
+    }
+    assert_eq!(minted(&gateway, &issuer), 4);
+    let recorded = gateway.recorded("grant", 4);
+    let of = |upstream: &str, strategy: &str| {
+        let is = |record: &&Value| record["upstream"] == upstream && record["grant"]["strategy"] == strategy;
+        recorded.iter().find(is).unwrap_or_else(|| panic!("{upstream} {strategy}: {recorded:#?}"))
+    };
+    for read in [of("own", "client_credentials"), of("acted", "client_credentials")] {
+        assert!(read["user"].is_null() && read["agent"].is_null() && read["call"].is_null(), "{read:#}");
+    }
+    let intents = gateway.recorded("intent", 2);
+    let call = |upstream: &str| intents.iter().find(|record| record["target"]["upstream"] == upstream).unwrap();
+    for carried in [of("acted", "actor"), of("acted", "exchange")] {
+        assert_eq!(carried["user"]["subject"], "alice");
+        assert_eq!(carried["call"], call("acted")["id"]);
+        assert_eq!(carried["request"]["trace_id"], call("acted")["request"]["trace_id"]);
+    }
+    let (everybodys, alices) = (&of("own", "client_credentials")["grant"], &of("acted", "exchange")["grant"]);
+    for (upstream, grant, cached) in [("own", everybodys, true), ("acted", alices, false)] {
+        assert_eq!(call(upstream)["grant"]["token_digest"], grant["token_digest"]);
+        assert_eq!((&call(upstream)["grant"]["cached"], &grant["cached"]), (&json!(cached), &json!(false)));
+    }
 }
 
 /// The upstream said that it awaits the call once more, and has seen it by then.

@@ -1,5 +1,7 @@
 //! A tool that wants a better login says which, and the same tool is there for who comes back with it (RFC 9470).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 
 use super::{refused, text_of};
@@ -62,17 +64,22 @@ fn a_login_that_is_not_enough_is_asked_for_a_better_one() {
 /// The provider may want that, too, before it exchanges the user's token: then the client hears how, and comes again.
 #[test]
 fn a_login_that_is_not_enough_for_the_provider_is_asked_for_a_better_one() {
-    let issuer = Issuer::scripted(|seen| {
+    let asked = AtomicUsize::new(0);
+    let issuer = Issuer::scripted(move |seen| {
         let subject = claims_of(&seen.field("subject_token")?);
         let said = match subject["acr"].as_str() {
             Some("mfa") => return None,
+            Some("once") if asked.fetch_add(1, Ordering::AcqRel) == 0 => return None,
             Some("pwd") => json!({ "error": "interaction_required", "error_description": "AADSTS50076",
                 "claims": "{\"access_token\":{\"acrs\":{\"essential\":true,\"value\":\"c1\"}}}" }),
             _ => json!({ "error": "insufficient_user_authentication", "acr_values": "mfa \"x\"", "max_age": 300 }),
         };
         Some(Reply::json(400, &said))
     });
-    let recorder = Recorder::good(Era::Modern);
+    // A credential that was good when it was minted, and is not any more.
+    let recorder = Recorder::scripted(Era::Modern, |seen| {
+        (seen.json()["params"]["arguments"]["message"] == "stale").then(|| Reply::status(401))
+    });
     let gateway = Setup::usual("step-up-provider", &issuer)
         .exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.call\"")
         .start();
@@ -100,4 +107,10 @@ fn a_login_that_is_not_enough_for_the_provider_is_asked_for_a_better_one() {
     let reason = refusal["refused"]["reason"].as_str().unwrap();
     assert!(reason.ends_with("/token: interaction_required: AADSTS50076"), "{reason}");
     assert_eq!(text_of(&strong.call("echo", &json!({}))), "echo {}");
+
+    // Also where it turns out in the middle of a call.
+    let answer = with(json!("once")).call("echo", &json!({ "message": "stale" }));
+    assert_eq!(refused(&answer), (401, 40113, "grant_needs_login".into()));
+    let challenge = answer.header("www-authenticate").expect("a challenge");
+    assert!(challenge.starts_with(expected) && challenge.contains("acr_values="), "{challenge}");
 }

@@ -71,13 +71,7 @@ fn answer(era: Era, seen: &Seen, counter: &Arc<AtomicUsize>) -> Option<Reply> {
     };
     let uris = &seen.json()["params"]["notifications"]["resourceSubscriptions"];
     match (seen.rpc_method().as_str(), era) {
-        ("server/discover", Era::Modern) => Some(Reply::result(
-            seen,
-            &json!({
-                "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities,
-                "ttlMs": 60_000, "cacheScope": "private",
-            }),
-        )),
+        ("server/discover", Era::Modern) => Some(Reply::discovered(seen, &capabilities)),
         ("initialize", Era::Legacy) => {
             let result = json!({
                 "protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": { "name": "recorder", "version": "1" },
@@ -333,8 +327,7 @@ fn nobody_watches_what_policy_does_not_let_them_watch() {
     assert_eq!(refused(&denied).2, "resource_unknown");
 
     // What is taken away ends the listening, so that its client asks again and hears the truth.
-    let file = gateway.setup().folder().join("policies/allow.cedar");
-    std::fs::write(&file, policy.replace("file:///b", "file:///a")).unwrap();
+    gateway.rule("allow.cedar", &policy.replace("file:///b", "file:///a"));
     assert_eq!(connection.event().unwrap()["result"]["resultType"], "complete");
     assert_eq!(gateway.recorded("listen_end", 1)[0]["listened"]["reason"], "withdrawn");
 }
@@ -358,15 +351,14 @@ fn what_policy_takes_away_is_asked_of_no_upstream() {
                 (count("resources/subscribe") > count("resources/unsubscribe")) == expect.contains(&"file:///b")
             }
         };
-        let file = gateway.setup().folder().join("policies/allow.cedar");
         let less = "@id(\"less\")\nforbid (principal, action, resource) when { action == Action::\"resources/subscribe\" && context.input.uri == \"file:///b\" };\n";
         for (policy, expect) in
             [(format!("{ALLOW_ALL}{less}"), &["file:///a"][..]), (ALLOW_ALL.to_owned(), &["file:///a", "file:///b"])]
         {
-            std::fs::write(&file, policy).unwrap();
+            gateway.rule("allow.cedar", &policy);
             place::wait_for("the upstream is asked for what may be asked", PATIENCE, || asked(expect).then_some(()));
         }
-        std::fs::write(&file, "// nothing\n").unwrap();
+        gateway.rule("allow.cedar", "// nothing\n");
         if era == Era::Legacy {
             place::wait_for("for nothing", PATIENCE, || {
                 (watched.asked("resources/unsubscribe").len() == 3).then_some(())
@@ -421,8 +413,11 @@ fn a_credential_that_is_minted_to_watch_is_written_down() {
     let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     let session = alice.initialize();
     assert_eq!(session.request("resources/subscribe", &json!({ "uri": "file:///a" })).json()["result"], json!({}));
-    let minted = gateway.recorded("grant", 2);
-    assert_ne!(minted[0]["grant"]["token_digest"], minted[1]["grant"]["token_digest"], "{minted:?}");
+    let minted = gateway.recorded("grant", 3);
+    let mut exchanged = minted.iter().filter(|record| record["grant"]["strategy"] == "exchange");
+    let (first, second) = (exchanged.next().unwrap(), exchanged.next().unwrap());
+    assert_ne!(first["grant"]["token_digest"], second["grant"]["token_digest"], "{minted:?}");
+    assert!([first, second].iter().all(|record| record["user"]["subject"] == "alice"), "{minted:?}");
 }
 
 /// A client that goes away without a word leaves nothing behind: not at the upstream, and no call without its outcome.
@@ -475,10 +470,7 @@ fn an_upstream_without_subscriptions_is_not_asked() {
         let recorder = Recorder::scripted(era, move |seen| {
             let capabilities = json!({ "tools": {}, "resources": {} });
             match seen.rpc_method().as_str() {
-                "server/discover" if era == Era::Modern => Some(Reply::result(seen, &json!({
-                    "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities,
-                    "ttlMs": 60_000, "cacheScope": "private",
-                }))),
+                "server/discover" if era == Era::Modern => Some(Reply::discovered(seen, &capabilities)),
                 "initialize" => Some(Reply::result(seen, &json!({
                     "protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": { "name": "recorder", "version": "1" },
                 })).header("mcp-session-id", "session-of-the-recorder")),

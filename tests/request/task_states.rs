@@ -79,10 +79,7 @@ fn answer(seen: &Seen, (words, calls): (&Arc<Mutex<Vec<Value>>>, &AtomicUsize), 
         Some(Reply::result(seen, &result))
     };
     match seen.rpc_method().as_str() {
-        "server/discover" => complete(json!({
-            "supportedVersions": ["2026-07-28"], "ttlMs": 60_000, "cacheScope": "private",
-            "capabilities": { "tools": {}, "extensions": { EXTENSION: {} } },
-        })),
+        "server/discover" => Some(Reply::discovered(seen, &json!({ "tools": {}, "extensions": { EXTENSION: {} } }))),
         "tools/call" => {
             let id = format!("raw-{}", calls.fetch_add(1, Ordering::AcqRel) + 1);
             let created = state(&id, "working", json!({ "resultType": "task", "ttlMs": ttl_ms }));
@@ -321,9 +318,8 @@ fn a_listener_ends_with_what_it_may_be_told() {
     let gateway = behind("task-states-policy", &issuer, &telling.recorder.url());
     let alice = gateway.client_of(Some("up"), &issuer, "alice");
     let mut connection = listening_to(&alice, &[&begun(&alice)]);
-    let file = gateway.setup().folder().join("policies/allow.cedar");
     let less = "@id(\"less\")\nforbid (principal, action, resource == Upstream::\"up\");\n";
-    std::fs::write(&file, format!("{ALLOW_ALL}{less}")).unwrap();
+    gateway.rule("allow.cedar", &format!("{ALLOW_ALL}{less}"));
     assert_eq!(connection.event().unwrap()["result"]["resultType"], "complete");
     assert_eq!(reason(&gateway), "withdrawn");
 

@@ -50,20 +50,16 @@ fn state(status: &str, more: Value) -> Value {
 }
 
 /// A modern upstream whose calls become the task `raw-1`; `states` says what its nth `tasks/get` finds: without one it
-/// is overloaded.
+/// is overloaded, and where that is `false` it does not take the credential.
 fn upstream(ttl_ms: u64, states: impl Fn(usize) -> Value + Send + Sync + 'static) -> Recorder {
     let asked = AtomicUsize::new(0);
     Recorder::scripted(Era::Modern, move |seen| {
         let message = seen.json();
         let params = &message["params"];
         match seen.rpc_method().as_str() {
-            "server/discover" => Some(Reply::result(
-                seen,
-                &json!({
-                    "resultType": "complete", "supportedVersions": ["2026-07-28"], "ttlMs": 60_000, "cacheScope": "private",
-                    "capabilities": { "tools": {}, "extensions": { EXTENSION: {} } },
-                }),
-            )),
+            "server/discover" => {
+                Some(Reply::discovered(seen, &json!({ "tools": {}, "extensions": { EXTENSION: {} } })))
+            }
             "tools/call" => Some(Reply::result(
                 seen,
                 &state(
@@ -82,7 +78,13 @@ fn upstream(ttl_ms: u64, states: impl Fn(usize) -> Value + Send + Sync + 'static
             }
             "tasks/get" => {
                 let state = states(asked.fetch_add(1, Ordering::AcqRel));
-                Some(if state.is_null() { Reply::status(503) } else { Reply::result(seen, &state) })
+                Some(match &state {
+                    Value::Null => Reply::status(503),
+                    Value::Bool(_) => Reply::status(401),
+                    Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                        Reply::result(seen, &state)
+                    }
+                })
             }
             "tasks/update" | "tasks/cancel" => Some(Reply::result(seen, &json!({ "resultType": "complete" }))),
             _ => None,
@@ -290,13 +292,7 @@ fn a_client_that_goes_away_cancels_the_task_that_it_does_not_know() {
 fn a_task_whose_id_cannot_be_carried_is_cancelled() {
     let issuer = Issuer::good();
     let recorder = Recorder::scripted(Era::Modern, |seen| match seen.rpc_method().as_str() {
-        "server/discover" => Some(Reply::result(
-            seen,
-            &json!({
-                "resultType": "complete", "supportedVersions": ["2026-07-28"], "ttlMs": 60_000, "cacheScope": "private",
-                "capabilities": { "tools": {}, "extensions": { EXTENSION: {} } },
-            }),
-        )),
+        "server/discover" => Some(Reply::discovered(seen, &json!({ "tools": {}, "extensions": { EXTENSION: {} } }))),
         "tools/call" => {
             Some(Reply::result(seen, &state("working", json!({ "resultType": "task", "taskId": "\u{1}".repeat(400) }))))
         }
@@ -358,6 +354,21 @@ fn an_upstream_may_fail_a_few_times_to_say_how_far_a_task_is() {
             (recorder.seen_method("tasks/cancel").len() == usize::from(code.is_some())).then_some(())
         });
     }
+}
+
+/// A call that was made once is on record as made once, under its own credential.
+#[test]
+fn what_is_asked_of_a_task_is_no_attempt_at_the_call() {
+    let (issuer, recorder) = (Issuer::good(), upstream(60_000, |nth| if nth == 0 { json!(false) } else { done() }));
+    let setup =
+        Setup::usual("tasks-repolled", &issuer).exchanged_upstream("up", &recorder.url(), &issuer.url(), "\"up.call\"");
+    let gateway = setup.start();
+    let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
+    assert_eq!(text(&client.call("echo", &json!({})).messages().pop().unwrap()), "hello Ada");
+    assert_eq!((recorder.seen_method("tools/call").len(), recorder.seen_method("tasks/get").len()), (1, 2));
+    let result = &gateway.recorded("outcome", 1)[0]["result"];
+    assert_eq!((&result["ending"], &result["attempts"]), (&json!("ok"), &Value::Null));
+    assert_eq!(result["token_digest"], Value::Null);
 }
 
 #[test]

@@ -88,6 +88,31 @@ fn headers_are_computed_anew_from_the_definition_as_it_is_now() {
     on_record(&gateway, &json!(2));
 }
 
+/// What a call is judged by is its own list.
+#[test]
+fn another_list_that_cannot_be_read_stands_in_nobodys_way() {
+    let (issuer, turned) = (Issuer::good(), AtomicUsize::new(0));
+    let recorder = Recorder::scripted(Era::Modern, move |seen| {
+        let complete = |mut result: Value| {
+            result["resultType"] = json!("complete");
+            result["cacheScope"] = json!("private");
+            result["ttlMs"] = json!(600_000);
+            Some(Reply::result(seen, &result))
+        };
+        match seen.rpc_method().as_str() {
+            "server/discover" => Some(Reply::discovered(seen, &json!({ "tools": {}, "prompts": {} }))),
+            "prompts/list" => Some(Reply::status(503)),
+            "tools/list" if turned.load(Ordering::Acquire) == 0 => complete(json!({ "tools": mirrored("Region") })),
+            "tools/list" => complete(json!({ "tools": mirrored("Zone") })),
+            "tools/call" if turned.fetch_add(1, Ordering::AcqRel) == 0 => Some(Reply::error(seen, 400, -32020, "no")),
+            _ => None,
+        }
+    });
+    let (gateway, client) = behind("other-list", &issuer, &recorder);
+    assert_eq!(text_of(&client.call("echo", &json!({}))), "echo {}");
+    on_record(&gateway, &json!(2));
+}
+
 /// RC-04: what is turned down again is the last word, and no call waits for another reading.
 #[test]
 fn a_call_is_sent_twice_and_not_a_third_time() {
@@ -163,13 +188,7 @@ fn older_from_the_first_call(seen: &Seen, old: &AtomicUsize) -> Reply {
     }
     let capabilities = json!({ "tools": {} });
     match (method.as_str(), modern) {
-        ("server/discover", true) => Reply::result(
-            seen,
-            &json!({
-                "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities,
-                "ttlMs": 600_000, "cacheScope": "private",
-            }),
-        ),
+        ("server/discover", true) => Reply::discovered(seen, &capabilities),
         ("initialize", false) => {
             let server = json!({ "name": "older", "version": "1" });
             let result = json!({ "protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": server });

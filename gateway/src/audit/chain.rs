@@ -17,6 +17,7 @@ use super::{
     json::{self, Json},
     record::{Event, Record, SCHEMA, sealed::Fill},
 };
+use crate::digest::{hex, push_hex, unhex};
 
 /// The MAC before the first record of a chain.
 pub(super) const ORIGIN: [u8; 32] = [0; 32];
@@ -47,7 +48,7 @@ impl Chain {
         json::digits(out, self.seq);
         self.head = mac(key, &self.head, out.get(start..).unwrap_or_default());
         out.extend_from_slice(MAC);
-        json::hex(out, &self.head);
+        push_hex(out, &self.head);
         out.extend_from_slice(END);
         out.push(b'\n');
     }
@@ -89,7 +90,7 @@ impl<'l> Parts<'l> {
         let digits = body.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
         let (before, number) = body.split_at_checked(body.len().checked_sub(digits)?)?;
         before.strip_suffix(SEQ)?;
-        Some(Self { body, seq: std::str::from_utf8(number).ok()?.parse().ok()?, mac: json::unhex(digest)? })
+        Some(Self { body, seq: std::str::from_utf8(number).ok()?.parse().ok()?, mac: unhex(digest)? })
     }
 
     /// Whether this is the record that follows `previous` under `key`.
@@ -162,7 +163,7 @@ impl Fill for Header {
                 Some(previous) => json.object("previous", |json| {
                     json.word("name", &previous.name);
                     json.number("seq", previous.seq);
-                    json.word("mac", &json::hex_text(&previous.mac));
+                    json.word("mac", &hex(&previous.mac));
                     json.number("bytes", previous.bytes);
                 }),
             }
@@ -181,7 +182,7 @@ impl Header {
             Some(Previous {
                 name: previous.get("name")?.as_str()?.to_owned(),
                 seq: previous.get("seq")?.as_u64()?,
-                mac: json::unhex(previous.get("mac")?.as_str()?.as_bytes())?,
+                mac: unhex(previous.get("mac")?.as_str()?.as_bytes())?,
                 bytes: previous.get("bytes")?.as_u64()?,
             })
         };
@@ -294,16 +295,16 @@ impl Checkpoint {
             chain: inner.get("chain")?.as_str()?.parse().ok()?,
             segment: inner.get("segment")?.as_str()?.to_owned(),
             seq: inner.get("count")?.as_u64()?,
-            head: json::unhex(inner.get("head")?.as_str()?.as_bytes())?,
+            head: unhex(inner.get("head")?.as_str()?.as_bytes())?,
             at: inner.get("at")?.as_str()?.to_owned(),
-            signature: json::unhex(inner.get("signature")?.as_str()?.as_bytes())?,
+            signature: unhex(inner.get("signature")?.as_str()?.as_bytes())?,
         })
     }
 
     /// What is signed: every member, one a line, after a line that no other use of the key has.
     fn message(&self) -> String {
         let Self { chain, segment, seq, head, at, signature: _ } = self;
-        format!("{SCHEMA} checkpoint\n{chain}\n{segment}\n{seq}\n{}\n{at}\n", json::hex_text(head))
+        format!("{SCHEMA} checkpoint\n{chain}\n{segment}\n{seq}\n{}\n{at}\n", hex(head))
     }
 }
 
@@ -319,9 +320,9 @@ impl Fill for Checkpoint {
             json.shown("chain", format_args!("{}", self.chain));
             json.name("segment", &self.segment);
             json.number("count", self.seq);
-            json.word("head", &json::hex_text(&self.head));
+            json.word("head", &hex(&self.head));
             json.name("at", &self.at);
-            json.word("signature", &json::hex_text(&self.signature));
+            json.word("signature", &hex(&self.signature));
         });
     }
 }

@@ -19,6 +19,7 @@ use std::{
 };
 
 use aws_lc_rs::hmac;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
@@ -26,7 +27,6 @@ use uuid::Uuid;
 use super::{
     bell::{Bell, LastRing},
     chain::Checkpoint,
-    json,
     keys::{KeyFault, Keys},
     lane::{Lane, LaneFault},
     record::{self, Counted, Ending, Event, Intent, Outcome, Record},
@@ -36,6 +36,7 @@ use crate::{
     ceiling::Admission,
     clock,
     config::{Audit, Durability},
+    digest::hex,
     random,
     refusal::Refusal,
     state::{Site, Taken},
@@ -139,6 +140,7 @@ impl Journal {
         let folder = &config.directory;
         let io = |error| OpenFault::Io { path: folder.clone(), error };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+        crate::secret::warn_of_writers(folder);
         let keys = Arc::new(Keys::open(folder, config.key.as_ref())?);
         let shared = Arc::new(Shared::default());
         let opened = clock::instant();
@@ -199,12 +201,30 @@ impl Journal {
     /// Writes something down without waiting: outcomes, refusals, mints, lists. Says whether the queue took it.
     #[must_use = "a record that was not taken is to be counted"]
     pub fn note<R: Record>(&self, id: Uuid, record: &R) -> bool {
+        self.queue(id, record, None)
+    }
+
+    /// The same of how a call ended, with the keyed digest of what was answered: the writer makes that, so that no call waits
+    /// for it; that of a large answer is made here, so that no intent waits for it at the writer.
+    #[must_use = "a record that was not taken is to be counted"]
+    pub fn note_answer(&self, id: Uuid, outcome: &Outcome<'_>, answer: Option<Bytes>) -> bool {
+        self.queue(id, outcome, answer)
+    }
+
+    fn queue<R: Record>(&self, id: Uuid, record: &R, answer: Option<Bytes>) -> bool {
         let event = record.event();
         if event != Event::Outcome && self.shared.queued.load(Ordering::Relaxed) >= self.queue_max {
             return false;
         }
-        let line = record::line(id, stamp(self.opened), record);
-        let entry = Entry { line, id, event, durability: Durability::Os, waiter: None };
+        let mut line = record::line(id, stamp(self.opened), record);
+        let answer = match answer {
+            Some(large) if large.len() > ANSWER_QUEUED_MAX => {
+                record::add_digest(&mut line, &keyed(&self.arguments, &large));
+                None
+            }
+            small => small,
+        };
+        let entry = Entry { line, id, event, durability: Durability::Os, waiter: None, answer };
         self.shared.queued.fetch_add(1, Ordering::SeqCst);
         let taken = !self.shared.is_closed() && self.queue.try_send(Message::Entry(entry)).is_ok();
         if taken {
@@ -226,7 +246,7 @@ impl Journal {
     /// `canonical` is [`crate::rpc::canonical::canonical`] of them.
     #[must_use]
     pub fn argument_digest(&self, canonical: &[u8]) -> String {
-        json::hex_text(hmac::sign(&self.arguments, canonical).as_ref())
+        keyed(&self.arguments, canonical)
     }
 
     /// Whether records are being taken: readiness.
@@ -269,7 +289,7 @@ impl Journal {
         }
         let (waiter, answer) = oneshot::channel();
         let line = record::line(id, stamp(self.opened), record);
-        let message = Message::Entry(Entry { line, id, event, durability, waiter: Some(waiter) });
+        let message = Message::Entry(Entry { line, id, event, durability, waiter: Some(waiter), answer: None });
         let sent = if self.shared.is_closed() {
             Err(TrySendError::Disconnected(message))
         } else {
@@ -288,6 +308,15 @@ impl Journal {
         Ok(Waiting { journal: self, id, event, answer })
     }
 }
+
+/// The digest of what was asked or answered, in hex.
+pub(super) fn keyed(key: &hmac::Key, content: &[u8]) -> String {
+    hex(hmac::sign(key, content).as_ref())
+}
+
+/// Bytes of an answer that the writer may digest, tens of microseconds each: one thread does it for all calls, and the
+/// intents in the queue wait for it. A larger one takes its own call's thread, and no room in the queue.
+const ANSWER_QUEUED_MAX: usize = 64 * 1024;
 
 /// How often closing looks whether a full queue has room again.
 const CLOSE_RETRY: Duration = Duration::from_millis(5);

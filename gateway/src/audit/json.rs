@@ -4,6 +4,10 @@
 //! on is escaped: C0 and C1 controls, DEL, the line separators U+2028 and U+2029, and the controls of bidirectional
 //! text (CVE-2021-42574). It does not know what a record holds.
 
+use std::net::SocketAddr;
+
+use crate::digest::push_hex;
+
 /// Writes members into an object that is open at the end of `out`.
 #[derive(Debug)]
 pub struct Json<'o> {
@@ -21,6 +25,11 @@ impl<'o> Json<'o> {
     /// Opens an object at the end of `out`.
     pub(super) fn begin(out: &'o mut Vec<u8>) -> Self {
         out.push(b'{');
+        Self { out }
+    }
+
+    /// Goes on with an object that has members already, and is not closed.
+    pub(super) const fn reopen(out: &'o mut Vec<u8>) -> Self {
         Self { out }
     }
 
@@ -59,6 +68,22 @@ impl<'o> Json<'o> {
         self.out.push(b'"');
         // A write into a vector does not fail.
         std::io::Write::write_fmt(self.out, value).unwrap_or_default();
+        self.out.push(b'"');
+    }
+
+    /// The other end of a connection. Every request has one: what it is in most, is written without the formatter.
+    pub(super) fn address(&mut self, key: &str, address: SocketAddr) {
+        let SocketAddr::V4(v4) = address else { return self.shown(key, format_args!("{address}")) };
+        self.key(key);
+        self.out.push(b'"');
+        for (place, part) in v4.ip().octets().into_iter().enumerate() {
+            if place > 0 {
+                self.out.push(b'.');
+            }
+            digits(self.out, part.into());
+        }
+        self.out.push(b':');
+        digits(self.out, v4.port().into());
         self.out.push(b'"');
     }
 
@@ -168,47 +193,6 @@ pub(super) fn digits(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(buffer.get(start..).unwrap_or_default());
 }
 
-/// Lower-case hexadecimal.
-pub(super) fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    for byte in bytes {
-        out.push(nibble(byte >> 4));
-        out.push(nibble(byte & 0xf));
-    }
-}
-
-/// Lower-case hexadecimal, as text.
-pub(super) fn hex_text(bytes: &[u8]) -> String {
-    let mut out = Vec::with_capacity(bytes.len().saturating_mul(2));
-    hex(&mut out, bytes);
-    String::from_utf8(out).unwrap_or_default()
-}
-
-/// Reads hexadecimal of exactly `N` bytes.
-pub(super) fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    if text.len() != N.checked_mul(2)? {
-        return None;
-    }
-    let mut bytes = [0_u8; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        let [high, low] = pair else { return None };
-        *byte = (value(*high)? << 4) | value(*low)?;
-    }
-    Some(bytes)
-}
-
-/// The value of a lower-case hexadecimal digit. Upper case is refused: one value has one spelling.
-const fn value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit.wrapping_sub(b'0')),
-        b'a'..=b'f' => Some(digit.wrapping_sub(b'a').wrapping_add(10)),
-        _ => None,
-    }
-}
-
-const fn nibble(value: u8) -> u8 {
-    if value < 10 { b'0'.wrapping_add(value) } else { b'a'.wrapping_sub(10).wrapping_add(value) }
-}
-
 /// A quoted, escaped text of at most `bytes_max` bytes of the original; what is cut off is counted at its end.
 pub(super) fn string(out: &mut Vec<u8>, text: &str, bytes_max: usize) {
     let kept = if text.len() <= bytes_max {
@@ -248,7 +232,7 @@ fn escape(out: &mut Vec<u8>, character: char) {
         _ if active(character) => {
             for unit in character.encode_utf16(&mut [0; 2]) {
                 out.extend_from_slice(b"\\u");
-                hex(out, &unit.to_be_bytes());
+                push_hex(out, &unit.to_be_bytes());
             }
         }
         _ => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),

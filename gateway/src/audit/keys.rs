@@ -18,8 +18,11 @@ use aws_lc_rs::{
 use base64::Engine as _;
 use zeroize::Zeroizing;
 
-use super::json;
-use crate::{secret::Secret, state::file};
+use crate::{
+    digest::{hex, unhex},
+    secret::Secret,
+    state::file,
+};
 
 /// Why keys cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +67,7 @@ impl RootKey {
     /// [`KeyFault::RootMalformed`] where that is not what `text` is.
     pub fn parse(text: &Secret) -> Result<Self, KeyFault> {
         let text = text.expose().trim();
-        let from_hex = json::unhex::<32>(text.to_ascii_lowercase().as_bytes());
+        let from_hex = unhex::<32>(text.to_ascii_lowercase().as_bytes());
         let from_base64 = || {
             let bytes = Zeroizing::new(base64::engine::general_purpose::STANDARD.decode(text).ok()?);
             <[u8; 32]>::try_from(bytes.as_slice()).ok()
@@ -88,7 +91,7 @@ impl RootKey {
         Self {
             chain: hmac::Key::new(hmac::HMAC_SHA256, derived("tollgate.audit/1 chain").as_ref()),
             arguments: hmac::Key::new(hmac::HMAC_SHA256, derived("tollgate.audit/1 arguments").as_ref()),
-            id: json::hex_text(derived("tollgate.audit/1 name").as_ref().get(..8).unwrap_or_default()),
+            id: hex(derived("tollgate.audit/1 name").as_ref().get(..8).unwrap_or_default()),
         }
     }
 }
@@ -109,7 +112,7 @@ impl Keys {
                 if !folder.join(ROOT_FILE).exists() {
                     let mut bytes = Zeroizing::new([0_u8; 32]);
                     aws_lc_rs::rand::fill(bytes.as_mut_slice()).map_err(|_unspecified| KeyFault::Randomness)?;
-                    create(&folder.join(ROOT_FILE), json::hex_text(bytes.as_slice()).as_bytes(), 0o600)?;
+                    create(&folder.join(ROOT_FILE), hex(bytes.as_slice()).as_bytes(), 0o600)?;
                 }
                 RootKey::of_folder(folder)?
             }
@@ -143,7 +146,7 @@ fn signing(folder: &Path) -> Result<Ed25519KeyPair, KeyFault> {
 pub fn parse_public(text: &str) -> Result<[u8; 32], KeyFault> {
     let text = text.trim();
     let Some(body) = text.strip_prefix(PEM_BEGIN) else {
-        return json::unhex(text.as_bytes()).ok_or(KeyFault::PublicMalformed);
+        return unhex(text.as_bytes()).ok_or(KeyFault::PublicMalformed);
     };
     let body: String =
         body.trim_end_matches(PEM_END).chars().filter(|character| !character.is_ascii_whitespace()).collect();

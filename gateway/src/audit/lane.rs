@@ -13,16 +13,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::hmac;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
     chain::{Chain, Checkpoint, Header, Parts, Previous},
-    json,
     keys::RootKey,
     segment::{self, Lines, Next},
 };
+use crate::digest::{hex, sha256};
 
 /// A lane that this process alone writes.
 #[derive(Debug)]
@@ -309,7 +309,7 @@ fn set_aside(path: &Path, length: u64) -> io::Result<(u64, String)> {
     };
     fs::write(&kept, &tail)?;
     File::open(&kept)?.sync_all()?;
-    let digest = json::hex_text(digest::digest(&digest::SHA256, &tail).as_ref());
+    let digest = hex(&sha256(&tail));
     Ok((u64::try_from(end).unwrap_or(u64::MAX), digest))
 }
 

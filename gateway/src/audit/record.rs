@@ -16,7 +16,7 @@
 //! | `input_answered` | the answer, under the `id` of the request that brought it | who, `input` |
 //! | `input_abandoned` | nobody answered in time, same `id` as the asking | `input` |
 //! | `refusal` | instead of it | who, `target`, `decision`, `ceilings`, `request`, `refused` |
-//! | `grant` | a credential was minted | who, `upstream`, `grant`, `request` |
+//! | `grant` | a credential was minted | who, `upstream`, `grant`, `call`, `request` |
 //! | `connect` | a user connected an account at an upstream, or could not | `user`, `upstream`, `connect`, `request` |
 //! | `list` | a list was answered | who, `request`, `list` |
 //! | `client`, `consent`, `token` | a client registered, a person agreed, the gateway issued a token of its own | `user`, `authorization`, `peer` |
@@ -302,7 +302,7 @@ impl Target<'_> {
 /// The credential that a call goes out under; never the credential itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Grant<'a> {
-    /// `exchange`, `client_credentials`, `workload_grant`, `id_jag`, `user_grant`, `static_secret` or `none`.
+    /// [`crate::exchange::Facts::strategy`].
     pub strategy: &'a str,
     /// Whom it is made out to.
     pub audience: Option<&'a str>,
@@ -398,7 +398,7 @@ impl Request<'_> {
             json.name_if("trace_id", self.trace_id);
             json.name_if("span_id", self.span_id);
             if let Some(peer) = self.peer {
-                json.shown("peer", format_args!("{peer}"));
+                json.address("peer", peer);
             }
         });
     }
@@ -509,14 +509,14 @@ pub struct Outcome<'a> {
     pub reason: Option<&'a str>,
     /// Bytes of the answer.
     pub bytes: Option<u64>,
-    /// SHA-256 of the answer, in hex.
-    pub digest: Option<&'a str>,
     /// From the request's arrival to its end.
     pub duration_us: Option<u64>,
     /// Whether it was answered with what an earlier call had brought, and so never reached the upstream.
     pub cached: bool,
-    /// How often it was sent: more than once where the upstream turned it down and was read anew.
+    /// How often it was sent: more than once where the upstream said that it executed nothing.
     pub attempts: u64,
+    /// The credential under which it was sent last, where that is not the one of the intent.
+    pub token_digest: Option<&'a str>,
 }
 
 impl Outcome<'_> {
@@ -530,10 +530,10 @@ impl Outcome<'_> {
             code: None,
             reason: None,
             bytes: None,
-            digest: None,
             duration_us: None,
             cached: false,
             attempts: 1,
+            token_digest: None,
         }
     }
 }
@@ -554,12 +554,12 @@ impl Fill for Outcome<'_> {
             json.name_if("code", self.code);
             json.reason_if("reason", self.reason);
             json.number_if("bytes", self.bytes);
-            json.name_if("digest", self.digest);
             json.number_if("duration_us", self.duration_us);
             if self.cached {
                 json.truth("cached", true);
             }
             json.number_if("attempts", (self.attempts > 1).then_some(self.attempts));
+            json.name_if("token_digest", self.token_digest);
         });
     }
 }
@@ -665,6 +665,8 @@ pub struct Connect<'a> {
     pub outcome: &'a str,
     /// What the upstream granted.
     pub scopes: Words<'a>,
+    /// The credential that its server gave with that.
+    pub grant: Option<Grant<'a>>,
     /// What was said of it elsewhere.
     pub reason: Option<&'a str>,
     /// The request, as far as a page's is one.
@@ -692,6 +694,9 @@ impl Fill for Connect<'_> {
             self.scopes.fill_some("scopes", json);
             json.reason_if("reason", self.reason);
         });
+        if let Some(grant) = &self.grant {
+            grant.fill(json);
+        }
         self.request.fill(json);
     }
 }
@@ -778,6 +783,8 @@ pub struct Mint<'a> {
     pub upstream: &'a str,
     /// What was given.
     pub grant: Grant<'a>,
+    /// The call that it was minted for, where there is one: it may serve others, and may go unused.
+    pub call: Option<Uuid>,
     /// The request that asked for it.
     pub request: Request<'a>,
 }
@@ -793,6 +800,7 @@ impl Fill for Mint<'_> {
         self.who.fill(json);
         json.name("upstream", self.upstream);
         self.grant.fill(json);
+        fill_id("call", self.call, json);
         self.request.fill(json);
     }
 }
@@ -1009,7 +1017,7 @@ impl Fill for Authorization<'_> {
                 });
             }
         });
-        json.shown("peer", format_args!("{}", self.peer));
+        json.address("peer", self.peer);
     }
 }
 
@@ -1305,6 +1313,14 @@ pub(super) fn line<R: Record>(id: Uuid, stamp: Stamp, record: &R) -> Vec<u8> {
     json.number("monotonic_ms", stamp.monotonic_ms);
     record.fill(&mut json);
     out
+}
+
+/// Adds to the line of an [`Outcome`] the digest of what was answered, as the last member of its `result`.
+pub(super) fn add_digest(line: &mut Vec<u8>, digest: &str) {
+    if line.pop_if(|last| *last == b'}').is_some() {
+        Json::reopen(line).word("digest", digest);
+        line.push(b'}');
+    }
 }
 
 /// Findings of policies on trial in one record; those that would change the decision stand first.

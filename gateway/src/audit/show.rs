@@ -7,12 +7,13 @@ use std::{
     collections::HashMap,
     fmt,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde_json::{Map, Value};
 
 use super::{
+    chain::Header,
     record::{Ending, Event},
     segment::{self, Lines, Next},
     verify::lanes,
@@ -57,9 +58,14 @@ pub fn show(folder: &Path, query: &Query, out: &mut impl Write) -> io::Result<u6
     let mut shown = 0_u64;
     for lane in lanes {
         let mut join = Join { query, waiting: HashMap::new(), order: 0 };
-        for (_, path) in segment::list(&lane)? {
-            let mut lines = Lines::open(&path)?;
-            while let Next::Line(_, line) = lines.next()? {
+        let segments = segment::list(&lane)?;
+        let ends = ends(&segments)?;
+        for (index, path) in segments {
+            let (mut lines, end) = (Lines::open(&path)?, ends.get(&segment::name(index)));
+            while let Next::Line(offset, line) = lines.next()? {
+                if end.is_some_and(|end| offset >= *end) {
+                    break;
+                }
                 let Ok(Value::Object(record)) = serde_json::from_slice(line) else { continue };
                 if let Some(entry) = join.take(record) {
                     shown = shown.saturating_add(write(&entry, out)?);
@@ -71,6 +77,21 @@ pub fn show(folder: &Path, query: &Query, out: &mut impl Write) -> io::Result<u6
         }
     }
     Ok(shown)
+}
+
+/// Where segments end, as those after them say: what stands behind that was told to nobody, such as a call that was refused
+/// because its record could not be synced.
+fn ends(segments: &[(u64, PathBuf)]) -> io::Result<HashMap<String, u64>> {
+    let mut ends = HashMap::new();
+    for (_, path) in segments {
+        let mut lines = Lines::open(path)?;
+        let Next::Line(_, line) = lines.next()? else { continue };
+        let header = serde_json::from_slice(line).ok().and_then(|line| Header::parse(&line));
+        if let Some(previous) = header.and_then(|header| header.previous) {
+            ends.insert(previous.name, previous.bytes);
+        }
+    }
+    Ok(ends)
 }
 
 fn write(entry: &Map<String, Value>, out: &mut impl Write) -> io::Result<u64> {

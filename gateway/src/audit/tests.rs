@@ -8,12 +8,14 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
     chain::{Chain, Checkpoint},
     journal::{Journal, new_id},
+    json::Json,
     keys::{RootKey, public_of_folder},
     lane::{EXPORT_BYTES_MAX, EXPORT_FILES},
     record::{
@@ -127,9 +129,9 @@ fn outcome(ending: Ending) -> Outcome<'static> {
         code: Some("upstream_timeout"),
         reason: Some("late"),
         bytes: Some(560),
-        digest: Some("d16e57"),
         duration_us: Some(1234),
         attempts: 2,
+        token_digest: Some("d16e57"),
         ..Outcome::new(ending)
     }
 }
@@ -140,6 +142,7 @@ fn connect<'a>(text: &'a str, scopes: &'a [&'a str]) -> Connect<'a> {
         upstream: text,
         outcome: "connected",
         scopes: Words::Borrowed(scopes),
+        grant: Some(Grant { strategy: "user_grant", cached: false, ..grant(text, scopes) }),
         reason: Some(text),
         request: request(text),
     }
@@ -200,7 +203,8 @@ fn every_event(text: &str) -> Vec<String> {
         ..refused
     };
     let change = |subject| Change { subject, digest: text, previous: Some(text), rejected: Some(text) };
-    let mint = Mint { who: nobody, upstream: text, grant: grant(text, &words), request: request(text) };
+    let (call, grant) = (Some(Uuid::nil()), grant(text, &words));
+    let mint = Mint { who: nobody, upstream: text, grant, call, request: request(text) };
     let list = List { who: nobody, endpoint: "/mcp", request: request(text), shown: 3, withheld: 4, policy_set: text };
     let recovered = Recovered {
         cause: "crash",
@@ -238,6 +242,15 @@ fn every_event(text: &str) -> Vec<String> {
         sealed(&Summary { sources: &counted, others: 5 }),
         sealed(&recovered),
     ]
+}
+
+#[test]
+fn whoever_calls_is_shown_as_an_address_is() {
+    for text in ["192.0.2.1:9", "0.10.200.255:65535", "127.0.0.1:0", "[2001:db8::1]:443"] {
+        let mut line = Vec::new();
+        Json::begin(&mut line).address("peer", text.parse().unwrap());
+        assert_eq!(String::from_utf8(line).unwrap(), format!("{{\"peer\":\"{text}\""));
+    }
 }
 
 #[test]
@@ -874,7 +887,50 @@ async fn argument_digests_are_stable_and_need_the_key() {
     assert_ne!(Journal::open(&config(two.path())).unwrap().argument_digest(b"{}"), digest);
 }
 
+#[tokio::test]
+async fn an_answer_is_known_by_its_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&config(folder.path())).unwrap();
+    let (answered, not) = (call(&journal, "answered").await.unwrap(), call(&journal, "not").await.unwrap());
+    let large = call(&journal, "large").await.unwrap();
+    let answer = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+    let long = Bytes::from("x".repeat(8 * 1024 * 1024));
+    let expected = [&answer, &long].map(|answer| Value::from(journal.argument_digest(answer)));
+    assert!(journal.note_answer(answered, &outcome(Ending::Ok), Some(answer)));
+    assert!(journal.note_answer(large, &outcome(Ending::Ok), Some(long.clone())));
+    assert!(long.is_unique(), "what is queued does not hold it");
+    assert!(journal.note_answer(not, &Outcome::new(Ending::Unknown), None));
+    assert!(journal.close().await);
+    proved(folder.path()).unwrap();
+    let digest = |id: Uuid| {
+        let is = |record: &&Value| record["event"] == "outcome" && record["id"] == id.to_string();
+        records(folder.path()).iter().find(is).unwrap()["result"]["digest"].clone()
+    };
+    assert_eq!([digest(answered), digest(large)], expected);
+    assert_eq!(digest(not), Value::Null);
+}
+
 // ── asking ──
+
+#[tokio::test]
+async fn what_stands_behind_the_end_of_a_segment_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path(), 3, |config| config.segment_age_max = Duration::ZERO).await;
+    let open = || {
+        let mut out = Vec::new();
+        let query = Query { outcome: Some("open".to_owned()), ..Query::default() };
+        (show(folder.path(), &query, &mut out).unwrap(), String::from_utf8(out).unwrap())
+    };
+    assert_eq!(open(), (0, String::new()));
+    // A sync that failed, and the disk would not cut the segment either: who waited for this was refused.
+    let path = first_segment(folder.path());
+    let mut text = fs::read_to_string(&path).unwrap();
+    text.push_str(sealed(&intent(&identity("alice"), "unsynced", &["w"])).trim_end());
+    text.push('\n');
+    fs::write(&path, text).unwrap();
+    proved(folder.path()).unwrap();
+    assert_eq!(open(), (0, String::new()));
+}
 
 #[tokio::test]
 async fn calls_are_found_by_who_what_when_and_how_they_ended() {

@@ -16,13 +16,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
     bell::DOZE,
     chain::{Chain, Checkpoint, Header, OPEN_CALLS_MAX, OpenCalls, Opened, Previous},
-    journal::{Shared, new_id},
+    journal::{Shared, keyed, new_id},
     keys::Keys,
     lane::{Found, Lane},
     record::{self, Ending, Event, Outcome, Record, Recovered, Rfc3339, Stamp, Summary},
@@ -43,6 +44,9 @@ pub(super) struct Entry {
     pub(super) durability: Durability,
     /// Who waits for it.
     pub(super) waiter: Option<oneshot::Sender<Written>>,
+    /// What was answered, where the record is to have its digest and has none yet: a short text, kept no longer than the
+    /// record is queued.
+    pub(super) answer: Option<Bytes>,
 }
 
 /// What the writer says to whoever waits.
@@ -265,7 +269,12 @@ impl Writer {
     fn take(&self, queue: &Receiver<Message>, batch: &mut Vec<Entry>) -> Option<Option<oneshot::Sender<Written>>> {
         while batch.len() < BATCH_MAX {
             match queue.try_recv() {
-                Ok(Message::Entry(entry)) => batch.push(entry),
+                Ok(Message::Entry(mut entry)) => {
+                    if let Some(answer) = entry.answer.take() {
+                        record::add_digest(&mut entry.line, &keyed(&self.keys.root.arguments, &answer));
+                    }
+                    batch.push(entry);
+                }
                 Ok(Message::Close(done)) => return Some(Some(done)),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => return Some(None),
@@ -593,7 +602,7 @@ impl Writer {
 /// A record of the journal itself.
 fn entry<R: Record>(id: Uuid, record: &R, opened: Instant) -> Entry {
     let line = record::line(id, stamp(opened), record);
-    Entry { line, id, event: record.event(), durability: Durability::Os, waiter: None }
+    Entry { line, id, event: record.event(), durability: Durability::Os, waiter: None, answer: None }
 }
 
 /// Now, by both clocks.

@@ -110,8 +110,10 @@ pub struct Definition {
     pub name: String,
     /// The definition's JSON as the upstream gave it, and where everything is in it.
     document: Document,
-    /// SHA-256, in hex, of the canonical JSON of the members that somebody decides by (spec §3.9).
+    /// SHA-256, in hex, of the canonical JSON of the members that somebody decides by (spec §3.9): of a tool not all.
     pub digest: String,
+    /// SHA-256 of all of its canonical JSON: of what clients are shown.
+    pub whole: [u8; 32],
     /// SHA-256 of all that a decision about this depends on besides caller, input and time: the upstream, the action, the
     /// tags and the scopes required, and of a tool or prompt also its digest. Names it in caches.
     pub key: [u8; 32],
@@ -251,7 +253,8 @@ impl Definition {
         let says_it_writes = document.root().get("annotations").and_then(|hints| hints.get("readOnlyHint"));
         let says_it_writes = says_it_writes.is_some_and(|hint| hint.boolean() == Some(false));
         let may_keep = kind == Kind::Tool && rules.requires.is_empty() && rules.login.is_empty() && !says_it_writes;
-        let digest = hex(&digest_of(kind, document.root()));
+        let whole = sha256(&canonical::canonical(document.root()));
+        let digest = hex(&if kind == Kind::Tool { pinned(document.root()) } else { whole });
         let of_own = if kind.has_own_action() { digest.as_str() } else { "" };
         Ok(Self {
             key: key((&upstream.id, kind, &format!("{action} {of_own}")), &rules.tags, (&rules.requires, &rules.login)),
@@ -259,6 +262,7 @@ impl Definition {
             upstream: upstream.id.clone(),
             name,
             digest,
+            whole,
             input_schema,
             given,
             mirrors,
@@ -567,12 +571,9 @@ fn key(
     name.finish()
 }
 
-/// SHA-256 over the members of a tool that people and models decide by, and over the whole of anything else, in canonical form: members sorted as RFC 8785 §3.2.3
-/// has it and no white space; numbers stay as written, so that no reformatting can hide a change.
-fn digest_of(kind: Kind, root: json::Value<'_>) -> [u8; 32] {
-    if kind != Kind::Tool {
-        return sha256(&canonical::canonical(root));
-    }
+/// SHA-256 over the members of a tool that people and models decide by, in canonical form: members sorted as RFC 8785
+/// §3.2.3 has it and no white space; numbers stay as written, so that no reformatting can hide a change.
+fn pinned(root: json::Value<'_>) -> [u8; 32] {
     let mut out = vec![b'{'];
     for member in PINNED {
         let Some(value) = root.get(member) else { continue };

@@ -36,6 +36,8 @@ pub struct Listing {
     pub offer: Option<Offer>,
     /// Why the listing is missing or out of date; `None` where it is fresh.
     pub degraded: Option<Refusal>,
+    /// What of it is that.
+    pub stale: Vec<Kind>,
 }
 
 /// What an upstream says of itself in `server/discover` or `initialize`.
@@ -81,6 +83,17 @@ impl Listing {
             Kind::Resource | Kind::Subscription => &mut self.resources,
             Kind::Template => &mut self.templates,
         }
+    }
+
+    /// Whether what is listed of one kind is out of date.
+    #[must_use]
+    pub fn is_stale(&self, kind: Kind) -> bool {
+        let listed = match kind {
+            Kind::Completion => Kind::Prompt,
+            Kind::Subscription => Kind::Resource,
+            Kind::Tool | Kind::Prompt | Kind::Resource | Kind::Template => kind,
+        };
+        self.stale.contains(&listed)
     }
 
     /// Everything that is listed.

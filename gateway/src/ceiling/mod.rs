@@ -6,7 +6,7 @@
 
 mod written;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use miette::SourceSpan;
 
@@ -18,7 +18,7 @@ use crate::{
     identity::Identity,
     policy::{Finding, Permit, check::Estate},
     refusal::Refusal,
-    state::{Exhausted, Rate, Rates, Take, Taken},
+    state::{Exhausted, Rate, Rates, Take, Taken, whole_ms},
 };
 
 /// All ceilings, and where they count.
@@ -44,6 +44,7 @@ struct Ceiling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Per {
+    /// As its issuer names it: another's of the same name is another.
     Tenant,
     /// The user, or the agent where there is no user, as the principal in policies is.
     User,
@@ -212,8 +213,8 @@ impl Ceiling {
         for per in &self.per {
             match per {
                 Per::Tenant => match &caller.tenant {
-                    Some(tenant) => add(&["tenant", tenant]),
-                    None => add(&["no tenant"]),
+                    Some(tenant) => add(&["tenant", issuer, tenant]),
+                    None => add(&["no tenant", issuer]),
                 },
                 Per::User => match &caller.user {
                     Some(user) => add(&["user", &user.issuer, &user.subject]),
@@ -227,11 +228,6 @@ impl Ceiling {
         }
         name.finish()
     }
-}
-
-/// Rounded up, so that a client that waits exactly this long is not refused again.
-fn whole_ms(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// An admission to nothing in particular, for the tests of later stages.
@@ -319,6 +315,23 @@ mod tests {
         assert_eq!((held.slots(), admit(&set, &who, &slow, NOON).unwrap_err()), (0, reached("n", 1000)));
         drop(slots);
         assert!(admit(&set, &who, &slow, NOON).is_ok(), "whoever has the slots gives them back");
+    }
+
+    /// Nobody drains the ceilings of others by a name that their own issuer gives them.
+    #[test]
+    fn a_tenant_of_another_issuer_is_another() {
+        let set = ceilings(
+            "[[ceilings]]\nname = \"n\"\nper = [\"tenant\"]\nrate = { count = 60, per = \"1m\", burst = 1 }\n",
+        );
+        let read = named(&demo(), "notes/read_note");
+        for tenant in [Some("acme"), None] {
+            let here = caller("alice", tenant, &[], &[]);
+            let mut there = caller("bob", tenant, &[], &[]);
+            there.authentication.issuer = "https://elsewhere.example".to_owned();
+            assert!(admit(&set, &here, &read, NOON).is_ok());
+            assert_eq!(admit(&set, &caller("bob", tenant, &[], &[]), &read, NOON).unwrap_err(), reached("n", 1000));
+            assert!(admit(&set, &there, &read, NOON).is_ok(), "{tenant:?}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     ceiling::Ceilings,
     config::{self, Config, Environment, Problem, Report, Source, Transport, Upstream, UpstreamId},
-    policy::{Policies, check::Estate, load},
+    policy::{Draft, Policies, check::Estate, load},
     state::Rates,
 };
 
@@ -65,8 +65,13 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
     if let Some(config) = &config {
         out_of_keys_reach(config, &mut report);
         fit(config, &read, known.as_ref(), &mut report);
+    } else if read.draft.is_some() {
+        let message = "the policies are neither typed nor tested: that takes a configuration with nothing wrong in it";
+        report.push(Problem::nowhere(message).warning().help("mend it, and check again"));
     }
-    if let (Some(config), Some(policies)) = (&config, &read.policies) {
+    // What was wrong with them is told already.
+    let policies = read.draft.and_then(|draft| Policies::of(draft).ok());
+    if let (Some(config), Some(policies)) = (&config, &policies) {
         let tests = load::sources(&config.gateway.policies, ".test.toml");
         let run = tests.and_then(|tests| policies.test(&tests, known.as_ref().map_or(&[], |known| &known.tools)));
         push(&mut report, run.err().into_iter().flatten());
@@ -78,7 +83,7 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
         return Ok(Answer::No);
     }
     let upstreams = counted(config.map_or(0, |config| config.upstreams.len()), "upstream", "upstreams");
-    let policies = counted(read.policies.map_or(0, |policies| policies.len()), "policy", "policies");
+    let policies = counted(policies.map_or(0, |policies| policies.len()), "policy", "policies");
     let against =
         known.map_or("not typed against tools".to_owned(), |known| counted(known.tools.len(), "tool", "tools"));
     let warned = match report.warnings() {
@@ -89,10 +94,10 @@ pub(super) fn act(arguments: &Arguments, out: &mut impl Write) -> Result<Answer,
     Ok(Answer::Yes)
 }
 
-/// What is in the policies' folder, where nothing is wrong with it.
+/// What is in the policies' folder: the policies that can be read, and the ceilings where nothing is wrong with them.
 #[derive(Default)]
 struct Folder {
-    policies: Option<Policies>,
+    draft: Option<Draft>,
     ceilings: Option<(Source, Ceilings)>,
 }
 
@@ -112,19 +117,14 @@ fn read_folder(folder: &Path, report: &mut Report) -> Folder {
         push(report, problems);
         None
     });
-    let policies = match Policies::load(folder) {
-        Ok(policies) => Some(policies),
-        Err(problems) => {
-            push(report, problems);
-            None
-        }
-    };
-    if policies.as_ref().is_some_and(Policies::is_empty) {
+    let draft = Draft::load(folder);
+    push(report, draft.problems().iter().cloned());
+    if draft.is_empty() {
         let message = format!("no policy in `{}`: nothing is permitted", folder.display());
         let help = "write who may do what in `*.cedar`; the shipped `policies` are an example";
         report.push(Problem::nowhere(message).warning().help(help));
     }
-    Folder { policies, ceilings }
+    Folder { draft: Some(draft), ceilings }
 }
 
 /// An API key is no token of an identity provider, so nothing can be exchanged for it.
@@ -186,8 +186,8 @@ fn fit(config: &Config, folder: &Folder, known: Option<&Known>, report: &mut Rep
     };
     let tools = known.map_or(&[][..], |known| &known.tools);
     let estate = Estate { upstreams: &config.upstreams, tools, unread: &unread };
-    if let (Some(policies), Some(_)) = (&folder.policies, known) {
-        push(report, policies.check(&estate));
+    if let (Some(draft), Some(_)) = (&folder.draft, known) {
+        push(report, draft.check(&estate));
     }
     if let Some((source, ceilings)) = &folder.ceilings {
         push(report, ceilings.check(source, &estate));

@@ -19,8 +19,9 @@ use crate::{
     catalog::{Definition, Kind},
     clock,
     config::{self, Config, Environment, Problem, Report, UpstreamId},
-    exchange::Exchange,
+    exchange::{Exchange, Witness},
     identity::revocation::Revocations,
+    refusal::Refusal,
     tasks,
     upstream::{Peer, Upstreams},
 };
@@ -160,6 +161,9 @@ fn of_upstreams(config: &Config) -> Result<Known, Failure> {
                     known.tools.extend(read.listing.tools);
                     known.tools.extend(read.listing.prompts);
                     known.withheld.extend(read.withheld.into_iter().map(|(name, why)| (id.clone(), name, why)));
+                    // Nothing here is about resources.
+                    let prompts = read.unread.into_iter().find(|(kind, _)| *kind == Kind::Prompt);
+                    known.unread.extend(prompts.map(|(_, refusal)| (id, said(&refusal))));
                 }
                 Ok(Err(why)) => known.unread.push((id, why)),
                 Err(error) => known.unread.push((id, error.to_string())),
@@ -171,14 +175,20 @@ fn of_upstreams(config: &Config) -> Result<Known, Failure> {
 
 async fn ask(peer: Arc<Peer>, exchange: Arc<Exchange>) -> Result<crate::upstream::Read, String> {
     let read = async {
-        let grant = exchange.service(peer.settings(), clock::now()).await?;
+        // There is no journal here: nothing is called.
+        let unseen = || Ok(Witness::new(|_| Ok(())));
+        let grant = exchange.service(peer.settings(), &unseen, clock::now()).await?;
         // Large; kept off the future that waits for it.
         Box::pin(peer.read(&Arc::new(grant))).await
     };
     match tokio::time::timeout(ASK_MAX, read).await {
-        Ok(read) => read.map_err(|refusal| format!("{}: {}", refusal.code(), refusal.inside())),
+        Ok(read) => read.map_err(|refusal| said(&refusal)),
         Err(_) => Err("it did not answer in time".to_owned()),
     }
+}
+
+fn said(refusal: &Refusal) -> String {
+    format!("{}: {}", refusal.code(), refusal.inside())
 }
 
 /// A person waits.

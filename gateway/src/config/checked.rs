@@ -314,6 +314,8 @@ pub struct Limits {
     pub event_bytes_max: usize,
     /// Time a stream may live.
     pub stream_max: Duration,
+    /// Bytes of the stream in which one call is answered.
+    pub stream_bytes_max: usize,
     /// Calls in flight at once, over all callers.
     pub calls_max: usize,
     /// Legacy sessions at once, over all callers.

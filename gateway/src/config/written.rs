@@ -206,6 +206,7 @@ pub(crate) struct Limits {
     pub(crate) reply_bytes_max: Key<u64>,
     pub(crate) event_bytes_max: Key<u64>,
     pub(crate) stream_max_ms: Key<u64>,
+    pub(crate) stream_bytes_max: Key<u64>,
     pub(crate) calls_max: Key<u64>,
     pub(crate) sessions_max: Key<u64>,
     pub(crate) session_idle_ms: Key<u64>,

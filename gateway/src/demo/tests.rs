@@ -17,13 +17,15 @@ use crate::{
         dialects::{ACCESS_TOKEN, DIALECTS},
     },
     egress::{Bounds, Client, Trust},
-    exchange::{Exchange, Grant},
+    exchange::{Exchange, Grant, Summons, Witness},
     identity::{Agent, Authentication, Binding, Credential, Identity, User, revocation::Revocations},
     refusal::Refusal,
     secret::Secret,
 };
 
 const DOOR: &str = "https://127.0.0.1:8443/mcp";
+/// A witness that lets everything pass.
+const UNSEEN: Summons<'static> = &|| Ok(Witness::new(|_| Ok(())));
 const BOUNDS: Bounds = Bounds { deadline: Duration::from_secs(10), bytes_max: 64 * 1024 };
 
 struct Ground {
@@ -160,7 +162,7 @@ async fn the_exchanged_token_names_person_actor_and_agent_and_is_narrower() {
     let (exchange, upstream) = ground.exchange("crm-api", "crm.read");
     let token = ground.login("alice", "crm:read notes:read").await;
     let alice = identity("alice", &token);
-    let grant = exchange.mint(&alice, &upstream, &[], clock::now()).await.unwrap();
+    let grant = exchange.mint((&alice, UNSEEN), &upstream, &[], clock::now()).await.unwrap();
     let received = claims(grant.header().unwrap().1.to_str().unwrap());
     assert_eq!(
         (&received["sub"], &received["aud"], &received["scope"]),
@@ -168,11 +170,11 @@ async fn the_exchanged_token_names_person_actor_and_agent_and_is_narrower() {
     );
     assert_eq!(received["act"], json!({ "sub": "tollgate", "act": { "sub": "demo-agent" } }));
     assert_eq!((&received["client_id"], &received["tenant"]), (&json!("tollgate"), &json!("acme")));
-    assert_eq!(grant.token_id(), received["jti"].as_str());
+    assert_eq!(grant.facts().token_id.as_deref(), received["jti"].as_str());
     assert!(received["exp"].as_u64() <= claims(&token)["exp"].as_u64());
-    let more = exchange.mint(&alice, &upstream, &["crm.write".to_owned()], clock::now()).await.unwrap_err();
+    let more = exchange.mint((&alice, UNSEEN), &upstream, &["crm.write".to_owned()], clock::now()).await.unwrap_err();
     assert!(matches!(&more, Refusal::GrantRefused(why) if why.contains("invalid_scope")), "{more:?}");
-    let own = exchange.service(&upstream, clock::now()).await.unwrap();
+    let own = exchange.service(&upstream, UNSEEN, clock::now()).await.unwrap();
     assert_eq!(claims(own.header().unwrap().1.to_str().unwrap())["sub"], json!("tollgate"));
 }
 
@@ -217,7 +219,7 @@ async fn the_modern_server_takes_only_its_own_tokens_and_whole_requests() {
     let (exchange, upstream) = ground.exchange("crm-api", "crm.read");
     let token = ground.login("alice", "crm:read crm:write notes:read").await;
     let alice = identity("alice", &token);
-    let grant = exchange.mint(&alice, &upstream, &[], clock::now()).await.unwrap();
+    let grant = exchange.mint((&alice, UNSEEN), &upstream, &[], clock::now()).await.unwrap();
     let list = modern("tools/list", json!({}));
     let version = ("mcp-protocol-version", "2026-07-28");
     let with_method = |method| carrying(&grant, &[version, ("mcp-method", method)]);
@@ -258,7 +260,7 @@ async fn the_modern_server_takes_only_its_own_tokens_and_whole_requests() {
         (lacking.status().as_u16(), lacking.headers()["www-authenticate"].to_str().unwrap()),
         (403, "Bearer error=\"insufficient_scope\", scope=\"crm.write\"")
     );
-    let write = exchange.mint(&alice, &upstream, &["crm.write".to_owned()], clock::now()).await.unwrap();
+    let write = exchange.mint((&alice, UNSEEN), &upstream, &["crm.write".to_owned()], clock::now()).await.unwrap();
     let done = parsed(&ground.post(ground.crm, &to_order(&write), &order(json!(5))).await);
     assert_eq!(done["result"]["structuredContent"]["order"], "o-1");
     assert_eq!(done["result"]["structuredContent"]["received_token"]["scope"], "crm.read crm.write");
@@ -278,7 +280,7 @@ async fn the_legacy_server_keeps_sessions_apart_and_reports_progress() {
         let token = ground.login(user, "notes:read").await;
         let mut who = identity(user, &token);
         who.principal = [principal; 32];
-        let grant = exchange.mint(&who, &upstream, &[], clock::now()).await.unwrap();
+        let grant = exchange.mint((&who, UNSEEN), &upstream, &[], clock::now()).await.unwrap();
         let begun = ground
             .post(ground.notes, &carrying(&grant, &[]), &ask("initialize", json!({ "protocolVersion": "2025-11-25" })))
             .await;

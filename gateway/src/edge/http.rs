@@ -28,8 +28,10 @@ use super::{
 use crate::{
     config::{Config, Endpoint, Tolerance, UpstreamId},
     facade::{Facade, Route},
+    identity::Certificate,
     lifecycle::{self, Body, Gateway, Head, Step},
     refusal::Refusal,
+    tasks::placed,
 };
 
 /// Protected resource metadata (RFC 9728), ready to send, by request path.
@@ -78,11 +80,32 @@ impl Door {
         Self { inside, names: Names::of(config), metadata, body_bytes_max, body_read }
     }
 
-    /// Judges the head of a request, in the order of spec §1.0.
-    fn judge(&self, parts: &Parts) -> Result<Asked, Refusal> {
+    /// Judges the head of a request, in the order of spec §1.0 as far as it goes without a look at a credential (decision
+    /// 0009): who shows none is told where to get one before anything of the method and of media types, and nobody hears of
+    /// these where no endpoint is served.
+    fn judge(&self, parts: &Parts, certificate: Option<&Certificate>) -> Result<Asked, Refusal> {
         unambiguous(parts)?;
         self.judge_host(parts)?;
         self.judge_origin(parts)?;
+        let shows = certificate.is_some() || parts.headers.contains_key(AUTHORIZATION);
+        self.judge_purpose(parts).map_err(|refusal| {
+            let later = matches!(
+                refusal,
+                Refusal::MethodNotAllowed(_)
+                    | Refusal::ContentTypeUnsupported
+                    | Refusal::NotAcceptable
+                    | Refusal::TokenMissing
+            );
+            match endpoint(parts.uri.path()).filter(|_| later) {
+                Some(endpoint) if !self.inside.serves(&endpoint) => Refusal::RouteUnknown,
+                // A probe by `HEAD` is answered as `tolerate` says.
+                Some(_) if !shows && parts.method != Method::HEAD => Refusal::TokenMissing,
+                Some(_) | None => refusal,
+            }
+        })
+    }
+
+    fn judge_purpose(&self, parts: &Parts) -> Result<Asked, Refusal> {
         let asked = self.route(parts)?;
         if let Asked::Call(_) = asked {
             self.judge_call(parts)?;
@@ -198,7 +221,7 @@ impl Door {
 impl Answer for Door {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer, busy: Busy) -> Response<Reply> {
         let (parts, body) = request.into_parts();
-        let judged = self.judge(&parts);
+        let judged = self.judge(&parts, peer.certificate.as_deref());
         // A page learns the answer only where its origin was judged and found good.
         let before_origin =
             matches!(judged, Err(Refusal::HttpMalformed(_) | Refusal::HostNotAllowed | Refusal::OriginNotAllowed));
@@ -210,7 +233,7 @@ impl Answer for Door {
                 let body = body::read(body, self.body_bytes_max, self.body_read);
                 // Here and not in a function of its own, which would hold the head a second time.
                 match &self.inside {
-                    Inside::Gateway(gateway, _) => gateway.handle(head(parts, endpoint, peer), body).await,
+                    Inside::Gateway(gateway, _) => placed(|| gateway.handle(head(parts, endpoint, peer), body)).await,
                     #[cfg(test)]
                     Inside::Double(double) => double.handle(head(parts, endpoint, peer), body).await,
                 }
@@ -294,6 +317,14 @@ impl Inside {
         }
     }
 
+    fn serves(&self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::Gateway(gateway, _) => gateway.estate().audiences(endpoint).is_some(),
+            #[cfg(test)]
+            Self::Double(_) => !matches!(endpoint, Endpoint::Upstream(id) if id.as_str() == "absent"),
+        }
+    }
+
     /// What the facade has at `path`; nothing where there is no facade.
     fn facade(&self, path: &str) -> Option<Route> {
         match self {
@@ -371,7 +402,7 @@ fn endpoint(path: &str) -> Option<Endpoint> {
         return Some(Endpoint::Federated);
     }
     let id = rest.strip_prefix('/')?;
-    // Whether there is such an upstream, only a caller who may see it learns; `lifecycle` says.
+    // Whether there is such an upstream, `lifecycle` says, and to everybody: its metadata are there for everybody, too.
     UpstreamId::parse(id.strip_suffix('/').unwrap_or(id)).map(Endpoint::Upstream)
 }
 
@@ -487,10 +518,11 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        door().judge(&request.body(()).unwrap().into_parts().0)
+        door().judge(&request.body(()).unwrap().into_parts().0, None)
     }
 
     const HOST_OK: (&str, &str) = ("host", "mcp.example.com");
+    const TOKEN: (&str, &str) = ("authorization", "Bearer x");
     const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
 
     #[test]
@@ -537,13 +569,20 @@ mod tests {
             ("POST", "/mcp", &[HOST_OK, HOST_OK, JSON], Refusal::HostNotAllowed),
             ("POST", "http://evil.example/mcp", &[HOST_OK, JSON], Refusal::HostNotAllowed),
             ("POST", "/nowhere", &[HOST_OK], Refusal::RouteUnknown),
-            ("PUT", "/mcp", &[HOST_OK], Refusal::MethodNotAllowed(CALL_METHODS)),
+            ("PUT", "/mcp", &[HOST_OK], Refusal::TokenMissing),
+            ("PUT", "/mcp", &[HOST_OK, TOKEN], Refusal::MethodNotAllowed(CALL_METHODS)),
             ("HEAD", "/mcp", &[HOST_OK], Refusal::TokenMissing),
-            ("HEAD", "/mcp", &[HOST_OK, ("authorization", "x")], Refusal::MethodNotAllowed(CALL_METHODS)),
-            ("POST", "/mcp", &[HOST_OK], Refusal::ContentTypeUnsupported),
-            ("POST", "/mcp", &[HOST_OK, ("content-type", "text/plain")], Refusal::ContentTypeUnsupported),
-            ("POST", "/mcp", &[HOST_OK, JSON, JSON], Refusal::ContentTypeUnsupported),
-            ("POST", "/mcp", &[HOST_OK, JSON, ("accept", "image/png, text/html;q=1")], Refusal::NotAcceptable),
+            ("HEAD", "/mcp", &[HOST_OK, TOKEN], Refusal::MethodNotAllowed(CALL_METHODS)),
+            ("PUT", "/mcp/absent", &[HOST_OK], Refusal::RouteUnknown),
+            ("PUT", "/mcp/absent", &[HOST_OK, TOKEN], Refusal::RouteUnknown),
+            ("HEAD", "/mcp/absent", &[HOST_OK], Refusal::RouteUnknown),
+            ("POST", "/mcp/absent", &[HOST_OK, TOKEN], Refusal::RouteUnknown),
+            ("POST", "/mcp", &[HOST_OK], Refusal::TokenMissing),
+            ("POST", "/mcp", &[HOST_OK, TOKEN], Refusal::ContentTypeUnsupported),
+            ("POST", "/mcp", &[HOST_OK, TOKEN, ("content-type", "text/plain")], Refusal::ContentTypeUnsupported),
+            ("POST", "/mcp", &[HOST_OK, TOKEN, JSON, JSON], Refusal::ContentTypeUnsupported),
+            ("POST", "/mcp", &[HOST_OK, JSON, ("accept", "image/png, text/html;q=1")], Refusal::TokenMissing),
+            ("POST", "/mcp", &[HOST_OK, TOKEN, JSON, ("accept", "image/png, text/html;q=1")], Refusal::NotAcceptable),
             ("POST", "/mcp", &[HOST_OK, JSON, ("content-length", "1025")], Refusal::BodyTooLarge(1024)),
             (
                 "POST",

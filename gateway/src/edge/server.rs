@@ -27,7 +27,7 @@ use tokio::{
     net::TcpSocket,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -226,6 +226,7 @@ impl Assembly {
         finish: &finish::SyncSender<Result<(), Failure>>,
     ) {
         let gateway = &self.config.gateway;
+        let taking_over = self.inside.gateway().filter(|_| self.upgrade);
         let door = Listener {
             answer: Arc::new(Door::new(self.inside, &self.config, self.metadata)),
             certificates,
@@ -238,6 +239,7 @@ impl Assembly {
             threads: None,
             service: Some(listening("mcp", gateway.listen, door)),
             background: self.background,
+            taking_over: taking_over.clone(),
             draining: self.draining.clone(),
             // The door closes when the drain begins.
             open_until: self.draining.subscribe(),
@@ -257,6 +259,7 @@ impl Assembly {
             threads: Some(1),
             service: Some(listening("admin", gateway.admin_listen, admin)),
             background: Background(Mutex::new(Vec::new())),
+            taking_over,
             draining: never,
             open_until,
             finish: finish.clone(),
@@ -279,6 +282,8 @@ struct Listening<A> {
     threads: Option<usize>,
     service: Option<listening::Service<A>>,
     background: Background,
+    /// Where the sockets come from a predecessor, which accepts for as long as this one does not.
+    taking_over: Option<Arc<Gateway>>,
     draining: watch::Sender<bool>,
     open_until: ShutdownWatch,
     finish: finish::SyncSender<Result<(), Failure>>,
@@ -296,6 +301,10 @@ impl<A: ServerApp + Send + Sync + 'static> Service for Listening<A> {
                 draining.send_replace(true);
             }
         });
+        if let Some(gateway) = self.taking_over.take() {
+            // At the end of this time they are as good as down, and their tools are refused.
+            drop(timeout(TAKEN_OVER_AFTER, knows_its_upstreams(&gateway)).await);
+        }
         let Some(mut service) = self.service.take() else { return };
         let open_until = self.open_until.clone();
         // pingora panics where it cannot listen, and would go on without the listener.
@@ -316,6 +325,13 @@ impl<A: ServerApp + Send + Sync + 'static> Service for Listening<A> {
 
     fn listen_addresses(&self) -> Option<Vec<String>> {
         self.service.as_ref().and_then(Service::listen_addresses)
+    }
+}
+
+/// Returns when every upstream was asked what it offers: a call for what is not known yet would be refused.
+async fn knows_its_upstreams(gateway: &Gateway) {
+    while !gateway.estate().unread().is_empty() {
+        sleep(LOOK_AFTER).await;
     }
 }
 
@@ -353,6 +369,15 @@ struct Control {
     upgrade_socket: PathBuf,
 }
 
+impl Control {
+    /// Whether a successor waits in our own folder, which has stood there since the start: others may have cleaned it away,
+    /// or somebody may have put one of theirs in its place, who would get the sockets.
+    fn has_successor(&self) -> bool {
+        let folder = self.upgrade_socket.parent();
+        folder.is_some_and(|folder| is_ours_alone(folder).unwrap_or(false)) && self.upgrade_socket.exists()
+    }
+}
+
 #[async_trait]
 impl ShutdownSignalWatch for Control {
     async fn recv(&self) -> ShutdownSignal {
@@ -363,7 +388,7 @@ impl ShutdownSignalWatch for Control {
         loop {
             match orders.recv().await {
                 // A hand-over to nobody would be an outage: pingora ends even if there is no taker.
-                Some(Order::HandOver) if !self.upgrade_socket.exists() => {
+                Some(Order::HandOver) if !self.has_successor() => {
                     tracing::error!(socket = %self.upgrade_socket.display(), "upgrade.no_successor");
                 }
                 Some(Order::HandOver) => {
@@ -475,6 +500,11 @@ fn is_ours_alone(folder: &Path) -> io::Result<bool> {
 const ORDERS_MAX: usize = 4;
 /// One for each that may announce the end.
 const FINISHES_MAX: usize = 4;
+/// As long as `/readyz` waits for them after a start. A predecessor accepts for as long after it handed its sockets over
+/// (pingora's `CLOSE_TIMEOUT`); who comes later waits a moment.
+const TAKEN_OVER_AFTER: Duration = Duration::from_secs(5);
+/// How soon it is seen that the upstreams are known.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
 /// Probes and scrapers.
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// pingora's own measure: a packet on most links.

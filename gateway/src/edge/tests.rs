@@ -133,6 +133,7 @@ pub(super) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
             reply_bytes_max: 0,
             event_bytes_max: 0,
             stream_max: Duration::ZERO,
+            stream_bytes_max: 0,
             calls_max: 0,
             sessions_max: 0,
             session_idle: Duration::ZERO,
@@ -362,7 +363,7 @@ fn heads_that_are_not_for_us_are_refused_in_words() {
         (get("http://localhost/mcp", "Host: evil.example\r\n"), 403, Refusal::HostNotAllowed),
         (get("/mcp/../admin", "Host: localhost\r\n"), 404, Refusal::RouteUnknown),
         (
-            get("/mcp", "Host: localhost\r\n").replace("GET", "PATCH"),
+            get("/mcp", "Host: localhost\r\nAuthorization: Bearer x\r\n").replace("GET", "PATCH"),
             405,
             Refusal::MethodNotAllowed("POST, GET, DELETE, OPTIONS"),
         ),
@@ -764,10 +765,22 @@ fn a_new_certificate_is_shown_without_a_restart_and_a_bad_one_never() {
 /// pingora's zero-downtime upgrade: the sockets go to a second server while a client calls without a pause.
 #[test]
 fn a_successor_takes_the_sockets_and_no_call_is_lost() {
+    use std::os::unix::fs::PermissionsExt;
     let old = Running::start(|_| {});
     // Nobody waits for the sockets: an order to hand them over is an error in the log, not an outage.
     old.order(Order::HandOver);
     assert!(old.send(&post("", "{}")).ends_with("{}"));
+    // Nor does a socket count in a folder to which others can write.
+    let run = old.folder.path().join("run");
+    let stranger = std::os::unix::net::UnixListener::bind(run.join("upgrade.sock")).unwrap();
+    std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o777)).unwrap();
+    old.order(Order::HandOver);
+    std::thread::sleep(Duration::from_millis(500));
+    stranger.set_nonblocking(true).unwrap();
+    assert!(stranger.accept().is_err(), "nobody gets the sockets whom we do not know");
+    assert!(old.send(&post("", "{}")).ends_with("{}"));
+    std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::remove_file(run.join("upgrade.sock")).unwrap();
 
     let new = Running::begin(Arc::clone(&old.folder), old.listen, old.admin, true, |_| {});
     let begin = clock::instant();

@@ -9,6 +9,7 @@ use std::{
     error::Error as _,
     fmt,
     future::poll_fn,
+    hash::{Hash, Hasher},
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -59,11 +60,27 @@ struct Kept {
 }
 
 /// To where a connection goes.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 struct Origin {
     tls: bool,
     authority: Authority,
 }
+
+/// By the letter: who is spelled in two ways has connections of two kinds, and each request is spared a look at every
+/// letter's case.
+impl Hash for Origin {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.tls, self.authority.as_str()).hash(state);
+    }
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        (self.tls, self.authority.as_str()) == (other.tls, other.authority.as_str())
+    }
+}
+
+impl Eq for Origin {}
 
 /// The connections to one origin.
 struct Peer {

@@ -12,6 +12,7 @@ use super::{
     MARGIN, Slot,
     answer::{Fault, Token},
     endpoint::{Endpoint, Order},
+    grant::{Facts, Witness},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -68,6 +69,8 @@ pub(super) struct Granted {
     pub(super) token: Secret,
     pub(super) scopes: Vec<String>,
     pub(super) expires_at: Timestamp,
+    /// Whether it was obtained for whoever gets it, and not found.
+    pub(super) fresh: bool,
 }
 
 impl Granted {
@@ -118,6 +121,15 @@ impl Accounts {
         self.refused.insert(account, token_digest.to_owned());
     }
 
+    /// Whether no account of this person is kept that the same server granted; no, where that cannot be told.
+    pub(super) async fn lacks(&self, account: &Account, now: Timestamp) -> bool {
+        let Ok(all) = self.store.readable(Place::UserGrant, now).await else { return false };
+        let kept = all.iter().filter_map(|(_, bytes)| serde_json::from_slice::<Kept>(bytes).ok());
+        let mut theirs =
+            kept.filter(|kept| (&kept.issuer, &kept.subject) == (&account.user.issuer, &account.user.subject));
+        !theirs.any(|kept| kept.server == account.server)
+    }
+
     /// Keeps what the user agreed to.
     pub(super) async fn connect(&self, account: &Account, token: Token, now: Timestamp) -> Result<(), StoreFault> {
         self.refused.remove(&account.key());
@@ -125,12 +137,12 @@ impl Accounts {
         self.store.put(Place::UserGrant, &account.key(), value, now).await
     }
 
-    /// A token of `account` that may be used now, refreshed where it has to be. One refresh at a time, over all processes
-    /// that share the state: a refresh token that is used twice is taken for stolen (RFC 9700 §4.14.2).
+    /// A token of `account` that may be used now, refreshed before `witness` where it has to be. One refresh at a time, over
+    /// all processes that share the state: a refresh token that is used twice is taken for stolen (RFC 9700 §4.14.2).
     pub(super) async fn granted(
         &self,
         account: &Account,
-        endpoint: &Endpoint,
+        (endpoint, witness): (&Endpoint, &Witness),
         began: Timestamp,
     ) -> Result<Granted, Lacking> {
         let (key, since) = (account.key(), clock::instant());
@@ -139,7 +151,7 @@ impl Accounts {
             let (kept, bytes) = self.get(&key, now).await?.ok_or(Lacking::Consent)?;
             let rests = || self.resting.get(&key).is_some_and(|until| now < until) && self.has_left(&key, &kept, now);
             if self.is_good(&key, &kept, now) || rests() {
-                return Ok(kept.granted());
+                return Ok(kept.granted(false));
             }
             let Some(token) = kept.refresh_token.clone() else {
                 if self.swap(&key, (&bytes, None), now).await? {
@@ -148,7 +160,7 @@ impl Accounts {
                 continue;
             };
             if let Some(owner) = self.begin(&key, now).await? {
-                let refreshed = Box::pin(self.refresh(account, endpoint, (&bytes, token), now)).await;
+                let refreshed = Box::pin(self.refresh(account, (endpoint, witness), (&bytes, token), now)).await;
                 self.end(&key, owner, now).await;
                 if let Some(outcome) = refreshed.transpose() {
                     return outcome;
@@ -190,7 +202,7 @@ impl Accounts {
     async fn refresh(
         &self,
         account: &Account,
-        endpoint: &Endpoint,
+        (endpoint, witness): (&Endpoint, &Witness),
         (read, refresh_token): (&[u8], Secret),
         now: Timestamp,
     ) -> Result<Option<Granted>, Lacking> {
@@ -203,13 +215,18 @@ impl Accounts {
         let after = || now.plus(clock::instant().duration_since(asked));
         match endpoint.ask(&order, &before.scopes, now).await {
             Ok(token) => {
-                let kept = Kept::of(account, token, Some(refresh_token), now);
+                // Before anything else may fail: no credential is minted without a trace. Of one that leaves none only what
+                // leads to another is kept.
+                let seen = witness.sees(&facts(endpoint, &token.value, token.scopes.clone()));
+                let life = if seen.is_ok() { token.life } else { Duration::ZERO };
+                let kept = Kept::of(account, Token { life, ..token }, Some(refresh_token), now);
                 if !self.swap(&key, (read, Some(&kept)), now).await? {
                     self.disown(&key, (kept, endpoint), now).await?;
                     return Ok(None);
                 }
+                seen.map_err(Lacking::Refused)?;
                 self.refused.remove(&key);
-                Ok(Some(kept.granted()))
+                Ok(Some(kept.granted(true)))
             }
             // Revoked, expired, used by somebody else, or the server wants to see the user: only they can help.
             Err(fault) if fault.says("invalid_grant") || matches!(fault, Fault::NeedsLogin(..)) => {
@@ -223,7 +240,7 @@ impl Accounts {
                 // What is left of the old token is better than nothing.
                 self.resting.insert(key, after().plus(REST));
                 tracing::warn!(upstream = %account.upstream, why, "an account's token could not be refreshed yet");
-                Ok(Some(before.granted()))
+                Ok(Some(before.granted(false)))
             }
             Err(Fault::Unusable(why)) => Err(Lacking::Refused(Refusal::GrantUnavailable(named(endpoint, &why)))),
         }
@@ -332,13 +349,19 @@ impl Kept {
         Ok(Value { bytes, until })
     }
 
-    fn granted(&self) -> Granted {
+    fn granted(&self, fresh: bool) -> Granted {
         Granted {
             token: self.access_token.clone(),
             scopes: self.scopes.clone(),
             expires_at: Timestamp::from_unix_ms(self.expires_ms),
+            fresh,
         }
     }
+}
+
+/// What is recorded of a token of an account.
+pub(super) fn facts(endpoint: &Endpoint, token: &Secret, scopes: Vec<String>) -> Facts {
+    Facts { strategy: "user_grant", scopes, ..Facts::of(endpoint, token) }
 }
 
 fn named(endpoint: &Endpoint, why: &str) -> String {

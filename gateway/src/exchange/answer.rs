@@ -51,7 +51,7 @@ impl Wanted {
 }
 
 /// A usable access token.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Token {
     pub(super) value: Secret,
     pub(super) scopes: Vec<String>,

@@ -20,10 +20,11 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{
-    accounts::Account,
+    accounts::{self, Account},
     answer::Token,
     code::{Errand, Response, Sent, Strayed},
     endpoint::{Endpoint, Order},
+    grant::Facts,
     login::{Done, Logins},
 };
 use crate::{
@@ -116,8 +117,8 @@ pub struct Connected {
     pub upstream: UpstreamId,
     /// Whose.
     pub user: User,
-    /// What was granted.
-    pub scopes: Vec<String>,
+    /// What was granted; nothing, of a login.
+    pub granted: Option<Box<Facts>>,
     pub(super) gain: Gain,
 }
 
@@ -219,7 +220,7 @@ impl Visits {
         }
         let upstream = UpstreamId::parse(&visit.upstream).ok_or(Strayed::Unknown)?;
         let user = User { issuer: visit.issuer, subject: visit.subject };
-        Ok(LoggedIn::Done(Connected { upstream, user, scopes: Vec::new(), gain: Gain::Login(done) }))
+        Ok(LoggedIn::Done(Connected { upstream, user, granted: None, gain: Gain::Login(done) }))
     }
 
     /// Asks the user of a visit for their word.
@@ -275,8 +276,9 @@ impl Visits {
         let order = Order::Code(sent.clone().code(server, response, now).await?);
         let token = server.ask(&order, &visit.scopes, now).await?;
         let account = visit.account(server)?;
-        let (upstream, user, scopes) = (account.upstream.clone(), account.user.clone(), token.scopes.clone());
-        Ok(Connected { upstream, user, scopes, gain: Gain::Account(account, token) })
+        let (upstream, user) = (account.upstream.clone(), account.user.clone());
+        let granted = Some(Box::new(accounts::facts(server, &token.value, token.scopes.clone())));
+        Ok(Connected { upstream, user, granted, gain: Gain::Account(account, token) })
     }
 
     /// Which upstream the browser connects.

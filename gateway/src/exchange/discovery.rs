@@ -25,7 +25,7 @@ pub(super) struct Discovery {
     /// The upstream that takes its tokens, which may say whose those are.
     upstream: Option<Resource>,
     known: ArcSwapOption<Known>,
-    /// One asks; who waits finds the answer.
+    /// One asks; who waits, because nothing is known, finds the answer.
     asking: Mutex<Option<Failure>>,
 }
 
@@ -73,7 +73,14 @@ impl Discovery {
         if let Some(metadata) = self.kept(now, |known| known.fresh_for) {
             return Ok(metadata);
         }
-        let mut failure = self.asking.lock().await;
+        let mut failure = match self.asking.try_lock() {
+            Ok(failure) => failure,
+            // Somebody asks already, which may take as long as the server lets it: what is known does meanwhile.
+            Err(_asked) => match self.kept(now, |_| STALE_FOR) {
+                Some(metadata) => return Ok(metadata),
+                None => self.asking.lock().await,
+            },
+        };
         if let Some(metadata) = self.kept(now, |known| known.fresh_for) {
             return Ok(metadata);
         }

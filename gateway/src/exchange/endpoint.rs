@@ -35,6 +35,7 @@ use crate::{
     identity::discovery::is_of,
     prover::Prover,
     secret::Secret,
+    telemetry::metrics::metrics,
 };
 
 /// One upstream's way to one token endpoint.
@@ -224,9 +225,16 @@ impl Endpoint {
         let began = clock::instant();
         let answered = self.reaching(at).fetch(request, bounds).await;
         let after = now.plus(clock::instant().duration_since(began));
-        let response = answered.map_err(|error| self.unanswered(&error, after))?;
-        let given = prover.is_some_and(|prover| prover.heed(at, response.headers()));
-        Ok((self.judged(&response, order, scopes), given))
+        let (asked, given) = match answered {
+            Ok(response) => {
+                let given = prover.is_some_and(|prover| prover.heed(at, response.headers()));
+                (self.judged(&response, order, scopes), given)
+            }
+            Err(error) => (Err(self.unanswered(&error, after)), false),
+        };
+        let outcome = if asked.is_ok() { "ok" } else { "failed" };
+        metrics().mints.with([&self.request.at.to_string(), outcome]).increment();
+        Ok((asked, given))
     }
 
     /// What the configuration names, and the same origin as that, may be anywhere; another place that the metadata name has to

@@ -11,7 +11,7 @@ use super::{
     answer::Token,
     endpoint::{Endpoint, Order},
     flights::Flights,
-    grant::{Facts, Minted},
+    grant::{Facts, Minted, Witness},
     proof::ProofKey,
     unusable, usable_for,
 };
@@ -20,6 +20,7 @@ use crate::{clock::Timestamp, identity::strict, refusal::Refusal, secret::Secret
 /// One credential on its way, with all that it needs to go on without whoever asked for it.
 pub(super) struct Flight {
     flights: Arc<Flights>,
+    witness: Witness,
     endpoint: Arc<Endpoint>,
     order: Order,
     scopes: Vec<String>,
@@ -28,7 +29,12 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(flights: &Arc<Flights>, endpoint: &Arc<Endpoint>, order: Order, scopes: &[String]) -> Self {
+    pub(super) fn new(
+        (flights, witness): (&Arc<Flights>, Witness),
+        endpoint: &Arc<Endpoint>,
+        order: Order,
+        scopes: &[String],
+    ) -> Self {
         let scopes = if matches!(order, Order::Actor) {
             // The actor token says who, not what for.
             Vec::new()
@@ -38,7 +44,7 @@ impl Flight {
             all.dedup();
             all
         };
-        Self { flights: Arc::clone(flights), endpoint: Arc::clone(endpoint), order, scopes, redeemed_at: None }
+        Self { flights: Arc::clone(flights), witness, endpoint: Arc::clone(endpoint), order, scopes, redeemed_at: None }
     }
 
     /// What is given is an assertion, which `server` redeems.
@@ -54,6 +60,9 @@ impl Flight {
                 let fits = server.takes_assertions(now).await;
                 fits.map_err(|fault| unusable(server, fault))?;
                 let assertion = self.endpoint.ask(&self.order, &self.scopes, now).await.map_err(asked)?;
+                let scopes = assertion.scopes.clone();
+                let facts = Facts { strategy: "assertion", scopes, ..Facts::of(&self.endpoint, &assertion.value) };
+                self.witness.sees(&facts)?;
                 meant_for(&assertion.value, &self.endpoint, server).map_err(|why| {
                     Refusal::GrantUnavailable(format!("{}: the assertion {why}", self.endpoint.request.at))
                 })?;
@@ -63,9 +72,12 @@ impl Flight {
                 redeemed.map_err(|fault| unusable(server, fault))?
             }
         };
+        // Before anything else may fail: no credential is minted without a trace.
+        let facts = self.facts(&token);
+        self.witness.sees(&facts)?;
         let by = self.redeemed_at.as_ref().unwrap_or(&self.endpoint);
         let prover = by.prover(&self.order_of_token(), now).await.map_err(|fault| unusable(by, fault))?;
-        self.minted(token, prover, subject_ends, now).map(Arc::new)
+        self.minted((token, facts), prover, subject_ends, now).map(Arc::new)
     }
 
     /// What the token that goes up was asked for by.
@@ -73,28 +85,33 @@ impl Flight {
         if matches!(self.order, Order::Actor) { Order::Actor } else { Order::Own }
     }
 
+    fn facts(&self, token: &Token) -> Facts {
+        let strategy = match self.order {
+            Order::Actor => {
+                // It was asked for without either.
+                let facts = Facts { audience: None, resource: None, ..Facts::of(&self.endpoint, &token.value) };
+                return Facts { strategy: "actor", scopes: token.scopes.clone(), ..facts };
+            }
+            Order::Exchange { .. } => "exchange",
+            Order::Assertion { .. } => "id_jag",
+            Order::Own if self.endpoint.is_workload() => "workload_grant",
+            Order::Own | Order::Redemption { .. } | Order::Code(_) | Order::Login(_) | Order::Refresh { .. } => {
+                "client_credentials"
+            }
+        };
+        Facts { strategy, scopes: token.scopes.clone(), ..Facts::of(&self.endpoint, &token.value) }
+    }
+
     /// Life counts from before the request went out, so that a slow answer cannot lengthen it.
     fn minted(
         &self,
-        token: Token,
+        (token, facts): (Token, Facts),
         prover: Option<Arc<ProofKey>>,
         subject_ends: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Minted, Refusal> {
         let own_end = now.plus(token.life);
         let ends = subject_ends.map_or(own_end, |subject| subject.min(own_end));
-        let strategy = match self.order {
-            Order::Exchange { .. } => "exchange",
-            Order::Assertion { .. } => "id_jag",
-            Order::Own if self.endpoint.is_workload() => "workload_grant",
-            Order::Own
-            | Order::Actor
-            | Order::Redemption { .. }
-            | Order::Code(_)
-            | Order::Login(_)
-            | Order::Refresh { .. } => "client_credentials",
-        };
-        let facts = Facts { strategy, scopes: token.scopes, ..Facts::of(&self.endpoint, &token.value) };
         let minted = Minted::of(&token.value, prover, facts, self.flights.generation())?;
         Ok(minted.until(ends, now.plus(usable_for(ends.since(now)))))
     }

@@ -33,6 +33,9 @@ pub(super) type Slot = [u8; 32];
 /// What a flight lands with.
 type Landed = Option<Result<Arc<Minted>, Refusal>>;
 
+/// A credential, and whether it was minted for whoever gets it here.
+pub(super) type Obtained = (Arc<Minted>, bool);
+
 /// Credentials by key.
 #[derive(Debug)]
 pub(super) struct Flights {
@@ -112,22 +115,20 @@ impl Flights {
 
     /// The credential under `slot`, from `fetch` if need be. The flight is a task of its own: a waiter that leaves, leaves
     /// alone. Refusals concern this slot only, so that no failing caller stands in the way of another.
-    pub(super) async fn obtain<F>(
-        self: &Arc<Self>,
-        slot: Slot,
-        now: Timestamp,
-        fetch: F,
-    ) -> Result<Arc<Minted>, Refusal>
+    pub(super) async fn obtain<F>(self: &Arc<Self>, slot: Slot, now: Timestamp, fetch: F) -> Result<Obtained, Refusal>
     where
         F: Future<Output = Result<Arc<Minted>, Refusal>> + Send + 'static,
     {
-        let mut landing = match self.board(slot, now, fetch)? {
-            Boarded::Ready(minted) => return Ok(minted),
-            Boarded::Waiting(landing) => landing,
+        let (mut landing, own) = match self.board(slot, now, fetch)? {
+            Boarded::Ready(minted) => return Ok((minted, false)),
+            Boarded::Waiting(landing, own) => (landing, own),
         };
         let landed = tokio::time::timeout(WAIT_MAX, landing.wait_for(Option::is_some)).await;
         match landed {
-            Ok(Ok(landed)) => landed.clone().unwrap_or(Err(Refusal::Bug("a flight landed with nothing"))),
+            Ok(Ok(landed)) => {
+                let landed = landed.clone().unwrap_or(Err(Refusal::Bug("a flight landed with nothing")));
+                landed.map(|minted| (minted, own))
+            }
             // The task died: a panic, which `tasks` keeps from going further.
             Ok(Err(_closed)) => Err(Refusal::Bug("a flight was lost")),
             Err(_elapsed) => Err(Refusal::GrantUnavailable("no answer in time".to_owned())),
@@ -143,7 +144,7 @@ impl Flights {
         }
         let mut under_way = self.under_way.lock();
         if let Some(landing) = under_way.get(&slot) {
-            return Ok(Boarded::Waiting(landing.clone()));
+            return Ok(Boarded::Waiting(landing.clone(), false));
         }
         // A flight that landed after the caller looked has left its credential before it gave up its berth.
         if let Some(minted) = self.ready(&slot, now) {
@@ -164,7 +165,7 @@ impl Flights {
             drop(berth);
             landed.send_replace(Some(outcome));
         });
-        Ok(Boarded::Waiting(landing))
+        Ok(Boarded::Waiting(landing, true))
     }
 
     fn keep(&self, slot: Slot, outcome: &Result<Arc<Minted>, Refusal>, now: Timestamp) {
@@ -182,7 +183,8 @@ impl Flights {
 
 enum Boarded {
     Ready(Arc<Minted>),
-    Waiting(watch::Receiver<Landed>),
+    /// And whether the flight is one's own.
+    Waiting(watch::Receiver<Landed>, bool),
 }
 
 /// How long an answer "no" stands in for the next question.

@@ -2,16 +2,16 @@
 //!
 //! The proof that a credential was obtained for one upstream. It does not obtain one: [`super::Exchange`] does.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
 use super::{endpoint::DPOP_HEADER, proof::ProofKey};
-use crate::clock::{self, Timestamp};
+use crate::{
+    clock::{self, Timestamp},
+    refusal::Refusal,
+};
 
 /// An upstream-scoped credential. Only [`super::Exchange`] makes one, and none is made from what a caller sent: that a
 /// caller's token goes no further than the door is a matter of types.
@@ -76,12 +76,12 @@ pub(super) struct Minted {
     pub(super) expires_at: Option<Timestamp>,
     /// How long it may be served from the cache.
     pub(super) usable_until: Timestamp,
-    /// Whether some grant has already said that this credential is new.
-    pub(super) announced: AtomicBool,
     /// The key that it is bound to, where it is.
     pub(super) binding: Option<Binding>,
     /// How often the state had changed when it was read there; `None` where it does not come from the state.
     pub(super) state: Option<u64>,
+    /// Whether it was minted, and not found there.
+    pub(super) fresh: bool,
 }
 
 /// What makes a proof for a credential (RFC 9449 §4).
@@ -94,19 +94,53 @@ pub(super) struct Binding {
 
 /// What is recorded of a credential.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Facts {
-    pub(super) strategy: &'static str,
-    pub(super) audience: Option<String>,
-    pub(super) resource: Option<String>,
-    pub(super) scopes: Vec<String>,
-    pub(super) token_digest: Option<String>,
-    pub(super) token_id: Option<String>,
+pub struct Facts {
+    /// `exchange`, `client_credentials`, `workload_grant`, `id_jag`, `user_grant`, `static_secret` or `none`; of what never
+    /// reaches an upstream `actor`, the token that names the gateway in an exchange, and `assertion`, an ID-JAG.
+    pub strategy: &'static str,
+    /// The `audience` that was asked for.
+    pub audience: Option<String>,
+    /// The `resource` that was asked for (RFC 8707 §2).
+    pub resource: Option<String>,
+    /// The scopes that the authorization server gave, sorted; where it did not say, those asked for (RFC 6749 §5.1).
+    pub scopes: Vec<String>,
+    /// The first 16 bytes of the credential's SHA-256, in hex: names it without being it.
+    pub token_digest: Option<String>,
+    /// The credential's own `jti` where it can be read; it is not verified, the upstream does that.
+    pub token_id: Option<String>,
+}
+
+/// Writes down that a credential was minted, before anybody gets it, and whether or not somebody still waits for it. A
+/// credential whose witness fails is nobody's.
+#[derive(Clone)]
+pub struct Witness(Arc<Sees>);
+
+type Sees = dyn Fn(&Facts) -> Result<(), Refusal> + Send + Sync;
+
+/// Brings a witness where a credential has to be minted; nothing is asked for where there can be none.
+pub type Summons<'a> = &'a (dyn Fn() -> Result<Witness, Refusal> + Sync);
+
+impl Witness {
+    /// The witness that does this.
+    #[must_use]
+    pub fn new(sees: impl Fn(&Facts) -> Result<(), Refusal> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(sees))
+    }
+
+    pub(super) fn sees(&self, facts: &Facts) -> Result<(), Refusal> {
+        (self.0)(facts)
+    }
+}
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Witness")
+    }
 }
 
 impl Grant {
-    /// Exactly one grant of a minted credential is fresh, whoever comes first: so that its minting is recorded once.
-    pub(super) fn of(minted: Arc<Minted>, slot: [u8; 32]) -> Self {
-        let fresh = !minted.announced.load(Ordering::Relaxed) && !minted.announced.swap(true, Ordering::Relaxed);
+    /// `fresh` on the grant of whoever had it minted.
+    pub(super) fn of(minted: Arc<Minted>, slot: [u8; 32], fresh: bool) -> Self {
         let key = GrantKey { slot, generation: minted.generation };
         Self { minted, key, fresh }
     }
@@ -141,40 +175,28 @@ impl Grant {
         self.minted.binding.as_ref().is_some_and(|binding| binding.prover.heed(url, answer))
     }
 
-    /// `exchange`, `client_credentials`, `workload_grant`, `id_jag`, `user_grant`, `static_secret` or `none`.
+    /// What is recorded of the credential.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.minted.facts
+    }
+
+    /// [`Facts::strategy`].
     #[must_use]
     pub fn strategy(&self) -> &'static str {
         self.minted.facts.strategy
     }
 
-    /// The `audience` that was asked for.
-    #[must_use]
-    pub fn audience(&self) -> Option<&str> {
-        self.minted.facts.audience.as_deref()
-    }
-
-    /// The `resource` that was asked for (RFC 8707 §2).
-    #[must_use]
-    pub fn resource(&self) -> Option<&str> {
-        self.minted.facts.resource.as_deref()
-    }
-
-    /// The scopes that the authorization server gave, sorted; where it did not say, those asked for (RFC 6749 §5.1).
+    /// [`Facts::scopes`].
     #[must_use]
     pub fn scopes(&self) -> &[String] {
         &self.minted.facts.scopes
     }
 
-    /// The first 16 bytes of the credential's SHA-256, in hex: names it without being it.
+    /// [`Facts::token_digest`].
     #[must_use]
     pub fn token_digest(&self) -> Option<&str> {
         self.minted.facts.token_digest.as_deref()
-    }
-
-    /// The credential's own `jti` where it can be read; it is not verified, the upstream does that.
-    #[must_use]
-    pub fn token_id(&self) -> Option<&str> {
-        self.minted.facts.token_id.as_deref()
     }
 
     /// When the credential ends; `None` where it does not.
@@ -189,7 +211,7 @@ impl Grant {
         self.minted.generation
     }
 
-    /// True on exactly one grant of every minted credential: the one whose call records the minting.
+    /// Whether the credential was minted for this grant, and not found.
     #[must_use]
     pub fn fresh(&self) -> bool {
         self.fresh

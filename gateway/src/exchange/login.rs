@@ -133,14 +133,15 @@ impl Logins {
     pub async fn keep(
         &self,
         user: &User,
-        done: Done,
+        done: &Done,
         ends: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<(), StoreFault> {
-        let Done { person: Vouched { expires_at, .. }, id_token, refresh_token } = done;
+        let (expires_at, refresh_token) = (done.person.expires_at, done.refresh_token.clone());
         let until =
             if refresh_token.is_some() { ends } else { Some(ends.map_or(expires_at, |ends| ends.min(expires_at))) };
-        let kept = Kept { id_token: Some(id_token), id_token_until_ms: expires_at.unix_ms(), refresh_token };
+        let id_token = Some(done.id_token.clone());
+        let kept = Kept { id_token, id_token_until_ms: expires_at.unix_ms(), refresh_token };
         let bytes = serde_json::to_vec(&kept).map_err(|error| StoreFault::Unusable(error.to_string()))?;
         self.store.put(Place::Login, &login_key(user), Value { bytes, until }, now).await
     }

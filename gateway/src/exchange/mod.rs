@@ -22,7 +22,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
     fmt,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::Duration,
 };
 
@@ -35,13 +35,13 @@ use self::{
     answer::Fault,
     endpoint::{DPOP, Endpoint, Order, Shared},
     flight::Flight,
-    flights::{Flights, Slot},
-    grant::{Binding, Facts, Minted},
+    flights::{Flights, Obtained, Slot},
+    grant::{Binding, Minted},
     proof::{Keyring, ProofKey},
     users::Personal,
 };
 pub use self::{
-    grant::{Grant, GrantKey},
+    grant::{Facts, Grant, GrantKey, Summons, Witness},
     renewal::Renewed,
 };
 use crate::{
@@ -174,22 +174,22 @@ impl Exchange {
 
     /// A credential for `upstream` in the name of `caller`, with what a tool's rules add in `scopes`.
     ///
-    /// One that is in the cache is there without waiting. Nothing is retried: a call that finds the endpoint down is
-    /// refused, and so are those right after it.
+    /// One that is in the cache is there without waiting; for one that has to be minted, `summons` brings a witness. Nothing
+    /// is retried: a call that finds the endpoint down is refused, and so are those right after it.
     ///
     /// # Errors
     /// [`Refusal::GrantRefused`], [`Refusal::GrantNeedsToken`], [`Refusal::GrantNeedsLogin`], [`Refusal::GrantUnavailable`],
     /// [`Refusal::Overloaded`]; [`Refusal::Bug`] for an upstream that was not configured.
     pub async fn mint(
         &self,
-        caller: &Identity,
+        (caller, summons): (&Identity, Summons<'_>),
         upstream: &Upstream,
         scopes: &[String],
         now: Timestamp,
     ) -> Result<Grant, Refusal> {
         let strategy = match self.strategy(&upstream.id, |plan| &plan.calls)? {
-            Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED)),
-            Strategy::Own(endpoint) => return self.own(endpoint, &upstream.id, scopes, now).await,
+            Strategy::Fixed(minted) => return Ok(Grant::of(Arc::clone(minted), FIXED, false)),
+            Strategy::Own(endpoint) => return self.own(endpoint, (&upstream.id, summons), scopes, now).await,
             // There is nothing to exchange: a key is the gateway's own word, a certificate the administrator's.
             Strategy::Exchange(_) | Strategy::IdJag(_)
                 if [API_KEY, CERTIFICATE].contains(&caller.authentication.method) =>
@@ -197,7 +197,7 @@ impl Exchange {
                 return Err(Refusal::GrantNeedsToken);
             }
             Strategy::User(endpoint) => {
-                return Box::pin(self.account(endpoint, (caller, &upstream.id), scopes, now)).await;
+                return Box::pin(self.account(endpoint, (caller, &upstream.id, summons), scopes, now)).await;
             }
             strategy @ (Strategy::Exchange(_) | Strategy::IdJag(_)) => strategy,
         };
@@ -210,35 +210,33 @@ impl Exchange {
         let slot = slot_of_caller(digest, caller, scopes, epoch);
         if let Some(minted) = self.flights.ready(&slot, now) {
             self.hits.increment();
-            return Ok(Grant::of(minted, slot));
+            return Ok(Grant::of(minted, slot, false));
         }
         self.misses.increment();
+        let witness = summons()?;
         // Off the hot path, and large: kept off the caller's future.
         let minted = match strategy {
-            Strategy::Exchange(endpoint) => Box::pin(self.exchanged(endpoint, caller, scopes, (slot, now))).await,
+            Strategy::Exchange(endpoint) => {
+                Box::pin(self.exchanged(endpoint, (caller, witness), scopes, (slot, now))).await
+            }
             Strategy::IdJag(assertion) => {
-                Box::pin(self.asserted(assertion, (caller, &upstream.id), scopes, (slot, now))).await
+                Box::pin(self.asserted(assertion, (caller, &upstream.id, witness), scopes, (slot, now))).await
             }
             Strategy::Own(_) | Strategy::User(_) | Strategy::Fixed(_) => Err(Refusal::Bug("no subject")),
         };
-        Self::counted(&upstream.id, minted).map(|minted| Grant::of(minted, slot))
-    }
-
-    fn counted(upstream: &UpstreamId, minted: Result<Arc<Minted>, Refusal>) -> Result<Arc<Minted>, Refusal> {
-        let outcome = if minted.is_ok() { "ok" } else { "failed" };
-        metrics().mints.with([upstream.as_str(), outcome]).increment();
-        minted
+        minted.map(|(minted, fresh)| Grant::of(minted, slot, fresh))
     }
 
     /// The gateway's own credential for `upstream`, to read its catalogue: nobody's call, so nobody's name.
     ///
     /// # Errors
     /// As [`Exchange::mint`].
-    pub async fn service(&self, upstream: &Upstream, now: Timestamp) -> Result<Grant, Refusal> {
+    pub async fn service(&self, upstream: &Upstream, summons: Summons<'_>, now: Timestamp) -> Result<Grant, Refusal> {
         match self.strategy(&upstream.id, |plan| &plan.discovery)? {
-            Strategy::Fixed(minted) => Ok(Grant::of(Arc::clone(minted), FIXED)),
-            Strategy::Own(endpoint) => self.own(endpoint, &upstream.id, &[], now).await,
-            Strategy::Exchange(endpoint) => self.own(endpoint, &upstream.id, &[], now).await,
+            Strategy::Fixed(minted) => Ok(Grant::of(Arc::clone(minted), FIXED, false)),
+            Strategy::Own(endpoint) | Strategy::Exchange(endpoint) => {
+                self.own(endpoint, (&upstream.id, summons), &[], now).await
+            }
             // The check of the configuration wants a `discovery` with these.
             Strategy::IdJag(_) | Strategy::User(_) => {
                 Err(Refusal::GrantRefused("the catalogue is read without a user".to_owned()))
@@ -272,15 +270,16 @@ impl Exchange {
     async fn asserted(
         &self,
         assertion: &Arc<Assertion>,
-        (caller, upstream): (&Identity, &UpstreamId),
+        (caller, upstream, witness): (&Identity, &UpstreamId, Witness),
         scopes: &[String],
         (slot, now): (Slot, Timestamp),
-    ) -> Result<Arc<Minted>, Refusal> {
+    ) -> Result<Obtained, Refusal> {
         let ends = unexpired(caller, now)?;
         self.is_user_of(&assertion.of, caller)?;
         let (subject, kind) = self.subject(assertion.subject, (caller, upstream), now).await?;
         let order = Order::Assertion { subject, kind };
-        let flight = Flight::new(&self.flights, &assertion.provider, order, scopes).redeemed_at(&assertion.server);
+        let flight =
+            Flight::new((&self.flights, witness), &assertion.provider, order, scopes).redeemed_at(&assertion.server);
         self.flights.obtain(slot, now, flight.fly(Some(ends), now)).await
     }
 
@@ -291,43 +290,43 @@ impl Exchange {
     async fn exchanged(
         &self,
         endpoint: &Arc<Endpoint>,
-        caller: &Identity,
+        (caller, witness): (&Identity, Witness),
         scopes: &[String],
         (slot, now): (Slot, Timestamp),
-    ) -> Result<Arc<Minted>, Refusal> {
+    ) -> Result<Obtained, Refusal> {
         let ends = unexpired(caller, now)?;
         may_act(endpoint, caller)?;
-        let actor = if endpoint.request.actor { Some(self.actor(endpoint, now).await?) } else { None };
+        let actor = if endpoint.request.actor { Some(self.actor(endpoint, &witness, now).await?) } else { None };
         let order = Order::Exchange { subject: caller.credential.secret().clone(), actor };
-        let flight = Flight::new(&self.flights, endpoint, order, scopes);
+        let flight = Flight::new((&self.flights, witness), endpoint, order, scopes);
         self.flights.obtain(slot, now, flight.fly(Some(ends), now)).await
     }
 
     async fn own(
         &self,
         endpoint: &Arc<Endpoint>,
-        upstream: &UpstreamId,
+        (upstream, summons): (&UpstreamId, Summons<'_>),
         scopes: &[String],
         now: Timestamp,
     ) -> Result<Grant, Refusal> {
         let epoch = self.flights.revocations.grant_epoch(None, upstream);
         let slot = slot_of_gateway(endpoint, "own", scopes, epoch);
         if let Some(minted) = self.flights.ready(&slot, now) {
-            return Ok(Grant::of(minted, slot));
+            return Ok(Grant::of(minted, slot, false));
         }
-        let flight = Flight::new(&self.flights, endpoint, Order::Own, scopes);
-        let minted = Box::pin(self.flights.obtain(slot, now, flight.fly(None, now))).await?;
-        Ok(Grant::of(minted, slot))
+        let flight = Flight::new((&self.flights, summons()?), endpoint, Order::Own, scopes);
+        let (minted, fresh) = Box::pin(self.flights.obtain(slot, now, flight.fly(None, now))).await?;
+        Ok(Grant::of(minted, slot, fresh))
     }
 
     /// The token that names the gateway as the actor (RFC 8693 §2.1).
-    async fn actor(&self, endpoint: &Arc<Endpoint>, now: Timestamp) -> Result<Secret, Refusal> {
+    async fn actor(&self, endpoint: &Arc<Endpoint>, witness: &Witness, now: Timestamp) -> Result<Secret, Refusal> {
         let slot = slot_of_gateway(endpoint, "actor", &[], 0);
         let minted = match self.flights.ready(&slot, now) {
             Some(minted) => minted,
             None => {
-                let flight = Flight::new(&self.flights, endpoint, Order::Actor, &[]);
-                self.flights.obtain(slot, now, flight.fly(None, now)).await?
+                let flight = Flight::new((&self.flights, witness.clone()), endpoint, Order::Actor, &[]);
+                self.flights.obtain(slot, now, flight.fly(None, now)).await?.0
             }
         };
         let value = minted.header.as_ref().and_then(|(_, value)| value.to_str().ok()?.strip_prefix(BEARER));
@@ -401,9 +400,9 @@ impl Strategy {
             generation: flights.generation(),
             expires_at: None,
             usable_until: Timestamp::from_unix_ms(u64::MAX),
-            announced: AtomicBool::new(true), // it was configured, not minted
             binding: None,
             state: None,
+            fresh: true,
         }))
     }
 }
@@ -433,9 +432,9 @@ impl Minted {
             generation,
             expires_at: None,
             usable_until: Timestamp::from_unix_ms(0),
-            announced: AtomicBool::new(false),
             binding: prover.map(|prover| Binding { prover, ath: proof::ath(token.expose()) }),
             state: None,
+            fresh: true,
         })
     }
 

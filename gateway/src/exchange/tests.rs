@@ -15,7 +15,12 @@ use tokio::{
     sync::Notify,
 };
 
-use super::{accounts::Account, answer::Token, *};
+use super::{
+    accounts::Account,
+    answer::Token,
+    connect::{Connected, Gain},
+    *,
+};
 use crate::{
     config::{
         ClientAuthentication, OAuthClient, Remote, TokenEndpoint, TokenRequest, Transport,
@@ -23,11 +28,14 @@ use crate::{
     },
     identity::{Agent, Authentication, Binding, Credential, User, revocation::Revocations},
     refusal::TokenFault,
-    state::Place,
+    state::{Place, Value},
     tasks,
 };
 
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+
+/// A witness that lets everything pass.
+const UNSEEN: Summons<'static> = &|| Ok(Witness::new(|_| Ok(())));
 
 /// What the endpoint was asked: the form in order, and the headers.
 #[derive(Debug, Clone)]
@@ -68,7 +76,12 @@ struct Stage {
     resource: Mutex<[Option<(u16, String)>; 2]>,
     /// Whether they say that identity assertions are redeemed.
     redeems: AtomicBool,
+    /// How many have asked what does not answer.
+    hanging: AtomicUsize,
 }
+
+/// The status of what does not answer.
+const HANGS: u16 = 0;
 
 impl Stage {
     async fn set(play: Play) -> Arc<Self> {
@@ -82,6 +95,7 @@ impl Stage {
             elsewhere: Mutex::default(),
             resource: Mutex::default(),
             redeems: AtomicBool::new(true),
+            hanging: AtomicUsize::new(0),
         });
         let shared = Arc::clone(&stage);
         tasks::background(async move {
@@ -105,6 +119,11 @@ impl Stage {
             let [own, root] = self.resource.lock().clone();
             let said = if parts.uri.path().ends_with("-resource") { root } else { own };
             let (status, text) = said.unwrap_or((404, String::new()));
+            if status == HANGS {
+                self.hanging.fetch_add(1, Ordering::SeqCst);
+                self.release.notified().await;
+                return Err("hung up");
+            }
             return Ok(Response::builder().status(status).body(Full::new(text.into())).unwrap());
         }
         if parts.method == http::Method::GET {
@@ -144,6 +163,12 @@ impl Stage {
 
     fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
+    }
+
+    /// How many of its answers were taken, and how many not, by the metric.
+    fn counted(&self) -> [u64; 2] {
+        let at = self.request().at.to_string();
+        ["ok", "failed"].map(|outcome| metrics().mints.with([&at, outcome]).value())
     }
 
     fn last(&self) -> Asked {
@@ -242,7 +267,7 @@ async fn an_exchange_is_written_as_rfc_8693_has_it() {
     let stage = Stage::set(Play::Tokens(300)).await;
     let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
     let scopes = ["crm.write".to_owned(), "crm.read".to_owned()];
-    let grant = exchange.mint(&caller("alice", "alices.own.token"), &upstream, &scopes, NOW).await.unwrap();
+    let grant = exchange.mint((&caller("alice", "alices.own.token"), UNSEEN), &upstream, &scopes, NOW).await.unwrap();
     let asked = stage.last();
     let expected = [
         ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
@@ -260,7 +285,7 @@ async fn an_exchange_is_written_as_rfc_8693_has_it() {
     assert_eq!(asked.headers["authorization"], format!("Basic {basic}"));
     assert_eq!(bearer(&grant), "Bearer minted-0");
     assert_eq!(
-        (grant.strategy(), grant.audience(), grant.resource()),
+        (grant.strategy(), grant.facts().audience.as_deref(), grant.facts().resource.as_deref()),
         ("exchange", Some("crm-api"), Some("https://crm.internal/mcp"))
     );
     assert_eq!(grant.scopes(), ["crm.read", "crm.write"]);
@@ -273,13 +298,13 @@ async fn an_exchange_is_written_as_rfc_8693_has_it() {
 async fn the_gateway_names_itself_as_the_actor() {
     let stage = Stage::set(Play::Tokens(300)).await;
     let (exchange, upstream) = exchange(config::Grant::Exchange(TokenRequest { actor: true, ..stage.request() }));
-    let grant = exchange.mint(&caller("alice", "alice-token"), &upstream, &[], NOW).await.unwrap();
+    let grant = exchange.mint((&caller("alice", "alice-token"), UNSEEN), &upstream, &[], NOW).await.unwrap();
     let first = stage.asked.lock()[0].clone();
     assert_eq!(first.form, [("grant_type".to_owned(), "client_credentials".to_owned())]);
     assert_eq!(stage.last().field("actor_token"), Some("minted-0"));
     assert_eq!(stage.last().field("actor_token_type"), Some("urn:ietf:params:oauth:token-type:access_token"));
     assert_eq!(bearer(&grant), "Bearer minted-1");
-    exchange.mint(&caller("bob", "bob-token"), &upstream, &[], NOW).await.unwrap();
+    exchange.mint((&caller("bob", "bob-token"), UNSEEN), &upstream, &[], NOW).await.unwrap();
     assert_eq!(stage.count(), 3, "the actor token is the same for all callers");
 }
 
@@ -289,7 +314,7 @@ async fn the_client_proves_itself_by_post_or_by_key() {
     let mut request = stage.request();
     request.client.authentication = ClientAuthentication::SecretPost(Secret::new("s&cret".to_owned()));
     let (by_post, upstream) = exchange(config::Grant::ClientCredentials(request.clone()));
-    by_post.mint(&caller("alice", "a"), &upstream, &[], NOW).await.unwrap();
+    by_post.mint((&caller("alice", "a"), UNSEEN), &upstream, &[], NOW).await.unwrap();
     assert_eq!(stage.last().field("client_secret"), Some("s&cret"));
     assert!(!stage.last().headers.contains_key("authorization"));
 
@@ -301,7 +326,7 @@ async fn the_client_proves_itself_by_post_or_by_key() {
         audience: "https://login.example".to_owned(),
     };
     let (by_key, upstream) = exchange(config::Grant::ClientCredentials(request.clone()));
-    by_key.mint(&caller("alice", "a"), &upstream, &[], NOW).await.unwrap();
+    by_key.mint((&caller("alice", "a"), UNSEEN), &upstream, &[], NOW).await.unwrap();
     let asked = stage.last();
     assert_eq!(asked.field("client_assertion_type"), Some("urn:ietf:params:oauth:client-assertion-type:jwt-bearer"));
     let assertion = asked.field("client_assertion").unwrap();
@@ -338,14 +363,14 @@ async fn a_credential_serves_its_caller_token_and_scopes_and_nobody_else() {
     let table: [(&Identity, &[String]); 5] =
         [(&alice, &[]), (&bob, &[]), (&alice, &write), (&caller("alice", "alice-2"), &[]), (&stepped_up, &[])];
     for (who, scopes) in table {
-        let first = exchange.mint(who, &upstream, scopes, NOW).await.unwrap();
-        let again = exchange.mint(who, &upstream, scopes, seconds(269)).await.unwrap();
+        let first = exchange.mint((who, UNSEEN), &upstream, scopes, NOW).await.unwrap();
+        let again = exchange.mint((who, UNSEEN), &upstream, scopes, seconds(269)).await.unwrap();
         assert_eq!(bearer(&first), bearer(&again));
         assert_eq!((first.generation(), first.fresh(), again.fresh()), (again.generation(), true, false));
         assert!(seen.insert(bearer(&first).to_owned()), "{} served two", bearer(&first));
     }
     assert_eq!(stage.count(), 5);
-    exchange.mint(&alice, &upstream, &[], seconds(270)).await.unwrap();
+    exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(270)).await.unwrap();
     assert_eq!(stage.count(), 6, "the last thirty seconds are not used");
 }
 
@@ -363,7 +388,7 @@ async fn a_credential_for_one_binding_is_none_for_another() {
     for binding in bindings {
         let mut who = caller("alice", "alice-1");
         who.authentication.binding = binding;
-        let grant = exchange.mint(&who, &upstream, &[], NOW).await.unwrap();
+        let grant = exchange.mint((&who, UNSEEN), &upstream, &[], NOW).await.unwrap();
         assert!(seen.insert(bearer(&grant).to_owned()), "{:?}", who.authentication.binding);
     }
     assert_eq!(stage.count(), 4);
@@ -386,10 +411,11 @@ async fn the_gateway_becomes_the_actor_only_where_the_token_lets_it() {
         let mut who = caller("alice", "alice-1");
         who.authentication.may_act = named.map(str::to_owned);
         let before = stage.count();
-        let minted = exchange.mint(&who, &upstream, &[], NOW).await;
+        let minted = exchange.mint((&who, UNSEEN), &upstream, &[], NOW).await;
         assert_eq!(matches!(minted, Err(Refusal::GrantRefused(_))), refused, "{acts} {named:?}");
         assert_eq!(stage.count() == before, refused, "nobody is asked in vain: {named:?}");
     }
+    assert_eq!(stage.counted(), [u64::try_from(stage.count()).unwrap(), 0], "those for the actor, too");
 }
 
 #[tokio::test]
@@ -398,7 +424,7 @@ async fn who_came_without_a_token_has_none_to_exchange() {
     let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
     let mut machine = caller("machine", "");
     machine.authentication.method = CERTIFICATE;
-    assert_eq!(exchange.mint(&machine, &upstream, &[], NOW).await.unwrap_err(), Refusal::GrantNeedsToken);
+    assert_eq!(exchange.mint((&machine, UNSEEN), &upstream, &[], NOW).await.unwrap_err(), Refusal::GrantNeedsToken);
     assert_eq!(stage.count(), 0);
 }
 
@@ -408,7 +434,7 @@ async fn a_credential_outlives_neither_itself_nor_its_subject_nor_the_bound() {
     let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
     let mut short = caller("alice", "short");
     short.authentication.expires_at = seconds(100);
-    let grant = exchange.mint(&short, &upstream, &[], NOW).await.unwrap();
+    let grant = exchange.mint((&short, UNSEEN), &upstream, &[], NOW).await.unwrap();
     assert_eq!(grant.expires_at(), Some(seconds(100)));
     let table =
         [("alice", 69, 1), ("alice", 70, 2), ("bob", 299, 3), ("bob", 299, 3), ("carol", 0, 4), ("carol", 300, 5)];
@@ -418,10 +444,10 @@ async fn a_credential_outlives_neither_itself_nor_its_subject_nor_the_bound() {
             who = caller("alice", "short");
             who.authentication.expires_at = seconds(100);
         }
-        exchange.mint(&who, &upstream, &[], seconds(at)).await.unwrap();
+        exchange.mint((&who, UNSEEN), &upstream, &[], seconds(at)).await.unwrap();
         assert_eq!(stage.count(), count, "{name} at {at}");
     }
-    let gone = exchange.mint(&short, &upstream, &[], seconds(100)).await.unwrap_err();
+    let gone = exchange.mint((&short, UNSEEN), &upstream, &[], seconds(100)).await.unwrap_err();
     assert_eq!(gone, Refusal::TokenInvalid(TokenFault::Expired));
     assert_eq!(stage.count(), 5, "an expired subject is not shown to anybody");
     assert_eq!(usable_for(Duration::from_secs(20)), Duration::from_secs(10));
@@ -431,9 +457,17 @@ async fn a_credential_outlives_neither_itself_nor_its_subject_nor_the_bound() {
 async fn many_calls_ask_once_and_a_waiter_that_leaves_takes_nothing_along() {
     let stage = Stage::set(Play::Holds).await;
     let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
+    let seen = Arc::new(Mutex::new(Vec::new()));
     let mint = |name: &'static str| {
-        let (exchange, upstream) = (Arc::clone(&exchange), Arc::clone(&upstream));
-        tasks::background(async move { exchange.mint(&caller(name, name), &upstream, &[], NOW).await })
+        let (exchange, upstream, seen) = (Arc::clone(&exchange), Arc::clone(&upstream), Arc::clone(&seen));
+        let summons = move || {
+            let seen = Arc::clone(&seen);
+            Ok(Witness::new(move |facts| {
+                seen.lock().push((name, facts.token_digest.clone().unwrap()));
+                Ok(())
+            }))
+        };
+        tasks::background(async move { exchange.mint((&caller(name, name), &summons), &upstream, &[], NOW).await })
     };
     let first = mint("alice");
     while stage.count() == 0 {
@@ -452,7 +486,63 @@ async fn many_calls_ask_once_and_a_waiter_that_leaves_takes_nothing_along() {
         assert_eq!(bearer(&grant), "Bearer minted-0");
         fresh += usize::from(grant.fresh());
     }
-    assert_eq!((stage.count(), fresh), (2, 1));
+    assert_eq!((stage.count(), fresh), (2, 0), "who had it minted has left");
+    assert_eq!(stage.counted(), [2, 0], "the requests are counted, not who waits for them");
+    let expected = [("bob", digest::short("minted-1")), ("alice", digest::short("minted-0"))];
+    assert_eq!(*seen.lock(), expected);
+}
+
+/// What witnesses saw: strategy and digest.
+type Seen = Arc<Mutex<Vec<(&'static str, Option<String>)>>>;
+
+/// A witness that notes what it sees, and takes it or does not.
+fn noting(seen: &Seen, takes: bool) -> Witness {
+    let seen = Arc::clone(seen);
+    Witness::new(move |facts| {
+        seen.lock().push((facts.strategy, facts.token_digest.clone()));
+        takes.then_some(()).ok_or_else(|| Refusal::AuditUnavailable("full".to_owned()))
+    })
+}
+
+#[tokio::test]
+async fn nothing_is_minted_unseen() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let request = TokenRequest { actor: true, ..stage.request() };
+    let own = config::Grant::ClientCredentials(stage.request());
+    let (by_exchange, upstream) = exchange(config::Grant::Exchange(request));
+    let (in_own_name, itself) = exchange(own);
+    let alice = caller("alice", "alice");
+    let nobody = || Err(Refusal::AuditUnavailable("no disk".to_owned()));
+    for (exchange, upstream) in [(&by_exchange, &upstream), (&in_own_name, &itself)] {
+        let refusal = exchange.mint((&alice, &nobody), upstream, &[], NOW).await.unwrap_err();
+        assert_eq!(refusal.code(), "audit_unavailable");
+        assert_eq!(exchange.service(upstream, &nobody, NOW).await.unwrap_err().code(), "audit_unavailable");
+    }
+    assert_eq!(stage.count(), 0, "who can write nothing down asks for nothing");
+
+    let seen = Seen::default();
+    let summons = |takes: bool| {
+        let seen = Arc::clone(&seen);
+        move || Ok(noting(&seen, takes))
+    };
+    let refusal = in_own_name.mint((&alice, &summons(false)), &itself, &[], NOW).await.unwrap_err();
+    assert_eq!(refusal.code(), "audit_unavailable", "what is not on record is nobody's");
+    for at in [2, 3] {
+        in_own_name.service(&itself, &summons(true), seconds(at)).await.unwrap();
+        in_own_name.mint((&alice, &summons(true)), &itself, &[], seconds(at)).await.unwrap();
+        by_exchange.service(&upstream, &summons(true), seconds(at)).await.unwrap();
+        by_exchange.mint((&alice, &summons(true)), &upstream, &[], seconds(at)).await.unwrap();
+    }
+    let digest = |number| Some(digest::short(&format!("minted-{number}")));
+    let expected = [
+        ("client_credentials", digest(0)),
+        ("client_credentials", digest(1)),
+        ("client_credentials", digest(2)),
+        ("actor", digest(3)),
+        ("exchange", digest(4)),
+    ];
+    assert_eq!(*seen.lock(), expected);
+    assert_eq!(stage.count(), 5);
 }
 
 #[tokio::test]
@@ -462,22 +552,23 @@ async fn failures_are_remembered_briefly_and_for_their_own_caller_only() {
     let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
     let alice = caller("alice", "alice");
     for _ in 0..3 {
-        let refusal = exchange.mint(&alice, &upstream, &[], NOW).await.unwrap_err();
+        let refusal = exchange.mint((&alice, UNSEEN), &upstream, &[], NOW).await.unwrap_err();
         let Refusal::GrantRefused(why) = &refusal else { panic!("{refusal:?}") };
         assert!(why.ends_with("/token: invalid_target: not for you"), "{why}");
     }
     assert_eq!(stage.count(), 1);
     stage.plays(Play::Says(503, "down".to_owned()));
     for _ in 0..3 {
-        let refusal = exchange.mint(&caller("bob", "bob"), &upstream, &[], NOW).await.unwrap_err();
+        let refusal = exchange.mint((&caller("bob", "bob"), UNSEEN), &upstream, &[], NOW).await.unwrap_err();
         assert!(matches!(refusal, Refusal::GrantUnavailable(_)), "{refusal:?}");
     }
     assert_eq!(stage.count(), 2);
+    assert_eq!(stage.counted(), [0, 2], "what is remembered is no request");
     stage.plays(Play::Tokens(300));
-    exchange.mint(&caller("carol", "carol"), &upstream, &[], NOW).await.unwrap();
-    exchange.mint(&caller("bob", "bob"), &upstream, &[], seconds(4)).await.unwrap();
-    assert!(exchange.mint(&alice, &upstream, &[], seconds(4)).await.is_err());
-    exchange.mint(&alice, &upstream, &[], seconds(10)).await.unwrap();
+    exchange.mint((&caller("carol", "carol"), UNSEEN), &upstream, &[], NOW).await.unwrap();
+    exchange.mint((&caller("bob", "bob"), UNSEEN), &upstream, &[], seconds(4)).await.unwrap();
+    assert!(exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(4)).await.is_err());
+    exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(10)).await.unwrap();
 }
 
 #[tokio::test]
@@ -494,7 +585,7 @@ async fn an_endpoint_that_answers_nonsense_or_nothing_is_unavailable() {
     for play in plays {
         let stage = Stage::set(play.clone()).await;
         let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
-        let refusal = exchange.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap_err();
+        let refusal = exchange.mint((&caller("alice", "alice"), UNSEEN), &upstream, &[], NOW).await.unwrap_err();
         assert!(matches!(refusal, Refusal::GrantUnavailable(_)), "{play:?}: {refusal:?}");
     }
     let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -503,7 +594,7 @@ async fn an_endpoint_that_answers_nonsense_or_nothing_is_unavailable() {
     drop(nowhere);
     let (exchange, upstream) = exchange(config::Grant::Exchange(request));
     for (name, why) in [("alice", "unreachable: "), ("bob", "unreachable a moment ago")] {
-        let refusal = exchange.mint(&caller(name, name), &upstream, &[], NOW).await.unwrap_err();
+        let refusal = exchange.mint((&caller(name, name), UNSEEN), &upstream, &[], NOW).await.unwrap_err();
         assert!(matches!(&refusal, Refusal::GrantUnavailable(text) if text.contains(why)), "{refusal:?}");
     }
 }
@@ -513,7 +604,7 @@ async fn an_endpoint_that_hangs_costs_a_bounded_time() {
     let stage = Stage::set(Play::Holds).await;
     let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
     let began = tokio::time::Instant::now();
-    let refusal = exchange.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap_err();
+    let refusal = exchange.mint((&caller("alice", "alice"), UNSEEN), &upstream, &[], NOW).await.unwrap_err();
     assert!(matches!(refusal, Refusal::GrantUnavailable(_)));
     assert!(began.elapsed() <= ENDPOINT_DEADLINE + Duration::from_secs(1), "{:?}", began.elapsed());
 }
@@ -523,16 +614,16 @@ async fn a_dropped_grant_is_minted_anew_and_a_newer_one_stays() {
     let stage = Stage::set(Play::Tokens(300)).await;
     let (exchange, upstream) = exchange(config::Grant::Exchange(stage.request()));
     let alice = caller("alice", "alice");
-    let first = exchange.mint(&alice, &upstream, &[], NOW).await.unwrap();
+    let first = exchange.mint((&alice, UNSEEN), &upstream, &[], NOW).await.unwrap();
     exchange.drop_grant(&first.key());
-    let second = exchange.mint(&alice, &upstream, &[], NOW).await.unwrap();
+    let second = exchange.mint((&alice, UNSEEN), &upstream, &[], NOW).await.unwrap();
     assert!(second.generation() > first.generation() && second.fresh());
     exchange.drop_grant(&first.key());
-    assert_eq!(exchange.mint(&alice, &upstream, &[], NOW).await.unwrap().generation(), second.generation());
+    assert_eq!(exchange.mint((&alice, UNSEEN), &upstream, &[], NOW).await.unwrap().generation(), second.generation());
     let renewed = exchange
         .reconfigured(&BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]), &[], &config::Egress::default())
         .unwrap();
-    assert_eq!(renewed.mint(&alice, &upstream, &[], NOW).await.unwrap().generation(), second.generation());
+    assert_eq!(renewed.mint((&alice, UNSEEN), &upstream, &[], NOW).await.unwrap().generation(), second.generation());
     assert_eq!(stage.count(), 2);
 }
 
@@ -540,7 +631,7 @@ async fn a_dropped_grant_is_minted_anew_and_a_newer_one_stays() {
 async fn the_catalogue_is_read_in_the_gateways_own_name() {
     let stage = Stage::set(Play::Tokens(300)).await;
     let (derived, upstream) = exchange(config::Grant::Exchange(stage.request()));
-    let grant = derived.service(&upstream, NOW).await.unwrap();
+    let grant = derived.service(&upstream, UNSEEN, NOW).await.unwrap();
     assert_eq!(grant.strategy(), "client_credentials");
     let asked = stage.last();
     assert_eq!((asked.field("grant_type"), asked.field("audience")), (Some("client_credentials"), Some("crm-api")));
@@ -549,20 +640,23 @@ async fn the_catalogue_is_read_in_the_gateways_own_name() {
     let named = Arc::new(tests::upstream(config::Grant::Exchange(stage.request()), Some(fixed)));
     let named_too =
         Exchange::new(&BTreeMap::from([(named.id.clone(), Arc::clone(&named))]), Revocations::default()).unwrap();
-    assert_eq!(named_too.service(&named, NOW).await.unwrap().strategy(), "static_secret");
-    assert_eq!(named_too.mint(&caller("alice", "alice"), &named, &[], NOW).await.unwrap().strategy(), "exchange");
+    assert_eq!(named_too.service(&named, UNSEEN, NOW).await.unwrap().strategy(), "static_secret");
+    assert_eq!(
+        named_too.mint((&caller("alice", "alice"), UNSEEN), &named, &[], NOW).await.unwrap().strategy(),
+        "exchange"
+    );
 }
 
 #[tokio::test]
 async fn a_secret_or_nothing_is_given_without_asking_anybody() {
     let secret = config::Grant::StaticSecret { header: "x-api-key".to_owned(), value: Secret::new("k-1".to_owned()) };
     let (keyed, upstream) = exchange(secret);
-    let grant = keyed.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap();
+    let grant = keyed.mint((&caller("alice", "alice"), UNSEEN), &upstream, &[], NOW).await.unwrap();
     let (name, value) = grant.header().unwrap();
     assert_eq!((name.as_str(), value.to_str().unwrap(), value.is_sensitive()), ("x-api-key", "k-1", true));
     assert_eq!((grant.fresh(), grant.expires_at()), (false, None));
     let (bare, upstream) = exchange(config::Grant::Nothing);
-    let grant = bare.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap();
+    let grant = bare.mint((&caller("alice", "alice"), UNSEEN), &upstream, &[], NOW).await.unwrap();
     assert!(grant.header().is_none() && grant.token_digest().is_none());
     assert_eq!(grant.strategy(), "none");
     let broken = config::Grant::StaticSecret { header: "x".to_owned(), value: Secret::new("a\r\nb: c".to_owned()) };
@@ -581,7 +675,7 @@ async fn each_provider_is_asked_in_its_own_words() {
         let (exchange, upstream) = exchange(config::Grant::Exchange(request));
         let stage = &stage;
         async move {
-            exchange.mint(&caller("alice", "alices.own.token"), &upstream, &[], NOW).await.unwrap();
+            exchange.mint((&caller("alice", "alices.own.token"), UNSEEN), &upstream, &[], NOW).await.unwrap();
             stage.last().form.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
         }
     };
@@ -613,7 +707,7 @@ async fn what_a_provider_adds_to_the_scopes_is_refused_unless_it_always_does() {
     for (name, fine) in [("rfc8693", false), ("okta", false), ("keycloak", true), ("entra_obo", true)] {
         let dialect = Dialect::named(name).unwrap();
         let (exchange, upstream) = exchange(config::Grant::Exchange(TokenRequest { dialect, ..stage.request() }));
-        let minted = exchange.mint(&caller("alice", "a"), &upstream, &[], NOW).await;
+        let minted = exchange.mint((&caller("alice", "a"), UNSEEN), &upstream, &[], NOW).await;
         assert_eq!(minted.is_ok(), fine, "{name}");
         if let Ok(grant) = minted {
             assert_eq!(grant.scopes(), ["crm.read", "profile"], "what was given is recorded");
@@ -648,6 +742,31 @@ fn long_lived() -> Identity {
     alice
 }
 
+/// Only who asks waits for an upstream that does not say whose tokens it takes; all others go by what is known.
+#[tokio::test]
+async fn an_upstream_that_hangs_holds_up_one_call_and_no_more() {
+    let (provider, server) = (Stage::set(Play::Tokens(1)).await, Stage::set(Play::Tokens(60)).await);
+    let (exchange, upstream) = redeeming(&provider, &server);
+    let exchange = Arc::new(exchange);
+    let mint = |name: &'static str, at: u64| {
+        let (exchange, upstream) = (Arc::clone(&exchange), Arc::clone(&upstream));
+        let who = Identity { principal: digest::sha256(name.as_bytes()), ..long_lived() };
+        tasks::background(async move { exchange.mint((&who, UNSEEN), &upstream, &[], seconds(at)).await })
+    };
+    // What says nothing yet is asked again within a minute.
+    *server.resource.lock() = [Some((503, String::new())), None];
+    mint("alice", 0).await.unwrap().unwrap();
+    *server.resource.lock() = [Some((HANGS, String::new())), None];
+    let first = mint("alice", 70);
+    while server.hanging.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    mint("bob", 70).await.unwrap().unwrap();
+    assert!(!first.is_finished());
+    server.release.notify_waiters();
+    first.await.unwrap().unwrap();
+}
+
 /// What cannot be read says nothing, and what it may say is soon looked for again.
 #[tokio::test]
 async fn an_upstream_that_says_nothing_legible_is_what_it_last_said_it_was() {
@@ -675,7 +794,7 @@ async fn an_upstream_that_says_nothing_legible_is_what_it_last_said_it_was() {
     ] {
         *server.resource.lock() = [place.clone(), root.clone()];
         let asked = provider.count();
-        let minted = exchange.mint(&long_lived(), &upstream, &[], seconds(at)).await;
+        let minted = exchange.mint((&long_lived(), UNSEEN), &upstream, &[], seconds(at)).await;
         assert_eq!(minted.is_ok(), is_asked_for, "{at}: {:?}", minted.err());
         assert_eq!(provider.count() > asked, is_asked_for, "{at}");
     }
@@ -687,7 +806,7 @@ async fn an_upstream_that_names_another_server_is_asked_for_in_nobodys_name() {
     let (provider, server) = (Stage::set(Play::Tokens(1)).await, Stage::set(Play::Tokens(60)).await);
     let (issuer, here) = (format!("http://{}", server.address), HERE);
     let (exchange, upstream) = redeeming(&provider, &server);
-    let alice = async |at: u64| exchange.mint(&long_lived(), &upstream, &[], seconds(at)).await;
+    let alice = async |at: u64| exchange.mint((&long_lived(), UNSEEN), &upstream, &[], seconds(at)).await;
     let says = |resource: &str, named: &str| {
         let said = format!(r#"{{"resource":"{resource}","authorization_servers":["{named}"]}}"#);
         *server.resource.lock() = [Some((200, said)), None];
@@ -723,7 +842,7 @@ async fn a_workload_has_its_platforms_word_for_a_grant() {
     let client = OAuthClient { id: "the file".to_owned(), authentication };
     let (exchange, upstream) =
         exchange(config::Grant::ClientCredentials(TokenRequest { client, audience: None, ..stage.request() }));
-    let grant = exchange.mint(&caller("alice", "a"), &upstream, &[], NOW).await.unwrap();
+    let grant = exchange.mint((&caller("alice", "a"), UNSEEN), &upstream, &[], NOW).await.unwrap();
     assert_eq!((grant.strategy(), bearer(&grant)), ("workload_grant", "Bearer minted-0"));
     let asked = stage.last();
     let expected = [
@@ -746,20 +865,20 @@ async fn the_platforms_assertion_is_read_anew_each_time() {
     request.client.authentication = ClientAuthentication::AssertionFile(file.clone());
     let (exchange, upstream) = exchange(config::Grant::ClientCredentials(request));
     let alice = caller("alice", "a");
-    exchange.mint(&alice, &upstream, &[], NOW).await.unwrap();
+    exchange.mint((&alice, UNSEEN), &upstream, &[], NOW).await.unwrap();
     let asked = stage.last();
     assert_eq!((asked.field("client_assertion"), asked.field("client_id")), (Some("aaa.bbb.ccc"), Some("gate way:1")));
     assert_eq!(asked.field("client_assertion_type"), Some("urn:ietf:params:oauth:client-assertion-type:jwt-bearer"));
     std::fs::write(&file, "ddd.eee.fff").unwrap();
-    exchange.mint(&alice, &upstream, &[], seconds(60)).await.unwrap();
+    exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(60)).await.unwrap();
     assert_eq!(stage.last().field("client_assertion"), Some("ddd.eee.fff"));
     for (text, at) in [("", 120), ("not a token", 180), ("one.two", 240)] {
         std::fs::write(&file, text).unwrap();
-        let refusal = exchange.mint(&alice, &upstream, &[], seconds(at)).await.unwrap_err();
+        let refusal = exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(at)).await.unwrap_err();
         assert!(matches!(&refusal, Refusal::GrantUnavailable(why) if why.contains("not a JWT")), "{refusal:?}");
     }
     std::fs::remove_file(&file).unwrap();
-    assert!(exchange.mint(&alice, &upstream, &[], seconds(300)).await.is_err());
+    assert!(exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(300)).await.is_err());
     assert_eq!(stage.count(), 2, "nothing is sent without the proof");
 }
 
@@ -804,7 +923,7 @@ async fn an_assertion_is_redeemed_where_it_is_meant_for_and_nowhere_else() {
     {
         provider.plays(Play::Says(200, answer));
         let name = format!("alice-{number}");
-        let refusal = exchange.mint(&caller(&name, &name), &upstream, &[], NOW).await.unwrap_err();
+        let refusal = exchange.mint((&caller(&name, &name), UNSEEN), &upstream, &[], NOW).await.unwrap_err();
         assert!(matches!(&refusal, Refusal::GrantUnavailable(text) if text.contains(why)), "{why}: {refusal:?}");
     }
     assert_eq!(server.count(), 0, "nothing was shown to the server");
@@ -813,9 +932,9 @@ async fn an_assertion_is_redeemed_where_it_is_meant_for_and_nowhere_else() {
     let before = provider.count();
     let write = ["crm.write".to_owned()];
     let alice = caller("alice", "alices.own.token");
-    let grant = exchange.mint(&alice, &upstream, &write, NOW).await.unwrap();
+    let grant = exchange.mint((&alice, UNSEEN), &upstream, &write, NOW).await.unwrap();
     assert_eq!(
-        (grant.strategy(), grant.audience(), bearer(&grant)),
+        (grant.strategy(), grant.facts().audience.as_deref(), bearer(&grant)),
         ("id_jag", Some(issuer.as_str()), "Bearer minted-0")
     );
     let asked = provider.last();
@@ -835,13 +954,13 @@ async fn an_assertion_is_redeemed_where_it_is_meant_for_and_nowhere_else() {
         (Some("crm.read"), None),
         "what the assertion holds"
     );
-    exchange.mint(&alice, &upstream, &write, seconds(100)).await.unwrap();
+    exchange.mint((&alice, UNSEEN), &upstream, &write, seconds(100)).await.unwrap();
     assert_eq!((provider.count() - before, server.count()), (1, 1), "both steps are one grant");
 
     // Of another issuer's user the provider gets no token.
     let user = User { issuer: "https://other.example".to_owned(), subject: "alice".to_owned() };
     let stranger = Identity { user: Some(user), ..caller("stranger", "of.another.issuer") };
-    let refusal = exchange.mint(&stranger, &upstream, &write, NOW).await.unwrap_err();
+    let refusal = exchange.mint((&stranger, UNSEEN), &upstream, &write, NOW).await.unwrap_err();
     assert!(matches!(&refusal, Refusal::GrantRefused(why) if why.contains("other.example")), "{refusal:?}");
     assert_eq!((provider.count() - before, server.count()), (1, 1));
 }
@@ -860,6 +979,11 @@ fn keeping(stage: &Stage) -> (Arc<Exchange>, Arc<Upstream>, Store) {
 }
 
 async fn connect(exchange: &Exchange, upstream: &Upstream, who: &Identity, life: u64) {
+    exchange.keep(connected(exchange, upstream, who, life), NOW).await.unwrap();
+}
+
+/// What a visit came to.
+fn connected(exchange: &Exchange, upstream: &Upstream, who: &Identity, life: u64) -> Connected {
     let endpoint = exchange.server(&upstream.id).unwrap();
     let account = Account::of(who, &upstream.id, endpoint).unwrap();
     let name = &who.user.as_ref().unwrap().subject;
@@ -870,7 +994,8 @@ async fn connect(exchange: &Exchange, upstream: &Upstream, who: &Identity, life:
         refresh_token: Some(Secret::new(format!("refresh-{name}"))),
         id_token: None,
     };
-    exchange.personal.as_ref().unwrap().accounts.connect(&account, token, NOW).await.unwrap();
+    let (upstream, user) = (upstream.id.clone(), account.user.clone());
+    Connected { upstream, user, granted: None, gain: Gain::Account(account, token) }
 }
 
 #[tokio::test]
@@ -880,20 +1005,20 @@ async fn an_account_is_its_users_and_is_refreshed_once_and_forgotten_at_a_word()
     let (alice, bob) = (caller("alice", "a"), caller("bob", "b"));
     let mint = |who: &'static str, at: u64| {
         let (exchange, upstream) = (Arc::clone(&exchange), Arc::clone(&upstream));
-        tasks::background(async move { exchange.mint(&caller(who, who), &upstream, &[], seconds(at)).await })
+        tasks::background(async move { exchange.mint((&caller(who, who), UNSEEN), &upstream, &[], seconds(at)).await })
     };
     connect(&exchange, &upstream, &alice, 300).await;
-    let unconnected = exchange.mint(&bob, &upstream, &[], NOW).await.unwrap_err();
+    let unconnected = exchange.mint((&bob, UNSEEN), &upstream, &[], NOW).await.unwrap_err();
     assert!(matches!(&unconnected, Refusal::GrantRefused(why) if why.contains("[[logins]]")), "{unconnected:?}");
     connect(&exchange, &upstream, &bob, 300).await;
     for (who, expected) in [(&alice, "Bearer account-alice"), (&bob, "Bearer account-bob")] {
-        assert_eq!(bearer(&exchange.mint(who, &upstream, &[], NOW).await.unwrap()), expected);
+        assert_eq!(bearer(&exchange.mint((who, UNSEEN), &upstream, &[], NOW).await.unwrap()), expected);
     }
     let mut elsewhere = caller("alice", "a");
     elsewhere.tenant = Some("globex".to_owned());
-    assert!(exchange.mint(&elsewhere, &upstream, &[], NOW).await.is_err(), "another tenant's alice");
+    assert!(exchange.mint((&elsewhere, UNSEEN), &upstream, &[], NOW).await.is_err(), "another tenant's alice");
     let machine = Identity { user: None, ..caller("robot", "r") };
-    assert!(exchange.mint(&machine, &upstream, &[], NOW).await.is_err(), "a machine has no account");
+    assert!(exchange.mint((&machine, UNSEEN), &upstream, &[], NOW).await.is_err(), "a machine has no account");
     assert_eq!(stage.count(), 0);
 
     // Another process that shares the state refreshes too: of both, one does.
@@ -984,7 +1109,9 @@ async fn a_refresh_that_ends_late_undoes_nothing() {
     let alice = caller("alice", "a");
     let refreshing = |at: u64| {
         let (exchange, upstream) = (Arc::clone(&exchange), Arc::clone(&upstream));
-        tasks::background(async move { exchange.mint(&caller("alice", "a"), &upstream, &[], seconds(at)).await })
+        tasks::background(
+            async move { exchange.mint((&caller("alice", "a"), UNSEEN), &upstream, &[], seconds(at)).await },
+        )
     };
     let under_way = async |count: usize| {
         while stage.count() < count {
@@ -1022,7 +1149,10 @@ async fn a_refresh_whose_end_cannot_be_kept_gives_its_token_and_ends_when_it_can
     let alice = caller("alice", "a");
     connect(&exchange, &upstream, &alice, 300).await;
     store.damage("CREATE TRIGGER stuck BEFORE DELETE ON kept BEGIN SELECT RAISE(ABORT, 'stuck'); END");
-    assert_eq!(bearer(&exchange.mint(&alice, &upstream, &[], seconds(280)).await.unwrap()), "Bearer minted-0");
+    assert_eq!(
+        bearer(&exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(280)).await.unwrap()),
+        "Bearer minted-0"
+    );
     let kept = async || store.all(Place::UserGrant, seconds(280)).await.unwrap().len();
     assert_eq!(kept().await, 2, "the account, and its refresh");
     store.damage("DROP TRIGGER stuck");
@@ -1032,7 +1162,67 @@ async fn a_refresh_whose_end_cannot_be_kept_gives_its_token_and_ends_when_it_can
         }
     };
     tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
-    assert_eq!(bearer(&exchange.mint(&alice, &upstream, &[], seconds(560)).await.unwrap()), "Bearer minted-1");
+    assert_eq!(
+        bearer(&exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(560)).await.unwrap()),
+        "Bearer minted-1"
+    );
+}
+
+#[tokio::test]
+async fn of_an_account_that_cannot_be_kept_nothing_is_left_at_its_server() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream, store) = keeping(&stage);
+    let (alice, bob) = (caller("alice", "a"), caller("bob", "b"));
+    connect(&exchange, &upstream, &alice, 300).await;
+    store.damage("CREATE TRIGGER full BEFORE INSERT ON kept BEGIN SELECT RAISE(ABORT, 'no room'); END");
+    for who in [&alice, &bob] {
+        assert!(exchange.keep(connected(&exchange, &upstream, who, 300), NOW).await.is_err());
+    }
+    let asked = async {
+        while stage.asked.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap();
+    let revoked: Vec<_> = stage.asked.lock().iter().map(|asked| asked.field("token").unwrap().to_owned()).collect();
+    assert_eq!(revoked, ["refresh-bob"], "alice's other account might end with it");
+}
+
+/// What is read from the state was written down when it was minted, in whichever process.
+#[tokio::test]
+async fn an_account_is_refreshed_before_a_witness_and_read_without_one() {
+    let stage = Stage::set(Play::Tokens(300)).await;
+    let (exchange, upstream, store) = keeping(&stage);
+    let (alice, seen) = (caller("alice", "a"), Seen::default());
+    let mint = async |takes: bool, at: u64| {
+        let summons = || Ok(noting(&seen, takes));
+        let grant = exchange.mint((&alice, &summons), &upstream, &[], seconds(at)).await;
+        grant.map(|grant| (bearer(&grant).to_owned(), grant.fresh()))
+    };
+    let found = |token: &str, fresh| Ok((format!("Bearer {token}"), fresh));
+    connect(&exchange, &upstream, &alice, 300).await;
+    for at in [1, 2] {
+        assert_eq!(mint(true, at).await, found("account-alice", false));
+        store.put(Place::Login, b"k", Value { bytes: vec![], until: None }, NOW).await.unwrap(); // something changes
+    }
+    assert!(seen.lock().is_empty());
+
+    // Its refresh token may be spent: what it led to is kept, and nothing is sent that is not on record.
+    let refusal = mint(false, 280).await.unwrap_err();
+    assert_eq!(refusal.code(), "audit_unavailable");
+    assert_eq!(mint(true, 281).await, found("minted-1", true));
+    for at in [282, 282 + 299] {
+        store.put(Place::Login, b"k", Value { bytes: vec![], until: None }, NOW).await.unwrap();
+        assert_eq!(mint(true, at).await.map(|(_, fresh)| fresh), Ok(at > 300));
+    }
+    store.damage(
+        "CREATE TRIGGER full BEFORE INSERT ON kept WHEN NEW.place = 'user_grant' AND length(NEW.key) = 32 \
+         BEGIN SELECT RAISE(ABORT, 'no room'); END",
+    );
+    let refusal = mint(true, 282 + 299 + 299).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::GrantUnavailable(_)), "{refusal:?}");
+    let expected = [0, 1, 2, 3].map(|number| ("user_grant", Some(digest::short(&format!("minted-{number}")))));
+    assert_eq!(*seen.lock(), expected);
 }
 
 #[tokio::test]
@@ -1041,13 +1231,16 @@ async fn an_account_without_the_scopes_of_a_tool_is_no_account_for_it() {
     let (exchange, upstream, _store) = keeping(&stage);
     let alice = caller("alice", "a");
     connect(&exchange, &upstream, &alice, 300).await;
-    assert!(exchange.mint(&alice, &upstream, &[], NOW).await.is_ok());
-    let refusal = exchange.mint(&alice, &upstream, &["crm.write".to_owned()], NOW).await.unwrap_err();
+    assert!(exchange.mint((&alice, UNSEEN), &upstream, &[], NOW).await.is_ok());
+    let refusal = exchange.mint((&alice, UNSEEN), &upstream, &["crm.write".to_owned()], NOW).await.unwrap_err();
     assert!(matches!(refusal, Refusal::GrantRefused(_)), "{refusal:?}");
     stage.plays(Play::Says(400, r#"{"error":"invalid_grant"}"#.to_owned()));
-    assert!(exchange.mint(&alice, &upstream, &[], seconds(280)).await.is_err());
+    assert!(exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(280)).await.is_err());
     stage.plays(Play::Tokens(300));
-    assert!(exchange.mint(&alice, &upstream, &[], seconds(10)).await.is_err(), "what the server disowns is forgotten");
+    assert!(
+        exchange.mint((&alice, UNSEEN), &upstream, &[], seconds(10)).await.is_err(),
+        "what the server disowns is forgotten"
+    );
 }
 
 #[tokio::test]
@@ -1062,7 +1255,7 @@ async fn a_server_that_redeems_no_assertions_is_said_to_be_one() {
         provider: "https://login.example".to_owned(),
     })));
     exchange.look_ahead(NOW).await;
-    let refusal = exchange.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap_err();
+    let refusal = exchange.mint((&caller("alice", "alice"), UNSEEN), &upstream, &[], NOW).await.unwrap_err();
     let Refusal::GrantRefused(why) = &refusal else { panic!("{refusal:?}") };
     assert!(why.contains("redeems no ID-JAGs"), "{why}");
     assert_eq!(provider.count(), 0, "no assertion is asked for that nobody takes");
@@ -1074,7 +1267,7 @@ async fn where_the_person_has_to_log_in_again_who_can_do_so_is_told() {
     let stage = Stage::set(Play::Says(400, wants)).await;
     let (exchanging, upstream) = exchange(config::Grant::Exchange(stage.request()));
     for _ in 0..2 {
-        let refusal = exchanging.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap_err();
+        let refusal = exchanging.mint((&caller("alice", "alice"), UNSEEN), &upstream, &[], NOW).await.unwrap_err();
         let Refusal::GrantNeedsLogin(login, why) = &refusal else { panic!("{refusal:?}") };
         assert_eq!((login.acr.as_slice(), login.age_max_s), (["mfa".to_owned()].as_slice(), None));
         assert!(why.ends_with("/token: interaction_required"), "{why}");
@@ -1082,12 +1275,12 @@ async fn where_the_person_has_to_log_in_again_who_can_do_so_is_told() {
     assert_eq!(stage.count(), 1, "it is remembered as any refusal");
     // The gateway in its own name has nobody who could.
     let (own, upstream) = exchange(config::Grant::ClientCredentials(stage.request()));
-    let refusal = own.mint(&caller("alice", "alice"), &upstream, &[], NOW).await.unwrap_err();
+    let refusal = own.mint((&caller("alice", "alice"), UNSEEN), &upstream, &[], NOW).await.unwrap_err();
     assert!(matches!(refusal, Refusal::GrantRefused(_)), "{refusal:?}");
     // An account is connected anew, on its own server's page: nothing of it is left.
     let (personal, upstream, store) = keeping(&stage);
     connect(&personal, &upstream, &caller("alice", "alice"), 300).await;
-    assert!(personal.mint(&caller("alice", "alice"), &upstream, &[], seconds(280)).await.is_err());
+    assert!(personal.mint((&caller("alice", "alice"), UNSEEN), &upstream, &[], seconds(280)).await.is_err());
     let kept = store.all(Place::UserGrant, seconds(280)).await.unwrap();
     assert!(kept.is_empty(), "{}", kept.len());
 }

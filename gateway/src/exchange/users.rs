@@ -3,17 +3,16 @@
 //! Credentials of accounts that they connected, the steps by which they do, and forgetting; what of their logins names them to
 //! an identity provider. It keeps nothing itself: [`super::accounts`], [`super::connect`] and [`super::login`] do.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use super::{
     Exchange, ExchangeError, Strategy,
-    accounts::{Account, Accounts, Granted, Lacking},
+    accounts::{Account, Accounts, Granted, Lacking, facts},
     code::{Response, Strayed},
     connect::{Connected, Gain, LoggedIn, Onward, Visits},
     endpoint::{Endpoint, Order, Shared},
-    grant::{Facts, Grant, Minted},
+    grant::{Grant, Minted, Summons, Witness},
     login::Logins,
-    proof::ProofKey,
     unusable, usable_for,
 };
 use crate::{
@@ -135,28 +134,39 @@ impl Exchange {
         visits.granted(cookie, (page, server), response, now).await
     }
 
-    /// Keeps what a visit came to: it is written down.
+    /// Keeps what a visit came to: it is written down. Where it cannot be kept, it is waived.
     ///
     /// # Errors
     /// [`Strayed::Unavailable`].
     pub async fn keep(&self, connected: Connected, now: Timestamp) -> Result<(), Strayed> {
         let personal = self.personal.as_deref().ok_or(Strayed::Unknown)?;
-        match connected.gain {
-            Gain::Login(done) => personal.visits.logins.keep(&connected.user, done, None, now).await?,
+        let kept = match &connected.gain {
+            Gain::Login(done) => personal.visits.logins.keep(&connected.user, done, None, now).await,
             Gain::Account(account, token) => {
-                personal.accounts.connect(&account, token, now).await?;
+                let kept = personal.accounts.connect(account, token.clone(), now).await;
                 self.flights.clear(&account.key());
+                kept
             }
+        };
+        if kept.is_err() {
+            self.waive(connected, now).await;
         }
-        Ok(())
+        Ok(kept?)
     }
 
-    /// Keeps nothing of what a visit came to: it could not be written down. The server that granted it is told.
-    pub fn waive(&self, connected: Connected, now: Timestamp) {
-        let Gain::Account(account, token) = connected.gain else { return };
-        if let Some(server) = self.server(&account.upstream) {
-            let token = token.refresh_token.unwrap_or(token.value);
-            drop(tasks::background(disowned(Arc::clone(server), token, now)));
+    /// Keeps nothing of what a visit came to. The server that granted it is told (RFC 7009), unless the user has another
+    /// account there, or another login, or that cannot be found out: many servers would end the one with the other.
+    pub async fn waive(&self, connected: Connected, now: Timestamp) {
+        let Some(personal) = &self.personal else { return };
+        match connected.gain {
+            Gain::Login(done) => personal.visits.logins.disown(&connected.user, done, now).await,
+            Gain::Account(account, token) => {
+                let Some(server) = self.server(&account.upstream) else { return };
+                if personal.accounts.lacks(&account, now).await {
+                    let token = token.refresh_token.unwrap_or(token.value);
+                    drop(tasks::background(disowned(Arc::clone(server), token, now)));
+                }
+            }
         }
     }
 
@@ -184,7 +194,7 @@ impl Exchange {
     pub(super) async fn account(
         &self,
         endpoint: &Arc<Endpoint>,
-        (caller, upstream): (&Identity, &UpstreamId),
+        (caller, upstream, summons): (&Identity, &UpstreamId, Summons<'_>),
         scopes: &[String],
         now: Timestamp,
     ) -> Result<Grant, Refusal> {
@@ -198,23 +208,25 @@ impl Exchange {
         let minted = match ready {
             Some(minted) if minted.state == Some(changes) => {
                 self.hits.increment();
-                Ok(minted)
+                Ok((false, minted))
             }
             // The state has changed since: the account may have been forgotten, here or by another process.
-            outdated => {
+            Some(_) | None => {
                 self.misses.increment();
-                let before = outdated.and_then(|minted| minted.facts.token_digest.clone());
+                let server = (Arc::clone(endpoint), summons()?);
                 self.flights.clear(&slot);
-                let fetch = fetched((Arc::clone(personal), changes), account, Arc::clone(endpoint), now);
-                let obtained = self.flights.obtain(slot, now, async move { fetch.await?.minted(before) });
-                Self::counted(upstream, obtained.await)
+                let fetch = fetched((Arc::clone(personal), changes), account, server, now);
+                let obtained = self.flights.obtain(slot, now, fetch).await;
+                obtained.map(|(minted, own)| (own && minted.fresh, minted))
             }
         };
         let mut wanted = [endpoint.request.scopes.as_slice(), scopes].concat();
         match minted {
-            Ok(minted) if wanted.iter().all(|scope| minted.facts.scopes.contains(scope)) => Ok(Grant::of(minted, slot)),
+            Ok((fresh, minted)) if wanted.iter().all(|scope| minted.facts.scopes.contains(scope)) => {
+                Ok(Grant::of(minted, slot, fresh))
+            }
             // All that was granted and what is missing (RC-26).
-            Ok(minted) => {
+            Ok((_, minted)) => {
                 wanted.extend(minted.facts.scopes.iter().cloned());
                 Err(Self::unconnected(personal, (caller, upstream), wanted, now).await)
             }
@@ -281,43 +293,24 @@ pub(super) async fn disowned(server: Arc<Endpoint>, token: Secret, now: Timestam
     }
 }
 
-/// The account's token as a credential: what the state holds is read, and refreshed where that has to be.
+/// The account's token as a credential: what the state holds is read, and refreshed before `witness` where that has to be.
 async fn fetched(
     (personal, changes): (Arc<Personal>, u64),
     account: Account,
-    endpoint: Arc<Endpoint>,
+    (endpoint, witness): (Arc<Endpoint>, Witness),
     now: Timestamp,
-) -> Result<Fetched, Refusal> {
-    let granted = personal.accounts.granted(&account, &endpoint, now).await.map_err(|lacking| match lacking {
+) -> Result<Arc<Minted>, Refusal> {
+    let granted = personal.accounts.granted(&account, (&endpoint, &witness), now).await;
+    let granted = granted.map_err(|lacking| match lacking {
         // The page is named by whoever asked: it is for them.
         Lacking::Consent => Refusal::ConnectRequired(Box::default()),
         Lacking::Refused(refusal) => refusal,
     })?;
     let prover = endpoint.prover(&Order::Own, now).await.map_err(|fault| unusable(&endpoint, fault))?;
-    Ok(Fetched { granted, prover, endpoint, changes, now })
-}
-
-/// What came of an account.
-struct Fetched {
-    granted: Granted,
-    prover: Option<Arc<ProofKey>>,
-    endpoint: Arc<Endpoint>,
-    changes: u64,
-    now: Timestamp,
-}
-
-impl Fetched {
-    /// `before` is the digest of what was in the cache: the same token is not a new one.
-    fn minted(self, before: Option<String>) -> Result<Arc<Minted>, Refusal> {
-        let Self { granted, prover, endpoint, changes, now } = self;
-        let generation = granted.generation();
-        let facts = Facts { strategy: "user_grant", scopes: granted.scopes, ..Facts::of(&endpoint, &granted.token) };
-        let minted = Minted::of(&granted.token, prover, facts, generation)?;
-        let left = granted.expires_at.since(now);
-        let announced = AtomicBool::new(before == minted.facts.token_digest);
-        let minted = minted.until(granted.expires_at, now.plus(usable_for(left)));
-        Ok(Arc::new(Minted { state: Some(changes), announced, ..minted }))
-    }
+    let (generation, Granted { token, scopes, expires_at, fresh }) = (granted.generation(), granted);
+    let minted = Minted::of(&token, prover, facts(&endpoint, &token, scopes), generation)?;
+    let minted = minted.until(expires_at, now.plus(usable_for(expires_at.since(now))));
+    Ok(Arc::new(Minted { state: Some(changes), fresh, ..minted }))
 }
 
 impl Personal {

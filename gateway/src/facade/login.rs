@@ -17,7 +17,7 @@ use crate::{
     config,
     exchange::{
         code::{self, Strayed},
-        login::Done,
+        login::{Done, Logins},
     },
     identity::User,
     lifecycle::{Response, form::Fields},
@@ -54,38 +54,50 @@ impl Facade {
         pending: &Pending,
         response: code::Response,
     ) -> Result<(String, String), Refusal> {
-        let (wish, own) = (&pending.wish, &at.config.own.issuer);
+        let own = &at.config.own.issuer;
         let logins = at.estate.exchange.logins().map_err(refusal)?;
         let done = logins.finish(own, (pending.sent.clone(), response), &at.estate.identity, at.now).await;
         let done = done.map_err(refusal)?;
-        let (person, subject) = (Person::from(&done.person), done.person.subject.clone());
-        let user = User { issuer: own.clone(), subject: subject.clone() };
-        if let Err(refusal) = self.welcome(at, pending, &subject).await {
-            logins.disown(&user, done, at.now).await;
-            return Err(refusal);
+        let user = User { issuer: own.clone(), subject: done.person.subject.clone() };
+        match self.granted(at, pending, (logins, &user, &done)).await {
+            Ok(code) => Ok((code, user.subject)),
+            Err(refusal) => {
+                logins.disown(&user, done, at.now).await;
+                Err(refusal)
+            }
         }
-        let (life, renewal) = (life(at.config, &done), done.refresh_token().map(Renewal::new));
-        // For `exchange`, to ask the provider for something in this person's name.
-        let kept = logins.keep(&user, done, Some(at.now.plus(at.config.login)), at.now).await;
-        kept.map_err(unavailable)?;
+    }
+
+    /// The code for what a login is to lead to: all of it is kept, or the login comes to nothing.
+    async fn granted(
+        &self,
+        at: &At<'_>,
+        pending: &Pending,
+        (logins, user, done): (&Logins, &User, &Done),
+    ) -> Result<String, Refusal> {
+        self.welcome(at, pending, &user.subject).await?;
+        let (wish, life) = (&pending.wish, life(at.config, done));
         let grant = Grant {
             id: String::new(),
             client: wish.client.id.clone(),
             proven: wish.client.keys.is_some(),
             provider: at.config.provider.issuer.clone(),
-            person,
+            person: Person::from(&done.person),
             resource: wish.resource.clone(),
             scopes: wish.scopes.clone(),
             current: None,
             refreshed: wish.client.refreshes && !life.is_zero(),
             bound: None,
-            renewal,
+            renewal: done.refresh_token().map(Renewal::new),
             began_ms: at.now.unix_ms(),
             ends_ms: at.now.plus(life).unix_ms(),
         };
         let bound = (wish.redirect_uri.as_str(), wish.challenge.as_str(), wish.key.as_deref());
         let code = grants::begin(&self.store, grant, bound, at.now).await?;
-        Ok((code, subject))
+        // For `exchange`, to ask the provider for something in this person's name. Last: what is kept is not disowned.
+        let kept = logins.keep(user, done, Some(at.now.plus(at.config.login)), at.now).await;
+        kept.map_err(unavailable)?;
+        Ok(code)
     }
 
     /// Whether this person may have what they came for.

@@ -199,6 +199,11 @@ impl Keys {
         }
     }
 
+    /// Whether the issuer is the gateway itself, which never lacks its keys.
+    pub(super) const fn is_own(&self) -> bool {
+        self.clients.is_none()
+    }
+
     /// Whether tokens of this issuer can be checked.
     pub(super) fn usable(&self, now: Timestamp) -> bool {
         let known = self.known.load();

@@ -81,10 +81,10 @@ fn parameters(challenge: &Challenge, metadata_url: &str, scopes: &[&str]) -> Vec
     let (error, needed): (Option<&str>, Vec<&str>) = match challenge {
         Challenge::Missing => (None, scopes.to_vec()),
         Challenge::InvalidToken => (Some("invalid_token"), scopes.to_vec()),
-        Challenge::InvalidRequest => (Some("invalid_request"), Vec::new()),
-        Challenge::InvalidProof => (Some("invalid_dpop_proof"), Vec::new()),
-        Challenge::NonceNeeded => (Some("use_dpop_nonce"), Vec::new()),
-        Challenge::InsufficientAuthentication(_) => (Some("insufficient_user_authentication"), Vec::new()),
+        Challenge::InvalidRequest => (Some("invalid_request"), Vec::new()), // a 400: another token would not help
+        Challenge::InvalidProof => (Some("invalid_dpop_proof"), scopes.to_vec()),
+        Challenge::NonceNeeded => (Some("use_dpop_nonce"), scopes.to_vec()),
+        Challenge::InsufficientAuthentication(_) => (Some("insufficient_user_authentication"), scopes.to_vec()),
         Challenge::InsufficientScope(needed) => {
             (Some("insufficient_scope"), needed.iter().map(String::as_str).collect())
         }
@@ -163,7 +163,7 @@ mod tests {
             window: Duration::from_secs(60),
         };
         let login = Login { acr: vec!["phr".to_owned(), "m\"fa".to_owned()], age_max_s: Some(300) };
-        let at = format!(r#"resource_metadata="{METADATA}""#);
+        let at = format!(r#"resource_metadata="{METADATA}", scope="mcp:tools""#);
         for (given, required, proves, expect) in [
             (Challenge::Missing, false, false, format!(r#"Bearer {at}, DPoP algs="ES256 EdDSA""#)),
             (Challenge::Missing, true, false, format!(r#"DPoP {at}, algs="ES256 EdDSA""#)),
@@ -185,7 +185,7 @@ mod tests {
         ] {
             let dpop = dpop(required);
             let offer = Offer { dpop: Some(&dpop), certificates: false };
-            assert_eq!(challenge(&given, METADATA, &[], &offer, proves), expect);
+            assert_eq!(challenge(&given, METADATA, &["mcp:tools"], &offer, proves), expect);
         }
         let dpop = dpop(true);
         let offer = Offer { dpop: Some(&dpop), certificates: true };

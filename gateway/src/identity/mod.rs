@@ -209,8 +209,9 @@ impl Authenticator {
 
     /// Who sent a request that shows this, to an endpoint that goes by `audiences` (RR-06).
     ///
-    /// A token that was verified a moment ago is not verified again; it is compared with `audiences` each time, for a
-    /// token is remembered for all endpoints. What it is bound to has to be shown each time.
+    /// A token that was verified within the last minute is not verified again, unless its issuer's keys have changed; it is
+    /// compared with `audiences` each time, for a token is remembered for all endpoints. What it is bound to has to be shown
+    /// each time.
     ///
     /// # Errors
     /// [`Refusal::TokenMissing`], [`Refusal::TokenInQuery`], [`Refusal::AuthorizationMalformed`],
@@ -350,11 +351,12 @@ impl Authenticator {
         self.issuers.iter().find(|keys| keys.issuer.issuer == *issuer).map(|keys| keys.issuer.leeway)
     }
 
-    /// Whether the tokens of at least one issuer can be checked. One that is asked about each is not asked for this; where
-    /// there is none, callers are known by what needs none.
+    /// Whether the tokens of at least one issuer can be checked, and of one besides the gateway itself: nobody logs in without
+    /// another. One that is asked about each is not asked for this; where there is none, callers are known by what needs none.
     #[must_use]
     pub fn ready(&self, now: Timestamp) -> bool {
-        self.issuers.is_empty() || self.issuers.iter().any(|keys| keys.usable(now) || !keys.issuer.signs())
+        let mut others = self.issuers.iter().filter(|keys| !keys.is_own()).peekable();
+        others.peek().is_none() || others.any(|keys| keys.usable(now) || !keys.issuer.signs())
     }
 
     /// Each issuer, as an operator wants to see it.
@@ -578,7 +580,8 @@ impl Weighter<[u8; 32], Arc<Verified>> for ByBytes {
     }
 }
 
-/// A verification is repeated after so long, whatever the token's own life.
+/// A verification is repeated after so long at the latest, whatever the token's own life: from its `exp` on each time, for
+/// as long as the issuer's leeway forgives that.
 const VERIFIED_AGE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of verified tokens kept.
 const VERIFIED_BYTES_MAX: u64 = 32 * 1024 * 1024;

@@ -495,6 +495,30 @@ async fn keys_outlive_an_outage_but_not_for_ever() {
     assert!(!authenticator.ready(late));
 }
 
+/// The gateway's own keys, where it is an authorization server, say nothing of whether anybody can log in.
+#[tokio::test]
+async fn own_keys_do_not_make_it_ready() {
+    let a = ec("a");
+    let server = Server::start(vec![a.jwk()]).await;
+    server.publish(None);
+    let own = Arc::new(issuer("https://gw.example"));
+    let keys = json!({ "keys": [ec("own").jwk()] }).to_string();
+    let now = clock::now();
+    let with = |others: &[Arc<crate::config::Issuer>]| {
+        let authenticator = Authenticator::new(others, &Egress::default(), None, senders(None)).unwrap();
+        let authenticator = authenticator.with_own(Some(&own));
+        authenticator.give(&own.issuer, keys.as_bytes(), now).unwrap();
+        authenticator
+    };
+    assert!(with(&[]).ready(now), "nobody else vouches");
+    let authenticator = with(&[Arc::new(issuer(&server.url))]);
+    assert!(!authenticator.ready(now));
+    server.publish(Some(vec![a.jwk()]));
+    authenticator.start();
+    assert!(ask(&authenticator, &a.token(&claims(&server.url, now)), now).await.is_ok());
+    assert!(authenticator.ready(now));
+}
+
 #[tokio::test]
 async fn an_issuer_that_is_away_at_the_start_is_found_when_it_comes() {
     let a = ec("a");

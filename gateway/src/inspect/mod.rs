@@ -196,8 +196,7 @@ pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Admi
         Ok(result) => result,
         Err(error) => return Ok(Admitted::Answer(failure(asker, sent, error))),
     };
-    let mut out = begin(asker);
-    out.reserve(response.text().len().saturating_add(256));
+    let mut out = begin(asker, response.text().len());
     outbound::member(&mut out, "result", b"");
     let outcome = write_result(&mut out, asker, sent, result)?;
     out.push(b'}');
@@ -206,7 +205,7 @@ pub fn admit(asker: &Asker, sent: &Sent<'_>, response: &Response) -> Result<Admi
 
 /// The answer that an upstream's error becomes.
 fn failure(asker: &Asker, sent: &Sent<'_>, error: RpcError<'_>) -> Answer {
-    let mut out = begin(asker);
+    let mut out = begin(asker, 0);
     outbound::member(&mut out, "error", b"");
     write_error(&mut out, asker, sent, error);
     out.push(b'}');
@@ -218,8 +217,10 @@ fn knows_pages(client: Era, sent: &Sent<'_>) -> bool {
     (client, sent.era()) == (Era::Legacy, Era::Legacy) && sent.may_ask() && sent.declared.has(Capabilities::URL)
 }
 
-fn begin(asker: &Asker) -> Vec<u8> {
-    let mut out = br#"{"jsonrpc":"2.0""#.to_vec();
+/// With room for a member of about so many bytes.
+fn begin(asker: &Asker, room: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(room.saturating_add(256));
+    out.extend_from_slice(br#"{"jsonrpc":"2.0""#);
     outbound::member(&mut out, "id", asker.id.raw());
     out
 }

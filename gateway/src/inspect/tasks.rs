@@ -248,7 +248,7 @@ pub fn follow(
             return Err(Refusal::TaskUnknown("one that the upstream does not know any more"));
         }
         Err(error) => {
-            let mut out = super::begin(asker);
+            let mut out = super::begin(asker, 0);
             outbound::member(&mut out, "error", b"");
             write_error(&mut out, asker, sent, error);
             out.push(b'}');
@@ -344,7 +344,7 @@ pub fn polled(asker: &Asker, sent: &Sent<'_>, id: &str, response: &Response) -> 
         return invalid("another task than was asked about");
     }
     let whole = Sent { method: Method::ToolsCall, ..*sent };
-    let mut out = super::begin(asker);
+    let mut out = super::begin(asker, 0);
     let outcome = match task.status {
         Status::Working => return Ok(Progress::Working(task.working())),
         Status::InputRequired => return Asked::by_result(result, &whole).map(Progress::Input),
@@ -381,7 +381,7 @@ fn failure(task: Value<'_>) -> Result<RpcError<'_>, Refusal> {
 }
 
 fn begin(asker: &Asker) -> Vec<u8> {
-    let mut out = super::begin(asker);
+    let mut out = super::begin(asker, 0);
     outbound::member(&mut out, "result", b"{");
     out
 }

@@ -194,7 +194,7 @@ impl Gateway {
     }
 
     /// Keeps what a visit came to. It is written down first, for it may be used as soon as it is kept; what cannot be written
-    /// down is not kept, and its server is told.
+    /// down is not kept, but waived.
     async fn keep(
         &self,
         trail: &Trail,
@@ -202,14 +202,15 @@ impl Gateway {
         connected: Connected,
         outcome: &str,
     ) -> Result<Result<Response, Strayed>, Refusal> {
-        let Connected { upstream, user, scopes, .. } = &connected;
+        let Connected { upstream, user, granted, .. } = &connected;
         let record = record::Connect {
             user: Some((&user.issuer, &user.subject)),
-            scopes: record::Words::Strings(scopes),
+            scopes: granted.as_ref().map_or_else(record::Words::default, |facts| record::Words::Strings(&facts.scopes)),
+            grant: granted.as_ref().map(|facts| local::record_grant(facts, false)),
             ..of(trail, upstream, outcome)
         };
         if let Err(refusal) = self.journal.write(&record).await {
-            exchange.waive(connected, trail.now);
+            exchange.waive(connected, trail.now).await;
             return Err(refusal);
         }
         tracing::info!(id = %trail.id, %upstream, outcome, "connect");
@@ -238,6 +239,7 @@ fn of<'a>(trail: &Trail, upstream: &'a UpstreamId, outcome: &'a str) -> record::
         upstream: upstream.as_str(),
         outcome,
         scopes: record::Words::default(),
+        grant: None,
         reason: None,
         request: record::Request { peer: Some(trail.peer), ..record::Request::default() },
     }

@@ -85,7 +85,7 @@ impl Estate {
             Upstreams::new(&config.upstreams, &config.limits).map_err(|error| format!("upstreams: {error}"))?;
         let unread = |id: &UpstreamId| {
             let degraded = Some(Refusal::CatalogueUnavailable("it was not read yet".to_owned()));
-            (id.clone(), Listing { degraded, ..Listing::default() })
+            (id.clone(), Listing { degraded, stale: Kind::LISTED.to_vec(), ..Listing::default() })
         };
         let catalogue = Catalogue::merge(0, config.gateway.prefix, config.upstreams.keys().map(unread).collect());
         let audiences = endpoints(&config)
@@ -126,8 +126,12 @@ impl Estate {
         for (id, upstream) in &config.upstreams {
             let moved = self.config.upstreams.get(id).is_none_or(|before| before.transport != upstream.transport);
             let Some(listing) = known.listing(id).filter(|_| !moved) else { continue };
-            let mut next_listing =
-                Listing { offer: listing.offer.clone(), degraded: listing.degraded.clone(), ..Listing::default() };
+            let mut next_listing = Listing {
+                offer: listing.offer.clone(),
+                degraded: listing.degraded.clone(),
+                stale: listing.stale.clone(),
+                ..Listing::default()
+            };
             for kind in Kind::LISTED {
                 let again =
                     |it: &Arc<Definition>| Definition::read(upstream, kind, it.raw().clone()).ok().map(Arc::new);
@@ -228,8 +232,11 @@ impl Estate {
     pub fn publish(&self, upstream: &UpstreamId, listing: Listing) -> bool {
         let before = self.catalogue.load();
         let same = before.listing(upstream).is_some_and(|known| {
-            let digests = |listing: &Listing| listing.all().map(|it| (it.kind, it.digest.clone())).collect::<Vec<_>>();
-            known.degraded == listing.degraded && known.offer == listing.offer && digests(known) == digests(&listing)
+            let whole = |it: &Arc<Definition>| (it.kind, it.whole);
+            known.degraded == listing.degraded
+                && known.stale == listing.stale
+                && known.offer == listing.offer
+                && known.all().map(whole).eq(listing.all().map(whole))
         });
         if same {
             return false;

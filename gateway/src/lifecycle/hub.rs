@@ -108,7 +108,7 @@ impl View {
                 let mut any = false;
                 let known = lists.into_iter().flatten();
                 for definition in known.filter(|known| rules.policies.visible(identity, known, now)) {
-                    (&definition.name, &definition.digest).hash(&mut seen);
+                    (&definition.name, &definition.whole).hash(&mut seen);
                     any = true;
                 }
                 if any {

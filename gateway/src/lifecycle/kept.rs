@@ -233,8 +233,8 @@ fn add_alike(name: &mut Name, caller: &Identity, grant: &Grant, verdict: &Verdic
     name.maybe(caller.tenant.as_deref());
     name.all(verdict.policies().iter().map(|policy| policy.as_bytes()));
     name.add(grant.strategy());
-    name.maybe(grant.audience());
-    name.maybe(grant.resource());
+    name.maybe(grant.facts().audience.as_deref());
+    name.maybe(grant.facts().resource.as_deref());
     name.all(grant.scopes().iter());
 }
 

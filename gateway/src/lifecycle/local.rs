@@ -5,22 +5,25 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    Asking, Estate, Gateway, Response, respond,
+    Asking, Estate, Gateway, Response,
+    carry::Answered,
+    respond,
     trail::{Trail, record_target},
 };
 use crate::{
     audit::{
-        journal::{self, Journal, Receipt},
+        journal::{Journal, Receipt},
         record,
     },
     bridge::Opening,
     catalog::{Catalogue, Definition, Kind, Listing},
     ceiling::Admission,
     config::{ArgumentRecord, UpstreamId},
-    exchange::Grant,
+    exchange::{Facts, Grant},
     identity::{Caller, metadata, revocation::Holder},
     inspect::asks::Ask,
     refusal::{Challenge, Refusal},
@@ -28,8 +31,9 @@ use crate::{
         self, Asker, Call,
         answers::{self, CacheScope, Capabilities, Served},
         canonical::canonical,
+        json::{Bounds, Value},
     },
-    telemetry::{metrics::metrics, names},
+    telemetry::names,
 };
 
 impl Gateway {
@@ -46,11 +50,10 @@ impl Gateway {
         let arguments = self.argument_digest(estate, call);
         let durability = target.definition.durability.unwrap_or(estate.config.audit.durability);
         let commit = trail.with_request(arguments.as_deref(), |request| {
-            record_mint(&self.journal, grant, target.definition.upstream.as_str(), (trail.who(), request));
             let intent = record::Intent {
                 who: trail.who(),
                 target: record_target(target, &path),
-                grant: record_grant(grant),
+                grant: record_grant(grant.facts(), !grant.fresh()),
                 decision: record::Decision {
                     outcome: "allow",
                     policies: record::Words::Shared(admission.policies()),
@@ -136,30 +139,32 @@ impl Gateway {
     }
 }
 
-/// A credential as a record has it.
-fn record_grant(grant: &Grant) -> record::Grant<'_> {
-    record::Grant {
-        strategy: grant.strategy(),
-        audience: grant.audience().or(grant.resource()),
-        scopes: record::Words::Strings(grant.scopes()),
-        token_id: grant.token_id(),
-        token_digest: grant.token_digest(),
-        cached: !grant.fresh(),
+/// What a call that was carried ended with, and the challenge that it may need.
+pub(super) fn answered(Answered { response, challenge }: Answered, estate: &Estate, trail: &Trail) -> Response {
+    match challenge {
+        Some(challenge) => respond::challenged(response, &challenge_text(estate, trail, &challenge)),
+        None => response,
     }
 }
 
-/// Records that a credential was minted, where this grant is the first of it.
-pub(super) fn record_mint(
-    journal: &Journal,
-    grant: &Grant,
-    upstream: &str,
-    (who, request): (record::Who<'_>, record::Request<'_>),
-) {
-    if grant.fresh() && grant.token_digest().is_some() {
-        let mint = record::Mint { who, upstream, grant: record_grant(grant), request };
-        if !journal.note(journal::new_id(), &mint) {
-            metrics().audit_failures.increment();
-        }
+/// The arguments, for the record of a refusal; nothing, where the administrator wants none of them there.
+pub(super) fn arguments(estate: &Estate, call: &Call) -> Option<(Bytes, Bounds)> {
+    if estate.config.audit.arguments == ArgumentRecord::Nothing {
+        return None;
+    }
+    let text = call.arguments().map_or(Bytes::from_static(b"{}"), Value::raw_bytes);
+    Some((text, Bounds::request(&estate.config.limits)))
+}
+
+/// A credential as a record has it.
+pub(super) fn record_grant(facts: &Facts, cached: bool) -> record::Grant<'_> {
+    record::Grant {
+        strategy: facts.strategy,
+        audience: facts.audience.as_deref().or(facts.resource.as_deref()),
+        scopes: record::Words::Strings(&facts.scopes),
+        token_id: facts.token_id.as_deref(),
+        token_digest: facts.token_digest.as_deref(),
+        cached,
     }
 }
 

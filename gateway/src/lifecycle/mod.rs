@@ -23,6 +23,7 @@ mod subscribe;
 mod task;
 mod trail;
 mod vigil;
+mod witness;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 
@@ -136,6 +137,15 @@ impl Asking<'_> {
 }
 
 impl Asking<'_> {
+    /// Whether the arguments are those that the headers mirror (RS-15). Older clients mirror nothing, nor does who follows
+    /// a task.
+    fn mirrors(&self, target: &Target) -> Result<(), Refusal> {
+        if self.call.era() == Era::Legacy || target.task.is_some() {
+            return Ok(());
+        }
+        mirrors::check(&target.definition.mirrors, self.call.arguments(), &self.head.headers)
+    }
+
     /// What this request's client declares, or its session.
     fn declared(&self) -> Capabilities {
         match &self.session {
@@ -356,7 +366,7 @@ impl Gateway {
             | rpc::Method::CompletionComplete
             | rpc::Method::TasksGet
             | rpc::Method::TasksUpdate
-            | rpc::Method::TasksCancel => self.call(asking, trail).await,
+            | rpc::Method::TasksCancel => tasks::placed(|| self.call(asking, trail)).await,
             rpc::Method::ToolsList => self.list(&asking, Kind::Tool, trail),
             rpc::Method::PromptsList => self.list(&asking, Kind::Prompt, trail),
             rpc::Method::ResourcesList => self.list(&asking, Kind::Resource, trail),
@@ -380,7 +390,7 @@ impl Gateway {
 
     /// One request that an upstream answers, from who asks to the answer's way back.
     async fn call(&self, asking: Asking<'_>, trail: &mut Trail) -> Result<Response, Refusal> {
-        let Asking { estate, head, caller, call, .. } = &asking;
+        let (estate, Asking { caller, call, .. }) = (asking.estate, &asking);
         let (identity, now, rules) = (caller.identity(), trail.now, estate.rules.load());
         trail.policy_set = Some(Arc::clone(rules.policies.digest()));
 
@@ -388,11 +398,13 @@ impl Gateway {
         if target.of.as_ref().is_some_and(|of| !rules.policies.visible(identity, of, now)) {
             return Err(Refusal::ReferenceUnknown("hidden: what it is of".to_owned()));
         }
-        let retry = self.retry(&asking, &target, trail)?;
-        let permit = trail.judge(asking.decide(&rules.policies, &target, trail))?;
-        if call.era() == Era::Modern && target.task.is_none() {
-            mirrors::check(&target.definition.mirrors, call.arguments(), &head.headers)?; // older clients mirror nothing
+        let mirrored = asking.mirrors(&target);
+        if mirrored.is_err() && rules.policies.visible(identity, &target.definition, now) {
+            mirrored.clone()?; // before anything is said of the arguments (spec §1.0), and of what is seen only
         }
+        let retry = self.retry(&asking, &target, trail)?;
+        let permit = trail.judge(asking.decide(&rules.policies, &target, trail), local::arguments(estate, call))?;
+        mirrored?;
         let admission = rules.ceilings.admit(permit, identity, &target.definition, now)?;
         let peer = estate.upstreams.peer(&target.definition.upstream).ok_or(Refusal::Bug("a tool of no upstream"))?;
         let held = self.hold(&asking, now)?;
@@ -401,8 +413,10 @@ impl Gateway {
             retry.record(self, trail, target.definition.upstream.as_str())?;
         }
         self.record_update(&asking, &target, trail)?;
-        // Last of what may fail before the record, which names it: no credential is minted without a trace.
-        let grant = match estate.exchange.mint(identity, peer.settings(), &target.definition.mints, now).await {
+        // Last of what may fail before the record, which names it; what is minted has its witness before it is used.
+        let summons = || trail.cause().witness(&self.journal, &target.definition.upstream);
+        let minted = estate.exchange.mint((identity, &summons), peer.settings(), &target.definition.mints, now).await;
+        let grant = match minted {
             Err(Refusal::ConnectRequired(page)) => return self.connect_first(&asking, &target, trail, (retry, *page)),
             minted => minted?,
         };
@@ -410,7 +424,7 @@ impl Gateway {
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
         let allowed = trail.allowed().ok_or(Refusal::Bug("a call that was not judged"))?;
         // From here on the work belongs to its record, not to the client's connection.
-        let (leg, answered) = Leg::new(&asking, (target.clone(), held), trail, (&self.journal, receipt.id()))?;
+        let (leg, answered) = Leg::new(&asking, (target.clone(), held), trail, (&self.journal, receipt.id(), &grant))?;
         match (claim, retry) {
             (Some(claim), Some(Retrying { answers, .. })) => {
                 let capabilities = asking.capabilities(&target)?;
@@ -424,7 +438,8 @@ impl Gateway {
                 self.tasks.spawn_placed(tasks::placed(|| carriage.carry(leg, (receipt, grant))));
             }
         }
-        answered.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))
+        let answered = answered.await.map_err(|_gone| Refusal::Bug("a call ended without an answer"))?;
+        Ok(local::answered(answered, estate, trail))
     }
 
     /// Room for one more call in flight, and in its session a place from which it can be cancelled.

@@ -7,11 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
-use super::{Estate, Gateway, hub::Hub};
+use super::{Estate, Gateway, witness::Cause};
 use crate::{
-    catalog::Listing,
+    audit::journal::Journal,
+    catalog::{Kind, Listing},
     clock,
     config::UpstreamId,
+    exchange::Grant,
     random::jittered,
     refusal::Refusal,
     rpc::Topics,
@@ -33,7 +35,7 @@ impl Gateway {
                 // The era is found out by whoever reads first.
                 let known = Notify::new();
                 let both = async {
-                    tokio::join!(keep((&estate, &gateway.hub), &peer, &known), hear(&estate, &peer, &known));
+                    tokio::join!(keep((&estate, &gateway), &peer, &known), hear((&estate, &gateway), &peer, &known));
                 };
                 tokio::select! {
                     () = estate.retired() => {}
@@ -45,28 +47,28 @@ impl Gateway {
 }
 
 /// Reads what one upstream offers, again and again.
-async fn keep((estate, hub): (&Estate, &Hub), peer: &Peer, known: &Notify) {
+async fn keep((estate, gateway): (&Estate, &Gateway), peer: &Peer, known: &Notify) {
     let id = peer.settings().id.clone();
     let (mut failures, mut rest) = (0_u32, REST_FIRST);
     let mut said = Topics::default();
     loop {
         said = said.or(peer.said());
         let reading = peer.begin_reading();
-        let wait = match read(estate, peer).await {
+        let wait = match read((estate, &gateway.journal), peer, failures == 0).await {
             Ok(read) => {
-                failures = 0;
+                failures = if read.unread.is_empty() { 0 } else { failures.saturating_add(1) };
                 known.notify_one();
                 let wait = pause(read.ttl, peer.settings().refresh);
                 // What is known first, then word of it: who is told finds the new list.
                 if publish(estate, &id, read) || !said.is_empty() {
-                    hub.said(&id, std::mem::take(&mut said));
+                    gateway.hub.said(&id, std::mem::take(&mut said));
                 }
-                wait
+                if failures == 0 { wait } else { wait.min(after_failure(failures)) }
             }
             Err(refusal) => {
                 failures = failures.saturating_add(1);
                 degrade(estate, peer, &refusal);
-                RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(RETRY_DOUBLINGS_MAX)))
+                after_failure(failures)
             }
         };
         estate.asked(&id);
@@ -82,26 +84,39 @@ async fn keep((estate, hub): (&Estate, &Hub), peer: &Peer, known: &Notify) {
 }
 
 /// Listens to one upstream for word that its tools have changed. Where it does not say such things, reading it at
-/// intervals has to do.
-async fn hear(estate: &Estate, peer: &Peer, known: &Notify) {
+/// intervals has to do; as often it is asked whether it does by now, for what says no may be a proxy, or an older release.
+async fn hear((estate, gateway): (&Estate, &Gateway), peer: &Peer, known: &Notify) {
     known.notified().await;
     loop {
+        let mut wait = LISTEN_AGAIN;
         if peer.spoken().is_some()
-            && let Ok(grant) = estate.exchange.service(peer.settings(), clock::now()).await
+            && let Ok(grant) = own((estate, &gateway.journal), peer).await
             && let Heard::Nothing = peer.hear(&Arc::new(grant)).await
         {
             tracing::debug!(upstream = %peer.settings().id, "an upstream does not say when its tools change");
-            return;
+            wait = LISTEN_AGAIN.max(peer.settings().refresh);
         }
-        tokio::time::sleep(jittered(LISTEN_AGAIN)).await;
+        tokio::time::sleep(jittered(wait)).await;
     }
 }
 
-async fn read(estate: &Estate, peer: &Peer) -> Result<Read, Refusal> {
-    let grant = Arc::new(estate.exchange.service(peer.settings(), clock::now()).await?);
+/// The gateway's own credential.
+async fn own((estate, journal): (&Estate, &Arc<Journal>), peer: &Peer) -> Result<Grant, Refusal> {
+    let summons = || Cause::default().witness(journal, &peer.settings().id);
+    estate.exchange.service(peer.settings(), &summons, clock::now()).await
+}
+
+/// Whatever `first` is, a credential that is not taken for the tools is dropped; one that is not taken for another list only
+/// the first time in a row, for it may be good for the tools alone.
+async fn read((estate, journal): (&Estate, &Arc<Journal>), peer: &Peer, first: bool) -> Result<Read, Refusal> {
+    let grant = Arc::new(own((estate, journal), peer).await?);
     let key = grant.key();
     let read = peer.read(&grant).await;
-    if matches!(read, Err(Refusal::UpstreamUnauthorized)) {
+    let unauthorized = match &read {
+        Ok(read) => first && read.unread.iter().any(|(_, refusal)| matches!(refusal, Refusal::UpstreamUnauthorized)),
+        Err(refusal) => matches!(refusal, Refusal::UpstreamUnauthorized),
+    };
+    if unauthorized {
         estate.exchange.drop_grant(&key);
     }
     read
@@ -110,12 +125,24 @@ async fn read(estate: &Estate, peer: &Peer) -> Result<Read, Refusal> {
 /// Says whether that changed anything that a client can see.
 fn publish(estate: &Estate, id: &UpstreamId, read: Read) -> bool {
     metrics().upstream_up.with([id.as_str()]).set(1);
-    let Read { listing, withheld, .. } = read;
+    let Read { mut listing, withheld, unread, .. } = read;
+    for (kind, refusal) in unread {
+        // As where nothing could be read: what was read before stays in use.
+        let before = estate.catalogue.load();
+        *listing.of_mut(kind) = before.listing(id).map(|known| known.of(kind).to_vec()).unwrap_or_default();
+        listing.stale.push(kind);
+        let why = format!("`{}`: {}: {}", kind.list().0, refusal.code(), refusal.inside());
+        listing.degraded = Some(Refusal::CatalogueUnavailable(why));
+    }
+    let degraded = listing.degraded.as_ref().map(|refusal| refusal.inside().into_owned());
     let (tools, prompts, resources) = (listing.tools.len(), listing.prompts.len(), listing.resources.len());
     if !estate.publish(id, listing) {
         return false;
     }
     tracing::info!(upstream = %id, tools, prompts, resources, "read what an upstream offers");
+    if let Some(why) = degraded {
+        tracing::warn!(upstream = %id, why, "a list of an upstream cannot be read");
+    }
     for (name, why) in withheld {
         tracing::warn!(upstream = %id, name, why, "something is not served");
     }
@@ -134,9 +161,13 @@ fn degrade(estate: &Estate, peer: &Peer, refusal: &Refusal) {
     let why = format!("{}: {}", refusal.code(), refusal.inside());
     let lasting = matches!(refusal, Refusal::UpstreamIncompatible(_));
     let degraded = if lasting { refusal.clone() } else { Refusal::CatalogueUnavailable(why.clone()) };
-    if estate.publish(id, Listing { degraded: Some(degraded), ..known }) {
+    if estate.publish(id, Listing { degraded: Some(degraded), stale: Kind::LISTED.to_vec(), ..known }) {
         tracing::warn!(upstream = %id, why, "an upstream cannot be read");
     }
+}
+
+fn after_failure(failures: u32) -> Duration {
+    RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(RETRY_DOUBLINGS_MAX)))
 }
 
 /// As long as the upstream vouches for its list, within what the administrator allows; their word has no lower bound.

@@ -73,14 +73,22 @@ pub(super) fn pong(call: &Call) -> Result<Response, Refusal> {
 /// A refusal in its outside form. `challenge` is the value of `WWW-Authenticate`, where the refusal has one.
 pub(super) fn refusal(id: Option<&RequestId>, era: Era, outside: &Outside, challenge: Option<&str>) -> Response {
     let mut response = whole(outside.status, error_body(id, era, outside));
-    if let Some(Ok(value)) = challenge.map(HeaderValue::from_str) {
-        response.headers.insert(WWW_AUTHENTICATE, value);
+    if let Some(challenge) = challenge {
+        response = challenged(response, challenge);
     }
     if let Some(wait_ms) = outside.retry_after_ms.filter(|_| outside.status != 200) {
         response.headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000).max(1)));
     }
     if let Detail::Allow(methods) = outside.detail {
         response.headers.insert(ALLOW, HeaderValue::from_static(methods));
+    }
+    response
+}
+
+/// Adds what the client has to do first, as `WWW-Authenticate` says it.
+pub(super) fn challenged(mut response: Response, challenge: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(challenge) {
+        response.headers.insert(WWW_AUTHENTICATE, value);
     }
     response
 }

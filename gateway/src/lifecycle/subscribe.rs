@@ -15,12 +15,9 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use super::{Asking, Estate, Gateway, Response, hub::News, local::record_mint, respond, trail::Trail};
+use super::{Asking, Estate, Gateway, Response, hub::News, local::arguments, respond, trail::Trail, witness::Cause};
 use crate::{
-    audit::{
-        journal::{self, Journal},
-        record::{self, Who},
-    },
+    audit::journal::{self, Journal},
     bridge::{Group, Sink, Subscription, Subscriptions, Wish},
     catalog::{Definition, Kind, Target},
     clock::{self, Timestamp},
@@ -131,10 +128,11 @@ impl Gateway {
             Sought::Task(id) => asking.following(self, id, trail)?,
         });
         let (definition, task) = (&target.definition, target.task.clone());
-        let permit = trail.judge(match &task {
+        let judged = match &task {
             Some(_) => rules.policies.follow(identity, definition, now),
             None => rules.policies.decide(identity, definition, None, now),
-        })?;
+        };
+        let permit = trail.judge(judged, arguments(estate, call))?;
         let offer = catalogue.listing(&definition.upstream).and_then(|listing| listing.offer.as_ref());
         if !offer.is_some_and(|offer| if task.is_some() { offer.tasks } else { offer.subscribe }) {
             return Err(Refusal::MethodUnknown);
@@ -142,7 +140,8 @@ impl Gateway {
         let admission = rules.ceilings.admit(permit, identity, definition, now)?;
         let peer = estate.upstreams.peer(&definition.upstream).ok_or(Refusal::Bug("a subject of no upstream"))?;
         let declared = if task.is_some() { asking.capabilities(&target)? } else { Capabilities::NONE };
-        let grant = estate.exchange.mint(identity, peer.settings(), &definition.mints, now).await?;
+        let summons = || trail.cause().witness(&self.journal, &definition.upstream);
+        let grant = estate.exchange.mint((identity, &summons), peer.settings(), &definition.mints, now).await?;
         let continues = task.as_ref().map(|task| task.call);
         let receipt = self.record(estate, trail, (admission, &grant), (call, continues)).await?; // durable, or we stop here
         let wish = Wish {
@@ -340,7 +339,7 @@ impl Keeper {
         &self,
         estate: &Estate,
         peer: &Peer,
-        (identity, mints): (&Identity, &[String]),
+        (identity, mints): (&Arc<Identity>, &[String]),
         wanted: &[Wanted],
     ) -> Result<Watch, Refusal> {
         let grant = self.mint(estate, peer, identity, mints).await?;
@@ -356,7 +355,7 @@ impl Keeper {
         &self,
         estate: &Estate,
         peer: &Peer,
-        (identity, mints): (&Identity, &[String]),
+        (identity, mints): (&Arc<Identity>, &[String]),
         (watch, wanted): (&mut Watch, &[Wanted]),
     ) -> Result<Vec<Told>, Refusal> {
         let grant = self.mint(estate, peer, identity, mints).await?;
@@ -367,13 +366,12 @@ impl Keeper {
         &self,
         estate: &Estate,
         peer: &Peer,
-        identity: &Identity,
+        identity: &Arc<Identity>,
         mints: &[String],
     ) -> Result<Arc<Grant>, Refusal> {
-        let grant = estate.exchange.mint(identity, peer.settings(), mints, clock::now()).await?;
-        let (who, request) = (Who { identity: Some(identity), ..Who::default() }, record::Request::default());
-        record_mint(&self.journal, &grant, peer.settings().id.as_str(), (who, request));
-        Ok(Arc::new(grant))
+        let cause = || Cause { identity: Some(Arc::clone(identity)), ..Cause::default() };
+        let summons = || cause().witness(&self.journal, &peer.settings().id);
+        estate.exchange.mint((identity, &summons), peer.settings(), mints, clock::now()).await.map(Arc::new)
     }
 }
 

@@ -5,9 +5,11 @@
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Instant};
 
+use bytes::Bytes;
+use tracing::{debug, field::display};
 use uuid::Uuid;
 
-use super::{Head, kept::Allowed};
+use super::{Head, kept::Allowed, witness::Cause};
 use crate::{
     audit::{
         journal::{self, Journal},
@@ -20,7 +22,11 @@ use crate::{
     identity::Identity,
     policy::{Denial, Permit, Verdict},
     refusal::{Era, Outside, Refusal},
-    rpc::{Call, Rejected, RequestId},
+    rpc::{
+        Call, Rejected, RequestId,
+        canonical::canonical,
+        json::{Bounds, Document, Value},
+    },
     telemetry::{
         Operation, Spans,
         context::Parent,
@@ -62,6 +68,8 @@ pub(super) struct Trail {
     pub(super) policy_set: Option<Arc<str>>,
     /// What that said.
     pub(super) verdict: Option<Arc<Verdict>>,
+    /// The arguments that it said that of, and how they were read; nothing where no record may speak of them.
+    pub(super) arguments: Option<(Bytes, Bounds)>,
 }
 
 /// What the envelope said.
@@ -95,6 +103,7 @@ impl Trail {
             target: None,
             policy_set: None,
             verdict: None,
+            arguments: None,
         }
     }
 
@@ -110,7 +119,8 @@ impl Trail {
     pub(super) fn ask(&mut self, call: &Call, head: &Head, spans: &Spans, client: Option<&(String, String)>) {
         let meta = call.meta();
         let ambient = Parent::from_headers(&head.headers);
-        let named = meta.traceparent.as_deref().and_then(|text| Parent::parse(text, meta.tracestate.as_deref()));
+        let state = meta.tracestate.and_then(Value::text);
+        let named = meta.traceparent.and_then(Value::text).and_then(|text| Parent::parse(&text, state.as_deref()));
         let method = call.method().as_str();
         let operation = spans.server(method, named.as_ref().or(ambient.as_ref()), self.now);
         if let (Some(named), Some(ambient)) = (&named, &ambient)
@@ -123,7 +133,13 @@ impl Trail {
             operation.note(names::PROTOCOL_VERSION, call.version());
             operation.note(names::ENDPOINT, self.endpoint.path());
             operation.note(names::AUDIT_ID, self.id.to_string());
+            operation.note(names::NETWORK_TRANSPORT, "tcp");
+            operation.note(names::NETWORK_PROTOCOL, "http");
             operation.note(names::CLIENT_ADDRESS, self.peer.ip().to_string());
+            operation.note(names::CLIENT_PORT, i64::from(self.peer.port()));
+            if let Some(session) = &self.session {
+                operation.note(names::SESSION_ID, session.name().to_owned());
+            }
             if let Some(id) = call.id() {
                 operation.note(names::REQUEST_ID, id.text().to_owned());
             }
@@ -146,25 +162,19 @@ impl Trail {
             && asked.operation.is_recorded()
         {
             asked.operation.rename(&names::span(asked.method, target.label()));
-            match target.definition.kind {
-                Kind::Tool => {
-                    asked.operation.note(names::TOOL, target.definition.name.clone());
-                    asked.operation.note(names::OPERATION, names::EXECUTE_TOOL);
-                }
-                Kind::Prompt => asked.operation.note(names::PROMPT, target.definition.name.clone()),
-                Kind::Resource | Kind::Template | Kind::Subscription => {
-                    asked.operation.note(names::RESOURCE_URI, target.definition.name.clone());
-                }
-                Kind::Completion => {}
-            }
-            asked.operation.note(names::UPSTREAM, target.definition.upstream.to_string());
+            describe(&asked.operation, asked.method, &target);
         }
         self.target = Some(target.clone());
         target
     }
 
-    /// Keeps what policy said, and counts it.
-    pub(super) fn judge(&mut self, judged: Result<Permit, Denial>) -> Result<Permit, Refusal> {
+    /// Keeps what policy said, and of what, and counts it.
+    pub(super) fn judge(
+        &mut self,
+        judged: Result<Permit, Denial>,
+        arguments: Option<(Bytes, Bounds)>,
+    ) -> Result<Permit, Refusal> {
+        self.arguments = arguments;
         let verdict = match &judged {
             Ok(permit) => permit.verdict(),
             Err(denial) => &denial.verdict,
@@ -199,6 +209,23 @@ impl Trail {
         }
     }
 
+    /// The request, for the record of what is minted because of it.
+    pub(super) fn cause(&self) -> Cause {
+        let asked = self.asked.as_ref();
+        Cause {
+            identity: self.identity.clone(),
+            claimed: asked.map(|asked| asked.client.clone()).unwrap_or_default(),
+            call: Some(self.id),
+            request_id: self.request_id.clone(),
+            method: asked.map(|asked| asked.method),
+            era: self.era,
+            version: asked.map(|asked| asked.version),
+            session: self.session.as_deref().map(|session| session.name().to_owned()),
+            trace: asked.map(|asked| (asked.operation.trace_id(), asked.operation.span_id())),
+            peer: Some(self.peer),
+        }
+    }
+
     /// Runs `write` with the request as a record has it; `arguments` is their digest.
     pub(super) fn with_request<T>(&self, arguments: Option<&str>, write: impl FnOnce(record::Request<'_>) -> T) -> T {
         let trace =
@@ -220,6 +247,8 @@ impl Trail {
     /// lest a flood of strangers fill the disk.
     pub(super) fn refused(&self, journal: &Journal, refusal: &Refusal, outside: &Outside) {
         self.measure(outside.code, Some(outside.rpc));
+        let trace_id = self.asked.as_ref().map(|asked| display(asked.operation.trace_id()));
+        debug!(id = %self.id, trace_id, code = outside.code, why = %refusal.inside(), "a request was refused");
         self.note_refused(journal, refusal, outside);
     }
 
@@ -233,7 +262,11 @@ impl Trail {
         let path = self.endpoint.path();
         let reason = refusal.inside();
         let reached = if let Refusal::CeilingReached { ceiling, .. } = refusal { Some(ceiling.as_str()) } else { None };
-        let recorded = self.with_request(None, |request| {
+        let arguments = self.arguments.as_ref().and_then(|(text, bounds)| {
+            let read = Document::parse(text.clone(), bounds).ok()?;
+            Some(journal.argument_digest(&canonical(read.root())))
+        });
+        let recorded = self.with_request(arguments.as_deref(), |request| {
             journal.note(
                 self.id,
                 &record::Refused {
@@ -270,7 +303,7 @@ impl Trail {
     pub(super) fn measure(&self, error: &str, rpc: Option<i32>) {
         let Some(asked) = &self.asked else { return };
         let status = rpc.map(|code| code.to_string()).unwrap_or_default();
-        if !error.is_empty() && rpc.is_none_or(names::is_server_error) {
+        if !error.is_empty() && rpc.map(i64::from).is_none_or(names::is_server_error) {
             asked.operation.fail(error);
         }
         if !status.is_empty() {
@@ -285,6 +318,23 @@ impl Trail {
             metrics::Operation { method: asked.method, target, error, status: &status, version: asked.version };
         metrics().served(operation, self.began.elapsed());
     }
+}
+
+/// Notes what a request of `method` is aimed at, on the span of either side.
+pub(super) fn describe(operation: &Operation, method: &'static str, target: &Target) {
+    let definition = &target.definition;
+    match definition.kind {
+        Kind::Tool => operation.note(names::TOOL, definition.name.clone()),
+        Kind::Prompt => operation.note(names::PROMPT, definition.name.clone()),
+        Kind::Resource | Kind::Template | Kind::Subscription => {
+            operation.note(names::RESOURCE_URI, definition.name.clone());
+        }
+        Kind::Completion => {}
+    }
+    if method == "tools/call" {
+        operation.note(names::OPERATION, names::EXECUTE_TOOL);
+    }
+    operation.note(names::UPSTREAM, definition.upstream.to_string());
 }
 
 /// A target as a record has it; `path` is its endpoint's.

@@ -8,9 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use cedar_policy::{Policy, PolicySet, ValidationMode, Validator};
+use cedar_policy::{Policy, PolicyId, PolicySet, ValidationMode, Validator};
 
-use super::{Policies, parse::Rule, schema};
+use super::{Draft, Policies, parse::Rule, schema};
 use crate::{
     catalog::Definition,
     config::{Problem, Upstream, UpstreamId},
@@ -55,49 +55,59 @@ impl Policies {
     /// Everything that is wrong with these policies in front of `estate`, warnings included.
     #[must_use]
     pub fn check(&self, estate: &Estate<'_>) -> Vec<Problem> {
-        let schema = match schema::schema(estate) {
-            Ok((schema, _)) => schema,
-            Err(problem) => return vec![problem],
-        };
-        let (mut problems, validator) = (Vec::new(), Validator::new(schema));
-        // Each policy is judged by itself; copies of some at a time are all that is needed.
-        for rules in self.rules.chunks(JUDGED_TOGETHER) {
-            self.typed(rules, estate, &validator, &mut problems);
-        }
-        problems.sort_by_cached_key(Problem::order);
-        problems
+        check(&self.rules, estate)
     }
+}
 
-    fn typed(&self, rules: &[Rule], estate: &Estate<'_>, validator: &Validator, problems: &mut Vec<Problem>) {
-        let mut set = PolicySet::new();
-        for rule in rules {
-            if let Some(upstream) = unread(&rule.policy, estate) {
-                let message = format!("`{}` is not checked: the tools of `{upstream}` could not be read", rule.id);
-                problems.push(rule.source.problem(message).under(rule.span).warning());
-            } else if let Err(fault) = set.add(rule.policy.clone()) {
-                problems.push(rule.relayed(&fault));
-            }
-        }
-        let result = validator.validate(&set, ValidationMode::Strict);
-        for fault in result.validation_errors() {
-            problems.extend(self.rule(fault.policy_id()).map(|rule| rule.relayed(fault)));
-        }
-        let failed: BTreeSet<&str> =
-            result.validation_errors().map(|fault| AsRef::<str>::as_ref(fault.policy_id())).collect();
-        // A policy that is wrong is also impossible, redundant and so on; that helps nobody.
-        for fault in result.validation_warnings().filter(|fault| !failed.contains(fault.policy_id().as_ref() as &str)) {
-            let problem = self.rule(fault.policy_id()).map(|rule| rule.relayed(fault));
-            problems.extend(problem.map(Problem::warning));
+impl Draft {
+    /// The same of those that could be read.
+    #[must_use]
+    pub fn check(&self, estate: &Estate<'_>) -> Vec<Problem> {
+        check(&self.rules, estate)
+    }
+}
+
+fn check(rules: &[Rule], estate: &Estate<'_>) -> Vec<Problem> {
+    let schema = match schema::schema(estate) {
+        Ok((schema, _)) => schema,
+        Err(problem) => return vec![problem],
+    };
+    let (mut problems, validator) = (Vec::new(), Validator::new(schema));
+    // Each policy is judged by itself; copies of some at a time are all that is needed.
+    for rules in rules.chunks(JUDGED_TOGETHER) {
+        typed(rules, estate, &validator, &mut problems);
+    }
+    problems.sort_by_cached_key(Problem::order);
+    problems
+}
+
+fn typed(rules: &[Rule], estate: &Estate<'_>, validator: &Validator, problems: &mut Vec<Problem>) {
+    let mut set = PolicySet::new();
+    for rule in rules {
+        if let Some(upstream) = unread(&rule.policy, estate) {
+            let message = format!("`{}` is not checked: the tools of `{upstream}` could not be read", rule.id);
+            problems.push(rule.source.problem(message).under(rule.span).warning());
+        } else {
+            // The one fault that there can be is an id that another policy has, and that is told where ids are read.
+            let _repeated = set.add(rule.policy.clone());
         }
     }
-
-    fn rule(&self, id: &cedar_policy::PolicyId) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.policy.id() == id)
+    let named = |id: &PolicyId| rules.iter().find(|rule| rule.policy.id() == id);
+    let result = validator.validate(&set, ValidationMode::Strict);
+    for fault in result.validation_errors() {
+        problems.extend(named(fault.policy_id()).map(|rule| rule.relayed(fault)));
+    }
+    let failed: BTreeSet<&str> =
+        result.validation_errors().map(|fault| AsRef::<str>::as_ref(fault.policy_id())).collect();
+    // A policy that is wrong is also impossible, redundant and so on; that helps nobody.
+    for fault in result.validation_warnings().filter(|fault| !failed.contains(fault.policy_id().as_ref() as &str)) {
+        let problem = named(fault.policy_id()).map(|rule| rule.relayed(fault));
+        problems.extend(problem.map(Problem::warning));
     }
 }
 
 /// Policies that are judged at once.
-const JUDGED_TOGETHER: usize = 64;
+const JUDGED_TOGETHER: usize = 16;
 
 /// An upstream that could not be read and that `policy` names a tool of, or a tag that no other upstream's tools carry.
 fn unread<'a>(policy: &Policy, estate: &Estate<'a>) -> Option<&'a UpstreamId> {

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet,
-    Request,
+    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, EvaluationError, Policy, PolicyId,
+    PolicySet, Request,
 };
 use quick_cache::sync::Cache;
 
@@ -149,14 +149,53 @@ impl Shadow {
     }
 }
 
+/// Policies as far as they can be read, and what is wrong with the rest. They decide nothing: a `forbid` that is not
+/// among them would be missed.
+#[derive(Debug)]
+pub struct Draft {
+    pub(super) rules: Vec<Rule>,
+    problems: Vec<Problem>,
+    digest: String,
+}
+
+impl Draft {
+    pub(super) fn of((sources, mut problems): (Vec<Source>, Vec<Problem>)) -> Self {
+        let (rules, wrong) = parse::rules(&sources);
+        problems.extend(wrong);
+        Self { rules, problems, digest: digest_of(&sources) }
+    }
+
+    /// What is wrong with what is missing.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Whether there is nothing to be read, and nothing wrong: no policy at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty() && self.problems.is_empty()
+    }
+}
+
 impl Policies {
     /// Reads policies from text.
     ///
     /// # Errors
     /// Everything wrong in them, at once.
     pub fn parse(sources: Vec<Source>) -> Result<Self, Vec<Problem>> {
-        let digest = digest_of(&sources);
-        let rules = parse::rules(sources)?;
+        Self::of(Draft::of((sources, Vec::new())))
+    }
+
+    /// Makes of a draft what decides.
+    ///
+    /// # Errors
+    /// Everything wrong in it, at once.
+    pub fn of(draft: Draft) -> Result<Self, Vec<Problem>> {
+        let Draft { rules, problems, digest } = draft;
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         let Some(vocabulary) = Vocabulary::new() else {
             return Err(vec![Problem::nowhere("the names of Cedar's entity types are not identifiers")]);
         };
@@ -205,10 +244,12 @@ impl Policies {
     ) -> Result<Permit, Denial> {
         let slice = self.slice(caller, tool).map_err(|fault| failed(&fault))?;
         let listing = self.listing(&slice, now).map_err(|fault| failed(&fault))?;
-        if let Some(why) = listing.hides() {
-            return Err(listing.denial(hidden(tool.kind, why)));
-        }
         let input = tool.given().or(arguments);
+        if let Some(why) = listing.hides() {
+            let reported = slice.reads().input && !slice.shadow.is_empty();
+            let verdict = if reported { self.reported(&slice, &listing, (input, now)) } else { listing };
+            return Err(verdict.denial(hidden(tool.kind, why)));
+        }
         let verdict = if slice.reads().input { self.full(&slice, input, now) } else { Ok(listing) };
         let verdict = verdict.map_err(|fault| failed(&fault))?;
         match &verdict.outcome {
@@ -299,6 +340,7 @@ impl Policies {
             enforced: PolicySet::new(),
             listing: PolicySet::new(),
             shadow: Vec::new(),
+            shadow_listing: Vec::new(),
             enforced_reads: Reads::default(),
             shadow_reads: Reads::default(),
             places: view.slice.places(&principal),
@@ -308,11 +350,12 @@ impl Policies {
         for rule in slice.places.iter().filter_map(|place| self.rules.get(*place)) {
             if rule.shadow {
                 slice.shadow.push(rule.policy.clone());
+                slice.shadow_listing.push(rule.listing()?.clone());
                 slice.shadow_reads = slice.shadow_reads.and(rule.reads);
                 continue;
             }
             slice.enforced_reads = slice.enforced_reads.and(rule.reads);
-            for (set, policy) in [(&mut slice.enforced, &rule.policy), (&mut slice.listing, &rule.listing)] {
+            for (set, policy) in [(&mut slice.enforced, &rule.policy), (&mut slice.listing, rule.listing()?)] {
                 set.add(policy.clone()).map_err(|fault| Inexpressible(fault.to_string()))?;
             }
         }
@@ -354,12 +397,13 @@ impl Policies {
     pub(super) fn listing(&self, slice: &Slice, now: Timestamp) -> Result<Arc<Verdict>, Inexpressible> {
         if slice.reads().time {
             let context = context_with(&slice.base, None, Some(now))?;
-            return self.judge(slice, &slice.listing, context).map(Arc::new);
+            return self.judge(slice, (&slice.listing, &slice.shadow_listing), context).map(Arc::new);
         }
         if let Some(verdict) = slice.listed.get() {
             return Ok(Arc::clone(verdict));
         }
-        let verdict = Arc::new(self.judge(slice, &slice.listing, context_with(&slice.base, None, None)?)?);
+        let context = context_with(&slice.base, None, None)?;
+        let verdict = Arc::new(self.judge(slice, (&slice.listing, &slice.shadow_listing), context)?);
         Ok(Arc::clone(slice.listed.get_or_init(|| verdict)))
     }
 
@@ -379,7 +423,25 @@ impl Policies {
                 return Ok(Arc::new(Verdict::failed(why)));
             }
         };
-        self.judge(slice, &slice.enforced, context).map(Arc::new)
+        self.judge(slice, (&slice.enforced, &slice.shadow), context).map(Arc::new)
+    }
+
+    /// What `listing` says of a call that it keeps from the caller, with what shadow policies have to say of just this call:
+    /// what they change depends on those enforced that read its arguments, too.
+    fn reported(
+        &self,
+        slice: &Slice,
+        listing: &Arc<Verdict>,
+        (input, now): (Option<json::Value<'_>>, Timestamp),
+    ) -> Arc<Verdict> {
+        // No more can be said of what is hidden than that: another refusal would tell that it is there.
+        let Ok(full) = self.full(slice, input, now) else { return Arc::clone(listing) };
+        let mut shadow = full.shadow.clone();
+        if let Outcome::Failed(_) = listing.outcome {
+            // Which hides it whatever is enforced besides.
+            shadow.iter_mut().for_each(|finding| finding.changes = false);
+        }
+        Arc::new(Verdict { shadow, ..Verdict::clone(listing) })
     }
 
     /// The whole context of a call.
@@ -395,28 +457,34 @@ impl Policies {
         }
     }
 
-    fn judge(&self, slice: &Slice, policies: &PolicySet, context: Context) -> Result<Verdict, Inexpressible> {
+    fn judge(
+        &self,
+        slice: &Slice,
+        (policies, shadow): (&PolicySet, &[Policy]),
+        context: Context,
+    ) -> Result<Verdict, Inexpressible> {
         let request = slice.request(context)?;
         let response = self.authorizer.is_authorized(&request, policies, &slice.entities);
         let mut decided: Vec<Arc<str>> = response.diagnostics().reason().map(id).collect();
         decided.sort_unstable();
-        let mut failed: Vec<&str> = response
+        let mut failed: Vec<String> = response
             .diagnostics()
             .errors()
-            .map(|AuthorizationError::PolicyEvaluationError(fault)| AsRef::<str>::as_ref(fault.policy_id()))
+            .map(|AuthorizationError::PolicyEvaluationError(fault)| {
+                format!("{}: {}", fault.policy_id(), why_not(fault.inner()))
+            })
             .collect();
         failed.sort_unstable();
         if !failed.is_empty() {
             decided.clear();
         }
-        // The error's own text may quote arguments, which do not belong in the journal.
         let outcome = match (failed.is_empty(), response.decision()) {
-            (false, _) => Outcome::Failed(format!("could not evaluate {}", failed.join(" "))),
+            (false, _) => Outcome::Failed(format!("could not evaluate {}", failed.join("; "))),
             (true, Decision::Allow) => Outcome::Allowed,
             (true, Decision::Deny) => Outcome::Denied,
         };
         let mut verdict = Verdict { outcome, policies: decided, shadow: Vec::new() };
-        for policy in &slice.shadow {
+        for policy in shadow {
             verdict.shadow.extend(self.finding(policy, slice, &request, &verdict));
         }
         verdict.shadow.sort_by_key(|finding| !finding.changes);
@@ -484,6 +552,8 @@ pub(super) struct Slice {
     enforced: PolicySet,
     listing: PolicySet,
     shadow: Vec<Policy>,
+    /// The same as far as they can be evaluated before the arguments are known.
+    shadow_listing: Vec<Policy>,
     enforced_reads: Reads,
     shadow_reads: Reads,
     /// What [`Policies::listing`] says, where time does not matter.
@@ -504,7 +574,7 @@ impl Slice {
 }
 
 /// What the policies say of one call.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Verdict {
     pub(super) outcome: Outcome,
     /// Ids of those that decided, sorted.
@@ -561,7 +631,7 @@ impl Default for Verdict {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Allowed,
     Denied,
@@ -582,6 +652,35 @@ fn hidden(kind: Kind, why: String) -> Refusal {
 /// The caller or the tool could not be put to Cedar, so nothing was decided.
 fn failed(fault: &Inexpressible) -> Denial {
     Arc::new(Verdict::failed(fault.0.clone())).denial(Refusal::PolicyFailed(fault.0.clone()))
+}
+
+/// Why a policy could not be evaluated, in words of the policy: the error's own text may quote arguments and say who asks,
+/// which have no place in a reason.
+fn why_not(fault: &EvaluationError) -> String {
+    match fault {
+        EvaluationError::RecordAttrDoesNotExist(_) | EvaluationError::EntityAttrDoesNotExist(_) => {
+            // Before the name stands nothing for a record, and who asks for an entity; where it is a tag, the name may have
+            // been computed of what the caller wrote. Where that could be taken for the error's own words nothing is told.
+            let text = fault.to_string();
+            let mut parts = text.split(" does not have the ");
+            let name = parts.nth(1).and_then(|what| what.strip_prefix("attribute ")).filter(|_| parts.next().is_none());
+            name.map_or_else(
+                || "an attribute or a tag is missing".to_owned(),
+                |name| format!("there is no attribute {name}"),
+            )
+        }
+        EvaluationError::TypeError(fault) => fault.to_string(),
+        EvaluationError::IntegerOverflow(_) => "integer overflow".to_owned(),
+        EvaluationError::FailedExtensionFunctionExecution(fault) => {
+            format!("`{}` takes no such value", fault.extension_name())
+        }
+        EvaluationError::EntityDoesNotExist(_)
+        | EvaluationError::FailedExtensionFunctionLookup(_)
+        | EvaluationError::WrongNumArguments(_)
+        | EvaluationError::UnlinkedSlot(_)
+        | EvaluationError::NonValue(_)
+        | EvaluationError::RecursionLimit(_) => "it cannot be evaluated".to_owned(),
+    }
 }
 
 fn digest_of(sources: &[Source]) -> String {

@@ -14,14 +14,21 @@
 //! | one of these or `null` | the same type, optional |
 //! | unions, `allOf`, maps, tuples, anything else | left out |
 //!
-//! `null` reads as absent. Members that the schema does not name are left out, as they are for the policy checker.
+//! `null` reads as absent. Members that the schema does not name are left out, as they are for the policy checker; one
+//! that a lenient decoder would take for a member that policy reads is a fault.
 
-use std::collections::BTreeMap;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+};
 
 use cedar_policy::RestrictedExpression;
 use serde_json::{Map, Value, json};
 
-use crate::rpc::json::{self as tape, Kind};
+use crate::rpc::{
+    json::{self as tape, Kind},
+    lookalike,
+};
 
 /// A Cedar type, by the JSON that it reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,8 +198,21 @@ fn express_record(fields: &Fields, value: Option<tape::Value<'_>>) -> Result<Res
         })?;
         pairs.push((name.clone(), expression));
     }
+    if let Some(name) = value.and_then(|value| imitation(fields, value)) {
+        return Err(Fault { path: vec![name], expected: "spelt as in the schema" });
+    }
     RestrictedExpression::new_record(pairs)
         .map_err(|_duplicate| Fault { path: Vec::new(), expected: "members without duplicates" })
+}
+
+/// A member that is no field, and that a decoder without regard to case would take for one: the upstream would run with
+/// what policy did not see (I2).
+fn imitation(fields: &Fields, value: tape::Value<'_>) -> Option<String> {
+    let names = value.members().filter_map(|(name, _)| name.text());
+    let mut unknown = names.filter(|name| !fields.contains_key(name.as_ref())).peekable();
+    unknown.peek()?;
+    let exact: HashSet<Cow<'_, str>> = fields.keys().map(|name| lookalike::fold(name)).collect();
+    unknown.find(|name| exact.contains(&lookalike::fold(name))).map(Cow::into_owned)
 }
 
 fn express(shape: &Shape, value: tape::Value<'_>) -> Result<RestrictedExpression, Fault> {
@@ -304,6 +324,35 @@ mod tests {
         check(nested.clone(), r#"{"y":false,"z":1}"#, Ok(r#"{x: {y: false}}"#));
         check(nested.clone(), r#"{"y":1}"#, Err("x.y: a boolean"));
         check(nested, "[]", Err("x: an object"));
+    }
+
+    #[test]
+    fn a_member_that_imitates_a_field_is_a_fault_at_any_depth() {
+        let owner = json!({ "type": "object", "properties": { "owner": { "type": "string" } } });
+        let fields = fields(&json!({ "properties": {
+            "amount": { "type": "integer" }, "maxRows": { "type": "integer" }, "Ωmega": { "type": "string" },
+            "filter": owner, "all": { "type": "array", "items": owner },
+        } }));
+        let faults = |text: &str| {
+            let document = Document::parse(Bytes::from(text.to_owned()), &BOUNDS).unwrap();
+            let fault = read(&fields, Some(document.root())).err()?;
+            Some(format!("{}: {}", fault.path.join("."), fault.expected))
+        };
+        for (text, path) in [
+            (r#"{"Amount":5000}"#, "Amount"),
+            (r#"{"amount":1,"AMOUNT":5000}"#, "AMOUNT"),
+            (r#"{"a\u006dount ":5000}"#, "amount "),
+            (r#"{"Amount":null}"#, "Amount"),
+            (r#"{"maxrows":5}"#, "maxrows"),
+            (r#"{"ωmega":"x"}"#, "ωmega"),
+            (r#"{"filter":{"owner":"me","Owner":"root"}}"#, "filter.Owner"),
+            (r#"{"all":[{"owner":"me"},{"Owner":"root"}]}"#, "all.Owner"),
+        ] {
+            assert_eq!(faults(text), Some(format!("{path}: spelt as in the schema")), "{text}");
+        }
+        for text in [r#"{"amounts":5,"Rows":1,"maxRows":2,"Ωmega":"x"}"#, r#"{"filter":{"Amount":1,"owner":"me"}}"#] {
+            assert_eq!(faults(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Policies;
+use super::{Draft, Policies};
 use crate::config::{Problem, Source};
 
 impl Policies {
@@ -17,21 +17,49 @@ impl Policies {
     /// # Errors
     /// Everything wrong in them, at once.
     pub fn load(directory: &Path) -> Result<Self, Vec<Problem>> {
-        Self::parse(sources(directory, ".cedar")?)
+        Self::of(Draft::load(directory))
+    }
+}
+
+impl Draft {
+    /// Reads of the `*.cedar` files of `directory` what can be read.
+    #[must_use]
+    pub fn load(directory: &Path) -> Self {
+        Self::of(readable(directory, ".cedar"))
     }
 }
 
 /// The files of `directory` whose names end in `suffix`, by name; folders within are not looked into.
 ///
 /// # Errors
-/// The folder or one of the files cannot be read, or is larger than a policy can be.
+/// The folder or some of the files cannot be read, or are larger than a policy can be.
 pub fn sources(directory: &Path, suffix: &str) -> Result<Vec<Source>, Vec<Problem>> {
-    let fault = |path: &Path, why: &str| vec![Problem::nowhere(format!("`{}` cannot be read: {why}", path.display()))];
+    let (sources, problems) = readable(directory, suffix);
+    if problems.is_empty() { Ok(sources) } else { Err(problems) }
+}
+
+/// Those of them that can be read, and why the others cannot.
+fn readable(directory: &Path, suffix: &str) -> (Vec<Source>, Vec<Problem>) {
+    let files = match files(directory, suffix) {
+        Ok(files) => files,
+        Err(problem) => return (Vec::new(), vec![problem]),
+    };
+    let (mut sources, mut problems) = (Vec::new(), Vec::new());
+    for (file, path) in files {
+        match text(&path) {
+            Ok(text) => sources.push(Source::within(directory, &file, text)),
+            Err(why) => problems.push(fault(&path, &why.to_string())),
+        }
+    }
+    (sources, problems)
+}
+
+fn files(directory: &Path, suffix: &str) -> Result<Vec<(String, PathBuf)>, Problem> {
     let entries = fs::read_dir(directory).map_err(|why| {
         let help = "set `policies` in `[gateway]` to the folder with the policy files";
-        vec![Problem::nowhere(format!("`{}` cannot be read: {why}", directory.display())).help(help)]
+        fault(directory, &why.to_string()).help(help)
     })?;
-    let mut files: Vec<(String, PathBuf)> = Vec::new();
+    let mut files = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|why| fault(directory, &why.to_string()))?;
         let Ok(name) = entry.file_name().into_string() else { continue };
@@ -40,16 +68,11 @@ pub fn sources(directory: &Path, suffix: &str) -> Result<Vec<Source>, Vec<Proble
         }
     }
     files.sort();
-    if files.len() > FILES_MAX {
-        return Err(fault(directory, "too many files"));
-    }
-    files
-        .into_iter()
-        .map(|(file, path)| match text(&path) {
-            Ok(text) => Ok(Source::within(directory, &file, text)),
-            Err(why) => Err(fault(&path, &why.to_string())),
-        })
-        .collect()
+    if files.len() > FILES_MAX { Err(fault(directory, "too many files")) } else { Ok(files) }
+}
+
+fn fault(path: &Path, why: &str) -> Problem {
+    Problem::nowhere(format!("`{}` cannot be read: {why}", path.display()))
 }
 
 /// The file `name` of `directory`, if there is one.

@@ -37,5 +37,5 @@ pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Denial, Finding, Permit, Policies, Shadow, Verdict};
+pub use decide::{Denial, Draft, Finding, Permit, Policies, Shadow, Verdict};
 pub use sight::Sight;

@@ -6,13 +6,17 @@
 
 use std::{
     collections::{BTreeMap, btree_map},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
-use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
+use cedar_policy::{Effect, Policy, PolicyFromJsonError, PolicyId, PolicySet};
 use miette::{Diagnostic, SourceSpan};
+use serde_json::Value;
 
-use super::reads::{Reads, reads, without_arguments};
+use super::{
+    reads::{Reads, reads, without_arguments},
+    vocabulary::Inexpressible,
+};
 use crate::config::{Problem, Source};
 
 /// One policy.
@@ -21,8 +25,8 @@ pub(super) struct Rule {
     /// `@id`, or file and place in it.
     pub(super) id: Arc<str>,
     pub(super) policy: Policy,
-    /// The policy as far as it can be evaluated before the arguments are known.
-    pub(super) listing: Policy,
+    /// [`Rule::listing`], once somebody asked for it.
+    listing: OnceLock<Policy>,
     pub(super) effect: Effect,
     /// `@shadow`: evaluated and reported, not enforced.
     pub(super) shadow: bool,
@@ -34,22 +38,37 @@ pub(super) struct Rule {
 }
 
 impl Rule {
+    /// The policy as far as it can be evaluated before the arguments are known. Made when a caller comes whom the policy
+    /// can apply to: of a large set most apply to few.
+    pub(super) fn listing(&self) -> Result<&Policy, Inexpressible> {
+        if let Some(made) = self.listing.get() {
+            return Ok(made);
+        }
+        let made = if self.reads.input {
+            let json = self.policy.to_json().map_err(|fault| Inexpressible(fault.to_string()))?;
+            listed(&self.id, &json).map_err(|fault| Inexpressible(fault.to_string()))?
+        } else {
+            self.policy.clone()
+        };
+        Ok(self.listing.get_or_init(|| made))
+    }
+
     /// What Cedar says about this policy.
     pub(super) fn relayed(&self, said: &dyn Diagnostic) -> Problem {
         relayed(&self.source, self.offset, said, self.span)
     }
 }
 
-/// All policies of all files, in order of file and place.
-pub(super) fn rules(sources: Vec<Source>) -> Result<Vec<Rule>, Vec<Problem>> {
+/// All policies of all files, in order of file and place, and what is wrong with the rest of them.
+pub(super) fn rules(sources: &[Source]) -> (Vec<Rule>, Vec<Problem>) {
     let mut rules: Vec<Rule> = Vec::new();
     let mut problems = Vec::new();
     for source in sources {
-        file(&source, &mut rules, &mut problems);
+        file(source, &mut rules, &mut problems);
     }
     problems.extend(repeated(&rules));
     problems.sort_by_cached_key(Problem::order);
-    if problems.is_empty() { Ok(rules) } else { Err(problems) }
+    (rules, problems)
 }
 
 /// One policy after the other: what Cedar holds of a text while it reads it is some fifty times as large as the text.
@@ -139,21 +158,17 @@ fn rule(source: &Source, (offset, place): (usize, usize), policy: &Policy) -> Re
         return Err(problems);
     }
     let id = policy.annotation("id").map_or_else(|| format!("{}:{place}", source.name()), str::to_owned);
-    let policy = policy.new_id(PolicyId::new(&id));
+    // From here on nobody asks how a policy was written, only what it says: Cedar need not keep both. What is judged here
+    // is what [`Rule::listing`] is made of later.
+    let policy = Policy::from(policy.new_id(PolicyId::new(&id)).as_ref().clone());
     let json = policy.to_json().map_err(|fault| vec![source.relayed(&fault, span)])?;
     let reads = reads(&json);
-    // From here on nobody asks how a policy was written, only what it says: Cedar need not keep both.
-    let policy = Policy::from(policy.as_ref().clone());
-    let listing = if reads.input {
-        let listing = Policy::from_json(Some(PolicyId::new(&id)), without_arguments(&json))
-            .map_err(|fault| vec![source.relayed(&fault, span)])?;
-        Policy::from(listing.as_ref().clone())
-    } else {
-        policy.clone()
-    };
+    if reads.input {
+        listed(&id, &json).map_err(|fault| vec![source.relayed(&*fault, span)])?;
+    }
     Ok(Rule {
         id: Arc::from(id),
-        listing,
+        listing: OnceLock::new(),
         effect: policy.effect(),
         shadow: policy.annotation("shadow").is_some(),
         reads,
@@ -162,6 +177,12 @@ fn rule(source: &Source, (offset, place): (usize, usize), policy: &Policy) -> Re
         offset,
         policy,
     })
+}
+
+/// The policy `json` without what reads arguments.
+fn listed(id: &str, json: &Value) -> Result<Policy, Box<PolicyFromJsonError>> {
+    let policy = Policy::from_json(Some(PolicyId::new(id)), without_arguments(json)).map_err(Box::new)?;
+    Ok(Policy::from(policy.as_ref().clone()))
 }
 
 /// What is wrong with an annotation, and what to do.

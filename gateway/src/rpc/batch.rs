@@ -28,7 +28,7 @@ pub struct Item {
 /// Whether a client posted a batch and no header says that it speaks another revision, or that it sends one message.
 #[must_use]
 pub fn is_batch(headers: &HeaderMap, body: &[u8]) -> bool {
-    let version = match Field::of(headers, headers::PROTOCOL_VERSION) {
+    let version = match Field::of(headers, &headers::PROTOCOL_VERSION) {
         Field::Absent => true,
         Field::Text(version) => versions::has_batches(version),
         Field::Unreadable => false,

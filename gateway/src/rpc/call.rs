@@ -212,6 +212,7 @@ pub struct Call {
     pub(super) id: Option<RequestId>,
     pub(super) method: Method,
     pub(super) params: Option<Index>,
+    pub(super) meta: Meta<Index>,
 }
 
 impl Call {
@@ -352,8 +353,8 @@ impl Call {
 
     /// `params._meta`.
     #[must_use]
-    pub fn meta(&self) -> Meta<'_> {
-        Meta::of(self.param("_meta"))
+    pub fn meta(&self) -> Meta<Value<'_>> {
+        self.meta.map(|place| self.document.at(place))
     }
 
     /// What `initialize` carries.

@@ -12,15 +12,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::refusal::Refusal;
 
 /// `MCP-Protocol-Version`.
-pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
+pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// `Mcp-Method`.
-pub const METHOD: &str = "mcp-method";
+pub const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 /// `Mcp-Name`.
-pub const NAME: &str = "mcp-name";
+pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// `Mcp-Session-Id`, legacy.
-pub const SESSION_ID: &str = "mcp-session-id";
+pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The event after which a stream goes on.
-pub const LAST_EVENT_ID: &str = "last-event-id";
+pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// What the headers start with that mirror arguments.
 pub const PARAM_PREFIX: &str = "mcp-param-";
 
@@ -38,7 +38,7 @@ pub enum Field<'a> {
 impl<'a> Field<'a> {
     /// The header called `name`, in lower case.
     #[must_use]
-    pub fn of(headers: &'a HeaderMap, name: &str) -> Self {
+    pub fn of(headers: &'a HeaderMap, name: &HeaderName) -> Self {
         let mut values = headers.get_all(name).iter();
         match (values.next(), values.next()) {
             (None, _) => Self::Absent,
@@ -59,7 +59,7 @@ impl<'a> Field<'a> {
 /// # Errors
 /// [`Refusal::SessionUnknown`] where it is there and cannot be one of ours (RL-03).
 pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    match Field::of(headers, SESSION_ID) {
+    match Field::of(headers, &SESSION_ID) {
         Field::Absent => Ok(None),
         Field::Text(id) => Ok(Some(id)),
         Field::Unreadable => Err(Refusal::SessionUnknown),
@@ -69,13 +69,13 @@ pub fn session_id(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
 /// Whether a request has a header that mirrors its body.
 #[must_use]
 pub fn mirrors_any(headers: &HeaderMap) -> bool {
-    [METHOD, NAME].iter().any(|name| headers.contains_key(*name))
+    [METHOD, NAME].iter().any(|name| headers.contains_key(name))
 }
 
 /// The last event that a client got of a stream which it comes back to (RL-08); what cannot be read names none.
 #[must_use]
 pub fn last_event_id(headers: &HeaderMap) -> Option<&str> {
-    match Field::of(headers, LAST_EVENT_ID) {
+    match Field::of(headers, &LAST_EVENT_ID) {
         Field::Text(id) => Some(id),
         Field::Absent | Field::Unreadable => None,
     }
@@ -132,7 +132,7 @@ pub fn mirror(headers: &mut HeaderMap, version: &str, method: &str, name: Option
     let fields = [(PROTOCOL_VERSION, Some(Cow::Borrowed(version))), (METHOD, Some(Cow::Borrowed(method)))];
     for (field, value) in fields.into_iter().chain([(NAME, name.map(encode))]) {
         if let Some(Ok(value)) = value.map(|value| HeaderValue::from_str(&value)) {
-            headers.insert(HeaderName::from_static(field), value);
+            headers.insert(field, value);
         }
     }
 }
@@ -182,17 +182,17 @@ mod tests {
     fn a_header_that_is_there_twice_is_not_readable() {
         let mut headers = HeaderMap::new();
         headers.append(NAME, HeaderValue::from_static("a"));
-        assert_eq!(Field::of(&headers, NAME), Field::Text("a"));
+        assert_eq!(Field::of(&headers, &NAME), Field::Text("a"));
         headers.append(NAME, HeaderValue::from_static("a"));
-        assert_eq!(Field::of(&headers, NAME), Field::Unreadable);
+        assert_eq!(Field::of(&headers, &NAME), Field::Unreadable);
     }
 
     #[test]
     fn rs_14_blanks_around_a_value_are_not_part_of_it() {
         let mut headers = HeaderMap::new();
         headers.insert(NAME, HeaderValue::from_static("\t echo \t"));
-        assert!(agrees(Field::of(&headers, NAME), Some("echo")));
-        assert!(!agrees(Field::of(&headers, NAME), Some("Echo")));
+        assert!(agrees(Field::of(&headers, &NAME), Some("echo")));
+        assert!(!agrees(Field::of(&headers, &NAME), Some("Echo")));
     }
 
     proptest::proptest! {

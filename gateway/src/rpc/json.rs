@@ -235,7 +235,12 @@ impl<'a> Value<'a> {
         if node.kind != Kind::String {
             return false;
         }
-        if node.escaped { self.text().is_some_and(|own| own == text) } else { self.inner() == text.as_bytes() }
+        if node.escaped {
+            return self.text().is_some_and(|own| own == text);
+        }
+        // Most names that are looked at are not it, and most of those have another length.
+        let spelled = node.end.saturating_sub(node.start) as usize;
+        spelled == text.len().saturating_add(2) && self.inner() == text.as_bytes()
     }
 
     /// The text of a string, unescaped.

@@ -17,12 +17,16 @@ pub(super) fn imitates_any(name: &str, exact: &[&str]) -> bool {
 
 /// One spelling for all that lenient decoders confuse: case, the folds of Unicode into ASCII, full-width forms,
 /// characters without a width, blanks around.
-pub(super) fn fold(name: &str) -> Cow<'_, str> {
+#[must_use]
+pub fn fold(name: &str) -> Cow<'_, str> {
     if name.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase()) {
         return Cow::Borrowed(name);
     }
     let visible = name.chars().filter(|c| !is_invisible(*c)).map(narrow);
-    Cow::Owned(visible.flat_map(char::to_lowercase).collect())
+    // By way of the upper case, where letters meet that have several forms of the lower: `ſ` and `s`, `ς` and `σ`. Before
+    // that the lower, where `ẞ` and `ß` meet, of which only one has another upper case.
+    let upper = visible.flat_map(char::to_lowercase).flat_map(char::to_uppercase);
+    Cow::Owned(upper.flat_map(char::to_lowercase).collect())
 }
 
 fn is_invisible(c: char) -> bool {
@@ -34,8 +38,6 @@ fn is_invisible(c: char) -> bool {
 
 fn narrow(c: char) -> char {
     match c {
-        'ſ' => 's',
-        '\u{212A}' => 'k',
         // Full-width forms stand in the order of ASCII, U+FF01 for `!`.
         '\u{FF01}'..='\u{FF5E}' => u32::from(c).checked_sub(0xFEE0).and_then(char::from_u32).unwrap_or(c),
         _ => c,
@@ -44,7 +46,17 @@ fn narrow(c: char) -> char {
 
 #[cfg(test)]
 mod tests {
-    use super::imitates_any;
+    use super::{fold, imitates_any};
+
+    #[test]
+    fn both_cases_of_a_character_fold_alike() {
+        let cased = |c: &char| !c.to_lowercase().eq([*c]) || !c.to_uppercase().eq([*c]);
+        for c in (char::MIN..=char::MAX).filter(cased) {
+            let cases = [c.to_string(), c.to_lowercase().collect(), c.to_uppercase().collect()];
+            let [it, lower, upper] = cases.map(|text| fold(&text).into_owned());
+            assert_eq!([&lower, &upper], [&it; 2], "{c}");
+        }
+    }
 
     #[test]
     fn what_a_lenient_decoder_confuses() {
@@ -59,6 +71,9 @@ mod tests {
             ("ARGUMENTS", "arguments"),
             ("_META", "_meta"),
         ];
+        for (one, other) in [("ΣΊΣΥΦΟς", "σίσυφοσ"), ("maß", "maẞ"), ("maß", "MASS"), ("ϴ", "θ")] {
+            assert_eq!(fold(one), fold(other));
+        }
         for (name, exact) in cases {
             assert!(imitates_any(name, &[exact]), "{name}");
         }

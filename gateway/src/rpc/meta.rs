@@ -39,31 +39,57 @@ pub const ERROR: &str = "dev.tollgate/error";
 pub const OWNED: &[&str] =
     &[PROTOCOL_VERSION, CLIENT_CAPABILITIES, CLIENT_INFO, LOG_LEVEL, PROGRESS_TOKEN, TRACEPARENT, TRACESTATE, BAGGAGE];
 
-/// The reserved members of one request's `_meta`.
-#[derive(Debug, Clone, Default)]
-pub struct Meta<'a> {
+/// The reserved members of one request's `_meta`: each as its value, or as the place where that stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Meta<P> {
     /// `io.modelcontextprotocol/protocolVersion`.
-    pub protocol_version: Option<Value<'a>>,
+    pub protocol_version: Option<P>,
     /// `io.modelcontextprotocol/clientCapabilities`.
-    pub client_capabilities: Option<Value<'a>>,
+    pub client_capabilities: Option<P>,
     /// `io.modelcontextprotocol/clientInfo`: claimed, never proven.
-    pub client_info: Option<Value<'a>>,
+    pub client_info: Option<P>,
     /// `io.modelcontextprotocol/logLevel`.
-    pub log_level: Option<Value<'a>>,
+    pub log_level: Option<P>,
     /// `progressToken`: a string or an integer.
-    pub progress_token: Option<Value<'a>>,
-    /// `traceparent`, where it is a string.
-    pub traceparent: Option<Cow<'a, str>>,
-    /// `tracestate`, where it is a string.
-    pub tracestate: Option<Cow<'a, str>>,
-    all: Option<Value<'a>>,
+    pub progress_token: Option<P>,
+    /// `traceparent`, which need not be a string.
+    pub traceparent: Option<P>,
+    /// `tracestate`, which need not be a string.
+    pub tracestate: Option<P>,
+    all: Option<P>,
 }
 
-impl<'a> Meta<'a> {
+impl<P: Copy> Meta<P> {
+    /// The same members, each put differently.
+    #[must_use]
+    pub fn map<Q>(&self, put: impl Fn(P) -> Q) -> Meta<Q> {
+        Meta {
+            protocol_version: self.protocol_version.map(&put),
+            client_capabilities: self.client_capabilities.map(&put),
+            client_info: self.client_info.map(&put),
+            log_level: self.log_level.map(&put),
+            progress_token: self.progress_token.map(&put),
+            traceparent: self.traceparent.map(&put),
+            tracestate: self.tracestate.map(&put),
+            all: self.all.map(&put),
+        }
+    }
+}
+
+impl<'a> Meta<Value<'a>> {
     /// Finds the reserved members of `meta`.
     #[must_use]
     pub fn of(meta: Option<Value<'a>>) -> Self {
-        let mut found = Self { all: meta, ..Self::default() };
+        let mut found = Self {
+            protocol_version: None,
+            client_capabilities: None,
+            client_info: None,
+            log_level: None,
+            progress_token: None,
+            traceparent: None,
+            tracestate: None,
+            all: meta,
+        };
         for (name, value) in meta.into_iter().flat_map(Value::members) {
             let Some(name) = name.text() else { continue };
             match name.as_ref() {
@@ -72,8 +98,8 @@ impl<'a> Meta<'a> {
                 CLIENT_INFO => found.client_info = Some(value),
                 LOG_LEVEL => found.log_level = Some(value),
                 PROGRESS_TOKEN => found.progress_token = Some(value),
-                TRACEPARENT => found.traceparent = value.text(),
-                TRACESTATE => found.tracestate = value.text(),
+                TRACEPARENT => found.traceparent = Some(value),
+                TRACESTATE => found.tracestate = Some(value),
                 _ => {}
             }
         }

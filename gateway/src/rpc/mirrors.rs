@@ -118,7 +118,7 @@ fn annotations(schema: Value<'_>) -> usize {
 /// [`Refusal::HeaderMismatch`] with the header that is missing, superfluous, malformed or different.
 pub fn check(mirrors: &[Mirror], arguments: Option<Value<'_>>, headers: &HeaderMap) -> Result<(), Refusal> {
     for mirror in mirrors {
-        let field = Field::of(headers, mirror.header.as_str());
+        let field = Field::of(headers, &mirror.header);
         if !agrees(mirror.kind, field, mirror.argument(arguments)) {
             return Err(Refusal::HeaderMismatch(Cow::Owned(mirror.header.as_str().to_owned())));
         }
@@ -210,7 +210,7 @@ pub fn unrecognised<'a>(
         .keys()
         .filter(|name| name.as_str().starts_with(headers::PARAM_PREFIX))
         .filter(|name| mirrors.iter().all(|mirror| mirror.header != **name))
-        .filter(|name| matches!(Field::of(headers, name.as_str()), Field::Text(_)))
+        .filter(|name| matches!(Field::of(headers, name), Field::Text(_)))
         .filter_map(|name| Some((name, headers.get(name)?)))
         .take(UNRECOGNISED_MAX)
 }

@@ -11,7 +11,7 @@ pub mod canonical;
 pub mod definition_json;
 pub mod headers;
 pub mod json;
-mod lookalike;
+pub mod lookalike;
 pub mod meta;
 pub mod mirrors;
 pub mod outbound;

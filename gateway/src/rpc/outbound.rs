@@ -374,13 +374,15 @@ fn respond(id: &RequestId) -> Vec<u8> {
 /// `_meta` (RC-06): the client's and the upstream's own members go on; those that the gateway owns are replaced, or
 /// dropped where the upstream's revision does not have them. Baggage never goes on.
 fn write_meta(out: &mut Vec<u8>, outgoing: &Outgoing<'_>, call: Option<&Call>) {
-    let mut own = Vec::with_capacity(256);
+    let start = out.len();
+    member(out, "_meta", b"{");
+    let open = out.len();
     if outgoing.era() == Era::Modern {
-        member_text(&mut own, meta::PROTOCOL_VERSION, outgoing.version);
-        member(&mut own, meta::CLIENT_CAPABILITIES, outgoing.capabilities.as_bytes());
-        member(&mut own, meta::CLIENT_INFO, client_info(outgoing));
+        member_text(out, meta::PROTOCOL_VERSION, outgoing.version);
+        member(out, meta::CLIENT_CAPABILITIES, outgoing.capabilities.as_bytes());
+        member(out, meta::CLIENT_INFO, client_info(outgoing));
         if let Some(level) = outgoing.log_level {
-            member_text(&mut own, meta::LOG_LEVEL, level.as_str());
+            member_text(out, meta::LOG_LEVEL, level.as_str());
         }
     }
     let texts = [
@@ -390,16 +392,16 @@ fn write_meta(out: &mut Vec<u8>, outgoing: &Outgoing<'_>, call: Option<&Call>) {
     ];
     for (name, text) in texts {
         if let Some(text) = text {
-            member_text(&mut own, name, text);
+            member_text(out, name, text);
         }
     }
     for (name, value) in call.into_iter().flat_map(|call| call.meta().others()) {
-        member_raw(&mut own, name.raw(), value.raw());
+        member_raw(out, name.raw(), value.raw());
     }
-    if !own.is_empty() {
-        own.insert(0, b'{');
-        own.push(b'}');
-        member(out, "_meta", &own);
+    if out.len() == open {
+        out.truncate(start);
+    } else {
+        out.push(b'}');
     }
 }
 

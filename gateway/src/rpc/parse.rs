@@ -69,9 +69,9 @@ pub fn parse(headers: &HeaderMap, body: Bytes, limits: &Limits) -> Result<Messag
     let era = asked.era(&claims);
     match asked.check(&claims, era) {
         Ok(checked) => {
-            let params = params.map(Value::index);
+            let (params, meta) = (params.map(Value::index), asked.meta.map(Value::index));
             let Checked { version, version_assumed, method } = checked;
-            Ok(Message::Call(Call { document, era, version, version_assumed, id, method, params }))
+            Ok(Message::Call(Call { document, era, version, version_assumed, id, method, params, meta }))
         }
         Err(refusal) => Err(Rejected { refusal, id, era }),
     }
@@ -87,9 +87,9 @@ struct Claims<'a> {
 impl<'a> Claims<'a> {
     fn of(headers: &'a HeaderMap) -> Self {
         Self {
-            version: Field::of(headers, headers::PROTOCOL_VERSION),
-            method: Field::of(headers, headers::METHOD),
-            name: Field::of(headers, headers::NAME),
+            version: Field::of(headers, &headers::PROTOCOL_VERSION),
+            method: Field::of(headers, &headers::METHOD),
+            name: Field::of(headers, &headers::NAME),
         }
     }
 
@@ -175,7 +175,7 @@ struct Asked<'a> {
     is_notification: bool,
     method: Value<'a>,
     params: Option<Value<'a>>,
-    meta: Meta<'a>,
+    meta: Meta<Value<'a>>,
 }
 
 /// What the checks leave.
@@ -473,7 +473,7 @@ fn invalid<T>(why: &'static str) -> Result<T, Refusal> {
 }
 
 /// Whether a decoder without regard to case would take two arguments for one: policy would judge one of them, and the
-/// tool would run with the other.
+/// tool would run with the other. Deeper down `policy` looks, by the schema: there the names may be data.
 fn names_collide(arguments: Value<'_>) -> bool {
     let plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase());
     if arguments.members().all(|(name, _)| name.text().is_some_and(|name| plain(&name))) {

@@ -5,7 +5,7 @@
 
 mod tripwire;
 
-use std::{fmt, io};
+use std::{fmt, io, path::Path};
 
 pub use tripwire::Tripwire;
 use zeroize::Zeroizing;
@@ -43,6 +43,15 @@ pub fn keep_from_cores() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     Ok(())
+}
+
+/// Says in the log where other accounts than the gateway's own may write into `folder`: what it relies on lies there, and
+/// whoever can put a file in place of another decides what that says.
+pub fn warn_of_writers(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    if std::fs::metadata(folder).is_ok_and(|about| about.permissions().mode() & 0o022 != 0) {
+        tracing::warn!(folder = %folder.display(), "other accounts may write into a folder of the gateway's");
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod seal;
 mod site;
 mod store;
 
-pub use rates::{Exhausted, Rate, Rates, Take, Taken};
+pub use rates::{Exhausted, Rate, Rates, Take, Taken, whole_ms};
 pub use replays::{Repeated, Replays};
 pub use seal::Sealer;
 pub use site::Site;

@@ -148,10 +148,9 @@ impl Rates {
         let takes: Vec<Take> = who.iter().map(take).collect();
         match self.take(&takes, now) {
             Ok(_counted) => Ok(()),
-            Err(Exhausted::Counter { retry_after, .. }) => Err(Refusal::CeilingReached {
-                ceiling: name.to_owned(),
-                retry_after_ms: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX),
-            }),
+            Err(Exhausted::Counter { retry_after, .. }) => {
+                Err(Refusal::CeilingReached { ceiling: name.to_owned(), retry_after_ms: whole_ms(retry_after) })
+            }
             Err(Exhausted::Full) => Err(Refusal::Overloaded("those who are counted")),
         }
     }
@@ -240,6 +239,12 @@ impl Rate {
     fn window_ns(self) -> u64 {
         self.interval_ns().saturating_mul(u64::from(self.burst.max(1)))
     }
+}
+
+/// Rounded up, so that a client that waits exactly this long is not refused again.
+#[must_use]
+pub fn whole_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// Keys are digests, so any byte spreads them.
@@ -350,6 +355,16 @@ mod tests {
         assert_eq!([ask("a"), ask("b"), ask("b"), ask("b")], [over.clone(), Ok(()), Ok(()), over]);
         assert_eq!(rates.admit("others", &[("a", RATE)], now), Ok(()));
         assert_eq!(Rate::per(Duration::from_secs(60), 30), Rate { interval: Duration::from_secs(2), burst: 30 });
+    }
+
+    #[test]
+    fn who_waits_as_long_as_they_are_told_is_let_in() {
+        let rates = Rates::new(1000);
+        let third = Rate::per(Duration::from_millis(1000), 3); // 333.3 ms
+        let ask = |ms| rates.admit("thirds", &[("a", Rate { burst: 1, ..third })], Timestamp::from_unix_ms(ms));
+        assert_eq!(ask(1000), Ok(()));
+        let Err(Refusal::CeilingReached { retry_after_ms, .. }) = ask(1000) else { panic!("there was no room") };
+        assert_eq!((retry_after_ms, ask(1000 + retry_after_ms)), (334, Ok(())));
     }
 
     proptest! {

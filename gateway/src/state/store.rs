@@ -538,6 +538,7 @@ impl Entry {
 }
 
 fn in_folder(folder: &Path) -> rusqlite::Result<Connection> {
+    crate::secret::warn_of_writers(folder);
     let connection = Connection::open(folder.join(FILE))?;
     connection.busy_timeout(BUSY_MAX)?;
     // Readers and a writer do not wait for each other; a write is on the disk when it is answered.

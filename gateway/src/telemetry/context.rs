@@ -7,6 +7,8 @@ use std::fmt;
 
 use http::HeaderMap;
 
+use crate::digest::{hex, push_hex, unhex};
+
 /// Where a caller stands in its trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parent {
@@ -34,13 +36,13 @@ impl Parent {
     #[must_use]
     pub fn parse(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
         let mut fields = traceparent.split('-');
-        let version = lower_hex(fields.next()?, 2)?;
-        let trace_id = lower_hex(fields.next()?, 32)?;
-        let span_id = u64::try_from(lower_hex(fields.next()?, 16)?).ok()?;
-        let flags = lower_hex(fields.next()?, 2)?;
+        let [version] = unhex(fields.next()?.as_bytes())?;
+        let trace_id = u128::from_be_bytes(unhex(fields.next()?.as_bytes())?);
+        let span_id = u64::from_be_bytes(unhex(fields.next()?.as_bytes())?);
+        let [flags] = unhex(fields.next()?.as_bytes())?;
         // Version 0 has these fields and no more; a later one may add some; 255 is forbidden (§3.2.2.1).
         let surplus = fields.next().is_some();
-        if version == 0xff || (version == 0 && surplus) || trace_id == 0 || span_id == 0 {
+        if version == u8::MAX || (version == 0 && surplus) || trace_id == 0 || span_id == 0 {
             return None;
         }
         Some(Self {
@@ -71,13 +73,13 @@ impl Parent {
 /// The text of `traceparent`.
 #[must_use]
 pub fn traceparent(trace_id: TraceId, span_id: SpanId, sampled: bool) -> String {
-    let mut text = String::with_capacity(TRACEPARENT_BYTES);
-    text.push_str("00-");
+    let mut text = Vec::with_capacity(TRACEPARENT_BYTES);
+    text.extend_from_slice(b"00-");
     push_hex(&mut text, &trace_id.0.to_be_bytes());
-    text.push('-');
+    text.push(b'-');
     push_hex(&mut text, &span_id.0.to_be_bytes());
-    text.push_str(if sampled { "-01" } else { "-00" });
-    text
+    text.extend_from_slice(if sampled { b"-01" } else { b"-00" });
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// Version, two ids and flags.
@@ -103,21 +105,6 @@ impl SpanId {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().saturating_mul(2));
-    push_hex(&mut text, bytes);
-    text
-}
-
-/// By hand, for every call has a few: the formatter takes ten times as long.
-fn push_hex(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        for digit in [byte >> 4, byte & 0xf] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-        }
-    }
-}
-
 impl fmt::Display for TraceId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.text())
@@ -140,12 +127,6 @@ impl fmt::Debug for SpanId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, formatter)
     }
-}
-
-/// `HEXDIGLC` of §3.2.1: exactly so many digits, none of them upper case.
-fn lower_hex(text: &str, digits: usize) -> Option<u128> {
-    let fits = text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    fits.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }
 
 /// §3.3.1 within its bounds: what leaves here goes into headers of upstreams.

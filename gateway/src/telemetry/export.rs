@@ -30,7 +30,10 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use url::Url;
 
-use super::metrics::{BOUNDS_MS, Kind, Metrics, Point, Value, metrics, seconds};
+use super::{
+    metrics::{BOUNDS_MS, Kind, Metrics, Point, Value, metrics, seconds},
+    names,
+};
 use crate::{
     clock::{self, Timestamp},
     config,
@@ -199,7 +202,7 @@ impl Writer {
                 scope_metrics: vec![ScopeMetrics {
                     scope: Some(scope),
                     metrics: metrics.collect(),
-                    ..ScopeMetrics::default()
+                    schema_url: names::SCHEMA.to_owned(),
                 }],
                 ..ResourceMetrics::default()
             }],

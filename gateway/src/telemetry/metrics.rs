@@ -30,11 +30,13 @@ pub fn metrics() -> &'static Metrics {
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// `mcp.server.operation.duration`, by [`Operation`].
-    pub server: Family<Histogram, 5>,
+    pub server: Family<Histogram, 6>,
     /// `mcp.client.operation.duration`, by [`Operation`] with the upstream's id before.
-    pub client: Family<Histogram, 6>,
+    pub client: Family<Histogram, 7>,
     /// `mcp.server.session.duration`, by protocol version: legacy sessions only.
     pub server_sessions: Family<Histogram, 1>,
+    /// `mcp.client.session.duration`, by protocol version: those of legacy upstreams.
+    pub client_sessions: Family<Histogram, 1>,
     /// Refusals, by code.
     pub refusals: Family<Counter, 1>,
     /// Credentials that are not valid, by what is wrong with them.
@@ -58,7 +60,7 @@ pub struct Metrics {
     pub audit_records: Counter,
     /// Records that could not be made durable.
     pub audit_failures: Counter,
-    /// Requests to token endpoints, by upstream and outcome (`ok`, `failed`).
+    /// Requests to token endpoints, by endpoint, or the issuer that names it, and outcome (`ok`, `failed`).
     pub mints: Family<Counter, 2>,
     /// Looks into the grant cache, by outcome (`hit`, `miss`).
     pub grant_cache: Family<Counter, 1>,
@@ -113,6 +115,13 @@ pub struct Operation<'a> {
     pub version: &'a str,
 }
 
+impl Operation<'_> {
+    /// The tool, and the prompt: one of them is empty.
+    fn names(&self) -> [&str; 2] {
+        if self.method == "prompts/get" { ["", self.target] } else { [self.target, ""] }
+    }
+}
+
 impl Metrics {
     /// Counts a refusal; `fault` is what is wrong with a credential.
     pub fn refused(&self, code: &str, fault: Option<&str>) {
@@ -124,14 +133,16 @@ impl Metrics {
 
     /// Counts an operation that a client asked for.
     pub fn served(&self, operation: Operation<'_>, took: Duration) {
-        let Operation { method, target, error, status, version } = operation;
-        self.server.with([names::method(method), target, error, status, version]).record(took);
+        let Operation { method, error, status, version, .. } = operation;
+        let [tool, prompt] = operation.names();
+        self.server.with([names::method(method), tool, prompt, error, status, version]).record(took);
     }
 
     /// Counts an operation that an upstream was asked for.
     pub fn called(&self, upstream: &str, operation: Operation<'_>, took: Duration) {
-        let Operation { method, target, error, status, version } = operation;
-        self.client.with([upstream, names::method(method), target, error, status, version]).record(took);
+        let Operation { method, error, status, version, .. } = operation;
+        let [tool, prompt] = operation.names();
+        self.client.with([upstream, names::method(method), tool, prompt, error, status, version]).record(took);
     }
 
     /// Every metric with its name: the one list that both exports are made from.
@@ -144,12 +155,13 @@ impl Metrics {
     }
 
     fn of_protocol(&self) -> Vec<Metric<'_>> {
-        const OPERATION: [&str; 5] =
-            [names::METHOD, names::TOOL, names::ERROR_TYPE, names::RPC_STATUS, names::PROTOCOL_VERSION];
-        const CALL: [&str; 6] = [
+        const OPERATION: [&str; 6] =
+            [names::METHOD, names::TOOL, names::PROMPT, names::ERROR_TYPE, names::RPC_STATUS, names::PROTOCOL_VERSION];
+        const CALL: [&str; 7] = [
             names::UPSTREAM,
             names::METHOD,
             names::TOOL,
+            names::PROMPT,
             names::ERROR_TYPE,
             names::RPC_STATUS,
             names::PROTOCOL_VERSION,
@@ -162,6 +174,12 @@ impl Metrics {
                 "Life of a legacy session.",
                 &[names::PROTOCOL_VERSION],
                 &self.server_sessions,
+            ),
+            Metric::family(
+                names::CLIENT_SESSION_DURATION,
+                "Life of a session with a legacy upstream.",
+                &[names::PROTOCOL_VERSION],
+                &self.client_sessions,
             ),
         ]
     }
@@ -193,7 +211,7 @@ impl Metrics {
             Metric::family(
                 "tollgate.exchange.mints",
                 "Requests to token endpoints.",
-                &[names::UPSTREAM, names::OUTCOME],
+                &[names::TOKEN_ENDPOINT, names::OUTCOME],
                 &self.mints,
             ),
             Metric::family("tollgate.exchange.cache", "Looks into the grant cache.", &OUTCOME, &self.grant_cache),
@@ -609,6 +627,11 @@ mod tests {
         }
         let text = render(&metrics);
         assert!(text.contains(r#"tollgate_refusals_total{tollgate_refusal_code="_OTHER"} 50"#));
+        let prompt = Operation { method: "prompts/get", target: "crm__greet", ..CALL };
+        metrics.called("crm", prompt, Duration::ZERO);
+        let text = render(&metrics);
+        let of_the_prompt = text.lines().find(|line| line.contains("crm__greet")).unwrap();
+        assert!(of_the_prompt.contains(r#"gen_ai_prompt_name="crm__greet""#) && !of_the_prompt.contains("gen_ai_tool"));
         let made_up = Operation { method: "tools/made-up", ..CALL };
         metrics.served(made_up, Duration::ZERO);
         assert!(render(&metrics).contains(r#"mcp_method_name="_OTHER""#));

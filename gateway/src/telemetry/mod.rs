@@ -1,6 +1,8 @@
 //! What does an operator see?
 //!
-//! Traces and metrics to an OpenTelemetry collector, metrics as Prometheus text, logs as JSON on standard error.
+//! Traces and metrics to an OpenTelemetry collector, metrics as Prometheus text, logs as JSON on standard error. A line
+//! about one request names it as its audit records do (`id`), and its trace where it has one (`trace_id`): also where the
+//! trace is not recorded.
 //! It does not see audit records: those are a product with promises of its own, and telemetry may be lost.
 
 pub mod context;
@@ -15,9 +17,9 @@ use std::io;
 
 use export::Export;
 pub use metrics::metrics;
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::{InstrumentationScope, trace::TracerProvider};
 pub use spans::{Operation, Spans};
-use tracing::{Level, Subscriber};
+use tracing::Subscriber;
 use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, registry, util::SubscriberInitExt,
 };
@@ -77,22 +79,17 @@ impl Telemetry {
             .with_writer(io::stderr)
             .with_filter(log_filter);
         let trace = self.export.as_ref().map(|export| {
+            let scope = InstrumentationScope::builder("tollgate")
+                .with_version(env!("CARGO_PKG_VERSION"))
+                .with_schema_url(names::SCHEMA)
+                .build();
             tracing_opentelemetry::layer()
-                .with_tracer(export.provider.tracer("tollgate"))
+                .with_tracer(export.provider.tracer_with_scope(scope))
                 .with_location(false)
                 .with_threads(false)
                 .with_tracked_inactivity(false)
                 .with_context_activation(false)
-                .with_filter(filter_fn(|metadata| {
-                    // Events of this crate that happen in a span join it; those of the exporter itself must not, or
-                    // every export would make another.
-                    let own = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
-                    if metadata.is_span() {
-                        metadata.target() == spans::TARGET
-                    } else {
-                        own && *metadata.level() <= Level::INFO
-                    }
-                }))
+                .with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == spans::TARGET))
         });
         registry().with(trace).with(log)
     }

@@ -4,11 +4,15 @@
 //! (`semantic-conventions-genai`, `docs/gen-ai/mcp.md`, 2026-05, status Development) and the gateway's own namespace.
 //! It does not record anything.
 
+/// Which conventions these are: what the manifest of `semantic-conventions-genai` calls itself.
+pub const SCHEMA: &str = "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-dev";
+
 /// `mcp.method.name`.
 pub const METHOD: &str = "mcp.method.name";
 /// `mcp.protocol.version`.
 pub const PROTOCOL_VERSION: &str = "mcp.protocol.version";
-/// `mcp.session.id`: legacy sessions only; never for 2026-07-28 and later.
+/// `mcp.session.id`: legacy sessions only; never for 2026-07-28 and later. What names the session in the journal, for
+/// its id itself is the client's.
 pub const SESSION_ID: &str = "mcp.session.id";
 /// `mcp.resource.uri`: on spans, never on metrics.
 pub const RESOURCE_URI: &str = "mcp.resource.uri";
@@ -28,12 +32,10 @@ pub const TOOL_ERROR: &str = "tool_error";
 pub const RPC_STATUS: &str = "rpc.response.status_code";
 /// `jsonrpc.request.id`.
 pub const REQUEST_ID: &str = "jsonrpc.request.id";
-/// `network.transport`.
+/// `network.transport`: `tcp`, or `pipe` to a program.
 pub const NETWORK_TRANSPORT: &str = "network.transport";
 /// `network.protocol.name`.
 pub const NETWORK_PROTOCOL: &str = "network.protocol.name";
-/// `network.protocol.version`.
-pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
 /// `client.address`.
 pub const CLIENT_ADDRESS: &str = "client.address";
 /// `client.port`.
@@ -71,6 +73,8 @@ pub const FAULT: &str = "tollgate.identity.fault";
 pub const SUBJECT: &str = "tollgate.change.subject";
 /// A habit of clients that was forgiven.
 pub const HABIT: &str = "tollgate.habit";
+/// A token endpoint's URL, or the issuer whose metadata name it.
+pub const TOKEN_ENDPOINT: &str = "tollgate.token_endpoint";
 /// The issuer's identifier.
 pub const ISSUER: &str = "tollgate.issuer";
 
@@ -80,6 +84,8 @@ pub const SERVER_DURATION: &str = "mcp.server.operation.duration";
 pub const CLIENT_DURATION: &str = "mcp.client.operation.duration";
 /// Life of a legacy session with a client, in seconds.
 pub const SERVER_SESSION_DURATION: &str = "mcp.server.session.duration";
+/// Life of a session with a legacy upstream, in seconds.
+pub const CLIENT_SESSION_DURATION: &str = "mcp.client.session.duration";
 
 /// What stands in a metric for a name that is not in the catalogue: names from outside must not make series.
 pub const OTHER: &str = "_OTHER";
@@ -160,7 +166,7 @@ pub fn span(method: &str, target: Option<&str>) -> String {
 
 /// Whether a JSON-RPC error makes a *server* span an error: what the client did wrong does not.
 #[must_use]
-pub const fn is_server_error(rpc_code: i32) -> bool {
+pub const fn is_server_error(rpc_code: i64) -> bool {
     !matches!(rpc_code, -32700 | -32600 | -32601 | -32602 | -32002)
 }
 

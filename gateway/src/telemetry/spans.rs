@@ -152,12 +152,6 @@ impl Operation {
         self.recorded.is_some()
     }
 
-    /// The span to run work in (`Instrument`), so that log events find their trace.
-    #[must_use]
-    pub const fn span(&self) -> &Span {
-        &self.span
-    }
-
     /// `traceparent` for whoever works on behalf of this operation.
     #[must_use]
     pub fn traceparent(&self) -> String {

@@ -37,6 +37,8 @@ pub struct Read {
     pub listing: Listing,
     /// What cannot: name or list, and why (RC-05).
     pub withheld: Vec<(String, String)>,
+    /// Lists about which nothing can be said, because they could not be read whole: what was known of them still holds.
+    pub unread: Vec<(Kind, Refusal)>,
     /// How long the upstream vouches for this: the shortest of its lists.
     pub ttl: Option<Duration>,
 }
@@ -187,8 +189,8 @@ impl Peer {
     /// Reads everything that the upstream lists.
     ///
     /// # Errors
-    /// Every refusal that an upstream can cause, as far as its tools are concerned; another list that cannot be read is
-    /// told and left out.
+    /// Every refusal that an upstream can cause, as far as its tools are concerned; another list that it will not give is
+    /// told and left out, and one that could not be read is told apart.
     pub async fn read(&self, grant: &Arc<Grant>) -> Result<Read, Refusal> {
         let asked = clock::instant();
         self.look_again(grant).await;
@@ -207,8 +209,16 @@ impl Peer {
             match Box::pin(self.read_all(grant, (spoken, kind), &mut read)).await {
                 Ok(()) => {}
                 Err(refusal) if kind == Kind::Tool => return Err(refusal),
-                // Servers of resources without templates are many, and say so in many ways.
-                Err(refusal) => read.withheld.push((kind.list().0.to_owned(), refusal.inside().into_owned())),
+                Err(refusal) => {
+                    // Some pages are not the list.
+                    read.listing.of_mut(kind).clear();
+                    // Servers of resources without templates are many, and say so in many ways.
+                    if matches!(refusal, Refusal::UpstreamInvalid(_) | Refusal::UpstreamTooLarge(_)) {
+                        read.withheld.push((kind.list().0.to_owned(), refusal.inside().into_owned()));
+                    } else {
+                        read.unread.push((kind, refusal));
+                    }
+                }
             }
         }
         read.listing.offer = Some(offer);
@@ -331,8 +341,17 @@ impl Peer {
         answered: &mut Answered,
         (method, id): (&str, u64),
     ) -> Result<Response, Refusal> {
-        if !answered.status.is_success() {
-            return Err(status_refusal(answered.status, method));
+        let status = answered.status;
+        let passes = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
+        if passes || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(Refusal::CatalogueUnavailable(format!("HTTP {} to `{method}`", status.as_u16())));
+        }
+        // A credential that is good for the tools alone is good.
+        if status == StatusCode::FORBIDDEN && method != Kind::Tool.list().0 {
+            return Err(Refusal::UpstreamInvalid(format!("HTTP {} to `{method}`", status.as_u16())));
+        }
+        if !status.is_success() {
+            return Err(status_refusal(status, method));
         }
         self.response(grant, &mut answered.messages, id).await
     }

@@ -55,7 +55,8 @@ use crate::{
     identity::Identity,
     refusal::{Era, Refusal},
     rpc::{
-        Call, Capabilities, Topics, headers,
+        Call, Capabilities, Topics,
+        headers::{self, PROTOCOL_VERSION},
         json::{Bounds, Value},
         meta::LogLevel,
         mirrors,
@@ -165,6 +166,7 @@ pub struct Peer {
     bounds: Bounds,
     reply_bytes_max: usize,
     event_bytes_max: usize,
+    stream_bytes_max: usize,
     spoken: ArcSwapOption<Spoken>,
     /// Whether that was taken from silence.
     guessed: AtomicBool,
@@ -223,6 +225,65 @@ pub enum Forwarded {
     Unreachable(Receipt, Refusal),
 }
 
+/// What of a call has gone up, however that ends.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// The credential of its record.
+    generation: u64,
+    /// The one under which it was sent last, by its digest, where that is another.
+    token_digest: Option<String>,
+    /// Whether it has gone up, and nobody has said since that it was not executed.
+    left: bool,
+    /// Whether the upstream has said that it did not execute it, and it was not sent again since.
+    declined: bool,
+    again: u64,
+}
+
+impl Sent {
+    /// Nothing of a call whose record names `grant`.
+    #[must_use]
+    pub fn under(grant: &Grant) -> Self {
+        Self { generation: grant.generation(), token_digest: None, left: false, declined: false, again: 0 }
+    }
+
+    /// What went up was not executed. Nothing is said of what never did, as where a session turns out to be gone first.
+    pub const fn is_declined(&mut self) {
+        self.declined |= std::mem::replace(&mut self.left, false);
+    }
+
+    /// It is sent.
+    fn leaves(&mut self, grant: &Grant) {
+        self.left = true;
+        self.again = self.again.saturating_add(u64::from(std::mem::take(&mut self.declined)));
+        let other = (grant.generation() != self.generation).then(|| grant.token_digest()).flatten();
+        self.token_digest = other.map(str::to_owned);
+    }
+
+    /// Whether the upstream may have executed it.
+    #[must_use]
+    pub const fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// Whether the upstream has seen it.
+    #[must_use]
+    pub const fn is_seen(&self) -> bool {
+        self.declined || self.again > 0
+    }
+
+    /// How often it was sent.
+    #[must_use]
+    pub const fn attempts(&self) -> u64 {
+        self.again.saturating_add(1)
+    }
+
+    /// The credential under which it was sent last, by its digest, where that is not the one of its record.
+    #[must_use]
+    pub fn token_digest(&self) -> Option<&str> {
+        self.token_digest.as_deref()
+    }
+}
+
 /// What an upstream says that a credential lacks.
 #[derive(Debug)]
 pub struct Scopes {
@@ -258,6 +319,7 @@ impl Peer {
             bounds: Bounds::reply(limits),
             reply_bytes_max: limits.reply_bytes_max,
             event_bytes_max: limits.event_bytes_max,
+            stream_bytes_max: limits.stream_bytes_max,
             spoken: ArcSwapOption::from(spoken),
             guessed: AtomicBool::new(false),
             probing: tokio::sync::Mutex::default(),
@@ -311,10 +373,11 @@ impl Peer {
         receipt: Receipt,
         grant: Grant,
         passage: &Passage<'_>,
+        sent: &mut Sent,
     ) -> Result<Forwarded, Refusal> {
         let grant = Arc::new(grant);
-        let (answered, mut underway) = match self.send(&grant, passage).await {
-            Ok(sent) => sent,
+        let (answered, mut underway) = match self.send(&grant, passage, sent).await {
+            Ok(answered) => answered,
             // Said of what comes before a call: the era, or a session. The call itself was not sent.
             Err(Refusal::UpstreamUnauthorized) => return Ok(Forwarded::Unauthorized(receipt)),
             Err(refusal @ Refusal::UpstreamUnreachable(_)) => return Ok(Forwarded::Unreachable(receipt, refusal)),
@@ -322,11 +385,13 @@ impl Peer {
         };
         if answered.status == StatusCode::UNAUTHORIZED {
             underway.open = false;
+            sent.is_declined();
             answered.messages.discard().await;
             return Ok(Forwarded::Unauthorized(receipt));
         }
         if let Some(wanted) = answered.wants {
             underway.open = false;
+            sent.is_declined();
             answered.messages.discard().await;
             return Ok(Forwarded::Unscoped(receipt, Scopes { wanted, held: grant.scopes().to_vec() }));
         }
@@ -335,7 +400,7 @@ impl Peer {
             return Err(Refusal::UpstreamInvalid("a redirect, which is never followed".to_owned()));
         }
         let Way { id, spoken, .. } = underway.way;
-        let (mut messages, status) = (answered.messages, answered.status);
+        let (mut messages, status) = (answered.messages.within(self.stream_bytes_max), answered.status);
         if spoken.era == Era::Legacy && status.is_success() && messages.is_stream() {
             messages.resume_by(&underway.way);
         }
@@ -346,14 +411,15 @@ impl Peer {
         self: &Arc<Self>,
         grant: &Arc<Grant>,
         passage: &Passage<'_>,
+        sent: &mut Sent,
     ) -> Result<(Answered, Underway), Refusal> {
         let spoken = self.detect(grant).await?;
         if spoken.era == Era::Legacy {
-            return self.send_in_session(grant, passage).await;
+            return self.send_in_session(grant, passage, sent).await;
         }
         let shown = Shown::first(Arc::clone(grant));
         let way = Way { peer: Arc::clone(self), shown, id: self.next_id(), spoken, session: None };
-        Ok(self.post_call(way, passage).await?)
+        Ok(self.post_call(way, passage, sent).await?)
     }
 
     /// A 404 proves that the session was gone and the call not executed: begun again and sent again, once (RL-13). Many
@@ -362,6 +428,7 @@ impl Peer {
         self: &Arc<Self>,
         grant: &Arc<Grant>,
         passage: &Passage<'_>,
+        sent: &mut Sent,
     ) -> Result<(Answered, Underway), Refusal> {
         let key = Key {
             principal: passage.caller.principal,
@@ -384,7 +451,7 @@ impl Peer {
                 spoken: session.spoken(),
                 session: Some(Arc::clone(&session)),
             };
-            let (answered, mut underway) = self.post_call(way, passage).await?;
+            let (answered, mut underway) = self.post_call(way, passage, sent).await?;
             if session.may_be_gone(answered.status) {
                 self.sessions.forget(&key, &session, answered.status);
             }
@@ -393,11 +460,17 @@ impl Peer {
             }
             first = false;
             underway.open = false;
+            sent.is_declined();
             answered.messages.discard().await;
         }
     }
 
-    async fn post_call(&self, way: Way, passage: &Passage<'_>) -> Result<(Answered, Underway), Undelivered> {
+    async fn post_call(
+        &self,
+        way: Way,
+        passage: &Passage<'_>,
+        sent: &mut Sent,
+    ) -> Result<(Answered, Underway), Undelivered> {
         let Way { id, spoken, .. } = way;
         let definition = &passage.target.definition;
         let meta = passage.call.meta();
@@ -432,10 +505,12 @@ impl Peer {
             }
         }
         let mut underway = Underway { way, open: true };
-        let outgoing = Outgoing { body, session: underway.way.session_id(), headers };
+        let outgoing = Outgoing { body, session: underway.way.session_id(), headers, sent: Some(sent) };
         let reading = self.reading(definition.timeout, Some(passage.caller.credential.tripwire()));
         let answered = self.transport.post(&underway.way.shown.now, outgoing, reading).await;
-        underway.open &= !matches!(answered, Err(Undelivered::NotSent(_)));
+        if let Err(Undelivered::NotSent(_)) = answered {
+            underway.open = false;
+        }
         Ok((answered?, underway))
     }
 
@@ -579,7 +654,7 @@ impl Peer {
 
 impl<'a> Outgoing<'a> {
     fn new(body: Vec<u8>, headers: HeaderMap, session: Option<&'a HeaderValue>) -> Self {
-        Self { body: Bytes::from(body), session, headers }
+        Self { body: Bytes::from(body), session, headers, sent: None }
     }
 }
 
@@ -821,9 +896,6 @@ const HEADERS: usize = 12;
 
 /// For so long the gateway tries to say something that no answer depends on.
 const SAYING_MAX: Duration = Duration::from_secs(2);
-
-/// `MCP-Protocol-Version`.
-const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// The end of a credential is the random part of it, and short enough for the standard library's vectorised search.
 const SECRET_BYTES_SEARCHED: usize = 32;

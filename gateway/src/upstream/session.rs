@@ -29,6 +29,7 @@ use crate::{
     refusal::{Era, Refusal},
     rpc::{Capabilities, meta::LogLevel},
     tasks,
+    telemetry::metrics::metrics,
 };
 
 /// Who may use a session: one key, one session.
@@ -88,7 +89,11 @@ impl Session {
 impl Drop for Session {
     /// RL-13: a server keeps a session until it is told that nobody needs it.
     fn drop(&mut self) {
-        let Some(id) = self.id.take().filter(|_| !self.gone.load(Ordering::Relaxed)) else { return };
+        let Some(id) = self.id.take() else { return };
+        metrics().client_sessions.with([self.version]).record(self.begun.elapsed());
+        if self.gone.load(Ordering::Relaxed) {
+            return;
+        }
         // Without a runtime the process is ending, and nothing can be said any more.
         if Handle::try_current().is_ok() {
             let (farewell, version) = (self.farewell.clone(), self.version);

@@ -119,7 +119,7 @@ impl Sse {
         let unreachable = |why: String| Undelivered::NotSent(Refusal::UpstreamUnreachable(why));
         let seat = self.links.seat(bounds.owner, bounds.first_byte).await;
         let seat = seat.map_err(|max| unreachable(format!("all {max} streams that it may take are in use")))?;
-        let outgoing = Outgoing { body: Bytes::new(), session: None, headers: HeaderMap::new() };
+        let outgoing = Outgoing::new(Vec::new(), HeaderMap::new(), None);
         let response = transport::open_stream(&self.client, &self.address, grant, outgoing, bounds).await?;
         let body = match response {
             Ok(body) => body,

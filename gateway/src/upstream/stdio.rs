@@ -32,6 +32,7 @@ use super::{
 use crate::{
     clock,
     config::{Limits, Program, UpstreamId},
+    exchange::Grant,
     refusal::Refusal,
     rpc::{json::Bounds, outbound},
     secret::Secret,
@@ -78,7 +79,12 @@ impl Stdio {
 
     /// Writes one message to the process of its session, and gives what comes back. The first message of a session starts
     /// its process.
-    pub(super) async fn post(&self, outgoing: Outgoing<'_>, bounds: Reading<'_>) -> Result<Answered, Undelivered> {
+    pub(super) async fn post(
+        &self,
+        grant: &Grant,
+        outgoing: Outgoing<'_>,
+        bounds: Reading<'_>,
+    ) -> Result<Answered, Undelivered> {
         let line = one_line(&outgoing.body);
         if bounds.tripwire.is_some_and(|tripwire| tripwire.trips("", &HeaderMap::new(), &line)) {
             return Err(Undelivered::NotSent(Refusal::CredentialLeak));
@@ -108,7 +114,11 @@ impl Stdio {
             },
         };
         // A process that is gone is a session that is gone: of this message it saw nothing.
-        Ok(sent.unwrap_or_else(Answered::gone))
+        let Some(answered) = sent else { return Ok(Answered::gone()) };
+        if let Some(sent) = outgoing.sent {
+            sent.leaves(grant);
+        }
+        Ok(answered)
     }
 
     /// What the process of a session says without being asked.

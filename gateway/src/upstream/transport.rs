@@ -15,7 +15,7 @@ use http::{
 use url::Url;
 
 use super::{
-    Peer, Way,
+    Peer, Sent, Way,
     resume::{Mark, Resume},
     routes::Routed,
     sse::Sse,
@@ -27,7 +27,7 @@ use crate::{
     refusal::Refusal,
     rpc::{
         batch,
-        headers::{Field, PROTOCOL_VERSION},
+        headers::{Field, PROTOCOL_VERSION, SESSION_ID},
         json::Bounds,
         sse::{Event, Splitter},
         versions,
@@ -57,7 +57,7 @@ impl Transport {
         match self {
             Self::Http(client, to) => post(client, to, grant, outgoing, bounds).await,
             Self::Sse(sse) => Box::pin(sse.post(grant, outgoing, bounds)).await,
-            Self::Stdio(stdio) => Box::pin(stdio.post(outgoing, bounds)).await,
+            Self::Stdio(stdio) => Box::pin(stdio.post(grant, outgoing, bounds)).await,
         }
     }
 
@@ -138,6 +138,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) session: Option<&'a HeaderValue>,
     /// `MCP-Protocol-Version`, `Mcp-Method`, `Mcp-Name`, `Mcp-Param-*` and trace context, all computed from the judged body.
     pub(super) headers: HeaderMap,
+    /// Where it is on record how often this goes up.
+    pub(super) sent: Option<&'a mut Sent>,
 }
 
 /// The head of an answer, and the way to the rest.
@@ -171,11 +173,12 @@ pub(super) async fn post(
     client: &Client,
     to: &Address,
     grant: &Grant,
-    outgoing: Outgoing<'_>,
+    mut outgoing: Outgoing<'_>,
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
+    let sent = outgoing.sent.take();
     let request = build(to, grant, Method::POST, outgoing)?;
-    answered(client, to, (request, grant), bounds).await
+    answered(client, to, (request, grant, sent), bounds).await
 }
 
 async fn get(
@@ -188,7 +191,7 @@ async fn get(
     let mut request = build(to, grant, Method::GET, outgoing)?;
     request.headers_mut().remove(CONTENT_TYPE);
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-    answered(client, to, (request, grant), bounds).await
+    answered(client, to, (request, grant, None), bounds).await
 }
 
 /// Ends a session of a legacy upstream (RL-04). What it answers changes nothing.
@@ -221,27 +224,31 @@ pub(super) async fn open_stream(
 
 /// A message of the gateway's own to `to`, under the credential of a stream that is open.
 pub(super) fn message_to(to: &Address, credential: Option<(HeaderName, HeaderValue)>, body: Bytes) -> Request<Bytes> {
-    let mut request = framed(to, Method::POST, Outgoing { body, session: None, headers: HeaderMap::new() });
+    let outgoing = Outgoing { body, session: None, headers: HeaderMap::new(), sent: None };
+    let mut request = framed(to, Method::POST, outgoing);
     request.headers_mut().extend(credential);
     request
 }
 
+/// A request with the credential that it goes up under, and where it is on record how often it does.
+type Parcel<'a> = (Request<Bytes>, &'a Grant, Option<&'a mut Sent>);
+
 async fn answered(
     client: &Client,
     to: &Address,
-    (request, grant): (Request<Bytes>, &Grant),
+    (request, grant, sent): Parcel<'_>,
     bounds: Reading<'_>,
 ) -> Result<Answered, Undelivered> {
     if bounds.tripwire.is_some_and(|tripwire| tripwire.trips(&to.text, request.headers(), request.body())) {
         return Err(Undelivered::NotSent(Refusal::CredentialLeak));
     }
-    let spoken = Field::of(request.headers(), PROTOCOL_VERSION);
+    let spoken = Field::of(request.headers(), &PROTOCOL_VERSION);
     let batches = matches!(spoken, Field::Text(version) if versions::has_batches(version))
         .then(|| Box::new(Batches { bounds: bounds.peer.bounds, waiting: Vec::new().into_iter() }));
     let response = if grant.is_bound() {
-        Box::pin(proven(client, to, (request, grant), bounds.first_byte)).await?
+        Box::pin(proven(client, to, (request, grant, sent), bounds.first_byte)).await?
     } else {
-        client.open(request, bounds.first_byte).await.map_err(Undelivered::from)?
+        send(client, (request, grant, sent), bounds.first_byte).await?
     };
     let (mut parts, body) = response.into_parts();
     let framing = framing(&parts.headers, bounds.peer.event_bytes_max);
@@ -265,18 +272,40 @@ async fn answered(
 async fn proven(
     client: &Client,
     to: &Address,
-    (request, grant): (Request<Bytes>, &Grant),
+    (request, grant, mut sent): Parcel<'_>,
     first_byte: Duration,
 ) -> Result<http::Response<Body>, Undelivered> {
     let mut again = request.clone();
-    let response = client.open(request, first_byte).await.map_err(Undelivered::from)?;
+    let response = send(client, (request, grant, sent.as_deref_mut()), first_byte).await?;
     if !(grant.heed(&to.url, response.headers()) && response.status() == StatusCode::UNAUTHORIZED) {
         return Ok(response);
     }
+    if let Some(sent) = &mut sent {
+        sent.is_declined();
+    }
     prove(&mut again, to, grant)?;
-    let response = client.open(again, first_byte).await.map_err(Undelivered::from)?;
+    let response = send(client, (again, grant, sent), first_byte).await?;
     grant.heed(&to.url, response.headers());
     Ok(response)
+}
+
+/// Sends `request`, and writes down that it went up: before it does, for whoever stops waiting does not know whether it
+/// has.
+async fn send(
+    client: &Client,
+    (request, grant, sent): Parcel<'_>,
+    first_byte: Duration,
+) -> Result<http::Response<Body>, Undelivered> {
+    let counted = sent.map(|sent| {
+        let before = sent.clone();
+        sent.leaves(grant);
+        (sent, before)
+    });
+    let opened = client.open(request, first_byte).await.map_err(Undelivered::from);
+    if let (Err(Undelivered::NotSent(_)), Some((sent, before))) = (&opened, counted) {
+        *sent = before;
+    }
+    opened
 }
 
 fn prove(request: &mut Request<Bytes>, to: &Address, grant: &Grant) -> Result<(), Undelivered> {
@@ -422,7 +451,9 @@ struct Batches {
 #[derive(Debug)]
 pub struct Messages {
     source: Source,
+    /// Of its events so far, and at most. What lasts has no such bound: it is read for as long as somebody waits for word.
     bytes: usize,
+    bytes_max: usize,
     resume: Option<Box<Resume>>,
 }
 
@@ -439,7 +470,12 @@ enum Source {
 
 impl Messages {
     const fn of(source: Source) -> Self {
-        Self { source, bytes: 0, resume: None }
+        Self { source, bytes: 0, bytes_max: usize::MAX, resume: None }
+    }
+
+    /// The answer to a call: one whose events never end is not read for as long as it comes.
+    pub(super) fn within(self, bytes_max: usize) -> Self {
+        Self { bytes_max, ..self }
     }
 
     /// Where the stream ends too early, it is taken up again.
@@ -464,12 +500,6 @@ impl Messages {
         }
     }
 
-    /// Bytes read so far.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// The next message; `None` at the end.
     ///
     /// # Errors
@@ -477,6 +507,9 @@ impl Messages {
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
         loop {
             let next = self.read().await;
+            if self.bytes > self.bytes_max {
+                return Err(Refusal::UpstreamTooLarge(self.bytes_max));
+            }
             if !matches!(next, Ok(None) | Err(Refusal::UpstreamLost(_))) || !self.resumed().await {
                 return next;
             }
@@ -545,7 +578,6 @@ impl Reader {
             Framing::Json => {
                 self.framing = Framing::Ended;
                 let whole = self.body.whole(self.bytes_max).await.map_err(lost)?;
-                *bytes = whole.len();
                 Ok((!whole.is_empty()).then_some(whole))
             }
             Framing::Other => {
@@ -596,6 +628,3 @@ const DISCARD_MAX: Duration = Duration::from_millis(500);
 
 /// A server has so long to answer that a session is over.
 const DELETE_MAX: Duration = Duration::from_secs(2);
-
-/// `Mcp-Session-Id`.
-pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");

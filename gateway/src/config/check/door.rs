@@ -424,6 +424,7 @@ impl Checker<'_> {
             reply_bytes_max: self.count(&written.reply_bytes_max, &(1_024..=268_435_456), 8_388_608),
             event_bytes_max: self.count(&written.event_bytes_max, &(1_024..=67_108_864), 1_048_576),
             stream_max: self.millis(&written.stream_max_ms, &(1_000..=DAY_MS), 3_600_000),
+            stream_bytes_max: self.count(&written.stream_bytes_max, &(1_024..=1_099_511_627_776), 268_435_456),
             calls_max: self.count(&written.calls_max, &(1..=1_000_000), 4_096),
             sessions_max: self.count(&written.sessions_max, &(1..=1_000_000), 10_000),
             session_idle: self.millis(&written.session_idle_ms, &(1_000..=DAY_MS), 1_800_000),

@@ -13,22 +13,17 @@ use super::{
     Carriage, Turn,
     deliver::Interrupted,
     input::Line,
-    leg::{Ended, Leg, instant_after},
+    leg::{Ended, Leg, Outbound, instant_after},
     task::{Followed, POLL},
 };
 use crate::{
-    audit::{
-        journal::Receipt,
-        record::{self, Who},
-    },
+    audit::journal::Receipt,
     catalog::Kind,
     clock, config,
     exchange::Grant,
-    identity::Identity,
-    lifecycle::local,
     refusal::Refusal,
     rpc::{outbound::Retry, reply::Response},
-    upstream::{Forwarded, Passage, Reply, Scopes},
+    upstream::{Forwarded, Passage, Reply, Scopes, Sent},
 };
 
 impl Carriage {
@@ -38,12 +33,13 @@ impl Carriage {
     pub(super) async fn send(
         &self,
         (mut receipt, mut grant): (Receipt, Grant),
+        (leg, sent): (&Outbound<'_>, &mut Sent),
         passage: &Passage<'_>,
     ) -> Result<Box<Reply>, Refusal> {
         let (mut refused, mut left) = (false, self.task.as_ref().map_or(0, Followed::may_fail));
         loop {
             let key = grant.key();
-            let (back, refusal) = match self.peer.forward(receipt, grant, passage).await? {
+            let (back, refusal) = match self.peer.forward(receipt, grant, passage, sent).await? {
                 Forwarded::Answered(reply) => return Ok(reply),
                 Forwarded::Unauthorized(back) => {
                     self.estate.exchange.drop_grant(&key);
@@ -62,7 +58,7 @@ impl Carriage {
                 Forwarded::Unreachable(back, _) => {
                     (left, receipt) = (left.saturating_sub(1), back);
                     sleep(POLL).await;
-                    grant = self.mint(passage.caller).await?;
+                    grant = self.mint(leg).await?;
                     continue;
                 }
             };
@@ -70,7 +66,7 @@ impl Carriage {
                 return Err(refusal);
             }
             (refused, receipt) = (true, back);
-            grant = self.mint(passage.caller).await?;
+            grant = self.mint(leg).await?;
             if grant.key() == key {
                 // The same credential always: it would be refused again.
                 return Err(refusal);
@@ -91,13 +87,10 @@ impl Carriage {
     }
 
     /// Another grant for the same call.
-    async fn mint(&self, identity: &Identity) -> Result<Grant, Refusal> {
+    async fn mint(&self, leg: &Outbound<'_>) -> Result<Grant, Refusal> {
         let (exchange, mints) = (&self.estate.exchange, &self.target.definition.mints);
-        let grant = exchange.mint(identity, self.peer.settings(), mints, clock::now()).await?;
-        let who = Who { identity: Some(identity), ..Who::default() };
-        let request = record::Request::default();
-        local::record_mint(&self.means.journal, &grant, self.target.definition.upstream.as_str(), (who, request));
-        Ok(grant)
+        let summons = || leg.cause().witness(&self.means.journal, &self.target.definition.upstream);
+        exchange.mint((leg.identity, &summons), self.peer.settings(), mints, clock::now()).await
     }
 
     /// Sends again what the upstream said itself that it awaits, or did not execute, under the same record.
@@ -110,7 +103,7 @@ impl Carriage {
         let receipt = reply.into_receipt().map_err(Ended::refused)?;
         let mut left = self.task.as_ref().map_or(0, Followed::may_fail);
         let grant = loop {
-            match self.mint(&leg.identity).await {
+            match self.mint(&leg.outbound().1).await {
                 Ok(grant) => break grant,
                 Err(Refusal::GrantUnavailable(_)) if left > 0 => left = left.saturating_sub(1),
                 Err(refusal) => return Err(Ended::refused(refusal)),
@@ -118,7 +111,6 @@ impl Carriage {
             self.pause(leg, POLL).await?;
         };
         self.retry = retry;
-        leg.attempts = if self.turned_down { 2 } else { 1 };
         self.set_out(leg, (receipt, grant)).await
     }
 
@@ -144,6 +136,9 @@ impl Carriage {
         (code, ended): (i64, Ended),
     ) -> Result<Line, Ended> {
         self.turned_down = true;
+        if self.task.is_none() {
+            leg.sent.is_declined();
+        }
         let late = self.deadline().min(instant_after(READING_MAX));
         let renewed = async {
             select! {
@@ -154,7 +149,7 @@ impl Carriage {
         match leg.delivery.attend(&leg.held, late, renewed).await {
             Ok(true) => {}
             Ok(false) | Err(Interrupted::Late) => return Err(ended),
-            Err(interrupted) => return Err(interrupted.end(Refusal::UpstreamTimeout)),
+            Err(interrupted) => return Err(interrupted.end_of(&leg.sent, Refusal::UpstreamTimeout)),
         }
         if !self.renew()? {
             return Err(ended);
@@ -169,7 +164,8 @@ impl Carriage {
     /// Takes the definition as it was just read, where there is one; nothing is sent that was judged as something else (I2).
     fn renew(&mut self) -> Result<bool, Ended> {
         let (catalogue, judged) = (self.estate.catalogue.load(), &self.target.definition);
-        let Some(listing) = catalogue.listing(&judged.upstream).filter(|listing| listing.degraded.is_none()) else {
+        let listing = catalogue.listing(&judged.upstream);
+        let Some(listing) = listing.filter(|listing| !listing.is_stale(judged.kind)) else {
             return Ok(false);
         };
         if !matches!(judged.kind, Kind::Tool | Kind::Prompt) {

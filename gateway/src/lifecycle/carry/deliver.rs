@@ -19,15 +19,29 @@ use crate::{
     identity::revocation::What,
     inspect::Answer,
     lifecycle::{Response, respond},
-    refusal::{Era, Refusal},
+    refusal::{Challenge, Era, Refusal},
     rpc::{Asker, sse},
+    upstream::Sent,
 };
+
+/// What goes back first, and the challenge that belongs to it: what that leads to, the estate knows.
+#[derive(Debug)]
+pub(in crate::lifecycle) struct Answered {
+    pub(in crate::lifecycle) response: Response,
+    pub(in crate::lifecycle) challenge: Option<Challenge>,
+}
+
+impl From<Response> for Answered {
+    fn from(response: Response) -> Self {
+        Self { response, challenge: None }
+    }
+}
 
 /// The way to the client.
 #[derive(Debug)]
 pub(super) enum Delivery {
     /// Nothing was said yet.
-    Waiting(oneshot::Sender<Response>),
+    Waiting(oneshot::Sender<Answered>),
     /// A stream is open.
     Streaming(Arc<Queue>),
     /// The client went away.
@@ -45,7 +59,7 @@ impl Delivery {
                 Some(tracked) => tracked.session().carry(to_body),
                 None => to_body,
             };
-            if to_client.send(respond::stream(to_body)).is_ok() {
+            if to_client.send(respond::stream(to_body).into()).is_ok() {
                 *self = Self::Streaming(Arc::new(events));
             }
         }
@@ -68,7 +82,7 @@ impl Delivery {
 
     pub(super) async fn answer(self, answer: Answer) {
         match self {
-            Self::Waiting(to_client) => drop(to_client.send(respond::answer(answer))),
+            Self::Waiting(to_client) => drop(to_client.send(respond::answer(answer).into())),
             Self::Streaming(events) => drop(events.send(sse::message(answer.body())).await),
             Self::Gone => {}
         }
@@ -78,7 +92,8 @@ impl Delivery {
         let outside = refusal.outside(asker.era);
         match self {
             Self::Waiting(to_client) => {
-                drop(to_client.send(respond::refusal(Some(&asker.id), asker.era, &outside, None)))
+                let response = respond::refusal(Some(&asker.id), asker.era, &outside, None);
+                drop(to_client.send(Answered { response, challenge: outside.challenge }));
             }
             Self::Streaming(events) => {
                 let body = respond::error_body(Some(&asker.id), asker.era, &outside);
@@ -91,7 +106,7 @@ impl Delivery {
     /// Ends what was said, which may be nothing: a client that took its call back waits for no answer, but HTTP has one.
     pub(super) fn end(self) {
         if let Self::Waiting(to_client) = self {
-            drop(to_client.send(respond::accepted()));
+            drop(to_client.send(respond::accepted().into()));
         }
     }
 
@@ -168,6 +183,17 @@ impl Interrupted {
             Self::Late => Ended::refused(late),
             Self::Revoked(refusal) => Ended::revoked(refusal),
             Self::Expired => Ended::expired(),
+        }
+    }
+
+    /// The same of a call of which so much has gone up: what was never executed leaves nobody to wonder what came of it.
+    pub(super) fn end_of(self, sent: &Sent, late: Refusal) -> Ended {
+        match self {
+            Self::Revoked(refusal) if !sent.has_left() => {
+                let ended = Ended::unsent(refusal);
+                if sent.is_seen() { ended.once_seen() } else { ended }
+            }
+            Self::Cancelled | Self::Late | Self::Revoked(_) | Self::Expired => self.end(late),
         }
     }
 }

@@ -454,10 +454,11 @@ impl Carriage {
 
     /// The call goes on for the request that came; nothing, where that ended it.
     async fn resume(&mut self, line: &mut Line, next: Next) -> Option<Leg> {
-        let Next { leg, receipt, grant, capabilities, answers } = next;
+        let Next { mut leg, receipt, grant, capabilities, answers } = next;
         if let Some(place) = &mut line.place {
             place.continued(true);
         }
+        leg.sets_out(&self.peer, &grant);
         line.reply.resume(receipt, grant);
         line.relay = Relay::new(&leg.held.asker, line.reply.progress_token());
         for Given { key, response, .. } in &answers {

@@ -6,6 +6,7 @@
 
 use std::{
     borrow::Cow,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,18 +16,25 @@ use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
-use super::deliver::Delivery;
+use super::deliver::{Answered, Delivery};
 use crate::{
     audit::{
         journal::Journal,
         record::{Ending, Outcome, Who},
     },
-    bridge::Tracked,
+    bridge::{Session, Tracked},
     catalog::Target,
     clock,
+    config::Transport,
+    exchange::Grant,
     identity::Identity,
     inspect::{Answer, Outcome as Judged},
-    lifecycle::{Asking, Response, respond, revoke::Ward, trail::Trail},
+    lifecycle::{
+        Asking, respond,
+        revoke::Ward,
+        trail::{Trail, describe},
+        witness::Cause,
+    },
     refusal::{Era, Page, Refusal, TokenFault},
     rpc::{Asker, Method, meta::LogLevel},
     telemetry::{
@@ -34,6 +42,7 @@ use crate::{
         metrics::{self, metrics},
         names,
     },
+    upstream::{Peer, Reply, Sent},
 };
 
 /// One request for which a call is carried.
@@ -44,29 +53,69 @@ pub(in crate::lifecycle) struct Leg {
     /// Name and version that the client claims.
     claimed: (Option<String>, Option<String>),
     method: Method,
+    /// The legacy session that it is in, and the other end of the connection.
+    origin: (Option<Arc<Session>>, SocketAddr),
     target: Target,
     pub(super) held: Held,
     /// Whether the client takes a stream of events.
     pub(super) streams: bool,
     pub(super) delivery: Delivery,
-    /// How often the call was sent for it: again where the upstream turned it down at first.
-    pub(super) attempts: u64,
-    /// The span of the request, and that of the call to the upstream within it.
-    pub(super) spans: (Operation, Operation),
-    /// The latter as the upstream gets it.
-    pub(super) traceparent: String,
-    /// When the request came in, and when the call set out.
-    times: (Instant, Instant),
+    /// What of the call has gone up for it.
+    pub(super) sent: Sent,
+    /// The id and the version under which the upstream took it in.
+    heard: Option<(u64, &'static str)>,
+    /// The span of the request.
+    operation: Operation,
+    /// When it came in.
+    began: Instant,
+    /// Nothing, for as long as nobody is called.
+    way: Option<Way>,
     open: Open,
+}
+
+/// How the call goes up.
+#[derive(Debug)]
+struct Way {
+    /// The span of the call to the upstream, within that of the request.
+    operation: Operation,
+    /// That as the upstream gets it.
+    traceparent: String,
+    /// When it set out.
+    since: Instant,
 }
 
 /// What an upstream sees of a leg.
 #[derive(Clone, Copy)]
 pub(super) struct Outbound<'a> {
-    pub(super) identity: &'a Identity,
+    pub(super) identity: &'a Arc<Identity>,
     pub(super) log_level: Option<LogLevel>,
-    pub(super) traceparent: &'a str,
+    pub(super) traceparent: Option<&'a str>,
     pub(super) tracestate: Option<&'a str>,
+    claimed: &'a (Option<String>, Option<String>),
+    method: Method,
+    asker: &'a Asker,
+    session: Option<&'a Session>,
+    peer: SocketAddr,
+    id: Uuid,
+    operation: &'a Operation,
+}
+
+impl Outbound<'_> {
+    /// The request, for the record of what is minted because of it.
+    pub(super) fn cause(&self) -> Cause {
+        Cause {
+            identity: Some(Arc::clone(self.identity)),
+            claimed: self.claimed.clone(),
+            call: Some(self.id),
+            request_id: Some(self.asker.id.clone()),
+            method: Some(self.method.as_str()),
+            era: Some(self.asker.era),
+            version: Some(self.asker.version),
+            session: self.session.map(|session| session.name().to_owned()),
+            trace: Some((self.operation.trace_id(), self.operation.span_id())),
+            peer: Some(self.peer),
+        }
+    }
 }
 
 /// What a request holds besides the ceilings' room, given back when it ends.
@@ -100,9 +149,9 @@ struct Open {
 }
 
 impl Open {
-    fn note(&mut self, outcome: &Outcome<'_>) {
+    fn note(&mut self, outcome: &Outcome<'_>, answer: Option<Bytes>) {
         self.noted = true;
-        if !self.journal.note(self.id, outcome) {
+        if !self.journal.note_answer(self.id, outcome, answer) {
             metrics().audit_failures.increment();
         }
     }
@@ -113,7 +162,7 @@ impl Drop for Open {
         if !self.noted {
             let mut outcome = Outcome::new(Ending::Unknown);
             outcome.reason = Some("the gateway stopped waiting for the call");
-            self.note(&outcome);
+            self.note(&outcome, None);
         }
     }
 }
@@ -124,38 +173,60 @@ impl Leg {
         asking: &Asking<'_>,
         (target, held): (Target, Held),
         trail: &mut Trail,
-        (journal, id): (&Arc<Journal>, Uuid),
-    ) -> Result<(Self, oneshot::Receiver<Response>), Refusal> {
+        (journal, id, grant): (&Arc<Journal>, Uuid, &Grant),
+    ) -> Result<(Self, oneshot::Receiver<Answered>), Refusal> {
         let open = Open { journal: Arc::clone(journal), id, noted: false };
         let asked = trail.asked.take().ok_or(Refusal::Bug("a call that was not read"))?;
-        let client = asked.operation.client(|| names::span(asking.call.method().as_str(), target.label()));
         let (to_client, answered) = oneshot::channel();
         let leg = Self {
             identity: Arc::clone(asking.caller.identity()),
             claimed: asked.client,
             method: asking.call.method(),
+            origin: (trail.session.clone(), trail.peer),
             target,
             held,
             streams: respond::takes_streams(&asking.head.headers),
             delivery: Delivery::Waiting(to_client),
-            attempts: 1,
-            traceparent: client.traceparent(),
-            spans: (asked.operation, client),
-            times: (trail.began, clock::instant()),
+            sent: Sent::under(grant),
+            heard: None,
+            operation: asked.operation,
+            began: trail.began,
+            way: None,
             open,
         };
         Ok((leg, answered))
     }
 
-    /// Its way back, and what goes out.
-    pub(super) fn outbound(&mut self) -> ((&mut Delivery, &Held), Outbound<'_>) {
+    /// The call sets out for `peer` under `grant`.
+    pub(super) fn sets_out(&mut self, peer: &Peer, grant: &Grant) {
+        let operation = self.operation.client(|| names::span(self.method.as_str(), self.target.label()));
+        if operation.is_recorded() {
+            describe_upward(&operation, (self.method, &self.target), peer, grant);
+        }
+        self.way = Some(Way { traceparent: operation.traceparent(), operation, since: clock::instant() });
+    }
+
+    /// The upstream has taken the call in.
+    pub(super) const fn is_heard(&mut self, reply: &Reply) {
+        self.heard = Some((reply.id, reply.spoken.version));
+    }
+
+    /// Its way back, what goes out, and what has.
+    pub(super) fn outbound(&mut self) -> ((&mut Delivery, &Held), Outbound<'_>, &mut Sent) {
         let outbound = Outbound {
             identity: &self.identity,
             log_level: self.held.asker.log_level,
-            traceparent: &self.traceparent,
-            tracestate: self.spans.1.tracestate(),
+            traceparent: self.way.as_ref().map(|way| way.traceparent.as_str()),
+            tracestate: self.operation.tracestate(),
+            claimed: &self.claimed,
+            method: self.method,
+            asker: &self.held.asker,
+            session: self.origin.0.as_deref(),
+            peer: self.origin.1,
+            id: self.open.id,
+            operation: &self.operation,
         };
-        ((&mut self.delivery, &self.held), outbound)
+        ((&mut self.delivery, &self.held), outbound, &mut self.sent)
     }
 
     /// The id of its record.
@@ -195,9 +266,15 @@ impl Leg {
     pub(in crate::lifecycle) async fn end(mut self, ended: Ended) {
         let ended = ended.told_by(&self.held.asker, self.method);
         let reason = ended.refusal.as_ref().map(Refusal::inside);
-        let outcome = self.outcome(&ended, reason.as_deref());
-        self.open.note(&outcome);
+        let (mut outcome, renewed) =
+            (self.outcome(&ended, reason.as_deref()), self.sent.token_digest().map(str::to_owned));
+        outcome.token_digest = renewed.as_deref();
+        self.open.note(&outcome, ended.answer.as_ref().map(|answer| answer.body().clone()));
         self.measure(&ended, &outcome);
+        if let Some(refusal) = &ended.refusal {
+            let (id, trace_id, why) = (self.id(), self.operation.trace_id(), outcome.reason);
+            tracing::debug!(%id, %trace_id, code = refusal.code(), why, "a call has failed");
+        }
         self.held.tracked = None; // who has the answer may use the id again
         match ended {
             Ended { answer: Some(answer), .. } => self.delivery.answer(answer).await,
@@ -208,10 +285,10 @@ impl Leg {
 
     fn outcome<'a>(&self, ended: &'a Ended, reason: Option<&'a str>) -> Outcome<'a> {
         let mut outcome = Outcome::new(ended.ending);
-        outcome.duration_us = u64::try_from(self.times.0.elapsed().as_micros()).ok();
+        outcome.duration_us = u64::try_from(self.began.elapsed().as_micros()).ok();
         outcome.reason = reason;
         outcome.cached = ended.cached;
-        outcome.attempts = self.attempts;
+        outcome.attempts = self.sent.attempts();
         if let Some(refusal) = &ended.refusal {
             let outside = refusal.outside(self.era());
             outcome.status = Some(outside.status);
@@ -252,18 +329,48 @@ impl Leg {
             status: &rpc,
             version: self.held.asker.version,
         };
-        metrics().served(operation, self.times.0.elapsed());
-        if !ended.cached {
-            metrics().called(self.target.definition.upstream.as_str(), operation, self.times.1.elapsed());
+        metrics().served(operation, self.began.elapsed());
+        if let Some(way) = &self.way {
+            metrics().called(self.target.definition.upstream.as_str(), operation, way.since.elapsed());
         }
-        for operation in [&self.spans.0, &self.spans.1] {
-            if !error.is_empty() {
-                operation.fail(error);
-            }
+        let (server, client) = (&self.operation, self.way.as_ref().map(|way| &way.operation));
+        // Once it has ended: a span has one of each, and the call may have been sent again.
+        if let (Some(client), Some((id, version))) = (client.filter(|client| client.is_recorded()), self.heard) {
+            client.note(names::REQUEST_ID, id.to_string());
+            client.note(names::PROTOCOL_VERSION, version);
+        }
+        if let Some(client) = client.filter(|_| !error.is_empty()) {
+            client.fail(error);
+        }
+        if !error.is_empty() && outcome.rpc_code.is_none_or(names::is_server_error) {
+            server.fail(error);
+        }
+        for operation in std::iter::once(server).chain(client).filter(|operation| operation.is_recorded()) {
             if let Some(code) = outcome.rpc_code {
                 operation.note(names::RPC_STATUS, code.to_string());
             }
+            if let Some(refusal) = &ended.refusal {
+                operation.note(names::REFUSAL, refusal.code());
+            }
         }
+    }
+}
+
+/// Notes what is known of a call before it sets out. The server at its other end is the upstream (MCP in OpenTelemetry).
+fn describe_upward(client: &Operation, (method, target): (Method, &Target), peer: &Peer, grant: &Grant) {
+    client.note(names::METHOD, method.as_str());
+    describe(client, method.as_str(), target);
+    client.note(names::GRANT_STRATEGY, grant.strategy());
+    match &peer.settings().transport {
+        Transport::Http(remote) | Transport::Sse(remote) => {
+            client.note(names::NETWORK_TRANSPORT, "tcp");
+            client.note(names::NETWORK_PROTOCOL, "http");
+            if let Some((host, port)) = remote.url.host_str().zip(remote.url.port_or_known_default()) {
+                client.note(names::SERVER_ADDRESS, host.trim_matches(['[', ']']).to_owned());
+                client.note(names::SERVER_PORT, i64::from(port));
+            }
+        }
+        Transport::Stdio(_) => client.note(names::NETWORK_TRANSPORT, "pipe"),
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+pub(super) use deliver::Answered;
 use deliver::Interrupted;
 use http::{HeaderName, HeaderValue};
 pub(super) use input::Next;
@@ -48,7 +49,7 @@ use crate::{
     },
     tasks::placed,
     telemetry::metrics::metrics,
-    upstream::{Passage, Peer},
+    upstream::{self, Passage, Peer},
 };
 
 /// A call under way, for whichever request it is carried.
@@ -144,7 +145,7 @@ impl Carriage {
             let mut next = placed(|| self.depart(&mut leg, sent)).await;
             while let Ok(mut line) = next {
                 if let Some(turn) = self.read(&mut leg, &mut line).await {
-                    next = self.heed(&mut leg, line, turn).await;
+                    next = placed(|| self.heed(&mut leg, line, turn)).await;
                     continue;
                 }
                 match Box::pin(self.hold(leg, &mut line)).await {
@@ -168,6 +169,7 @@ impl Carriage {
         }
         let place = self.place(leg).map_err(Ended::refused)?;
         leg.held.ward.admit(What::Call).map_err(Ended::unsent)?;
+        leg.sets_out(&self.peer, &sent.1);
         let sent = self.set_out(leg, sent).await;
         let mut line = sent.map_err(|ended| self.page_first(leg, ended))?;
         line.keeping = keeping;
@@ -207,18 +209,27 @@ impl Carriage {
 
     /// Sends the call, and gives the line on which the upstream answers.
     async fn set_out(&mut self, leg: &mut Leg, sent: (Receipt, Grant)) -> Result<Line, Ended> {
-        let ((delivery, held), outbound) = leg.outbound();
+        let ((delivery, held), outbound, tally) = leg.outbound();
         let passage = self.passage(outbound);
-        let sending = placed(|| self.send(sent, &passage));
+        // What is asked of a task that the call became is not the call.
+        let mut apart = self.task.is_some().then(|| upstream::Sent::under(&sent.1));
+        let tally = apart.as_mut().unwrap_or(tally);
+        let sending = placed(|| self.send(sent, (&outbound, &mut *tally), &passage));
         let sent = delivery.attend(held, self.deadline(), sending).await;
         match sent {
             Ok(Ok(reply)) => {
-                if let Some(task) = &mut self.task {
-                    task.spoken(&reply);
+                match &mut self.task {
+                    Some(task) => task.spoken(&reply),
+                    None => leg.is_heard(&reply),
                 }
                 Ok(Line::new(reply, &leg.held))
             }
-            Ok(Err(refusal)) => Err(Ended::refused(refusal)),
+            Ok(Err(refusal)) => {
+                let ended = Ended::refused(refusal);
+                Err(if tally.is_seen() { ended.once_seen() } else { ended })
+            }
+            // Its session may only have been beginning, or a credential on its way.
+            Err(interrupted) if self.task.is_none() => Err(interrupted.end_of(tally, Refusal::UpstreamTimeout)),
             Err(interrupted) => Err(interrupted.end(Refusal::UpstreamTimeout)),
         }
     }
@@ -234,7 +245,7 @@ impl Carriage {
             capabilities: self.capabilities,
             retry: self.retry.as_ref(),
             task: self.about(),
-            traceparent: Some(leg.traceparent),
+            traceparent: leg.traceparent,
             tracestate: leg.tracestate,
         }
     }
@@ -390,7 +401,8 @@ impl Carriage {
     /// Counts a message that nobody asked for, or that fits nothing.
     fn dropped(&self, reason: &str) {
         metrics().upstream_dropped.with([self.target.definition.upstream.as_str(), reason]).increment();
-        tracing::debug!(upstream = %self.target.definition.upstream, reason, "dropped a message of an upstream");
+        let (id, upstream) = (self.first, &self.target.definition.upstream);
+        tracing::debug!(%id, %upstream, reason, "dropped a message of an upstream");
     }
 
     /// How long the upstream may be silent: a person needs longer than a tool.
