@@ -3,14 +3,9 @@
 //! The same call by clients of both eras to upstreams of both, in turn, through Tollgates with everything on that differ
 //! in their upstream's era alone. It says nothing of how nginx would do: the load run does.
 
-use std::time::Duration;
-
 use tollgate::refusal::Era;
 
-use crate::{
-    RATE, Sample, at, best, in_turns, median, open_loop,
-    parties::{Party, Stage},
-};
+use crate::{RATE, Sample, best, in_turns, median, open_in_turns, parties::Stage};
 
 /// How long.
 #[derive(Clone, Copy)]
@@ -31,6 +26,7 @@ pub async fn run(Settings { rounds, seconds }: Settings) {
     }
     let samples = in_turns(&parties, rounds, seconds).await;
     let medians: Vec<Sample> = samples.iter().map(|of| median(of)).collect();
+    let open: Vec<Sample> = open_in_turns(&parties, rounds, seconds).await.iter().map(|of| median(of)).collect();
     println!("{rounds} rounds of {seconds} s, {POLICIES} policies\n");
     println!(
         "| client → upstream | CPU µs/req: median (best) | × unbridged, same client | × unbridged, same upstream | requests/s | p99 ms | p50 ms at {RATE}/s | p99 ms at {RATE}/s |"
@@ -41,18 +37,13 @@ pub async fn run(Settings { rounds, seconds }: Settings) {
         // Where both are of one era, nothing is bridged.
         let [same_client, same_upstream] =
             [client, upstream].map(|era| medians[place].cpu_us / medians[era * ERAS.len() + era].cpu_us);
-        let [p50, p99] = latencies(party, seconds).await;
+        let Sample { p50_ms: p50, p99_ms: p99, .. } = open[place];
         let Sample { cpu_us, per_second, p99_ms, .. } = medians[place];
         let (name, best) = (&party.name, best(&samples[place]));
         println!(
             "| {name} | {cpu_us:.1} ({best:.1}) | {same_client:.2} | {same_upstream:.2} | {per_second:.0} | {p99_ms:.2} | {p50:.2} | {p99:.2} |"
         );
     }
-}
-
-async fn latencies(party: &Party, seconds: u64) -> [f64; 2] {
-    let mut latencies = open_loop(party, Duration::from_secs(seconds * 2)).await;
-    [0.5, 0.99].map(|share| at(&mut latencies, share))
 }
 
 const ERAS: [Era; 2] = [Era::Modern, Era::Legacy];

@@ -1,6 +1,6 @@
 //! What does a call through the door cost, beside nginx, haproxy and a direct call, in one run? With `bridged`, what does
 //! one between the eras, with `sessions`, somebody who is there and asks nothing, with `lists`, a list, with `identity`, to
-//! find out who calls, and with `exchange`, to call in their name?
+//! find out who calls, with `exchange`, to call in their name, and with `builds`, the call of another build?
 //!
 //! Starts one upstream (here, in this process), nginx and haproxy as plain TLS reverse proxies and Tollgate with
 //! everything on, and gives each the same calls in turn. What counts is CPU time a request, read from the kernel for the
@@ -24,6 +24,7 @@
 
 mod asking;
 mod bridged;
+mod builds;
 mod certificates;
 mod estate;
 mod exchange;
@@ -36,6 +37,7 @@ mod wire;
 
 use std::{
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -73,10 +75,16 @@ What each way to prove who calls costs, the first time and again, as `bench/run 
   --count N       credentials of each kind, in each round (100)
   --rounds N      of all kinds, one after the other (7)
 
-And what token exchange costs, and a grant that is kept, as `bench/run exchange`:
+What token exchange costs, and a grant that is kept, as `bench/run exchange`:
 
   --callers N     who each need a grant (1000)
-  --rounds N      with it and without, each with a Tollgate of its own (5)";
+  --rounds N      with it and without, each with a Tollgate of its own (5)
+
+And whether a call costs more than with other builds, as `bench/run builds`:
+
+  --with P,Q      programs of other builds, each the path of a `tollgate`
+  --rounds N      each program once a round (40)
+  --milliseconds N  length of a program's turn (300)";
 
 struct Settings {
     rounds: usize,
@@ -95,6 +103,7 @@ enum Question {
     Lists(lists::Settings),
     Identity(identity::Settings),
     Exchange(exchange::Settings),
+    Builds(builds::Settings),
 }
 
 /// One party in one round.
@@ -122,7 +131,15 @@ impl Sample {
 fn main() {
     rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
     let question = question();
-    let proxies: &[&str] = if matches!(question, Question::Load(_)) { &["nginx", "haproxy"] } else { &[] };
+    let proxies: &[&str] = match question {
+        Question::Load(_) => &["nginx", "haproxy"],
+        Question::Builds(_) => &["nginx"],
+        Question::Bridged(_)
+        | Question::Sessions(_)
+        | Question::Lists(_)
+        | Question::Identity(_)
+        | Question::Exchange(_) => &[],
+    };
     for program in proxies.iter().chain(&["taskset"]) {
         if !parties::installed(program) {
             eprintln!("`{program}` is missing: apt-get install -y nginx-light haproxy util-linux, or run `bench/run`");
@@ -142,6 +159,7 @@ fn main() {
         Question::Lists(settings) => runtime.block_on(lists::run(settings)),
         Question::Identity(settings) => runtime.block_on(identity::run(settings)),
         Question::Exchange(settings) => runtime.block_on(exchange::run(settings)),
+        Question::Builds(settings) => runtime.block_on(builds::run(settings)),
     }
 }
 
@@ -181,6 +199,11 @@ fn question() -> Question {
             let callers = number("--callers", 1_000).clamp(1, 5_000) as usize;
             Question::Exchange(exchange::Settings { callers, rounds: rounds(5) })
         }
+        Some("builds") => Question::Builds(builds::Settings {
+            rounds: rounds(40),
+            milliseconds: number("--milliseconds", 300).clamp(50, 5_000),
+            programs: programs(&text("--with").expect("--with: the other programs")),
+        }),
         _ => {
             let policies = text("--policies").unwrap_or_else(|| "10,100,1000".to_owned());
             Question::Load(Settings {
@@ -193,6 +216,12 @@ fn question() -> Question {
             })
         }
     }
+}
+
+/// Each is started in a folder of its own.
+fn programs(paths: &str) -> Vec<String> {
+    let whole = |path| std::fs::canonicalize(path).unwrap_or_else(|error| panic!("--with {path}: {error}"));
+    paths.split(',').map(|path| whole(path).display().to_string()).collect()
 }
 
 async fn run(settings: &Settings) {
@@ -210,6 +239,8 @@ async fn run(settings: &Settings) {
 
 /// Idle, and a stream. Before any load, so that no memory freed earlier is there to be used again.
 async fn memory(parties: &Parties, streams: usize) {
+    // What Tollgate puts off at its start is done then: it is nobody's stream.
+    tokio::time::sleep(AFTER_START).await;
     println!("\nheld: {streams} event streams, each on a TLS connection of its own");
     println!("{:<28}{:>14}{:>16}", "", "idle RSS MiB", "KiB a stream");
     for party in parties.all.iter().filter(|party| party.has_memory()) {
@@ -246,15 +277,14 @@ async fn cost(parties: &Parties, settings: &Settings) {
 }
 
 async fn latency(parties: &Parties, settings: &Settings) {
-    let seconds = settings.seconds * 2;
-    println!("\nopen loop: {RATE} requests/s for {seconds} s");
-    println!("{:<28}{:>9}{:>9}{:>9}{:>13}", "", "p50 ms", "p99 ms", "max ms", "CPU µs/req");
-    for party in &parties.all {
-        let before = party.cpu_us();
-        let mut latencies = open_loop(party, Duration::from_secs(seconds)).await;
-        let cpu = (party.cpu_us() - before) / latencies.len() as f64;
-        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| at(&mut latencies, share));
-        println!("{:<28}{p50:>9.2}{p99:>9.2}{max:>9.2}{cpu:>13.1}", party.name);
+    let Settings { rounds, seconds, .. } = settings;
+    println!("\nopen loop: {RATE} requests/s, {rounds} rounds of {seconds} s each, interleaved; medians");
+    println!("{:<28}{:>9}{:>9}{:>13}{:>12}", "", "p50 ms", "p99 ms", "best p99", "CPU µs/req");
+    let samples = open_in_turns(&parties.all, *rounds, *seconds).await;
+    for (party, samples) in parties.all.iter().zip(&samples) {
+        let Sample { p50_ms, p99_ms, cpu_us, .. } = median(samples);
+        let best = samples.iter().map(|sample| sample.p99_ms).fold(f64::INFINITY, f64::min);
+        println!("{:<28}{p50_ms:>9.2}{p99_ms:>9.2}{best:>13.2}{cpu_us:>12.1}", party.name);
     }
 }
 
@@ -262,7 +292,7 @@ async fn latency(parties: &Parties, settings: &Settings) {
 async fn profile(parties: &Parties, time: Duration) {
     let party = parties.all.iter().find(|party| party.name.starts_with("tollgate")).expect("a Tollgate in --policies");
     println!("process {}", party.process_id());
-    let sample = closed_loop(party, time).await;
+    let sample = turn(party, time).await;
     println!("{:.1} CPU µs/req, {:.0} requests/s", sample.cpu_us, sample.per_second);
 }
 
@@ -272,7 +302,7 @@ async fn in_turns(parties: &[Party], rounds: usize, seconds: u64) -> Vec<Vec<Sam
     for round in 0..=rounds {
         for (party, samples) in parties.iter().zip(&mut samples) {
             let seconds = if round == 0 { 1 } else { seconds };
-            let sample = closed_loop(party, Duration::from_secs(seconds)).await;
+            let sample = turn(party, Duration::from_secs(seconds)).await;
             if round > 0 {
                 samples.push(sample);
             }
@@ -281,13 +311,36 @@ async fn in_turns(parties: &[Party], rounds: usize, seconds: u64) -> Vec<Vec<Sam
     samples
 }
 
-async fn closed_loop(party: &Party, time: Duration) -> Sample {
-    let mut clients = Vec::new();
+/// What each party takes in the open loop, in round after round.
+async fn open_in_turns(parties: &[Party], rounds: usize, seconds: u64) -> Vec<Vec<Sample>> {
+    let mut samples = vec![Vec::new(); parties.len()];
+    for _ in 0..rounds {
+        for (party, samples) in parties.iter().zip(&mut samples) {
+            samples.push(open_loop(party, Duration::from_secs(seconds)).await);
+        }
+    }
+    samples
+}
+
+async fn turn(party: &Party, time: Duration) -> Sample {
+    let clients = clients(party).await;
+    let (cpu_before, began) = (party.cpu_us(), Instant::now());
+    let latencies = closed_loop(clients, time).await;
+    Sample::of(party.cpu_us() - cpu_before, began.elapsed(), latencies)
+}
+
+/// As many as have a call under way at once.
+async fn clients(party: &Party) -> Vec<(Connection, Arc<[u8]>)> {
+    let mut clients = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
         clients.push(party.client().await);
     }
-    let (cpu_before, began) = (party.cpu_us(), Instant::now());
-    let until = began + time;
+    clients
+}
+
+/// Each calls again as soon as it is answered; all latencies, in ms.
+async fn closed_loop(clients: Vec<(Connection, Arc<[u8]>)>, time: Duration) -> Vec<f64> {
+    let until = Instant::now() + time;
     let workers: Vec<_> = clients
         .into_iter()
         .map(|(mut connection, request)| {
@@ -304,28 +357,28 @@ async fn closed_loop(party: &Party, time: Duration) -> Sample {
     for worker in workers {
         latencies.extend(worker.await.unwrap());
     }
-    Sample::of(party.cpu_us() - cpu_before, began.elapsed(), latencies)
+    latencies
 }
 
 /// Calls begin when they are due, whether or not earlier ones have ended; time spent waiting for a free connection counts.
-async fn open_loop(party: &Party, time: Duration) -> Vec<f64> {
-    let (free, mut idle) = tokio::sync::mpsc::channel(CONNECTIONS);
+async fn open_loop(party: &Party, time: Duration) -> Sample {
+    let (free, idle) = tokio::sync::mpsc::channel(CONNECTIONS);
     for _ in 0..CONNECTIONS {
         let (mut connection, request) = party.client().await;
         one(&mut connection, &request).await;
         free.send((connection, request)).await.unwrap();
     }
+    let idle = Arc::new(tokio::sync::Mutex::new(idle));
     let total = RATE * time.as_secs();
-    let began = Instant::now();
+    let (cpu_before, began) = (party.cpu_us(), Instant::now());
     let mut calls = Vec::new();
     for number in 0..total {
         let due = began + Duration::from_micros(number * 1_000_000 / RATE);
         // The timer wakes within a millisecond of that; what it is late by is the bench's own.
         tokio::time::sleep_until(due.into()).await;
-        let woken = Instant::now();
-        let (mut connection, request) = idle.recv().await.unwrap();
-        let free = free.clone();
+        let (woken, free, idle) = (Instant::now(), free.clone(), Arc::clone(&idle));
         calls.push(tokio::spawn(async move {
+            let (mut connection, request) = idle.lock().await.recv().await.unwrap();
             one(&mut connection, &request).await;
             let latency = woken.elapsed().as_secs_f64() * 1_000.0;
             free.send((connection, request)).await.unwrap();
@@ -336,7 +389,7 @@ async fn open_loop(party: &Party, time: Duration) -> Vec<f64> {
     for call in calls {
         latencies.push(call.await.unwrap());
     }
-    latencies
+    Sample::of(party.cpu_us() - cpu_before, began.elapsed(), latencies)
 }
 
 async fn held_streams(party: &Party, streams: usize) -> f64 {
@@ -397,5 +450,7 @@ fn at(values: &mut [f64], share: f64) -> f64 {
 const CONNECTIONS: usize = 64;
 /// Calls a second in the open loop.
 const RATE: u64 = 500;
+/// Policies are typed against the tools that are there once the start is over.
+const AFTER_START: Duration = Duration::from_secs(5);
 /// Streams opened before memory is looked at.
 const STREAMS_FIRST: usize = 20;

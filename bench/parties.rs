@@ -14,6 +14,7 @@ use std::{
 };
 
 use jsonwebtoken::Algorithm;
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -321,7 +322,7 @@ impl Stage {
         }
     }
 
-    fn nginx(&self) -> Party {
+    pub fn nginx(&self) -> Party {
         let (address, folder) = (free_address(), self.folder.path().join("nginx"));
         fs::create_dir(&folder).unwrap();
         let (up, certificates) = (self.upstream, self.folder.path().display());
@@ -394,10 +395,14 @@ backend up
 
     /// A Tollgate before `estate`.
     pub fn open(&self, name: &str, estate: &Estate) -> Party {
+        self.open_with(env!("CARGO_BIN_EXE_tollgate"), name, estate)
+    }
+
+    /// The Tollgate of this program before `estate`.
+    pub fn open_with(&self, program: &str, name: &str, estate: &Estate) -> Party {
         let folder = self.configured(estate.listen);
         estate.write(&folder);
-        let binary = env!("CARGO_BIN_EXE_tollgate");
-        let process = Process::start(&folder, binary, &["serve", "--config", "upstreams.toml"]);
+        let process = Process::start(&folder, program, &["serve", "--config", "upstreams.toml"]);
         let party = self.party(name, Some(process), estate.listen, Some(self.tls.clone()));
         Party { admin: Some(estate.admin), ..party }
     }
@@ -475,7 +480,7 @@ impl Process {
 
     /// The first of `schedstat`, for each thread that there is (proc(5)).
     fn ran(&self) -> Ran {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let tasks = self.ids().into_iter().flat_map(|id| fs::read_dir(format!("/proc/{id}/task")).unwrap());
         let ran = tasks.filter_map(|task| {
             let path = task.ok()?.path();
             // A thread may end meanwhile.
@@ -520,8 +525,14 @@ pub fn installed(program: &str) -> bool {
     Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status().unwrap().success()
 }
 
+/// An address that nobody listens at, and that was not given before: the kernel may offer one twice.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static GIVEN: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+    let mut given = GIVEN.lock();
+    let mut offers = std::iter::repeat_with(|| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let address = offers.find(|offer| !given.contains(offer)).unwrap();
+    given.push(address);
+    address
 }
 
 /// Ends the run where a process may not have so many connections, in and out. What is started here is bound by the same.
