@@ -229,6 +229,10 @@ impl Setup {
         if !self.audit.contains("directory") {
             writeln!(text, "directory = \"{}\"", self.folder.join("audit").display()).unwrap();
         }
+        if !self.audit.contains("wait_max_ms") {
+            // A disk that is busy with others is nothing that a test wants to see, unless it says so.
+            text.push_str("wait_max_ms = 30000\n");
+        }
         text.push_str(&self.audit);
         if !self.rest.contains("[telemetry]") {
             writeln!(text, "\n[telemetry]\notlp = \"{}\"\nsample_ratio = 1.0", self.collector.origin()).unwrap();
