@@ -21,6 +21,7 @@ mod forged_act;
 mod grant_confusion;
 mod header_body_mismatch;
 mod hold_flood;
+mod http2_frames;
 mod introspection;
 mod issuer_mix_up;
 mod journal_disk_full;

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 /// The traffic of one connection. Relaxed atomics: these are counts that a watchdog samples, nothing is ordered by them.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
+    /// Whether the client says, as in HTTP/2, how much it takes of each answer (RFC 9113 §5.2).
+    has_windows: bool,
     begun: AtomicU64,
     in_flight: AtomicUsize,
     flows: Mutex<Vec<Weak<Flow>>>,
@@ -22,10 +24,10 @@ pub(super) struct Activity {
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Activity>);
 
-/// An answer of several pieces: whether the client holds it up.
+/// An answer that its client can hold up: whether it does.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    /// A piece was handed over and the next one has not been asked for.
+    /// A piece is there, or was handed over, and the next one has not been asked for.
     waiting_for_client: AtomicBool,
     /// For how many looks in a row that has been so.
     looks: AtomicUsize,
@@ -43,6 +45,11 @@ pub(super) enum Verdict {
 }
 
 impl Activity {
+    /// That of a connection of HTTP/2, or of HTTP/1.1.
+    pub(super) fn new(http2: bool) -> Self {
+        Self { has_windows: http2, ..Self::default() }
+    }
+
     /// A request begins.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.begun.fetch_add(1, Relaxed);
@@ -83,9 +90,15 @@ impl Activity {
 }
 
 impl Busy {
-    /// An answer in several pieces begins.
-    pub(super) fn flow(&self) -> Arc<Flow> {
+    /// Whether the client can hold up the first piece of an answer, too.
+    pub(super) fn has_windows(&self) -> bool {
+        self.0.has_windows
+    }
+
+    /// An answer begins of which the first piece `is_there`, or is still to come.
+    pub(super) fn flow(&self, is_there: bool) -> Arc<Flow> {
         let flow = Arc::new(Flow::default());
+        flow.asked(is_there);
         self.0.flows.lock().push(Arc::downgrade(&flow));
         flow
     }
@@ -115,8 +128,7 @@ mod tests {
         assert_eq!(activity.look(0, 2), Verdict::Quiet);
         let busy = activity.begin();
         assert_eq!(activity.look(1, 2), Verdict::Alive);
-        let flow = busy.flow();
-        flow.asked(false);
+        let flow = busy.flow(false);
         for _ in 0..9 {
             assert_eq!(activity.look(1, 2), Verdict::Alive, "we owe the next piece");
         }
@@ -125,6 +137,10 @@ mod tests {
         assert_eq!(looks, [Verdict::Alive, Verdict::Alive, Verdict::Stalled]);
         drop(flow);
         assert_eq!(activity.look(1, 2), Verdict::Alive);
+        let untouched = busy.flow(true);
+        let looks = [activity.look(1, 1), activity.look(1, 1)];
+        assert_eq!(looks, [Verdict::Alive, Verdict::Stalled], "not even the first piece was asked for");
+        drop(untouched);
         drop(busy);
         assert_eq!(activity.look(0, 2), Verdict::Alive, "a request came and went");
         assert_eq!(activity.look(1, 2), Verdict::Quiet);

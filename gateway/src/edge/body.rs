@@ -71,7 +71,7 @@ fn expected<B: HttpBody>(body: &B, here: usize, bytes_max: usize) -> usize {
 #[derive(Debug)]
 pub(super) struct Reply {
     content: Content,
-    /// Only where the answer has more than one piece.
+    /// Only where the client can hold the answer up.
     flow: Option<Arc<Flow>>,
     _busy: Option<Busy>,
 }
@@ -102,11 +102,15 @@ impl Reply {
             lifecycle::Body::Led(own, shared) => Content::Whole(own, shared),
             lifecycle::Body::Stream(events) => Content::Stream { events, silence: None },
         };
-        let pieces = match &content {
-            Content::Whole(bytes, then) => bytes.len() > PIECE_BYTES_MAX || !then.is_empty(),
-            Content::Stream { .. } => true,
-        };
-        let flow = busy.as_ref().filter(|_| pieces).map(Busy::flow);
+        let flow = busy.as_ref().and_then(|busy| match &content {
+            Content::Whole(bytes, then) if bytes.is_empty() && then.is_empty() => None,
+            // What is one piece is taken at once, unless there is no window for it.
+            Content::Whole(bytes, then) => {
+                let is_one = bytes.len() <= PIECE_BYTES_MAX && then.is_empty();
+                (!is_one || busy.has_windows()).then(|| busy.flow(true))
+            }
+            Content::Stream { .. } => Some(busy.flow(false)),
+        });
         Self { content, flow, _busy: busy }
     }
 }

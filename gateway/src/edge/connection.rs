@@ -130,7 +130,7 @@ impl<A: Answer> ServerApp for Listener<A> {
 impl<A: Answer> Listener<A> {
     async fn serve(&self, session: Stream, peer: SocketAddr, shutdown: ShutdownWatch) {
         let Some(Secured { transport, http2, standing }) = self.secure(session, peer).await else { return };
-        let activity = Arc::new(Activity::default());
+        let activity = Arc::new(Activity::new(http2));
         let service = {
             let (answer, activity) = (Arc::clone(&self.answer), Arc::clone(&activity));
             let certificate = standing.as_ref().map(|standing| Arc::clone(standing.certificate()));
