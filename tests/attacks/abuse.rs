@@ -25,7 +25,7 @@ pub(super) const GROWTH_KIB_MAX: u64 = 24 << 10;
 pub(super) const POURED_BYTES_MIN: u64 = 6 * (GROWTH_KIB_MAX << 10);
 
 /// For so long a flood goes on at most.
-const FLOOD_MAX: Duration = Duration::from_secs(40);
+const FLOOD_MAX: Duration = Duration::from_secs(120);
 
 /// What comes without end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

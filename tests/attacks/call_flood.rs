@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -92,7 +92,7 @@ fn gateway_that_holds_all_it_may_says_so_and_recovers() {
 fn flood_of_strangers_is_counted_and_not_listed() {
     let ground = Ground::new("flood-strangers");
     let stranger = ground.gateway.client(Some("up"));
-    let before = ground.gateway.journal().len();
+    let (began, before) = (Instant::now(), ground.gateway.journal().len());
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -110,7 +110,9 @@ fn flood_of_strangers_is_counted_and_not_listed() {
         (counted.sum::<u64>() == 400).then_some(())
     });
     let records = ground.gateway.journal().len() - before;
-    assert!(records < 60, "{records} records of 400 strangers");
+    // Those that there are anyway come by the clock.
+    let most = 60 + 2 * began.elapsed().as_secs() as usize;
+    assert!(records < most, "{records} records of 400 strangers");
     assert_eq!(ground.calls(), 0);
     ground.good_call();
 }

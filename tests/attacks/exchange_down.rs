@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Ground, SOON, code};
+use super::{Ground, SOON, code, quickly};
 use crate::harness::{
     issuer::Issuer,
     place,
@@ -74,6 +74,7 @@ fn trouble_at_the_token_endpoint_ends_the_call_in_bounded_time_and_passes() {
     let ground = Ground::of("exchange-down", issuer, upstream, |setup, issuer, up| {
         setup.exchanged_upstream("up", &up.url(), &issuer.url(), "")
     });
+    let asked = || ground.issuer.asked().iter().filter(|seen| seen.field("subject_token").is_some()).count();
     // Had its grant before the trouble began; a client has one token for a while.
     let early = ground.client("early");
     assert_eq!(early.call("echo", &json!({})).status(), 200);
@@ -83,14 +84,14 @@ fn trouble_at_the_token_endpoint_ends_the_call_in_bounded_time_and_passes() {
         let late = ground.client(&format!("late-{index}"));
         let began = Instant::now();
         let answer = ground.refused(what, &[expected], || late.call("echo", &json!({})));
-        assert!(began.elapsed() < Duration::from_secs(9), "{what}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}: {:?}", began.elapsed());
         assert_eq!(answer.status(), if *expected == "grant_refused" { 403 } else { 502 }, "{what}");
         assert!(!answer.text().contains(INSIDE), "{what}: {}", answer.text());
         assert!(answer.header("www-authenticate").is_none(), "{what}");
-        // Whoever has a grant does not notice.
-        let began = Instant::now();
+        // Whoever has a grant does not notice, and needs nothing.
+        let before = asked();
         assert_eq!(early.call("echo", &json!({})).status(), 200, "{what}");
-        assert!(began.elapsed() < Duration::from_secs(2), "{what}: {:?}", began.elapsed());
+        assert_eq!(asked(), before, "{what}: asked for what was there");
         assert_eq!(ground.recorded_refusal(expected)["target"]["upstream"], "up");
 
         which.store(usize::MAX, Ordering::SeqCst);
@@ -117,9 +118,9 @@ fn token_endpoint_that_is_not_there_is_said_at_once_and_hides_where_it_is() {
             .upstream("up", &up.url(), &format!("{grant}\ndiscovery = {{ strategy = \"none\" }}"))
             .exchanged_upstream("well", &up.url(), &issuer.url(), "")
     });
-    let began = Instant::now();
-    let answer = ground.refused("closed", &["grant_unavailable"], || ground.client("alice").call("echo", &json!({})));
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let answer = quickly(Duration::from_secs(4), || {
+        ground.refused("closed", &["grant_unavailable"], || ground.client("alice").call("echo", &json!({})))
+    });
     assert_eq!(answer.status(), 502);
     assert!(!answer.text().contains(&closed.to_string()), "{}", answer.text());
     let record = ground.recorded_refusal("grant_unavailable");

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Ground, SOON, code, recorded_refusal};
+use super::{Ground, SOON, code, quickly, recorded_refusal};
 use crate::harness::{
     gateway::{ALLOW_ALL, Setup},
     http::ELSEWHERE,
@@ -71,13 +71,15 @@ fn flood_of_unknown_tokens_costs_the_issuer_little_and_good_callers_nothing() {
     let asked = ground.issuer.introspected().iter().filter(|token| token.starts_with("unknown-")).count();
     let budget = 100.0 + 20.0 * (began.elapsed().as_secs_f64() + 1.0);
     assert!(asked > 0 && (asked as f64) < budget, "600 unknown tokens caused {asked} questions");
-    // The same one again and again costs one question.
-    let before = ground.issuer.introspected().len();
+    // The same one again and again costs one question in ten seconds.
+    let began = Instant::now();
     place::wait_for("room in the budget", SOON, || (ground.show("unknown-again").status() == 401).then_some(()));
     for _ in 0..30 {
         assert_eq!(ground.show("unknown-again").status(), 401);
     }
-    assert_eq!(ground.issuer.introspected().len(), before + 1);
+    let asked = ground.issuer.introspected().iter().filter(|token| *token == "unknown-again").count();
+    let most = 1 + began.elapsed().as_secs() as usize / 10;
+    assert!((1..=most).contains(&asked), "asked {asked} times, not {most} at the most");
     ground.recorded_refusal("identity_unavailable");
     ground.good_call();
 }
@@ -96,7 +98,15 @@ fn who_makes_tokens_up_leaves_room_for_callers_at_other_addresses() {
         assert!([(401, "token_invalid".to_owned()), (503, "identity_unavailable".to_owned())].contains(&told));
         told.0
     };
-    let told: Vec<u16> = (0..60).map(|turn| flood(ELSEWHERE, turn)).collect();
+    // Many at once, or on a slow machine time would earn an answer for each.
+    let mut told: Vec<u16> = Vec::new();
+    for round in 0..3 {
+        std::thread::scope(|scope| {
+            let (first, flood) = (round * 20, &flood);
+            let calls: Vec<_> = (first..first + 20).map(|turn| scope.spawn(move || flood(ELSEWHERE, turn))).collect();
+            told.extend(calls.into_iter().map(|call| call.join().unwrap()));
+        });
+    }
     assert!(told.contains(&401) && told.contains(&503), "{told:?}");
     assert!((asked() as f64) < most(5.0), "{}", asked());
     // Each with a token that nobody has asked about yet, at the first time, while the flood goes on.
@@ -147,9 +157,10 @@ fn trouble_at_the_issuer_is_no_word_about_a_token_and_passes() {
         (seen.path == "/introspect").then(trouble)
     });
     let ground = ground("introspection-trouble", issuer, "tokens = [\"opaque\", \"jwt\"], cache_s = 30");
+    let mut kept = 0;
     for (index, (what, _)) in TROUBLES.iter().enumerate() {
         // Was asked about before the trouble began.
-        let early = ground.opaque(&format!("early-{index}"));
+        let (early, since) = (ground.opaque(&format!("early-{index}")), Instant::now());
         assert_eq!(ground.show(&early).status(), 200, "{what}");
         which.store(index, Ordering::SeqCst);
         let late = ground.opaque(&format!("late-{index}"));
@@ -157,12 +168,16 @@ fn trouble_at_the_issuer_is_no_word_about_a_token_and_passes() {
         for token in [&late, &signed] {
             let began = Instant::now();
             let answer = ground.refused(what, &["identity_unavailable"], || ground.show(token));
-            assert!(began.elapsed() < Duration::from_secs(8), "{what}: {:?}", began.elapsed());
+            assert!(began.elapsed() < Duration::from_secs(20), "{what}: {:?}", began.elapsed());
             assert_eq!(answer.status(), 503, "{what}");
             assert!(answer.header("www-authenticate").is_none() && answer.header("retry-after").is_some(), "{what}");
             assert!(!answer.text().contains(INSIDE), "{what}: {}", answer.text());
         }
-        assert_eq!(ground.show(&early).status(), 200, "{what}");
+        // Good for half a minute, of which a hanging issuer takes a third.
+        if since.elapsed() < Duration::from_secs(25) {
+            assert_eq!(ground.show(&early).status(), 200, "{what}");
+            kept += 1;
+        }
         which.store(usize::MAX, Ordering::SeqCst);
         for token in [&late, &signed] {
             place::wait_for(&format!("an answer after {what:?}"), SOON, || {
@@ -170,6 +185,7 @@ fn trouble_at_the_issuer_is_no_word_about_a_token_and_passes() {
             });
         }
     }
+    assert!(kept > 0, "nothing was kept");
     ground.recorded_refusal("identity_unavailable");
     ground.good_call();
     super::chain_verifies(&ground.gateway);
@@ -183,9 +199,9 @@ fn an_issuer_that_is_not_there_is_said_at_once_and_hides_where_it_is() {
     let gateway = setup.policy("allow.cedar", ALLOW_ALL).open_upstream("up", &upstream.url()).start();
     let ground = Ground { issuer, upstream, gateway };
     ground.settle();
-    let began = Instant::now();
-    let answer = ground.refused("closed", &["identity_unavailable"], || ground.show(&ground.opaque("alice")));
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let answer = quickly(Duration::from_secs(4), || {
+        ground.refused("closed", &["identity_unavailable"], || ground.show(&ground.opaque("alice")))
+    });
     assert!(!answer.text().contains(&closed.to_string()), "{}", answer.text());
     ground.recorded_refusal("identity_unavailable");
     ground.good_call();

@@ -9,7 +9,6 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -106,7 +105,7 @@ fn full_disk_stops_every_call_and_room_lets_them_go_on() {
     for durability in ["os", "fsync"] {
         let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
         let setup = Setup::usual("disk-full", &issuer).open_upstream("up", &upstream.url());
-        let setup = setup.audit(&format!("durability = \"{durability}\"\nwait_max_ms = 2000"));
+        let setup = setup.audit(&format!("durability = \"{durability}\"\nwait_max_ms = 8000"));
         let Some(disk) = Disk::mount(setup.folder().join("audit")) else { return };
         let ground = Ground { gateway: setup.start(), issuer, upstream };
         ground.settle();
@@ -131,7 +130,7 @@ fn full_disk_stops_every_call_and_room_lets_them_go_on() {
         assert!(ground.upstream.seen()[before..].iter().all(|seen| seen.rpc_method() != "tools/call"));
 
         fs::remove_file(disk.filler()).unwrap();
-        place::wait_for("ready again", Duration::from_secs(30), || (ground.gateway.readiness() == 200).then_some(()));
+        place::wait_for("ready again", SOON, || (ground.gateway.readiness() == 200).then_some(()));
         ground.good_call();
         let Ground { mut gateway, upstream, .. } = ground;
         gateway.stop();
@@ -154,7 +153,7 @@ fn full_disk_stops_what_is_kept_too() {
     let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
     let kept = "grant = { strategy = \"none\" }\n[[upstreams.up.tools]]\nmatch = \"add\"\ncache_s = 600";
     let setup = Setup::usual("disk-kept", &issuer).upstream("up", &upstream.url(), kept);
-    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 2000");
+    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 8000");
     let Some(disk) = Disk::mount(setup.folder().join("audit")) else { return };
     let ground = Ground { gateway: setup.start(), issuer, upstream };
     ground.settle();
@@ -168,7 +167,7 @@ fn full_disk_stops_what_is_kept_too() {
         ground.refused("no room", &["audit_unavailable"], call);
     }
     fs::remove_file(disk.filler()).unwrap();
-    place::wait_for("ready again", Duration::from_secs(30), || (ground.gateway.readiness() == 200).then_some(()));
+    place::wait_for("ready again", SOON, || (ground.gateway.readiness() == 200).then_some(()));
     assert_eq!(call().status(), 200);
     ground.good_call();
     let Ground { mut gateway, upstream, .. } = ground;
@@ -194,7 +193,7 @@ fn full_disk_connects_no_account() {
         .section(&format!("[[logins]]\nissuer = \"{}\"\n{client}", issuer.url()))
         .open_upstream("up", &upstream.url())
         .upstream("crm", &upstream.url(), &account);
-    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 2000");
+    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 8000");
     let Some(disk) = Disk::mount(setup.folder().join("audit")) else { return };
     let ground = Ground { gateway: setup.start(), issuer, upstream };
     ground.settle();
@@ -221,7 +220,7 @@ fn full_disk_connects_no_account() {
     assert_eq!(server.asked().len(), 1, "there was an account to be had");
 
     fs::remove_file(disk.filler()).unwrap();
-    place::wait_for("ready again", Duration::from_secs(30), || (ground.gateway.readiness() == 200).then_some(()));
+    place::wait_for("ready again", SOON, || (ground.gateway.readiness() == 200).then_some(()));
     let consent = asked(&mut browser);
     let done = browser.press(&consent);
     assert!(done.answer.text().contains("<h1>Connected</h1>"), "{}", done.answer.text());
@@ -236,7 +235,7 @@ fn full_disk_connects_no_account() {
 fn full_disk_stops_a_start_and_nothing_of_before_is_lost() {
     let (issuer, upstream) = (Issuer::good(), Recorder::good(Era::Modern));
     let setup = Setup::usual("disk-start", &issuer).open_upstream("up", &upstream.url());
-    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 2000");
+    let setup = setup.audit("durability = \"os\"\nwait_max_ms = 8000");
     let Some(disk) = Disk::mount(setup.folder().join("audit")) else { return };
     let mut ground = Ground { gateway: setup.start(), issuer, upstream };
     ground.settle();
@@ -251,7 +250,7 @@ fn full_disk_stops_a_start_and_nothing_of_before_is_lost() {
     let mut command = crate::harness::gateway::tollgate(&["serve", "--config"]);
     command.arg(file);
     let mut without_room = Process::start("without-room", ground.gateway.setup().folder(), command);
-    let ended = without_room.wait(Duration::from_secs(20));
+    let ended = without_room.wait(SOON);
     assert!(!ended.success(), "it serves without a journal");
     assert!(without_room.errors().contains("journal"), "{}", without_room.errors());
 

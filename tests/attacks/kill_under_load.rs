@@ -23,19 +23,22 @@ const CLIENTS: usize = 8;
 const CALLS: usize = 200;
 const KILLS: usize = 4;
 
+/// Whoever gives up earlier is no load any more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// One call on a connection of its own; an error where the gateway is no more.
 fn attempt(address: std::net::SocketAddr, bytes: &[u8]) -> io::Result<bool> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(bytes)?;
     let mut start = [0; 12];
     stream.read_exact(&mut start)?;
     Ok(start.ends_with(b"200"))
 }
 
-/// Between a twentieth and half of a round's calls.
+/// Between a twentieth and an eighth of a round's calls: a slow disk comes that far, too.
 fn moment() -> usize {
-    CLIENTS * CALLS / 20 + usize::from(uuid::Uuid::new_v4().as_bytes()[0]) * CLIENTS * CALLS / (256 * 2)
+    CLIENTS * CALLS / 20 + usize::from(uuid::Uuid::new_v4().as_bytes()[0]) * CLIENTS * CALLS * 3 / (256 * 40)
 }
 
 /// Runs clients until the gateway is killed under them.
@@ -58,7 +61,7 @@ fn load_and_kill(ground: &mut Ground) {
                 }
             });
         }
-        place::wait_for("load", Duration::from_secs(60), || {
+        place::wait_for("load", Duration::from_secs(150), || {
             (upstream.seen_method("tools/call").len() >= base + after).then_some(())
         });
         gateway.process.kill();

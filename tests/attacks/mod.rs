@@ -56,7 +56,7 @@ mod upstream_credential_leak;
 mod upstream_hostile;
 mod upstream_redirects;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -76,8 +76,8 @@ const META: &str = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","i
 const ECHO_HEADERS: [(&str, &str); 3] =
     [("MCP-Protocol-Version", MODERN), ("Mcp-Method", "tools/call"), ("Mcp-Name", "echo")];
 
-/// How long a fact may take to come true.
-const SOON: Duration = Duration::from_secs(15);
+/// How long a fact may take to come true, on a busy machine too.
+const SOON: Duration = Duration::from_secs(60);
 
 /// A gateway before a recording upstream called `up`.
 struct Ground {
@@ -180,6 +180,23 @@ impl Ground {
     fn recorded_refusal(&self, code: &str) -> Value {
         recorded_refusal(&self.gateway, code)
     }
+}
+
+/// Acts, and again up to twice if that took `limit` or longer: a machine may be slow for once, and what makes everybody wait
+/// does so each time, when nobody remembers the time before.
+#[track_caller]
+fn quickly<T>(limit: Duration, mut act: impl FnMut() -> T) -> T {
+    let mut took = Vec::new();
+    while took.len() < 3 {
+        let began = Instant::now();
+        let done = act();
+        if began.elapsed() < limit {
+            return done;
+        }
+        took.push(began.elapsed());
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    panic!("not once in {limit:?}: {took:?}");
 }
 
 #[track_caller]

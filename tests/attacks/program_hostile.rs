@@ -1,7 +1,5 @@
 //! A program that floods, babbles, asks and tells: its callers get an answer, others notice nothing, and its secrets stay.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::SOON;
@@ -51,9 +49,7 @@ fn endless_lines_and_garbage_end_the_process_and_not_the_gateway() {
         assert_eq!(code(&client, "endless"), "upstream_too_large", "{era:?}");
         assert_eq!(code(&client, "garbage"), "upstream_invalid", "{era:?}");
         assert_eq!(client.call("pid", &json!({})).status(), 200, "{era:?}");
-        place::wait_for("the end of the flood", Duration::from_secs(10), || {
-            (program.running().len() <= 3).then_some(())
-        });
+        place::wait_for("the end of the flood", SOON, || (program.running().len() <= 3).then_some(()));
         assert!(gateway.verify().status.success());
     }
 }

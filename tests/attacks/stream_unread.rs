@@ -1,6 +1,9 @@
 //! Clients that never read, and servers that have endlessly much to tell them (I9).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -21,6 +24,8 @@ const BOTH: [Era; 2] = [Era::Modern, Era::Legacy];
 const CLIENTS: u64 = 12;
 /// So many who watch one resource.
 const WATCHERS: usize = 24;
+/// By then whoever reads nothing may be sent away, and where nobody listens any more nothing comes.
+const SENT_AWAY: Duration = Duration::from_secs(18);
 /// Of one event.
 const EVENT_BYTES: usize = 192 << 10;
 
@@ -63,7 +68,7 @@ fn counting(before: String, between: &'static str, bytes: usize, after: &'static
 #[track_caller]
 fn withstood(ground: &Ground, what: &str, gauge: &mut Gauge<'_>, hostile: &Recorder) {
     let mut still = (hostile.poured(), 0);
-    place::wait_for(what, 2 * SOON, || {
+    place::wait_for(what, SOON, || {
         ground.good_call();
         gauge.read(what);
         let poured = hostile.poured();
@@ -121,9 +126,14 @@ fn changes_that_nobody_reads_hold_little() {
         });
         let ground = ground("unread-changes", &hostile, era);
         let mut gauge = Gauge::new(&ground.gateway);
-        let watching = Watching::of(&ground, 1, WATCHERS);
+        let (mut since, mut watching) = (Instant::now(), Some(Watching::of(&ground, 1, WATCHERS)));
         let before = hostile.poured();
         place::wait_for("a flood of changes", 2 * SOON, || {
+            // Who takes nothing for long is sent away.
+            if since.elapsed() > SENT_AWAY {
+                drop(watching.take());
+                (since, watching) = (Instant::now(), Some(Watching::of(&ground, 1, WATCHERS)));
+            }
             ground.good_call();
             gauge.read("unread changes");
             (hostile.poured() - before > 6 * (GROWTH_KIB_MAX << 10)).then_some(())

@@ -1,7 +1,7 @@
 //! A task's id that was forged, changed, stolen, outlived or taken elsewhere; the id that the upstream gave it; and a tool
 //! that was taken away from whoever began the task (RS-37, I7).
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use serde_json::{Value, json};
 
@@ -74,11 +74,11 @@ fn a_task_answers_to_its_caller_at_its_endpoint_in_its_time_only() {
 #[test]
 fn a_task_that_nobody_keeps_any_more_is_unknown() {
     let ground =
-        Ground::before("task-expired", lasting(1_500), |setup, _, up: &Recorder| setup.open_upstream("up", &up.url()));
+        Ground::before("task-expired", lasting(8_000), |setup, _, up: &Recorder| setup.open_upstream("up", &up.url()));
     let alice = ground.client("alice");
     let id = begun(&alice);
     assert_eq!(ask(&alice, &knowing(), "tasks/get", &id, json!({})).json()["result"]["status"], "working");
-    let found = place::wait_for("the id's end", Duration::from_secs(10), || {
+    let found = place::wait_for("the id's end", SOON, || {
         let answer = ask(&alice, &knowing(), "tasks/get", &id, json!({}));
         answer.json()["error"].is_object().then(|| code(&answer))
     });

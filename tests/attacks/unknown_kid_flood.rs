@@ -1,11 +1,11 @@
 //! Tokens with keys that nobody has heard of, by the hundred: the gateway must not become the weapon that brings the
 //! issuer down, and a key that really is new must still be found.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::json;
 
-use super::{Ground, code};
+use super::{Ground, SOON, code};
 use crate::harness::{issuer::Signature, place};
 
 #[test]
@@ -13,7 +13,7 @@ fn flood_of_unknown_keys_costs_the_issuer_next_to_nothing() {
     let ground = Ground::new("unknown-kid");
     let fetches = || ground.issuer.recorder().seen_path("/jwks").len();
     let endpoint = ground.gateway.endpoint(Some("up"));
-    let before = fetches();
+    let (began, before) = (Instant::now(), fetches());
     assert!(before > 0, "the recorder sees no fetch of keys");
     std::thread::scope(|scope| {
         for worker in 0..4 {
@@ -36,14 +36,14 @@ fn flood_of_unknown_keys_costs_the_issuer_next_to_nothing() {
             assert_eq!(ground.client("bob").call("echo", &json!({})).status(), 200);
         }
     });
-    assert!(fetches() - before <= 2, "300 unknown keys caused {} fetches", fetches() - before);
+    // One in ten seconds, or a little less.
+    let most = 2 + began.elapsed().as_secs() as usize / 9;
+    assert!(fetches() - before <= most, "300 unknown keys caused {} fetches", fetches() - before);
     assert_eq!(ground.calls(), 10, "only the good ones reached the upstream");
     ground.recorded_refusal("token_invalid");
 
     ground.issuer.rotate();
     let client = ground.client("carol");
-    place::wait_for("the issuer's new key", Duration::from_secs(25), || {
-        (client.call("echo", &json!({})).status() == 200).then_some(())
-    });
+    place::wait_for("the issuer's new key", SOON, || (client.call("echo", &json!({})).status() == 200).then_some(()));
     ground.good_call();
 }

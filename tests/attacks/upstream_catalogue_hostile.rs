@@ -1,5 +1,7 @@
 //! A server whose list of tools is the attack: without end, without measure, with names that are no names or another's.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use super::{Ground, SOON, code};
@@ -76,6 +78,7 @@ fn list_of_one_server_harms_neither_the_gateway_nor_the_others() {
     for (kind, recorder) in kinds.iter().zip(&hostile) {
         setup = setup.open_upstream(kind, &recorder.url());
     }
+    let began = Instant::now();
     let ground = Ground { gateway: setup.start(), issuer, upstream };
     ground.settle();
     let asked = |index: usize| hostile[index].seen_method("tools/list").len();
@@ -88,8 +91,10 @@ fn list_of_one_server_harms_neither_the_gateway_nor_the_others() {
     place::wait_for("the end of the circle", SOON, || {
         (client("circle").modern("tools/list", &json!({})).status() == 200).then_some(())
     });
-    // It was read a hundred pages far at most, and its next reading does not follow at once, whatever it says of its life.
-    assert!(asked(0) <= 250, "{} pages", asked(0));
+    // It was read a hundred pages far at most, and its next reading follows after two seconds or a little less, whatever it
+    // says of its life.
+    let most = 100 * (2 + began.elapsed().as_millis() / 1_800);
+    assert!(asked(0) as u128 <= most, "{} pages, not {most} at the most", asked(0));
 
     // No name is served that is another's, or that hides something.
     let all = ground.gateway.client_of(None, &ground.issuer, "alice");

@@ -13,10 +13,12 @@ use crate::harness::{
     recorder::{Era, Recorder, Reply, Seen, Step},
 };
 
-/// A tool's own time in these tests.
+/// A tool's own time in these tests, where it is to run out.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The life of a stream.
 const STREAM: Duration = Duration::from_millis(4_000);
+/// By then all of it has ended; what nothing but the usual time of a tool ends takes longer.
+const CUT_OFF: Duration = Duration::from_secs(28);
 
 fn result(seen: &Seen) -> Value {
     json!({ "jsonrpc": "2.0", "id": seen.json()["id"], "result": { "resultType": "complete", "content": [{ "type": "text", "text": "fine" }] } })
@@ -26,7 +28,7 @@ fn progress(token: &Value, progress: u64) -> Value {
     json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": { "progressToken": token, "progress": progress, "message": "of the upstream" } })
 }
 
-/// This text again and again, some of it at a time: what is bounded is to be there within [`TIMEOUT`] on a busy machine, too.
+/// This text again and again, some of it at a time: what is bounded is to be there within [`STREAM`] on a busy machine, too.
 fn forever(kind: &str, text: impl AsRef<str>) -> Reply {
     let text = text.as_ref();
     let bytes = Bytes::from(text.repeat(2_048 / text.len() + 1));
@@ -141,16 +143,20 @@ fn ground(name: &str) -> Ground {
         let stream = STREAM.as_millis();
         setup
             .section(&format!("[limits]\nreply_bytes_max = 65536\nevent_bytes_max = 16384\nstream_max_ms = {stream}"))
-            .upstream(
-                "up",
-                &up.url(),
-                &format!("timeout_ms = {}\ngrant = {{ strategy = \"none\" }}", TIMEOUT.as_millis()),
-            )
+            .open_upstream("up", &up.url())
+            .section(&format!("[[upstreams.up.tools]]\nmatch = \"{HURRIED}\"\ntimeout_ms = {}", TIMEOUT.as_millis()))
     })
 }
 
+/// The tool that has [`TIMEOUT`] and no more.
+const HURRIED: &str = "add";
+
 fn call(client: &Client, mode: &str) -> Answer {
-    let params = json!({ "name": "echo", "arguments": { "mode": mode }, "_meta": { "progressToken": "mine" } });
+    call_of(client, "echo", mode)
+}
+
+fn call_of(client: &Client, tool: &str, mode: &str) -> Answer {
+    let params = json!({ "name": tool, "arguments": { "mode": mode }, "_meta": { "progressToken": "mine" } });
     client.modern("tools/call", &params)
 }
 
@@ -182,11 +188,11 @@ fn answer_without_measure_or_end_is_cut_off() {
     ];
     for (sent, (mode, codes)) in cases.into_iter().enumerate() {
         let began = Instant::now();
-        let answer = call(&client, mode);
+        let answer = call_of(&client, if codes.contains(&"upstream_timeout") { HURRIED } else { "echo" }, mode);
         let found = code(&answer);
         let text: String = answer.text().chars().take(300).collect();
         assert!(codes.contains(&found.as_str()), "{mode}: {found:?} {text}");
-        assert!(began.elapsed() < STREAM + SOON, "{mode}: {:?}", began.elapsed());
+        assert!(began.elapsed() < CUT_OFF, "{mode}: {:?}", began.elapsed());
         // Whether it acted is not known, so it is asked once (I6).
         assert_eq!(ground.calls(), sent + 1, "{mode}");
     }
@@ -298,7 +304,7 @@ fn upstream_that_hangs_does_not_slow_the_others() {
         setup.open_upstream("up", &up.url()).upstream(
             "slow",
             &slow.url(),
-            "timeout_ms = 4000\ngrant = { strategy = \"none\" }",
+            "timeout_ms = 8000\ngrant = { strategy = \"none\" }",
         )
     });
     let client = ground.gateway.client_of(Some("slow"), &ground.issuer, "alice");
@@ -308,11 +314,9 @@ fn upstream_that_hangs_does_not_slow_the_others() {
     std::thread::scope(|scope| {
         let hanging: Vec<_> = (0..20).map(|_| scope.spawn(|| code(&call(&client, "silence")))).collect();
         place::wait_for("twenty calls that hang", SOON, || (slow.seen_method("tools/call").len() >= 21).then_some(()));
-        for _ in 0..10 {
-            let began = Instant::now();
-            ground.good_call();
-            assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-        }
+        ground.good_call();
+        assert!(hanging.iter().any(|call| !call.is_finished()), "a good call waited for those that hang");
+        (0..9).for_each(|_| ground.good_call());
         for call in hanging {
             assert_eq!(call.join().unwrap(), "upstream_timeout");
         }
