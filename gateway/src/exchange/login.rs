@@ -25,7 +25,6 @@ use crate::{
     refusal::Refusal,
     secret::Secret,
     state::{Place, Store, StoreFault, Value},
-    tasks,
 };
 
 /// Where people log in, by the issuer of their tokens.
@@ -147,11 +146,11 @@ impl Logins {
     }
 
     /// Tells the provider that a login of `user` came to nothing (RFC 7009), unless another of theirs is kept: many providers
-    /// would end the one with the other.
+    /// would end the one with the other. When this returns, the provider has been told.
     pub async fn disown(&self, user: &User, done: Done, now: Timestamp) {
         let Some((token, provider)) = done.refresh_token.zip(self.providers.get(&user.issuer)) else { return };
         if let Ok(None) = self.store.get(Place::Login, &login_key(user), now).await {
-            drop(tasks::background(disowned(Arc::clone(provider), token, now)));
+            disowned(Arc::clone(provider), token, now).await;
         }
     }
 
