@@ -332,6 +332,29 @@ fn of_a_login_that_comes_to_nothing_nothing_is_left_though_the_page_was_closed()
     ground.recorded_refusal("login_failed");
 }
 
+/// Not every login leaves a refresh token of the provider; those of before stay good.
+#[test]
+fn a_login_that_comes_to_nothing_ends_none_of_before() {
+    let logins = AtomicUsize::default();
+    let provider = Issuer::signing(move |seen, pen| {
+        taking_back(seen).or_else(|| {
+            let usual = login(seen, pen, (300, Some("kept")))?;
+            let second = logins.fetch_add(1, Ordering::AcqRel) == 1;
+            if second { login(seen, pen, (3, None)) } else { Some(usual) }
+        })
+    });
+    let ground = Ground::with("facade-others-stay", provider, "logins_per_day = 2");
+    let (client, given) = ground.logged_in("alice");
+    ground.logged_in("alice");
+    let over = now() + 3;
+    place::wait_for("the end of the second", Duration::from_secs(10), || (now() > over).then_some(()));
+    let page = ground.page(&client, CALLBACK, &[("login_hint", "alice")]);
+    let back = Browser::default().agree(&page, CALLBACK);
+    assert_eq!(parameter(&back, "error").as_deref(), Some("temporarily_unavailable"), "{back}");
+    assert!(ground.provider.recorder().seen_path("/revoke").is_empty(), "the first might end with it");
+    assert_eq!(ground.refresh(&client, text(&given, "refresh_token")).status(), 200);
+}
+
 #[test]
 fn of_two_that_come_with_one_refresh_token_one_asks_the_provider() {
     let (ground, _mood) = ground("facade-renewal-race");
