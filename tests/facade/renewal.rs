@@ -1,21 +1,28 @@
 //! Whether somebody is still welcome, the provider says at each refresh.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
-    CALLBACK, Ground, VERIFIER, code_of, parameter, setup,
+    CALLBACK, Ground, VERIFIER, back_of, code_of, parameter, setup,
     signed::{claims, header},
 };
 use crate::harness::{
-    http::Answer,
+    http::{Answer, begin},
     issuer::{Issuer, Pen, Signature, claims_of, now},
     login::Browser,
     place,
     prover::Prover,
-    recorder::{Era, Recorder, Reply, Seen},
+    recorder::{Era, Recorder, Reply, Seen, Step},
 };
 
 /// What the provider answers to a refresh.
@@ -214,20 +221,39 @@ fn who_has_a_machine_s_name_by_now_goes_on_no_more() {
 
 /// A provider that takes back what it gave.
 fn forgiving() -> Issuer {
-    Issuer::scripted(|seen| {
-        let issuer = format!("http://{}", seen.header("host").unwrap_or_default());
-        let at = |path: &str| format!("{issuer}{path}");
-        if seen.path == "/revoke" {
-            return Some(Reply::status(200));
-        }
-        let metadata = json!({
-            "issuer": issuer, "jwks_uri": at("/jwks"), "token_endpoint": at("/token"), "authorization_endpoint": at("/auth"),
-            "revocation_endpoint": at("/revoke"), "response_types_supported": ["code"],
-            "code_challenge_methods_supported": ["S256"],
-            "token_endpoint_auth_methods_supported": ["client_secret_basic"],
-        });
-        seen.path.starts_with("/.well-known/").then(|| Reply::json(200, &metadata))
-    })
+    Issuer::scripted(taking_back)
+}
+
+fn taking_back(seen: &Seen) -> Option<Reply> {
+    let issuer = format!("http://{}", seen.header("host").unwrap_or_default());
+    let at = |path: &str| format!("{issuer}{path}");
+    if seen.path == "/revoke" {
+        return Some(Reply::status(200));
+    }
+    let metadata = json!({
+        "issuer": issuer, "jwks_uri": at("/jwks"), "token_endpoint": at("/token"), "authorization_endpoint": at("/auth"),
+        "revocation_endpoint": at("/revoke"), "response_types_supported": ["code"],
+        "code_challenge_methods_supported": ["S256"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic"],
+    });
+    seen.path.starts_with("/.well-known/").then(|| Reply::json(200, &metadata))
+}
+
+/// What a provider gives for the code of a login: an ID token for so many seconds, and this refresh token.
+fn login(seen: &Seen, pen: &Mutex<Pen>, (life_s, refresh_token): (u64, Option<&str>)) -> Option<Reply> {
+    let login = seen.path == "/token" && seen.field("grant_type").as_deref() == Some("authorization_code");
+    let code = login.then(|| seen.field("code").unwrap_or_default())?;
+    let asked = claims_of(&format!("x.{code}.x"));
+    let claims = json!({
+        "iss": format!("http://{}", seen.header("host").unwrap_or_default()), "sub": asked["login_hint"], "aud": "facade",
+        "nonce": asked["nonce"], "iat": now(), "exp": now() + life_s,
+    });
+    let id_token = pen.lock().id_token(&claims, Signature::Own);
+    let mut given = json!({ "access_token": "opaque", "token_type": "Bearer", "id_token": id_token });
+    if let Some(token) = refresh_token {
+        given["refresh_token"] = json!(token);
+    }
+    Some(Reply::json(200, &given))
 }
 
 #[test]
@@ -280,6 +306,55 @@ fn of_a_login_that_cannot_be_kept_nothing_is_left_at_the_provider() {
     ground.serves(text(&given, "access_token"));
 }
 
+/// The login of a person whose browser has gone before the provider answers.
+#[test]
+fn of_a_login_that_comes_to_nothing_nothing_is_left_though_the_page_was_closed() {
+    let gone = Arc::<AtomicUsize>::default();
+    let held = Arc::clone(&gone);
+    let provider = Issuer::signing(move |seen, pen| {
+        taking_back(seen).or_else(|| Some(login(seen, pen, (300, Some("kept")))?.step(Step::until(&held, 1))))
+    });
+    let ground = Ground::with("facade-closed", provider, "");
+    let client = ground.registered(CALLBACK);
+    let (mut browser, back) = (Browser::default(), format!("{}/callback", ground.origin()));
+    let page = browser.go(&ground.page(&client, CALLBACK, &[("login_hint", "robot")]), CALLBACK);
+    let landing = browser.press(&page, "allow", &back);
+    let at = back_of(&landing);
+    let connection = begin("GET", at.as_str(), &[("Cookie", &browser.cookies(at))], b"");
+    let asked = || (!ground.provider.asked().is_empty()).then_some(());
+    place::wait_for("the code", Duration::from_secs(10), asked);
+    drop(connection);
+    ground.gateway.deserted();
+    gone.store(1, Ordering::Release);
+    let revoked = || ground.provider.recorder().seen_path("/revoke").pop();
+    let revoked = place::wait_for("the revocation", Duration::from_secs(15), revoked);
+    assert_eq!(revoked.field("token").as_deref(), Some("kept"));
+    ground.recorded_refusal("login_failed");
+}
+
+/// Not every login leaves a refresh token of the provider; those of before stay good.
+#[test]
+fn a_login_that_comes_to_nothing_ends_none_of_before() {
+    let logins = AtomicUsize::default();
+    let provider = Issuer::signing(move |seen, pen| {
+        taking_back(seen).or_else(|| {
+            let usual = login(seen, pen, (300, Some("kept")))?;
+            let second = logins.fetch_add(1, Ordering::AcqRel) == 1;
+            if second { login(seen, pen, (3, None)) } else { Some(usual) }
+        })
+    });
+    let ground = Ground::with("facade-others-stay", provider, "logins_per_day = 2");
+    let (client, given) = ground.logged_in("alice");
+    ground.logged_in("alice");
+    let over = now() + 3;
+    place::wait_for("the end of the second", Duration::from_secs(10), || (now() > over).then_some(()));
+    let page = ground.page(&client, CALLBACK, &[("login_hint", "alice")]);
+    let back = Browser::default().agree(&page, CALLBACK);
+    assert_eq!(parameter(&back, "error").as_deref(), Some("temporarily_unavailable"), "{back}");
+    assert!(ground.provider.recorder().seen_path("/revoke").is_empty(), "the first might end with it");
+    assert_eq!(ground.refresh(&client, text(&given, "refresh_token")).status(), 200);
+}
+
 #[test]
 fn of_two_that_come_with_one_refresh_token_one_asks_the_provider() {
     let (ground, _mood) = ground("facade-renewal-race");
@@ -301,17 +376,7 @@ fn of_two_that_come_with_one_refresh_token_one_asks_the_provider() {
 
 #[test]
 fn a_login_that_nobody_can_be_asked_about_has_a_bound_of_its_own() {
-    let provider = Issuer::signing(|seen, pen| {
-        let login = seen.path == "/token" && seen.field("grant_type").as_deref() == Some("authorization_code");
-        let code = login.then(|| seen.field("code").unwrap_or_default())?;
-        let asked = claims_of(&format!("x.{code}.x"));
-        let claims = json!({
-            "iss": format!("http://{}", seen.header("host").unwrap_or_default()), "sub": "alice", "aud": "facade",
-            "nonce": asked["nonce"], "iat": now(), "exp": now() + 300,
-        });
-        let id_token = pen.lock().id_token(&claims, Signature::Own);
-        Some(Reply::json(200, &json!({ "access_token": "opaque", "token_type": "Bearer", "id_token": id_token })))
-    });
+    let provider = Issuer::signing(|seen, pen| login(seen, pen, (300, None)));
     let ground = Ground::with("facade-unasked-bound", provider, "login_unasked_s = 0");
     let (_, given) = ground.logged_in("alice");
     assert_eq!(given["refresh_token"], Value::Null, "none where it would be good for nothing: {given}");

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use url::Url;
 
 use super::{
-    http::{Answer, fetch, form},
+    http::{Answer, Connection, begin, fetch, form},
     leaks,
 };
 
@@ -46,6 +46,12 @@ impl Browser {
         self.travel("GET", Url::parse(url).unwrap(), &[], 0)
     }
 
+    /// Asks for `url`, and does not wait: whoever drops the connection has closed the page.
+    pub(crate) fn begin(&self, url: &str) -> Connection {
+        let cookies = self.cookies_of(&Url::parse(url).unwrap());
+        begin("GET", url, &[("Cookie", &cookies), ("Accept", "text/html")], b"")
+    }
+
     /// Presses the one button of `page`, and follows where that leads.
     pub(crate) fn press(&mut self, page: &Page) -> Page {
         let (to, fields) = form_of(page);
@@ -73,17 +79,20 @@ impl Browser {
         panic!("too many redirects: {at}");
     }
 
+    fn cookies_of(&self, at: &Url) -> String {
+        let jar = self.cookies.get(&host_of(at)).into_iter().flatten();
+        jar.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+    }
+
     fn send(&mut self, method: &str, at: &Url, fields: &[(String, String)]) -> Answer {
-        let host = format!("{}:{}", at.host_str().unwrap(), at.port_or_known_default().unwrap());
-        let jar = self.cookies.entry(host).or_default();
-        let cookies: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let (cookies, origin) = (cookies.join("; "), at.origin().ascii_serialization());
+        let (cookies, origin) = (self.cookies_of(at), at.origin().ascii_serialization());
         let mut headers = vec![("Cookie", cookies.as_str()), ("Accept", "text/html")];
         if method == "POST" {
             headers.extend([("Origin", origin.as_str()), ("Content-Type", "application/x-www-form-urlencoded")]);
         }
         let pairs: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let answer = fetch(method, at.as_str(), &headers, form(&pairs).as_bytes());
+        let jar = self.cookies.entry(host_of(at)).or_default();
         let given = answer.head.headers().iter().filter(|(name, _)| name == "set-cookie");
         for (name, value) in given.filter_map(|(_, text)| text.split(';').next()?.split_once('=')) {
             leaks::remember_own(value);
@@ -91,6 +100,10 @@ impl Browser {
         }
         answer
     }
+}
+
+fn host_of(at: &Url) -> String {
+    format!("{}:{}", at.host_str().unwrap(), at.port_or_known_default().unwrap())
 }
 
 /// Where the one form of a page goes, and what it says.

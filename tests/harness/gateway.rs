@@ -344,6 +344,14 @@ impl Gateway {
         line.rsplit(' ').next()?.parse().ok()
     }
 
+    /// Waits until nobody is connected any more.
+    pub(crate) fn deserted(&self) {
+        place::wait_for("the end of all connections", Duration::from_secs(10), || {
+            // Who asks is connected, too.
+            (self.metric("tollgate_connections ") == Some(1.0)).then_some(())
+        });
+    }
+
     /// A client of an endpoint, without a token.
     pub(crate) fn client(&self, upstream: Option<&str>) -> Client {
         let client = Client::new(&self.endpoint(upstream));

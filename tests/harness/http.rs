@@ -329,6 +329,14 @@ pub(crate) fn fetch_tls(
     Connection::open_tls(address, "localhost", tls).unwrap().exchange(&bytes)
 }
 
+/// Sends one request in the clear, and gives the connection on which its answer would come.
+pub(crate) fn begin(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Connection {
+    let (address, bytes) = spelt(method, url, headers, body);
+    let mut connection = Connection::open(address);
+    connection.send(&bytes).unwrap();
+    connection
+}
+
 fn spelt(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> (SocketAddr, Vec<u8>) {
     let url = url::Url::parse(url).unwrap();
     let address = url.socket_addrs(|| None).unwrap()[0];

@@ -22,7 +22,7 @@ use crate::harness::{
     issuer::{Issuer, Pen, Signature},
     mcp::{Client, MODERN, modern_body},
     place,
-    recorder::{Era, Recorder, Reply, Seen},
+    recorder::{Era, Recorder, Reply, Seen, Step},
 };
 
 /// How an authorization server behaves.
@@ -51,6 +51,8 @@ enum Play {
     Broken,
     /// It no longer knows what it granted.
     Forgetful,
+    /// It goes on with what it gives for a code only when it is told that the browser has gone.
+    Dawdles,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +65,8 @@ struct Plays {
     /// The one refresh token that is good.
     good: Mutex<String>,
     revoked: Mutex<Vec<String>>,
+    /// How many browsers have gone.
+    gone: Arc<AtomicUsize>,
 }
 
 /// An authorization server with pages: whoever comes is `login_hint`, or "alice".
@@ -168,7 +172,8 @@ fn granted(seen: &Seen, plays: &Plays, (issuer, pen): (&str, &Mutex<Pen>)) -> Re
     let mut body = token(plays, user);
     let by = if play == Play::SignsAsAnother { Signature::Stranger } else { Signature::Own };
     body["id_token"] = json!(pen.lock().id_token(&claims, by));
-    Reply::json(200, &body)
+    let reply = Reply::json(200, &body);
+    if play == Play::Dawdles { reply.step(Step::until(&plays.gone, 1)) } else { reply }
 }
 
 fn basic(value: &str) -> Option<(String, String)> {
@@ -378,6 +383,7 @@ fn nobody_connects_their_account_for_another() {
         ground.server.issuer.recorder().seen_path("/auth").is_empty(),
         "bob is never sent to the upstream's server"
     );
+    assert_eq!(*ground.login.plays.revoked.lock(), ["refresh-bob-0"], "of his login nothing is left");
     // The page is spent; whoever comes later finds nothing.
     assert_eq!(Browser::of("alice").get(&url).answer.status(), 404);
 
@@ -627,6 +633,140 @@ fn an_account_whose_grant_is_revoked_is_asked_for_again() {
     assert_eq!(other.len(), 2);
     assert_eq!([status(&ground, "alice"), status(&ground, "bob")], [200, 200]);
     assert_eq!(ground.server.plays.revoked.lock().len(), 1);
+}
+
+impl Ground {
+    /// With its state in a folder.
+    fn keeping(name: &str, more: impl FnOnce(Setup) -> Setup) -> Self {
+        Self::with(name, |setup| {
+            let state = setup.folder().join("state").display().to_string();
+            more(setup.section(&format!("[state]\ndirectory = \"{state}\"")))
+        })
+    }
+
+    /// Whether there is room for more in a place of the state.
+    fn has_room(&self, place: &str, room: bool) {
+        let full = format!(
+            "CREATE TRIGGER full BEFORE INSERT ON kept WHEN NEW.place = '{place}' \
+             BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        );
+        let file = self.gateway.setup().folder().join("state/state.db");
+        let how = if room { "DROP TRIGGER full" } else { &full };
+        rusqlite::Connection::open(file).unwrap().execute_batch(how).unwrap();
+    }
+
+    /// `browser` brings a code of `server` and is closed: the server, which was asked, waits until the gateway knows that
+    /// nobody is there any more, and for longer.
+    fn closes(&self, browser: &Browser, back: &Page, server: &Server) {
+        let asked = server.issuer.asked().len();
+        server.plays(Play::Dawdles);
+        let connection = browser.begin(back.answer.header("location").unwrap());
+        place::wait_for("the code", Duration::from_secs(10), || (server.issuer.asked().len() > asked).then_some(()));
+        drop(connection);
+        self.gateway.deserted();
+    }
+
+    /// `browser` at the server to which `page` sends it: what that says.
+    fn sent(browser: &mut Browser, page: &Page) -> Page {
+        let sent = browser.press_only(page);
+        browser.look(sent.answer.header("location").unwrap())
+    }
+
+    /// What the journal says of pages: how each visit came out, and whose it was.
+    #[track_caller]
+    fn told(&self, expected: &[(&str, Option<&str>)]) {
+        let records = self.gateway.recorded("connect", expected.len());
+        let told = |record: &Value| (record["connect"]["outcome"].clone(), record["user"]["subject"].clone());
+        let expected: Vec<(Value, Value)> = expected.iter().map(|(how, whose)| (json!(how), json!(whose))).collect();
+        assert_eq!(records.iter().map(told).collect::<Vec<_>>(), expected);
+    }
+}
+
+/// What a user agreed to at the upstream's server is theirs, whether or not they wait for the page that says so; the end of
+/// the process waits for it, too.
+#[test]
+fn an_account_is_connected_though_the_page_was_closed() {
+    let mut ground = Ground::keeping("connect-closed", |setup| setup);
+    let (url, mut alice) = (ground.page("alice"), Browser::of("alice"));
+    let asked = ground.logged_in(&mut alice, &url);
+    let back = Ground::sent(&mut alice, &asked);
+    ground.closes(&alice, &back, &ground.server);
+    ground.gateway.process.terminate();
+    place::wait_for("the end to begin", Duration::from_secs(10), || (ground.gateway.readiness() == 503).then_some(()));
+    ground.server.plays.gone.store(1, Ordering::Release);
+    assert_eq!(ground.gateway.process.wait(Duration::from_secs(20)).code(), Some(0));
+    ground.told(&[("connected", Some("alice"))]);
+    ground.gateway = ground.gateway.again();
+    assert_eq!(ground.client("alice").call("echo", &json!({})).status(), 200);
+    assert_eq!(ground.shown(), ["Bearer account-alice-0"]);
+    assert!(ground.server.plays.revoked.lock().is_empty());
+}
+
+#[test]
+fn of_an_account_that_cannot_be_kept_nothing_is_left_at_its_server_though_the_page_was_closed() {
+    let ground = Ground::keeping("connect-closed-unkept", |setup| setup);
+    let (url, mut alice) = (ground.page("alice"), Browser::of("alice"));
+    let asked = ground.logged_in(&mut alice, &url);
+    let back = Ground::sent(&mut alice, &asked);
+    ground.has_room("user_grant", false);
+    ground.closes(&alice, &back, &ground.server);
+    ground.server.plays.gone.store(1, Ordering::Release);
+    place::wait_for("its server is told", Duration::from_secs(10), || {
+        (*ground.server.plays.revoked.lock() == ["refresh-alice-0"]).then_some(())
+    });
+    ground.told(&[("connected", Some("alice")), ("unavailable", Some("alice"))]);
+    ground.has_room("user_grant", true);
+    ground.connect("alice");
+    assert_eq!(ground.client("alice").call("echo", &json!({})).status(), 200);
+    assert_eq!(ground.server.plays.revoked.lock().len(), 1);
+}
+
+/// A login may itself be what is missing: an assertion is made from what it leaves.
+#[test]
+fn of_a_login_that_cannot_be_kept_nothing_is_left_at_its_provider() {
+    let upstream = Recorder::good(Era::Modern);
+    let ground = Ground::keeping("connect-unkept-login", |setup| setup);
+    let client = |id: &str| format!("{{ id = \"{id}\", secret = {{ env = \"GATEWAY_SECRET\" }} }}");
+    let grant = format!(
+        "\n[upstreams.hr]\nurl = \"{at}\"\ngrant = {{ strategy = \"id_jag\", subject = \"refresh_token\", \
+         token_endpoint = \"{}/token\", client = {}, issuer = \"{}\", issuer_client = {}, resource = \"{at}\" }}\n\
+         discovery = {{ strategy = \"none\" }}\n",
+        ground.login.url(),
+        client("pages"),
+        ground.server.url(),
+        client("gateway"),
+        at = upstream.url(),
+    );
+    ground.gateway.reconfigure(|text| format!("{text}{grant}"));
+    let visit = |user: &str| {
+        let caller = ground.gateway.client_of(Some("hr"), &ground.login.issuer, user).awaiting("echo");
+        let answer = caller.call("echo", &json!({}));
+        let url = answer.json()["error"]["data"]["elicitations"][0]["url"].clone();
+        let mut browser = Browser::of(user);
+        let first = browser.get(url.as_str().unwrap_or_else(|| panic!("{}", answer.text())));
+        (browser, first)
+    };
+    ground.has_room("login", false);
+    let (mut alice, first) = visit("alice");
+    let unkept = alice.press(&first);
+    assert_eq!(unkept.answer.status(), 502, "{}", unkept.answer.text());
+    assert_eq!(*ground.login.plays.revoked.lock(), ["refresh-alice-0"], "before the page says so");
+    ground.told(&[("logged_in", Some("alice")), ("unavailable", Some("alice"))]);
+
+    // The same where nobody waits for the page.
+    let (mut bob, first) = visit("bob");
+    let back = Ground::sent(&mut bob, &first);
+    ground.closes(&bob, &back, &ground.login);
+    ground.login.plays.gone.store(1, Ordering::Release);
+    place::wait_for("the provider is told", Duration::from_secs(10), || {
+        (ground.login.plays.revoked.lock().len() == 2).then_some(())
+    });
+    let logins = [("logged_in", Some("bob")), ("unavailable", Some("bob"))];
+    ground.told(&[[("logged_in", Some("alice")), ("unavailable", Some("alice"))], logins].concat());
+    ground.has_room("login", true);
+    let (mut alice, first) = visit("alice");
+    assert!(alice.press(&first).answer.text().contains("<h1>Connected</h1>"));
+    assert_eq!(*ground.login.plays.revoked.lock(), ["refresh-alice-0", "refresh-bob-1"]);
 }
 
 #[test]

@@ -350,8 +350,12 @@ struct Drain {
 impl Drain {
     /// Waits until connections and tasks have ended, at most the drain's time.
     async fn done(&self) {
-        let (left, idle) = tokio::join!(timeout(self.limit, self.seats.empty()), self.tasks.idle(self.limit));
-        if left.is_err() || !idle {
+        // In this order: tasks begin on connections.
+        let all = async {
+            self.seats.empty().await;
+            self.tasks.idle(self.limit).await
+        };
+        if !timeout(self.limit, all).await.unwrap_or_default() {
             tracing::warn!(tasks = self.tasks.running(), "drain.cut_short");
         }
         if let Some(gateway) = &self.gateway {

@@ -213,6 +213,8 @@ impl Visits {
         self.spend(cookie, &visit, now).await?;
         let done = self.logins.finish(&visit.issuer, (sent.clone(), response), identity, now).await?;
         if done.person.subject != visit.subject {
+            let other = User { issuer: visit.issuer, subject: done.person.subject.clone() };
+            self.logins.disown(&other, done, now).await;
             return Err(Strayed::OtherUser);
         }
         if let Some(server) = server {
@@ -273,9 +275,9 @@ impl Visits {
         if page.as_str() != visit.upstream {
             return Err(Strayed::IssuerMismatch);
         }
+        let account = visit.account(server)?;
         let order = Order::Code(sent.clone().code(server, response, now).await?);
         let token = server.ask(&order, &visit.scopes, now).await?;
-        let account = visit.account(server)?;
         let (upstream, user) = (account.upstream.clone(), account.user.clone());
         let granted = Some(Box::new(accounts::facts(server, &token.value, token.scopes.clone())));
         Ok(Connected { upstream, user, granted, gain: Gain::Account(account, token) })

@@ -25,7 +25,6 @@ use crate::{
     refusal::Refusal,
     secret::Secret,
     state::{Place, Store, StoreFault, Value},
-    tasks,
 };
 
 /// Where people log in, by the issuer of their tokens.
@@ -52,6 +51,10 @@ pub(super) struct Kept {
     id_token_until_ms: u64,
     #[serde(serialize_with = "expose_some", deserialize_with = "secret_some")]
     pub(super) refresh_token: Option<Secret>,
+    /// Until when what was granted for this login or one before it may be renewed, by a refresh token of its own: so long
+    /// none of this person is to be ended ([`Logins::disown`]).
+    #[serde(default)]
+    renewed_until_ms: u64,
 }
 
 impl Done {
@@ -126,7 +129,7 @@ impl Logins {
         person(self.provider(issuer)?, id_token, identity, now).await
     }
 
-    /// Keeps what a login of `user` left, until `ends` at the latest.
+    /// Keeps what a login of `user` left, until `ends` at the latest; that there was one, as long as any before it.
     ///
     /// # Errors
     /// [`StoreFault`].
@@ -138,20 +141,24 @@ impl Logins {
         now: Timestamp,
     ) -> Result<(), StoreFault> {
         let (expires_at, refresh_token) = (done.person.expires_at, done.refresh_token.clone());
-        let until =
+        let before = self.of(user, now).await.map_or(0, |before| before.renewed_until_ms);
+        let renewed = ends.filter(|_| refresh_token.is_some()).map_or(0, |ends| ends.unix_ms());
+        let renewed_until_ms = renewed.max(before);
+        let ends =
             if refresh_token.is_some() { ends } else { Some(ends.map_or(expires_at, |ends| ends.min(expires_at))) };
+        let until = ends.map(|ends| ends.max(Timestamp::from_unix_ms(renewed_until_ms)));
         let id_token = Some(done.id_token.clone());
-        let kept = Kept { id_token, id_token_until_ms: expires_at.unix_ms(), refresh_token };
+        let kept = Kept { id_token, id_token_until_ms: expires_at.unix_ms(), refresh_token, renewed_until_ms };
         let bytes = serde_json::to_vec(&kept).map_err(|error| StoreFault::Unusable(error.to_string()))?;
         self.store.put(Place::Login, &login_key(user), Value { bytes, until }, now).await
     }
 
     /// Tells the provider that a login of `user` came to nothing (RFC 7009), unless another of theirs is kept: many providers
-    /// would end the one with the other.
+    /// would end the one with the other. When this returns, the provider has been told.
     pub async fn disown(&self, user: &User, done: Done, now: Timestamp) {
         let Some((token, provider)) = done.refresh_token.zip(self.providers.get(&user.issuer)) else { return };
         if let Ok(None) = self.store.get(Place::Login, &login_key(user), now).await {
-            drop(tasks::background(disowned(Arc::clone(provider), token, now)));
+            disowned(Arc::clone(provider), token, now).await;
         }
     }
 
@@ -183,7 +190,8 @@ impl Logins {
         }
         let kept = Kept { refresh_token: Some(next.clone()), ..kept };
         let after = serde_json::to_vec(&kept).map_err(|error| StoreFault::Unusable(error.to_string()))?;
-        let after = Value { bytes: after, until: Some(ends) };
+        let until = ends.max(Timestamp::from_unix_ms(kept.renewed_until_ms));
+        let after = Value { bytes: after, until: Some(until) };
         self.store.swap(Place::Login, &key, (&bytes, Some(after)), now).await.map(drop)
     }
 

@@ -965,21 +965,26 @@ async fn an_assertion_is_redeemed_where_it_is_meant_for_and_nowhere_else() {
     assert_eq!((provider.count() - before, server.count()), (1, 1));
 }
 
+fn named(id: &str, grant: &config::Grant) -> Upstream {
+    Upstream { id: UpstreamId::parse(id).unwrap(), ..upstream(grant.clone(), None) }
+}
+
+/// Upstreams of one server at which users connect accounts, and the first of them.
 fn keeping(stage: &Stage) -> (Arc<Exchange>, Arc<Upstream>, Store) {
     let store = Store::open(&config::State::default()).unwrap();
     let at = TokenEndpoint::Of(format!("http://{}", stage.address));
     let grant = config::Grant::UserGrant(TokenRequest { at, audience: None, ..stage.request() });
-    let upstream = Arc::new(upstream(grant, None));
+    let [crm, wiki, notes] = ["crm", "wiki", "notes"].map(|id| Arc::new(named(id, &grant)));
     let shared = shared(Arc::new(Keyring::new(Some(store.clone()))), &config::Egress::default()).unwrap();
     let personal = Personal::new(("https://mcp.example.com".to_owned(), store.clone()), &[], &shared).unwrap();
-    let upstreams = BTreeMap::from([(upstream.id.clone(), Arc::clone(&upstream))]);
+    let upstreams = [&crm, &wiki, &notes].map(|upstream| (upstream.id.clone(), Arc::clone(upstream))).into();
     let exchange =
         Exchange::over((Flights::new(Revocations::default()), shared), Some(Arc::new(personal)), &upstreams).unwrap();
-    (Arc::new(exchange), upstream, store)
+    (Arc::new(exchange), crm, store)
 }
 
 async fn connect(exchange: &Exchange, upstream: &Upstream, who: &Identity, life: u64) {
-    exchange.keep(connected(exchange, upstream, who, life), NOW).await.unwrap();
+    exchange.keep(&connected(exchange, upstream, who, life), NOW).await.unwrap();
 }
 
 /// What a visit came to.
@@ -1172,20 +1177,31 @@ async fn a_refresh_whose_end_cannot_be_kept_gives_its_token_and_ends_when_it_can
 async fn of_an_account_that_cannot_be_kept_nothing_is_left_at_its_server() {
     let stage = Stage::set(Play::Tokens(300)).await;
     let (exchange, upstream, store) = keeping(&stage);
-    let (alice, bob) = (caller("alice", "a"), caller("bob", "b"));
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| caller(name, name));
+    let [wiki, notes] = ["wiki", "notes"].map(|id| named(id, &upstream.grant));
     connect(&exchange, &upstream, &alice, 300).await;
+    connect(&exchange, &wiki, &alice, 300).await;
+    connect(&exchange, &upstream, &carol, 300).await;
     store.damage("CREATE TRIGGER full BEFORE INSERT ON kept BEGIN SELECT RAISE(ABORT, 'no room'); END");
-    for who in [&alice, &bob] {
-        assert!(exchange.keep(connected(&exchange, &upstream, who, 300), NOW).await.is_err());
+    for (who, upstream) in [(&alice, &notes), (&alice, &wiki), (&carol, &upstream), (&bob, &notes)] {
+        let connected = connected(&exchange, upstream, who, 300);
+        assert!(exchange.keep(&connected, NOW).await.is_err());
+        exchange.waive(connected, NOW).await;
     }
-    let asked = async {
-        while stage.asked.lock().is_empty() {
-            tokio::task::yield_now().await;
-        }
+    let revoked = || -> Vec<_> {
+        stage.asked.lock().iter().filter_map(|asked| asked.field("token").map(str::to_owned)).collect()
     };
-    tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap();
-    let revoked: Vec<_> = stage.asked.lock().iter().map(|asked| asked.field("token").unwrap().to_owned()).collect();
-    assert_eq!(revoked, ["refresh-bob"], "alice's other account might end with it");
+    assert_eq!(revoked(), ["refresh-bob"], "the others' other accounts might end with it");
+    // An account of hers at another server does not end with it.
+    let all = store.all(Place::UserGrant, NOW).await.unwrap();
+    let (key, bytes) = all.into_iter().find(|(_, bytes)| String::from_utf8_lossy(bytes).contains("carol")).unwrap();
+    let here = format!("http://{}", stage.address);
+    let elsewhere = String::from_utf8_lossy(&bytes).replace(&here, "https://elsewhere.example");
+    store.damage("DROP TRIGGER full");
+    let value = Value { bytes: elsewhere.into_bytes(), until: None };
+    store.put(Place::UserGrant, &key, value, NOW).await.unwrap();
+    exchange.waive(connected(&exchange, &notes, &carol, 300), NOW).await;
+    assert_eq!(revoked(), ["refresh-bob", "refresh-carol"]);
 }
 
 /// What is read from the state was written down when it was minted, in whichever process.

@@ -134,11 +134,11 @@ impl Exchange {
         visits.granted(cookie, (page, server), response, now).await
     }
 
-    /// Keeps what a visit came to: it is written down. Where it cannot be kept, it is waived.
+    /// Keeps what a visit came to: it is written down. What cannot be kept is to be waived.
     ///
     /// # Errors
     /// [`Strayed::Unavailable`].
-    pub async fn keep(&self, connected: Connected, now: Timestamp) -> Result<(), Strayed> {
+    pub async fn keep(&self, connected: &Connected, now: Timestamp) -> Result<(), Strayed> {
         let personal = self.personal.as_deref().ok_or(Strayed::Unknown)?;
         let kept = match &connected.gain {
             Gain::Login(done) => personal.visits.logins.keep(&connected.user, done, None, now).await,
@@ -148,14 +148,12 @@ impl Exchange {
                 kept
             }
         };
-        if kept.is_err() {
-            self.waive(connected, now).await;
-        }
         Ok(kept?)
     }
 
-    /// Keeps nothing of what a visit came to. The server that granted it is told (RFC 7009), unless the user has another
-    /// account there, or another login, or that cannot be found out: many servers would end the one with the other.
+    /// Keeps nothing of what a visit came to. The server that granted it has been told (RFC 7009) when this returns, unless
+    /// the user has another account there, or another login, or that cannot be found out: many servers would end the one
+    /// with the other.
     pub async fn waive(&self, connected: Connected, now: Timestamp) {
         let Some(personal) = &self.personal else { return };
         match connected.gain {
@@ -164,7 +162,7 @@ impl Exchange {
                 let Some(server) = self.server(&account.upstream) else { return };
                 if personal.accounts.lacks(&account, now).await {
                     let token = token.refresh_token.unwrap_or(token.value);
-                    drop(tasks::background(disowned(Arc::clone(server), token, now)));
+                    disowned(Arc::clone(server), token, now).await;
                 }
             }
         }

@@ -32,7 +32,7 @@ mod renewal;
 mod revoke;
 mod token;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -203,8 +203,23 @@ impl Facade {
         given.map_err(|why| Refusal::StateUnavailable(why.to_owned()))
     }
 
-    /// Answers one request; `body` is polled only where one belongs.
-    pub async fn answer<B>(&self, route: Route, head: &Head, body: B) -> Response
+    /// Answers one request; `body` is polled only where one belongs. Who comes back from the provider is answered to the end
+    /// whether or not their browser waits: a code is good once, and what is given for it is kept, or given back. Rates bound
+    /// how many come, and the deadlines of those who are asked how long each takes.
+    pub async fn answer<B>(self: &Arc<Self>, route: Route, head: &Head, body: B) -> Response
+    where
+        B: Future<Output = Result<Bytes, Refusal>>,
+    {
+        if route != Route::Callback {
+            return self.answered_now(route, head, body).await;
+        }
+        let (facade, head, nothing) = (Arc::clone(self), head.clone(), future::ready(Ok(Bytes::new())));
+        let work = async move { facade.answered_now(route, &head, nothing).await };
+        let broken = Refusal::Bug("a login did not end");
+        self.gateway.tasks().spawn(work).await.unwrap_or_else(|_| page::wrong(&broken.outside(Era::Modern), None))
+    }
+
+    async fn answered_now<B>(&self, route: Route, head: &Head, body: B) -> Response
     where
         B: Future<Output = Result<Bytes, Refusal>>,
     {

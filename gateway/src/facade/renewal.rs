@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     clock::Timestamp, exchange::code::Strayed, identity::User, lifecycle::Estate, refusal::Refusal, secret::Secret,
-    tasks,
 };
 
 impl Facade {
@@ -23,7 +22,7 @@ impl Facade {
     pub(super) async fn renewed(&self, at: &At<'_>, found: Found) -> Result<Found, Refusal> {
         let Some(token) = found.grant.renewal.as_ref().map(Renewal::token) else { return Ok(found) };
         // Who asked may go away in the middle; what the provider answers is kept all the same.
-        let asking = tasks::background(alone(self.gateway.estate(), found, token, at.now));
+        let asking = self.gateway.tasks().spawn(alone(self.gateway.estate(), found, token, at.now));
         asking.await.map_err(|_ended| Refusal::Bug("a renewal did not end"))?
     }
 }

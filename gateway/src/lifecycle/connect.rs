@@ -5,7 +5,7 @@
 //! [`crate::exchange::connect`]. Nothing on a page comes from a provider. There are so many a minute for each address and
 //! each user.
 
-use std::time::Duration;
+use std::{future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Method;
@@ -122,8 +122,25 @@ impl Gateway {
         Ok(respond::answer(asked.answer(&local::asker(call)?, &state, None)))
     }
 
-    /// Answers one request of a browser.
-    pub async fn visit<B>(&self, head: Head, step: Step, body: B) -> Response
+    /// Answers one request of a browser. One that comes back with a code is answered to the end whether or not the browser
+    /// waits: a code is good once, and what is given for it is kept, or given back. Rates bound how many come, and the
+    /// deadlines of those who are asked how long each takes.
+    pub async fn visit<B>(self: &Arc<Self>, head: Head, step: Step, body: B) -> Response
+    where
+        B: Future<Output = Result<Bytes, Refusal>>,
+    {
+        match step {
+            Step::Invitation(_) | Step::Confirm => self.visited(head, step, body).await,
+            Step::Login | Step::Callback(_) => {
+                let (gateway, nothing) = (Arc::clone(self), future::ready(Ok(Bytes::new())));
+                let answering = self.tasks.spawn(async move { gateway.visited(head, step, nothing).await });
+                let broken = Refusal::Bug("a visit did not end");
+                answering.await.unwrap_or_else(|_ended| page::wrong(TITLE, &broken.outside(Era::Modern), ""))
+            }
+        }
+    }
+
+    async fn visited<B>(&self, head: Head, step: Step, body: B) -> Response
     where
         B: Future<Output = Result<Bytes, Refusal>>,
     {
@@ -133,7 +150,7 @@ impl Gateway {
             Err(refusal) => {
                 let outside = refusal.outside(Era::Modern);
                 trail.refused(&self.journal, &refusal, &outside);
-                page::wrong("Not connected", &outside, "")
+                page::wrong(TITLE, &outside, "")
             }
         }
     }
@@ -173,7 +190,7 @@ impl Gateway {
             }
             (Step::Login, _) => match exchange.logged_in(cookie, query.response(), &estate.identity, now).await {
                 Ok(LoggedIn::Asked(consent)) => Ok(confirmation(&consent)),
-                Ok(LoggedIn::Done(connected)) => self.keep(trail, exchange, connected, "logged_in").await?,
+                Ok(LoggedIn::Done(connected)) => return self.keep(trail, exchange, connected, "logged_in").await,
                 Err(strayed) => Err(strayed),
             },
             (Step::Confirm, _) => {
@@ -181,52 +198,65 @@ impl Gateway {
                 exchange.agreed(cookie, form.get(TOKEN).unwrap_or_default(), now).await.map(|to| see(&to))
             }
             (Step::Callback(id), _) => match exchange.granted(cookie, id, query.response(), now).await {
-                Ok(connected) => self.keep(trail, exchange, connected, "connected").await?,
+                Ok(connected) => return self.keep(trail, exchange, connected, "connected").await,
                 Err(strayed) => Err(strayed),
             },
         };
         outcome.map_err(|strayed| {
             if let Some(upstream) = &upstream {
-                self.strayed(trail, upstream, &strayed);
+                self.strayed(trail, (upstream, None), &strayed);
             }
             refusal(strayed)
         })
     }
 
     /// Keeps what a visit came to. It is written down first, for it may be used as soon as it is kept; what cannot be written
-    /// down is not kept, but waived.
+    /// down is not kept, and what is not kept is waived.
     async fn keep(
         &self,
         trail: &Trail,
         exchange: &Exchange,
         connected: Connected,
         outcome: &str,
-    ) -> Result<Result<Response, Strayed>, Refusal> {
-        let Connected { upstream, user, granted, .. } = &connected;
+    ) -> Result<Response, Refusal> {
+        let kept = self.keep_recorded(trail, exchange, &connected, outcome).await;
+        if kept.is_err() {
+            exchange.waive(connected, trail.now).await;
+        }
+        kept.map(|()| page(200, "Connected", "<p>You can close this page, and go on where you came from.</p>"))
+    }
+
+    async fn keep_recorded(
+        &self,
+        trail: &Trail,
+        exchange: &Exchange,
+        connected: &Connected,
+        outcome: &str,
+    ) -> Result<(), Refusal> {
+        let Connected { upstream, user, granted, .. } = connected;
         let record = record::Connect {
             user: Some((&user.issuer, &user.subject)),
             scopes: granted.as_ref().map_or_else(record::Words::default, |facts| record::Words::Strings(&facts.scopes)),
             grant: granted.as_ref().map(|facts| local::record_grant(facts, false)),
             ..of(trail, upstream, outcome)
         };
-        if let Err(refusal) = self.journal.write(&record).await {
-            exchange.waive(connected, trail.now).await;
-            return Err(refusal);
-        }
+        self.journal.write(&record).await?;
         tracing::info!(id = %trail.id, %upstream, outcome, "connect");
-        Ok(exchange
-            .keep(connected, trail.now)
-            .await
-            .map(|()| page(200, "Connected", "<p>You can close this page, and go on where you came from.</p>")))
+        exchange.keep(connected, trail.now).await.map_err(|strayed| {
+            // The record of before is not true: this one says of whom.
+            self.strayed(trail, (upstream, Some(user)), &strayed);
+            refusal(strayed)
+        })
     }
 
     /// Of a visit that there is: an attempt to connect one user's account for another is worth a look.
-    fn strayed(&self, trail: &Trail, upstream: &UpstreamId, strayed: &Strayed) {
+    fn strayed(&self, trail: &Trail, (upstream, user): (&UpstreamId, Option<&User>), strayed: &Strayed) {
         if matches!(strayed, Strayed::Unknown | Strayed::Forged) {
             return; // counted as any refusal of strangers is: whoever has a cookie could write one without end
         }
         tracing::info!(id = %trail.id, %upstream, outcome = strayed.as_str(), "connect");
-        let record = record::Connect { reason: strayed.inside(), ..of(trail, upstream, strayed.as_str()) };
+        let user = user.map(|user| (user.issuer.as_str(), user.subject.as_str()));
+        let record = record::Connect { user, reason: strayed.inside(), ..of(trail, upstream, strayed.as_str()) };
         if !self.journal.note(journal::new_id(), &record) {
             metrics().audit_failures.increment();
         }
@@ -290,6 +320,9 @@ fn confirmation(consent: &Consent) -> Response {
 
 /// The key of the one thing that is asked.
 const KEY: &str = "connect";
+
+/// Of the page that says what went wrong.
+const TITLE: &str = "Not connected";
 
 const CONFIRM: &str = "confirm";
 const TICKET: &str = "ticket";
