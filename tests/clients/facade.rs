@@ -260,12 +260,12 @@ fn who_is_gone_at_the_provider_is_gone_here_at_the_next_refresh() {
         let params = json!({ "name": "echo", "arguments": {} });
         gateway.client(Some("up")).modern_showing("tools/call", &params, &headers)
     };
-    place::wait_for("the catalogue", Duration::from_secs(15), || (call().status() == 200).then_some(()));
+    place::wait_for("the catalogue", place::PATIENCE, || (call().status() == 200).then_some(()));
 
     std::fs::write(gone.join("bob"), "").unwrap();
     let refused = token(&gateway, &key, &refreshing(client, given["refresh_token"].as_str().unwrap()));
     assert_eq!((refused.status(), &refused.json()["error_code"]), (400, &json!("grant_revoked")), "{}", refused.text());
-    place::wait_for("the token's end", Duration::from_secs(8), || (call().status() == 401).then_some(()));
+    place::wait_for("the token's end", Duration::from_secs(30), || (call().status() == 401).then_some(()));
 }
 
 fn refreshing<'a>(client: &'a str, token: &'a str) -> [(&'static str, &'a str); 3] {

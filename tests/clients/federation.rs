@@ -4,8 +4,6 @@
 //! The same operations run at the server itself, at `/mcp/{upstream}` and at `/mcp`. What comes back has to be the same,
 //! but for the names and URIs, which on `/mcp` say whose they are.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -286,7 +284,7 @@ fn a_call_cancelled_in_a_federation_is_cancelled_at_its_server_alone() {
         assert_eq!(lines[..2], [cancelled.clone(), cancelled.clone()], "{client:?}");
         assert_eq!(lines[2]["result"]["content"][0]["text"], "3", "{client:?}: {}", lines[2]);
         assert_eq!(lines[3]["result"]["content"][0]["text"], "The sum of 3 and 4 is 7.", "{client:?}: {}", lines[3]);
-        place::wait_for(&format!("{client:?} cancels"), Duration::from_secs(10), || {
+        place::wait_for(&format!("{client:?} cancels"), place::PATIENCE, || {
             let there = estate.newer.process.output().matches("wait cancelled").count() == before + 1;
             let endings = estate.gateway.journal();
             let ended = endings.iter().filter(|record| record["result"]["ending"] == "cancelled").count();

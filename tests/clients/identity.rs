@@ -1,6 +1,6 @@
 //! A person logs in at a real provider, an agent calls, and the server behind sees a credential made out to it alone.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::{Value, json};
@@ -245,7 +245,7 @@ fn opaque_tokens_of_a_real_provider_hold_until_it_revokes_them() {
     let fields = [("token", token.as_str()), ("token_type_hint", "access_token")];
     let revoked = login::post(&format!("{issuer}/token/revocation"), "webapp", "webapp-secret", &fields);
     assert_eq!(revoked.status(), 200, "{}", revoked.text());
-    let answer = place::wait_for("the revocation", Duration::from_secs(10), || {
+    let answer = place::wait_for("the revocation", place::PATIENCE, || {
         let answer = alice.call("echo", &json!({}));
         (answer.status() != 200).then_some(answer)
     });

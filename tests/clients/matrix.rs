@@ -1,6 +1,6 @@
 //! Every published client in front of every published server: lists, calls, progress, cancellation.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path};
 
 use serde_json::{Value, json};
 
@@ -166,7 +166,7 @@ fn a_cancelled_call_is_cancelled_at_the_server() {
     for (before, client) in cancelling.enumerate() {
         for (id, server) in [("typescript", &estate.typescript), ("python", &estate.python)] {
             assert_eq!(estate.run(client, Some(id), &commands)[1], json!({ "cancelled": true }), "{client:?} {id}");
-            place::wait_for(&format!("{client:?} cancels at {id}"), Duration::from_secs(10), || {
+            place::wait_for(&format!("{client:?} cancels at {id}"), place::PATIENCE, || {
                 (server.process.output().matches("wait cancelled").count() == before + 1).then_some(())
             });
         }

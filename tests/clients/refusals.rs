@@ -31,14 +31,15 @@ fn answer(seen: &Seen) -> Option<Reply> {
     match seen.json()["params"]["arguments"]["message"].as_str()? {
         "broken" => Some(Reply::status(500)),
         "unauthorized" => Some(Reply::status(401)),
-        "slow" => Some(Reply::status(500).after(Duration::from_secs(5))),
+        "slow" => Some(Reply::status(500).after(Duration::from_secs(30))),
         _ => None,
     }
 }
 
 fn start(name: &str, issuer: &Issuer, (up, other): (&Recorder, &Recorder)) -> Gateway {
     let setup = Setup::new(name).issuer(&issuer.url()).policy("allow.cedar", ALLOW_ALL).policy("forbid.cedar", POLICY);
-    let up_lines = "grant = { strategy = \"none\" }\ntimeout_ms = 700\n[[upstreams.up.tools]]\nmatch = \"add\"\nrequires = [\"add\"]";
+    let up_lines = "grant = { strategy = \"none\" }\n[[upstreams.up.tools]]\nmatch = \"echo\"\ntimeout_ms = 4_000\n\
+                    [[upstreams.up.tools]]\nmatch = \"add\"\nrequires = [\"add\"]";
     let setup = setup.upstream("up", &up.url(), up_lines).open_upstream("other", &other.url());
     let gateway = setup.policy("ceilings.toml", CEILING).start();
     drop(gateway.client_of(None, issuer, "alice").awaiting("up__echo").awaiting("other__echo"));

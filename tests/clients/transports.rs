@@ -1,7 +1,5 @@
 //! Every published client in front of published servers that are programs, or speak HTTP+SSE: no client can tell.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -77,7 +75,7 @@ fn every_client_uses_every_server_whatever_its_transport() {
     let started: Vec<u32> = started.map(|event| event["process"].as_u64().unwrap().try_into().unwrap()).collect();
     assert!(started.len() >= 4, "{log}");
     estate.gateway.stop();
-    place::wait_for("the end of the programs", Duration::from_secs(2), || {
+    place::wait_for("the end of the programs", place::PATIENCE, || {
         (!started.iter().any(|process| runs(*process))).then_some(())
     });
 }

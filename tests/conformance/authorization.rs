@@ -51,14 +51,14 @@ fn the_server_that_the_gateway_names_logs_in_for_its_endpoint() {
     let arguments = ["--client-id", id, "--resource", &resource, "--port", &port];
 
     let mut suite = Suite::Newer.authorization(&folder, issuer, &arguments);
-    let page = suite.until(Duration::from_secs(30), |suite| {
+    let page = suite.until(Duration::from_secs(90), |suite| {
         let said = format!("{}{}", suite.output(), suite.errors());
         said.lines().find(|line| line.starts_with("http") && line.contains("code_challenge=")).map(str::to_owned)
     });
     // The suite asks for no scope, and this provider grants nothing then.
     let back = login::follow(&format!("{page}&scope=openid+tools:read"), &callback);
     http::fetch("GET", back.as_str(), &[], b"");
-    suite.wait(Duration::from_secs(30));
+    suite.wait(Duration::from_secs(90));
     holds(&AUTHORIZATION, &folder);
 }
 
@@ -87,13 +87,13 @@ fn the_gateway_itself_logs_in_where_it_is_the_server() {
     let resource = gateway.endpoint(None);
     let arguments = ["--client-id", id, "--resource", &resource, "--port", &port];
     let mut suite = Suite::Newer.authorization(&folder, &own, &arguments);
-    let page = suite.until(Duration::from_secs(30), |suite| {
+    let page = suite.until(Duration::from_secs(90), |suite| {
         let said = format!("{}{}", suite.output(), suite.errors());
         said.lines().find(|line| line.starts_with("http") && line.contains("code_challenge=")).map(str::to_owned)
     });
     let back = login::Browser::default().agree(&page, &callback);
     http::fetch("GET", back.as_str(), &[], b"");
-    suite.wait(Duration::from_secs(30));
+    suite.wait(Duration::from_secs(90));
     holds(&FACADE, &folder);
 }
 

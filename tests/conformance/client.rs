@@ -50,7 +50,7 @@ impl Scenario {
     pub(super) fn begin(name: &str, version: &str, row: &str) -> Self {
         let folder = place::scratch(&row.replace([' ', '/'], "-"));
         let mut suite = Suite::Newer.client(&folder, name, version);
-        let asked = suite.until(Duration::from_secs(30), |_| fs::read_to_string(folder.join("asked")).ok());
+        let asked = suite.until(Duration::from_secs(90), |_| fs::read_to_string(folder.join("asked")).ok());
         let asked: Value = serde_json::from_str(&asked).unwrap();
         let url = asked["url"].as_str().unwrap().to_owned();
         Self { row: row.to_owned(), folder, suite, url, context: asked["context"].clone() }
@@ -65,7 +65,7 @@ impl Scenario {
     /// itself, in an administrator's stead, one check each does not count: that `own` names, the first of its name.
     pub(super) fn end(mut self, table: &Table, own: &[&str]) {
         fs::write(self.folder.join("answered"), "").unwrap();
-        self.suite.wait(Duration::from_secs(30));
+        self.suite.wait(Duration::from_secs(90));
         let mut checks = checks_under(&self.folder.join("found"));
         for name in own {
             let first = checks.iter().position(|check| check["id"] == *name);

@@ -139,8 +139,8 @@ fn a_client_id_leads_nowhere_inside() {
 #[test]
 fn a_document_is_fetched_once_for_all_who_wait_for_it() {
     let (ground, documents, origin) = ground("facade-documents-flight", true, |id, path| match path {
-        "/good" => Reply::json(200, &document(id)).after(Duration::from_secs(1)),
-        _ => Reply::status(404).after(Duration::from_secs(1)),
+        "/good" => Reply::json(200, &document(id)).after(Duration::from_millis(500)),
+        _ => Reply::status(404).after(Duration::from_millis(500)),
     });
     for (path, status) in [("/good", 200), ("/none", 401)] {
         let (before, page) = (documents.seen().len(), ground.page(&format!("{origin}{path}"), WEB, &[]));
@@ -164,18 +164,27 @@ fn one_address_does_not_take_all_the_places_in_which_documents_are_fetched() {
     });
     let hanging = |turn: usize| ground.page(&format!("{origin}/hangs-{turn}"), WEB, &[]);
     let ask = |page: String| fetch_from(ELSEWHERE, "GET", &page, &[], b"");
-    std::thread::scope(|scope| {
-        let four: Vec<_> = (0..4).map(|turn| scope.spawn(move || ask(hanging(turn)))).collect();
-        place::wait_for("four fetches", Duration::from_secs(2), || (documents.seen().len() == 4).then_some(()));
-        let fifth = ask(hanging(4));
-        assert_eq!((fifth.status(), code_of(&fifth).as_str()), (503, "overloaded"), "{}", fifth.text());
-        let landing = Browser::default().go(&ground.page(&format!("{origin}/good"), WEB, &[]), WEB);
-        assert_eq!(page_of(&landing).status(), 200, "somebody else at the same moment");
-        released.store(1, Ordering::Release);
-        for one in four {
-            assert_eq!(one.join().unwrap().status(), 401, "no document");
-        }
-    });
+    // The four are given up after three seconds: where the machine is too busy for the fifth to come in that time, the scene
+    // is played again.
+    let scene = |number: usize| {
+        std::thread::scope(|scope| {
+            let (before, first) = (documents.seen().len(), 5 * number);
+            let four: Vec<_> = (first..first + 4).map(|turn| scope.spawn(move || ask(hanging(turn)))).collect();
+            place::wait_for("four fetches", place::PATIENCE, || (documents.seen().len() >= before + 4).then_some(()));
+            let fifth = ask(hanging(first + 4));
+            let turned_away = (fifth.status(), code_of(&fifth).as_str()) == (503, "overloaded");
+            if turned_away {
+                let landing = Browser::default().go(&ground.page(&format!("{origin}/good"), WEB, &[]), WEB);
+                assert_eq!(page_of(&landing).status(), 200, "somebody else at the same moment");
+                released.store(1, Ordering::Release);
+            }
+            for one in four {
+                assert_eq!(one.join().unwrap().status(), 401, "no document");
+            }
+            turned_away
+        })
+    };
+    assert!((0..5).any(scene), "a fifth document was fetched for one address");
     let landing = ask(ground.page(&format!("{origin}/good"), WEB, &[]));
     assert_eq!(landing.status(), 200, "the share comes back");
     ground.recorded_refusal("overloaded");

@@ -36,7 +36,7 @@ type Present = std::sync::Arc<parking_lot::Mutex<Option<Fault>>>;
 fn login(ground: &Ground, client: &str) -> Url {
     let began = Instant::now();
     let back = Browser::default().agree(&ground.page(client, CALLBACK, &[]), CALLBACK);
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     assert!(!back.as_str().contains(INSIDE), "{back}");
     back
 }
@@ -83,7 +83,7 @@ fn nobody_logs_in_while_the_provider_s_metadata_are_in_trouble_and_what_was_gran
                 if fault == Fault::Away {
                     recorder.come_back();
                 }
-                place::wait_for(&format!("{fault:?} over"), Duration::from_secs(30), || {
+                place::wait_for(&format!("{fault:?} over"), place::PATIENCE, || {
                     thread::sleep(Duration::from_secs(2)); // logins are few for each address
                     parameter(&login(&ground, &client), "code")
                 });
@@ -157,7 +157,7 @@ fn a_client_whose_document_cannot_be_had_is_unknown_and_its_host_is_asked_once()
                 answer.text()
             );
             assert!(!answer.text().contains(INSIDE) && answer.header("location").is_none(), "{id}");
-            assert!(began.elapsed() < Duration::from_secs(8), "{id}: {:?}", began.elapsed());
+            assert!(began.elapsed() < Duration::from_secs(20), "{id}: {:?}", began.elapsed());
         }
     };
     unknown(&format!("{away}/other"));

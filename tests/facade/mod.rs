@@ -168,7 +168,7 @@ impl Ground {
     /// Waits until the journal says that this was refused.
     #[track_caller]
     fn recorded_refusal(&self, code: &str) {
-        place::wait_for(&format!("a record of `{code}`"), std::time::Duration::from_secs(15), || {
+        place::wait_for(&format!("a record of `{code}`"), place::DISK_PATIENCE, || {
             let named = |record: &Value| {
                 let sources = record["refusals"]["sources"].as_array().cloned().unwrap_or_default();
                 record["refused"]["code"] == code || sources.iter().any(|source| source["code"] == code)

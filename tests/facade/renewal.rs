@@ -267,7 +267,7 @@ fn of_a_login_that_comes_to_nothing_nothing_is_left_at_the_provider() {
     assert_eq!(login("alice").as_deref(), Some("temporarily_unavailable"), "one a day");
     assert_eq!(login("robot").as_deref(), Some("access_denied"), "a machine's name");
     let revoked = || ground.provider.recorder().seen_path("/revoke");
-    let asked = place::wait_for("the revocation", Duration::from_secs(15), || revoked().pop());
+    let asked = place::wait_for("the revocation", place::PATIENCE, || revoked().pop());
     assert_eq!(asked.field("token").as_deref(), Some("kept"));
     assert_eq!(revoked().len(), 1, "who is logged in otherwise stays so");
     assert!(given["refresh_token"].is_string());
@@ -295,13 +295,13 @@ fn of_a_login_that_cannot_be_kept_nothing_is_left_at_the_provider() {
     let revoked = || ground.provider.recorder().seen_path("/revoke").len();
     for (count, place) in ["login", "token"].into_iter().enumerate() {
         unkept("alice", place);
-        place::wait_for("the revocation", Duration::from_secs(15), || (revoked() > count).then_some(()));
+        place::wait_for("the revocation", place::PATIENCE, || (revoked() > count).then_some(()));
     }
     let (_, given) = ground.logged_in("alice");
     unkept("alice", "login");
     // What comes to nothing after that is told, and would be after what must not be.
     unkept("bob", "login");
-    place::wait_for("the revocation", Duration::from_secs(15), || (revoked() > 2).then_some(()));
+    place::wait_for("the revocation", place::PATIENCE, || (revoked() > 2).then_some(()));
     assert_eq!(revoked(), 3, "who is logged in otherwise stays so");
     ground.serves(text(&given, "access_token"));
 }

@@ -18,7 +18,7 @@ use crate::harness::{
 };
 
 /// A second to be in force, and what a loaded machine needs.
-const BOUND: Duration = Duration::from_secs(8);
+const BOUND: Duration = Duration::from_secs(30);
 
 /// With a folder, as `tollgate revoke` wants one.
 pub(super) fn ground(name: &str) -> Ground {

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::Instant,
 };
 
 use serde_json::{Value, json};
@@ -237,6 +237,7 @@ fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
         let fields = [("grant_type", "authorization_code"), ("code", &code), ("code_verifier", VERIFIER)];
         ground.ask_signed(&assertion, &fields)
     };
+    let began = Instant::now();
     for _ in 0..2 {
         let answer = redeem("/client", "0", &key);
         assert_eq!(answer.status(), 200, "{}", answer.text());
@@ -248,7 +249,9 @@ fn keys_that_a_document_names_are_asked_for_where_it_may_name_them() {
         let answer = redeem("/client", "7", &stranger);
         assert_eq!(code_of(&answer), "client_invalid", "{}", answer.text());
     }
-    assert!(asked.load(Ordering::Acquire) <= 2, "unknown keys make no flood: {}", asked.load(Ordering::Acquire));
+    // They are read again for one every ten seconds at most.
+    let (most, asked) = (2 + began.elapsed().as_secs() as usize / 10, asked.load(Ordering::Acquire));
+    assert!(asked <= most, "unknown keys make no flood: {asked}");
     let elsewhere = redeem("/elsewhere", "0", &key);
     assert_eq!((elsewhere.status(), code_of(&elsewhere).as_str()), (401, "client_invalid"), "{}", elsewhere.text());
     ground.recorded_refusal("client_invalid");
@@ -277,25 +280,32 @@ fn strangers_keys_take_neither_each_other_s_places_nor_those_of_machines() {
         let source = IpAddr::from([127, 0, 0, site]);
         fetch_from(source, "POST", &format!("{}/token", ground.origin()), &headers, form(&fields).as_bytes())
     };
-    let hang = |number: usize| {
-        let asked = || documents.seen().iter().filter(|seen| seen.path.starts_with("/hangs")).count();
-        place::wait_for("the fetches", Duration::from_secs(20), || (asked() == number).then_some(()));
+    let hanging = || documents.seen().iter().filter(|seen| seen.path.starts_with("/hangs")).count();
+    let hang = |number: usize| place::wait_for("the fetches", place::PATIENCE, || (hanging() >= number).then_some(()));
+    // What hangs is given up after three seconds: where the machine is too busy for the fifth to come in that time, the
+    // scene is played again.
+    let scene = |turn: usize| {
+        std::thread::scope(|scope| {
+            let (before, first) = (hanging(), 5 * turn);
+            let four = |site: u8| (first..first + 4).map(|number| scope.spawn(move || ask(site, number))).collect();
+            let mut all: Vec<_> = four(11);
+            hang(before + 4);
+            let fifth = ask(11, first + 4);
+            let turned_away = (fifth.status(), code_of(&fifth).as_str()) == (503, "overloaded");
+            if turned_away {
+                all.extend((12..15).flat_map(|site| -> Vec<_> { four(site) }));
+                hang(before + 16);
+                let answer = ground.ask_signed(&sign("signer"), &[]);
+                assert_eq!(answer.status(), 200, "a machine of the configuration: {}", answer.text());
+                released.store(1, Ordering::Release);
+            }
+            for one in all {
+                assert_eq!(code_of(&one.join().unwrap()), "client_invalid", "no keys");
+            }
+            turned_away
+        })
     };
-    std::thread::scope(|scope| {
-        let four = |site: u8| (0..4).map(|number| scope.spawn(move || ask(site, number))).collect::<Vec<_>>();
-        let mut all = four(11);
-        hang(4);
-        let fifth = ask(11, 4);
-        assert_eq!((fifth.status(), code_of(&fifth).as_str()), (503, "overloaded"), "{}", fifth.text());
-        all.extend((12..15).flat_map(four));
-        hang(16);
-        let answer = ground.ask_signed(&sign("signer"), &[]);
-        assert_eq!(answer.status(), 200, "a machine of the configuration: {}", answer.text());
-        released.store(1, Ordering::Release);
-        for one in all {
-            assert_eq!(code_of(&one.join().unwrap()), "client_invalid", "no keys");
-        }
-    });
+    assert!((0..5).any(scene), "keys were fetched for a fifth client of one address");
     ground.recorded_refusal("overloaded");
 }
 

@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::Arc,
-    time::Duration,
 };
 
 use rustls::ClientConfig;
@@ -305,7 +304,7 @@ impl Gateway {
     fn ready(mut self) -> Self {
         let readiness = format!("{}/readyz", self.admin());
         let address: std::net::SocketAddr = ([127, 0, 0, 1], self.setup.admin_port).into();
-        self.process.until(Duration::from_secs(30), |_| {
+        self.process.until(place::DISK_PATIENCE, |_| {
             std::net::TcpStream::connect(address).ok()?;
             (http::fetch("GET", &readiness, &[], b"").status() == 200).then_some(())
         });
@@ -392,7 +391,7 @@ impl Gateway {
     /// Waits until this many records of this event are in the journal, and gives all of them: what does not hold a call
     /// up is written when the answer may already be there.
     pub(crate) fn recorded(&self, event: &str, count: usize) -> Vec<Value> {
-        place::wait_for(&format!("{count} records of `{event}`"), Duration::from_secs(10), || {
+        place::wait_for(&format!("{count} records of `{event}`"), place::DISK_PATIENCE, || {
             let found: Vec<Value> = self.journal().into_iter().filter(|record| record["event"] == event).collect();
             (found.len() >= count).then_some(found)
         })
@@ -415,7 +414,7 @@ impl Gateway {
     fn change(&self, event: &str, file: &Path, text: &str) {
         let before = self.recorded(event, 0).len();
         place::replace(file, text);
-        let change = place::wait_for(&format!("the change of {}", file.display()), Duration::from_secs(30), || {
+        let change = place::wait_for(&format!("the change of {}", file.display()), place::DISK_PATIENCE, || {
             self.recorded(event, 0).into_iter().nth(before)
         });
         assert_eq!(change["change"]["outcome"], "applied", "{change}");
@@ -440,7 +439,7 @@ impl Gateway {
         let key = self.keys(&format!("new {words}"));
         let endpoint = words.split_once("--upstream ").map(|(_, id)| id);
         let client = self.client(endpoint).token(&key);
-        place::wait_for("the new key", Duration::from_secs(10), || {
+        place::wait_for("the new key", place::DISK_PATIENCE, || {
             (client.modern("tools/list", &serde_json::json!({})).status() != 401).then_some(())
         });
         key
@@ -454,7 +453,7 @@ impl Gateway {
     /// Ends it as an administrator does, and waits.
     pub(crate) fn stop(&mut self) {
         self.process.terminate();
-        self.process.wait(Duration::from_secs(30));
+        self.process.wait(place::DISK_PATIENCE);
     }
 
     /// Starts it again on the same ports, folder and journal, once it has ended.

@@ -121,7 +121,7 @@ fn abandoned_answer_is_counted() {
     connection.send(&client.modern_bytes(&json!(1), "tools/call", &json!({ "name": "echo" }))).unwrap();
     connection.head();
     drop(connection);
-    place::wait_for("abandoned", Duration::from_secs(5), || (recorder.abandoned() == 1).then_some(()));
+    place::wait_for("abandoned", place::PATIENCE, || (recorder.abandoned() == 1).then_some(()));
 }
 
 #[test]
@@ -176,14 +176,14 @@ fn process_ends_with_its_children() {
     let mut command = std::process::Command::new("/bin/sh");
     command.args(["-c", "sleep 300 & echo listening $!; wait"]);
     let mut process = Process::start("parent", &folder, command);
-    let child = process.until(Duration::from_secs(5), |process| {
+    let child = process.until(place::PATIENCE, |process| {
         process.output().lines().find_map(|line| line.strip_prefix("listening ").map(str::to_owned))
     });
     let alive = || std::path::Path::new("/proc").join(&child).join("stat").exists();
     assert!(alive());
     drop(process);
     let state = std::path::Path::new("/proc").join(&child).join("stat");
-    place::wait_for("child gone", Duration::from_secs(5), || {
+    place::wait_for("child gone", place::PATIENCE, || {
         // An orphan that nobody has waited for yet is a zombie: ended all the same.
         let text = std::fs::read_to_string(&state).unwrap_or_default();
         (text.is_empty() || text.contains(") Z ")).then_some(())

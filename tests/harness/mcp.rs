@@ -2,7 +2,7 @@
 //!
 //! Requests of both eras, built or given whole. It checks no answer.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -139,7 +139,7 @@ impl Client {
 
     /// Waits until a modern `tools/list` shows this tool: the gateway reads its upstreams after it is ready.
     pub(crate) fn awaiting(self, tool: &str) -> Self {
-        place::wait_for(tool, Duration::from_secs(20), || {
+        place::wait_for(tool, place::DISK_PATIENCE, || {
             let listed = self.modern("tools/list", &json!({}));
             // Until then the list of a single upstream is refused.
             let there = match listed.status() {

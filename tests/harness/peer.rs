@@ -214,7 +214,7 @@ impl Sdk {
         let mut environment = vec![("LOGIN_PORT", port.as_str())];
         environment.extend(metadata.map(|url| ("CLIENT_METADATA", url)));
         let mut process = self.start(folder, dial, commands, &environment);
-        let page = process.until(Duration::from_secs(60), |process| {
+        let page = process.until(Duration::from_secs(150), |process| {
             let lines = process.output();
             let line = lines.lines().find(|line| line.contains("\"login\""))?.to_owned();
             serde_json::from_str::<Value>(&line).ok()?["login"].as_str().map(str::to_owned)
@@ -238,7 +238,7 @@ impl Sdk {
     }
 
     fn finished(self, mut process: Process) -> Vec<Value> {
-        process.wait(Duration::from_secs(60));
+        process.wait(Duration::from_secs(150));
         let output = process.output();
         assert!(!output.is_empty(), "{self:?} printed nothing: {}", process.errors());
         output.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{self:?}: {line}"))).collect()

@@ -13,6 +13,13 @@ use std::{
 use parking_lot::Mutex;
 use tokio::net::TcpSocket;
 
+/// How long a test waits for what has to happen: what a machine needs that is busy with others, and less than the minute for
+/// which a server of the tests hangs. A good run comes nowhere near it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The same where a process begins or ends, or a record is written: the journal alone may wait half a minute for its disk.
+pub(crate) const DISK_PATIENCE: Duration = Duration::from_secs(60);
+
 /// The top of the repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

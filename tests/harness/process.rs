@@ -54,7 +54,7 @@ impl Process {
 
     /// Waits for the line `listening PORT` and gives the port.
     pub(crate) fn port(&mut self) -> u16 {
-        self.until(Duration::from_secs(40), |process| {
+        self.until(place::DISK_PATIENCE, |process| {
             let output = process.output();
             let line = output.lines().find_map(|line| line.strip_prefix("listening "))?;
             output.contains(&format!("listening {line}\n")).then(|| line.parse().unwrap())
@@ -86,7 +86,7 @@ impl Process {
     /// Sends SIGKILL to its process group, and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         self.signal("KILL");
-        let status = self.wait(Duration::from_secs(10));
+        let status = self.wait(place::DISK_PATIENCE);
         assert!(status.signal().is_some() || status.code().is_some(), "neither exited nor signalled");
     }
 

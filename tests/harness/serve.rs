@@ -11,7 +11,6 @@ use std::{
     pin::Pin,
     sync::{Arc, LazyLock},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -94,14 +93,13 @@ impl Served {
     }
 
     fn wait_until_closed(&self) {
-        place::wait_for("a closed port", Duration::from_secs(10), || TcpStream::connect(self.address).err());
+        place::wait_for("a closed port", place::PATIENCE, || TcpStream::connect(self.address).err());
     }
 
     /// Listens again at the same address.
     pub(crate) fn come_back(&self) {
-        let listener = place::wait_for("the port again", Duration::from_secs(10), || {
-            std::net::TcpListener::bind(self.address).ok()
-        });
+        let listener =
+            place::wait_for("the port again", place::PATIENCE, || std::net::TcpListener::bind(self.address).ok());
         *self.task.lock() = (self.serve)(listener);
     }
 

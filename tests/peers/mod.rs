@@ -109,7 +109,9 @@ fn every_client_lists_calls_follows_progress_and_cancels() {
         let dial = Dial { url: server.url(), era, ..Dial::default() };
         assert_eq!(sdk.run(&folder, &dial, &cancel)[1], json!({ "cancelled": true }), "{sdk:?} {era}");
     }
-    assert_eq!(server.process.output().matches("wait cancelled").count(), 2);
+    let cancelled = || server.process.output().matches("wait cancelled").count();
+    place::wait_for("both are cancelled", place::PATIENCE, || (cancelled() >= 2).then_some(()));
+    assert_eq!(cancelled(), 2);
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! Callers with a key of the gateway's own: what it is good for, how long, and what it cannot buy.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::{refused, text_of};
@@ -29,7 +27,7 @@ fn a_key_is_its_holder_to_policy_and_audit_until_it_is_revoked() {
         serde_json::from_str(&gateway.keys("new --user alice --group support --tenant acme --json")).unwrap();
     let (key, id) = (made["key"].as_str().unwrap(), made["id"].as_str().unwrap());
     let alice = gateway.client(None).token(key);
-    place::wait_for("the new key", Duration::from_secs(10), || {
+    place::wait_for("the new key", place::PATIENCE, || {
         (alice.modern("tools/list", &json!({})).status() == 200).then_some(())
     });
     let alice = alice.awaiting("up__echo");
@@ -55,7 +53,7 @@ fn a_key_is_its_holder_to_policy_and_audit_until_it_is_revoked() {
     assert!(!listed.contains(key) && !listed.contains(&second), "{listed}");
     assert_eq!(gateway.client(None).token(&second).awaiting("up__echo").call("up__echo", &json!({})).status(), 200);
     assert_eq!(gateway.keys(&format!("revoke {id}")), format!("key {id} is revoked"));
-    let answer = place::wait_for("the revocation", Duration::from_secs(10), || {
+    let answer = place::wait_for("the revocation", place::PATIENCE, || {
         let answer = alice.call("up__echo", &json!({}));
         (answer.status() != 200 && refused(&answer).2 == "token_invalid").then_some(answer)
     });
@@ -142,7 +140,7 @@ fn keys_need_no_issuer() {
     let stranger = gateway.client(None).token("tg_unknown_key").modern("tools/list", &json!({}));
     assert_eq!(refused(&stranger), (401, 40102, "token_invalid".into()));
     let expected = json!("malformed");
-    place::wait_for("the fault in the journal", Duration::from_secs(10), || {
+    place::wait_for("the fault in the journal", place::PATIENCE, || {
         let summaries = gateway.journal();
         let mut sources = summaries.iter().filter_map(|record| record["refusals"]["sources"].as_array()).flatten();
         sources.any(|source| source["fault"] == expected).then_some(())

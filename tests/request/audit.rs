@@ -1,6 +1,6 @@
 //! What is written down, and when: before the upstream hears of a call, and again when it has ended (I4, design §8).
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, time::Instant};
 
 use aws_lc_rs::hmac;
 use parking_lot::Mutex;
@@ -210,7 +210,7 @@ fn what_was_refused_is_recorded_with_what_was_known() {
     assert_eq!(refused(&alice.call("nowhere", &json!({}))).2, "tool_unknown");
     let find = |code: &str| {
         let recorded = |record: &Value| record["refused"]["code"] == code;
-        place::wait_for(code, Duration::from_secs(10), || of_event(&gateway, "refusal").into_iter().find(recorded))
+        place::wait_for(code, place::PATIENCE, || of_event(&gateway, "refusal").into_iter().find(recorded))
     };
     let denied = find("denied");
     assert_eq!((&denied["user"]["subject"], &denied["target"]["name"]), (&json!("alice"), &json!("erase")));
@@ -226,12 +226,14 @@ fn what_was_refused_is_recorded_with_what_was_known() {
 
     // Strangers are counted, not listed one by one.
     let nobody = gateway.client(Some("up"));
+    let began = Instant::now();
     for _ in 0..50 {
         assert_eq!(nobody.call("echo", &json!({})).status(), 401);
     }
     gateway.stop();
     let summaries = of_event(&gateway, "refusals_summary");
-    assert!((1..10).contains(&summaries.len()), "{summaries:?}");
+    let most = (10 + 2 * began.elapsed().as_secs() as usize).min(50);
+    assert!((1..most).contains(&summaries.len()), "{summaries:?}");
     assert!(summaries.iter().any(|record| record["refusals"].to_string().contains("token_missing")), "{summaries:?}");
     assert!(of_event(&gateway, "refusal").iter().all(|record| record["refused"]["code"] != "token_missing"));
     assert_eq!((of_event(&gateway, "start").len(), of_event(&gateway, "stop").len()), (1, 1));
@@ -247,7 +249,7 @@ fn lists_are_recorded_with_what_was_withheld() {
     let gateway = setup.open_upstream("up", &recorder.url()).start();
     let alice = gateway.client_of(None, &issuer, "alice").awaiting("up__echo");
     assert_eq!(alice.tools(), ["up__echo"]);
-    let list = place::wait_for("a list in the journal", Duration::from_secs(10), || {
+    let list = place::wait_for("a list in the journal", place::PATIENCE, || {
         of_event(&gateway, "list").into_iter().find(|record| record["list"]["shown"] == 1)
     });
     assert_eq!((&list["user"]["subject"], &list["list"]["withheld"]), (&json!("alice"), &json!(2)));

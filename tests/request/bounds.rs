@@ -31,7 +31,7 @@ fn more_calls_than_the_gateway_holds_are_told_to_come_back() {
     let mut held = alice.connection();
     let slow = json!({ "name": "echo", "arguments": { "message": "slow" } });
     held.send(&alice.modern_bytes(&json!(1), "tools/call", &slow)).unwrap();
-    place::wait_for("the first call is upstream", Duration::from_secs(10), || {
+    place::wait_for("the first call is upstream", place::PATIENCE, || {
         (!recorder.seen_method("tools/call").is_empty()).then_some(())
     });
     let answer = gateway.client_of(Some("up"), &issuer, "bob").call("echo", &json!({}));
@@ -39,11 +39,9 @@ fn more_calls_than_the_gateway_holds_are_told_to_come_back() {
     assert!(answer.header("retry-after").is_some());
     assert_eq!(alice.tools().len(), 3, "what needs no room is answered");
     drop(held);
-    place::wait_for("room again", Duration::from_secs(10), || {
-        (alice.call("echo", &json!({})).status() == 200).then_some(())
-    });
+    place::wait_for("room again", place::PATIENCE, || (alice.call("echo", &json!({})).status() == 200).then_some(()));
     // A call that found no room was not in flight.
-    place::wait_for("nothing in flight", Duration::from_secs(10), || {
+    place::wait_for("nothing in flight", place::PATIENCE, || {
         (gateway.metric("tollgate_calls ") == Some(0.0)).then_some(())
     });
 }
@@ -87,7 +85,7 @@ fn a_call_holds_its_slot_until_it_ends() {
             _ => None,
         }
     });
-    let tools = "grant = { strategy = \"none\" }\n[[upstreams.up.tools]]\nmatch = \"add\"\ntimeout_ms = 4_000";
+    let tools = "grant = { strategy = \"none\" }\n[[upstreams.up.tools]]\nmatch = \"add\"\ntimeout_ms = 10_000";
     let gateway = Setup::usual("slot", &issuer)
         .policy("ceilings.toml", "[[ceilings]]\nname = \"one\"\nin_flight = 1\n")
         .upstream("up", &recorder.url(), tools)
@@ -97,7 +95,7 @@ fn a_call_holds_its_slot_until_it_ends() {
     let upstream = |arguments: &Value| {
         let arrived =
             || recorder.seen_method("tools/call").last().map(|seen| seen.json()["params"]["arguments"].clone());
-        place::wait_for("the call is upstream", Duration::from_secs(10), || {
+        place::wait_for("the call is upstream", place::PATIENCE, || {
             (arrived().as_ref() == Some(arguments)).then_some(())
         });
         let second = alice.call("echo", &json!({}));
@@ -112,7 +110,7 @@ fn a_call_holds_its_slot_until_it_ends() {
         connection
     };
     let is_free = |after: &str| {
-        place::wait_for(&format!("room after {after}"), Duration::from_secs(10), || {
+        place::wait_for(&format!("room after {after}"), place::PATIENCE, || {
             (alice.call("echo", &json!({})).status() == 200).then_some(())
         });
     };
@@ -140,16 +138,17 @@ fn a_call_holds_its_slot_until_it_ends() {
     assert!(refusals.iter().all(|record| record["ceilings"] == json!(["one"])), "{refusals:?}");
 }
 
-/// Two tools of one upstream that takes as long for each: each has a deadline of its own.
+/// Two tools of one upstream that takes longer for each than it may: one has a deadline of its own.
 #[test]
 fn a_deadline_is_that_of_the_tool() {
     let issuer = Issuer::good();
     let recorder = Recorder::scripted(Era::Modern, |seen| {
         let result = json!({ "content": [{ "type": "text", "text": "late" }], "resultType": "complete" });
-        (seen.rpc_method() == "tools/call").then(|| Reply::result(seen, &result).after(Duration::from_millis(1_500)))
+        let takes = if seen.json()["params"]["name"] == "add" { 6 } else { 60 };
+        (seen.rpc_method() == "tools/call").then(|| Reply::result(seen, &result).after(Duration::from_secs(takes)))
     });
-    let tools = "timeout_ms = 500\ngrant = { strategy = \"none\" }\n\
-                 [[upstreams.up.tools]]\nmatch = \"add\"\ntimeout_ms = 20_000";
+    let tools = "timeout_ms = 4_000\ngrant = { strategy = \"none\" }\n\
+                 [[upstreams.up.tools]]\nmatch = \"add\"\ntimeout_ms = 50_000";
     let gateway = Setup::usual("deadlines", &issuer).upstream("up", &recorder.url(), tools).start();
     let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     std::thread::scope(|scope| {

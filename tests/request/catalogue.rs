@@ -22,7 +22,7 @@ use crate::harness::{
     recorder::{Era, Recorder, Reply, Seen, tools},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = place::PATIENCE;
 
 fn page(seen: &Seen, era: Era, tools: &Value, next: Option<String>) -> Reply {
     let mut result = json!({ "tools": tools });
@@ -240,14 +240,21 @@ fn readiness_waits_for_the_first_reading_and_not_for_ever() {
     let issuer = Issuer::good();
     let good = Recorder::good(Era::Modern);
     let silent = Recorder::slow(Era::Modern, Duration::from_secs(600));
-    let setup = Setup::usual("first-reading", &issuer).open_upstream("up", &good.url());
-    let gateway = setup.open_upstream("silent", &silent.url()).launch();
-    let page = format!("{}/readyz", gateway.admin());
-    let waits = || {
-        let answer = (!silent.seen().is_empty()).then(|| http::fetch("GET", &page, &[], b""))?;
-        (answer.json()["reasons"]["catalogue"] == "upstreams not read yet: silent").then_some(answer.status())
+    let launched = || {
+        let setup = Setup::usual("first-reading", &issuer).open_upstream("up", &good.url());
+        let asked = silent.seen().len();
+        let gateway = setup.open_upstream("silent", &silent.url()).launch();
+        let page = format!("{}/readyz", gateway.admin());
+        let waits = place::wait_for("it is asked whether it is ready", PATIENCE, || {
+            let answer = (silent.seen().len() > asked).then(|| http::fetch("GET", &page, &[], b""))?;
+            let says_why = answer.json()["reasons"]["catalogue"] == "upstreams not read yet: silent";
+            (says_why || answer.status() == 200).then(|| says_why.then_some(answer.status()))
+        });
+        waits.map(|status| (gateway, status))
     };
-    assert_eq!(place::wait_for("not ready, and why", PATIENCE, waits), 503);
+    // It waits for five seconds, in which a machine that is busy with others may not come to ask.
+    let (gateway, status) = (0..5).find_map(|_| launched()).expect("not ready, and why");
+    assert_eq!(status, 503);
     place::wait_for("ready all the same", PATIENCE, || (gateway.readiness() == 200).then_some(()));
     let client = gateway.client(None).token(&issuer.token("alice", &gateway.endpoint(None)));
     assert_eq!(client.call("up_echo", &json!({ "text": "hi" })).status(), 200);
@@ -438,9 +445,7 @@ fn a_session_that_may_be_gone_is_ended_all_the_same() {
     let gateway = Setup::usual("session-400", &issuer).open_upstream("up", &recorder.url()).start();
     let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     client.call("echo", &json!({ "message": "odd" }));
-    place::wait_for("its end", Duration::from_secs(10), || {
-        recorder.seen().into_iter().find(|seen| seen.method == "DELETE")
-    });
+    place::wait_for("its end", place::PATIENCE, || recorder.seen().into_iter().find(|seen| seen.method == "DELETE"));
     assert!(gateway.metric("mcp_client_session_duration_seconds_count").is_some_and(|ended| ended >= 1.0));
     assert_eq!(client.call("echo", &json!({})).status(), 200);
 }

@@ -1,7 +1,5 @@
 //! What policy said of a call stands in its record, whichever way it went.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::refused;
@@ -24,7 +22,7 @@ forbid (principal, action, resource);
 
 #[track_caller]
 fn record(gateway: &Gateway, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-    place::wait_for(what, Duration::from_secs(15), || gateway.journal().into_iter().rev().find(|record| is(record)))
+    place::wait_for(what, place::PATIENCE, || gateway.journal().into_iter().rev().find(|record| is(record)))
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn short(gateway: &Gateway, issuer: &Issuer, seconds: u64) -> (String, u64) {
 }
 
 fn await_end(ends: u64) {
-    place::wait_for("the end of the token", Duration::from_secs(30), || (now() >= ends).then_some(()));
+    place::wait_for("the end of the token", place::DISK_PATIENCE, || (now() >= ends).then_some(()));
 }
 
 /// How alice's calls ended, but for those that got what they asked for.
@@ -61,7 +61,7 @@ fn everything_that_a_caller_has_open_ends_with_their_token() {
     let (issuer, recorder) = (Issuer::good(), lasting());
     let gateway = start("expiry", &issuer, &recorder);
     let mut bob = Open::of(&gateway, &issuer.token("bob", &gateway.endpoint(Some("up"))));
-    let (token, ends) = short(&gateway, &issuer, 12);
+    let (token, ends) = short(&gateway, &issuer, 18);
     let (mut open, abandoned) = (Open::of(&gateway, &token), recorder.abandoned());
     open.goes_on();
     await_end(ends);
@@ -98,12 +98,10 @@ fn a_legacy_client_hears_the_end_on_the_stream_of_its_call_whether_it_waits_or_i
             streams.then(|| Reply::stream().step(Step::Pause(Duration::from_secs(120))))
         })
     };
-    for (what, recorder, message) in
-        [("modern", modern(), "stream"), ("legacy", lasting(), "stream"), ("asked", lasting(), "hold")]
-    {
+    let ends = |what: &str, recorder: Recorder, message: &str| {
         let issuer = Issuer::good();
         let gateway = start(&format!("expiry-legacy-{what}"), &issuer, &recorder);
-        let (token, ends) = short(&gateway, &issuer, 6);
+        let (token, ends) = short(&gateway, &issuer, 12);
         let session = gateway.client(Some("up")).token(&token).initialize_with(&capabilities());
         let (mut under_way, abandoned) = (session.client().connection(), recorder.abandoned());
         let params = json!({ "name": "echo", "arguments": { "message": message } });
@@ -119,32 +117,44 @@ fn a_legacy_client_hears_the_end_on_the_stream_of_its_call_whether_it_waits_or_i
         place::wait_for("the upstream is left", BOUND, || (recorder.abandoned() > abandoned).then_some(()));
         let endings = endings(&gateway);
         assert_eq!((endings.len(), &endings[0]["ending"]), (1, &json!("expired")), "{what}: {endings:?}");
-    }
+    };
+    std::thread::scope(|scope| {
+        for (what, recorder, message) in
+            [("modern", modern(), "stream"), ("legacy", lasting(), "stream"), ("asked", lasting(), "hold")]
+        {
+            scope.spawn(move || ends(what, recorder, message));
+        }
+    });
 }
 
 #[test]
 fn a_call_that_waits_for_its_one_answer_gets_it() {
-    let issuer = Issuer::good();
-    for (era, name) in [(Era::Modern, "modern"), (Era::Legacy, "legacy")] {
+    let gets_it = |era: Era, name: &str| {
+        let issuer = Issuer::good();
         let recorder = Recorder::scripted(era, |seen| {
             let content = json!({ "content": [{ "type": "text", "text": "late" }], "resultType": "complete" });
-            let late = || Reply::result(seen, &content).after(Duration::from_secs(9));
+            let late = || Reply::result(seen, &content).after(Duration::from_secs(15));
             (seen.rpc_method() == "tools/call").then(late)
         });
         let gateway = start(&format!("expiry-answer-{name}"), &issuer, &recorder);
-        let (token, ends) = short(&gateway, &issuer, 5);
+        let (token, ends) = short(&gateway, &issuer, 12);
         let answer = gateway.client(Some("up")).token(&token).call("echo", &json!({}));
         assert!(now() > ends + LEEWAY, "it came after the end");
         assert_eq!(text_of(&answer), "late", "{name}");
         assert_eq!(endings(&gateway), [Value::Null; 0], "{name}");
-    }
+    };
+    std::thread::scope(|scope| {
+        for (era, name) in [(Era::Modern, "modern"), (Era::Legacy, "legacy")] {
+            scope.spawn(move || gets_it(era, name));
+        }
+    });
 }
 
 #[test]
 fn a_task_that_is_followed_is_given_up_with_the_token_also_where_no_stream_was_open() {
     let (issuer, recorder) = (Issuer::good(), tasks::lasting(60_000));
     let gateway = start("expiry-task", &issuer, &recorder);
-    let (token, ends) = short(&gateway, &issuer, 5);
+    let (token, ends) = short(&gateway, &issuer, 12);
     let alice = gateway.client(Some("up")).token(&token);
     let params = json!({ "name": "echo", "arguments": {} });
     let answer = alice.modern_showing("tools/call", &params, &[("Accept", "application/json")]);

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use aws_lc_rs::digest;
@@ -207,7 +206,7 @@ fn a_provider_that_says_no_is_not_one_that_is_away() {
         assert!(!answer.text().contains("inside.example"), "{}", answer.text());
         assert!(recorder.seen_method("tools/call").is_empty());
         let recorded = |record: &Value| record["event"] == "refusal" && record["refused"]["code"] == expected.2;
-        place::wait_for(expected.2, Duration::from_secs(10), || gateway.journal().iter().any(recorded).then_some(()));
+        place::wait_for(expected.2, place::PATIENCE, || gateway.journal().iter().any(recorded).then_some(()));
     }
 }
 
@@ -304,9 +303,7 @@ fn a_call_that_is_sent_again_for_a_nonce_is_counted_as_often_as_it_is_sent() {
                     &json!({ "resultType": "complete", "tools": tools(), "ttlMs": 60_000, "cacheScope": "private" }),
                 ),
                 "tools/call" if proven(seen.header("dpop")?)["nonce"] != "of-the-upstream" => {
-                    place::wait_for("the port's end", Duration::from_secs(10), || {
-                        known.load(Ordering::Acquire).then_some(())
-                    });
+                    place::wait_for("the port's end", place::PATIENCE, || known.load(Ordering::Acquire).then_some(()));
                     Reply::status(401).header("dpop-nonce", "of-the-upstream").step(Step::later(|| None))
                 }
                 _ => return None,
@@ -316,7 +313,7 @@ fn a_call_that_is_sent_again_for_a_nonce_is_counted_as_often_as_it_is_sent() {
         let (gateway, alice) = start(proving("dpop-counted", &issuer, &recorder), &issuer);
         let answer = std::thread::scope(|scope| {
             let call = scope.spawn(|| alice.call("echo", &json!({})));
-            place::wait_for("the call", Duration::from_secs(10), || {
+            place::wait_for("the call", place::PATIENCE, || {
                 (!recorder.seen_method("tools/call").is_empty()).then_some(())
             });
             if !stays {

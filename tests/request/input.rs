@@ -1,7 +1,5 @@
 //! What if an upstream asks the client something in the middle of a call? Any client era before any server era, to the byte.
 
-use std::time::Duration;
-
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::{Value, json};
 
@@ -346,7 +344,7 @@ fn a_held_call_that_nobody_answers_is_given_up() {
     let asked = call(&client, &capabilities(), json!({})).json();
     let abandoned = gateway.recorded("input_abandoned", 1).remove(0);
     assert_eq!(abandoned["input"]["reason"], "nobody answered in time");
-    let answers = place::wait_for("an answer to each", Duration::from_secs(5), || {
+    let answers = place::wait_for("an answer to each", place::PATIENCE, || {
         let seen = recorder.seen().into_iter().map(|seen| seen.json());
         let answers: Vec<Value> = seen.filter(|seen| seen.is_object() && seen["method"].is_null()).collect();
         let all = [json!(7), json!("s"), json!("r")];
@@ -357,7 +355,7 @@ fn a_held_call_that_nobody_answers_is_given_up() {
     assert_eq!(to(json!(7))["result"], json!({ "action": "cancel" }));
     assert_eq!(to(json!("s"))["error"]["code"], -1);
     assert_eq!(to(json!("r"))["error"]["code"], -32603);
-    place::wait_for("the cancellation", Duration::from_secs(5), || {
+    place::wait_for("the cancellation", place::PATIENCE, || {
         let told = recorder.seen_method("notifications/cancelled");
         (told.len() == 1 && told[0].json()["params"]["requestId"] == calls(&recorder)[0].json()["id"]).then_some(())
     });
@@ -506,7 +504,7 @@ fn a_legacy_clients_refusal_of_sampling_ends_its_call_and_that_of_a_form_does_no
         };
         Some(Reply::result(seen, &json!({ "resultType": "input_required", "inputRequests": { "a": asked } })))
     });
-    let setup = Setup::usual("input-refused", &issuer).section("[limits]\nhold_max_ms = 1000");
+    let setup = Setup::usual("input-refused", &issuer).section("[limits]\nhold_max_ms = 10_000");
     let gateway = setup.open_upstream("up", &recorder.url()).start();
     let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     let session = client.initialize_with(&capabilities());

@@ -1,6 +1,6 @@
 //! Callers whose tokens only their issuer can read, or whose issuer is asked whether they still hold.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ fn a_revocation_at_the_issuer_is_seen_within_the_life_of_an_answer() {
         let client = gateway.client(Some("up")).token(&token).awaiting("echo");
         assert_eq!(client.call("echo", &json!({})).status(), 200);
         issuer.revoke(&token);
-        let answer = place::wait_for("the revocation", Duration::from_secs(10), || {
+        let answer = place::wait_for("the revocation", place::PATIENCE, || {
             let answer = client.call("echo", &json!({}));
             (answer.status() != 200).then_some(answer)
         });

@@ -23,6 +23,7 @@ const READINGS_WITHOUT_WORD: usize = 2;
 
 fn scripted(era: Era) -> Recorder {
     let readings = Arc::new(AtomicUsize::new(0));
+    let begun = Arc::clone(&readings);
     Recorder::scripted(era, move |seen| {
         if seen.rpc_method() == "tools/list" {
             let reading = readings.fetch_add(1, Ordering::SeqCst);
@@ -35,8 +36,9 @@ fn scripted(era: Era) -> Recorder {
             _ => return None,
         };
         let word = json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed" });
-        let silence = Step::Pause(Duration::from_secs(60));
-        Some(stream.step(Step::Pause(Duration::from_millis(500))).event(&word).step(silence))
+        let (answered, silence) = (Step::Pause(Duration::from_millis(500)), Step::Pause(Duration::from_secs(60)));
+        let read = Step::until(&begun, READINGS_WITHOUT_WORD);
+        Some(stream.step(read).step(answered).event(&word).step(silence))
     })
 }
 
@@ -65,7 +67,7 @@ fn word_of_a_change_is_heard_in_both_eras() {
         .start();
     for upstream in ["modern", "legacy"] {
         let client = gateway.client_of(Some(upstream), &issuer, "alice");
-        place::wait_for("the new tool", Duration::from_secs(20), || {
+        place::wait_for("the new tool", place::PATIENCE, || {
             let tools = client.tools();
             (tools == ["after"]).then_some(())
         });
@@ -83,7 +85,7 @@ fn what_is_asked_on_the_stream_of_no_call_is_answered_by_the_gateway() {
         (seen.method == "GET").then(|| stream().step(Step::Pause(Duration::from_secs(60))))
     });
     let gateway = Setup::usual("asked-alone", &issuer).open_upstream("up", &recorder.url()).start();
-    let answers = place::wait_for("both answers", Duration::from_secs(20), || {
+    let answers = place::wait_for("both answers", place::PATIENCE, || {
         let answers: Vec<_> = recorder.seen().into_iter().filter(|seen| seen.json()["id"].is_string()).collect();
         (answers.len() == 2).then_some(answers)
     });
@@ -127,7 +129,7 @@ fn a_server_that_will_not_listen_is_read_no_more_for_that() {
     }
     let _gateway = setup.start();
     let listened = |recorder: &Recorder| recorder.seen_method("subscriptions/listen").len();
-    place::wait_for("the broken one asked again", Duration::from_secs(30), || (listened(&broken) >= 3).then_some(()));
+    place::wait_for("the broken one asked again", place::PATIENCE, || (listened(&broken) >= 3).then_some(()));
     assert_eq!([&by_event, &by_body, &empty].map(listened), [1; 3]);
     assert_eq!(all.map(|recorder| recorder.seen_method("tools/list").len()), [1; 4]);
 }
@@ -153,8 +155,6 @@ fn a_server_that_would_not_listen_is_asked_again_as_often_as_it_is_read() {
         });
         let lines = "grant = { strategy = \"none\" }\nrefresh_s = 2";
         let _gateway = Setup::usual("listens-later", &issuer).upstream("up", &recorder.url(), lines).start();
-        place::wait_for("it is asked again", Duration::from_secs(20), || {
-            (asked.load(Ordering::SeqCst) >= 2).then_some(())
-        });
+        place::wait_for("it is asked again", place::PATIENCE, || (asked.load(Ordering::SeqCst) >= 2).then_some(()));
     }
 }

@@ -14,12 +14,12 @@ use super::refused;
 use crate::harness::{
     gateway::{ALLOW_ALL, Gateway, Setup},
     http::Connection,
-    issuer::Issuer,
+    issuer::{Issuer, now},
     place,
     recorder::{Era, Recorder, Reply, Step},
 };
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = place::PATIENCE;
 
 /// An upstream whose list of tools a test can change, and which says so at once.
 pub(super) struct Shifting {
@@ -215,15 +215,15 @@ fn a_listener_ends_when_its_token_does() {
         .start();
     let url = gateway.endpoint(None);
     let mut claims = issuer.claims("alice", &url);
-    claims["exp"] = json!(claims["iat"].as_u64().unwrap() + 3);
+    let end = claims["iat"].as_u64().unwrap() + 10;
+    claims["exp"] = json!(end);
     let token = issuer.sign(&claims);
-    let began = Instant::now();
     let mut connection = gateway.client(None).token(&token).listen(&json!("x"), &json!({ "toolsListChanged": true }));
     listening(&mut connection);
     let last = connection.event().unwrap();
     assert_eq!((&last["id"], &last["result"]["resultType"]), (&json!("x"), &json!("complete")), "{last}");
     assert_eq!(connection.event(), None);
-    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(now() >= end, "not before its time");
     ends(&gateway, "expired");
 }
 
@@ -250,7 +250,9 @@ fn a_listener_ends_when_policy_leaves_it_nothing_to_see() {
 fn listeners_do_not_hold_up_the_end_of_the_gateway() {
     let issuer = Issuer::good();
     let shifting = Shifting::new(Era::Modern);
-    let mut gateway = behind("listen-drain", &issuer, &shifting);
+    let setup = Setup::usual("listen-drain", &issuer).gateway("drain_ms = 60_000");
+    let mut gateway = setup.open_upstream("up", &shifting.recorder.url()).start();
+    shifting.heard(1);
     let alice = gateway.client_of(None, &issuer, "alice");
     let mut connection = alice.listen(&json!(1), &json!({ "toolsListChanged": true }));
     listening(&mut connection);
@@ -260,7 +262,7 @@ fn listeners_do_not_hold_up_the_end_of_the_gateway() {
     assert_eq!(connection.event(), None);
     drop(connection);
     assert_eq!(gateway.process.wait(PATIENCE).code(), Some(0), "{}", gateway.process.errors());
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     ends(&gateway, "drained");
     assert!(gateway.verify().status.success());
 }

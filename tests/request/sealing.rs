@@ -14,7 +14,7 @@ use crate::harness::{
 
 const OLD: (&str, &str) = ("OLD_KEY", "1111111111111111111111111111111111111111111111111111111111111111");
 const NEW: (&str, &str) = ("NEW_KEY", "2222222222222222222222222222222222222222222222222222222222222222");
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = place::DISK_PATIENCE;
 
 /// A gateway on `folder` with these lines of `[state]`, and all keys at hand.
 fn setup(name: &str, (issuer, recorder): (&Issuer, &Recorder), folder: &Path, lines: &str) -> Setup {

@@ -204,11 +204,10 @@ fn a_credential_that_begins_no_session_is_minted_once_more() {
 fn an_upstream_that_takes_too_long_is_not_asked_again() {
     let issuer = Issuer::good();
     let recorder = Recorder::scripted(Era::Modern, |seen| {
-        (seen.rpc_method() == "tools/call").then(|| Reply::json(200, &json!({})).after(Duration::from_secs(30)))
+        (seen.rpc_method() == "tools/call").then(|| Reply::json(200, &json!({})).after(Duration::from_secs(60)))
     });
-    let gateway = Setup::usual("slow", &issuer)
-        .upstream("up", &recorder.url(), "grant = { strategy = \"none\" }\ntimeout_ms = 300")
-        .start();
+    let lines = "grant = { strategy = \"none\" }\n[[upstreams.up.tools]]\nmatch = \"echo\"\ntimeout_ms = 2_000";
+    let gateway = Setup::usual("slow", &issuer).upstream("up", &recorder.url(), lines).start();
     let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     assert_eq!(refused(&client.call("echo", &json!({}))), (504, 50401, "upstream_timeout".into()));
     assert_eq!(recorder.seen_method("tools/call").len(), 1);
@@ -222,13 +221,13 @@ fn an_upstream_that_is_not_there_was_not_called() {
     let client = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     drop(recorder);
     // The first call may still meet a kept connection in the moment of its end, and then nobody knows.
-    place::wait_for("the upstream is known to be away", Duration::from_secs(10), || {
+    place::wait_for("the upstream is known to be away", place::PATIENCE, || {
         let answer = refused(&client.call("echo", &json!({})));
         let unknown = (502, 50203, "upstream_lost".to_owned());
         assert!(answer == unknown || answer == (502, 50202, "upstream_unreachable".to_owned()), "{answer:?}");
         (answer != unknown).then_some(())
     });
-    let last = place::wait_for("its record", Duration::from_secs(10), || {
+    let last = place::wait_for("its record", place::PATIENCE, || {
         let calls = gateway.recorded("intent", 1).len();
         gateway.recorded("outcome", calls).pop()
     });
@@ -255,7 +254,7 @@ fn a_call_that_the_upstream_has_seen_did_not_stay_here() {
         let (gateway, client) = behind("seen", &issuer, &recorder);
         let answer = std::thread::scope(|scope| {
             let call = scope.spawn(|| client.call("echo", &json!({})));
-            place::wait_for("another credential is asked for", Duration::from_secs(10), || {
+            place::wait_for("another credential is asked for", place::PATIENCE, || {
                 (exchanges(&issuer) == 2).then_some(())
             });
             recorder.leave();

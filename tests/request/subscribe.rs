@@ -425,7 +425,7 @@ fn a_credential_that_is_minted_to_watch_is_written_down() {
 fn what_a_client_watched_that_is_gone_is_watched_no_longer() {
     let issuer = Issuer::good();
     let watched = Watched::new(Era::Legacy);
-    let setup = Setup::usual("watch-left", &issuer).section("[limits]\nsession_idle_ms = 1000");
+    let setup = Setup::usual("watch-left", &issuer).section("[limits]\nsession_idle_ms = 5_000");
     let gateway = setup.open_upstream("up", &watched.recorder.url()).start();
     let alice = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo");
     let session = alice.initialize();

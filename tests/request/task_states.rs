@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -286,23 +287,27 @@ fn listeners_of_one_caller_share_a_conversation() {
 #[test]
 fn what_was_missed_is_asked_for() {
     let issuer = Issuer::good();
-    let (opened, words) = (AtomicUsize::new(0), Arc::<Mutex<Vec<Value>>>::default());
-    let (shared, calls) = (Arc::clone(&words), AtomicUsize::new(0));
+    let (opened, calls, words) = (AtomicUsize::new(0), AtomicUsize::new(0), Arc::<Mutex<Vec<Value>>>::default());
     let recorder = Recorder::scripted(Era::Modern, move |seen| {
         let tasks = seen.json()["params"]["notifications"]["taskIds"].clone();
         if tasks.is_array() && opened.fetch_add(1, Ordering::AcqRel) == 0 {
             let params = json!({ "notifications": { "taskIds": tasks } });
             let method = "notifications/subscriptions/acknowledged";
             let told = Reply::stream().event(&json!({ "jsonrpc": "2.0", "method": method, "params": params }));
-            return Some(told.step(Step::Pause(Duration::from_millis(200))).step(Step::Cut));
+            // What happens just before the break nobody is told.
+            let missed = Arc::clone(&words);
+            let ends = Step::later(move || {
+                missed.lock().push(state("raw-1", "completed", done()));
+                Some(Bytes::new())
+            });
+            return Some(told.step(Step::Pause(Duration::from_millis(200))).step(ends).step(Step::Cut));
         }
-        answer(seen, (&shared, &calls), 60_000)
+        answer(seen, (&words, &calls), 60_000)
     });
     let gateway = behind("task-states-gap", &issuer, &recorder.url());
     let alice = gateway.client_of(Some("up"), &issuer, "alice");
     let id = begun(&alice);
     let mut connection = listening_to(&alice, &[&id]);
-    words.lock().push(state("raw-1", "completed", done()));
     let told = connection.event().unwrap();
     assert_eq!(told["params"]["result"]["content"][0]["text"], "hello Ada", "{told}");
     let [get] = &recorder.seen_method("tasks/get")[..] else { panic!("asked once") };
@@ -323,7 +328,7 @@ fn a_listener_ends_with_what_it_may_be_told() {
     assert_eq!(connection.event().unwrap()["result"]["resultType"], "complete");
     assert_eq!(reason(&gateway), "withdrawn");
 
-    let brief = Telling::new(1_500);
+    let brief = Telling::new(10_000);
     let gateway = behind("task-states-life", &issuer, &brief.recorder.url());
     let alice = gateway.client_of(Some("up"), &issuer, "alice");
     let mut connection = listening_to(&alice, &[&begun(&alice)]);

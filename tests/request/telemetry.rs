@@ -1,7 +1,5 @@
 //! One trace from the client through the gateway to the upstream, with the journal's id on it.
 
-use std::time::Duration;
-
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::any_value::Value,
@@ -63,7 +61,7 @@ fn every_gateway_of_the_tests_is_traced() {
     let gateway = Setup::usual("traced", &issuer).open_upstream("up", &upstream.url()).start();
     let answer = gateway.client_of(Some("up"), &issuer, "alice").awaiting("echo").call("echo", &json!({}));
     assert_eq!(text_of(&answer), "echo {}");
-    place::wait_for("the spans of the call", Duration::from_secs(10), || {
+    place::wait_for("the spans of the call", place::PATIENCE, || {
         let mut sent = gateway.setup().collector().seen_path("/v1/traces").into_iter();
         sent.any(|seen| String::from_utf8_lossy(&seen.body).contains("tools/call echo")).then_some(())
     });
@@ -191,7 +189,7 @@ fn a_line_about_a_request_names_its_records_and_its_trace() {
     for (tool, event, code) in [("echo", "outcome", "upstream_invalid"), ("nothing", "refusal", "tool_unknown")] {
         client.modern("tools/call", &json!({ "name": tool, "arguments": {}, "_meta": meta }));
         let record = gateway.recorded(event, 1).remove(0);
-        let line = place::wait_for("the line", Duration::from_secs(10), || {
+        let line = place::wait_for("the line", place::PATIENCE, || {
             let lines = gateway.process.errors();
             let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
             lines.find(|line| line["id"] == record["id"])

@@ -1,7 +1,5 @@
 //! An upstream behind TLS of its own authority, which wants to see the gateway's certificate.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::text_of;
@@ -34,7 +32,7 @@ fn an_upstream_is_reached_over_mutual_tls_with_http_2_and_http_1_1() {
     for (upstream, recorder, version) in [("newer", &newer, "HTTP/2.0"), ("older", &older, "HTTP/1.1")] {
         let client = gateway.client_of(Some(upstream), &issuer, "alice");
         let read = || client.modern("tools/list", &json!({})).json()["result"]["tools"].is_array().then_some(());
-        place::wait_for("the tools of the upstream", Duration::from_secs(20), read);
+        place::wait_for("the tools of the upstream", place::PATIENCE, read);
         let answer = client.call("echo", &json!({ "message": "hi" }));
         assert_eq!(text_of(&answer), "echo {\"message\":\"hi\"}", "{upstream}");
         let calls = recorder.seen_method("tools/call");

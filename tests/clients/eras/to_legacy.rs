@@ -16,7 +16,7 @@ use crate::{
     request::input::{call, capabilities},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = place::PATIENCE;
 
 pub(super) fn hold() {
     let setup = Setup::new("eras-to-legacy");

@@ -18,7 +18,7 @@ use crate::{
     request::input::{capabilities, converse},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = place::PATIENCE;
 
 pub(super) fn hold() {
     let setup = Setup::new("eras-to-modern");
