@@ -303,6 +303,8 @@ impl Keeper {
     async fn keep(mut self, mut ears: Ears, mut ending: Ending) {
         self.warden.watch(self.leader).await;
         let why = tokio::select! {
+            // In this order: whoever was told to end has not ended by itself, however soon it did.
+            biased;
             () = ending.come() => None,
             () = self.routes.unused(self.idle) => None,
             why = &mut ears.reader => Some(why.unwrap_or_else(|_| lost("its output cannot be read"))),
