@@ -359,16 +359,18 @@ fn streams_that_are_reset_again_and_again_end_the_connection() {
     good_frames(&ground);
     let mut gauge = Gauge::new(&ground.gateway);
     let fields = block(&call(&ground));
+    let longer = block(&and(&call(&ground), "content-length", "1"));
     let cancelled =
         |stream| [frame(HEADERS, END_HEADERS, stream, &fields), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat();
-    let longer = block(&and(&call(&ground), "content-length", "1"));
     let made = |stream| [frame(HEADERS, END_HEADERS, stream, &longer), frame(DATA, 0, stream, b"  ")].concat();
-    let floods: [(&str, &dyn Fn(u32) -> Vec<u8>); 2] = [("by the client", &cancelled), ("by the server", &made)];
+    let floods: [(&str, Vec<u8>); 2] = [
+        ("by the client", streams().take(2_000).flat_map(cancelled).collect()),
+        ("by the server", streams().take(2_000).flat_map(made).collect()),
+    ];
     for (what, flood) in floods {
         let before = ground.calls();
         let mut wire = Wire::open(&ground, &[]);
-        let all: Vec<u8> = streams().take(2_000).flat_map(flood).collect();
-        wire.send(&all);
+        wire.send(&flood);
         let end = wire.end();
         assert!(matches!(end, End::Over(Some(ENHANCE_YOUR_CALM) | None)), "{what}: {end:?}");
         // No body came, so that none was a call.
@@ -492,23 +494,27 @@ fn a_client_that_goes_no_further_is_let_go() {
     std::thread::scope(|scope| {
         for (what, settings, bytes) in all {
             let ground = &ground;
-            scope.spawn(move || {
-                let mut wire = Wire::open(ground, settings);
-                assert!(wire.send(&bytes));
-                let began = Instant::now();
-                let until = began + 3 * PATIENCE;
-                loop {
-                    match wire.next(until) {
-                        // It says that it is there as often as it is asked.
-                        Ok(Some(Frame { kind: PING, payload, .. })) => drop(wire.send(&frame(PING, ACK, 0, &payload))),
-                        Ok(Some(_)) => {}
-                        Ok(None) => break,
-                        Err(()) => panic!("{what}: still there"),
-                    }
-                }
-                eprintln!("{what}: let go after {:?}", began.elapsed());
-            });
+            scope.spawn(move || let_go(ground, what, settings, &bytes));
         }
     });
     ground.good_call();
+}
+
+/// Says this, takes nothing and says that it is there as often as it is asked, until the connection is over.
+#[track_caller]
+fn let_go(ground: &Ground, what: &str, settings: &[u8], bytes: &[u8]) {
+    let mut wire = Wire::open(ground, settings);
+    assert!(wire.send(bytes), "{what}");
+    let began = Instant::now();
+    while let Some(frame) = wire.next(began + 3 * PATIENCE).unwrap_or_else(|()| panic!("{what}: still there")) {
+        if frame.kind == PING {
+            wire.send(&pong(&frame));
+        }
+    }
+    eprintln!("{what}: let go after {:?}", began.elapsed());
+}
+
+/// The answer to a ping.
+fn pong(ping: &Frame) -> Vec<u8> {
+    frame(PING, ACK, 0, &ping.payload)
 }

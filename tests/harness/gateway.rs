@@ -345,7 +345,7 @@ impl Gateway {
 
     /// Waits until nobody is connected any more.
     pub(crate) fn deserted(&self) {
-        place::wait_for("the end of all connections", Duration::from_secs(10), || {
+        place::wait_for("the end of all connections", place::PATIENCE, || {
             // Who asks is connected, too.
             (self.metric("tollgate_connections ") == Some(1.0)).then_some(())
         });

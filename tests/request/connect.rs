@@ -480,7 +480,7 @@ fn answers_of_another_issuer_and_servers_without_pkce_lead_nowhere() {
     );
     // Refusals of strangers are counted.
     for code in ["visit_unknown", "visit_forbidden", "visit_failed"] {
-        place::wait_for(code, Duration::from_secs(10), || {
+        place::wait_for(code, place::PATIENCE, || {
             ground.gateway.journal().iter().any(|record| record.to_string().contains(code)).then_some(())
         });
     }
@@ -575,7 +575,7 @@ fn an_account_outlives_the_process_and_its_server_being_away() {
     assert_eq!(refused(&answer), (502, 50201, "grant_unavailable".into()));
     assert!(!answer.text().contains("inside-of-the-server"), "{}", answer.text());
     ground.server.plays(Play::Well);
-    place::wait_for("the account", Duration::from_secs(10), || {
+    place::wait_for("the account", place::PATIENCE, || {
         (ground.client("alice").call("echo", &json!({})).status() == 200).then_some(())
     });
     assert_eq!(ground.shown().last().unwrap(), "Bearer account-alice-1");
@@ -610,15 +610,13 @@ fn an_account_whose_grant_is_revoked_is_asked_for_again() {
     };
     // The account is the user's, whichever client uses it.
     revoke(&["--agent", "agent"]);
-    place::wait_for("the first", Duration::from_secs(10), || {
+    place::wait_for("the first", place::PATIENCE, || {
         (!ground.gateway.recorded("revocation", 0).is_empty()).then_some(())
     });
     assert_eq!(status(&ground, "alice"), 200);
     revoke(&["--upstream", "crm", "--user", "alice"]);
-    place::wait_for("the account is forgotten", Duration::from_secs(10), || {
-        (status(&ground, "alice") != 200).then_some(())
-    });
-    place::wait_for("its server is told", Duration::from_secs(10), || {
+    place::wait_for("the account is forgotten", place::PATIENCE, || (status(&ground, "alice") != 200).then_some(()));
+    place::wait_for("its server is told", place::PATIENCE, || {
         (*ground.server.plays.revoked.lock() == ["refresh-alice-0"]).then_some(())
     });
     ground.page("alice");
@@ -661,7 +659,7 @@ impl Ground {
         let asked = server.issuer.asked().len();
         server.plays(Play::Dawdles);
         let connection = browser.begin(back.answer.header("location").unwrap());
-        place::wait_for("the code", Duration::from_secs(10), || (server.issuer.asked().len() > asked).then_some(()));
+        place::wait_for("the code", place::PATIENCE, || (server.issuer.asked().len() > asked).then_some(()));
         drop(connection);
         self.gateway.deserted();
     }
@@ -692,7 +690,7 @@ fn an_account_is_connected_though_the_page_was_closed() {
     let back = Ground::sent(&mut alice, &asked);
     ground.closes(&alice, &back, &ground.server);
     ground.gateway.process.terminate();
-    place::wait_for("the end to begin", Duration::from_secs(10), || (ground.gateway.readiness() == 503).then_some(()));
+    place::wait_for("the end to begin", place::PATIENCE, || (ground.gateway.readiness() == 503).then_some(()));
     ground.server.plays.gone.store(1, Ordering::Release);
     assert_eq!(ground.gateway.process.wait(Duration::from_secs(20)).code(), Some(0));
     ground.told(&[("connected", Some("alice"))]);
@@ -711,7 +709,7 @@ fn of_an_account_that_cannot_be_kept_nothing_is_left_at_its_server_though_the_pa
     ground.has_room("user_grant", false);
     ground.closes(&alice, &back, &ground.server);
     ground.server.plays.gone.store(1, Ordering::Release);
-    place::wait_for("its server is told", Duration::from_secs(10), || {
+    place::wait_for("its server is told", place::PATIENCE, || {
         (*ground.server.plays.revoked.lock() == ["refresh-alice-0"]).then_some(())
     });
     ground.told(&[("connected", Some("alice")), ("unavailable", Some("alice"))]);
@@ -758,7 +756,7 @@ fn of_a_login_that_cannot_be_kept_nothing_is_left_at_its_provider() {
     let back = Ground::sent(&mut bob, &first);
     ground.closes(&bob, &back, &ground.login);
     ground.login.plays.gone.store(1, Ordering::Release);
-    place::wait_for("the provider is told", Duration::from_secs(10), || {
+    place::wait_for("the provider is told", place::PATIENCE, || {
         (ground.login.plays.revoked.lock().len() == 2).then_some(())
     });
     let logins = [("logged_in", Some("bob")), ("unavailable", Some("bob"))];
@@ -820,7 +818,7 @@ fn one_address_opens_so_many_pages_and_one_user_is_sent_to_so_many() {
         (&json!("bob"), &json!(["connect.user"])),
         "{record}"
     );
-    place::wait_for("the strangers' refusals", Duration::from_secs(10), || {
+    place::wait_for("the strangers' refusals", place::PATIENCE, || {
         let journal = ground.gateway.journal();
         let mut sources = journal.iter().filter_map(|record| record["refusals"]["sources"].as_array()).flatten();
         let stranger = |source: &&Value| source["code"] == "ceiling_reached" && source["peer"] == ELSEWHERE.to_string();
