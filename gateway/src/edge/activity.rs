@@ -99,7 +99,12 @@ impl Busy {
     pub(super) fn flow(&self, is_there: bool) -> Arc<Flow> {
         let flow = Arc::new(Flow::default());
         flow.asked(is_there);
-        self.0.flows.lock().push(Arc::downgrade(&flow));
+        let mut flows = self.0.flows.lock();
+        if flows.len() == flows.capacity() {
+            flows.retain(|flow| flow.strong_count() > 0); // no more room than for those that go on
+        }
+        flows.push(Arc::downgrade(&flow));
+        drop(flows);
         flow
     }
 }

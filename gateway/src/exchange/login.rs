@@ -141,7 +141,7 @@ impl Logins {
         now: Timestamp,
     ) -> Result<(), StoreFault> {
         let (expires_at, refresh_token) = (done.person.expires_at, done.refresh_token.clone());
-        let before = self.of(user, now).await.map_or(0, |before| before.renewed_until_ms);
+        let before = self.of(user, now).await?.renewed_until_ms;
         let renewed = ends.filter(|_| refresh_token.is_some()).map_or(0, |ends| ends.unix_ms());
         let renewed_until_ms = renewed.max(before);
         let ends =
