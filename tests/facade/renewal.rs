@@ -322,12 +322,12 @@ fn of_a_login_that_comes_to_nothing_nothing_is_left_though_the_page_was_closed()
     let at = back_of(&landing);
     let connection = begin("GET", at.as_str(), &[("Cookie", &browser.cookies(at))], b"");
     let asked = || (!ground.provider.asked().is_empty()).then_some(());
-    place::wait_for("the code", Duration::from_secs(10), asked);
+    place::wait_for("the code", place::PATIENCE, asked);
     drop(connection);
     ground.gateway.deserted();
     gone.store(1, Ordering::Release);
     let revoked = || ground.provider.recorder().seen_path("/revoke").pop();
-    let revoked = place::wait_for("the revocation", Duration::from_secs(15), revoked);
+    let revoked = place::wait_for("the revocation", place::PATIENCE, revoked);
     assert_eq!(revoked.field("token").as_deref(), Some("kept"));
     ground.recorded_refusal("login_failed");
 }
@@ -340,14 +340,14 @@ fn a_login_that_comes_to_nothing_ends_none_of_before() {
         taking_back(seen).or_else(|| {
             let usual = login(seen, pen, (300, Some("kept")))?;
             let second = logins.fetch_add(1, Ordering::AcqRel) == 1;
-            if second { login(seen, pen, (3, None)) } else { Some(usual) }
+            if second { login(seen, pen, (8, None)) } else { Some(usual) }
         })
     });
     let ground = Ground::with("facade-others-stay", provider, "logins_per_day = 2");
     let (client, given) = ground.logged_in("alice");
     ground.logged_in("alice");
-    let over = now() + 3;
-    place::wait_for("the end of the second", Duration::from_secs(10), || (now() > over).then_some(()));
+    let over = now() + 8;
+    place::wait_for("the end of the second", place::PATIENCE, || (now() > over).then_some(()));
     let page = ground.page(&client, CALLBACK, &[("login_hint", "alice")]);
     let back = Browser::default().agree(&page, CALLBACK);
     assert_eq!(parameter(&back, "error").as_deref(), Some("temporarily_unavailable"), "{back}");

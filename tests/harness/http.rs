@@ -239,7 +239,7 @@ impl Connection {
             }
             match self.fill() {
                 Ok(true) => {}
-                Ok(false) => break true,
+                Ok(false) => break self.buffer.is_empty(),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(_) => break true,
             }

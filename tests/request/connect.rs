@@ -6,7 +6,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use aws_lc_rs::digest;
@@ -692,7 +691,7 @@ fn an_account_is_connected_though_the_page_was_closed() {
     ground.gateway.process.terminate();
     place::wait_for("the end to begin", place::PATIENCE, || (ground.gateway.readiness() == 503).then_some(()));
     ground.server.plays.gone.store(1, Ordering::Release);
-    assert_eq!(ground.gateway.process.wait(Duration::from_secs(20)).code(), Some(0));
+    assert_eq!(ground.gateway.process.wait(place::DISK_PATIENCE).code(), Some(0));
     ground.told(&[("connected", Some("alice"))]);
     ground.gateway = ground.gateway.again();
     assert_eq!(ground.client("alice").call("echo", &json!({})).status(), 200);

@@ -179,6 +179,7 @@ fn whom_it_names_has_nothing_left_and_nobody_else_notices() {
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
         hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     };
+    let mut whole = false;
     for (turn, kind) in ["user", "agent", "actor", "tenant", "token", "digest"].into_iter().enumerate() {
         let (user, client, tenant, jti) =
             (format!("u{turn}"), format!("c{turn}"), format!("t{turn}"), format!("jti-{turn}"));
@@ -207,6 +208,7 @@ fn whom_it_names_has_nothing_left_and_nobody_else_notices() {
         // A token is not a session: that belongs to the caller, who may come back with another token.
         let sessions = u64::from(!named[0].starts_with("token"));
         counted(&record, sessions);
+        whole |= record["ended"] == json!({ "streams": 2, "calls": 1, "holds": 1, "sessions": sessions });
         assert_eq!(reasons(&gateway, &user), ["revoked", "revoked"]);
         // Whoever has a newer token is welcome; for a token, that is another one.
         std::thread::sleep(Duration::from_millis(1_000));
@@ -225,6 +227,7 @@ fn whom_it_names_has_nothing_left_and_nobody_else_notices() {
         assert_eq!(refused(&lost).2, "continuation_lost", "{kind}");
         bob.goes_on();
     }
+    assert!(whole, "not once of six times was everything counted");
     assert_eq!(reasons(&gateway, "bob"), [""; 0]);
     let outcomes = gateway.recorded("outcome", 6);
     let ended = outcomes.iter().filter(|record| record["result"]["ending"] == "revoked").count();
