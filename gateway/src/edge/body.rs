@@ -12,14 +12,73 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::{
     sync::mpsc,
     time::{Interval, MissedTickBehavior, timeout},
 };
 
 use super::activity::{Busy, Flow};
-use crate::{lifecycle, refusal::Refusal};
+use crate::{lifecycle, refusal::Refusal, tasks};
+
+/// The body of a request, which is read to its end where nobody wants it.
+///
+/// An answer may be there before all of the body is: a connection that is closed then is reset under a client that still
+/// sends, which loses the answer with it (RFC 9112 §9.6).
+#[derive(Debug)]
+pub(super) struct Sent {
+    body: Option<Incoming>,
+    lingers: bool,
+}
+
+impl Sent {
+    /// Where it `lingers`, what is left of it is read away.
+    pub(super) const fn new(body: Incoming, lingers: bool) -> Self {
+        Self { body: Some(body), lingers }
+    }
+}
+
+impl HttpBody for Sent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let next = Pin::new(body).poll_frame(context);
+        if let Poll::Ready(None | Some(Err(_))) = &next {
+            self.body = None;
+        }
+        next
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(HttpBody::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        let left = self.body.take().filter(|body| self.lingers && !body.is_end_stream());
+        if let Some(left) = left {
+            drop(tasks::background(timeout(LINGER, read_away(left))));
+        }
+    }
+}
+
+async fn read_away(mut body: Incoming) {
+    let mut left = LINGER_BYTES_MAX;
+    while let Some(Ok(frame)) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = rest;
+    }
+}
 
 /// Reads `body` to its end: at most `bytes_max`, at most for `time`.
 pub(super) async fn read<B>(body: B, bytes_max: usize, time: Duration) -> Result<Bytes, Refusal>
@@ -186,6 +245,9 @@ impl Silence {
     }
 }
 
+/// So much of a body that nobody wants is read away, for so long.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(5);
 /// Announced bytes for which room is made before they are there.
 const CLAIM_BYTES_MAX: usize = 64 * 1024;
 /// An answer goes out in pieces of this size; with the stall time it is also the least speed of a client (1.6 KiB/s).

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Version,
     header::{
-        ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST,
-        ORIGIN, TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+        ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE,
+        EXPECT, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
     },
     request::Parts,
 };
@@ -221,6 +221,9 @@ impl Door {
 impl Answer for Door {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer, busy: Busy) -> Response<Reply> {
         let (parts, body) = request.into_parts();
+        // A stream of HTTP/2 ends by itself, and who asks whether to send has not sent.
+        let lingers = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
+        let body = body::Sent::new(body, lingers);
         let judged = self.judge(&parts, peer.certificate.as_deref());
         // A page learns the answer only where its origin was judged and found good.
         let before_origin =
