@@ -29,7 +29,7 @@ def described(error):
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     fault = getattr(error, "error", error)
-    return {"code": getattr(fault, "code", None), "message": str(getattr(fault, "message", error)), "data": getattr(fault, "data", None)}
+    return {"code": getattr(fault, "code", None), "message": str(getattr(fault, "message", error)) or repr(error), "data": getattr(fault, "data", None)}
 
 
 async def call(session, command):
