@@ -343,7 +343,7 @@ fn frames_that_break_the_rules_end_the_connection() {
     let initial = |bytes: u32| frame(SETTINGS, 0, 0, &[&[0, 4], bytes.to_be_bytes().as_slice()].concat());
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("a stream of the server's", request(&call(&ground), 2)),
-        ("an older stream", [open.clone(), request(&call(&ground), 3)].concat()),
+        ("an older stream", [open, request(&call(&ground), 3)].concat()),
         ("data of no stream", frame(DATA, END_STREAM, 0, &body())),
         ("data of an idle stream", frame(DATA, END_STREAM, 7, &body())),
         ("a reset of an idle stream", frame(RST_STREAM, 0, 7, &[0; 4])),
@@ -458,7 +458,7 @@ fn frames_without_a_purpose_take_no_memory_and_nobodys_turn() {
     let floods: [(&str, Vec<u8>, Vec<u8>); 4] = [
         ("pings", Vec::new(), frame(PING, 0, 0, &[7; 8])),
         ("settings", Vec::new(), frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, 0xff])),
-        ("empty data", opened.clone(), frame(DATA, 0, 1, &[])),
+        ("empty data", opened, frame(DATA, 0, 1, &[])),
         ("acknowledgements", Vec::new(), frame(PING, ACK, 0, &[7; 8])),
     ];
     let mut gauge = Gauge::new(&ground.gateway);
