@@ -24,7 +24,7 @@ use crate::{lifecycle, refusal::Refusal, tasks};
 /// The body of a request, which is read to its end where nobody wants it.
 ///
 /// An answer may be there before all of the body is: a connection that is closed then is reset under a client that still
-/// sends, which loses the answer with it (RFC 9112 §9.6).
+/// sends, which loses the answer with it (RFC 9112 §9.6), as some do when a stream of HTTP/2 is reset (RFC 9113 §8.1).
 #[derive(Debug)]
 pub(super) struct Sent {
     body: Option<Incoming>,

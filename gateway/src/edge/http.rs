@@ -221,9 +221,8 @@ impl Door {
 impl Answer for Door {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer, busy: Busy) -> Response<Reply> {
         let (parts, body) = request.into_parts();
-        // A stream of HTTP/2 ends by itself, and who asks whether to send has not sent.
-        let lingers = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
-        let body = body::Sent::new(body, lingers);
+        // Who asks whether to send has not sent.
+        let body = body::Sent::new(body, !parts.headers.contains_key(EXPECT));
         let judged = self.judge(&parts, peer.certificate.as_deref());
         // A page learns the answer only where its origin was judged and found good.
         let before_origin =
