@@ -35,6 +35,9 @@ const ENHANCE_YOUR_CALM: u32 = 0xb;
 /// `:status: 200`, as every encoder writes it (RFC 7541, appendix A).
 const STATUS_200: u8 = 0x88;
 
+/// What a client may send on a stream before it is told that there is room for more (RFC 9113 §6.9.2).
+const WINDOW: usize = 65_535;
+
 /// How long an answer or an end may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -493,6 +496,33 @@ fn streams_beyond_their_number_are_refused_and_the_others_answered() {
     assert_eq!(wire.end_of(one_too_many), End::Reset(REFUSED_STREAM));
     assert!(wire.send(&frame(DATA, END_STREAM, numbers[0], &body())));
     assert!(wire.end_of(numbers[0]).is_success());
+    assert_eq!(ground.calls(), 1);
+}
+
+/// A client that still sends may take a stream that is reset for one without an answer (RFC 9113 §8.1).
+#[test]
+fn a_stranger_who_still_sends_is_answered_and_not_reset() {
+    let ground = ground("h2-stranger-body");
+    let stranger = block(&without(&call(&ground), "authorization"));
+    let mut wire = Wire::open(&ground, &[]);
+    assert!(wire.send(&frame(HEADERS, END_HEADERS, 1, &stranger)));
+    let answer = wire.end_of(1);
+    assert!(matches!(answer, End::Answer(_)) && !answer.is_success(), "{answer:?}");
+    // More than a window, with time for a reset between its pieces.
+    let pieces = 2 * WINDOW / 10_000;
+    for number in 0..=pieces {
+        let (flags, mark) = (if number == pieces { END_STREAM } else { 0 }, [u8::try_from(number).unwrap(); 8]);
+        assert!(wire.send(&[frame(DATA, flags, 1, &[b' '; 10_000]), frame(PING, 0, 0, &mark)].concat()));
+        loop {
+            let frame = wire.next(Instant::now() + PATIENCE).unwrap().expect("the connection is over");
+            assert!(frame.kind != RST_STREAM && frame.kind != GOAWAY, "{number}: {} {:?}", frame.kind, frame.payload);
+            if frame.kind == PING && frame.payload == mark {
+                break;
+            }
+        }
+    }
+    assert!(wire.send(&request(&call(&ground), 3)));
+    assert!(wire.end_of(3).is_success());
     assert_eq!(ground.calls(), 1);
 }
 
