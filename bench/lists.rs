@@ -179,7 +179,7 @@ impl Estate<'_> {
         fs::create_dir_all(folder.join("policies")).unwrap();
         fs::write(folder.join("policies/teams.cedar"), policies(self.settings)).unwrap();
         fs::write(folder.join("upstreams.toml"), self.configuration(address, admin)).unwrap();
-        let process = Process::start(&folder, env!("CARGO_BIN_EXE_tollgate"), &["serve", "--config", "upstreams.toml"]);
+        let process = Process::start(&folder, parties::program(), &["serve", "--config", "upstreams.toml"]);
         let requests = (0..self.settings.callers).map(|caller| self.request(address, caller)).collect();
         Door { name, process, address, admin, tls: tls.clone(), requests }
     }

@@ -1,6 +1,7 @@
 //! What does a call through the door cost, beside nginx, haproxy and a direct call, in one run? With `bridged`, what does
 //! one between the eras, with `sessions`, somebody who is there and asks nothing, with `lists`, a list, with `identity`, to
-//! find out who calls, with `exchange`, to call in their name, and with `builds`, the call of another build?
+//! find out who calls, with `exchange`, to call in their name, and with `builds`, the call of another build? `train` only does
+//! some of all that.
 //!
 //! Starts one upstream (here, in this process), nginx and haproxy as plain TLS reverse proxies and Tollgate with
 //! everything on, and gives each the same calls in turn. What counts is CPU time a request, read from the kernel for the
@@ -33,6 +34,7 @@ mod lists;
 mod parties;
 mod peers;
 mod sessions;
+mod train;
 mod wire;
 
 use std::{
@@ -80,11 +82,21 @@ What token exchange costs, and a grant that is kept, as `bench/run exchange`:
   --callers N     who each need a grant (1000)
   --rounds N      with it and without, each with a Tollgate of its own (5)
 
-And whether a call costs more than with other builds, as `bench/run builds`:
+Whether a call costs more than with other builds, as `bench/run builds`:
 
   --with P,Q      programs of other builds, each the path of a `tollgate`
   --rounds N      each program once a round (40)
-  --milliseconds N  length of a program's turn (300)";
+  --milliseconds N  length of a program's turn (300)
+
+Some of all that, for a program that counts what it does (`deploy/build`), as `train`:
+
+  --seconds N     length of each turn of calls (3)
+  --count N       streams held at once, and credentials of each kind (50)
+  --callers N     who each need a grant (300)
+
+All of them ask the Tollgate that is built with them, or another:
+
+  --program P     the path of a `tollgate`";
 
 struct Settings {
     rounds: usize,
@@ -104,6 +116,7 @@ enum Question {
     Identity(identity::Settings),
     Exchange(exchange::Settings),
     Builds(builds::Settings),
+    Train(train::Settings),
 }
 
 /// One party in one round.
@@ -138,7 +151,8 @@ fn main() {
         | Question::Sessions(_)
         | Question::Lists(_)
         | Question::Identity(_)
-        | Question::Exchange(_) => &[],
+        | Question::Exchange(_)
+        | Question::Train(_) => &[],
     };
     for program in proxies.iter().chain(&["taskset"]) {
         if !parties::installed(program) {
@@ -160,6 +174,7 @@ fn main() {
         Question::Identity(settings) => runtime.block_on(identity::run(settings)),
         Question::Exchange(settings) => runtime.block_on(exchange::run(settings)),
         Question::Builds(settings) => runtime.block_on(builds::run(settings)),
+        Question::Train(settings) => runtime.block_on(train::run(settings)),
     }
 }
 
@@ -175,6 +190,9 @@ fn question() -> Question {
     };
     let rounds = |otherwise| number("--rounds", otherwise).clamp(1, 100) as usize;
     let seconds = number("--seconds", 3).clamp(1, 60);
+    if let Some(program) = text("--program").and_then(|path| programs(&path).pop()) {
+        parties::PROGRAM.set(program).unwrap();
+    }
     match arguments.get(1).map(String::as_str) {
         Some("bridged") => Question::Bridged(bridged::Settings { rounds: rounds(5), seconds }),
         Some("sessions") => {
@@ -204,6 +222,11 @@ fn question() -> Question {
             milliseconds: number("--milliseconds", 300).clamp(50, 5_000),
             programs: programs(&text("--with").expect("--with: the other programs")),
         }),
+        Some("train") => Question::Train(train::Settings {
+            seconds,
+            count: number("--count", 50).clamp(1, 300) as usize,
+            callers: number("--callers", 300).clamp(1, 5_000) as usize,
+        }),
         _ => {
             let policies = text("--policies").unwrap_or_else(|| "10,100,1000".to_owned());
             Question::Load(Settings {
@@ -220,7 +243,7 @@ fn question() -> Question {
 
 /// Each is started in a folder of its own.
 fn programs(paths: &str) -> Vec<String> {
-    let whole = |path| std::fs::canonicalize(path).unwrap_or_else(|error| panic!("--with {path}: {error}"));
+    let whole = |path| std::fs::canonicalize(path).unwrap_or_else(|error| panic!("{path}: {error}"));
     paths.split(',').map(|path| whole(path).display().to_string()).collect()
 }
 
@@ -396,9 +419,10 @@ async fn held_streams(party: &Party, streams: usize) -> f64 {
     let request = party.stream_call();
     let mut held = Vec::new();
     let mut before = 0.0;
-    // The first few bring what every stream shares.
+    // The first few bring what every stream shares, some of it a moment later.
     for number in 0..streams + STREAMS_FIRST {
         if number == STREAMS_FIRST {
+            tokio::time::sleep(SETTLED).await;
             before = party.rss_mib();
         }
         let mut connection = party.connect().await;
@@ -409,7 +433,7 @@ async fn held_streams(party: &Party, streams: usize) -> f64 {
     }
     let each = (party.rss_mib() - before) * 1_024.0 / streams as f64;
     drop(held);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(SETTLED).await;
     each
 }
 
@@ -454,3 +478,5 @@ const RATE: u64 = 500;
 const AFTER_START: Duration = Duration::from_secs(5);
 /// Streams opened before memory is looked at.
 const STREAMS_FIRST: usize = 20;
+/// Until what somebody began to do is done.
+const SETTLED: Duration = Duration::from_millis(500);

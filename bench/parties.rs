@@ -9,7 +9,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -80,8 +80,7 @@ impl Parties {
         for (place, count) in policies.iter().enumerate() {
             let party = stage.tollgate(&format!("tollgate, {count} policies"), *count, "os", Era::Modern);
             let middle = place == policies.len() / 2;
-            let arguments =
-                middle.then(|| Party { name: "  a policy reads arguments".to_owned(), tool: "pay", ..party.clone() });
+            let arguments = middle.then(|| party.reading_arguments("  a policy reads arguments"));
             all.push(party);
             all.extend(arguments);
             if middle {
@@ -150,6 +149,11 @@ impl Party {
     /// The same party, asked by a client of this era.
     pub fn asked_by(&self, client: Era, name: &str) -> Self {
         Self { name: name.to_owned(), client, ..self.clone() }
+    }
+
+    /// The same party, asked for what a policy decides by the arguments.
+    pub fn reading_arguments(&self, name: &str) -> Self {
+        Self { name: name.to_owned(), tool: "pay", ..self.clone() }
     }
 
     /// Begins a legacy session; its id.
@@ -395,7 +399,7 @@ backend up
 
     /// A Tollgate before `estate`.
     pub fn open(&self, name: &str, estate: &Estate) -> Party {
-        self.open_with(env!("CARGO_BIN_EXE_tollgate"), name, estate)
+        self.open_with(program(), name, estate)
     }
 
     /// The Tollgate of this program before `estate`.
@@ -505,6 +509,9 @@ impl Drop for Process {
         let id = self.child.id().to_string();
         // nginx ends its worker on SIGTERM, and would leave it behind on SIGKILL.
         drop(Command::new("kill").args(["-TERM", &id]).status());
+        if let Some(ending) = ENDING.lock().as_mut() {
+            return ending.push(self.child.id());
+        }
         for _ in 0..20 {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 return;
@@ -515,6 +522,39 @@ impl Drop for Process {
         drop(self.child.wait());
     }
 }
+
+/// The Tollgate that is asked: `--program`, or that of the bench's own profile.
+pub fn program() -> &'static str {
+    PROGRAM.get().map_or(env!("CARGO_BIN_EXE_tollgate"), String::as_str)
+}
+
+/// Set once, before anything starts.
+pub static PROGRAM: OnceLock<String> = OnceLock::new();
+
+/// From here on, who is told to end does so in its own time: a program that counts writes that down last, and its peers are
+/// here, who cannot answer it while somebody waits for it.
+pub fn let_end() {
+    *ENDING.lock() = Some(Vec::new());
+}
+
+/// Waits until all of them have ended.
+pub async fn ended() {
+    let ending = ENDING.lock().take().unwrap_or_default();
+    let lives = |id: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+    };
+    for _ in 0..600 {
+        if !ending.iter().any(lives) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("told to end and still there after a minute: {ending:?}");
+}
+
+/// Processes that were told to end, where nobody waits for each.
+static ENDING: Mutex<Option<Vec<u32>>> = Mutex::new(None);
 
 pub fn cores() -> usize {
     fs::read_to_string("/proc/cpuinfo").unwrap().lines().filter(|line| line.starts_with("processor")).count()

@@ -51,16 +51,14 @@ fn the_image_is_made_of_what_is_there_and_does_not_run_as_root() {
         let words: Vec<&str> = copy.split(' ').collect();
         let (_into, sources) = words.split_last().unwrap();
         if let Some(built) = sources.iter().find(|word| word.starts_with("/src/")) {
-            assert_eq!(*built, "/src/target/dist/tollgate");
+            assert_eq!(*built, "/src/target/shipped/tollgate");
             continue;
         }
         for source in sources {
             assert!(place::root().join(source).exists(), "`COPY {source}`: it is not there");
         }
     }
-    let build = of("RUN cargo ");
-    assert_eq!(build, ["build --locked --profile dist --bin tollgate"]);
-    assert!(text("Cargo.toml").contains("[profile.dist]"));
+    assert_eq!(of("RUN deploy/"), ["build"]);
     let user: u32 = of("USER ")[0].split(':').next().unwrap().parse().unwrap();
     assert!(user > 0);
     let user_at = steps.iter().position(|step| step.starts_with("USER ")).unwrap();
@@ -72,6 +70,20 @@ fn the_image_is_made_of_what_is_there_and_does_not_run_as_root() {
     // What the rest of the source includes at build time has to be copied too.
     let toolchain = format!("FROM rust:{}-", rust_version());
     assert!(steps.iter().any(|step| step.starts_with(&toolchain)), "{toolchain}");
+}
+
+/// It takes half an hour, and is run where figures are measured; the run under load in it is one of `tests/run`.
+#[test]
+fn the_build_that_is_shipped_knows_its_words() {
+    let script = text("deploy/build");
+    for known in ["--profile dist", "--bench load -- train", "-C profile-generate=", "-C profile-use="] {
+        assert!(script.contains(known), "{known}");
+    }
+    assert!(text("Cargo.toml").contains("[profile.dist]"));
+    assert!(text("tests/run").contains("train"));
+    let unknown = Command::new(place::root().join("deploy/build")).arg("again").output().unwrap();
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(!unknown.status.success() && said.contains("help: deploy/build [anew]"), "{said}");
 }
 
 fn rust_version() -> String {
