@@ -188,11 +188,7 @@ impl Body {
     /// [`EgressError::Lost`] where the answer ends early.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, EgressError>> {
         loop {
-            let Some(frame) = self.incoming.frame().await else {
-                self.back = None;
-                return None;
-            };
-            match frame {
+            match self.incoming.frame().await? {
                 Ok(frame) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => return Some(Ok(data)),
@@ -200,6 +196,18 @@ impl Body {
                 },
                 Err(error) => return Some(Err(EgressError::Lost(chain(&error)))),
             }
+        }
+    }
+
+    /// Lets the connection serve again, once the answer has been read to its end; dropping this does, too.
+    pub fn release(&mut self) {
+        self.back = None;
+    }
+
+    /// Has the connection serve nobody any more: what it brought was no answer, and the next may be this one's.
+    pub fn forsake(&mut self) {
+        if let Some(back) = &mut self.back {
+            back.forsake();
         }
     }
 

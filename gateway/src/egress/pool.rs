@@ -144,7 +144,7 @@ impl Pool {
         Ok(kept.keep(origin, sender))
     }
 
-    /// The body of an answer; with its end the connection is free again.
+    /// The body of an answer; when it is dropped the connection is free again.
     fn body(&self, incoming: Incoming, origin: Origin, sender: Sender) -> Body {
         let back = match sender {
             Sender::One(sender, _host) => Some(Back { pool: Arc::clone(&self.0), origin, sender: Some(sender) }),
@@ -273,6 +273,13 @@ pub(super) struct Back {
     pool: Arc<Shared>,
     origin: Origin,
     sender: Option<http1::SendRequest<Full<Bytes>>>,
+}
+
+impl Back {
+    /// It is closed instead.
+    pub(super) fn forsake(&mut self) {
+        self.sender = None;
+    }
 }
 
 impl Drop for Back {
