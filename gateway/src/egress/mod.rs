@@ -266,6 +266,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 const HTTP2_PING: Duration = Duration::from_secs(10);
 const HTTP2_PONG_MAX: Duration = Duration::from_secs(5);
 
+/// What a peer of HTTP/2 may send of one answer that nobody reads, and of all on a connection: were they the same, one answer
+/// would hold up all others. What is read goes on at the first for each time there and back.
+const HTTP2_ANSWER_BYTES_MAX: u32 = 256 * 1024;
+const HTTP2_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
 /// Idle connections kept to one host.
 const IDLE_CONNECTIONS_MAX: usize = 128;
 

@@ -42,7 +42,8 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
-    Body, EgressError, HTTP1_BUFFER_BYTES_MAX, HTTP2_PING, HTTP2_PONG_MAX, IDLE_CONNECTIONS_MAX, IDLE_TIMEOUT, chain,
+    Body, EgressError, HTTP1_BUFFER_BYTES_MAX, HTTP2_ANSWER_BYTES_MAX, HTTP2_BYTES_MAX, HTTP2_PING, HTTP2_PONG_MAX,
+    IDLE_CONNECTIONS_MAX, IDLE_TIMEOUT, chain,
     outside::{self, Resolver},
 };
 use crate::{clock, tasks};
@@ -193,7 +194,8 @@ fn was_refused(error: &hyper::Error) -> bool {
 async fn begin(stream: MaybeHttpsStream<TokioIo<TcpStream>>, origin: &Origin) -> Result<Sender, hyper::Error> {
     if stream.connected().is_negotiated_h2() {
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).adaptive_window(true);
+        builder.timer(TokioTimer::new());
+        builder.initial_stream_window_size(HTTP2_ANSWER_BYTES_MAX).initial_connection_window_size(HTTP2_BYTES_MAX);
         builder.keep_alive_interval(HTTP2_PING).keep_alive_timeout(HTTP2_PONG_MAX);
         let (sender, connection) = builder.handshake(stream).await?;
         let intake = tasks::background(connection).abort_handle();
