@@ -6,6 +6,7 @@
 
 mod addresses;
 mod outside;
+mod paced;
 mod pool;
 #[cfg(test)]
 mod tests;

@@ -45,6 +45,7 @@ use super::{
     Body, EgressError, HTTP1_BUFFER_BYTES_MAX, HTTP2_ANSWER_BYTES_MAX, HTTP2_BYTES_MAX, HTTP2_PING, HTTP2_PONG_MAX,
     IDLE_CONNECTIONS_MAX, IDLE_TIMEOUT, chain,
     outside::{self, Resolver},
+    paced::Paced,
 };
 use crate::{clock, tasks};
 
@@ -197,7 +198,7 @@ async fn begin(stream: MaybeHttpsStream<TokioIo<TcpStream>>, origin: &Origin) ->
         builder.timer(TokioTimer::new());
         builder.initial_stream_window_size(HTTP2_ANSWER_BYTES_MAX).initial_connection_window_size(HTTP2_BYTES_MAX);
         builder.keep_alive_interval(HTTP2_PING).keep_alive_timeout(HTTP2_PONG_MAX);
-        let (sender, connection) = builder.handshake(stream).await?;
+        let (sender, connection) = builder.handshake(Paced::new(stream)).await?;
         let intake = tasks::background(connection).abort_handle();
         return Ok(Sender::Shared(Common { sender, life: Arc::new(Life { heard: AtomicU64::new(0), intake }) }));
     }
