@@ -152,7 +152,7 @@ impl Turn<'_> {
 }
 
 /// For so long a script pours: longer than the time of the call that it is for.
-const POURING_MAX: Duration = Duration::from_secs(4);
+const POURING_MAX: Duration = Duration::from_secs(5);
 
 /// The fields of a good answer over HTTP/2.
 pub(crate) const JSON: [(&str, &str); 2] = [(":status", "200"), ("content-type", "application/json")];
