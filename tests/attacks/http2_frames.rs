@@ -2,7 +2,6 @@
 //! (RFC 9113, RFC 7541; I2, I9).
 
 use std::{
-    io::{ErrorKind, Read, Write},
     net::TcpStream,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,32 +10,17 @@ use std::{
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
 
 use super::{ECHO_HEADERS, Ground, abuse::Gauge, call_text};
-use crate::harness::recorder::{Era, Recorder};
-
-/// Kinds of frames (RFC 9113 §6).
-const DATA: u8 = 0x0;
-const HEADERS: u8 = 0x1;
-const RST_STREAM: u8 = 0x3;
-const SETTINGS: u8 = 0x4;
-const PUSH_PROMISE: u8 = 0x5;
-const PING: u8 = 0x6;
-const GOAWAY: u8 = 0x7;
-const WINDOW_UPDATE: u8 = 0x8;
-const CONTINUATION: u8 = 0x9;
-
-const ACK: u8 = 0x1;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-
-/// Errors (RFC 9113 §7).
-const REFUSED_STREAM: u32 = 0x7;
-const ENHANCE_YOUR_CALM: u32 = 0xb;
+use crate::harness::{
+    frames::{
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE,
+        PING, PREFACE, PUSH_PROMISE, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW, WINDOW_UPDATE, Wire, block, frame,
+        is_late, settings, swollen, word, word_frame,
+    },
+    recorder::{Era, Recorder},
+};
 
 /// `:status: 200`, as every encoder writes it (RFC 7541, appendix A).
 const STATUS_200: u8 = 0x88;
-
-/// What a client may send on a stream before it is told that there is room for more (RFC 9113 §6.9.2).
-const WINDOW: usize = 65_535;
 
 /// How long an answer or an end may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,32 +41,6 @@ fn ground(name: &str) -> Ground {
         );
         setup.tls().section(&limits).open_upstream("up", &up.url())
     })
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// An integer with a prefix of seven bits (RFC 7541 §5.1).
-fn integer(value: usize) -> Vec<u8> {
-    let Some(mut rest) = value.checked_sub(127) else { return vec![u8::try_from(value).unwrap()] };
-    let mut out = vec![127];
-    while rest >= 128 {
-        out.push(u8::try_from(rest % 128).unwrap() | 0x80);
-        rest /= 128;
-    }
-    out.push(u8::try_from(rest).unwrap());
-    out
-}
-
-/// Fields without indexing and by their names (RFC 7541 §6.2.2).
-fn block<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> Vec<u8> {
-    let field = |(name, value): &(N, V)| {
-        let (name, value) = (name.as_ref(), value.as_ref());
-        [&[0], integer(name.len()).as_slice(), name, &integer(value.len()), value].concat()
-    };
-    fields.iter().flat_map(field).collect()
 }
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
@@ -153,24 +111,11 @@ impl End {
     }
 }
 
-struct Frame {
-    kind: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-/// A connection over TLS on which nothing is said but what the test says.
-struct Wire {
-    tls: StreamOwned<ClientConnection, TcpStream>,
-    buffer: Vec<u8>,
-}
-
 impl Wire {
-    /// After the preface and these settings.
+    /// To the gateway, over TLS, after the preface and these settings.
     fn open(ground: &Ground, settings: &[u8]) -> Self {
         let socket = TcpStream::connect(ground.gateway.address()).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        socket.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        Self::patient(&socket);
         let config = ground.gateway.setup().authority().client(&["h2"]);
         let name = ServerName::try_from("localhost").unwrap();
         let mut tls = StreamOwned::new(ClientConnection::new(Arc::clone(&config), name).unwrap(), socket);
@@ -181,40 +126,9 @@ impl Wire {
             }
         }
         assert_eq!(tls.conn.alpn_protocol(), Some(b"h2".as_slice()));
-        let mut wire = Self { tls, buffer: Vec::new() };
-        let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, settings)].concat();
-        assert!(wire.send(&preface));
+        let mut wire = Self::new(tls);
+        assert!(wire.send(&[PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()));
         wire
-    }
-
-    /// Says whether all of it was taken.
-    fn send(&mut self, bytes: &[u8]) -> bool {
-        self.tls.write_all(bytes).and_then(|()| self.tls.flush()).is_ok()
-    }
-
-    /// The next frame; `Err` says that nothing came in time, `Ok(None)` that nothing will.
-    fn next(&mut self, until: Instant) -> Result<Option<Frame>, ()> {
-        loop {
-            if let Some(head) = self.buffer.first_chunk::<9>() {
-                let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-                let (kind, stream) = (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
-                if self.buffer.len() >= 9 + length {
-                    let payload = self.buffer.drain(..9 + length).skip(9).collect();
-                    return Ok(Some(Frame { kind, stream, payload }));
-                }
-            }
-            let mut piece = [0; 16 * 1024];
-            match self.tls.read(&mut piece) {
-                Ok(0) => return Ok(None),
-                Ok(count) => self.buffer.extend(&piece[..count]),
-                Err(error) if is_late(&error) => {
-                    if Instant::now() > until {
-                        return Err(());
-                    }
-                }
-                Err(_) => return Ok(None),
-            }
-        }
     }
 
     /// What comes of the stream, or of the connection, whichever is first.
@@ -243,7 +157,7 @@ impl Wire {
         let (until, mut seen) = (Instant::now() + 3 * PATIENCE, Vec::new());
         while let Some(frame) = self.next(until).unwrap_or_else(|()| panic!("{what}: still there")) {
             if frame.kind == PING {
-                self.send(&pong(&frame));
+                self.send(&frame.pong());
             } else if frame.stream > 0 {
                 seen.push((frame.kind, frame.payload[0]));
             }
@@ -255,14 +169,6 @@ impl Wire {
     fn end(&mut self) -> End {
         self.end_of(u32::MAX)
     }
-}
-
-fn word(bytes: &[u8]) -> u32 {
-    u32::from_be_bytes(*bytes.first_chunk().unwrap())
-}
-
-fn is_late(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// The numbers of a client's streams.
@@ -342,8 +248,7 @@ fn frames_that_break_the_rules_end_the_connection() {
     let before = ground.calls();
     let fields = block(&call(&ground));
     let open = frame(HEADERS, END_HEADERS, 5, &fields);
-    let window = |stream: u32, by: u32| frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes());
-    let initial = |bytes: u32| frame(SETTINGS, 0, 0, &[&[0, 4], bytes.to_be_bytes().as_slice()].concat());
+    let window = |stream: u32, by: u32| word_frame(WINDOW_UPDATE, stream, by);
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("a stream of the server's", request(&call(&ground), 2)),
         ("an older stream", [open, request(&call(&ground), 3)].concat()),
@@ -358,7 +263,7 @@ fn frames_that_break_the_rules_end_the_connection() {
         ("a ping that is cut", frame(PING, 0, 0, &[0; 7])),
         ("a window beyond its bound", [window(0, 0x7fff_ffff), window(0, 0x7fff_ffff)].concat()),
         ("a window that grows by nothing", window(0, 0)),
-        ("an initial window beyond its bound", initial(0x8000_0000)),
+        ("an initial window beyond its bound", settings(&[(INITIAL_WINDOW_SIZE, 0x8000_0000)])),
         ("an index of no entry", frame(HEADERS, END_HEADERS, 5, &[0xff, 0xff, 0x01])),
         ("text that is not HTTP/2", b"POST /mcp/up HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
     ];
@@ -424,19 +329,15 @@ fn fields_without_end_end_the_connection() {
     good_frames(&ground);
 }
 
-/// Fields of which a few bytes stand for kilobytes (CVE-2026-49975): every one refers to a long one said once.
+/// CVE-2026-49975.
 #[test]
 fn fields_that_are_larger_than_they_look_are_refused() {
     let ground = ground("h2-indexed");
     good_frames(&ground);
     let before = ground.calls();
     let mut gauge = Gauge::new(&ground.gateway);
-    let value = "a".repeat(3_900);
-    let said_once = [&[0x40], integer(5).as_slice(), b"x-any", &integer(value.len()), value.as_bytes()].concat();
-    let mut fields = block(&call(&ground));
-    fields.extend(said_once);
-    // The newest entry of the dynamic table, two thousand times: eight megabytes a stream.
-    fields.extend([0xbe; 2_000]);
+    // Eight megabytes a stream.
+    let fields = [block(&call(&ground)), swollen(3_900, 2_000)].concat();
     for round in 0..4 {
         let mut wire = Wire::open(&ground, &[]);
         let open: Vec<u8> =
@@ -460,7 +361,7 @@ fn frames_without_a_purpose_take_no_memory_and_nobodys_turn() {
     let opened = frame(HEADERS, END_HEADERS, 1, &block(&call(&ground)));
     let floods: [(&str, Vec<u8>, Vec<u8>); 4] = [
         ("pings", Vec::new(), frame(PING, 0, 0, &[7; 8])),
-        ("settings", Vec::new(), frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, 0xff])),
+        ("settings", Vec::new(), settings(&[(INITIAL_WINDOW_SIZE, 65_535)])),
         ("empty data", opened, frame(DATA, 0, 1, &[])),
         ("acknowledgements", Vec::new(), frame(PING, ACK, 0, &[7; 8])),
     ];
@@ -553,9 +454,4 @@ fn a_client_that_goes_no_further_is_let_go() {
         }
     });
     ground.good_call();
-}
-
-/// The answer to a ping.
-fn pong(ping: &Frame) -> Vec<u8> {
-    frame(PING, ACK, 0, &ping.payload)
 }

@@ -55,6 +55,7 @@ mod upstream_catalogue_hostile;
 mod upstream_credential_leak;
 mod upstream_hostile;
 mod upstream_redirects;
+mod upstream_wire;
 
 use std::time::{Duration, Instant};
 

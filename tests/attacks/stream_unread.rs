@@ -13,6 +13,7 @@ use super::{
     abuse::{GROWTH_KIB_MAX, Gauge, WATCHED, Watching, acknowledgement, resources},
 };
 use crate::harness::{
+    certificates::Authority,
     http::Connection,
     place,
     recorder::{Era, Recorder, Reply, Seen, Step},
@@ -107,6 +108,47 @@ fn calls_whose_answers_nobody_reads_hold_little() {
         drop(deaf);
         ground.good_call();
     }
+}
+
+/// Those whose answers nobody reads on one connection of HTTP/2, which carries all calls to its server.
+const DEAF: u64 = 4;
+/// In so long a call is answered that shares it; whoever reads nothing is sent away after twenty seconds.
+const SOON_ENOUGH: Duration = Duration::from_secs(10);
+
+#[test]
+fn calls_whose_answers_nobody_reads_hold_up_no_others_on_their_connection() {
+    let authority = Authority::new(&place::scratch("unread-shared"));
+    let tls = Authority::server_of(&authority.leaf("server", &["127.0.0.1"]), &["h2"]);
+    let hostile = Recorder::scripted_tls(Era::Modern, tls, endless);
+    let lines = format!("grant = {{ strategy = \"none\" }}\nca = \"{}\"", authority.file().display());
+    let ground = Ground::before("unread-shared", Recorder::good(Era::Modern), |setup, _, up| {
+        let setup = setup.section("[limits]\nevent_bytes_max = 262144");
+        setup.open_upstream("up", &up.url()).upstream("hostile-0", &hostile.url(), &lines)
+    });
+    let client = ground.gateway.client_of(Some("hostile-0"), &ground.issuer, "mallory").awaiting("echo");
+    let deaf: Vec<Connection> = (0..DEAF)
+        .map(|number| {
+            let params = json!({ "name": "echo", "arguments": {}, "_meta": { "progressToken": number } });
+            let mut connection = client.connection();
+            connection.send(&client.modern_bytes(&json!(number), "tools/call", &params)).unwrap();
+            connection
+        })
+        .collect();
+    let began = Instant::now();
+    let mut still = (0, Instant::now());
+    place::wait_for("a standstill", SOON, || {
+        if hostile.poured() != still.0 || still.0 == 0 {
+            still = (hostile.poured(), Instant::now());
+        }
+        (still.1.elapsed() > Duration::from_secs(1)).then_some(())
+    });
+    let stood = began.elapsed();
+    let other = ground.gateway.client_of(Some("hostile-0"), &ground.issuer, "bob");
+    let (since, answer) = (Instant::now(), other.call("echo", &json!({ "message": "among them" })));
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert!(since.elapsed() < SOON_ENOUGH, "{:?} after {stood:?}", since.elapsed());
+    drop(deaf);
+    ground.good_call();
 }
 
 /// Each change of a part of what is watched is told under its own URI: parts are without number, and URIs long.

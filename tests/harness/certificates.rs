@@ -135,11 +135,18 @@ impl Authority {
 
     /// TLS of a server with this certificate that talks to everybody.
     pub(crate) fn server(leaf: &Leaf) -> Arc<ServerConfig> {
+        Self::server_of(leaf, &[])
+    }
+
+    /// The same, of one that speaks these protocols.
+    pub(crate) fn server_of(leaf: &Leaf, protocols: &[&str]) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let chain: Result<_, _> = CertificateDer::pem_file_iter(&leaf.certificate).unwrap().collect();
         let key = PrivateKeyDer::from_pem_file(&leaf.key).unwrap();
         let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        Arc::new(builder.with_no_client_auth().with_single_cert(chain.unwrap(), key).unwrap())
+        let mut config = builder.with_no_client_auth().with_single_cert(chain.unwrap(), key).unwrap();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
     }
 
     /// TLS of a client that trusts this authority only and offers these protocols.

@@ -7,6 +7,7 @@
 pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod fault;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod issuer;
@@ -20,6 +21,7 @@ pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod prover;
+pub(crate) mod raw;
 pub(crate) mod recorder;
 pub(crate) mod rmcp_server;
 pub(crate) mod rmcp_tasks;

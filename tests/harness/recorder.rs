@@ -168,11 +168,7 @@ impl Reply {
 
     /// What a modern server says of itself, which has these capabilities.
     pub(crate) fn discovered(seen: &Seen, capabilities: &Value) -> Self {
-        let result = json!({
-            "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities,
-            "ttlMs": 60_000, "cacheScope": "private",
-        });
-        Self::result(seen, &result)
+        Self::result(seen, &discovered(capabilities))
     }
 
     /// A JSON-RPC error in answer to this request.
@@ -258,6 +254,15 @@ impl Recorder {
     /// A well-behaved MCP server behind TLS.
     pub(crate) fn behind_tls(era: Era, tls: Arc<ServerConfig>) -> Self {
         Self::serving_tls(tls, move |seen| behaved(era, seen))
+    }
+
+    /// An MCP server behind TLS that answers as `script` says, and well where the script has no answer.
+    pub(crate) fn scripted_tls(
+        era: Era,
+        tls: Arc<ServerConfig>,
+        script: impl Fn(&Seen) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving_tls(tls, move |seen| script(seen).unwrap_or_else(|| behaved(era, seen)))
     }
 
     /// Any HTTP server behind TLS.
@@ -493,21 +498,34 @@ fn behaved(era: Era, seen: &Seen) -> Reply {
 
 fn modern(seen: &Seen) -> Reply {
     let call = seen.json();
-    let complete = |mut result: Value| {
-        result["resultType"] = json!("complete");
-        Reply::result(seen, &result)
-    };
     if seen.header("mcp-protocol-version") != Some("2026-07-28") || seen.header("mcp-method") != call["method"].as_str()
     {
         return Reply::error(seen, 400, -32020, "headers do not agree with the body");
     }
-    match call["method"].as_str() {
-        Some("server/discover") => Reply::discovered(seen, &json!({ "tools": {} })),
-        Some("tools/list") => complete(json!({ "tools": tools(), "ttlMs": 60_000, "cacheScope": "private" })),
-        Some("tools/call") => complete(called(&call["params"])),
-        _ if call["id"].is_null() => Reply::status(202),
-        _ => Reply::error(seen, 404, -32601, "method not found"),
+    match result_of(&call) {
+        Some(result) => Reply::result(seen, &result),
+        None if call["id"].is_null() => Reply::status(202),
+        None => Reply::error(seen, 404, -32601, "method not found"),
     }
+}
+
+/// What a well-behaved modern server gives back for this request, where it has such a method.
+pub(crate) fn result_of(request: &Value) -> Option<Value> {
+    let mut result = match request["method"].as_str()? {
+        "server/discover" => discovered(&json!({ "tools": {} })),
+        "tools/list" => json!({ "tools": tools(), "ttlMs": 60_000, "cacheScope": "private" }),
+        "tools/call" => called(&request["params"]),
+        _ => return None,
+    };
+    result["resultType"] = json!("complete");
+    Some(result)
+}
+
+fn discovered(capabilities: &Value) -> Value {
+    json!({
+        "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities,
+        "ttlMs": 60_000, "cacheScope": "private",
+    })
 }
 
 fn legacy(seen: &Seen) -> Reply {

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod outside;
+mod paced;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -188,11 +189,7 @@ impl Body {
     /// [`EgressError::Lost`] where the answer ends early.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, EgressError>> {
         loop {
-            let Some(frame) = self.incoming.frame().await else {
-                self.back = None;
-                return None;
-            };
-            match frame {
+            match self.incoming.frame().await? {
                 Ok(frame) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => return Some(Ok(data)),
@@ -200,6 +197,18 @@ impl Body {
                 },
                 Err(error) => return Some(Err(EgressError::Lost(chain(&error)))),
             }
+        }
+    }
+
+    /// Lets the connection serve again, once the answer has been read to its end; dropping this does, too.
+    pub fn release(&mut self) {
+        self.back = None;
+    }
+
+    /// Has the connection serve nobody any more: what it brought was no answer, and the next may be this one's.
+    pub fn forsake(&mut self) {
+        if let Some(back) = &mut self.back {
+            back.forsake();
         }
     }
 
@@ -257,6 +266,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 /// one connection carries all calls, and all of them would wait in vain on one that has silently gone.
 const HTTP2_PING: Duration = Duration::from_secs(10);
 const HTTP2_PONG_MAX: Duration = Duration::from_secs(5);
+
+/// What a peer of HTTP/2 may send of one answer that nobody reads, and of all on a connection: were they the same, one answer
+/// would hold up all others. What is read goes on at the first for each time there and back.
+const HTTP2_ANSWER_BYTES_MAX: u32 = 256 * 1024;
+const HTTP2_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
 /// Idle connections kept to one host.
 const IDLE_CONNECTIONS_MAX: usize = 128;

@@ -2,7 +2,8 @@
 //!
 //! One that lies idle to the same origin, or a new one: HTTP/2 where the peer chose it by ALPN, shared by all; HTTP/1.1
 //! else, which comes back when its answer has been read. A request that an idle connection did not begin to send, because
-//! the peer had closed it, goes out over another. It does not judge addresses.
+//! the peer had closed it, goes out over another. One that is shared and gives no sign of life is left to those who wait on
+//! it. It does not judge addresses.
 
 use std::{
     collections::HashMap,
@@ -10,7 +11,10 @@ use std::{
     fmt,
     future::poll_fn,
     hash::{Hash, Hasher},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,12 +35,17 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{
+    net::TcpStream,
+    task::{AbortHandle, JoinHandle},
+};
 use tower_service::Service;
 
 use super::{
-    Body, EgressError, HTTP1_BUFFER_BYTES_MAX, HTTP2_PING, HTTP2_PONG_MAX, IDLE_CONNECTIONS_MAX, IDLE_TIMEOUT, chain,
+    Body, EgressError, HTTP1_BUFFER_BYTES_MAX, HTTP2_ANSWER_BYTES_MAX, HTTP2_BYTES_MAX, HTTP2_PING, HTTP2_PONG_MAX,
+    IDLE_CONNECTIONS_MAX, IDLE_TIMEOUT, chain,
     outside::{self, Resolver},
+    paced::Paced,
 };
 use crate::{clock, tasks};
 
@@ -88,13 +97,27 @@ struct Peer {
     host: HeaderValue,
     idle: Vec<(http1::SendRequest<Full<Bytes>>, Instant)>,
     /// The one for all requests, and when it got the last.
-    shared: Option<(http2::SendRequest<Full<Bytes>>, Instant)>,
+    shared: Option<(Common, Instant)>,
 }
 
 /// A connection that can take a request.
 enum Sender {
     One(http1::SendRequest<Full<Bytes>>, HeaderValue),
-    Shared(http2::SendRequest<Full<Bytes>>),
+    Shared(Common),
+}
+
+/// A connection that all requests to its peer share.
+#[derive(Clone)]
+struct Common {
+    sender: http2::SendRequest<Full<Bytes>>,
+    life: Arc<Life>,
+}
+
+struct Life {
+    /// How many requests the peer has said something to.
+    heard: AtomicU64,
+    /// What takes requests in until there is room for them.
+    intake: AbortHandle,
 }
 
 impl Pool {
@@ -114,7 +137,13 @@ impl Pool {
                 // On the heap: it is rare, and takes most of the room.
                 None => Box::pin(self.connect(&origin, &uri)).await?,
             };
-            let mut error = match sender.send(request, &uri).await {
+            let sent = {
+                let waiting = Waiting::on(&sender, &self.0, &origin);
+                let sent = sender.send(request, &uri).await;
+                waiting.into_iter().for_each(Waiting::end);
+                sent
+            };
+            let mut error = match sent {
                 Ok(answer) => return Ok(answer.map(|incoming| self.body(incoming, origin, sender))),
                 Err(error) => error,
             };
@@ -144,7 +173,7 @@ impl Pool {
         Ok(kept.keep(origin, sender))
     }
 
-    /// The body of an answer; with its end the connection is free again.
+    /// The body of an answer; when it is dropped the connection is free again.
     fn body(&self, incoming: Incoming, origin: Origin, sender: Sender) -> Body {
         let back = match sender {
             Sender::One(sender, _host) => Some(Back { pool: Arc::clone(&self.0), origin, sender: Some(sender) }),
@@ -166,11 +195,12 @@ fn was_refused(error: &hyper::Error) -> bool {
 async fn begin(stream: MaybeHttpsStream<TokioIo<TcpStream>>, origin: &Origin) -> Result<Sender, hyper::Error> {
     if stream.connected().is_negotiated_h2() {
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).adaptive_window(true);
+        builder.timer(TokioTimer::new());
+        builder.initial_stream_window_size(HTTP2_ANSWER_BYTES_MAX).initial_connection_window_size(HTTP2_BYTES_MAX);
         builder.keep_alive_interval(HTTP2_PING).keep_alive_timeout(HTTP2_PONG_MAX);
-        let (sender, connection) = builder.handshake(stream).await?;
-        drop(tasks::background(connection));
-        return Ok(Sender::Shared(sender));
+        let (sender, connection) = builder.handshake(Paced::new(stream)).await?;
+        let intake = tasks::background(connection).abort_handle();
+        return Ok(Sender::Shared(Common { sender, life: Arc::new(Life { heard: AtomicU64::new(0), intake }) }));
     }
     let (sender, connection) = http1::Builder::new().max_buf_size(HTTP1_BUFFER_BYTES_MAX).handshake(stream).await?;
     drop(tasks::background(connection));
@@ -190,10 +220,10 @@ impl Sender {
                 request.headers_mut().insert(HOST, host.clone());
                 sender.try_send_request(request).await
             }
-            Self::Shared(sender) => {
+            Self::Shared(common) => {
                 *request.uri_mut() = uri.clone();
                 request.headers_mut().remove(HOST);
-                sender.try_send_request(request).await
+                common.sender.try_send_request(request).await
             }
         }
     }
@@ -204,15 +234,23 @@ impl Shared {
     fn idle(&self, origin: &Origin) -> Option<Sender> {
         let mut kept = self.kept.lock();
         let peer = kept.peers.get_mut(origin)?;
-        if let Some((sender, used)) = peer.shared.as_mut().filter(|(sender, _)| !sender.is_closed()) {
+        if let Some((common, used)) = peer.shared.as_mut().filter(|(common, _)| !common.sender.is_closed()) {
             *used = clock::instant();
-            return Some(Sender::Shared(sender.clone()));
+            return Some(Sender::Shared(common.clone()));
         }
         // The last that came back first: the others may be let go. One whose answer was left unread is not ready, for a
         // moment or for good.
         let at = peer.idle.iter().rposition(|(sender, _)| sender.is_ready())?;
         let (sender, _since) = peer.idle.remove(at);
         Some(Sender::One(sender, peer.host.clone()))
+    }
+
+    /// Gives nobody this connection any more. What waits for room on it goes another way; what is under way stays.
+    fn leave(&self, origin: &Origin, life: &Arc<Life>) {
+        if let Some(peer) = self.kept.lock().peers.get_mut(origin) {
+            peer.shared.take_if(|(common, _)| Arc::ptr_eq(&common.life, life));
+        }
+        life.intake.abort();
     }
 
     /// Lets go of what nobody has used for long, now and again, as long as there is the pool.
@@ -229,8 +267,8 @@ impl Kept {
     /// Keeps a new connection that all share, in the place of an older one: that may be about to end.
     fn keep(&mut self, origin: &Origin, sender: Sender) -> Sender {
         let peer = self.peer(origin);
-        if let Sender::Shared(sender) = &sender {
-            peer.shared = Some((sender.clone(), clock::instant()));
+        if let Sender::Shared(common) = &sender {
+            peer.shared = Some((common.clone(), clock::instant()));
         }
         sender
     }
@@ -243,9 +281,42 @@ impl Kept {
         let is_old = |since: &Instant| now.saturating_duration_since(*since) >= IDLE_TIMEOUT;
         self.peers.retain(|_, peer| {
             peer.idle.retain(|(sender, since)| !sender.is_closed() && !is_old(since));
-            peer.shared.take_if(|(sender, used)| sender.is_closed() || is_old(used));
+            peer.shared.take_if(|(common, used)| common.sender.is_closed() || is_old(used));
             !peer.idle.is_empty() || peer.shared.is_some()
         });
+    }
+}
+
+/// A request on a shared connection to which the peer has said nothing yet. Where it is given up, and nothing was said to
+/// any other meanwhile, the connection is left: a peer may have no stream or no room for anybody any more, answer every ping,
+/// and so have every request wait in vain.
+struct Waiting<'a> {
+    pool: &'a Shared,
+    origin: &'a Origin,
+    life: Arc<Life>,
+    heard: u64,
+    since: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn on(sender: &Sender, pool: &'a Shared, origin: &'a Origin) -> Option<Self> {
+        let Sender::Shared(Common { life, .. }) = sender else { return None };
+        let heard = life.heard.load(Ordering::Acquire);
+        Some(Self { pool, origin, life: Arc::clone(life), heard, since: clock::instant() })
+    }
+
+    /// The peer has said something to it.
+    fn end(self) {
+        self.life.heard.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let waited = clock::instant().saturating_duration_since(self.since);
+        if waited >= SILENCE_MIN && self.life.heard.load(Ordering::Acquire) == self.heard {
+            self.pool.leave(self.origin, &self.life);
+        }
     }
 }
 
@@ -275,6 +346,13 @@ pub(super) struct Back {
     sender: Option<http1::SendRequest<Full<Bytes>>>,
 }
 
+impl Back {
+    /// It is closed instead.
+    pub(super) fn forsake(&mut self) {
+        self.sender = None;
+    }
+}
+
 impl Drop for Back {
     fn drop(&mut self) {
         let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
@@ -294,6 +372,9 @@ impl fmt::Debug for Back {
         formatter.debug_struct("Back").finish_non_exhaustive()
     }
 }
+
+/// A shorter silence says nothing of a connection: whoever gave up was in a hurry, or went away.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
 
 /// How often connections are looked through that nobody uses.
 const SWEEP_EVERY: Duration = Duration::from_secs(11);
@@ -438,8 +519,8 @@ mod tests {
         }
     }
 
-    /// A server of HTTP/2 that resets the first stream for `reason`, and answers the others.
-    async fn resetting(reason: h2::Reason) -> (tempfile::TempDir, Trust, String) {
+    /// A server of HTTP/2: where it is, who trusts it, and what it listens with.
+    async fn secured() -> (tempfile::TempDir, Trust, String, (TcpListener, tokio_rustls::TlsAcceptor)) {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let trust = Trust { ca: Some(folder.path().join("ca.crt")), ..Trust::default() };
@@ -452,10 +533,15 @@ mod tests {
         config.alpn_protocols = vec![b"h2".to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        (folder, trust, address, (listener, Arc::new(config).into()))
+    }
+
+    /// A server of HTTP/2 that resets the first stream for `reason`, and answers the others.
+    async fn resetting(reason: h2::Reason) -> (tempfile::TempDir, Trust, String) {
+        let (folder, trust, address, (listener, acceptor)) = secured().await;
         tasks::background(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            let stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
-            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let mut connection = h2::server::handshake(acceptor.accept(stream).await.unwrap()).await.unwrap();
             let (_request, mut first) = connection.accept().await.unwrap().unwrap();
             first.send_reset(reason);
             while let Some(Ok((_request, mut next))) = connection.accept().await {
@@ -463,6 +549,40 @@ mod tests {
             }
         });
         (folder, trust, address)
+    }
+
+    /// Answers the first request of each connection, and none that comes after it.
+    async fn answer_once(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, connections: Arc<AtomicU64>) {
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.fetch_add(1, Ordering::AcqRel);
+            let acceptor = acceptor.clone();
+            tasks::background(async move {
+                let mut connection = h2::server::handshake(acceptor.accept(stream).await.unwrap()).await.unwrap();
+                let (_request, mut first) = connection.accept().await.unwrap().unwrap();
+                first.send_response(Response::new(()), true).unwrap();
+                let mut held = Vec::new();
+                while let Some(Ok(next)) = connection.accept().await {
+                    held.push(next);
+                }
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shared_connection_is_left_after_a_silence_and_not_before() {
+        let (_folder, trust, address, (listener, acceptor)) = secured().await;
+        let connections = Arc::new(AtomicU64::new(0));
+        tasks::background(answer_once(listener, acceptor, Arc::clone(&connections)));
+        let client = Client::new(&trust).unwrap();
+        let ask = |patience| client.open(Request::get(&address).body(Bytes::new()).unwrap(), patience);
+        let (ample, short, long) = (Duration::from_secs(30), SILENCE_MIN.div_f32(5.0), SILENCE_MIN.mul_f32(1.2));
+        for connection in 1..=2 {
+            assert!(ask(ample).await.unwrap().status().is_success());
+            for patience in [short, short, long] {
+                assert_eq!(ask(patience).await.unwrap_err(), EgressError::Timeout);
+                assert_eq!(connections.load(Ordering::Acquire), connection, "{patience:?}");
+            }
+        }
     }
 
     #[tokio::test]

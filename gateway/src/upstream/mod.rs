@@ -619,9 +619,11 @@ impl Peer {
                 if let Inbound::Response(response) = message
                     && response.answers(id)
                 {
+                    messages.release();
                     return Ok(response);
                 }
             }
+            messages.forsake();
             Err(Refusal::UpstreamLost("the answer ended without a response".to_owned()))
         };
         tokio::time::timeout(self.settings.timeout, read).await.unwrap_or(Err(Refusal::UpstreamTimeout))
@@ -850,9 +852,14 @@ impl Reply {
         self.receipt.ok_or(Refusal::Bug("a call without its receipt"))
     }
 
-    /// The call's own response is there: nothing is left to be given up.
-    pub fn is_answered(&mut self) {
+    /// The last word on the call is there, its own response or one that is not: nothing is left to be given up.
+    pub fn is_answered(&mut self, response: &Response) {
         self.underway.open = false;
+        if response.answers(self.id) {
+            self.messages.release();
+        } else {
+            self.messages.forsake();
+        }
     }
 }
 

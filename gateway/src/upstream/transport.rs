@@ -539,6 +539,22 @@ impl Messages {
         true
     }
 
+    /// It was the answer, and has been read: its connection may serve again.
+    pub(super) fn release(&mut self) {
+        if let Source::Body(reader) = &mut self.source
+            && matches!(reader.framing, Framing::Ended)
+        {
+            reader.body.release();
+        }
+    }
+
+    /// It was not the answer: whose the next is on that connection nobody knows.
+    pub(super) fn forsake(&mut self) {
+        if let Source::Body(reader) = &mut self.source {
+            reader.body.forsake();
+        }
+    }
+
     /// Reads what is left of a small answer and throws it away, so that the connection can be used again; what does not
     /// end soon costs its connection.
     pub(super) async fn discard(self) {
@@ -599,6 +615,7 @@ impl Reader {
             }
             let Some(chunk) = self.body.chunk().await else {
                 self.framing = Framing::Ended;
+                self.body.release();
                 return Ok(None);
             };
             let chunk = chunk.map_err(lost)?;

@@ -436,7 +436,7 @@ impl Carriage {
         }
         match Inbound::parse(message.clone(), line.reply.bounds())? {
             Inbound::Response(response) if response.answers(line.reply.id) => {
-                line.reply.is_answered();
+                line.reply.is_answered(&response);
                 line.kept = Some(message);
             }
             Inbound::Response(_) => self.dropped("id_unknown"),

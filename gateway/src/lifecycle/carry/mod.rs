@@ -344,7 +344,7 @@ impl Carriage {
             self.dropped("id_unknown");
             return Ok(Read::More);
         }
-        reply.is_answered();
+        reply.is_answered(&response);
         if !reply.status.is_success() && (response.outcome().is_ok() || !response.answers(reply.id)) {
             return Err(Ended::lost(reply.status));
         }
