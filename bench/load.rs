@@ -241,9 +241,11 @@ fn question() -> Question {
     }
 }
 
-/// Each is started in a folder of its own.
+/// Each is started in a folder of its own. Paths are the top level's, where `bench/run` is called, and not the crate's.
 fn programs(paths: &str) -> Vec<String> {
-    let whole = |path| std::fs::canonicalize(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let top = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let whole =
+        |path| std::path::Path::new(top).join(path).canonicalize().unwrap_or_else(|error| panic!("{path}: {error}"));
     paths.split(',').map(|path| whole(path).display().to_string()).collect()
 }
 
