@@ -585,6 +585,36 @@ mod tests {
         }
     }
 
+    /// Answers the first request at once, the second late, and none that comes after it.
+    async fn answer_late(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, late: Duration) {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(acceptor.accept(stream).await.unwrap()).await.unwrap();
+        let (_request, mut first) = connection.accept().await.unwrap().unwrap();
+        first.send_response(Response::new(()), true).unwrap();
+        let (_request, mut second) = connection.accept().await.unwrap().unwrap();
+        tasks::background(async move {
+            tokio::time::sleep(late).await;
+            second.send_response(Response::new(()), true).unwrap();
+        });
+        let mut held = Vec::new();
+        while let Some(Ok(next)) = connection.accept().await {
+            held.push(next);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_on_a_connection_that_is_left_is_answered_all_the_same() {
+        let (_folder, trust, address, (listener, acceptor)) = secured().await;
+        tasks::background(answer_late(listener, acceptor, SILENCE_MIN.mul_f32(3.0)));
+        let client = Client::new(&trust).unwrap();
+        let ask = |patience| client.open(Request::get(&address).body(Bytes::new()).unwrap(), patience);
+        let ample = Duration::from_secs(30);
+        assert!(ask(ample).await.unwrap().status().is_success());
+        let (slow, given_up) = tokio::join!(ask(ample), ask(SILENCE_MIN.mul_f32(1.2)));
+        assert_eq!(given_up.unwrap_err(), EgressError::Timeout);
+        assert!(slow.unwrap().status().is_success());
+    }
+
     #[tokio::test]
     async fn what_a_peer_says_it_did_not_begin_is_not_lost() {
         for (reason, is_lost) in [(h2::Reason::REFUSED_STREAM, false), (h2::Reason::INTERNAL_ERROR, true)] {
